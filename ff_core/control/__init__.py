@@ -1,0 +1,1 @@
+"""Control plane: one controller per job, one agent per (emulated) node, one link per worker."""

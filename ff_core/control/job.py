@@ -1,0 +1,47 @@
+"""What `fftrain run` was asked to do, as data. The launcher makes it, the controller and the agents carry it out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job. Everything an agent needs travels to it in this shape (msgpack, plain values only).
+
+    entrypoint: argv after the interpreter: ["train.py", "--x"] or ["-m", "pkg.mod", "--x"] (as torchrun's); no_python: run argv[0] itself.
+    nodes: number of failure domains (real or emulated).  nproc_per_node: ranks per failure domain.
+    emulated: the failure domains share one machine; LOCAL_RANK and LOCAL_WORLD_SIZE then count over the machine.
+    spares: waiting processes per failure domain.  max_restarts: restarts of the whole script when failover is impossible.
+    master_addr, master_port: the torch TCPStore the launcher hosts.  config: FailoverConfig as plain dict.
+    out_dir: where events.jsonl, logs/ and failure records go; empty: nothing is written.
+    injections: texts of --inject.  tee, log_prefix: whether worker output is shown, and prefixed with "[rank]: ".
+    """
+
+    entrypoint: list[str]
+    nodes: int
+    nproc_per_node: int
+    master_addr: str
+    master_port: int
+    run_id: str = "fftrain"
+    emulated: bool = False
+    no_python: bool = False
+    spares: int = 0
+    max_restarts: int = 0
+    out_dir: str = ""
+    injections: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    show_output: bool = True
+    log_prefix: bool = True
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.nproc_per_node
+
+    def to_wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, fields: dict[str, Any]) -> JobSpec:
+        return cls(**fields)
