@@ -1,0 +1,1 @@
+"""What happened in a job: the event log and the report made from it."""
