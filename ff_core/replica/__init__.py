@@ -1,0 +1,1 @@
+"""Where copies live: which node holds whose replica, and the memory an agent owns."""
