@@ -209,8 +209,8 @@ class FailoverConfig(_Strict):
         if self.heartbeat_interval_s * 2 > self.heartbeat_timeout_s:
             problems.append(
                 f"heartbeat_interval_s = {self.heartbeat_interval_s} and heartbeat_timeout_s = "
-                f"{self.heartbeat_timeout_s}: the timeout must be at least two intervals, or one late sign of life is taken for a lost "
-                "node"
+                f"{self.heartbeat_timeout_s}: the timeout must be at least two intervals, or one late sign of life "
+                "is taken for a lost node"
             )
         if self.verdict_timeout_s <= self.heartbeat_timeout_s:
             problems.append(

@@ -1,0 +1,247 @@
+"""Turns the small part of a rank's state (counters, schedulers, RNG, data position) into bytes and back.
+
+The format is msgpack with explicit tags; nothing is pickled, so bytes from another process cannot run code here. Values
+come back with the same type and the same bits: floats keep NaN payloads and signed zeros, tensors any dtype.
+
+    encode(value) -> bytes            decode(bytes) -> value
+
+Supported: None, bool, int of any size, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict and
+OrderedDict and Counter (keys: None, bool, numbers, str, bytes, tuples of those), NumPy arrays and scalars, strided
+torch tensors, torch.dtype, torch.device, torch.Size, datetime.timedelta. Tensors are copied, come back on the CPU
+without gradient, and no longer share storage with each other. Anything else, subclasses and enum members included, is
+refused: it could come back as something else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import struct
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from ff_core.errors import ProtocolError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+_FORMAT = 1
+_MAX_DEPTH = 200
+
+# Every msgpack array of the format is [tag, ...]; everything else stands for itself.
+_LIST, _TUPLE, _DICT, _ORDERED_DICT, _COUNTER, _SET, _FROZENSET = range(7)
+_INT, _COMPLEX, _BYTEARRAY, _TIMEDELTA = range(10, 14)
+_NUMPY_ARRAY, _NUMPY_SCALAR = range(20, 22)
+_TENSOR, _DTYPE, _DEVICE, _SIZE = range(30, 34)
+
+_SEQUENCES: dict[type, int] = {list: _LIST, tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
+_MAPPINGS: dict[type, int] = {dict: _DICT, OrderedDict: _ORDERED_DICT, Counter: _COUNTER}
+_KEYS = (type(None), bool, int, float, str, bytes)
+# NumPy kinds that dtype.str describes fully: bool, int, unsigned, float, complex, bytes, str, timedelta, datetime.
+_NUMPY_KINDS = "biufcSUmM"
+
+
+def encode(value: Any, name: str = "state") -> bytes:
+    """`value` as bytes.
+
+    name: what to call it in messages. Raises UnsupportedError naming the place, e.g. scalars['lr_scheduler']['fn'].
+    """
+    packed: bytes = msgpack.packb([_FORMAT, _pack(value, name, 0)], use_bin_type=True, unicode_errors="surrogatepass")
+    return packed
+
+
+def decode(data: bytes | bytearray | memoryview) -> Any:
+    """The value that `encode` was given. Raises ProtocolError when `data` is not what `encode` returns."""
+    try:
+        tree = msgpack.unpackb(data, raw=False, strict_map_key=True, use_list=True, unicode_errors="surrogatepass")
+        if not isinstance(tree, list) or len(tree) != 2 or tree[0] != _FORMAT:
+            raise ValueError("no state of a known format")
+        return _unpack(tree[1])
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, struct.error) as error:
+        raise ProtocolError(f"state of {len(data)} bytes cannot be decoded: {error}") from error
+
+
+def _pack(value: Any, path: str, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise UnsupportedError(f"{path[:80]}...: nested deeper than {_MAX_DEPTH} levels; does it contain itself?")
+    kind = type(value)
+    if value is None or kind in (bool, float, str, bytes):
+        return value
+    if kind is int:
+        if -(2**63) <= value < 2**64:
+            return value
+        return [_INT, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)]
+    if kind in _SEQUENCES:
+        ordered = kind in (list, tuple)
+        items = (_pack(x, f"{path}[{i if ordered else x!r}]", depth + 1) for i, x in enumerate(value))
+        return [_SEQUENCES[kind], *items]
+    if kind in _MAPPINGS:
+        tree = [_MAPPINGS[kind]]
+        for key, item in value.items():
+            if not _is_key(key):
+                raise UnsupportedError(
+                    f"{path}: dictionary key {key!r} of type {_name(type(key))} cannot be saved with the state; "
+                    "keys may be None, bool, int, float, str, bytes and tuples of those"
+                )
+            tree += (_pack(key, path, depth + 1), _pack(item, f"{path}[{key!r}]", depth + 1))
+        return tree
+    if kind is complex:
+        return [_COMPLEX, value.real, value.imag]
+    if kind is bytearray:
+        return [_BYTEARRAY, bytes(value)]
+    if kind is datetime.timedelta:
+        return [_TIMEDELTA, value.days, value.seconds, value.microseconds]
+    # A NumPy or torch value can only exist if its library has been imported.
+    for library, pack in (("torch", _pack_torch), ("numpy", _pack_numpy)):
+        if library in sys.modules:
+            packed = pack(value, path)
+            if packed is not None:
+                return packed
+    raise UnsupportedError(
+        f"{path}: a value of type {_name(kind)} cannot be saved with the state; "
+        "convert it to plain numbers, strings, lists, dicts, NumPy arrays or tensors"
+    )
+
+
+def _is_key(key: Any) -> bool:
+    return type(key) in _KEYS or (type(key) is tuple and all(_is_key(part) for part in key))
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _pack_numpy(value: Any, path: str) -> list[Any] | None:
+    import numpy as np
+
+    if type(value) is not np.ndarray and not isinstance(value, np.generic):
+        return None
+    if value.dtype.kind not in _NUMPY_KINDS:
+        raise UnsupportedError(
+            f"{path}: a NumPy value of dtype {value.dtype} cannot be saved with the state; "
+            "convert it to a numeric, boolean, string or time dtype"
+        )
+    if isinstance(value, np.generic):
+        return [_NUMPY_SCALAR, value.dtype.str, np.asarray(value).tobytes()]
+    return [_NUMPY_ARRAY, value.dtype.str, list(value.shape), value.tobytes()]
+
+
+def _pack_torch(value: Any, path: str) -> list[Any] | None:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return _pack_tensor(value, path)
+    if isinstance(value, torch.dtype):
+        return [_DTYPE, str(value).removeprefix("torch.")]
+    if isinstance(value, torch.device):
+        return [_DEVICE, str(value)]
+    if isinstance(value, torch.Size):
+        return [_SIZE, *value]
+    return None
+
+
+def _pack_tensor(value: torch.Tensor, path: str) -> list[Any]:
+    import torch
+
+    plain = type(value) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+    if not plain or value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
+        raise UnsupportedError(
+            f"{path}: a {_name(type(value))} with layout {value.layout} on {value.device} cannot be saved with the "
+            "state; give a plain dense tensor (for example its local part)"
+        )
+    # ctypes reads the bytes of any dtype, bfloat16 and float8 included, and needs no NumPy.
+    dense = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    data = ctypes.string_at(dense.data_ptr(), dense.numel() * dense.element_size())
+    return [_TENSOR, str(dense.dtype).removeprefix("torch."), list(dense.shape), data]
+
+
+def _unpack(tree: Any) -> Any:
+    if not isinstance(tree, list):
+        return tree
+    tag, *parts = tree
+    return _UNPACK[tag](parts)
+
+
+def _unpack_pairs(parts: list[Any]) -> list[tuple[Any, Any]]:
+    if len(parts) % 2:
+        raise ValueError("a dictionary with a key and no value")
+    return [(_unpack(parts[i]), _unpack(parts[i + 1])) for i in range(0, len(parts), 2)]
+
+
+def _unpack_numpy_array(parts: list[Any]) -> Any:
+    import numpy as np
+
+    dtype, shape, data = parts
+    return np.frombuffer(data, dtype=np.dtype(dtype)).reshape(shape).copy()
+
+
+def _unpack_numpy_scalar(parts: list[Any]) -> Any:
+    import numpy as np
+
+    dtype, data = parts
+    if not data:  # the empty string; frombuffer refuses items of size 0
+        return np.zeros((), np.dtype(dtype))[()]
+    return np.frombuffer(data, dtype=np.dtype(dtype))[0]
+
+
+def _unpack_dtype(parts: list[Any]) -> torch.dtype:
+    import torch
+
+    (name,) = parts
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"torch.{name} is no dtype")
+    return dtype
+
+
+def _unpack_tensor(parts: list[Any]) -> torch.Tensor:
+    import torch
+
+    name, shape, data = parts
+    tensor = torch.empty(shape, dtype=_unpack_dtype([name]))
+    if tensor.numel() * tensor.element_size() != len(data):
+        raise ValueError(f"{len(data)} bytes for a tensor of shape {shape} and dtype {name}")
+    ctypes.memmove(tensor.data_ptr(), data, len(data))
+    return tensor
+
+
+def _unpack_device(parts: list[Any]) -> torch.device:
+    import torch
+
+    return torch.device(*parts)
+
+
+def _unpack_size(parts: list[Any]) -> torch.Size:
+    import torch
+
+    return torch.Size(parts)
+
+
+def _unpack_int(parts: list[Any]) -> int:
+    (data,) = parts
+    return int.from_bytes(data, "little", signed=True)
+
+
+_UNPACK: dict[int, Callable[[list[Any]], Any]] = {
+    _LIST: lambda parts: [_unpack(x) for x in parts],
+    _TUPLE: lambda parts: tuple(_unpack(x) for x in parts),
+    _SET: lambda parts: {_unpack(x) for x in parts},
+    _FROZENSET: lambda parts: frozenset(_unpack(x) for x in parts),
+    _DICT: lambda parts: dict(_unpack_pairs(parts)),
+    _ORDERED_DICT: lambda parts: OrderedDict(_unpack_pairs(parts)),
+    _COUNTER: lambda parts: Counter(dict(_unpack_pairs(parts))),
+    _INT: _unpack_int,
+    _COMPLEX: lambda parts: complex(*parts),
+    _BYTEARRAY: lambda parts: bytearray(*parts),
+    _TIMEDELTA: lambda parts: datetime.timedelta(*parts),
+    _NUMPY_ARRAY: _unpack_numpy_array,
+    _NUMPY_SCALAR: _unpack_numpy_scalar,
+    _TENSOR: _unpack_tensor,
+    _DTYPE: _unpack_dtype,
+    _DEVICE: _unpack_device,
+    _SIZE: _unpack_size,
+}

@@ -1,0 +1,205 @@
+"""The checkpoint razor: which bytes of a rank's state must be copied, because nobody else can give them back.
+
+An adapter declares every tensor with who else holds it (`ff_core.adapter.TensorSpec`); the plan that follows says where
+each copied tensor lies in a slot's payload:
+
+    | UNIQUE tensors, 64-byte aligned ... padding | REPLICATED tensors, 64-byte aligned ... |
+    |<------------- sent_bytes ------------------>|<-------------- local_bytes ------------>|
+      own slot and every replica                     own slot only; begins at a multiple of 4096
+
+The order is the adapter's, so that two processes playing the same rank get the same plan: compare `Plan.fingerprint()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ff_core.adapter import Held, TensorSpec
+from ff_core.errors import UnsupportedError
+from ff_core.units import format_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+ALIGNMENT = 64  # of a segment: a cache line
+PAGE = 4096  # of sent_bytes: replicas hold whole pages
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A copied tensor and its place: payload bytes [offset, offset + bytes)."""
+
+    name: str
+    tensor: torch.Tensor
+    bytes: int
+    offset: int
+    held: Held
+
+    def for_engine(self) -> tuple[int, int, int, int]:
+        """(address, bytes, payload offset, device: -1 for the host), as the copy engine takes it."""
+        device = -1 if self.tensor.device.type == "cpu" else self.tensor.device.index or 0
+        return self.tensor.data_ptr(), self.bytes, self.offset, device
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is copied of one rank. sent_bytes and local_bytes as in the module's picture; totals count tensor bytes."""
+
+    segments: tuple[Segment, ...]
+    sent_bytes: int
+    local_bytes: int
+    totals: dict[Held, int]
+    specs: tuple[TensorSpec, ...] = field(repr=False)
+
+    @property
+    def payload_bytes(self) -> int:
+        return self.sent_bytes + self.local_bytes
+
+    def fingerprint(self) -> str:
+        """Hash of names, dtypes, shapes and places: equal exactly if a slot written under one plan fits the other."""
+        digest = hashlib.sha256()
+        for s in self.segments:
+            digest.update(f"{s.name}|{s.tensor.dtype}|{tuple(s.tensor.shape)}|{s.offset}|{s.bytes}\n".encode())
+        return digest.hexdigest()
+
+
+def make_plan(specs: Iterable[TensorSpec]) -> Plan:
+    """The plan for one rank's tensors.
+
+    Raises UnsupportedError if a name occurs twice, a copied tensor is not a dense contiguous one on the host or a CUDA
+    device, or if memory is declared twice in ways that contradict each other.
+    """
+    specs = tuple(specs)
+    _check_names(specs)
+    totals = dict.fromkeys(Held, 0)
+    for spec in specs:
+        totals[spec.held] += _bytes(spec.tensor)
+    copied = [spec for spec in specs if spec.held in (Held.UNIQUE, Held.REPLICATED)]
+    for spec in copied:
+        _check_tensor(spec)
+    _check_overlap(specs)
+
+    segments: list[Segment] = []
+    end = _place([spec for spec in copied if spec.held is Held.UNIQUE], 0, segments)
+    sent = _align(end, PAGE)
+    end = _place([spec for spec in copied if spec.held is Held.REPLICATED], sent, segments)
+    return Plan(tuple(segments), sent, _align(end, ALIGNMENT) - sent, totals, specs)
+
+
+def _place(specs: Sequence[TensorSpec], start: int, segments: list[Segment]) -> int:
+    end = start
+    for spec in specs:
+        size = _bytes(spec.tensor)
+        if size == 0:  # nothing to copy
+            continue
+        offset = _align(end, ALIGNMENT)
+        segments.append(Segment(spec.name, spec.tensor, size, offset, spec.held))
+        end = offset + size
+    return end
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _align(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _check_names(specs: Sequence[TensorSpec]) -> None:
+    twice = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
+    if twice:
+        raise UnsupportedError(f"tensor names must be unique within a rank; declared twice: {', '.join(twice)}")
+
+
+def _check_tensor(spec: TensorSpec) -> None:
+    tensor = spec.tensor
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise UnsupportedError(f"{spec.name}: a tensor on {tensor.device} cannot be copied; allowed: cpu and cuda")
+    if str(tensor.layout) != "torch.strided" or not tensor.is_contiguous():
+        raise UnsupportedError(
+            f"{spec.name}: a tensor of shape {tuple(tensor.shape)} with layout {tensor.layout} is not contiguous; "
+            "declare the flat buffer that it is a view of"
+        )
+
+
+def _check_overlap(specs: Sequence[TensorSpec]) -> None:
+    """Copied bytes may be declared once only: restoring them twice, or as derived too, has no defined outcome."""
+    placed = []
+    for spec in specs:
+        tensor = spec.tensor
+        if _bytes(tensor) and tensor.device.type in ("cpu", "cuda") and str(tensor.layout) == "torch.strided":
+            span = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+            begin = tensor.data_ptr()
+            placed.append((str(tensor.device), begin, begin + span * tensor.element_size(), spec))
+    placed.sort(key=lambda item: item[:2])
+    # The span seen so far that reaches furthest, among all and among copied tensors.
+    furthest: tuple[str, int, TensorSpec] | None = None
+    furthest_copied: tuple[str, int, TensorSpec] | None = None
+    for device, begin, end, spec in placed:
+        is_copied = spec.held in (Held.UNIQUE, Held.REPLICATED)
+        before = furthest if is_copied else furthest_copied
+        if before is not None and before[0] == device and before[1] > begin:
+            other = before[2]
+            raise UnsupportedError(
+                f"{other.name} ({other.held.value}) and {spec.name} ({spec.held.value}) share memory; "
+                "declare each copied byte once, in one tensor"
+            )
+        if furthest is None or furthest[0] != device or end > furthest[1]:
+            furthest = (device, end, spec)
+        if is_copied and (furthest_copied is None or furthest_copied[0] != device or end > furthest_copied[1]):
+            furthest_copied = (device, end, spec)
+
+
+_COPIED = {
+    Held.UNIQUE: "own slot + replicas",
+    Held.REPLICATED: "own slot",
+    Held.DERIVED: "not copied",
+    Held.CONSTANT: "not copied",
+}
+
+
+def _why(spec: TensorSpec) -> str:
+    if spec.held is Held.UNIQUE:
+        return "no other rank has it"
+    if spec.held is Held.REPLICATED:
+        return f"the same on every rank of {spec.over or 'a group'}; kept to roll back an iteration"
+    if spec.held is Held.DERIVED:
+        return f"recomputed from {spec.source or 'other state'}"
+    return f"never changes; the same on every rank of {spec.over or 'a group'}"
+
+
+def describe(plan: Plan, protected: str) -> str:
+    """A table for people: what is copied each version, what is not and why, in bytes of this rank.
+
+    protected: the runtime's words on what this protects against, e.g. "node loss (2 nodes, 1 replica each)".
+    """
+    groups: dict[tuple[Held, str], list[int]] = {}
+    for held in Held:
+        for spec in plan.specs:
+            if spec.held is held:
+                count_bytes = groups.setdefault((held, _why(spec)), [0, 0])
+                count_bytes[0] += 1
+                count_bytes[1] += _bytes(spec.tensor)
+    rows = [("state", "tensors", "bytes per rank", "copied to", "why")]
+    rows += [
+        (held.value, str(count), f"{size:,} ({format_bytes(size)})", _COPIED[held], why)
+        for (held, why), (count, size) in groups.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = []
+    for state, count, size, copied, why in rows:
+        lines.append(
+            f"  {state:<{widths[0]}}  {count:>{widths[1]}}  {size:>{widths[2]}}  {copied:<{widths[3]}}  {why}".rstrip()
+        )
+    unique = plan.totals[Held.UNIQUE]
+    lines.append(
+        f"  each version: {format_bytes(unique + plan.totals[Held.REPLICATED])} into the own slot, "
+        f"{format_bytes(unique)} to each replica"
+    )
+    lines.append(f"  protected against: {protected}")
+    return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""The state of every random number generator that training may use: Python, NumPy (legacy global), torch CPU and CUDA.
+
+    saved = capture()    # plain values and tensors, see ff_core.state.codec
+    restore(saved)       # the generators go on as they would have after capture()
+
+Generators that a script makes itself (torch.Generator, numpy.random.Generator) are not found here; register their state
+with `ff_core.register_state`.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+from ff_core.errors import FailoverError
+
+try:
+    import numpy as np
+except ImportError:  # torch works without it
+    np = None  # type: ignore[assignment]
+
+
+def capture() -> dict[str, Any]:
+    """The generators' states, copied: {"python", "numpy" (None without NumPy), "torch", "cuda": one tensor per device}.
+
+    "cuda" is empty until CUDA is in use, so that asking does not create a context.
+    """
+    return {
+        "python": random.getstate(),
+        "numpy": None if np is None else np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def restore(saved: dict[str, Any]) -> None:
+    """Put `capture()`'s states back. Raises FailoverError, with nothing changed, when they do not fit this process."""
+    missing = {"python", "numpy", "torch", "cuda"} - saved.keys()
+    if missing:
+        raise FailoverError(f"random number states lack {', '.join(sorted(missing))}")
+    if saved["numpy"] is not None and np is None:
+        raise FailoverError("random number states hold one of NumPy, which this process does not have: install numpy")
+    devices = torch.cuda.device_count() if saved["cuda"] else 0
+    if len(saved["cuda"]) > devices:
+        raise FailoverError(
+            f"random number states hold {len(saved['cuda'])} CUDA devices, this process sees {devices}: "
+            "make the same devices visible to every worker (CUDA_VISIBLE_DEVICES)"
+        )
+    random.setstate(saved["python"])
+    if saved["numpy"] is not None:
+        np.random.set_state(saved["numpy"])
+    torch.set_rng_state(saved["torch"])
+    for device, state in enumerate(saved["cuda"]):
+        torch.cuda.set_rng_state(state, device)
