@@ -240,7 +240,9 @@ def _explain(error: ValidationError, source: str) -> str:
         reason = str(item["ctx"]["error"]) if item["type"] == "value_error" else ""
         name = ".".join((BLOCK, *path))
         if item["type"] in ("extra_forbidden", "invalid_key"):
-            line = f"{name}.{item['loc'][-1]} = {item['input']!r}: no such field{_nearest(str(item['loc'][-1]), model)}"
+            key = str(item["loc"][-1])
+            shown = f".{key}" if key.isidentifier() else f"[{key!r}]"
+            line = f"{name}{shown} = {item['input']!r}: no such field{_nearest(key, model)}"
         elif info is None or (reason and item["loc"] == ("persist",)):
             # A relation between fields; the validator's text names them with their values.
             lines += [f"{source}: {name}: {line}" for line in reason.splitlines()]

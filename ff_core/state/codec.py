@@ -126,7 +126,8 @@ def _pack_numpy(value: Any, path: str) -> list[Any] | None:
             "convert it to a numeric, boolean, string or time dtype"
         )
     if isinstance(value, np.generic):
-        return [_NUMPY_SCALAR, value.dtype.str, np.asarray(value).tobytes()]
+        cell = np.asarray(value)  # widens the empty string's dtype to an item that has a size
+        return [_NUMPY_SCALAR, cell.dtype.str, cell.tobytes()]
     return [_NUMPY_ARRAY, value.dtype.str, list(value.shape), value.tobytes()]
 
 
@@ -183,8 +184,6 @@ def _unpack_numpy_scalar(parts: list[Any]) -> Any:
     import numpy as np
 
     dtype, data = parts
-    if not data:  # the empty string; frombuffer refuses items of size 0
-        return np.zeros((), np.dtype(dtype))[()]
     return np.frombuffer(data, dtype=np.dtype(dtype))[0]
 
 
