@@ -1,0 +1,46 @@
+# make setup       virtual environment with torch, DeepSpeed and this project; does only what is missing
+# make test        the quick tests (sets up first)            make test TORCH=2.9.0   the same with another torch
+# make test-full   all tests                                  make lint               ruff and mypy
+# make demo        train, kill, recover, prove it             make clean              remove what was built
+TORCH_DEFAULT := 2.13.0
+TORCH ?= $(TORCH_DEFAULT)
+PYTHON ?= python3
+
+# Every torch version has an environment and compiled operators of its own.
+ifeq ($(TORCH),$(TORCH_DEFAULT))
+VENV ?= .venv
+else
+VENV ?= .venv-torch$(TORCH)
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
+endif
+
+# With ninja from the environment, DeepSpeed finds it when it loads an operator.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export OMP_NUM_THREADS ?= 1
+
+SOURCES := $(wildcard ff_core/csrc/*.cpp ff_core/csrc/*.h ff_core/csrc/*.cu ff_core/csrc/build.py)
+READY := $(VENV)/.ready
+
+.PHONY: setup test test-full lint demo clean
+setup: $(READY)
+
+$(READY): setup.py pyproject.toml constraints.txt scripts/setup_env.py $(SOURCES)
+	$(PYTHON) scripts/setup_env.py --venv $(VENV) --torch $(TORCH)
+	@touch $@
+
+test: $(READY)
+	python -m pytest -q -m "not slow"
+
+test-full: $(READY)
+	python -m pytest -q
+
+lint: $(READY)
+	ruff check .
+	mypy
+
+demo: $(READY)
+	python scripts/demo.py
+
+clean:
+	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info ff_core/copy/_ff_engine*.so $(READY)
+	find ff_core ff_deepspeed ff_megatron scripts tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Sets up the environment in which this project is developed, tested and demonstrated.
+
+A virtual environment with torch, DeepSpeed and the project itself, and DeepSpeed's C++ operators for the CPU compiled
+ahead, so that the first job does not spend minutes on them. Running it again only does what is missing. `make setup` is:
+
+    python3 scripts/setup_env.py [--venv .venv] [--torch 2.13.0]
+
+Needs only Python's standard library. Exit code 1 with a message that says what to install when something is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEEPSPEED = "0.19.8"
+OPERATORS = ("ShareMemCommBuilder", "CPUAdamBuilder")
+# Needed before `--no-build-isolation`, with which DeepSpeed's and this project's setup.py run in the environment.
+BUILD_TOOLS = (
+    "setuptools", "wheel", "packaging", "ninja", "py-cpuinfo", "hjson", "psutil", "pydantic", "msgpack", "tqdm",
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Set up the development environment.")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="directory of the virtual environment")
+    parser.add_argument("--torch", default="2.13.0", metavar="VERSION", help="torch version to install")
+    arguments = parser.parse_args()
+
+    missing = missing_prerequisites()
+    if missing:
+        print("setup: this machine lacks what the build needs:", *missing, sep="\n  ", file=sys.stderr)
+        return 1
+    try:
+        python = make_venv(arguments.venv.resolve())
+        install(python, arguments.torch)
+        build_operators(python)
+    except subprocess.CalledProcessError as error:
+        command = " ".join(str(word) for word in error.cmd)
+        print(f"setup: failed with exit code {error.returncode}: {command[:300]}", file=sys.stderr)
+        return 1
+    except subprocess.TimeoutExpired as error:
+        print(f"setup: no end after {error.timeout:.0f} s: {error.cmd}", file=sys.stderr)
+        return 1
+    say(f"ready: {python.parent}/fftrain")
+    return 0
+
+
+def say(text: str) -> None:
+    print(f"setup: {text}", flush=True)
+
+
+def missing_prerequisites() -> list[str]:
+    """One line for each thing that is missing, with the Debian package that has it."""
+    lines = []
+    if sys.version_info < (3, 10):  # noqa: UP036 - this script is what tells an older Python
+        lines.append(f"Python 3.10 or newer (this is {sys.version.split()[0]}): apt-get install python3")
+    compiler = os.environ.get("CXX", "g++").split()[0]
+    if shutil.which(compiler) is None:
+        lines.append(f"a C++ compiler ({compiler}): apt-get install g++, or set CXX")
+    if shutil.which("c++") is None:
+        lines.append("the command c++, which torch compiles operators with: apt-get install g++")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.is_file():
+        lines.append(f"Python's headers ({header}): apt-get install python3-dev")
+    if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+        lines.append("Python's venv module with ensurepip: apt-get install python3-venv")
+    return lines
+
+
+def make_venv(venv: Path) -> Path:
+    """Create the environment, anew if it belongs to another Python. Returns its interpreter."""
+    python = venv / "bin" / "python"
+    if python.exists():
+        code = "import sys, pip; print(*sys.version_info[:2])"
+        probe = subprocess.run([python, "-c", code], capture_output=True, text=True)
+        if probe.returncode == 0 and probe.stdout.split() == [str(part) for part in sys.version_info[:2]]:
+            return python
+        say(f"{venv} does not work with Python {sys.version_info[0]}.{sys.version_info[1]}; making it anew")
+        shutil.rmtree(venv)
+    say(f"making {venv}")
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    return python
+
+
+def installed_version(python: Path, package: str) -> str:
+    """The version of an installed distribution without its local part ("2.13.0+cpu" -> "2.13.0"); empty if absent."""
+    code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
+    done = subprocess.run([python, "-c", code, package], capture_output=True, text=True)
+    return done.stdout.strip().split("+")[0] if done.returncode == 0 else ""
+
+
+def install(python: Path, torch: str) -> None:
+    constraints = write_constraints(python.parent.parent, torch)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", constraints]
+    # torch comes first: DeepSpeed's setup.py imports it.
+    if installed_version(python, "torch") != torch:
+        say(f"installing torch {torch} (several hundred megabytes)")
+        subprocess.run([*pip, f"torch=={torch}", "numpy"], check=True)
+    if installed_version(python, "deepspeed") != DEEPSPEED:
+        say(f"installing deepspeed {DEEPSPEED}")
+        subprocess.run([*pip, *BUILD_TOOLS], check=True)
+        environment = {**os.environ, "DS_BUILD_OPS": "0"}
+        subprocess.run([*pip, "--no-build-isolation", f"deepspeed=={DEEPSPEED}"], check=True, env=environment)
+    say("building and installing this project")
+    subprocess.run([*pip, *BUILD_TOOLS], check=True)
+    subprocess.run([*pip, "--no-build-isolation", "--editable", f"{ROOT}[dev]"], check=True)
+
+
+def write_constraints(venv: Path, torch: str) -> Path:
+    """constraints.txt for this torch. Another version brings packages of its own along, which are left free then."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    if f"torch=={torch}" not in lines:
+        lines = [line for line in lines if line.split("==")[0] not in ("torch", "setuptools", "sympy", "numpy")]
+        lines.append(f"torch=={torch}")
+    path = venv / "constraints.txt"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def build_operators(python: Path) -> None:
+    """Compile DeepSpeed's CPU operators, or load them where they are compiled already."""
+    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja is in the environment
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": path}
+    code = (
+        "import sys; from deepspeed.accelerator import get_accelerator; "
+        "get_accelerator().create_op_builder(sys.argv[1]).load(verbose=False)"
+    )
+    clear_stale_locks(python, environment)
+    for number, operator in enumerate(OPERATORS, 1):
+        say(f"compiling DeepSpeed operator {number} of {len(OPERATORS)}: {operator} (up to 2 minutes the first time)")
+        begin = time.monotonic()
+        done = subprocess.run(
+            [python, "-c", code, operator], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=1800,
+        )  # fmt: skip
+        if done.returncode:
+            print(done.stdout[-5000:], file=sys.stderr)
+            raise subprocess.CalledProcessError(done.returncode, ["compile", operator])
+        say(f"{operator} ready after {time.monotonic() - begin:.0f} s")
+
+
+def clear_stale_locks(python: Path, environment: dict[str, str]) -> None:
+    """Remove the locks of compilations that were killed: later ones would wait for them for ever."""
+    # The same rule by which torch finds the directory, asked of torch itself.
+    code = "from torch.utils.cpp_extension import _get_build_directory as d; print(d('x', False))"
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    probe = Path(done.stdout.strip().splitlines()[-1])
+    if not any(probe.iterdir()):
+        probe.rmdir()
+    for lock in probe.parent.glob("*/lock"):
+        if not in_use(lock.parent):
+            say(f"removing {lock}, left by a compilation that was killed")
+            lock.unlink(missing_ok=True)
+
+
+def in_use(directory: Path) -> bool:
+    """True if a process works in `directory`, as the compilation that holds its lock does."""
+    # A holder takes the lock shortly before it starts the compiler there.
+    time.sleep(max(0.0, 5 - (time.time() - (directory / "lock").stat().st_mtime)))
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == directory:
+                return True
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
