@@ -1,0 +1,306 @@
+"""The command line of `fftrain run`: torchrun's own parser and a few options of ours, turned into a plan of the job.
+
+Everything torchrun takes is taken. What cannot mean anything here (elastic sizes, foreign rendezvous backends, per-rank
+output filters) is refused with the reason instead of being ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from ff_core.errors import ConfigError
+
+_DEFAULT_PORT = 29500
+
+
+@dataclass(slots=True)
+class RunPlan:
+    """What the command line asks for, checked as far as one machine can.
+
+    nodes, nproc_per_node: failure domains and ranks in each (`emulated`: all on this machine).  node_rank: this machine's.
+    master_addr, master_port: of the torch store; port 0: any free one (single machine only).
+    local_addr: address other nodes reach this one at; empty: found out.  spares: None if not given.
+    signals: numbers to stop on.  Other fields: as in JobSpec.
+    """
+
+    entrypoint: list[str]
+    nodes: int
+    nproc_per_node: int
+    node_rank: int
+    emulated: bool
+    no_python: bool
+    master_addr: str
+    master_port: int
+    local_addr: str
+    run_id: str
+    max_restarts: int
+    spares: int | None
+    out_dir: str
+    ff_config: str | None
+    show_output: bool
+    signals: list[int]
+    injections: list[str] = field(default_factory=list)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """torchrun's parser with our options added. Imports torch."""
+    from torch.distributed.argparse_util import env
+    from torch.distributed.run import get_args_parser
+
+    parser = get_args_parser()
+    parser.prog = "fftrain run"
+    parser.description = (
+        "Run a training script on every rank, as torchrun does, and keep the job going when a rank dies: survivors stay "
+        "alive, a spare takes the dead rank's place."
+    )
+    ours = parser.add_argument_group("fftrain")
+    ours.add_argument(
+        "--spares", action=env, type=int, default=None,
+        help="Waiting processes per node that can take a dead rank's place at once. Wins over the configuration.",
+    )  # fmt: skip
+    ours.add_argument(
+        "--emulate-nodes", "--emulate_nodes", action=env, type=int, default=None, metavar="N",
+        help="Split the local ranks into N failure domains that behave like N nodes.",
+    )  # fmt: skip
+    ours.add_argument(
+        "--inject", action="append", default=[], metavar="TEXT",
+        help='A fault to inject, such as "kill rank=2 iteration=5 at=backward". May be repeated.',
+    )  # fmt: skip
+    ours.add_argument(
+        "--ff-config", "--ff_config", action=env, default=None, metavar="FILE",
+        help='JSON file with an "ff_failover" block, or just the contents of one.',
+    )  # fmt: skip
+    ours.add_argument(
+        "--out-dir", "--out_dir", action=env, default=None, metavar="DIR",
+        help="Where events and logs are written (for `fftrain report DIR`). Default: nothing is written.",
+    )  # fmt: skip
+    return parser
+
+
+def parse(argv: Sequence[str]) -> RunPlan:
+    """The plan for `argv`. Raises ConfigError; SystemExit for --help and for what the parser itself refuses."""
+    parser = build_parser()
+    ours, script_args = split(parser, argv)
+    args = parser.parse_args(ours)
+    args.training_script_args = script_args
+    return _plan(args, given=_given(parser, ours))
+
+
+def split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(launcher's arguments with the script's name, script's arguments).
+
+    argparse by itself looks for its own options in the script's arguments too, and refuses those that look like an
+    abbreviation of several of its own (`--v`).
+    """
+    takes_value: Callable[[str], bool] = lambda option: _action(parser, option).nargs != 0  # noqa: E731
+    position = 0
+    while position < len(argv):
+        word = argv[position]
+        if word == "--":
+            return list(argv[: position + 2]), list(argv[position + 2 :])
+        if not word.startswith("-") or word == "-":
+            return list(argv[: position + 1]), list(argv[position + 1 :])
+        attached = "=" in word or (not word.startswith("--") and len(word) > 2)
+        option = word.split("=")[0] if word.startswith("--") else word[:2]
+        known = _matches(parser, option)
+        position += 2 if known and not attached and takes_value(known[0]) else 1
+    return list(argv), []
+
+
+def _matches(parser: argparse.ArgumentParser, option: str) -> list[str]:
+    known = parser._option_string_actions
+    return [option] if option in known else [name for name in known if option.startswith("--") and name.startswith(option)]
+
+
+def _action(parser: argparse.ArgumentParser, option: str) -> argparse.Action:
+    return parser._option_string_actions[option]
+
+
+def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
+    """Names (argparse dest) of the options that are on the command line or in the environment (PET_*)."""
+    given = set()
+    for word in argv[:-1]:
+        if word.startswith("-"):
+            names = _matches(parser, word.split("=")[0] if word.startswith("--") else word[:2])
+            given.update(_action(parser, name).dest for name in names[:1])
+    given.update(a.dest for a in parser._actions if f"PET_{a.dest.upper()}" in os.environ)
+    return given
+
+
+def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
+    _refuse(args)
+    machines = _machines(args.nnodes)
+    nproc = _nproc(args.nproc_per_node)
+    emulated = args.emulate_nodes is not None
+    nodes = machines
+    if emulated:
+        nodes = args.emulate_nodes
+        if machines != 1:
+            raise ConfigError(f"--emulate-nodes {nodes} with --nnodes {args.nnodes}: allowed: one or the other")
+        if nodes < 1 or nproc % nodes:
+            raise ConfigError(f"--emulate-nodes {nodes}: allowed: a number that divides --nproc-per-node {nproc}")
+        nproc //= nodes
+    for name, value in (("--spares", args.spares), ("--max-restarts", args.max_restarts)):
+        if value is not None and value < 0:
+            raise ConfigError(f"{name} {value}: allowed: a whole number of at least 0")
+    address, port = _master(args, machines, given)
+    run_id = args.rdzv_id
+    if machines == 1 and run_id == "none":
+        import uuid
+
+        run_id = str(uuid.uuid4())
+    out_dir = args.out_dir or args.log_dir or ""
+    if args.out_dir and args.log_dir and Path(args.out_dir).resolve() != Path(args.log_dir).resolve():
+        raise ConfigError(f"--out-dir {args.out_dir} and --log-dir {args.log_dir}: allowed: one of them, logs go to DIR/logs")
+    return RunPlan(
+        entrypoint=_entrypoint(args),
+        nodes=nodes,
+        nproc_per_node=nproc,
+        node_rank=_node_rank(args, machines, given),
+        emulated=emulated,
+        no_python=args.no_python and not args.run_path,
+        master_addr=address,
+        master_port=port,
+        local_addr=args.local_addr or "",
+        run_id=run_id,
+        max_restarts=args.max_restarts,
+        spares=args.spares,
+        out_dir=str(Path(out_dir).resolve()) if out_dir else "",
+        ff_config=args.ff_config,
+        show_output=_show_output(args, out_dir),
+        signals=_signals(args.signals_to_handle),
+        injections=list(args.inject),
+    )
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    """Options of torchrun's that would be ignored here: not silently."""
+    reasons: list[tuple[bool, str, str]] = [
+        (args.rdzv_backend not in ("static", "c10d"), f"--rdzv-backend {args.rdzv_backend}",
+         "static or c10d: nodes meet at node 0, there is no other rendezvous"),
+        (bool(args.rdzv_conf), f"--rdzv-conf {args.rdzv_conf}", "nothing: there is no rendezvous to configure"),
+        (bool(args.local_ranks_filter), f"--local-ranks-filter {args.local_ranks_filter}",
+         "nothing: all ranks are shown, or with --redirects 3 none; each has its own log file below --out-dir"),
+        (bool(args.duplicate_stdout_filters or args.duplicate_stderr_filters), "--duplicate-stdout/stderr-filters",
+         "nothing: filter the log files below --out-dir"),
+        (args.logs_specs is not None, f"--logs-specs {args.logs_specs}", "nothing: logs go to DIR/logs/RESTART/rankR"),
+        (args.event_log_handler != "null", f"--event-log-handler {args.event_log_handler}",
+         "null: events are written to DIR/events.jsonl with --out-dir DIR"),
+        (getattr(args, "numa_binding", None) is not None, "--numa-binding",
+         "nothing: a spare may have to play any rank of its node, so it is not bound; use numactl around fftrain"),
+        (bool(getattr(args, "virtual_local_rank", False)), "--virtual-local-rank",
+         "nothing: a spare sees all devices of its node, as it may have to play any of its ranks"),
+        (args.role != "default", f"--role {args.role}", "default: all ranks of a job play one role"),
+        (getattr(args, "shutdown_timeout", None) is not None, f"--shutdown-timeout {getattr(args, 'shutdown_timeout', 0)}",
+         "nothing: workers have 10 s after SIGTERM"),
+        (args.standalone and args.nnodes not in ("1", "1:1"), f"--standalone with --nnodes {args.nnodes}", "one node"),
+    ]  # fmt: skip
+    for wrong, option, allowed in reasons:
+        if wrong:
+            raise ConfigError(f"{option}: allowed: {allowed}")
+
+
+def _machines(text: str) -> int:
+    least, colon, most = text.partition(":")
+    try:
+        low, high = int(least), int(most if colon else least)
+    except ValueError:
+        raise ConfigError(f"--nnodes {text}: allowed: a whole number of nodes") from None
+    if low != high:
+        raise ConfigError(
+            f"--nnodes {text}: allowed: one number. The job keeps its size when a node is lost (its ranks move to spares), "
+            "so there is no range of sizes"
+        )
+    if low < 1:
+        raise ConfigError(f"--nnodes {text}: allowed: at least 1")
+    return low
+
+
+def _nproc(text: str) -> int:
+    from torch.distributed.run import determine_local_world_size
+
+    try:
+        nproc = determine_local_world_size(text)
+    except ValueError as error:
+        raise ConfigError(f"--nproc-per-node {text}: {error}: allowed: a whole number, auto, cpu, gpu, xpu") from None
+    if nproc < 1:
+        raise ConfigError(f"--nproc-per-node {text}: allowed: at least 1")
+    return int(nproc)
+
+
+def _master(args: argparse.Namespace, machines: int, given: set[str]) -> tuple[str, int]:
+    """Where the torch store listens. One machine and no port named: any free port, as torchrun does."""
+    address, port = args.master_addr, args.master_port
+    if args.standalone:
+        return "127.0.0.1", 0
+    if args.rdzv_endpoint:
+        host, colon, number = args.rdzv_endpoint.rpartition(":")
+        address, text = (host, number) if colon else (args.rdzv_endpoint, str(_DEFAULT_PORT))
+        try:
+            port = int(text)
+        except ValueError:
+            raise ConfigError(f"--rdzv-endpoint {args.rdzv_endpoint}: allowed: HOST:PORT") from None
+    if port is None:
+        port = 0 if machines == 1 else _DEFAULT_PORT
+    if not 0 <= port < 65536 or (port == 0 and machines > 1):
+        raise ConfigError(f"port {port}: allowed: {1 if machines > 1 else 0} to 65535")
+    if machines > 1 and not {"master_addr", "rdzv_endpoint"} & given:
+        raise ConfigError(f"--nnodes {machines} without --master-addr or --rdzv-endpoint: node 0's address is needed")
+    return address.strip("[]"), port
+
+
+def _node_rank(args: argparse.Namespace, machines: int, given: set[str]) -> int:
+    if machines > 1 and "node_rank" not in given:
+        raise ConfigError(f"--nnodes {machines} without --node-rank: give 0 to {machines - 1}, another one on each node")
+    if not 0 <= args.node_rank < machines:
+        raise ConfigError(f"--node-rank {args.node_rank}: allowed: 0 to {machines - 1}")
+    return int(args.node_rank)
+
+
+def _show_output(args: argparse.Namespace, out_dir: str) -> bool:
+    for option, text in (("--redirects", args.redirects), ("--tee", args.tee)):
+        if text not in ("0", "3"):
+            raise ConfigError(f"{option} {text}: allowed: 0 or 3, for all ranks and both streams")
+        if text == "3" and not out_dir:
+            raise ConfigError(f"{option} 3: needs --out-dir DIR, where the log files go")
+    return args.redirects == "0" or args.tee == "3"
+
+
+def _signals(text: str) -> list[int]:
+    import signal
+
+    numbers = []
+    for name in text.split(","):
+        number = getattr(signal.Signals, name.strip(), None)
+        if number is None or number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+            raise ConfigError(f"--signals-to-handle {text}: {name.strip()!r}: allowed: names of signals that can be handled")
+        numbers.append(int(number))
+    return numbers
+
+
+def _entrypoint(args: argparse.Namespace) -> list[str]:
+    """argv for the workers. Raises ConfigError if there is no such script, module or program."""
+    script: str = args.training_script
+    rest: list[Any] = args.training_script_args
+    if args.no_python and not args.run_path:
+        if args.module:
+            raise ConfigError("--no-python with --module: allowed: one or the other")
+        if shutil.which(script) is None:
+            raise ConfigError(f"{script}: no such program")
+        return [script, *rest]
+    if args.module and not args.run_path:
+        top = script.partition(".")[0]
+        if top not in sys.builtin_module_names and PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
+            raise ConfigError(f"-m {script}: no module named {top!r}")
+        return ["-m", script, *rest]
+    if not Path(script).exists():
+        raise ConfigError(f"{script}: no such training script (in {Path.cwd()})")
+    return [script, *rest]

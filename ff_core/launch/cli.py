@@ -1,0 +1,55 @@
+"""`fftrain`: run a protected job, or report on one.
+
+    fftrain run --nproc-per-node 4 --spares 1 train.py --deepspeed --deepspeed_config ds.json
+    fftrain report OUT_DIR
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ff_core.errors import FailoverError
+
+_USAGE = """usage: fftrain run [options] script.py [script's arguments]
+       fftrain report [options] OUT_DIR
+       fftrain --version
+
+run     train, as torchrun does, and go on when a rank dies (fftrain run --help)
+report  a table and an HTML page about the failovers of a run (fftrain report --help)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit code (2: the command line or a configuration is wrong)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words[0] if words else ""
+    if command in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0
+    if command == "--version":
+        from ff_core import __version__
+
+        print(f"fftrain {__version__}")
+        return 0
+    if command not in ("run", "report"):
+        said = f"{command!r} is not a command" if command else "a command is needed"
+        print(f"{_USAGE}\nfftrain: error: {said}; allowed: run, report", file=sys.stderr)
+        return 2
+    try:
+        if command == "report":
+            from ff_core.observe import report
+
+            return report.main(words[1:])
+        from ff_core.launch import run
+
+        return run.main(words[1:])
+    except FailoverError as error:
+        print(f"fftrain {command}: error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as error:  # argparse: --help, or a usage error that it has printed
+        return error.code if isinstance(error.code, int) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

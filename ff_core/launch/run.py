@@ -1,0 +1,176 @@
+"""`fftrain run`: hosts the torch store and the controller on node 0, starts this machine's agents, and waits for the end."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ff_core.config import FailoverConfig
+from ff_core.control.job import JobSpec
+from ff_core.control.service import ControllerServer
+from ff_core.errors import ConfigError
+from ff_core.launch import inject, store
+from ff_core.launch.agents import Agents
+from ff_core.launch.arguments import RunPlan, parse
+from ff_core.launch.env import set_default_threads
+from ff_core.launch.settings import find_config
+
+#: How long agents have to end by themselves after the job has: workers get SIGTERM, and SIGKILL 10 s later.
+_AGENTS_END_S = 20.0
+_FIND_CONTROLLER_S = 300.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a job. Returns its exit code: 0, 1 if it failed, 128 + signal if it was stopped. Raises ConfigError."""
+    plan = parse(argv)
+    script_args = plan.entrypoint[2:] if plan.entrypoint[0] == "-m" else plan.entrypoint[1:]
+    config = find_config(script_args, plan.ff_config, plan.spares)
+    inject.parse_all(plan.injections, plan.nodes * plan.nproc_per_node)
+    secret = _secret(plan, config)
+    if plan.out_dir:
+        try:
+            Path(plan.out_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--out-dir {plan.out_dir}: {error.strerror}") from None
+    set_default_threads(plan.nproc_per_node * (plan.nodes if plan.emulated else 1))
+    if plan.node_rank > 0:
+        return join_job(plan, secret)
+    # Held in a variable: the store is served as long as the object lives.
+    served, port = store.host_store(plan.master_addr, plan.master_port)
+    job = _job(plan, config, port)
+    loopback = store.is_loopback(plan.master_addr)
+    server = ControllerServer(job, secret, "127.0.0.1" if loopback else (plan.local_addr or "0.0.0.0"))
+    with _signals(plan.signals) as received:
+        host, port = server.start()
+        # A server that listens everywhere is reached at the address that the nodes know already.
+        address = (plan.master_addr if host in ("0.0.0.0", "::", "") else host, port)
+        store.publish_controller(served, address)
+        nodes = range(job.nodes) if job.emulated else [0]
+        return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
+
+
+def start_job(
+    job: JobSpec, server: ControllerServer, secret: bytes, address: tuple[str, int], nodes: list[int], local_addr: str,
+    received: queue.SimpleQueue[int],
+) -> int:  # fmt: skip
+    """Start the agents of `nodes` for a controller that listens at `address`, wait for the job's end, end the agents.
+
+    received: signals as they arrive; the first stops the job in order, the second kills it. The controller's summary (for
+    a failed job with the traceback of the rank that failed first) is printed last, when no output can follow.
+    """
+    agents = Agents()
+    stopped_by: list[int] = []
+
+    def on_signal(signum: int) -> None:
+        stopped_by.append(signum)
+        if len(stopped_by) == 1:
+            print(f"fftrain: {signal.Signals(signum).name}: stopping", file=sys.stderr, flush=True)
+            server.stop(signum)
+        else:
+            agents.send_signal(signal.SIGKILL)
+
+    def on_all_gone(codes: dict[int, int]) -> None:
+        if not job.emulated and job.nodes > 1:
+            return  # other machines' agents may carry on
+        if any(codes.values()) and not stopped_by:
+            print(f"fftrain: every agent has died (exit codes by node: {codes})", file=sys.stderr, flush=True)
+            server.stop(signal.SIGTERM)
+
+    _serve_signals(received, on_signal)
+    for node in nodes:
+        agents.start(node, address, secret, local_addr or store.local_address(address))
+    agents.watch(on_all_gone)
+    code = server.wait()
+    agents.join(_AGENTS_END_S)
+    if stopped_by:
+        return 128 + stopped_by[0]
+    _print_summary(code, server.summary)
+    return code
+
+
+def join_job(plan: RunPlan, secret: bytes) -> int:
+    """On every node but 0: run this machine's agent. Returns its exit code, which is the job's."""
+    address = store.find_controller(plan.master_addr, plan.master_port, _FIND_CONTROLLER_S)
+    agents = Agents()
+    stopped_by: list[int] = []
+
+    def on_signal(signum: int) -> None:
+        stopped_by.append(signum)
+        agents.send_signal(signal.SIGTERM if len(stopped_by) == 1 else signal.SIGKILL)
+
+    ended = threading.Event()
+    with _signals(plan.signals) as received:
+        _serve_signals(received, on_signal)
+        agents.start(plan.node_rank, address, secret, plan.local_addr or store.local_address(address))
+        agents.watch(lambda codes: ended.set())
+        ended.wait()
+    code = agents.join(0.0)[plan.node_rank]
+    if stopped_by:
+        return 128 + stopped_by[0]
+    return code if code >= 0 else 128 - code
+
+
+def _secret(plan: RunPlan, config: FailoverConfig) -> bytes:
+    if config.secret:
+        return config.secret.encode()
+    if plan.nodes > 1 and not plan.emulated:
+        raise ConfigError(
+            f'--nnodes {plan.nodes}: "secret" is missing in the "ff_failover" block (or in the file of --ff-config): nodes '
+            "that are started by hand need the same one; allowed: at least 16 characters"
+        )
+    from ff_core.control.auth import new_secret
+
+    return new_secret()
+
+
+def _job(plan: RunPlan, config: FailoverConfig, port: int) -> JobSpec:
+    return JobSpec(
+        entrypoint=plan.entrypoint,
+        nodes=plan.nodes,
+        nproc_per_node=plan.nproc_per_node,
+        master_addr=plan.master_addr,
+        master_port=port,
+        run_id=plan.run_id,
+        emulated=plan.emulated,
+        no_python=plan.no_python,
+        spares=config.spares,
+        max_restarts=plan.max_restarts,
+        out_dir=plan.out_dir,
+        injections=plan.injections,
+        # The secret travels to agents by their standard input only.
+        config={**config.to_dict(), "secret": ""},
+        show_output=plan.show_output,
+    )
+
+
+@contextmanager
+def _signals(numbers: Sequence[int]) -> Iterator[queue.SimpleQueue[int]]:
+    """Signals as queue entries: a handler may interrupt any line, so it does nothing but put (which is re-entrant)."""
+    received: queue.SimpleQueue[int] = queue.SimpleQueue()
+    before = {number: signal.signal(number, lambda signum, frame: received.put(signum)) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _serve_signals(received: queue.SimpleQueue[int], on_signal: Callable[[int], None]) -> None:
+    def run() -> None:
+        while True:
+            on_signal(received.get())
+
+    threading.Thread(target=run, name="ff-signals", daemon=True).start()
+
+
+def _print_summary(code: int, summary: str) -> None:
+    """The last words of a job that failed, in torchrun's frame."""
+    if code == 0 or not summary:
+        return
+    line = "=" * 60
+    print(f"{line}\nfftrain: the job FAILED (exit code {code})\n{'-' * 60}\n{summary.rstrip()}\n{line}", file=sys.stderr, flush=True)
