@@ -1,11 +1,12 @@
-"""The agent processes of one launcher: one per failure domain on this machine, started, waited for and ended here.
+"""The agent processes of one launcher: one per failure domain on this machine, started, watched and ended here.
 
-An agent reads what it needs from its standard input, as one msgpack map, so that the secret shows on no command line:
-node (int), controller (host, port), secret (bytes), local_addr (str: address other nodes reach this machine at).
+An agent reads its orders from its standard input (see ff_core.control.agent_main), so that the secret shows on no
+command line.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,8 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import msgpack
-
 from ff_core.launch.env import spare_env
 from ff_core.launch.lifeline import PARENT_VARIABLE
 
@@ -23,14 +22,19 @@ AGENT_COMMAND = (sys.executable, "-m", "ff_core.control.agent_main")
 
 
 class Agents:
-    """The agents of this machine. `start` must be called from the main thread: an agent dies with the thread that made it."""
+    """The agents of this machine. on_exit(node, exit code) is called from a thread of its own when one has ended."""
 
-    def __init__(self, command: Sequence[str] = AGENT_COMMAND) -> None:
+    def __init__(self, on_exit: Callable[[int, int], None], command: Sequence[str] = AGENT_COMMAND) -> None:
+        self._on_exit = on_exit
         self._command = list(command)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, node: int, controller: tuple[str, int], secret: bytes, local_addr: str) -> None:
-        """Start the agent of failure domain `node`, which connects to `controller`. Raises OSError."""
+    def start(self, node: int, controller: tuple[str, int], secret: bytes, data_host: str) -> None:
+        """Start the agent of failure domain `node`.
+
+        controller: where it connects to.  data_host: this machine's address, where replicas arrive.
+        To be called from the main thread: an agent dies with the thread that started it. Raises OSError.
+        """
         process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -40,20 +44,16 @@ class Agents:
         )
         self._processes[node] = process
         assert process.stdin is not None
-        spec = {"node": node, "controller": list(controller), "secret": secret, "local_addr": local_addr}
+        host, port = controller
+        orders = {"controller": f"{host}:{port}", "node": node, "secret": secret.hex(), "data_host": data_host}
         try:
-            process.stdin.write(msgpack.packb(spec, use_bin_type=True))
+            process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.close()
         except BrokenPipeError:
-            pass  # it died at once; whoever waits for it will see that
-
-    def watch(self, all_gone: Callable[[dict[int, int]], None]) -> None:
-        """Call all_gone({node: exit code}) from a thread once every agent has ended."""
-
-        def run() -> None:
-            all_gone({node: process.wait() for node, process in self._processes.items()})
-
-        threading.Thread(target=run, name="ff-agents", daemon=True).start()
+            pass  # it died at once: on_exit tells
+        threading.Thread(
+            target=lambda: self._on_exit(node, process.wait()), name=f"ff-agent-{node}", daemon=True
+        ).start()
 
     def send_signal(self, signum: int) -> None:
         """Send `signum` to the agents that still run."""
@@ -61,7 +61,7 @@ class Agents:
             process.send_signal(signum)  # does nothing for one that has been waited for
 
     def join(self, timeout_s: float) -> dict[int, int]:
-        """Wait until all agents have ended; after timeout_s they get SIGTERM, and SIGKILL 3 s later. {node: exit code}"""
+        """Wait for all agents to end: {node: exit code}. After timeout_s they get SIGTERM, and SIGKILL 3 s later."""
         deadline = time.monotonic() + timeout_s
         for signum in (signal.SIGTERM, signal.SIGKILL):
             for process in self._processes.values():

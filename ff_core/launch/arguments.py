@@ -10,7 +10,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -25,7 +25,8 @@ _DEFAULT_PORT = 29500
 class RunPlan:
     """What the command line asks for, checked as far as one machine can.
 
-    nodes, nproc_per_node: failure domains and ranks in each (`emulated`: all on this machine).  node_rank: this machine's.
+    nodes, nproc_per_node: failure domains and ranks in each (`emulated`: all on this machine).
+    node_rank: this machine's.
     master_addr, master_port: of the torch store; port 0: any free one (single machine only).
     local_addr: address other nodes reach this one at; empty: found out.  spares: None if not given.
     signals: numbers to stop on.  Other fields: as in JobSpec.
@@ -58,8 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = get_args_parser()
     parser.prog = "fftrain run"
     parser.description = (
-        "Run a training script on every rank, as torchrun does, and keep the job going when a rank dies: survivors stay "
-        "alive, a spare takes the dead rank's place."
+        "Run a training script on every rank, as torchrun does, and keep the job going when a rank dies: survivors "
+        "stay alive, a spare takes the dead rank's place."
     )
     ours = parser.add_argument_group("fftrain")
     ours.add_argument(
@@ -100,7 +101,6 @@ def split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[st
     argparse by itself looks for its own options in the script's arguments too, and refuses those that look like an
     abbreviation of several of its own (`--v`).
     """
-    takes_value: Callable[[str], bool] = lambda option: _action(parser, option).nargs != 0  # noqa: E731
     position = 0
     while position < len(argv):
         word = argv[position]
@@ -111,13 +111,15 @@ def split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[st
         attached = "=" in word or (not word.startswith("--") and len(word) > 2)
         option = word.split("=")[0] if word.startswith("--") else word[:2]
         known = _matches(parser, option)
-        position += 2 if known and not attached and takes_value(known[0]) else 1
+        position += 2 if known and not attached and _action(parser, known[0]).nargs != 0 else 1
     return list(argv), []
 
 
 def _matches(parser: argparse.ArgumentParser, option: str) -> list[str]:
     known = parser._option_string_actions
-    return [option] if option in known else [name for name in known if option.startswith("--") and name.startswith(option)]
+    if option in known:
+        return [option]
+    return [name for name in known if option.startswith("--") and name.startswith(option)]
 
 
 def _action(parser: argparse.ArgumentParser, option: str) -> argparse.Action:
@@ -126,7 +128,7 @@ def _action(parser: argparse.ArgumentParser, option: str) -> argparse.Action:
 
 def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
     """Names (argparse dest) of the options that are on the command line or in the environment (PET_*)."""
-    given = set()
+    given: set[str] = set()
     for word in argv[:-1]:
         if word.startswith("-"):
             names = _matches(parser, word.split("=")[0] if word.startswith("--") else word[:2])
@@ -159,7 +161,9 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
         run_id = str(uuid.uuid4())
     out_dir = args.out_dir or args.log_dir or ""
     if args.out_dir and args.log_dir and Path(args.out_dir).resolve() != Path(args.log_dir).resolve():
-        raise ConfigError(f"--out-dir {args.out_dir} and --log-dir {args.log_dir}: allowed: one of them, logs go to DIR/logs")
+        raise ConfigError(
+            f"--out-dir {args.out_dir} and --log-dir {args.log_dir}: allowed: one of them, logs go to DIR/logs"
+        )
     return RunPlan(
         entrypoint=_entrypoint(args),
         nodes=nodes,
@@ -199,7 +203,7 @@ def _refuse(args: argparse.Namespace) -> None:
         (bool(getattr(args, "virtual_local_rank", False)), "--virtual-local-rank",
          "nothing: a spare sees all devices of its node, as it may have to play any of its ranks"),
         (args.role != "default", f"--role {args.role}", "default: all ranks of a job play one role"),
-        (getattr(args, "shutdown_timeout", None) is not None, f"--shutdown-timeout {getattr(args, 'shutdown_timeout', 0)}",
+        (getattr(args, "shutdown_timeout", None) is not None, "--shutdown-timeout",
          "nothing: workers have 10 s after SIGTERM"),
         (args.standalone and args.nnodes not in ("1", "1:1"), f"--standalone with --nnodes {args.nnodes}", "one node"),
     ]  # fmt: skip
@@ -216,8 +220,8 @@ def _machines(text: str) -> int:
         raise ConfigError(f"--nnodes {text}: allowed: a whole number of nodes") from None
     if low != high:
         raise ConfigError(
-            f"--nnodes {text}: allowed: one number. The job keeps its size when a node is lost (its ranks move to spares), "
-            "so there is no range of sizes"
+            f"--nnodes {text}: allowed: one number. The job keeps its size when a node is lost (its ranks move to "
+            "spares), so there is no range of sizes"
         )
     if low < 1:
         raise ConfigError(f"--nnodes {text}: allowed: at least 1")
@@ -259,7 +263,7 @@ def _master(args: argparse.Namespace, machines: int, given: set[str]) -> tuple[s
 
 def _node_rank(args: argparse.Namespace, machines: int, given: set[str]) -> int:
     if machines > 1 and "node_rank" not in given:
-        raise ConfigError(f"--nnodes {machines} without --node-rank: give 0 to {machines - 1}, another one on each node")
+        raise ConfigError(f"--nnodes {machines} without --node-rank: allowed: 0 to {machines - 1}, one per node")
     if not 0 <= args.node_rank < machines:
         raise ConfigError(f"--node-rank {args.node_rank}: allowed: 0 to {machines - 1}")
     return int(args.node_rank)
@@ -281,7 +285,7 @@ def _signals(text: str) -> list[int]:
     for name in text.split(","):
         number = getattr(signal.Signals, name.strip(), None)
         if number is None or number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
-            raise ConfigError(f"--signals-to-handle {text}: {name.strip()!r}: allowed: names of signals that can be handled")
+            raise ConfigError(f"--signals-to-handle {text}: {name.strip()!r}: allowed: signals that can be handled")
         numbers.append(int(number))
     return numbers
 

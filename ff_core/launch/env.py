@@ -32,8 +32,8 @@ RANK_VARIABLES = (
 
 _OMP_MESSAGE = """
 *****************************************
-Setting OMP_NUM_THREADS environment variable for each process to be 1 in default, to avoid your system being overloaded, \
-please further tune the variable for optimal performance in your application as needed.
+Setting OMP_NUM_THREADS environment variable for each process to be 1 in default, to avoid your system being \
+overloaded, please further tune the variable for optimal performance in your application as needed.
 *****************************************"""
 
 
@@ -74,11 +74,6 @@ def worker_env(job: JobSpec, rank: int, restart_count: int) -> dict[str, str]:
 def spare_env(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """A copy of `environ` without what names a rank."""
     return {name: value for name, value in environ.items() if name not in RANK_VARIABLES}
-
-
-def worker_command() -> list[str]:
-    """argv of a worker process, spare or not. Unbuffered, as under torchrun: the last words of a killed rank get out."""
-    return [sys.executable, "-u", "-m", "ff_core.launch.worker_main"]
 
 
 def log_dir(job: JobSpec, restart_count: int) -> Path:

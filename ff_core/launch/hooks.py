@@ -18,7 +18,7 @@ from typing import Any
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """The function "package.module:function" (function may be dotted). Raises ValueError, ImportError or AttributeError."""
+    """The function "package.module:function" (may be dotted). Raises ValueError, ImportError or AttributeError."""
     module, colon, path = name.partition(":")
     if not colon or not module or not path:
         raise ValueError(f'{name!r}: allowed: "package.module:function"')
@@ -79,7 +79,9 @@ class _Finder(MetaPathFinder):
                 return
         resolve(callback)()
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         with self._lock:
             wanted = any(fullname in _prefixes(module) for module, _ in self._waiting)
         if not wanted:

@@ -1,8 +1,8 @@
-"""Fault injection: `fftrain run --inject "kill rank=2 iteration=5 at=backward"`, as a feature that users test their jobs with.
+"""Fault injection, for users to test their jobs with: `fftrain run --inject "kill rank=2 iteration=5 at=backward"`.
 
 An injection names an action, a rank, an iteration (1-based: iteration n makes version n) and a point of the iteration.
-It fires once per job: the worker reports it to the controller before it acts, so the rank's replacement, which meets the
-same point again, does not fire it again. To hit a rank twice give two injections.
+It fires once per job: the worker reports it to the controller before it acts, so the rank's replacement, which meets
+the same point again, does not fire it again. To hit a rank twice give two injections.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ _FORM = '"ACTION rank=R iteration=N at=POINT", for example "kill rank=2 iteratio
 class Injection:
     """One fault.
 
-    id: its position on the command line.  action: kill (SIGKILL to itself), raise (RuntimeError in the training thread),
-    exit (SystemExit with `code`), corrupt-slot (the agent flips a bit in the newest complete version of the rank's own slot or replica).
-    rank, iteration: where, iteration 1-based.  at: one of POINTS, or "random": a kill at a random time, drawn from `seed`,
-    within the duration of one iteration after the start of the named one.
+    id: its position on the command line.
+    action: kill (SIGKILL to itself), raise (RuntimeError in the training thread), exit (SystemExit with `code`),
+    corrupt-slot (an agent flips a bit in the newest complete version of the rank's `slot`, its own or its replica).
+    rank, iteration: where, iteration 1-based.
+    at: one of POINTS, or "random": a kill at a random time, drawn from `seed`, within the duration of one iteration
+    after the start of the named one.
     delay_s: seconds after the point. A kill lets training go on meanwhile, raise and exit wait.
     """
 
@@ -131,12 +133,12 @@ def _settings(words: Sequence[str], wrong: Callable[[str, str], ConfigError]) ->
 
 
 def parse_all(texts: Sequence[str], world_size: int | None = None) -> list[Injection]:
-    """All of a job's injections; ids are positions. With `world_size`, ranks outside the job are refused (ConfigError)."""
+    """All of a job's injections; ids are positions. Raises ConfigError, also for ranks outside `world_size`."""
     injections = [parse(text, number) for number, text in enumerate(texts)]
     for injection in injections:
         if world_size is not None and injection.rank >= world_size:
             raise ConfigError(
-                f"--inject {texts[injection.id]!r}: rank={injection.rank}: allowed: 0 to {world_size - 1}, the job's ranks"
+                f"--inject {texts[injection.id]!r}: rank={injection.rank}: allowed: 0 to {world_size - 1}"
             )
     return injections
 
@@ -157,7 +159,7 @@ class InjectionPoints:
         self._duration_s = _FIRST_WINDOW_S
 
     def point(self, at: str, iteration: int) -> None:
-        """Say that `iteration` (1-based) has reached `at`, one of POINTS; the due injections fire here. Training thread only.
+        """`iteration` (1-based) has reached `at`, one of POINTS: what is due fires here. Training thread only.
 
         A repeated iteration passes its points again; what has fired does not fire again.
         """
@@ -191,7 +193,8 @@ class InjectionPoints:
             time.sleep(injection.delay_s)
         self._fired(injection.id)
         if injection.action == "raise":
-            raise RuntimeError(f"injected: raise rank={injection.rank} iteration={injection.iteration} at={injection.at}")
+            where = f"rank={injection.rank} iteration={injection.iteration} at={injection.at}"
+            raise RuntimeError(f"injected: raise {where}")
         if injection.action == "exit":
             raise SystemExit(injection.code)
 

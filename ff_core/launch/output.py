@@ -56,7 +56,8 @@ class OutputPump:
 
     stdout, stderr: descriptors, owned from here on.  rank: None for a spare, whose lines are marked "[spare]".
     log_dir: files go to log_dir/rank<R>/stdout.log and stderr.log, appended to; a spare's to log_dir/spare<pid>/ until
-    it has a rank; None: no files.  show: pass lines on to our own stdout and stderr.  prefix: with "[<rank>]: " in front.
+    it has a rank; None: no files.
+    show: pass lines on to our own stdout and stderr.  prefix: with "[<rank>]: " in front.
     drained(): called in the pump's thread once, when all that was written before `process_ended` has been passed on.
     Raises OSError if a log file cannot be opened.
     """
@@ -95,7 +96,7 @@ class OutputPump:
             for stream in self._streams:
                 if stream.file is not None:
                     stream.file.close()
-                # Appended to: a replacement goes on in the dead rank's files. Unbuffered: a file is complete at any time.
+                # A replacement goes on in the dead rank's files. Unbuffered: what a file holds is complete at any time.
                 stream.file = open(directory / f"{stream.name}.log", "ab", buffering=0)  # noqa: SIM115
 
     def tail(self, lines: int) -> list[str]:

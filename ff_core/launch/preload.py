@@ -41,8 +41,8 @@ class PreloadResult:
 def library_modules() -> list[str]:
     """Names of the library modules this process has imported, in the order of their import.
 
-    Libraries are what lies in site-packages, dist-packages or the standard library, and this package. The package that the
-    script itself belongs to (`-m package.module`) is the user's, wherever it is installed.
+    Libraries are what lies in site-packages, dist-packages or the standard library, and this package. The package that
+    the script itself belongs to (`-m package.module`) is the user's, wherever it is installed.
     """
     roots = _library_roots()
     own = _users_package()

@@ -17,9 +17,9 @@ from ff_core.launch.output import OutputPump
 class WorkerProcess:
     """A child process that leads its own session and process group. Made by `spawn`, in the event loop's thread.
 
-    After its end it stays a zombie until `close` (or until this object goes): its process id therefore means this worker's
-    group for as long as one may want to kill the group, never a stranger's. When `wait` returns, all of the worker's
-    threads are gone and its memory is unmapped.
+    After its end it stays a zombie until `close` (or until this object goes): its process id therefore means this
+    worker's group for as long as one may want to kill the group, never a stranger's. When `wait` returns, all of the
+    worker's threads are gone and its memory is unmapped.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
@@ -39,8 +39,9 @@ class WorkerProcess:
     ) -> WorkerProcess:  # fmt: skip
         """Start `argv` with exactly the environment `env` (and the name of its parent: see lifeline).
 
-        rank: the rank it plays; None for a spare, until `set_rank`.  log_dir: where rank<R>/stdout.log and stderr.log go,
-        None for no files.  show, prefix: whether its lines appear on our stdout and stderr, and with "[<rank>]: ".
+        rank: the rank it plays; None for a spare, until `set_rank`.
+        log_dir: where rank<R>/stdout.log and stderr.log go, None for no files.
+        show, prefix: whether its lines appear on our stdout and stderr, and with "[<rank>]: ".
         pass_fds: descriptors it inherits under the same numbers; all others are closed, stdin is empty.
         Raises OSError if it cannot be started or a log file cannot be opened.
         """
@@ -98,7 +99,7 @@ class WorkerProcess:
         return self._exited.result() if self._exited.done() else None
 
     async def wait(self) -> int:
-        """Wait for the end of the process itself, not of its descendants or its output: exit code, or minus the signal."""
+        """Wait for the end of the process, not of its descendants or its output: exit code, or minus the signal."""
         return await asyncio.shield(self._exited)
 
     async def drained(self, timeout_s: float = 5.0) -> bool:
@@ -112,7 +113,8 @@ class WorkerProcess:
     def kill_group(self, sig: int) -> None:
         """Send `sig` to the process and those descendants that stayed in its group (DataLoader workers do).
 
-        Also after its end, when only they are left; then SIGKILL leaves nothing to wait for and closes. Nothing happens after `close`.
+        Also after its end, when only they are left; then SIGKILL leaves nothing to wait for, and closes.
+        Nothing happens after `close`.
         """
         if self._reaped:
             return

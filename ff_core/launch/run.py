@@ -1,4 +1,4 @@
-"""`fftrain run`: hosts the torch store and the controller on node 0, starts this machine's agents, and waits for the end."""
+"""`fftrain run`: hosts torch store and controller on node 0, starts this machine's agents, waits for the job's end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ff_core.config import FailoverConfig
@@ -60,10 +60,9 @@ def start_job(
 ) -> int:  # fmt: skip
     """Start the agents of `nodes` for a controller that listens at `address`, wait for the job's end, end the agents.
 
-    received: signals as they arrive; the first stops the job in order, the second kills it. The controller's summary (for
-    a failed job with the traceback of the rank that failed first) is printed last, when no output can follow.
+    received: signals as they arrive; the first stops the job in order, the second kills it. The controller's summary
+    (for a failed job with the traceback of the rank that failed first) is printed last, when no output can follow.
     """
-    agents = Agents()
     stopped_by: list[int] = []
 
     def on_signal(signum: int) -> None:
@@ -74,42 +73,43 @@ def start_job(
         else:
             agents.send_signal(signal.SIGKILL)
 
-    def on_all_gone(codes: dict[int, int]) -> None:
-        if not job.emulated and job.nodes > 1:
-            return  # other machines' agents may carry on
-        if any(codes.values()) and not stopped_by:
-            print(f"fftrain: every agent has died (exit codes by node: {codes})", file=sys.stderr, flush=True)
-            server.stop(signal.SIGTERM)
+    def on_exit(node: int, code: int) -> None:
+        with suppress(RuntimeError):  # the controller's event loop is closed: the job is over
+            server.agent_failed(node, f"its agent ended with exit code {code}")
 
+    agents = Agents(on_exit)
     _serve_signals(received, on_signal)
     for node in nodes:
         agents.start(node, address, secret, local_addr or store.local_address(address))
-    agents.watch(on_all_gone)
-    code = server.wait()
+    code, summary = server.wait()
     agents.join(_AGENTS_END_S)
     if stopped_by:
         return 128 + stopped_by[0]
-    _print_summary(code, server.summary)
+    _print_summary(code, summary)
     return code
 
 
 def join_job(plan: RunPlan, secret: bytes) -> int:
     """On every node but 0: run this machine's agent. Returns its exit code, which is the job's."""
     address = store.find_controller(plan.master_addr, plan.master_port, _FIND_CONTROLLER_S)
-    agents = Agents()
+    ended = threading.Event()
     stopped_by: list[int] = []
 
     def on_signal(signum: int) -> None:
         stopped_by.append(signum)
         agents.send_signal(signal.SIGTERM if len(stopped_by) == 1 else signal.SIGKILL)
+        if len(stopped_by) == 1:
+            # An agent that does not end costs this node, not the job.
+            killer = threading.Timer(_AGENTS_END_S, agents.send_signal, [signal.SIGKILL])
+            killer.daemon = True
+            killer.start()
 
-    ended = threading.Event()
+    agents = Agents(lambda node, code: ended.set())
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
         agents.start(plan.node_rank, address, secret, plan.local_addr or store.local_address(address))
-        agents.watch(lambda codes: ended.set())
         ended.wait()
-    code = agents.join(0.0)[plan.node_rank]
+    code = agents.join(_AGENTS_END_S)[plan.node_rank]
     if stopped_by:
         return 128 + stopped_by[0]
     return code if code >= 0 else 128 - code
@@ -120,8 +120,8 @@ def _secret(plan: RunPlan, config: FailoverConfig) -> bytes:
         return config.secret.encode()
     if plan.nodes > 1 and not plan.emulated:
         raise ConfigError(
-            f'--nnodes {plan.nodes}: "secret" is missing in the "ff_failover" block (or in the file of --ff-config): nodes '
-            "that are started by hand need the same one; allowed: at least 16 characters"
+            f'--nnodes {plan.nodes}: "secret" is missing in the "ff_failover" block (or in the file of --ff-config): '
+            "nodes that are started by hand need the same one; allowed: at least 16 characters"
         )
     from ff_core.control.auth import new_secret
 
@@ -172,5 +172,5 @@ def _print_summary(code: int, summary: str) -> None:
     """The last words of a job that failed, in torchrun's frame."""
     if code == 0 or not summary:
         return
-    line = "=" * 60
-    print(f"{line}\nfftrain: the job FAILED (exit code {code})\n{'-' * 60}\n{summary.rstrip()}\n{line}", file=sys.stderr, flush=True)
+    lines = ("=" * 60, f"fftrain: the job FAILED (exit code {code})", "-" * 60, summary.rstrip(), "=" * 60)
+    print("\n".join(lines), file=sys.stderr, flush=True)

@@ -19,8 +19,9 @@ from types import ModuleType, TracebackType
 def run_as_main(entrypoint: Sequence[str]) -> None:
     """Execute `entrypoint` (["train.py", "--x"] or ["-m", "package.module", "--x"]) in this process.
 
-    sys.argv, sys.path[0], `__main__` and `__file__` are what the interpreter itself would set. What the script raises, SystemExit
-    included, goes up. `__main__` stays the script's module afterwards: exit handlers and threads of the script may use it.
+    sys.argv, sys.path[0], `__main__` and `__file__` are what the interpreter itself would set. What the script raises,
+    SystemExit included, goes up. `__main__` stays the script's module afterwards: its exit handlers and threads may use
+    it.
     """
     if entrypoint[0] == "-m":
         sys.argv = [*entrypoint[1:]]  # runpy puts the module's file in place of its name
@@ -37,7 +38,7 @@ def run_as_main(entrypoint: Sequence[str]) -> None:
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
     path = os.path.abspath(script)  # noqa: PTH100 (the interpreter does not resolve links in __file__ either)
-    _set_first_path(os.path.dirname(os.path.realpath(script)))
+    _set_first_path(str(Path(script).resolve().parent))
     main.__dict__.update(
         __file__=path, __cached__=None, __loader__=importlib.machinery.SourceFileLoader("__main__", path)
     )
@@ -87,7 +88,7 @@ _OUR_FILES = {__file__, runpy.__file__, "<frozen runpy>", str(Path(__file__).wit
 
 
 def write_error_file(error: BaseException) -> None:
-    """Record `error` in the file TORCHELASTIC_ERROR_FILE, in torchrun's format, unless the script's `@record` has done so."""
+    """Record `error` in the file TORCHELASTIC_ERROR_FILE, in torchrun's format, unless `@record` has done so."""
     name = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not name or isinstance(error, SystemExit) or Path(name).exists():
         return

@@ -1,4 +1,4 @@
-"""The job's FailoverConfig, found before any process starts: --ff-config, the script's DeepSpeed file, the command line."""
+"""The job's FailoverConfig, before any process starts: from --ff-config, the script's DeepSpeed file, the options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ff_core.config import BLOCK, FailoverConfig
 from ff_core.errors import ConfigError
 
-#: Options by which DeepSpeed scripts take their JSON file. The first two are DeepSpeed's own, the third is only a custom.
+#: Options by which DeepSpeed scripts take their JSON file: DeepSpeed's own, and what is only a custom.
 _DEEPSPEED_OPTIONS = ("--deepspeed_config", "--deepspeed-config")
 _CUSTOM_OPTIONS = ("--config", "--ds_config", "--ds-config")
 

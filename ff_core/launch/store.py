@@ -57,7 +57,7 @@ def publish_controller(store: TCPStore, controller: tuple[str, int]) -> None:
 
 
 def find_controller(address: str, port: int, timeout_s: float) -> tuple[str, int]:
-    """The controller's (host, port), from the store at `address`:`port`. Raises ConfigError if nobody is there in time."""
+    """The controller's (host, port), from the store at `address`:`port`. Raises ConfigError if nobody is there."""
     from torch.distributed import TCPStore
 
     try:
@@ -67,7 +67,7 @@ def find_controller(address: str, port: int, timeout_s: float) -> tuple[str, int
         text = store.get(_CONTROLLER_KEY).decode()
     except RuntimeError as error:
         raise ConfigError(
-            f"no answer from node 0 at {address}:{port} within {timeout_s:.0f} s: is `fftrain run` running there? ({error})"
+            f"no answer from node 0 at {address}:{port} within {timeout_s:.0f} s: is fftrain running there? ({error})"
         ) from None
     host, _, number = text.rpartition(":")
     return host, int(number)
@@ -81,9 +81,9 @@ def local_address(towards: tuple[str, int]) -> str:
         return str(probe.getsockname()[0])
 
 
-def _resolve(address: str, port: int) -> list[tuple[socket.AddressFamily, int, int, str, tuple]]:  # type: ignore[type-arg]
+def _resolve(address: str, port: int) -> list[tuple[socket.AddressFamily, int, int, str, tuple]]:
     try:
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ConfigError(f"address {address!r}: {error.strerror}") from None
-    return sorted(found, key=lambda info: info[0] != socket.AF_INET)  # type: ignore[return-value]
+    return sorted(found, key=lambda info: info[0] != socket.AF_INET)

@@ -1,7 +1,7 @@
 """A worker process, `python -m ff_core.launch.worker_main`: waits for its rank, then is the user's script.
 
-The agent starts it with a link (see ff_core.control.link). A spare first imports what a live rank has imported; a rank's
-process gets its rank at once.
+The agent starts it with a link (see ff_core.control.link). A spare first imports what a live rank has imported; a
+rank's process gets its rank at once.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def wait_for_role(link: WorkerLink) -> tuple[Message, list[int]]:
         if os.environ.get("FF_DEBUG"):
             print(f"fftrain: spare ready in {result.seconds:.2f} s: {result.imported} modules, {result.called} calls, "
                   f"skipped {result.skipped}", file=sys.stderr, flush=True)  # fmt: skip
-        link.send("spare_ready", uid=str(os.getpid()))
+        link.send("spare_ready", uid=os.environ["FF_UID"])
 
 
 def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
     from ff_core import runtime
 
     sys.argv = list(role["entrypoint"])
-    runtime.boot(link, role)
+    runtime.boot(link, role, fds)
     default_hooks()
     failure: BaseException | None = None
     try:
@@ -98,7 +98,7 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
 
 
 def _execute(argv: list[str]) -> None:
-    print(f"fftrain: --no-python: {argv[0]} is not a Python script and runs without protection", file=sys.stderr, flush=True)
+    print(f"fftrain: --no-python: {argv[0]} runs without protection", file=sys.stderr, flush=True)
     try:
         os.execvp(argv[0], argv)
     except OSError as error:
