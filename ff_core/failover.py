@@ -1,1 +1,340 @@
-"""The worker's side of failover: what a framework's hooks call. (Interface; see docs/protocol.md section 2.)"""
+"""The worker's side of failover: what a framework's hooks call, and the order in which things happen.
+
+    failover = current()                 # None when this process was not started by `fftrain run`
+    failover.attach(adapter)             # once engine and optimizer are complete
+    failover.start_training()            # at the first iteration; a newcomer is restored here
+    with failover.step(): ...            # around the inner optimizer step
+    failover.seal()                      # when the loop asks for more
+    except FailoverInterrupt: ...  failover.recover(interrupt)
+    failover.finish()                    # the loop is over
+
+All methods but `halt` run in the training thread. States and invariants: docs/protocol.md, sections 2 to 4.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ff_core.config import FailoverConfig
+from ff_core.copy.page import StatusPage
+from ff_core.copy.stamps import stamp
+from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.fence import ACTIVITY_GATE, Fence
+from ff_core.inbox import Inbox
+from ff_core.launch.inject import InjectionPoints, parse
+from ff_core.launch.preload import library_modules
+from ff_core.recovery import Recovery
+from ff_core.replicator import Replicator, open_arena
+from ff_core.state import codec, registered, rng
+from ff_core.state.razor import Plan, describe, make_plan
+
+if TYPE_CHECKING:
+    from ff_core.adapter import TrainerAdapter
+    from ff_core.comm import GroupRegistry
+    from ff_core.control.link import WorkerLink
+    from ff_core.control.messages import Message
+
+_GATE_SLICE_S = 0.5
+_GATE_WARN_S = 30.0
+_COPIED_S = 600.0
+_current: Failover | None = None
+
+
+def current() -> Failover | None:
+    """This process's failover, or None outside `fftrain run`."""
+    return _current
+
+
+def set_current(failover: Failover | None) -> None:
+    """Called by `ff_core.runtime.boot` only."""
+    global _current
+    _current = failover
+
+
+class Failover:
+    """One worker's protection, from boot to the end of the script."""
+
+    def __init__(self, link: WorkerLink, role: Message, page: StatusPage, notify_fd: int) -> None:
+        self.link, self.page, self.notify_fd = link, page, notify_fd
+        self.rank: int = role["rank"]
+        self.world_size: int = role["world_size"]
+        self.secret: bytes = role["secret"]
+        self.config = FailoverConfig.from_dict(role["job"]["config"], source="job")
+        self.is_replacement: bool = role["newcomer"]
+        self.is_newcomer: bool = role["newcomer"]
+        self.fence = Fence(page, role["epoch"])
+        self.inbox = Inbox()
+        self.registry: GroupRegistry | None = None
+        self.adapter: TrainerAdapter | None = None
+        self.plan: Plan | None = None
+        self.replicator: Replicator | None = None
+        self.protection = ""
+        self.preload_calls: list[list[Any]] = []
+        self.blocked_ms: deque[float] = deque(maxlen=100_000)
+        self._blocked = 0.0
+        self._redo_until: int | None = None
+        self._recovery = Recovery(self)
+        injections = [parse(text, number) for number, text in role["injections"]]
+        self._injections = InjectionPoints(self.rank, injections, self._report_injection)
+        self._actions = {injection.id: injection.action for injection in injections}
+
+    # ---- what hooks ask -----------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Membership epoch; +1 per failover."""
+        return self.fence.epoch
+
+    @property
+    def version(self) -> int:
+        """Finished inner steps of the live tensors; -1 before training has started."""
+        return self.fence.version
+
+    @property
+    def committed_version(self) -> int:
+        """W: the newest version safe everywhere, -1 if none yet in this epoch."""
+        return self.replicator.committed_version() if self.replicator else -1
+
+    @property
+    def oldest_needed(self) -> int:
+        """No verdict goes back behind this version: batches of iterations up to it can be forgotten."""
+        return self.committed_version - self.config.interval
+
+    @property
+    def training(self) -> bool:
+        """start_training() is done."""
+        return self.replicator is not None and not self.is_newcomer
+
+    def check(self) -> None:
+        """Raise FailoverInterrupt if the job has been halted."""
+        self.fence.check()
+
+    def configure(self, config: FailoverConfig) -> None:
+        """The job's own configuration (the ff_failover block), before start_training(); launch-level fields stay the launcher's."""
+        keep = {name: getattr(self.config, name) for name in ("spares", "secret", "heartbeat_interval_s", "heartbeat_timeout_s")}
+        self.config = config.model_copy(update=keep)
+
+    def attach(self, adapter: TrainerAdapter) -> None:
+        """The framework's engine is complete; from now on `adapter` speaks for it."""
+        if self.adapter is not None and self.adapter is not adapter:
+            raise FailoverError("a second engine was made in this process: ff_failover protects one engine per process")
+        self.adapter = adapter
+
+    # ---- start --------------------------------------------------------------------------------------------------------------
+
+    def start_training(self) -> int:
+        """Begin to protect (first start: version 0 is copied) or, in a newcomer, take the dead rank's place. Idempotent.
+
+        Returns the version of the live state. A newcomer may only come here with its groups still solo.
+        """
+        if self.training:
+            return self.version
+        if self.adapter is None:
+            raise FailoverError("start_training() before attach(): no engine has been made yet")
+        self.plan = make_plan(self.adapter.tensors())
+        if self.is_newcomer:
+            version = self._recovery.join()
+            self.is_newcomer = False
+            return version
+        assert self.registry is not None
+        journal = self.registry.journal.freeze()
+        blob = self.take_scalars()
+        self.link.send(
+            "protect", rank=self.rank, sent_bytes=self.plan.sent_bytes, local_bytes=self.plan.local_bytes,
+            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)), journal_bytes=len(journal), chunk_bytes=self.config.chunk_bytes,
+            settings=self.config.to_dict(), has_constant=self._recovery.has_constant(self.plan),
+        )
+        message, fds = self.inbox.take("arena", lambda m: True, self.check)
+        self.protection = message["protected"]
+        self.open_replicator(fds)
+        assert self.replicator is not None
+        self.replicator.arena.set_journal(journal)
+        self.replicator.connect(message["holders"], self.epoch)
+        if self.rank == 0:
+            print(describe(self.plan, self.protection), file=sys.stderr, flush=True)
+        self.replicator.keep_blob(0, blob)
+        self.fence.resume(0, self.replicator.recommit)
+        self.link.send("training", rank=self.rank)
+        return 0
+
+    def open_replicator(self, fds: list[int]) -> None:
+        """Map the arena that the agent sent (its descriptors become ours) and start the copy engine on it."""
+        assert self.plan is not None
+        arena = open_arena(fds)
+        if (arena.layout.sent_bytes, arena.layout.local_bytes) != (self.plan.sent_bytes, self.plan.local_bytes):
+            raise FailoverError(
+                f"this replacement of rank {self.rank} has {self.plan.sent_bytes} + {self.plan.local_bytes} bytes of state, the rank it replaces "
+                f"had {arena.layout.sent_bytes} + {arena.layout.local_bytes}: the script built something else than before"
+            )
+        self.replicator = Replicator(self.rank, self.plan, arena, self.page, self.notify_fd, self.secret, self.config)
+
+    # ---- an iteration -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around the inner optimizer step: waits at the commit gate before, starts the copy of the new version after."""
+        assert self.replicator is not None
+        if self.fence.sealed < self.version:
+            raise FailoverError(
+                f"a second optimizer step before iteration {self.version} was complete: an iteration is one step; "
+                "ask the loop for the next batches (or call seal()) between steps"
+            )
+        started = time.perf_counter()
+        self._gate()
+        self.fence.enter_step()
+        self._blocked += time.perf_counter() - started
+        yield
+        started = time.perf_counter()
+        self.fence.leave_step(self._copy)
+        self._blocked += time.perf_counter() - started
+        self.inject("copying", self.version)
+
+    def _scheduled(self, version: int) -> bool:
+        return version % self.config.interval == 0
+
+    def _copy(self, version: int) -> None:
+        assert self.replicator is not None
+        if self._scheduled(version):
+            self.replicator.begin(version)
+
+    def _gate(self) -> None:
+        """Wait until the live tensors may change: their last copy has left them and, strictly, is committed everywhere."""
+        assert self.replicator is not None
+        replicator = self.replicator
+        with self.fence.activity(ACTIVITY_GATE):
+            self._wait(lambda: replicator.wait_copied(_COPIED_S))
+            if self.config.commit == "strict" or self._scheduled(self.version + 1):
+                self.wait_committed(replicator.newest)
+
+    def wait_committed(self, version: int) -> None:
+        """Until W >= version. Mends connections that broke; says so when it takes long. Raises FailoverInterrupt."""
+        assert self.replicator is not None
+        target, waited, warned = stamp(self.epoch, version), 0.0, False
+        while True:
+            result = self.page.wait_w(target, self.epoch, _GATE_SLICE_S)
+            if result == "committed":
+                return
+            if result == "halted":
+                raise FailoverInterrupt(self.page.load("halt_epoch"))
+            waited += _GATE_SLICE_S
+            self.check()
+            if self.replicator.mend():
+                print(f"fftrain: rank {self.rank}: a connection to a replica broke and was made again", file=sys.stderr, flush=True)
+            if waited >= _GATE_WARN_S and not warned:
+                warned = True
+                print(f"fftrain: rank {self.rank} has waited {waited:.0f} s for version {version} to be committed by every rank "
+                      f"(W = {self.committed_version})", file=sys.stderr, flush=True)
+
+    def _wait(self, wait: Callable[[], None]) -> None:
+        try:
+            wait()
+        except (FailoverError, TimeoutError):
+            self.fence.check()  # cancelled by a halt
+            raise
+
+    def take_scalars(self) -> bytes:
+        """Everything of the live version that is not a copied tensor, encoded."""
+        assert self.adapter is not None and self.registry is not None
+        return codec.encode({
+            "adapter": self.adapter.scalars(), "registered": registered.collect(), "rng": rng.capture(),
+            "late_groups": self.registry.late_groups(),
+        }, name="scalars")
+
+    def seal(self) -> None:
+        """The iteration that made the live version is complete. Nothing if it is sealed already."""
+        assert self.replicator is not None
+        if self.fence.sealed == self.version:
+            self.check()
+            return
+        started = time.perf_counter()
+        self.check()
+        blob, replicator = self.take_scalars(), self.replicator
+        self.fence.seal(lambda version: replicator.seal(version, blob))
+        self.page.store("progress", self.page.load("progress") + 1)
+        self.blocked_ms.append((self._blocked + time.perf_counter() - started) * 1e3)
+        self._blocked = 0.0
+        if self._redo_until is not None and self.version >= self._redo_until:
+            self._redo_until = None
+            self.link.send("redone", rank=self.rank, epoch=self.epoch, version=self.version, at=time.time())
+        if self.version == 1 and self.rank == 0:
+            self.link.send("preload", modules=library_modules(), calls=self.preload_calls)
+
+    # ---- failure ------------------------------------------------------------------------------------------------------------
+
+    def halt(self, epoch: int) -> None:
+        """Watchdog thread: stop everything that touches state, and say what the live tensors hold."""
+        version, sealed = self.fence.halt(epoch)
+        if self.registry is not None:
+            self.registry.halt(epoch)
+        if self.replicator is not None:
+            self.replicator.cancel()
+        self.link.send("halted", epoch=epoch, version=-1 if self.is_newcomer else version, sealed=sealed)
+        self.inbox.poke()
+
+    def recover(self, interrupt: FailoverInterrupt) -> int:
+        """In a survivor, outside any `except` that still holds the traceback: back to a common version. Returns v*."""
+        if not self.training:
+            raise FailoverError("recover() before start_training()") from interrupt
+        in_progress = self.version + 1
+        version = self._recovery.survive()
+        self._redo_until = max(version + 1, min(in_progress, version + 2))
+        self._blocked = 0.0
+        return version
+
+    def resumed_as_newcomer(self, version: int) -> None:
+        """Called by Recovery when a newcomer has taken its place."""
+        self._redo_until = version + 1
+
+    def finish(self) -> None:
+        """The training loop is over on this rank: wait until every rank's last version is committed. May raise FailoverInterrupt."""
+        if not self.training:
+            return
+        assert self.replicator is not None
+        self.seal()
+        replicator = self.replicator
+        if replicator.newest != self.version:  # not scheduled by the interval, but the last one is always kept
+            self._wait(lambda: replicator.wait_copied(_COPIED_S))
+            self.fence.resume(self.version, replicator.recommit)
+        self.link.send("leaving", rank=self.rank, epoch=self.epoch, version=self.version, stats=self._stats())
+        epoch, version = self.epoch, self.version
+        self.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), self.check)
+
+    def _stats(self) -> dict[str, Any]:
+        assert self.replicator is not None
+        engine = self.replicator.stats()
+        blocked = sorted(self.blocked_ms)
+        middle = blocked[len(blocked) // 2] if blocked else 0.0
+        return {
+            "iterations": len(blocked), "blocked_ms_median": middle, "blocked_ms_max": blocked[-1] if blocked else 0.0,
+            "versions": engine.versions, "bytes_copied": engine.bytes_copied, "bytes_sent": engine.bytes_sent,
+            "engine_cpu_s": engine.cpu_ns / 1e9,
+        }
+
+    # ---- fault injection and reports ------------------------------------------------------------------------------------------
+
+    def inject(self, at: str, iteration: int | None = None) -> None:
+        """Training has reached the point `at` of the running iteration (or of `iteration`): a due injected fault happens here."""
+        if iteration is None:
+            iteration = self.version if at == "after-step" else self.version + 1
+        self._injections.point(at, iteration)
+
+    def _report_injection(self, number: int) -> None:
+        self.link.send("inject_fired", rank=self.rank, id=number, at=time.time(), action=self._actions[number])
+        try:
+            self.inbox.take("inject_ack", lambda m: m["id"] == number, lambda: None, timeout_s=10.0)
+        except TimeoutError:
+            print(f"fftrain: rank {self.rank}: injection {number} was not confirmed; it happens all the same", file=sys.stderr)
+
+    def persisted(self, path: str, version: int) -> None:
+        """A checkpoint of `version` was saved to disk at `path`; an unrecoverable loss will name it."""
+        self.link.send("persisted", rank=self.rank, path=str(path), version=version)
+
+    def close(self) -> None:
+        """The process ends: join the engine's threads."""
+        if self.replicator is not None:
+            self.replicator.close()

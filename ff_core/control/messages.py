@@ -52,6 +52,7 @@ _define("regroup", epoch=_I)
 _define("may_leave", epoch=_I, version=_I)
 _define("preload", modules=_L, calls=_L)
 _define("inject_ack", id=_I, rank=_I)
+_define("corrupt", rank=_I, kind=_S, id=_I, to=_I)
 _define("stop", code=_I, signum=_I)
 _define("fail_worker", rank=_I, reason=_S)
 
@@ -60,7 +61,7 @@ _define("beat", free_bytes=_I)
 _define("worker_started", rank=_I, uid=_S, pid=_I, warm=_BOOL)
 _define("worker_exit", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F)
 _define("protect", rank=_I, sent_bytes=_I, local_bytes=_I, blob_capacity=_I, journal_bytes=_I, chunk_bytes=_I,
-        settings=_D, digest=_S, summary=_S)
+        settings=_D, has_constant=_BOOL)
 _define("arenas_ready", epoch=_I)
 _define("arenas_failed", epoch=_I, reason=_S)
 _define("training", rank=_I)
@@ -76,13 +77,15 @@ _define("persisted", rank=_I, path=_S, version=_I)
 _define("spare_ready", uid=_S)
 _define("spare_gone", uid=_S)
 _define("inject_fired", rank=_I, id=_I, at=_F, action=_S)
+_define("corrupted", rank=_I, id=_I, to=_I)
 _define("stopped")
 _define("halt_slow", rank=_I)
 
 # --- worker <-> agent only (forwarded ones are above) ---
 _define("role", rank=_I, env=_D, entrypoint=_L, no_python=_BOOL, newcomer=_BOOL, epoch=_I, secret=_B, job=_D, injections=_L,
         world_size=_I)
-_define("arena", epoch=_I, own=_D)
+_define("arena", epoch=_I, holders=_L, protected=_S)
+_define("booted")
 _define("halted", epoch=_I, version=_I, sealed=_BOOL)
 _define("slot_ready", epoch=_I)
 

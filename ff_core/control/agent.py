@@ -1,0 +1,308 @@
+"""The agent: one per (emulated) node. Supervises the node's workers, owns slots and replicas, carries out what the controller says.
+
+It decides nothing about the job. Runs in one event loop; messages of the controller are handled in their order, and what a verdict
+changes (slots, epoch) changes before the next message is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ff_core.config import FailoverConfig
+from ff_core.control.job import JobSpec
+from ff_core.control.messages import Message
+from ff_core.control.workers import Worker, Workers
+from ff_core.copy.arena import Arena
+from ff_core.copy.stamps import epoch_of, stamp, version_of
+from ff_core.errors import ProtocolError
+from ff_core.replica.data_port import DataPort
+from ff_core.replica.store import ReplicaStore
+
+Send = Callable[..., None]
+
+_FORWARDED = frozenset(("protect", "training", "ready", "resumed", "redone", "leaving", "hint", "persisted", "preload", "inject_fired",
+                        "bad_slot"))
+_GRACE_S = 10.0
+
+
+@dataclass(slots=True)
+class _Fill:
+    """A newcomer or survivor on this node whose slot is being streamed in."""
+
+    rank: int
+    epoch: int
+    version: int
+
+
+class Agent:
+    """`send(name, **fields)` goes to the controller; `say(text)` to the person watching."""
+
+    def __init__(self, node: int, job: JobSpec, secret: bytes, port: DataPort, send: Send, say: Callable[[str], None]) -> None:
+        self.node, self.job, self.send, self.say = node, job, send, say
+        self.config = FailoverConfig.from_dict(job.config, source="job")
+        self.epoch = 0
+        self.halting: int | None = None
+        self.store = ReplicaStore(node)
+        self.port = port
+        self.workers = Workers(job, node, secret, on_message=self._from_worker, on_commit=self._committed, on_exit=self._exited)
+        self.live: dict[int, int] = {}
+        self.fills: dict[int, _Fill] = {}
+        self.waiting_roles: dict[int, tuple[Worker, dict[str, Any]]] = {}
+        self.preload: dict[str, Any] | None = None
+        self.spare_count = 0
+        self.stopping = False
+        self.done = asyncio.Event()
+
+    # ---- from the controller ----------------------------------------------------------------------------------------------
+
+    async def handle(self, message: Message) -> None:
+        """One message of the controller, to its end."""
+        fields = {key: value for key, value in message.items() if key != "t"}
+        handler = getattr(self, f"on_{message['t']}", None)
+        if handler is None:
+            raise ProtocolError(f"a controller must not send {message['t']!r}")
+        result = handler(**fields)
+        if result is not None:
+            await result
+
+    async def on_start(self, restart: int, epoch: int, ranks: list[Any], injections: list[Any]) -> None:
+        for worker in list(self.workers.by_uid.values()):
+            worker.rank = -1  # of the previous start: its exit means nothing any more
+        await self.workers.end_all(0.0)
+        self.store.clear()
+        self.fills.clear()
+        self.waiting_roles.clear()
+        self.workers.restart, self.epoch, self.halting = restart, epoch, None
+        self.port.enter_epoch(epoch)
+        for rank, uid in ranks:
+            worker = await self._start(uid, rank)
+            self.workers.give_role(worker, rank, epoch=epoch, newcomer=False, injections=injections, arena=None)
+
+    async def _start(self, uid: str, rank: int) -> Worker:
+        worker = await self.workers.spawn(uid, rank)
+        self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=False)
+        return worker
+
+    def on_arenas(self, epoch: int, own: dict[int, Any], replicas: dict[int, Any]) -> None:
+        try:
+            self.store.allocate(own, replicas)
+        except (OSError, MemoryError) as error:
+            self.send("arenas_failed", epoch=epoch, reason=str(error))
+            return
+        self.send("arenas_ready", epoch=epoch)
+
+    def on_placement(self, epoch: int, holders: dict[int, Any], protected: str) -> None:
+        for worker in self.workers.ranks():
+            arena = self.store.own[worker.rank]
+            worker.send("arena", (arena.fd,), epoch=epoch, holders=holders[worker.rank], protected=protected)
+
+    def on_w(self, epoch: int, version: int) -> None:
+        if epoch != self.epoch or self.halting is not None:
+            return
+        self.store.free_retired()
+        for worker in self.workers.ranks():
+            worker.page.store("w_stamp", stamp(epoch, version))
+            worker.page.notify()
+        self._refill_spares()
+
+    async def on_halt(self, epoch: int, dead: list[int]) -> None:
+        self.halting = epoch
+        self.live.clear()
+        self.fills.clear()
+        for worker in self.workers.ranks():
+            worker.halted = None
+            worker.page.store("halt_epoch", epoch)
+            worker.page.notify()
+            worker.send("halt", epoch=epoch, dead=dead)
+        await self.port.fence(epoch)
+        self._halt_progress()
+        asyncio.get_running_loop().call_later(self.config.halt_timeout_s, self._halt_overdue, epoch)
+
+    def _halt_progress(self) -> None:
+        """Send the inventory once every worker that can answer has; the fence is done by then or its own call comes later."""
+        epoch = self.halting
+        if epoch is None or self.port.fenced_epoch < epoch or any(w.booted and w.halted != epoch for w in self.workers.ranks()):
+            return
+        playing = {worker.rank for worker in self.workers.ranks()}
+        frozen = {rank for rank in self.store.own if rank not in playing} | {w.rank for w in self.workers.ranks()}
+        reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in self.store.reports(frozen)]
+        self.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
+
+    def _halt_overdue(self, epoch: int) -> None:
+        if self.halting == epoch and not self.stopping:
+            for worker in self.workers.ranks():
+                if worker.booted and worker.halted != epoch:
+                    self.say(f"rank {worker.rank} did not halt within {self.config.halt_timeout_s:g} s (halt_timeout_s); it is killed")
+                    worker.process.kill_group(9)
+
+    async def on_verdict(self, epoch: int, old_epoch: int, version: int, newcomers: list[int], roles: dict[int, Any], assign: list[Any],
+                         send: list[Any], own: dict[int, Any], replicas: dict[int, Any], holders: dict[int, Any], protected: str,
+                         injections: list[Any], source_rank: int | None = None) -> None:
+        if epoch != self.halting:
+            return
+        self.epoch, self.halting = epoch, None
+        self.store.restamp(version, old_epoch, epoch)
+        try:
+            self.store.allocate(own, replicas)
+        except (OSError, MemoryError) as error:
+            self.send("arenas_failed", epoch=epoch, reason=str(error))
+            return
+        self.port.enter_epoch(epoch)
+        for order in send:
+            arena = self.store.find(order["kind"], order["rank"])
+            if arena is not None:
+                self.port.send(order, arena, epoch, version, lambda text, rank=order["rank"]: self._source_failed(rank, epoch, text))
+        for entry in assign:
+            await self._assign(entry, epoch, injections)
+        for rank, role in roles.items():
+            worker = self.workers.of_rank(rank)
+            if rank not in own or worker is None:
+                continue
+            arena = self.store.own[rank]
+            if role["filled"]:
+                self.fills[rank] = _Fill(rank, epoch, version)
+            worker.send("verdict", (arena.fd,), epoch=epoch, old_epoch=old_epoch, version=version, source_rank=source_rank,
+                        newcomers=newcomers, roles={rank: role}, assign=[], send=[], own={}, replicas={}, holders={rank: holders[rank]},
+                        protected=protected, injections=[])
+        self.data_arrived()
+
+    async def _assign(self, entry: dict[str, Any], epoch: int, injections: list[Any]) -> None:
+        worker = self.workers.by_uid.get(entry["uid"])
+        warm = worker is not None
+        if worker is None:
+            worker = await self.workers.spawn(entry["uid"], entry["rank"])
+        worker.rank = -1 if warm else entry["rank"]
+        details = {"epoch": epoch, "newcomer": True, "injections": injections}
+        self.waiting_roles[entry["rank"]] = (worker, details)
+        if warm:
+            worker.rank = entry["rank"]
+            worker.process.set_rank(entry["rank"])
+        self.send("worker_started", rank=entry["rank"], uid=worker.uid, pid=worker.process.pid, warm=warm)
+
+    def _source_failed(self, rank: int, epoch: int, text: str) -> None:
+        arena = self.store.find("replica", rank) or self.store.find("own", rank)
+        if arena is not None:
+            for index, info in enumerate(arena.slot_infos()):
+                if info.complete:
+                    try:
+                        arena.verify(index)
+                    except Exception:  # whatever is wrong with it: it is no source
+                        arena.empty(index)
+        self.send("bad_slot", rank=rank, epoch=epoch, reason=f"the copy on node {self.node} could not be sent: {text}")
+
+    def on_regroup(self, epoch: int) -> None:
+        for worker in self.workers.ranks():
+            worker.send("regroup", epoch=epoch)
+
+    def on_may_leave(self, epoch: int, version: int) -> None:
+        for worker in self.workers.ranks():
+            worker.send("may_leave", epoch=epoch, version=version)
+
+    def on_inject_ack(self, id: int, rank: int) -> None:
+        worker = self.workers.of_rank(rank)
+        if worker is not None:
+            worker.send("inject_ack", id=id, rank=rank)
+
+    def on_corrupt(self, rank: int, kind: str, id: int, to: int) -> None:
+        arena = self.store.find(kind, rank)
+        if arena is not None:
+            complete = [(info.version, index) for index, info in enumerate(arena.slot_infos()) if info.complete]
+            if complete:
+                arena.corrupt(max(complete)[1], 0)
+        self.send("corrupted", id=id, rank=rank, to=to)
+
+    def on_preload(self, modules: list[str], calls: list[Any]) -> None:
+        self.preload = {"modules": modules, "calls": calls}
+        self._refill_spares()
+
+    def on_fail_worker(self, rank: int, reason: str) -> None:
+        worker = self.workers.of_rank(rank)
+        if worker is not None:
+            self.say(f"rank {rank} is killed: {reason}")
+            worker.process.kill_group(9)
+
+    async def on_stop(self, code: int, signum: int) -> None:
+        self.stopping = True
+        await self.workers.end_all(_GRACE_S if code else 0.0)
+        self.store.clear()
+        self.send("stopped")
+        self.done.set()
+
+    # ---- spares -----------------------------------------------------------------------------------------------------------
+
+    def _refill_spares(self) -> None:
+        """Keep job.spares processes warming or ready; only once a live rank has said what to import."""
+        if self.preload is None or self.stopping or self.halting is not None:
+            return
+        missing = self.job.spares - len(self.workers.spares())
+        for _ in range(missing):
+            self.spare_count += 1
+            asyncio.get_running_loop().create_task(self._spare(f"n{self.node}-spare{self.spare_count}"))
+
+    async def _spare(self, uid: str) -> None:
+        worker = await self._start(uid, -1)
+        worker.send("preload", **(self.preload or {}))
+
+    # ---- from workers -----------------------------------------------------------------------------------------------------
+
+    def _from_worker(self, worker: Worker, message: Message) -> None:
+        name = message["t"]
+        if name in _FORWARDED:
+            if "rank" in message:
+                message["rank"] = worker.rank
+            self.send(**{"name": name, **{key: value for key, value in message.items() if key != "t"}})
+        elif name == "spare_ready":
+            self.send("spare_ready", uid=worker.uid)
+        elif name == "booted":
+            worker.booted = True
+        elif name == "halted":
+            worker.halted = message["epoch"]
+            if message["epoch"] == self.halting:
+                if message["sealed"] and message["version"] >= 0:
+                    self.live[worker.rank] = message["version"]
+                self._halt_progress()
+
+    def _committed(self, worker: Worker) -> None:
+        committed = worker.page.load("committed")
+        if committed and epoch_of(committed) == self.epoch and self.halting is None:
+            self.send("commit", epoch=self.epoch, versions={worker.rank: version_of(committed)})
+
+    def _exited(self, worker: Worker, code: int, at: float) -> None:
+        self.waiting_roles = {rank: entry for rank, entry in self.waiting_roles.items() if entry[0] is not worker}
+        if worker.rank < 0:
+            if not self.stopping:
+                self.send("spare_gone", uid=worker.uid)
+            return
+        sealed = worker.page.load("sealed")
+        self.live.pop(worker.rank, None)
+        self.send("worker_exit", rank=worker.rank, uid=worker.uid, code=code, tail=self.workers.tail(worker) if code else "",
+                  sealed=version_of(sealed) if sealed else -1, at=at)
+        self._halt_progress()
+
+    # ---- data -------------------------------------------------------------------------------------------------------------
+
+    def arena_for(self, hello: dict[str, Any]) -> Arena:
+        arenas = self.store.own if hello.get("kind") == "own" else self.store.replicas
+        rank = hello.get("rank")
+        if rank not in arenas:
+            raise ProtocolError(f"no arena here for {hello}")
+        return arenas[rank]
+
+    def data_arrived(self) -> None:
+        """A journal or a version came in, or a role became possible: give newcomers what they wait for."""
+        for rank, (worker, details) in list(self.waiting_roles.items()):
+            arena = self.store.own.get(rank)
+            if arena is not None and arena.journal():
+                del self.waiting_roles[rank]
+                self.workers.give_role(worker, rank, arena=arena, **details)
+        for rank, fill in list(self.fills.items()):
+            arena = self.store.own.get(rank)
+            worker = self.workers.of_rank(rank)
+            if arena is None or worker is None or fill.epoch != self.epoch:
+                continue
+            if any(i.complete and (i.epoch, i.version) == (fill.epoch, fill.version) for i in arena.slot_infos()):
+                del self.fills[rank]
+                worker.send("slot_ready", epoch=fill.epoch)

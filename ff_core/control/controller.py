@@ -1,0 +1,311 @@
+"""The controller: the job's state machine. No sockets, no clocks, no threads; `service.py` connects it to agents.
+
+In: `node_up`, `node_down`, `handle(node, message)`, `tick`. Out: an `Outbox`. Every decision of docs/protocol.md sections 3 and 4
+is made here or in `decide.py`. Start-up is in `startup.py`, one failover's data in `failover_round.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ff_core.config import FailoverConfig
+from ff_core.control.decide import Impossible
+from ff_core.control.failover_round import FailoverRound, Step
+from ff_core.control.failovers import Failovers
+from ff_core.control.job import JobSpec
+from ff_core.control.membership import Membership, Node, Rank
+from ff_core.control.messages import Message
+from ff_core.control.startup import Startup
+from ff_core.errors import ProtocolError
+from ff_core.launch.inject import parse
+
+
+class Outbox(Protocol):
+    """Where the controller's decisions go."""
+
+    def send(self, node: int, name: str, **fields: Any) -> None:
+        """A message to the agent of `node`."""
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """A line for events.jsonl."""
+
+    def say(self, text: str) -> None:
+        """A line for the person watching."""
+
+    def finish(self, code: int, summary: str) -> None:
+        """The job is over; agents must be stopped. `summary` is the last thing a person reads (may hold a traceback)."""
+
+    def now(self) -> float:
+        """Wall clock, seconds."""
+
+
+class Controller:
+    """One job's controller. Methods are called from one thread."""
+
+    def __init__(self, job: JobSpec, config: FailoverConfig, outbox: Outbox) -> None:
+        self.job, self.config, self.out = job, config, outbox
+        self.members = Membership(job.world_size)
+        self.epoch = 0
+        self.restart = 0
+        self.w = -1
+        self.startup = Startup(self)
+        self.failovers = Failovers(self)
+        self.protected = False          # arenas exist and the loop has begun on every rank
+        self.finished = False
+        self.left_version: int | None = None
+        self.preload: dict[str, Any] | None = None
+        self.fired: set[int] = set()
+        self.kill_times: dict[int, float] = {}
+        self.last_checkpoint: tuple[str, int] | None = None
+        self.protection = ""
+
+    # ---- nodes ------------------------------------------------------------------------------------------------------------
+
+    def node_up(self, node: Node) -> None:
+        """An agent proved the secret and said hello."""
+        if node.id in self.members.nodes and self.members.nodes[node.id].alive:
+            raise ProtocolError(f"node {node.id} is already connected")
+        if not 0 <= node.id < self.job.nodes:
+            raise ProtocolError(f"node {node.id} is not one of the job's {self.job.nodes} nodes")
+        if node.id in self.members.nodes:
+            raise ProtocolError(f"node {node.id} was lost; a node cannot rejoin a running job")
+        self.members.nodes[node.id] = node
+        if len(self.members.nodes) == self.job.nodes:
+            self.startup.begin()
+
+    def node_down(self, node_id: int, reason: str) -> None:
+        """An agent's stream ended or its heartbeats did: its workers end with it, its replicas are gone."""
+        node = self.members.nodes.get(node_id)
+        if node is None or not node.alive or self.finished:
+            return
+        node.alive = False
+        node.spares.clear()
+        lost = [rank for rank in self.members.on_node(node_id) if not rank.exited]
+        self.out.emit("node_lost", node=node_id, reason=reason, ranks=[rank.rank for rank in lost])
+        self.out.say(f"node {node_id} ({node.hostname}) is lost: {reason}")
+        now = self.out.now()
+        for rank in lost:
+            rank.alive, rank.leaving = False, None  # not the rank's fault: not counted against it
+        if not lost and self.protected and not self.finished:
+            self.failovers.begin(set(), f"node {node_id} lost: {reason}", now)  # its replicas must move
+        elif lost and not self.finished:
+            self._after_deaths({rank.rank for rank in lost}, f"node {node_id} lost: {reason}", now)
+
+    # ---- messages ---------------------------------------------------------------------------------------------------------
+
+    def handle(self, node: int, message: Message) -> None:
+        """One message from the agent of `node`."""
+        if self.finished and message["t"] not in ("beat", "stopped", "worker_exit"):
+            return
+        self.members.nodes[node].last_beat = self.out.now()
+        fields = {key: value for key, value in message.items() if key != "t"}
+        name = f"on_{message['t']}"
+        handler = next((getattr(part, name) for part in (self, self.startup, self.failovers) if hasattr(part, name)), None)
+        if handler is None:
+            raise ProtocolError(f"an agent must not send {message['t']!r}")
+        handler(node, **fields)
+
+    def on_beat(self, node: int, free_bytes: int) -> None:
+        self.members.nodes[node].free_bytes = free_bytes
+
+    def on_stopped(self, node: int) -> None:
+        """Only the service acts on it."""
+
+    def on_commit(self, node: int, epoch: int, versions: dict[int, int]) -> None:
+        for number, version in versions.items():
+            rank = self.members.ranks[number]
+            if epoch == self.epoch and rank.node == node:
+                rank.committed = max(rank.committed, (epoch, version))
+        self.publish_w()
+
+    def publish_w(self) -> None:
+        """Recompute W, the newest version committed by every rank in this epoch, and tell the agents if it rose."""
+        newest = min(
+            (rank.committed[1] if rank.committed[0] == self.epoch else -1) for rank in self.members.ranks.values()
+        )
+        if newest > self.w and self.failovers.settled:
+            self.w = newest
+            for other in self.members.live_nodes():
+                self.out.send(other, "w", epoch=self.epoch, version=newest)
+            self.out.emit("commit", W=newest, epoch=self.epoch)
+            if self.left_version is not None and newest > self.left_version:
+                self.left_version = None  # another loop has begun
+            self._may_leave()
+
+    def on_spare_ready(self, node: int, uid: str) -> None:
+        if uid in self.members.nodes[node].spares:
+            self.members.nodes[node].spares[uid] = True
+        self.out.emit("spare_ready", node=node, uid=uid)
+
+    def on_spare_gone(self, node: int, uid: str) -> None:
+        self.members.nodes[node].spares.pop(uid, None)
+
+    def on_preload(self, node: int, modules: list[str], calls: list[Any]) -> None:
+        if self.preload is None:
+            self.preload = {"modules": modules, "calls": calls}
+            for other in self.members.live_nodes():
+                self.out.send(other, "preload", **self.preload)
+
+    def on_hint(self, node: int, rank: int, text: str, site: str) -> None:
+        self.out.emit("hint", rank=rank, text=text, site=site)
+
+    def on_persisted(self, node: int, rank: int, path: str, version: int) -> None:
+        if self.last_checkpoint is None or version >= self.last_checkpoint[1]:
+            self.last_checkpoint = (path, version)
+            self.out.emit("persisted", path=path, version=version)
+
+    def on_inject_fired(self, node: int, rank: int, id: int, at: float, action: str) -> None:
+        """A fault is about to be injected: note it, so that it fires once per job, then let it happen."""
+        self.fired.add(id)
+        self.out.emit("injection", rank=rank, id=id, action=action, at=at)
+        if action != "corrupt-slot":
+            self.kill_times[rank] = at
+            self.out.send(node, "inject_ack", id=id, rank=rank)
+            return
+        kind = parse(self.job.injections[id]).slot
+        where = self.members.ranks[rank].holders[:1] if kind == "replica" else [node]
+        if where:
+            self.out.send(where[0], "corrupt", rank=rank, kind=kind, id=id, to=node)
+        else:
+            self.out.say(f"--inject {self.job.injections[id]!r}: rank {rank} has no replica to corrupt")
+            self.out.send(node, "inject_ack", id=id, rank=rank)
+
+    def on_corrupted(self, node: int, rank: int, id: int, to: int) -> None:
+        self.out.send(to, "inject_ack", id=id, rank=rank)
+
+    def on_worker_started(self, node: int, rank: int, uid: str, pid: int, warm: bool) -> None:
+        if rank < 0:
+            self.members.nodes[node].spares[uid] = False
+            return
+        entry = self.members.ranks[rank]
+        entry.uid, entry.node, entry.alive = uid, node, True
+        self.out.emit("worker_start", rank=rank, pid=pid, node=node, warm=warm, restart=self.restart, epoch=self.epoch)
+
+    def injections_left(self) -> list[list[Any]]:
+        """[id, text] of the injections that have not fired yet."""
+        return [[index, text] for index, text in enumerate(self.job.injections) if index not in self.fired]
+
+    # ---- deaths -----------------------------------------------------------------------------------------------------------
+
+    def on_worker_exit(self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
+        entry = self.members.by_uid(uid)
+        if entry is None or entry.rank != rank or self.finished or entry.exited:
+            return
+        entry.tail = tail
+        self.out.emit("worker_exit", rank=entry.rank, code=code, at=at)
+        if code == 0:
+            self._exited_cleanly(entry)
+            return
+        at = min(at, self.kill_times.pop(entry.rank, at))
+        cause = f"rank {entry.rank} {'was killed by signal ' + str(-code) if code < 0 else f'exited with code {code}'}"
+        self._dead(entry, cause, self._iteration_of(entry, sealed))
+        if not self.finished:
+            self._after_deaths({entry.rank}, cause, at)
+
+    def _exited_cleanly(self, entry: Rank) -> None:
+        entry.alive = False
+        if self.protected and entry.leaving is None and self.left_version is None:
+            self.finish(1, f"rank {entry.rank} exited with code 0 before training had ended on every rank; "
+                            "a script must leave its training loop on all ranks together")
+            return
+        entry.exited = True
+        if all(rank.exited for rank in self.members.ranks.values()):
+            self.finish(0, "")
+
+    def _iteration_of(self, rank: Rank, sealed: int) -> int:
+        """The iteration a rank died in: one after its last sealed version, or after v* for a newcomer that never sealed."""
+        current = self.failovers.round
+        base = current.version if current is not None and not rank.restored else self.w
+        return max(sealed, base, rank.committed[1]) + 1
+
+    def _dead(self, rank: Rank, cause: str, iteration: int) -> None:
+        rank.alive = False
+        rank.leaving = None
+        rank.failures[iteration] = rank.failures.get(iteration, 0) + 1
+        if self.protected and rank.failures[iteration] >= 2:
+            self.finish(1, f"{cause}; it failed twice in iteration {iteration}: not a hardware failure. Its last words:\n{rank.tail}")
+
+    def _after_deaths(self, dead: set[int], cause: str, at: float) -> None:
+        if not self.protected:
+            self.restart_job(f"{cause} before training was protected", dead)
+        elif self.left_version is not None and self.w <= self.left_version:
+            self.restart_job(f"{cause} after the training loop had ended on every rank", dead)
+        else:
+            self.failovers.begin(dead, cause, at)
+
+    # ---- end --------------------------------------------------------------------------------------------------------------
+
+    def on_leaving(self, node: int, rank: int, epoch: int, version: int, stats: dict[str, Any] | None = None) -> None:
+        current = self.failovers.round
+        if epoch != self.epoch or (current is not None and current.step in (Step.HALTING, Step.JOINING)):
+            return
+        entry = self.members.ranks[rank]
+        entry.leaving = version
+        if stats:
+            self.out.emit("rank_stats", rank=rank, **stats)
+        versions = {other.leaving for other in self.members.ranks.values()}
+        if None not in versions and len(versions) > 1:
+            self.finish(1, "ranks leave the training loop after different iterations: "
+                           + ", ".join(f"rank {r.rank} after {r.leaving}" for r in self.members.ranks.values()))
+            return
+        self._may_leave()
+
+    def _may_leave(self) -> None:
+        """Let everybody go once all wait with the same version and it is committed everywhere: nobody will be needed again."""
+        versions = {other.leaving for other in self.members.ranks.values()}
+        if len(versions) != 1 or None in versions:
+            return
+        (version,) = versions
+        current = self.failovers.round
+        if version is None or self.w < version:
+            return
+        self.left_version = version
+        if current is not None and current.step is Step.RESUMED:
+            self.failovers.close(current)  # the interrupted iteration was the last, there is none to redo
+        for other in self.members.ranks.values():
+            other.leaving = None
+        for node in self.members.live_nodes():
+            self.out.send(node, "may_leave", epoch=self.epoch, version=version)
+
+    def unrecoverable(self, verdict: Impossible, current: FailoverRound) -> None:
+        lost = "; ".join(f"rank {rank} can supply {versions or 'nothing'}" for rank, versions in sorted(verdict.lost.items()))
+        nxt = (f"the newest persisted checkpoint is {self.last_checkpoint[0]} (iteration {self.last_checkpoint[1]})"
+               if self.last_checkpoint else "no checkpoint was persisted by this job")
+        text = f"unrecoverable: {current.cause}: {verdict.reason}: {lost}; {nxt}"
+        self.out.emit("unrecoverable", text=text, lost={str(k): v for k, v in verdict.lost.items()}, checkpoint=self.last_checkpoint)
+        self.restart_job(text, current.dead)
+
+    def restart_job(self, reason: str, dead: set[int]) -> None:
+        """Start the whole script again, as torchrun does, or end the job."""
+        if self.restart >= self.job.max_restarts or len(self.members.live_nodes()) < self.job.nodes:
+            tails = [self.members.ranks[rank].tail for rank in sorted(dead) if self.members.ranks[rank].tail]
+            self.finish(1, reason + ("\n" + tails[0] if tails else ""))
+            return
+        self.restart += 1
+        self.epoch += 1  # fences what the old processes still say
+        self.out.emit("restart", reason=reason, restart=self.restart)
+        self.out.say(f"{reason}; starting the script again ({self.restart} of {self.job.max_restarts} restarts)")
+        nodes, failures = self.members.nodes, {r.rank: r.failures for r in self.members.ranks.values()}
+        self.members = Membership(self.job.world_size)
+        self.members.nodes = nodes
+        for number, counts in failures.items():
+            self.members.ranks[number].failures = counts if self.protected else {}
+        self.w, self.protected, self.left_version = -1, False, None
+        self.startup, self.failovers = Startup(self), Failovers(self)
+        self.startup.begin()
+
+    def finish(self, code: int, summary: str) -> None:
+        if not self.finished:
+            self.finished = True
+            self.out.emit("job_end", code=code, summary=summary)
+            self.out.finish(code, summary)
+
+    def tick(self) -> None:
+        """Deadlines: heartbeats and joining. Called a few times a second."""
+        if self.finished:
+            return
+        now = self.out.now()
+        for node in list(self.members.nodes.values()):
+            if node.alive and now - node.last_beat > self.config.heartbeat_timeout_s:
+                self.node_down(node.id, f"no heartbeat for {self.config.heartbeat_timeout_s:g} s")
+        self.failovers.tick(now)

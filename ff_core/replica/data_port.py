@@ -1,0 +1,146 @@
+"""An agent's data port: versions arrive here over TCP, and slots leave from here.
+
+Python accepts and authenticates, the engine's receiver then owns the descriptor. Connections name the epoch they belong to; one of
+a future epoch waits until this agent has got that verdict too, one of an old epoch is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ff_core.control.auth import accept_data, answer_data, connect_data
+from ff_core.copy.arena import Arena
+from ff_core.copy.receiver import Receiver
+from ff_core.copy.sender import send_slot
+from ff_core.errors import EngineError, FailoverError, ProtocolError
+from ff_core.replica.store import slot_with
+
+_HANDSHAKE_S = 10.0
+_PARK_S = 30.0
+_SEND_S = 600.0
+
+
+class DataPort:
+    """arena_for(hello) gives the arena that a verified peer may write, or raises ProtocolError. on_activity: something arrived."""
+
+    def __init__(self, secret: bytes, arena_for: Callable[[dict[str, Any]], Arena], on_activity: Callable[[], None],
+                 say: Callable[[str], None]) -> None:
+        self._secret, self._arena_for, self._on_activity, self._say = secret, arena_for, on_activity, say
+        self._epoch = 0
+        self.fenced_epoch = 0  # connections of older epochs are closed and joined
+        self._epoch_changed = asyncio.Condition()
+        self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._receiver = Receiver(self._notify_fd)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sending: set[socket.socket] = set()
+
+    async def open(self, host: str) -> tuple[str, int]:
+        """Listen on a free port of `host`; returns the address peers connect to."""
+        loop = asyncio.get_running_loop()
+        self._listener = socket.create_server((host, 0), backlog=256)
+        self._listener.setblocking(False)
+        loop.add_reader(self._notify_fd, self._notified)
+        self._spawn(self._accept())
+        address: tuple[str, int] = self._listener.getsockname()[:2]
+        return address
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _notified(self) -> None:
+        os.eventfd_read(self._notify_fd)
+        self._receiver.poll()
+        self._on_activity()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, peer = await loop.sock_accept(self._listener)
+            sock.setblocking(False)
+            self._spawn(self._welcome(sock, f"{peer[0]}:{peer[1]}"))
+
+    async def _welcome(self, sock: socket.socket, peer: str) -> None:
+        try:
+            hello = await accept_data(sock, self._secret, _HANDSHAKE_S)
+            epoch = hello.get("epoch")
+            if not isinstance(epoch, int):
+                raise ProtocolError("hello without an epoch")
+            await self._wait_epoch(epoch)
+            arena = self._arena_for(hello)
+            await answer_data(sock, True)
+            if epoch != self._epoch:
+                raise ProtocolError(f"epoch {epoch} ended during the handshake")
+            sock.setblocking(True)
+            self._receiver.attach(sock.detach(), arena, epoch)
+        except (FailoverError, OSError, asyncio.TimeoutError) as error:
+            self._say(f"data connection from {peer} closed: {error or type(error).__name__}")
+            try:
+                await answer_data(sock, False)
+            except OSError:
+                pass
+            sock.close()
+
+    async def _wait_epoch(self, epoch: int) -> None:
+        async with self._epoch_changed:
+            await asyncio.wait_for(self._epoch_changed.wait_for(lambda: self._epoch >= epoch), _PARK_S)
+        if epoch < self._epoch:
+            raise ProtocolError(f"epoch {epoch} is over, this is {self._epoch}")
+
+    async def fence(self, epoch: int) -> None:
+        """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena changes."""
+        for sock in list(self._sending):
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        await asyncio.get_running_loop().run_in_executor(None, self._receiver.fence, epoch)
+        self.fenced_epoch = epoch
+
+    def enter_epoch(self, epoch: int) -> None:
+        """The verdict is carried out: connections of `epoch` are welcome from now on."""
+
+        async def announce() -> None:
+            async with self._epoch_changed:
+                self._epoch_changed.notify_all()
+
+        self._epoch = epoch
+        self._spawn(announce())
+
+    def send(self, order: dict[str, Any], arena: Arena, epoch: int, version: int, failed: Callable[[str], None]) -> None:
+        """Stream slot (epoch, version) and the journal of `arena` to the agent named in `order`; failures of this epoch are reported."""
+
+        def run() -> None:
+            sock = connect_data(tuple(order["to"]), self._secret, {"rank": order["rank"], "kind": "own", "epoch": epoch},
+                                _HANDSHAKE_S)
+            self._sending.add(sock)
+            try:
+                send_slot(os.dup(sock.fileno()), arena, slot_with(arena, epoch, version), epoch, _SEND_S)
+            finally:
+                self._sending.discard(sock)
+                sock.close()
+
+        async def work() -> None:
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, run)
+            except (EngineError, FailoverError, OSError, TimeoutError) as error:
+                if epoch == self._epoch:
+                    failed(str(error))
+
+        self._spawn(work())
+
+    async def close(self) -> None:
+        """Stop listening, end all connections and join the engine's threads."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listener.close()
+        asyncio.get_running_loop().remove_reader(self._notify_fd)
+        await asyncio.get_running_loop().run_in_executor(None, self._receiver.close)
+        os.close(self._notify_fd)

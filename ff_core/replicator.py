@@ -1,0 +1,159 @@
+"""A worker's copies: its own arena, the engine's writer, and the connections to its holders.
+
+Decides which slot a version goes to and mends connections; when something is copied is `failover.py`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ff_core.config import FailoverConfig
+from ff_core.control.auth import connect_data
+from ff_core.copy.arena import Arena
+from ff_core.copy.page import StatusPage
+from ff_core.copy.stamps import epoch_of, version_of
+from ff_core.copy.writer import Writer
+from ff_core.errors import EngineError, ProtocolError
+from ff_core.replica.store import slot_with
+from ff_core.state.razor import Plan
+
+_CONNECT_S = 30.0
+
+
+class Replicator:
+    """Not thread-safe but for `cancel`, which the watchdog may call at any time."""
+
+    def __init__(self, rank: int, plan: Plan, arena: Arena, page: StatusPage, notify_fd: int, secret: bytes,
+                 config: FailoverConfig) -> None:
+        self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
+        self.arena = arena
+        self._writer = Writer(arena, page=page, notify_fd=notify_fd, checksum=config.checksum,
+                              bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s)
+        self._writer.set_segments([segment.for_engine() for segment in plan.segments])
+        self._holders: list[tuple[str, int]] = []
+        self.newest = -1            # newest version begun in this epoch
+        self._epoch = 0
+        self._blobs: dict[int, bytes] = {}
+
+    def connect(self, holders: Sequence[Sequence[Any]], epoch: int) -> None:
+        """Connect to the holders' agents [[node, host, port], ...]. Nothing is in flight (after open or cancel)."""
+        self._epoch, self.newest = epoch, -1
+        self._holders = [(host, port) for _, host, port in holders]
+        self._connect_all()
+
+    def _connect_all(self) -> None:
+        self._writer.clear_holders()
+        for address in self._holders:
+            hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
+            self._writer.add_holder(connect_data(address, self._secret, hello, _CONNECT_S).detach())
+
+    def begin(self, version: int) -> None:
+        """Start copying the live tensors as `version`. Returns at once."""
+        self._writer.begin(self._slot_for(version), self._epoch, version)
+        self.newest = version
+
+    def seal(self, version: int, blob: bytes) -> None:
+        """Complete `version` with its scalars if it was begun; remember them for a survivor that keeps its live tensors."""
+        self._blobs[version] = blob
+        for old in [v for v in self._blobs if v < version - 1 and v < self.committed_version()]:
+            del self._blobs[old]
+        if version == self.newest:
+            self._writer.seal(version, blob)
+
+    def recommit(self, version: int) -> None:
+        """After a verdict: make `version` durable again, from the own slot if it is whole there, else from the live tensors."""
+        infos = self.arena.slot_infos()
+        for index, info in enumerate(infos):
+            whole = info.full or not self._plan.local_bytes
+            if info.complete and (info.epoch, info.version) == (self._epoch, version) and whole:
+                self._writer.resend(index, self._epoch, version)
+                self.newest = version
+                return
+        self.begin(version)
+        self._writer.seal(version, self._blobs[version])
+
+    def _slot_for(self, version: int) -> int:
+        """The slot to write: the same version's, else an incomplete one, else the older one, which W must have passed."""
+        infos = self.arena.slot_infos()
+        for index, info in enumerate(infos):
+            if info.complete and info.version == version:
+                return index
+        for index, info in enumerate(infos):
+            if not info.complete and index != self._in_flight_slot(infos):
+                return index
+        index = min(range(len(infos)), key=lambda i: infos[i].version)
+        if infos[index].version >= self.committed_version():
+            raise EngineError(f"version {version}: both slots hold versions that are not replaceable yet "
+                              f"({[i.version for i in infos]}, W = {self.committed_version()})")
+        return index
+
+    def _in_flight_slot(self, infos: Sequence[Any]) -> int:
+        return next((i for i, info in enumerate(infos) if not info.complete and info.version == self.newest >= 0), -1)
+
+    def committed_version(self) -> int:
+        """W of this epoch as the agent published it; -1 if none yet."""
+        word = self._page.load("w_stamp")
+        return version_of(word) if word and epoch_of(word) == self._epoch else -1
+
+    def blob(self, version: int) -> bytes:
+        """Scalars of a sealed version, from this process's memory."""
+        return self._blobs[version]
+
+    def keep_blob(self, version: int, blob: bytes) -> None:
+        """The scalars that a restore brought; anything newer did not happen."""
+        self._blobs = {v: b for v, b in self._blobs.items() if v <= version}
+        self._blobs[version] = blob
+
+    def restore(self, epoch: int, version: int) -> tuple[bytes, int]:
+        """Verified slot (epoch, version) into the live tensors; returns its scalars and the bytes written.
+
+        A slot without the local part restores UNIQUE tensors only. Raises CorruptSlotError; the bad slot is emptied.
+        """
+        index = slot_with(self.arena, epoch, version)
+        full = self.arena.slot_infos()[index].full
+        wanted = [s for s in self._plan.segments if full or s.offset < self._plan.sent_bytes]
+        try:
+            self.arena.restore(index, [segment.for_engine() for segment in wanted])
+            return bytes(self.arena.blob(index)), sum(segment.bytes for segment in wanted)
+        except Exception:
+            self.arena.empty(index)
+            raise
+
+    def wait_copied(self, timeout_s: float) -> None:
+        """Until the newest version's bytes have left the live tensors. TimeoutError."""
+        if self.newest >= 0:
+            self._writer.wait_copied(self.newest, timeout_s)
+
+    def mend(self) -> bool:
+        """If a holder's connection broke although nobody died: connect again and send what is not committed. True if mended."""
+        if not self._writer.stats().holders_lost:
+            return False
+        self._writer.cancel()
+        version = self.newest
+        try:
+            self._connect_all()
+        except (OSError, ProtocolError):
+            return False
+        if version >= 0:
+            self.recommit(version)
+        return True
+
+    def stats(self) -> Any:
+        return self._writer.stats()
+
+    def cancel(self) -> None:
+        """Stop and join everything that reads live tensors, slots or sockets."""
+        self._writer.cancel()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def open_arena(fds: list[int]) -> Arena:
+    """The arena whose descriptor came with a message."""
+    arena = Arena.from_fd(fds[0])
+    for fd in fds[1:]:
+        os.close(fd)
+    return arena

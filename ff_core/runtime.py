@@ -1,0 +1,120 @@
+"""What makes a process a worker: boot and shutdown around the user's script, and the host that `ff_core.comm` needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ff_core import failover as failover_module
+from ff_core.copy.page import StatusPage
+from ff_core.errors import FailoverInterrupt
+from ff_core.failover import Failover
+from ff_core.fence import ACTIVITY_USER
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+    from ff_core.control.link import WorkerLink
+    from ff_core.control.messages import Message
+
+_STORE_TIMEOUT_S = 300.0
+_LINK_MESSAGES = frozenset(("arena", "verdict", "regroup", "may_leave", "slot_ready", "inject_ack"))
+
+
+class Host:
+    """`ff_core.comm.CommHost` for a worker."""
+
+    def __init__(self, owner: Failover) -> None:
+        self._owner = owner
+
+    @property
+    def epoch(self) -> int:
+        return self._owner.epoch
+
+    def connect_store(self) -> dist.Store:
+        """A new connection to the store that the launcher hosts."""
+        from datetime import timedelta
+
+        import torch.distributed as dist
+
+        return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
+                             timeout=timedelta(seconds=_STORE_TIMEOUT_S))
+
+    def halted(self) -> int | None:
+        return self._owner.fence.halted()
+
+    def on_failure(self, error: BaseException, site: str) -> None:
+        """A hint, never the verdict: raises FailoverInterrupt if a halt comes in time, else returns."""
+        owner = self._owner
+        owner.link.send("hint", rank=owner.rank, text=str(error).splitlines()[0][:500] if str(error) else repr(error), site=site)
+        if owner.training or owner.is_newcomer:
+            owner.fence.wait_halted(owner.config.verdict_timeout_s)
+        owner.fence.check()
+
+    def enter(self, activity: int) -> None:
+        page = self._owner.page
+        page.store("activity", activity)
+        page.store("progress", page.load("progress") + 1)
+
+    def leave(self) -> None:
+        self._owner.page.store("activity", ACTIVITY_USER)
+
+
+def boot(link: WorkerLink, role: Message, fds: list[int]) -> Failover:
+    """Make this process a worker for `role`: descriptors are status page, eventfd and, for a newcomer, its arena."""
+    page = StatusPage.from_fd(fds[0])
+    owner = Failover(link, role, page, fds[1])
+    failover_module.set_current(owner)
+    _boot_journal.clear()
+    if len(fds) > 2:
+        from ff_core.copy.arena import Arena
+
+        arena = Arena.from_fd(fds[2])
+        _boot_journal.append(bytes(arena.journal()))
+        arena.close()
+
+    def on_message(message: Message, descriptors: list[int]) -> None:
+        if message["t"] == "halt":
+            owner.halt(message["epoch"])
+        elif message["t"] in _LINK_MESSAGES:
+            owner.inbox.put(message, descriptors)
+            return
+        for fd in descriptors:
+            os.close(fd)
+
+    def on_gone() -> None:
+        os._exit(1)  # the agent is gone, and with it this rank's protection and its place in the job
+
+    link.serve(on_message, on_gone)
+    link.send("booted")
+    return owner
+
+
+_boot_journal: list[bytes] = []
+
+
+def on_torch_distributed() -> None:
+    """Import hook: torch.distributed has just been imported. Every group made from now on is swappable."""
+    owner = failover_module.current()
+    if owner is None or owner.registry is not None:
+        return
+    from ff_core import comm
+
+    replay = _boot_journal[0] if _boot_journal else None
+    owner.registry = comm.install(Host(owner), solo=owner.is_newcomer, replay=replay)
+
+
+def shutdown(failure: BaseException | None) -> None:
+    """The script has ended: with `failure`, or well. Says what an escaped interrupt means; joins the engine's threads."""
+    owner = failover_module.current()
+    if owner is None:
+        return
+    if isinstance(failure, FailoverInterrupt):
+        print(
+            f"fftrain: rank {owner.rank}: the job lost a rank while the script was outside the part that can be repeated, and this rank "
+            "could not go back. Put collectives of the training loop inside `with ff_deepspeed.iteration():`.",
+            file=sys.stderr, flush=True,
+        )
+    owner.close()
+
