@@ -2,7 +2,7 @@
 """Sets up the environment in which this project is developed, tested and demonstrated.
 
 A virtual environment with torch, DeepSpeed and the project itself, and DeepSpeed's C++ operators for the CPU compiled
-ahead, so that the first job does not spend minutes on them. Running it again only does what is missing. `make setup` is:
+ahead, so that the first job does not spend minutes on them. Running it again does what is missing. `make setup` runs:
 
     python3 scripts/setup_env.py [--venv .venv] [--torch 2.13.0]
 
