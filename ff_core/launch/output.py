@@ -74,19 +74,17 @@ class OutputPump:
         self._lock = threading.Lock()
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._streams = [_Stream("stdout", stdout, 1), _Stream("stderr", stderr, 2)]
+        self._label = b""
+        self.set_rank(rank)
         self._wake_read, self._wake_write = os.pipe()
         for fd in (stdout, stderr, self._wake_read):
             os.set_blocking(fd, False)
-        self._rank: int | None = None
-        self._label = b""
-        self.set_rank(rank)
         self._thread = threading.Thread(target=self._run, name=f"ff-output-{pid}", daemon=True)
         self._thread.start()
 
     def set_rank(self, rank: int | None) -> None:
         """From the next line on, mark and file lines under `rank`. Raises OSError if a log file cannot be opened."""
         with self._lock:
-            self._rank = rank
             name = "spare" if rank is None else str(rank)
             self._label = f"[{name}]: ".encode() if self._with_prefix else b""
             if self._log_dir is None:
@@ -131,6 +129,7 @@ class OutputPump:
                         self._flush(stream)
                     told = True
                     self._drained()
+                    del self._drained  # the process and its pump no longer hold each other
         self._close()
 
     def _read(self, stream: _Stream, only_available: bool = False) -> bool:
