@@ -18,6 +18,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 enum { FF_OK = 0, FF_EINVAL = -1, FF_ETIMEOUT = -2, FF_ECANCELLED = -3, FF_ECORRUPT = -4, FF_EIO = -5, FF_EPROTO = -6,
        FF_ENOSPACE = -7, FF_EHALTED = -8, FF_EINTERNAL = -9 };
@@ -42,9 +43,12 @@ int ff_arena_format(void* base, uint64_t bytes, const ff_arena_layout* layout);
 int ff_arena_check(const void* base, uint64_t bytes, ff_arena_layout* out); /* FF_ECORRUPT if not an arena */
 
 enum { FF_SLOT_EMPTY = 0, FF_SLOT_WRITING = 1, FF_SLOT_COMPLETE = 2 };
-typedef struct { uint32_t state; uint64_t epoch; int64_t version; uint64_t payload_bytes, blob_bytes; } ff_slot_info;
+/* payload_bytes: how much of the payload the version filled, from offset 0. full: that is all of it (a version that arrived over
+ * a socket has only the sent part, so in an arena with local_bytes > 0 it is not full and segments of the rest cannot be restored).
+ * Of a slot that is not complete only `state` is certain. */
+typedef struct { uint32_t state; uint64_t epoch; int64_t version; uint64_t payload_bytes, blob_bytes; uint32_t full, checksummed; } ff_slot_info;
 
-int ff_slot_info_get(const void* base, uint32_t slot, ff_slot_info* out);
+int ff_slot_info_get(const void* base, uint32_t slot, ff_slot_info* out); /* FF_ECORRUPT: complete, but its header is damaged */
 int ff_slot_restamp(void* base, uint32_t slot, uint64_t epoch);          /* complete slots only */
 int ff_slot_empty(void* base, uint32_t slot);
 int ff_slot_verify(const void* base, uint32_t slot);                      /* all checksums; FF_ECORRUPT names the chunk */
@@ -76,7 +80,7 @@ typedef struct {
 uint64_t ff_page_load(const uint64_t* word);
 void ff_page_store(uint64_t* word, uint64_t value);
 void ff_page_notify(ff_status_page* page);                                 /* agent: after storing w_stamp or halt_epoch */
-/* Waits until w_stamp >= stamp (FF_OK), halt_epoch > epoch (FF_EHALTED) or the deadline (FF_ETIMEOUT). */
+/* Waits until halt_epoch > epoch (FF_EHALTED, looked at first), w_stamp >= stamp (FF_OK) or the deadline (FF_ETIMEOUT). */
 int ff_page_wait_w(ff_status_page* page, uint64_t stamp, uint64_t epoch, int64_t timeout_ms);
 
 /* ---- writer (worker) ------------------------------------------------------------------------------------------------------ */
@@ -88,22 +92,32 @@ typedef struct {
   int notify_fd;               /* eventfd written after each commit; -1: none. Not owned. */
   uint64_t bandwidth_bytes_per_s; /* per holder; 0: unlimited */
   int32_t checksum;            /* 1: CRC32C, 0: none (debugging) */
+  int32_t stall_timeout_ms;    /* a holder that takes no byte and acknowledges nothing for so long is lost; 0: 30000 */
 } ff_writer_options;
 
 int ff_writer_open(const ff_writer_options* options, ff_writer** out);
 int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t count); /* once; offsets as in the payload */
-/* Holder's connection; journal (if any) is sent first. Only while no version is in flight. A holder whose connection breaks
-   is remembered as lost: versions stay uncommitted until the next cancel/add_holder. */
+/* Holder's connection; the journal (if any) is sent ahead of the next version, and again ahead of later ones when it has changed.
+   Only while no version is in flight. The descriptor is taken over (and closed) even when the call fails. A holder whose connection
+   breaks is remembered as lost: versions stay uncommitted (in flight) until the next cancel. */
 int ff_writer_add_holder(ff_writer* w, int fd);
 int ff_writer_clear_holders(ff_writer* w);
-/* Copy live tensors into `slot` from the engine's own threads and stream UNIQUE bytes to holders. Returns at once. */
+/* Copy live tensors into `slot` from the engine's own threads and stream UNIQUE bytes to holders. Returns at once. The next version
+   may begin, in another slot, while this one is still being sent; it must be sealed by then. FF_EINVAL: slot still in flight,
+   stamp not newer than the last one's, no segments; FF_ECANCELLED: a cancel is under way. */
 int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);
-/* Stream a slot that is already complete (after a verdict) to all holders. Returns at once; commits like begin+seal. */
+/* Stream a slot that is complete as (epoch, version) to all holders (after a verdict and its re-stamp). Returns at once; commits like
+   begin+seal. Checksums are verified on the way: a damaged slot is never committed, see ff_writer_check. */
 int ff_writer_resend(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);
 int ff_writer_seal(ff_writer* w, int64_t version, const void* blob, uint64_t bytes); /* copies blob; returns at once */
-int ff_writer_wait_copied(ff_writer* w, int64_t version, int64_t timeout_ms);       /* live tensors may change again */
-/* Abandons everything in flight, closes holder connections, and returns when no engine thread touches tensors, slots or sockets. */
+/* Returns when live tensors may change again. FF_ECANCELLED: the version was cancelled (they may change, too). */
+int ff_writer_wait_copied(ff_writer* w, int64_t version, int64_t timeout_ms);
+/* FF_OK, or why versions in flight cannot commit: FF_EIO and the like for a lost holder, FF_ECORRUPT for a damaged slot. */
+int ff_writer_check(ff_writer* w);
+/* Abandons everything in flight, closes holder connections, and returns when no engine thread touches tensors, slots or sockets.
+   Callable from any thread, also while others are in the calls above. The writer can be used again. */
 int ff_writer_cancel(ff_writer* w);
+/* versions: committed.  cpu_ns: of the engine's threads.  ack_wait_ns: last byte sent until acknowledged, summed over holders. */
 typedef struct { uint64_t versions, bytes_copied, bytes_sent, copy_ns, send_ns, ack_wait_ns, cpu_ns; uint64_t holders, holders_lost; } ff_writer_stats;
 int ff_writer_stats_get(ff_writer* w, ff_writer_stats* out);
 int ff_writer_close(ff_writer* w);                                          /* cancel + free */
@@ -111,18 +125,27 @@ int ff_writer_close(ff_writer* w);                                          /* c
 /* ---- receiver (agent) ---------------------------------------------------------------------------------------------------- */
 typedef struct ff_receiver ff_receiver;
 int ff_receiver_open(int notify_fd, ff_receiver** out);  /* eventfd rung after every completed version, journal or closed connection */
-/* Connection for one arena; frames of another epoch than `epoch` close it. Writes the slot that is not protected by (epoch, keep):
-   the receiver keeps the newest complete version and overwrites the other slot. */
+/* Connection for one arena (which must stay mapped until the connection is joined); frames of another epoch than `epoch`, of another
+   rank or of another layout close it. The receiver keeps the newest complete version and overwrites another slot. An older connection
+   for the same arena is closed and joined first. The descriptor is taken over (and closed) even when the call fails. */
 int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch, uint64_t* connection_id);
 /* Closes and joins every connection whose epoch is < `epoch`; afterwards none of them touches an arena. */
 int ff_receiver_fence(ff_receiver* r, uint64_t epoch);
-typedef struct { uint64_t connection_id; uint64_t last_stamp; uint64_t bytes; int32_t open; int32_t error; } ff_receiver_status;
+/* Closes and joins the connection(s) of the arena mapped at `arena`: call it before unmapping. */
+int ff_receiver_detach(ff_receiver* r, const void* arena);
+/* last_stamp: newest version completed over this connection, 0: none.  bytes: received.  journals: init journals received.
+   A closed connection is reported once (open 0, error, message) and then forgotten. error FF_OK: the peer closed between versions. */
+typedef struct { uint64_t connection_id; uint64_t last_stamp; uint64_t bytes; uint64_t journals; int32_t open; int32_t error;
+                 char message[192]; } ff_receiver_status;
 int ff_receiver_poll(ff_receiver* r, ff_receiver_status* out, size_t capacity, size_t* count);
 int ff_receiver_close(ff_receiver* r);
 
 /* ---- sender (agent): one complete slot (and the journal) to a peer's receiver; blocking, call it from a worker thread ------ */
+/* Frames carry `epoch`, which must be the slot's. Returns when the peer has acknowledged. FF_ECORRUPT: a checksum did not match here.
+   The descriptor is taken over (and closed) in every case; shutdown(2) on a duplicate of it ends the call early. */
 int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch, int64_t timeout_ms);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,99 @@
+"""Memory files: anonymous, really allocated, shared between processes by descriptor."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+
+PAGE = mmap.PAGESIZE
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes() -> int:
+    """Memory that can still be had: what the machine has available, or less where a cgroup (v2 or v1) sets a limit."""
+    available = 0
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    return min([available, *_cgroup_free()])
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None  # "max": no limit
+
+
+def _cgroup_free() -> list[int]:
+    """Free bytes under every limit that applies to this process: its own cgroup's and its ancestors'."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit_name, used_name, cache_name = _CGROUP, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, limit_name, used_name, cache_name = (
+                _CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # fmt: skip
+        else:
+            continue
+        directory = root / path.lstrip("/")
+        while True:
+            limit, used = _number(directory / limit_name), _number(directory / used_name)
+            if limit is not None and used is not None:
+                found.append(max(0, limit - used + _reclaimable(directory / "memory.stat", cache_name)))
+            if directory == root or root not in directory.parents:
+                break
+            directory = directory.parent
+    return found
+
+
+def _reclaimable(stat: Path, name: str) -> int:
+    """Page cache that the kernel gives back before it refuses memory."""
+    try:
+        for line in stat.read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+    except OSError:
+        pass
+    return 0
+
+
+def allocate(name: str, size: int) -> int:
+    """A memfd of `size` bytes whose pages exist: later use cannot fail for lack of memory. Returns the descriptor (close-on-exec).
+
+    Raises MemoryError with the bytes needed and free.
+    """
+    free = free_bytes()
+    if size > free:
+        raise MemoryError(f"{name}: {size} bytes needed, {free} bytes free")
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        os.close(fd)
+        raise MemoryError(f"{name}: {size} bytes needed, {free_bytes()} bytes free ({error.strerror})") from error
+    return fd
+
+
+class Mapping:
+    """A shared read-write mapping of a memfd, with its address for the engine."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._pin: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(self._pin)
+        self.bytes = size
+
+    def close(self) -> None:
+        """Unmap. Nobody may use the address any more."""
+        self._pin = None
+        self._map.close()

@@ -1,0 +1,129 @@
+"""A worker's writer: copies live tensors into a slot of its own arena and on to its holders, from the engine's threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+
+from ff_core.copy.arena import Arena, Segment, segment_array
+from ff_core.copy.binding import ETIMEOUT, CWriterOptions, CWriterStats, check, engine
+from ff_core.copy.page import StatusPage
+from ff_core.errors import EngineError
+
+_SLICE_S = 0.25  # see page.py
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStats:
+    """Since the writer was opened. versions: committed.  *_ns: summed over threads.  holders_lost: of `holders`, now."""
+
+    versions: int
+    bytes_copied: int
+    bytes_sent: int
+    copy_ns: int
+    send_ns: int
+    ack_wait_ns: int
+    cpu_ns: int
+    holders: int
+    holders_lost: int
+
+
+class Writer:
+    """begin() -> seal() -> committed, once per version; cancel() at any time from any thread.
+
+    A version is committed when the own slot is complete and every holder has acknowledged it: the engine then writes the page's
+    `committed` word and rings `notify_fd`. Calls return at once unless they say "wait". After a fork the child's copy is dead.
+    """
+
+    def __init__(self, arena: Arena, page: StatusPage | None = None, notify_fd: int = -1, *, bandwidth_bytes_per_s: int | None = None,
+                 checksum: bool = True, stall_timeout_s: float = 30.0) -> None:  # fmt: skip
+        """bandwidth_bytes_per_s: per holder; None or 0: unlimited.  checksum=False is for debugging only.
+        stall_timeout_s: a holder that takes no byte and acknowledges nothing for so long counts as lost.
+        """
+        self._pid = os.getpid()
+        self._arena, self._page = arena, page  # their memory must stay mapped
+        self._handle: int | None = None
+        options = CWriterOptions(arena.address, arena.bytes, page.address if page else None, notify_fd, bandwidth_bytes_per_s or 0,
+                                 int(checksum), max(1, int(stall_timeout_s * 1000)))  # fmt: skip
+        handle = ctypes.c_void_p()
+        check(engine().ff_writer_open(ctypes.byref(options), ctypes.byref(handle)))
+        self._handle = handle.value
+        arena.hold()
+
+    def _open(self) -> int:
+        if self._handle is None:
+            raise EngineError("the writer is closed")
+        if os.getpid() != self._pid:
+            raise EngineError("the writer belongs to the parent process: a forked child cannot use it")
+        return self._handle
+
+    def set_segments(self, segments: Iterable[Segment]) -> None:
+        """What to copy: (address, bytes, payload offset, device). Tensors must stay where they are. Nothing may be in flight."""
+        array = segment_array(segments)
+        check(engine().ff_writer_set_segments(self._open(), array, len(array)))
+
+    def add_holder(self, fd: int) -> None:
+        """Send to the receiver behind this connected, authenticated stream socket too. Takes `fd` over. Nothing may be in flight."""
+        check(engine().ff_writer_add_holder(self._open(), fd))
+
+    def clear_holders(self) -> None:
+        """Close and forget all holders. Nothing may be in flight."""
+        check(engine().ff_writer_clear_holders(self._open()))
+
+    def begin(self, slot: int, epoch: int, version: int) -> None:
+        """Start copying the live tensors into `slot` as (epoch, version). They must not change until wait_copied() returns.
+
+        The previous version may still be on its way if it is sealed and in another slot. EngineError; CopyCancelled during a cancel.
+        """
+        check(engine().ff_writer_begin(self._open(), slot, epoch, version))
+
+    def resend(self, slot: int, epoch: int, version: int) -> None:
+        """Send a slot that is complete as (epoch, version) to all holders, and commit it. A damaged one never commits: see check()."""
+        check(engine().ff_writer_resend(self._open(), slot, epoch, version))
+
+    def seal(self, version: int, blob: bytes) -> None:
+        """Complete the version with its scalars (copied). Before or after the tensors are copied. CopyCancelled: it was cancelled."""
+        check(engine().ff_writer_seal(self._open(), version, blob, len(blob)))
+
+    def wait_copied(self, version: int, timeout_s: float) -> None:
+        """Wait until the engine has read all live tensors of `version`. TimeoutError; CopyCancelled: nobody reads them any more."""
+        end = monotonic() + timeout_s
+        while True:
+            left = end - monotonic()
+            code = engine().ff_writer_wait_copied(self._open(), version, int(max(0.0, min(left, _SLICE_S)) * 1000) + (left > 0))
+            if code == ETIMEOUT and left > _SLICE_S:
+                continue
+            check(code)
+            return
+
+    def check(self) -> None:
+        """Raise why versions in flight cannot commit (lost holder: EngineError, ProtocolError or TimeoutError; damaged slot:
+        CorruptSlotError); return if nothing is wrong."""
+        check(engine().ff_writer_check(self._open()))
+
+    def cancel(self) -> None:
+        """Abandon what is in flight and drop the holders. Afterwards no engine thread touches tensors, slots or sockets."""
+        check(engine().ff_writer_cancel(self._open()))
+
+    def stats(self) -> WriterStats:
+        stats = CWriterStats()
+        check(engine().ff_writer_stats_get(self._open(), ctypes.byref(stats)))
+        return WriterStats(**{name: getattr(stats, name) for name, *_ in CWriterStats._fields_})
+
+    def close(self) -> None:
+        """Cancel and free. Idempotent; in a forked child it does nothing."""
+        if self._handle is None or os.getpid() != self._pid:
+            return
+        handle, self._handle = self._handle, None
+        check(engine().ff_writer_close(handle))
+        self._arena.release()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""C++ sources of the copy engine (interface: ff_engine.h) and their build."""

@@ -1,0 +1,122 @@
+"""Builds the copy engine's shared library. Needs a C++17 compiler and nothing else: no torch, no CUDA, no Python headers.
+
+    python -m ff_core.csrc.build                 # in place: ff_core/copy/_ff_engine.so
+    python -m ff_core.csrc.build --out DIR/x.so --sanitize thread
+
+The compiler is $CXX, else g++, else c++. Standard library only, so that setup.py can call build() before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCE_DIR = Path(__file__).resolve().parent
+LIBRARY = SOURCE_DIR.parent / "copy" / "_ff_engine.so"
+SANITIZERS = ("address", "thread", "undefined")
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+
+
+class BuildError(RuntimeError):
+    """The compiler is missing or failed; the message carries its output."""
+
+
+def compiler() -> list[str]:
+    """The C++ compiler's command, from $CXX or the first of g++ and c++ that exists."""
+    if os.environ.get("CXX"):
+        return shlex.split(os.environ["CXX"])
+    for name in ("g++", "c++"):
+        if shutil.which(name):
+            return [name]
+    raise BuildError("no C++ compiler: install g++ (Debian: apt install g++) or set CXX")
+
+
+def flags(sanitize: str | None) -> list[str]:
+    """Compile flags. No -march: what needs newer instructions is chosen at run time."""
+    if sanitize is None:
+        return ["-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-pthread", "-fvisibility=hidden", *WARNINGS]
+    if sanitize not in SANITIZERS:
+        raise ValueError(f"sanitize is {sanitize!r}, allowed are {', '.join(SANITIZERS)} or None")
+    checks = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+    return ["-std=c++17", "-O1", "-g", "-fPIC", "-pthread", "-fvisibility=hidden", *WARNINGS, *checks]
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"cannot run {command[0]}: {error}") from error
+    if done.returncode != 0:
+        raise BuildError(f"{shlex.join(command)} failed with code {done.returncode}:\n{done.stdout}")
+
+
+def compile_objects(directory: Path, sanitize: str | None = None, extra: list[Path] | None = None) -> list[Path]:
+    """Compiles every source of the engine (and `extra`) into `directory`; returns the object files."""
+    base = [*compiler(), *flags(sanitize), f"-I{SOURCE_DIR}", "-c"]
+    sources = sorted(SOURCE_DIR.glob("*.cpp")) + (extra or [])
+    objects = [directory / f"{source.stem}.o" for source in sources]
+    commands = [[*base, str(source), "-o", str(obj)] for source, obj in zip(sources, objects, strict=True)]
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        list(pool.map(_run, commands))
+    return objects
+
+
+def link(objects: list[Path], out: Path, sanitize: str | None = None, shared: bool = True) -> Path:
+    """Links `objects` into a shared library or, with shared=False, a program. `out` appears whole or not at all."""
+    command = [*compiler(), *flags(sanitize), *(str(obj) for obj in objects)]
+    if shared:
+        command.append("-shared")
+    if sanitize is None:
+        # Self-contained: a Python that brings an older libstdc++ (conda) must not break it.
+        command += ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s"]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        _run([*command, "-o", str(partial)])
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out
+
+
+def build(out: Path, sanitize: str | None = None) -> Path:
+    """Compiles and links the engine into the shared library `out` and returns it.
+
+    sanitize: None, "address", "thread" or "undefined".  Raises BuildError with the compiler's output, ValueError for an
+    unknown sanitizer.
+    """
+    flags(sanitize)
+    with tempfile.TemporaryDirectory(prefix="ff-engine-") as directory:
+        return link(compile_objects(Path(directory), sanitize), Path(out), sanitize)
+
+
+def is_current(library: Path = LIBRARY) -> bool:
+    """Whether `library` exists and is newer than every source."""
+    if not library.exists():
+        return False
+    sources = [*SOURCE_DIR.glob("*.cpp"), *SOURCE_DIR.glob("*.h"), Path(__file__)]
+    return library.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ff_core.csrc.build", description="build the copy engine")
+    parser.add_argument("--out", type=Path, default=LIBRARY, help="where the library goes (default: in place)")
+    parser.add_argument("--sanitize", choices=SANITIZERS, help="build with a sanitizer")
+    parser.add_argument("--if-needed", action="store_true", help="do nothing when the library is newer than its sources")
+    arguments = parser.parse_args()
+    if arguments.if_needed and arguments.sanitize is None and is_current(arguments.out):
+        return
+    try:
+        print(build(arguments.out, arguments.sanitize))
+    except BuildError as error:
+        raise SystemExit(f"engine build failed: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+// The C interface of writer and receiver: handles, null checks, exceptions to codes.
+#include <cstdio>
+
+#include "crc32c.h"
+#include "error.h"
+#include "receiver.h"
+#include "writer.h"
+
+struct ff_writer {
+  explicit ff_writer(const ff_writer_options& options) : writer(options) {}
+  ff::Writer writer;
+};
+
+struct ff_receiver {
+  explicit ff_receiver(int notify_fd) : receiver(notify_fd) {}
+  ff::Receiver receiver;
+};
+
+namespace {
+
+template <class T>
+T& not_null(T* pointer, const char* what) {
+  if (pointer == nullptr) ff::raise(FF_EINVAL, "%s is null", what);
+  return *pointer;
+}
+
+// Runs `body` on the writer and returns FF_OK.
+template <class Body>
+int with(ff_writer* w, Body&& body) {
+  return ff::guarded([&] {
+    body(not_null(w, "writer").writer);
+    return FF_OK;
+  });
+}
+
+template <class Body>
+int with(ff_receiver* r, Body&& body) {
+  return ff::guarded([&] {
+    body(not_null(r, "receiver").receiver);
+    return FF_OK;
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* ff_build_info(void) {
+  static const std::string text = [] {
+    char buffer[256];
+    std::snprintf(buffer, sizeof buffer, R"({"compiler": "%s", "crc32c": "%s", "cuda": null, "transports": ["tcp"]})",
+                  "gcc-compatible " __VERSION__, ff::crc32c_implementation());
+    return std::string(buffer);
+  }();
+  return text.c_str();
+}
+
+int ff_writer_open(const ff_writer_options* options, ff_writer** out) {
+  return ff::guarded([&] {
+    auto writer = std::make_unique<ff_writer>(not_null(options, "options"));
+    not_null(out, "result pointer") = writer.release();
+    return FF_OK;
+  });
+}
+
+int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t count) {
+  return with(w, [&](ff::Writer& writer) {
+    if (count > 0) not_null(segments, "segments");
+    writer.set_segments(segments, count);
+  });
+}
+
+int ff_writer_add_holder(ff_writer* w, int fd) {
+  ff::UniqueFd owned(w == nullptr ? fd : -1);  // taken over in every case
+  return with(w, [&](ff::Writer& writer) { writer.add_holder(fd); });
+}
+
+int ff_writer_clear_holders(ff_writer* w) {
+  return with(w, [](ff::Writer& writer) { writer.clear_holders(); });
+}
+
+int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version) {
+  return with(w, [&](ff::Writer& writer) { writer.begin(slot, epoch, version); });
+}
+
+int ff_writer_resend(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version) {
+  return with(w, [&](ff::Writer& writer) { writer.resend(slot, epoch, version); });
+}
+
+int ff_writer_seal(ff_writer* w, int64_t version, const void* blob, uint64_t bytes) {
+  return with(w, [&](ff::Writer& writer) { writer.seal(version, blob, bytes); });
+}
+
+int ff_writer_wait_copied(ff_writer* w, int64_t version, int64_t timeout_ms) {
+  return with(w, [&](ff::Writer& writer) { writer.wait_copied(version, timeout_ms); });
+}
+
+int ff_writer_check(ff_writer* w) {
+  return with(w, [](ff::Writer& writer) { writer.check(); });
+}
+
+int ff_writer_cancel(ff_writer* w) {
+  return with(w, [](ff::Writer& writer) { writer.cancel(); });
+}
+
+int ff_writer_stats_get(ff_writer* w, ff_writer_stats* out) {
+  return with(w, [&](ff::Writer& writer) { not_null(out, "result pointer") = writer.stats(); });
+}
+
+int ff_writer_close(ff_writer* w) {
+  return ff::guarded([&] {
+    const std::unique_ptr<ff_writer> owned(&not_null(w, "writer"));
+    return FF_OK;
+  });
+}
+
+int ff_receiver_open(int notify_fd, ff_receiver** out) {
+  return ff::guarded([&] {
+    auto receiver = std::make_unique<ff_receiver>(notify_fd);
+    not_null(out, "result pointer") = receiver.release();
+    return FF_OK;
+  });
+}
+
+int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch, uint64_t* connection_id) {
+  ff::UniqueFd owned(r == nullptr ? fd : -1);
+  return with(r, [&](ff::Receiver& receiver) {
+    const uint64_t id = receiver.attach(fd, arena, arena_bytes, epoch);
+    if (connection_id != nullptr) *connection_id = id;
+  });
+}
+
+int ff_receiver_detach(ff_receiver* r, const void* arena) {
+  return with(r, [&](ff::Receiver& receiver) { receiver.detach(arena); });
+}
+
+int ff_receiver_fence(ff_receiver* r, uint64_t epoch) {
+  return with(r, [&](ff::Receiver& receiver) { receiver.fence(epoch); });
+}
+
+int ff_receiver_poll(ff_receiver* r, ff_receiver_status* out, size_t capacity, size_t* count) {
+  return with(r, [&](ff::Receiver& receiver) {
+    if (capacity > 0) not_null(out, "result array");
+    not_null(count, "count") = receiver.poll(out, capacity);
+  });
+}
+
+int ff_receiver_close(ff_receiver* r) {
+  return ff::guarded([&] {
+    const std::unique_ptr<ff_receiver> owned(&not_null(r, "receiver"));
+    return FF_OK;
+  });
+}
+
+}

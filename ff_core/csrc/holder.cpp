@@ -1,0 +1,187 @@
+#include "holder.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "crc32c.h"
+
+namespace ff {
+
+HolderLink::HolderLink(UniqueFd fd, const ArenaView& arena, const LinkOptions& options, Counters& counters, LinkOwner& owner)
+    : arena_(arena), options_(options), counters_(counters), owner_(owner), stream_(std::move(fd)), pacer_(options.bandwidth_bytes_per_s) {
+  thread_ = start_thread("ff-send", [this] { run(); });
+}
+
+HolderLink::~HolderLink() { stop(); }
+
+void HolderLink::stop() {
+  stopping_.store(true);
+  stream_.shutdown();
+  bell_.ring();
+  if (thread_.joinable()) thread_.join();
+}
+
+void HolderLink::enqueue(std::shared_ptr<Flight> flight) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    queue_.push_back(std::move(flight));
+  }
+  bell_.ring();
+}
+
+std::shared_ptr<Flight> HolderLink::next() {
+  std::shared_ptr<Flight> flight;
+  wait(
+      [&] {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (queue_.empty()) return false;
+        flight = std::move(queue_.front());
+        queue_.pop_front();
+        return true;
+      },
+      INT64_MAX);
+  return flight;
+}
+
+void HolderLink::run() noexcept {
+  CpuMeter cpu;
+  try {
+    for (;;) {
+      const std::shared_ptr<Flight> flight = next();
+      send_version(*flight);
+      unacknowledged_.push_back({flight, monotonic_ns()});
+      counters_.cpu_ns += cpu.lap();
+    }
+  } catch (const Stopped&) {
+  } catch (const std::exception& error) {
+    stream_.shutdown();  // the peer shall know at once, whatever it was
+    const auto* known = dynamic_cast<const Error*>(&error);
+    if (!stopping_) owner_.on_lost(Error(known != nullptr ? known->code() : FF_EINTERNAL, error.what()));
+  }
+  counters_.cpu_ns += cpu.lap();
+}
+
+void HolderLink::wait(const std::function<bool()>& ready, int64_t until_ns) {
+  for (;;) {
+    if (stopping_) throw Stopped();
+    if (ready()) return;
+    const int64_t now = monotonic_ns();
+    if (now >= until_ns) return;
+    int64_t end = until_ns;
+    if (!unacknowledged_.empty()) {
+      const int64_t late = unacknowledged_.front().sent_ns + options_.stall_ms * 1000000;
+      if (now >= late) raise(FF_ETIMEOUT, "no acknowledgement for %lld ms", static_cast<long long>(options_.stall_ms));
+      end = std::min(end, late);
+    }
+    timespec timeout{};
+    if (end != INT64_MAX) timeout = {(end - now) / 1000000000, (end - now) % 1000000000};
+    pollfd waits[2] = {{bell_.fd(), POLLIN, 0}, {stream_.fd(), POLLIN, 0}};
+    if (::ppoll(waits, 2, end == INT64_MAX ? nullptr : &timeout, nullptr) < 0) {
+      if (errno == EINTR) continue;
+      raise_errno(errno, "poll");
+    }
+    if (waits[0].revents != 0) bell_.silence();
+    if (waits[1].revents != 0 && !stopping_) read_acknowledgements();
+  }
+}
+
+void HolderLink::send_data(const FrameHeader& frame, const uint8_t* data) {
+  const Patience patience{options_.stall_ms, Deadline::never()};
+  if (!pacer_.limited()) {
+    const int64_t start = monotonic_ns();
+    send_frame(stream_, frame, data, patience);
+    counters_.send_ns += static_cast<uint64_t>(monotonic_ns() - start);
+  } else {
+    FrameHeader sealed = frame;
+    seal_frame(sealed);
+    iovec head{&sealed, sizeof sealed};
+    stream_.send(&head, 1, patience);
+    for (uint64_t sent = 0; sent < frame.length;) {
+      const uint64_t piece = std::min(pacer_.piece(), frame.length - sent);
+      wait([] { return false; }, pacer_.book(piece, monotonic_ns()));
+      const int64_t start = monotonic_ns();
+      iovec part{const_cast<uint8_t*>(data) + sent, static_cast<size_t>(piece)};
+      stream_.send(&part, 1, patience);
+      counters_.send_ns += static_cast<uint64_t>(monotonic_ns() - start);
+      sent += piece;
+    }
+  }
+  counters_.bytes_sent += sizeof frame + frame.length;
+}
+
+void HolderLink::send_version(const Flight& flight) {
+  const Geometry& geometry = arena_.geometry();
+  const uint32_t rank = arena_.layout().rank;
+  const SlotView slot(arena_, flight.slot);
+
+  if (flight.journal) {
+    FrameHeader frame = make_frame(FrameType::kJournal, rank, flight.epoch, -1);
+    frame.length = flight.journal->size();
+    frame.data_crc = crc32c(0, flight.journal->data(), flight.journal->size());
+    send_data(frame, flight.journal->data());
+  }
+  const BeginBody body{arena_.layout().sent_bytes, arena_.layout().chunk_bytes};
+  FrameHeader begin = make_frame(FrameType::kBegin, rank, flight.epoch, flight.version);
+  begin.flags = flight.checksummed ? kChecksummed : 0;
+  begin.length = sizeof body;
+  begin.data_crc = crc32c(0, &body, sizeof body);
+  send_data(begin, reinterpret_cast<const uint8_t*>(&body));
+
+  for (uint32_t chunk = 0; chunk < geometry.sent_chunks(); ++chunk) {
+    if (flight.ready.load(std::memory_order_acquire) <= chunk) {
+      wait([&] { return flight.ready.load(std::memory_order_acquire) > chunk; }, INT64_MAX);
+    }
+    if (!unacknowledged_.empty()) read_acknowledgements();
+    const Range range = geometry.chunk(chunk);
+    FrameHeader frame = make_frame(FrameType::kChunk, rank, flight.epoch, flight.version);
+    frame.index = chunk;
+    frame.length = range.bytes;
+    frame.data_crc = flight.checksummed ? slot.table()[chunk] : 0;
+    send_data(frame, slot.payload() + range.offset);
+  }
+  wait([&] { return flight.blob_ready.load(std::memory_order_acquire); }, INT64_MAX);
+  FrameHeader blob = make_frame(FrameType::kBlob, rank, flight.epoch, flight.version);
+  blob.length = flight.blob_bytes;
+  blob.data_crc = flight.blob_crc;
+  send_data(blob, slot.blob());
+}
+
+void HolderLink::read_acknowledgements() {
+  while (const size_t got = stream_.receive_some(inbox_ + inbox_bytes_, sizeof inbox_ - inbox_bytes_)) {
+    inbox_bytes_ += got;
+    while (inbox_bytes_ >= sizeof(FrameHeader)) {
+      const size_t before = inbox_bytes_;
+      handle_frame();
+      if (inbox_bytes_ == before) break;  // a longer frame, not all here yet
+    }
+  }
+}
+
+void HolderLink::handle_frame() {
+  FrameHeader frame;
+  std::memcpy(&frame, inbox_, sizeof frame);
+  check_frame(frame);
+  if (frame.type == static_cast<uint16_t>(FrameType::kReject)) {
+    if (frame.length > kMaxRejectText) raise(FF_EPROTO, "REJECT of %llu bytes", static_cast<unsigned long long>(frame.length));
+    if (inbox_bytes_ < sizeof frame + frame.length) return;
+    raise(FF_EPROTO, "the holder refused: %.*s", static_cast<int>(frame.length), reinterpret_cast<const char*>(inbox_ + sizeof frame));
+  }
+  if (frame.type != static_cast<uint16_t>(FrameType::kAck) || frame.length != 0) {
+    raise(FF_EPROTO, "unexpected %s frame of %llu bytes from a holder", name_of(frame.type), static_cast<unsigned long long>(frame.length));
+  }
+  if (unacknowledged_.empty()) raise(FF_EPROTO, "acknowledgement of a version that was not sent");
+  const auto [flight, sent_ns] = unacknowledged_.front();
+  if (frame.epoch != flight->epoch || frame.version != flight->version || frame.rank != arena_.layout().rank) {
+    raise(FF_EPROTO, "acknowledgement of (%llu, %lld), expected (%llu, %lld)", static_cast<unsigned long long>(frame.epoch),
+          static_cast<long long>(frame.version), static_cast<unsigned long long>(flight->epoch), static_cast<long long>(flight->version));
+  }
+  unacknowledged_.pop_front();
+  counters_.ack_wait_ns += static_cast<uint64_t>(monotonic_ns() - sent_ns);
+  inbox_bytes_ -= sizeof frame;
+  std::memmove(inbox_, inbox_ + sizeof frame, inbox_bytes_);
+  owner_.on_acknowledged(*flight);
+}
+
+}  // namespace ff

@@ -1,0 +1,91 @@
+// The receiver takes versions off connections and puts them into slots, one thread per connection.
+//
+// A connection belongs to one arena and one epoch. Anything that does not fit (frame of another epoch, rank or layout, wrong
+// checksum, wrong order, wrong length) ends the connection with one message; the slot being written stays WRITING, every other
+// slot stays as it is. An arena has at most one connection, so a slot never has two writers.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "arena.h"
+#include "fd.h"
+#include "slot.h"
+#include "stream.h"
+#include "thread.h"
+#include "wire.h"
+
+namespace ff {
+
+class Connection {
+ public:
+  Connection(uint64_t id, UniqueFd fd, void* arena, uint64_t arena_bytes, uint64_t epoch, const Bell& bell);
+  ~Connection();  // stop()
+
+  void interrupt();  // shuts the socket down: the thread ends soon
+  void stop();       // interrupt() and join: afterwards the arena is not touched
+  uint64_t epoch() const { return epoch_; }
+  const void* arena_address() const { return arena_.at(0); }
+  bool finished() const { return finished_.load(); }
+  ff_receiver_status status() const;
+
+ private:
+  void run() noexcept;
+  void serve();
+  void on_journal(const FrameHeader& frame);
+  void on_begin(const FrameHeader& frame);
+  void on_chunk(const FrameHeader& frame);
+  void on_blob(const FrameHeader& frame);
+  void check_version(const FrameHeader& frame) const;
+  uint32_t receive_data(void* target, uint64_t bytes, bool checksum);
+  void expect_crc(const FrameHeader& frame, uint32_t crc) const;
+  uint32_t choose_slot(uint64_t stamp) const;
+  void reply(FrameType type, int64_t version, const std::string& text);
+
+  const uint64_t id_;
+  const ArenaView arena_;
+  const uint64_t epoch_;
+  const Bell& bell_;
+  Stream stream_;
+
+  // The version being received; the thread's own.
+  struct Arriving {
+    uint32_t slot;
+    int64_t version;
+    bool checksummed;
+    uint32_t next_chunk;
+  };
+  std::unique_ptr<Arriving> arriving_;
+
+  std::atomic<uint64_t> last_stamp_{0}, bytes_{0}, journals_{0};
+  std::atomic<bool> stopping_{false}, finished_{false};
+  int error_ = FF_OK;  // these two: written before finished_, read after it
+  std::string message_;
+  std::thread thread_;
+};
+
+class Receiver {
+ public:
+  explicit Receiver(int notify_fd) : bell_(notify_fd) {}
+
+  uint64_t attach(int fd, void* arena, uint64_t arena_bytes, uint64_t epoch);
+  void detach(const void* arena);
+  void fence(uint64_t epoch);
+  size_t poll(ff_receiver_status* out, size_t capacity);
+
+ private:
+  using Connections = std::vector<std::unique_ptr<Connection>>;
+  template <class Match>
+  void stop_where(Match match);  // under mutex_
+
+  const Bell bell_;  // outlives the connections
+  std::mutex mutex_;
+  uint64_t epoch_ = 0;  // connections of older ones are refused
+  uint64_t next_id_ = 1;
+  Connections connections_;
+};
+
+}  // namespace ff

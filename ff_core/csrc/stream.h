@@ -1,0 +1,48 @@
+// A connected stream socket (TCP or AF_UNIX) that the engine owns. Sends and receives are blocking; shutdown() from another thread
+// ends them at once. Every socket call of the engine is in here.
+#pragma once
+#include <sys/uio.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "fd.h"
+
+namespace ff {
+
+// How long a transfer may take. stall_ms: without a single byte moving; end: altogether.
+struct Patience {
+  int64_t stall_ms;
+  Deadline end;
+};
+
+class Stream {
+ public:
+  explicit Stream(UniqueFd fd);  // FF_EIO, FF_EINVAL: not a connected stream socket
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  // All bytes of all parts; the array is used up. FF_EIO: broken; FF_ETIMEOUT: patience ended.
+  void send(iovec* parts, int count, const Patience& patience);
+  // Exactly `bytes`. Returns false if the peer closed before the first; FF_EIO if it closed in between. Waits without limit:
+  // the owner ends the wait with shutdown().
+  bool receive(void* data, size_t bytes);
+  // What is there, at most `bytes`; 0: nothing yet. FF_EIO: closed or broken.
+  size_t receive_some(void* data, size_t bytes);
+  void shutdown() noexcept;
+  int fd() const { return fd_.get(); }
+
+ private:
+  UniqueFd fd_;
+};
+
+// In a child process made by fork, engine threads do not exist and its copies of the sockets would keep the peers from
+// noticing the parent's death: Streams register here, and a pthread_atfork handler closes them in the child.
+namespace forked {
+void remember(int fd);
+void forget(int fd);
+}  // namespace forked
+
+}  // namespace ff

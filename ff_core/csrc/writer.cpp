@@ -1,0 +1,262 @@
+#include "writer.h"
+
+#include <cstring>
+
+#include "error.h"
+
+namespace ff {
+namespace {
+
+using ull = unsigned long long;
+constexpr int64_t kDefaultStallMs = 30000;
+
+const ff_writer_options& checked(const ff_writer_options& options) {
+  if (options.stall_timeout_ms < 0) raise(FF_EINVAL, "stall_timeout_ms is %d, it must not be negative", options.stall_timeout_ms);
+  if (options.checksum != 0 && options.checksum != 1) raise(FF_EINVAL, "checksum is %d, allowed are 0 and 1", options.checksum);
+  return options;
+}
+
+}  // namespace
+
+Writer::Writer(const ff_writer_options& options)
+    : arena_(checked(options).arena, options.arena_bytes),
+      page_(options.page),
+      notify_(options.notify_fd),
+      checksum_(options.checksum == 1),
+      link_options_{options.bandwidth_bytes_per_s, options.stall_timeout_ms == 0 ? kDefaultStallMs : options.stall_timeout_ms} {
+  copy_thread_ = start_thread("ff-copy", [this] { run_copies(); });
+}
+
+Writer::~Writer() {
+  cancel();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  copy_thread_.join();
+}
+
+void Writer::check_idle(const char* what) const {
+  if (cancelling_) raise(FF_ECANCELLED, "%s: a cancel is under way", what);
+  if (flights_.empty()) return;
+  raise(FF_EINVAL, "%s: version (%llu, %lld) is in flight; wait until it is committed, or cancel", what, ull{flights_.front()->epoch},
+        static_cast<long long>(flights_.front()->version));
+}
+
+void Writer::set_segments(const ff_segment* segments, size_t count) {
+  const std::lock_guard<std::mutex> control(control_);
+  auto map = std::make_unique<const SegmentMap>(segments, count, arena_.geometry());
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_idle("set_segments");
+  segments_ = std::move(map);
+}
+
+void Writer::add_holder(int fd) {
+  UniqueFd owned(fd);
+  const std::lock_guard<std::mutex> control(control_);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check_idle("add_holder");
+  }
+  auto link = std::make_unique<HolderLink>(std::move(owned), arena_, link_options_, counters_, *this);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  links_.push_back(std::move(link));
+  journal_sequence_ = 0;  // the new one has none
+}
+
+void Writer::clear_holders() {
+  const std::lock_guard<std::mutex> control(control_);
+  std::vector<std::unique_ptr<HolderLink>> links;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check_idle("clear_holders");
+    links.swap(links_);
+  }
+  for (auto& link : links) link->stop();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  lost_ = 0;
+  problem_ = FF_OK;
+}
+
+std::shared_ptr<Flight> Writer::find(int64_t version) const {
+  for (const auto& flight : flights_) {
+    if (flight->version == version) return flight;
+  }
+  return nullptr;
+}
+
+void Writer::check_launch(uint32_t slot, uint64_t epoch, int64_t version) const {
+  check_stamp(epoch, version);
+  const SlotView view(arena_, slot);
+  if (cancelling_) raise(FF_ECANCELLED, "version (%llu, %lld): a cancel is under way", ull{epoch}, static_cast<long long>(version));
+  const uint64_t stamp = make_stamp(epoch, version);
+  for (const auto& flight : flights_) {
+    const auto flying = static_cast<long long>(flight->version);
+    if (flight->slot == slot) raise(FF_EINVAL, "slot %u still holds version (%llu, %lld), which is in flight", slot, ull{flight->epoch}, flying);
+    if (!flight->sealed) raise(FF_EINVAL, "version (%llu, %lld) is in flight and not sealed yet", ull{flight->epoch}, flying);
+    if (flight->stamp() >= stamp) {
+      raise(FF_EINVAL, "version (%llu, %lld) is not newer than (%llu, %lld), which is in flight", ull{epoch}, static_cast<long long>(version),
+            ull{flight->epoch}, flying);
+    }
+  }
+  if (stamp < last_stamp_) {
+    raise(FF_EINVAL, "version (%llu, %lld) is older than the last one, (%llu, %lld)", ull{epoch}, static_cast<long long>(version),
+          ull{last_stamp_ >> 40}, static_cast<long long>(last_stamp_ & ((uint64_t{1} << 40) - 1)) - 1);
+  }
+}
+
+void Writer::launch(const std::shared_ptr<Flight>& flight) {
+  if (!links_.empty()) {
+    uint64_t sequence = 0;
+    const JournalView journal(arena_);
+    if (journal.get().sequence != journal_sequence_) {
+      flight->journal = std::make_shared<const std::vector<uint8_t>>(journal.copy(&sequence));
+      journal_sequence_ = sequence;
+    }
+  }
+  last_stamp_ = flight->stamp();
+  flights_.push_back(flight);
+  for (auto& link : links_) link->enqueue(flight);
+  changed_.notify_all();
+}
+
+void Writer::begin(uint32_t slot, uint64_t epoch, int64_t version) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_launch(slot, epoch, version);
+  if (segments_ == nullptr) raise(FF_EINVAL, "begin: no segments are set");
+  auto flight = std::make_shared<Flight>(slot, epoch, version, false, checksum_);
+  SlotView(arena_, slot).begin(epoch, version);
+  launch(flight);
+}
+
+void Writer::resend(uint32_t slot, uint64_t epoch, int64_t version) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_launch(slot, epoch, version);
+  const SlotRecord record = SlotView(arena_, slot).complete_record();
+  if (record.epoch != epoch || record.version != version) {
+    raise(FF_EINVAL, "resend of (%llu, %lld): slot %u holds (%llu, %lld)", ull{epoch}, static_cast<long long>(version), slot,
+          ull{record.epoch}, static_cast<long long>(record.version));
+  }
+  auto flight = std::make_shared<Flight>(slot, epoch, version, true, (record.flags & kChecksummed) != 0);
+  flight->copied = flight->sealed = true;
+  flight->blob_bytes = record.blob_bytes;
+  flight->blob_crc = record.blob_crc;
+  launch(flight);
+}
+
+void Writer::seal(int64_t version, const void* blob, uint64_t bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto flight = find(version);
+  if (cancelling_ || (flight == nullptr && was_cancelled(version))) {
+    raise(FF_ECANCELLED, "seal: version %lld was cancelled", static_cast<long long>(version));
+  }
+  if (flight == nullptr) raise(FF_EINVAL, "seal: version %lld is not in flight", static_cast<long long>(version));
+  if (flight->sealed) raise(FF_EINVAL, "seal: version %lld is sealed already", static_cast<long long>(version));
+  if (bytes > arena_.layout().blob_capacity) {
+    raise(FF_ENOSPACE, "seal: the scalars of version %lld have %llu bytes, the arena holds %llu: raise the blob capacity",
+          static_cast<long long>(version), ull{bytes}, ull{arena_.layout().blob_capacity});
+  }
+  if (blob == nullptr && bytes > 0) raise(FF_EINVAL, "seal: blob is null, bytes is %llu", ull{bytes});
+  if (bytes > 0) std::memcpy(SlotView(arena_, flight->slot).blob(), blob, bytes);
+  flight->blob_bytes = bytes;
+  flight->sealed = true;
+  changed_.notify_all();
+}
+
+void Writer::wait_copied(int64_t version, int64_t timeout_ms) {
+  const Deadline deadline = Deadline::after_ms(timeout_ms);
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    const auto flight = find(version);
+    if (flight != nullptr && (flight->copied || flight->failed)) return;
+    if (flight == nullptr && version >= 0 && version <= committed_version_) return;
+    if (flight == nullptr && was_cancelled(version)) {
+      raise(FF_ECANCELLED, "version %lld was cancelled", static_cast<long long>(version));
+    }
+    if (flight == nullptr) raise(FF_EINVAL, "wait_copied: version %lld was never begun", static_cast<long long>(version));
+    if (deadline.passed()) {
+      raise(FF_ETIMEOUT, "version %lld was not copied within %lld ms", static_cast<long long>(version), static_cast<long long>(timeout_ms));
+    }
+    changed_.wait_for(lock, std::chrono::milliseconds(deadline.poll_ms(1000)));
+  }
+}
+
+void Writer::check() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (problem_ != FF_OK) throw Error(problem_, problem_text_);
+}
+
+void Writer::cancel() {
+  const std::lock_guard<std::mutex> control(control_);
+  std::vector<std::unique_ptr<HolderLink>> links;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    cancelling_ = true;
+    for (auto& flight : flights_) flight->cancelled.store(true);
+    links.swap(links_);
+    changed_.notify_all();
+  }
+  for (auto& link : links) link->stop();
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [this] { return !busy_; });
+  // Links that the copy thread rang in the meantime are gone from its sight: they were swapped out under mutex_.
+  if (!flights_.empty()) cancelled_version_ = flights_.back()->version;
+  flights_.clear();
+  last_stamp_ = 0;
+  lost_ = 0;
+  problem_ = FF_OK;
+  cancelling_ = false;
+  changed_.notify_all();
+}
+
+void Writer::on_acknowledged(Flight& flight) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ++flight.acknowledgements;
+  commit();
+}
+
+void Writer::on_lost(const Error& error) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ++lost_;
+  problem_ = error.code();
+  problem_text_ = std::string("a holder of rank ") + std::to_string(arena_.layout().rank) + " is lost: " + error.what();
+  notify_.ring();
+}
+
+void Writer::commit() {
+  bool any = false;
+  while (!flights_.empty() && !cancelling_) {
+    const Flight& flight = *flights_.front();
+    if (!flight.own_complete || flight.failed || flight.acknowledgements < links_.size()) break;
+    committed_version_ = flight.version;
+    ++counters_.versions;
+    if (page_ != nullptr) ff_page_store(&page_->committed, flight.stamp());
+    flights_.pop_front();
+    any = true;
+  }
+  if (!any) return;
+  notify_.ring();
+  changed_.notify_all();
+}
+
+void Writer::wake_links() {
+  for (auto& link : links_) link->wake();
+}
+
+ff_writer_stats Writer::stats() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ff_writer_stats out{};
+  out.versions = counters_.versions;
+  out.bytes_copied = counters_.bytes_copied;
+  out.bytes_sent = counters_.bytes_sent;
+  out.copy_ns = counters_.copy_ns;
+  out.send_ns = counters_.send_ns;
+  out.ack_wait_ns = counters_.ack_wait_ns;
+  out.cpu_ns = counters_.cpu_ns;
+  out.holders = links_.size();
+  out.holders_lost = lost_;
+  return out;
+}
+
+}  // namespace ff

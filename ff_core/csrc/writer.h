@@ -1,0 +1,88 @@
+// The writer moves a worker's live tensors into a slot of its own arena and to its holders, from its own threads.
+//
+// Threads: one copy thread (live tensors -> slot, checksums, headers) for the writer's life, one sending thread per holder.
+// Locks, outermost first: control_ (one of add_holder, clear_holders, set_segments, cancel at a time), mutex_ (flights and what is
+// known of them), a link's own mutex. No thread does I/O or copies tensors under mutex_.
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "fd.h"
+#include "flight.h"
+#include "holder.h"
+#include "segments.h"
+
+namespace ff {
+
+class Writer final : public LinkOwner {
+ public:
+  explicit Writer(const ff_writer_options& options);
+  ~Writer();
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+
+  void set_segments(const ff_segment* segments, size_t count);
+  void add_holder(int fd);
+  void clear_holders();
+  void begin(uint32_t slot, uint64_t epoch, int64_t version);
+  void resend(uint32_t slot, uint64_t epoch, int64_t version);
+  void seal(int64_t version, const void* blob, uint64_t bytes);
+  void wait_copied(int64_t version, int64_t timeout_ms);
+  void check();
+  void cancel();
+  ff_writer_stats stats();
+
+  void on_acknowledged(Flight& flight) override;  // these two: from the links' threads
+  void on_lost(const Error& error) override;
+
+ private:
+  void launch(const std::shared_ptr<Flight>& flight);  // under mutex_
+  void check_launch(uint32_t slot, uint64_t epoch, int64_t version) const;
+  void commit();                                       // under mutex_: retires flights that are done, in order
+  void check_idle(const char* what) const;             // under mutex_
+  void wake_links();                                   // under mutex_
+  std::shared_ptr<Flight> find(int64_t version) const;
+  bool was_cancelled(int64_t version) const { return version > committed_version_ && version <= cancelled_version_; }
+
+  // The copy thread (writer_copy.cpp).
+  void run_copies() noexcept;
+  std::shared_ptr<Flight> next_work() const;           // under mutex_
+  void work_on(Flight& flight, std::unique_lock<std::mutex>& lock);
+  bool copy(Flight& flight);                           // false: cancelled
+  void verify(Flight& flight);
+  void complete(Flight& flight);
+  void fail(Flight& flight, const Error& error);       // under mutex_
+  void advance(Flight& flight, uint32_t ready);
+
+  const ArenaView arena_;
+  ff_status_page* const page_;
+  const Bell notify_;
+  const bool checksum_;
+  const LinkOptions link_options_;
+  Counters counters_;
+
+  std::mutex control_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Flight>> flights_;  // oldest first
+  std::vector<std::unique_ptr<HolderLink>> links_;
+  std::unique_ptr<const SegmentMap> segments_;
+  uint64_t journal_sequence_ = 0;  // what the current holders have
+  uint64_t last_stamp_ = 0;
+  int64_t committed_version_ = -1;
+  int64_t cancelled_version_ = -1;  // newest of those that the last cancel abandoned
+  size_t lost_ = 0;
+  int problem_ = FF_OK;  // why versions in flight cannot commit
+  std::string problem_text_;
+  bool cancelling_ = false;
+  bool busy_ = false;      // the copy thread is at tensors or slots
+  bool stopping_ = false;
+
+  std::thread copy_thread_;
+};
+
+}  // namespace ff
