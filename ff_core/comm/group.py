@@ -1,0 +1,284 @@
+"""`SwappableGroup`: a group object that frameworks may keep for ever, over connections that each epoch replaces.
+
+It is a subclass of `dist.ProcessGroup` whose every method is one of: answered here, forwarded to the inner group of the
+current generation, or refused. The C++ base holds a guard backend that refuses collectives, so that an operation which
+is not overridden cannot be lost silently. Methods that a newer torch adds are refused until they are classified here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
+
+from ff_core.errors import UnsupportedError
+
+from . import compat
+from .host import ACTIVITY_COLLECTIVE
+from .journal import Entry
+from .solo import SoloGroup, flatten
+from .spec import GroupSpec
+from .work import SwappableWork
+
+if TYPE_CHECKING:
+    from .registry import GroupRegistry
+
+"""Methods and attributes that the C++ base answers rightly by itself: identity, names, and conversions."""
+INHERITED = frozenset(
+    {"BackendType", "_backend_id", "_device_types", "_id", "_set_group_desc", "_set_group_name", "bound_device_id"}
+    | {"boxed", "group_desc", "group_name", "name", "rank", "size", "unbox"}
+    | {"use_pg_for_symm_mem_rendezvous", "_set_default_backend", "_register_backend", "_pybind11_conduit_v1_"}
+)
+
+
+class Cell:
+    """One generation of one group. `inner` is None once the generation is over; `epoch` is None for a solo group."""
+
+    __slots__ = ("__weakref__", "epoch", "inner", "registry", "works")
+
+    def __init__(self, registry: GroupRegistry, inner: dist.ProcessGroup | SoloGroup, epoch: int | None) -> None:
+        self.registry = registry
+        self.inner: dist.ProcessGroup | SoloGroup | None = inner
+        self.epoch = epoch
+        self.works: weakref.WeakSet[SwappableWork] = weakref.WeakSet()
+
+    def release(self) -> dist.ProcessGroup | None:
+        """Ends the generation: handles let go; returns the inner group for closing (nothing else refers to it)."""
+        for work in list(self.works):
+            work.release()
+        inner, self.inner = self.inner, None
+        return inner if isinstance(inner, dist.ProcessGroup) else None
+
+
+class SwappableGroup(dist.ProcessGroup):
+    """See the module. `spec`: what it is; `cell`: its current generation, None while there is none."""
+
+    def __init__(self, registry: GroupRegistry, spec: GroupSpec, store: dist.Store) -> None:
+        super().__init__(spec.rank, spec.size)
+        self._store = store
+        self.registry = registry
+        self.spec = spec
+        self.cell: Cell | None = None
+        self.closed = False
+        self.deferred = False  # connects at its next use instead of in regroup()
+        self._coalesced: list[Entry] | None = None
+        kinds = dist.ProcessGroup.BackendType
+        super()._set_default_backend(compat.default_backend_type(spec.backend, spec.devices))
+        guard = compat.fake_backend(spec.rank, spec.size, refuse_collectives=True)
+        for device, name in spec.devices.items():
+            super()._register_backend(torch.device(device), kinds.GLOO if name == "gloo" else kinds.NCCL, guard)
+
+    # ---- identity -----------------------------------------------------------------------------------------------
+
+    def getBackendName(self) -> str:
+        """The backend's name, as if the group were not swappable. (torch's C++ looks for a method of this name.)"""
+        names = set(self.spec.devices.values())
+        return "nccl" if "nccl" in names else "gloo"
+
+    def get_group_store(self) -> dist.Store:
+        """The default store under this group's prefix."""
+        return self._store
+
+    def _get_backend_name(self) -> str:
+        return self.getBackendName()
+
+    def _get_backend(self, device: torch.device) -> Any:
+        """The inner group's backend for `device`. It belongs to the generation: do not keep it."""
+        return self.live().inner._get_backend(device)  # type: ignore[union-attr]
+
+    # ---- the current generation ---------------------------------------------------------------------------------
+
+    def live(self) -> Cell:
+        """The current generation; raises FailoverInterrupt when a halt has ended it."""
+        cell = self.cell
+        if self.registry.halted_epoch is not None:
+            raise self.registry.interrupt()
+        if cell is None or cell.inner is None:
+            if self.closed:
+                raise ValueError(f"process group {self.spec.name!r} has been destroyed")
+            if not self.deferred:
+                raise self.registry.interrupt()
+            self.registry.connect(self)
+            cell = self.cell
+            assert cell is not None
+        return cell
+
+    def remember_timeouts(self) -> None:
+        """Keeps a timeout that the user has changed on the inner backend, for the next generation."""
+        if self.cell is not None and isinstance(self.cell.inner, dist.ProcessGroup):
+            changed = compat.group_options_timeout(self.cell.inner, next(iter(self.spec.devices)))
+            self.spec.timeout = changed or self.spec.timeout
+
+    # ---- operations ---------------------------------------------------------------------------------------------
+
+    def _run(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        cell = self.live()
+        inner, entry = cell.inner, None
+        if self.registry.journal.active or isinstance(inner, SoloGroup):
+            values = (*args, *kwargs.values())
+            outputs = flatten(values[0]) if op in compat.OUTPUT_FIRST and values else []
+            entry = self.registry.journal.begin(self.spec.key, op, outputs)
+            if isinstance(inner, SoloGroup):
+                work = inner.run(op, values[0] if outputs else [], values[1:])
+                return entry.replay(outputs, work) if entry is not None else work
+        work = self._call(cell, op, args, kwargs)
+        if work is None:  # inside a coalesced block of NCCL: the block's own handle stands for it
+            if entry is not None and self._coalesced is not None:
+                self._coalesced.append(entry)
+            return None
+        limit = self.spec.timeout if op in compat.POINT_TO_POINT and self.getBackendName() == "gloo" else None
+        return SwappableWork(cell, work, entry.capture if entry is not None else None, limit)
+
+    def _call(self, cell: Cell, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`inner.name(*args)`; a failure that belongs to a failover raises FailoverInterrupt."""
+        failure: Exception | None = None
+        host = self.registry.host
+        host.enter(ACTIVITY_COLLECTIVE)
+        try:
+            return getattr(cell.inner, name)(*args, **kwargs)
+        except Exception as error:
+            failure = error
+        finally:
+            host.leave()
+        self.registry.failed(failure, cell.epoch)  # outside `except`: no exception must hang on to the generation
+        raise failure
+
+    def monitored_barrier(self, timeout: timedelta | None = None, wait_all_ranks: bool = False) -> None:
+        cell = self.live()
+        entry = self.registry.journal.begin(self.spec.key, "monitored_barrier", [])
+        if isinstance(cell.inner, SoloGroup):
+            return
+        self._call(cell, "monitored_barrier", (timeout, wait_all_ranks), {})
+        if entry is not None:
+            entry.capture(None)
+
+    def _start_coalescing(self, device: torch.device) -> None:
+        cell = self.live()
+        self._coalesced = []
+        if isinstance(cell.inner, dist.ProcessGroup):
+            self._call(cell, "_start_coalescing", (device,), {})
+
+    def _end_coalescing(self, device: torch.device) -> Any:
+        cell, entries = self.live(), self._coalesced or []
+        self._coalesced = None
+        if isinstance(cell.inner, SoloGroup):
+            return None
+        work = self._call(cell, "_end_coalescing", (device,), {})
+
+        def capture(_: Any) -> None:
+            for entry in entries:
+                entry.capture(None)
+
+        return None if work is None else SwappableWork(cell, work, capture, None)
+
+    # ---- settings, which every later generation gets too --------------------------------------------------------
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        self.spec.timeout = timeout
+        self._forward("set_timeout", timeout)
+
+    def _enable_collectives_timing(self) -> None:
+        self.spec.timed = True
+        self._forward("_enable_collectives_timing")
+
+    def _register_on_completion_hook(self, hook: Any) -> None:
+        self._forward("_register_on_completion_hook", hook)
+        self.spec.completion_hooks.append(hook)
+
+    def _has_hooks(self) -> bool:
+        return bool(self._forward("_has_hooks"))
+
+    def _wait_for_pending_works(self) -> None:
+        self._forward("_wait_for_pending_works")
+
+    def _get_sequence_number_for_group(self) -> int:
+        return int(self._forward("_get_sequence_number_for_group") or 0)
+
+    def _set_sequence_number_for_group(self) -> None:
+        self._forward("_set_sequence_number_for_group")
+
+    def _forward(self, name: str, *args: Any) -> Any:
+        inner = self.live().inner
+        return getattr(inner, name)(*args) if isinstance(inner, dist.ProcessGroup) else None
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """As torch's; the group is not built again in later epochs."""
+        self.registry.close_group(self)
+
+    def abort(self) -> None:
+        """As torch's; the group is not built again in later epochs."""
+        inner = self.cell.inner if self.cell is not None else None
+        if isinstance(inner, dist.ProcessGroup):
+            inner.abort()
+        self.registry.close_group(self)
+
+    def split_group(
+        self,
+        ranks: Sequence[int],
+        timeout: timedelta | None = None,
+        opts: Any = None,
+        group_name: str | None = None,
+        group_desc: str | None = None,
+        device_types: Sequence[torch.device] | None = None,
+    ) -> SwappableGroup | None:
+        """As torch's, `ranks` being ranks of this group; the new group is connected anew instead of split off."""
+        if self.spec.rank not in ranks:
+            return None
+        wanted = {device.type for device in device_types} if device_types is not None else set(self.spec.devices)
+        devices = {device: name for device, name in self.spec.devices.items() if device in wanted}
+        name = group_name or f"{self.spec.name}:split:{'-'.join(map(str, ranks))}"
+        spec = GroupSpec(
+            name=name,
+            key=self.registry.new_key(name),
+            rank=list(ranks).index(self.spec.rank),
+            size=len(ranks),
+            ranks=tuple(self.spec.ranks[rank] for rank in ranks),
+            backend=",".join(f"{device}:{backend}" for device, backend in devices.items()),
+            devices=devices,
+            timeout=timeout or self.spec.timeout,
+            options=opts,
+            bound_device=self.bound_device_id,
+        )
+        group = self.registry.add_group(spec, dist.PrefixStore(f"{name}/", self._store))
+        group._set_group_name(c10d.GroupName(name))
+        group._set_group_desc(group_desc or f"{self.group_desc}:split")
+        return group
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    def operation(self: SwappableGroup, *args: Any, **kwargs: Any) -> Any:
+        return self._run(name, args, kwargs)
+
+    operation.__name__ = name
+    operation.__doc__ = f"`dist.ProcessGroup.{name}` on the current generation; the handle ends with it."
+    return operation
+
+
+def _refusal(name: str) -> Callable[..., Any]:
+    def refuse(self: SwappableGroup, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            f"ProcessGroup.{name} cannot be used on a group that survives failures; "
+            "disable failover for this job, or create that group without it"
+        )
+
+    refuse.__name__ = name
+    return refuse
+
+
+def _complete(cls: type) -> None:
+    """Gives `cls` every method of `dist.ProcessGroup` that it does not define and must not inherit."""
+    for name in dir(dist.ProcessGroup):
+        if name in compat.WORK_OPS:
+            setattr(cls, name, _operation(name))
+        elif name not in INHERITED and name not in vars(cls) and not (name.startswith("__") and name.endswith("__")):
+            setattr(cls, name, _refusal(name))
+
+
+_complete(SwappableGroup)

@@ -1,0 +1,43 @@
+"""What the communication layer needs from the process it lives in.
+
+`ff_core.failover` implements `CommHost` in a worker; tests implement it with a few lines. Nothing here knows how a
+failure is detected or how the verdict arrives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+ACTIVITY_USER = 0  # values of the status page's `activity` word, see csrc/ff_engine.h
+ACTIVITY_COLLECTIVE = 1
+
+
+class CommHost(Protocol):
+    """The process around the groups. Every method may be called from any thread."""
+
+    epoch: int
+    """Membership epoch this process belongs to; groups created now carry it."""
+
+    def connect_store(self) -> dist.Store:
+        """A new client connection to the job's key-value store.
+
+        New on every call: a client is busy for everybody while one thread blocks in `wait` on it.
+        """
+
+    def halted(self) -> int | None:
+        """The epoch that a halt announced and that has not been regrouped yet, or None."""
+
+    def on_failure(self, error: BaseException, site: str) -> None:
+        """An operation raised `error` at `site` although nothing is halted yet.
+
+        Waits a bounded time for a verdict: raises `FailoverInterrupt` if a halt comes, returns otherwise.
+        """
+
+    def enter(self, activity: int) -> None:
+        """A collective begins (or a wait for one): `activity` is `ACTIVITY_COLLECTIVE`. Must be cheap."""
+
+    def leave(self) -> None:
+        """The collective or the wait is over, with or without an error."""

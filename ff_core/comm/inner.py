@@ -1,0 +1,56 @@
+"""The one factory of inner groups: a plain `dist.ProcessGroup` with the backends a `GroupSpec` names."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
+
+from . import compat, nccl
+from .sockets import GroupSockets
+from .spec import GroupSpec
+
+
+def build_inner(
+    spec: GroupSpec, store: dist.Store, sockets: GroupSockets, connect_timeout: timedelta
+) -> dist.ProcessGroup:
+    """Connects the group `spec` through `store` (fresh keys only). Blocks until all members are connected.
+
+    connect_timeout: for connecting; afterwards the user's timeout is set. Raises RuntimeError as torch does.
+    """
+    group = dist.ProcessGroup(store, spec.rank, spec.size)
+    group._set_default_backend(compat.default_backend_type(spec.backend, spec.devices))
+    kinds = dist.ProcessGroup.BackendType
+    built: dict[str, Any] = {}
+    for device, name in spec.devices.items():
+        backend = built.get(name)
+        if backend is None:
+            prefixed = dist.PrefixStore(f"{name}/", store)
+            backend = _gloo(spec, prefixed, sockets, connect_timeout) if name == "gloo" else nccl.build(spec, prefixed)
+            built[name] = backend
+        group._register_backend(torch.device(device), kinds.GLOO if name == "gloo" else kinds.NCCL, backend)
+    group._set_group_name(c10d.GroupName(spec.name))
+    if spec.bound_device is not None:
+        group.bound_device_id = spec.bound_device
+    for hook in spec.completion_hooks:
+        group._register_on_completion_hook(hook)  # type: ignore[attr-defined]
+    if spec.timed:
+        group._enable_collectives_timing()  # type: ignore[attr-defined]
+    return group
+
+
+def _gloo(spec: GroupSpec, store: dist.Store, sockets: GroupSockets, connect_timeout: timedelta) -> Any:
+    gloo = compat.gloo_type()
+    options = gloo._Options()
+    options._devices = sockets.devices()
+    options._threads = 2 * len(options._devices)  # as torch chooses
+    options._timeout = min(connect_timeout, spec.timeout)
+    options.group_name = spec.name
+    options.global_ranks_in_group = list(spec.ranks)
+    backend = gloo(store, spec.rank, spec.size, options)
+    backend._set_default_timeout(spec.timeout)
+    backend._set_sequence_number_for_group()
+    return backend

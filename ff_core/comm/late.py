@@ -1,0 +1,110 @@
+"""Groups created after training began, and how every rank agrees on them when an iteration is repeated.
+
+They are not in the init journal. Each rank keeps a plain list of its own, which the runtime seals with every version.
+When the job goes back to a version, every rank brings its groups to that version's list:
+ * a newcomer creates what it lacks, under the same ids; when its script asks for such a group later, it gets that one;
+ * a survivor forgets what it has too much (created in the interrupted iteration) until the script asks for it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from torch.distributed import distributed_c10d as c10d
+
+from ff_core.errors import JournalMismatch
+
+from .group import SwappableGroup
+
+if TYPE_CHECKING:
+    from .registry import GroupRegistry
+
+"""Arguments of torch's `_new_group_with_tag` that decide which group it is."""
+_IDENTITY = ("ranks", "timeout", "backend", "pg_tag", "use_local_synchronization", "group_desc")
+
+
+class LateGroups:
+    """The list of one process. A creation is a dict of plain values: see `_describe`."""
+
+    def __init__(self, registry: GroupRegistry) -> None:
+        self._registry = registry
+        self._list: list[dict[str, Any]] = []
+        self._groups: list[Any] = []  # parallel to _list; NON_GROUP_MEMBER where we are no member
+        self._waiting: list[tuple[dict[str, Any], Any]] = []  # exist already; the script has yet to ask for them
+
+    def items(self) -> list[dict[str, Any]]:
+        """Creations since training began, in order. Plain values (str, int, float, bool, None, lists)."""
+        return [dict(item) for item in self._list]
+
+    def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """`original(**arguments)` (torch's `_new_group_with_tag`), or the group that is waiting to be asked for."""
+        wanted = _describe(arguments)
+        for index, (item, group) in enumerate(self._waiting):
+            if all(item[name] == wanted[name] for name in wanted):
+                del self._waiting[index]
+                c10d._world.group_count = max(c10d._world.group_count, item["count_after"])
+                if item not in self._list:
+                    self._append(item, group)
+                return group
+        before = c10d._world.group_count
+        try:
+            group = original(**arguments)
+        except BaseException:
+            c10d._world.group_count = before  # the repetition must get the same id
+            raise
+        if self._registry.journal.frozen:
+            name = group.group_name if isinstance(group, c10d.ProcessGroup) else None
+            item = {**wanted, "name": name, "count_before": before, "count_after": c10d._world.group_count}
+            self._append(item, group)
+        return group
+
+    def rewind(self, wanted: list[dict[str, Any]], original: Callable[..., Any]) -> None:
+        """Brings this process to the list `wanted`. Raises JournalMismatch if the lists do not fit."""
+        shared = 0
+        while shared < min(len(wanted), len(self._list)) and wanted[shared] == self._list[shared]:
+            shared += 1
+        if shared < len(self._list) and shared < len(wanted):
+            raise JournalMismatch(
+                f"group creation number {shared} after training began was {self._list[shared]} here and "
+                f"{wanted[shared]} in the version to go back to"
+            )
+        for item, group in zip(self._list[shared:], self._groups[shared:], strict=True):
+            if isinstance(group, SwappableGroup):
+                group.deferred = True  # other ranks may not have it: connects at its next use
+            self._waiting.append((item, group))
+        if shared < len(self._list):
+            c10d._world.group_count = self._list[shared]["count_before"]
+        del self._list[shared:], self._groups[shared:]
+        for item in wanted[shared:]:
+            self._repeat(item, original)
+
+    def _repeat(self, item: dict[str, Any], original: Callable[..., Any]) -> None:
+        c10d._world.group_count = item["count_before"]
+        arguments = {name: item[name] for name in _IDENTITY}
+        arguments["timeout"] = None if item["timeout"] is None else timedelta(seconds=item["timeout"])
+        group = original(**arguments)
+        name = group.group_name if isinstance(group, c10d.ProcessGroup) else None
+        if name != item["name"]:
+            raise JournalMismatch(
+                f"repeating the creation of group {item['name']!r} (ranks {item['ranks']}) gave the id {name!r}: "
+                "this process created other groups before training began than the rank it replaces"
+            )
+        self._append(dict(item), group)
+        self._waiting.append((self._list[-1], group))
+
+    def _append(self, item: dict[str, Any], group: Any) -> None:
+        self._list.append(item)
+        self._groups.append(group)
+
+
+def _describe(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of one creation as plain values; `timeout` in seconds."""
+    plain = {name: arguments.get(name) for name in _IDENTITY}
+    ranks, timeout = plain["ranks"], plain["timeout"]
+    plain["ranks"] = None if ranks is None else sorted(int(rank) for rank in ranks)
+    plain["timeout"] = None if timeout is None else timeout.total_seconds()
+    plain["backend"] = None if plain["backend"] is None else str(plain["backend"])
+    plain["use_local_synchronization"] = bool(plain["use_local_synchronization"])
+    return plain

@@ -1,0 +1,188 @@
+"""The places where torch is patched, all of them, and how to undo it.
+
+Group creation goes through torch's own code with our backend in the place of the one asked for; afterwards torch's
+books are put as if nothing had been replaced, so that `get_backend()` and friends answer as without us.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.distributed import distributed_c10d as c10d
+
+from .spec import GroupSpec, check_backends
+
+if TYPE_CHECKING:
+    from .group import SwappableGroup
+    from .registry import GroupRegistry
+
+_NAME = "ff"  # of the backend that stands in during creation; never visible outside
+
+
+class Patches:
+    """Applied by `apply`, taken back by `undo`."""
+
+    def __init__(self, registry: GroupRegistry) -> None:
+        self._registry = registry
+        self._saved: list[tuple[Any, str, Any]] = []
+        self._creating = threading.local()
+        self.new_group_with_tag: Callable[..., Any] = c10d._new_group_with_tag
+
+    def apply(self) -> None:
+        c10d.Backend.register_backend(_NAME, self._create, extended_api=True, devices=["cpu", "cuda"])
+        self._set(c10d, "_new_process_group_helper", self._helper(c10d._new_process_group_helper))
+        self.new_group_with_tag = c10d._new_group_with_tag
+        self._set(c10d, "_new_group_with_tag", self._late(c10d._new_group_with_tag))
+        rendezvous = importlib.import_module("torch.distributed.rendezvous")  # the name alone is a function
+        self._set(rendezvous, "_create_c10d_store", self._store(rendezvous._create_c10d_store))
+        batched = self._batched(c10d.batch_isend_irecv)
+        self._set(c10d, "batch_isend_irecv", batched)
+        self._set(torch.distributed, "batch_isend_irecv", batched)
+        backward = self._backward(torch.autograd.graph._engine_run_backward)
+        self._set(torch.autograd.graph, "_engine_run_backward", backward)
+        self._set(torch.autograd, "_engine_run_backward", backward)
+        for name in ("wait", "value"):
+            self._set(torch._C.Future, name, self._future(getattr(torch._C.Future, name)))
+
+    def undo(self) -> None:
+        for owner, name, value in reversed(self._saved):
+            setattr(owner, name, value)
+        self._saved.clear()
+        c10d.Backend._plugins.pop(_NAME.upper(), None)
+        if _NAME in c10d.Backend.backend_list:
+            c10d.Backend.backend_list.remove(_NAME)
+        if hasattr(c10d.Backend, _NAME.upper()):
+            delattr(c10d.Backend, _NAME.upper())
+        c10d.Backend.backend_capability.pop(_NAME, None)
+        c10d.Backend.backend_type_map.pop(_NAME, None)
+
+    def _set(self, owner: Any, name: str, value: Any) -> None:
+        self._saved.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    # ---- group creation -----------------------------------------------------------------------------------------
+
+    def _helper(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def helper(*args: Any, **kwargs: Any) -> Any:
+            call = signature.bind(*args, **kwargs)
+            backend = str(call.arguments["backend"])
+            config = c10d.BackendConfig(c10d.Backend(backend))
+            devices = {str(device): str(name) for device, name in config.get_device_backend_map().items()}
+            if set(devices.values()) == {"fake"}:  # talks to nobody: nothing to swap
+                return original(*args, **kwargs)
+            check_backends(backend, devices)
+            ranks = call.arguments["global_ranks_in_group"]
+            # Torch would let non-members take part in a communicator split; our groups are never split off.
+            if len(ranks) and c10d._get_default_group().rank() not in ranks:
+                return c10d.GroupMember.NON_GROUP_MEMBER, None
+            self._creating.call = (backend, devices, call.arguments)
+            call.arguments["backend"] = c10d.Backend(_NAME)
+            try:
+                group, store = original(*call.args, **call.kwargs)
+            finally:
+                self._creating.call = None
+            c10d._world.pg_map[group] = (c10d.Backend(backend), store)
+            c10d._world.pg_backend_config[group] = str(config)
+            device = call.arguments.get("device_id")
+            if device is not None:
+                group.bound_device_id = device
+            return group, store
+
+        return helper
+
+    def _create(self, options: Any, backend_options: Any) -> SwappableGroup:
+        backend, devices, arguments = self._creating.call
+        name = str(options.group_id)
+        spec = GroupSpec(
+            name=name,
+            key=self._registry.new_key(name),
+            rank=options.group_rank,
+            size=options.group_size,
+            ranks=tuple(options.global_ranks_in_group) or tuple(range(options.group_size)),
+            backend=backend,
+            devices=devices,
+            timeout=options.timeout,
+            options=backend_options,
+            bound_device=arguments.get("device_id"),
+        )
+        return self._registry.add_group(spec, options.store)
+
+    def _late(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def new_group_with_tag(*args: Any, **kwargs: Any) -> Any:
+            return self._registry.late.create(original, dict(signature.bind(*args, **kwargs).arguments))
+
+        return new_group_with_tag
+
+    def _store(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def create_store(
+            hostname: str, port: int, rank: int, world_size: int, timeout: Any, use_libuv: bool = True
+        ) -> Any:
+            return self._registry.new_store(timeout)
+
+        return create_store
+
+    # ---- operations ---------------------------------------------------------------------------------------------
+
+    def _batched(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """torch coalesces batches only in groups whose type is exactly ProcessGroup; NCCL would deadlock without."""
+        from .group import SwappableGroup
+
+        @functools.wraps(original)
+        def batch_isend_irecv(p2p_op_list: list[Any]) -> list[Any]:
+            c10d._check_p2p_op_list(p2p_op_list)
+            group = p2p_op_list[0].group or c10d._get_default_group()
+            device = p2p_op_list[0].tensor.device
+            if not isinstance(group, SwappableGroup) or not group._get_backend(device).supports_coalescing:
+                return original(p2p_op_list)
+            with c10d._coalescing_manager(group, device, async_ops=True) as manager:
+                for op in p2p_op_list:
+                    peer = "group_dst" if op.op is c10d.isend else "group_src"
+                    op.op(op.tensor, group=op.group, tag=op.tag, **{peer: op.group_peer})
+            return manager.works
+
+        return batch_isend_irecv
+
+    def _backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A work that C++ waits for (DDP's reducer) surfaces here, as a RuntimeError."""
+        registry = self._registry
+
+        @functools.wraps(original)
+        def run_backward(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            except RuntimeError as error:
+                failure = error
+            if registry.halted_epoch is not None or registry.take_noted_failure() is not None:
+                registry.failed(failure, None)
+            raise failure
+
+        return run_backward
+
+    def _future(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """torch turns what a future's callback raises into a RuntimeError; give Python callers the interrupt back."""
+        registry = self._registry
+
+        @functools.wraps(original)
+        def result(future: Any) -> Any:
+            try:
+                return original(future)
+            except RuntimeError as error:
+                failure = error
+            if "FailoverInterrupt" in str(failure):
+                raise registry.interrupt()
+            raise failure
+
+        return result

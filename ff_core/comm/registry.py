@@ -1,0 +1,300 @@
+"""`GroupRegistry`: all groups of a process, and the four steps that carry them from one epoch to the next.
+
+    halt(epoch)      any thread: whatever hangs in a collective gets free and raises FailoverInterrupt
+    drop()           main thread: the old connections are closed, in the background
+    make_late_groups(list)  main thread, on every rank: the same groups everywhere
+    regroup(epoch)   main thread: every group is connected anew, in parallel
+
+The group objects stay; so do the default store and everything that holds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch.distributed as dist
+
+from ff_core.errors import FailoverInterrupt, UnsupportedError
+
+from . import nccl
+from .builder import Builder
+from .group import Cell, SwappableGroup
+from .journal import Journal
+from .late import LateGroups
+from .patches import Patches
+from .sites import call_site
+from .sockets import GroupSockets
+from .solo import SoloGroup
+from .store import SwappableStore
+
+if TYPE_CHECKING:
+    from .host import CommHost
+    from .spec import GroupSpec
+
+CONNECT_TIMEOUT = timedelta(seconds=60)  # for regrouping, where every rank is known to be ready
+
+_installed: GroupRegistry | None = None
+_at_fork_registered = False
+
+
+class GroupRegistry:
+    """One per process, made by `install`. `halted_epoch`: of a halt that was not regrouped yet; `solo`: alone."""
+
+    def __init__(self, host: CommHost, *, solo: bool, replay: bytes | None) -> None:
+        self.host = host
+        self.solo = solo
+        self.halted_epoch: int | None = None
+        self.journal = Journal(record=not solo, data=replay)
+        self.late = LateGroups(self)
+        self._patches = Patches(self)
+        self._sockets = GroupSockets()
+        self._builder = Builder(host, self._sockets)
+        self._lock = threading.RLock()
+        self._groups: list[weakref.ref[SwappableGroup]] = []
+        self._names: dict[str, int] = {}
+        self._stores: list[SwappableStore] = []
+        self._generation: int | None = None if solo else host.epoch
+        self._closers: list[threading.Thread] = []
+        self._noted: BaseException | None = None
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> int | None:
+        """The epoch of the live inner groups; None in a solo process and between drop() and regroup()."""
+        return self._generation
+
+    def epoch(self) -> int:
+        """The epoch that new groups and store connections belong to."""
+        return self._generation if self._generation is not None else self.host.epoch
+
+    def groups(self) -> list[SwappableGroup]:
+        """Every group that this process is a member of and has not destroyed, in order of creation."""
+        with self._lock:
+            alive = [group for group in (ref() for ref in self._groups) if group is not None and not group.closed]
+            self._groups = [weakref.ref(group) for group in alive]
+            return alive
+
+    def assert_generation(self, epoch: int) -> None:
+        """Raises AssertionError unless every live inner group was built in `epoch` (stale gloo groups still work!)."""
+        stale = {
+            group.spec.name: group.cell.epoch if group.cell is not None else "dropped"
+            for group in self.groups()
+            if not group.deferred and (group.cell is None or group.cell.inner is None or group.cell.epoch != epoch)
+        }
+        if stale or self._generation != epoch:
+            raise AssertionError(f"generation is {self._generation}, expected {epoch}; stale groups: {stale}")
+
+    def interrupt(self, epoch: int | None = None) -> FailoverInterrupt:
+        """The exception for whoever used something of an older generation."""
+        return FailoverInterrupt(self.halted_epoch if self.halted_epoch is not None else self.epoch())
+
+    # ---- failures -----------------------------------------------------------------------------------------------
+
+    def failed(self, error: BaseException, epoch: int | None) -> None:
+        """An inner operation of `epoch` raised: raises FailoverInterrupt if that belongs to a failover."""
+        if self.halted_epoch is None and isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+            self.host.on_failure(error, call_site()[0])
+        if self.halted_epoch is not None or (epoch is not None and epoch != self._generation and not self.solo):
+            self._raise_interrupt()
+
+    def _raise_interrupt(self) -> NoReturn:
+        raise self.interrupt()
+
+    def note_failure(self, error: BaseException) -> None:
+        """An operation that only C++ waits for has failed; its error will surface elsewhere."""
+        self._noted = error
+
+    def take_noted_failure(self) -> BaseException | None:
+        """The last noted failure, once."""
+        noted, self._noted = self._noted, None
+        return noted
+
+    # ---- creation -----------------------------------------------------------------------------------------------
+
+    def new_key(self, name: str) -> str:
+        """A key for a group that torch calls `name`: unique in this process, the same on all members."""
+        with self._lock:
+            count = self._names.get(name, 0)
+            self._names[name] = count + 1
+        return name if count == 0 else f"{name}#{count}"
+
+    def new_store(self, timeout: timedelta) -> SwappableStore:
+        """The store of the next rendezvous. Kept alive here: torch's C++ holds no reference to the Python object."""
+        with self._lock:
+            store = SwappableStore(self, len(self._stores), timeout)
+            self._stores.append(store)
+            return store
+
+    def add_group(self, spec: GroupSpec, store: dist.Store) -> SwappableGroup:
+        """Makes and connects a group. Raises FailoverInterrupt while halted, and RuntimeError as torch does."""
+        if self.halted_epoch is not None:
+            self._raise_interrupt()
+        group = SwappableGroup(self, spec, store)
+        self.connect(group)
+        with self._lock:
+            self._groups.append(weakref.ref(group))
+        return group
+
+    def connect(self, group: SwappableGroup) -> None:
+        """Connects one group in the current epoch, as torch does at creation: waits as long as the user's timeout."""
+        if self.solo:
+            group.cell = Cell(self, SoloGroup(group.spec.rank, group.spec.size), None)
+            return
+        epoch = self.epoch()
+        built = self._build([group.spec], epoch, group.spec.timeout)
+        with self._lock:
+            if self.halted_epoch is not None:
+                self._raise_interrupt()
+            group.cell = Cell(self, built.pop(group.spec.key), epoch)
+            group.deferred = False
+
+    def _build(self, specs: list[GroupSpec], epoch: int, timeout: timedelta) -> dict[str, dist.ProcessGroup]:
+        def interrupted() -> None:
+            announced = self.host.halted()
+            if (self.halted_epoch or 0) > epoch or (announced is not None and announced > epoch):
+                raise FailoverInterrupt(max(self.halted_epoch or 0, announced or 0))
+
+        failure: Exception | None = None
+        try:
+            return self._builder.build(specs, epoch, timeout, interrupted)
+        except Exception as error:
+            failure = error
+        interrupted()
+        self.host.on_failure(failure, f"connecting {len(specs)} process groups of epoch {epoch}")
+        interrupted()
+        raise failure
+
+    def close_group(self, group: SwappableGroup) -> None:
+        """The user destroyed `group`: it is closed now and never built again."""
+        group.closed = True
+        cell, group.cell = group.cell, None
+        if cell is not None:
+            cell.release()
+
+    # ---- from epoch to epoch ------------------------------------------------------------------------------------
+
+    def halt(self, epoch: int) -> None:
+        """Ends every operation of the current generation, pending and later ones. Any thread, any number of times."""
+        with self._lock:
+            self.halted_epoch = max(epoch, self.halted_epoch or 0)
+            inner = [group.cell.inner for group in self.groups() if group.cell is not None]
+        self._sockets.shutdown()
+        nccl.abort([group for group in inner if isinstance(group, dist.ProcessGroup)])
+
+    def drop(self) -> None:
+        """Lets go of every inner group and store connection; they are closed in the background."""
+        closing: list[dist.ProcessGroup] = []
+        with self._lock:
+            for group in self.groups():
+                group.remember_timeouts()
+                cell, group.cell = group.cell, None
+                inner = cell.release() if cell is not None else None
+                if inner is not None:
+                    closing.append(inner)
+            for store in self._stores:
+                store.drop()
+            self._generation = None
+            self._closers = [thread for thread in self._closers if thread.is_alive()]
+            if closing:
+                thread = threading.Thread(target=closing.clear, name="ff-close", daemon=True)
+                self._closers.append(thread)
+                thread.start()
+
+    def regroup(self, epoch: int) -> None:
+        """Connects every group in `epoch`; returns when all are. Not solo from then on.
+
+        Raises FailoverInterrupt when a newer epoch is announced meanwhile, RuntimeError if a peer does not connect.
+        """
+        waiting = [group for group in self.groups() if not group.deferred]
+        built = self._build([group.spec for group in waiting], epoch, CONNECT_TIMEOUT)
+        with self._lock:
+            if (self.halted_epoch or 0) > epoch:
+                self._raise_interrupt()
+            self.solo = False
+            for group in waiting:
+                group.cell = Cell(self, built.pop(group.spec.key), epoch)
+            self._generation = epoch
+            self._noted = None
+            self.halted_epoch = None
+
+    def wait_closed(self) -> None:
+        """Returns when the background closing of dropped groups is over."""
+        for thread in self._closers:
+            thread.join()
+
+    # ---- groups created after training began --------------------------------------------------------------------
+
+    def freeze_journal(self) -> bytes:
+        """Training starts: `journal.freeze()`. Groups created from now on are late groups."""
+        return self.journal.freeze()
+
+    def late_groups(self) -> list[dict[str, Any]]:
+        """Groups created since `journal.freeze()`, as plain values; to be sealed with every version."""
+        return self.late.items()
+
+    def make_late_groups(self, wanted: list[dict[str, Any]]) -> None:
+        """Brings this process's late groups to `wanted`, the list of the version to go back to. Before regroup().
+
+        A newcomer creates what it lacks; a survivor sets aside what is younger than that version. Both get these
+        groups when the script asks for them again. Raises JournalMismatch if the lists do not fit.
+        """
+        halted, self.halted_epoch = self.halted_epoch, None
+        solo, self.solo = self.solo, True  # connected by regroup(), with all others
+        try:
+            self.late.rewind(wanted, self._patches.new_group_with_tag)
+        finally:
+            self.halted_epoch, self.solo = halted, solo
+
+    # ---- installation -------------------------------------------------------------------------------------------
+
+    def uninstall(self) -> None:
+        """Takes the patches back and closes everything. For tests: a job never needs it."""
+        global _installed
+        self._patches.undo()
+        self.drop()
+        self.wait_closed()
+        self._builder.close()
+        if _installed is self:
+            _installed = None
+
+
+def installed() -> GroupRegistry | None:
+    """The registry of this process, if `install` was called."""
+    return _installed
+
+
+def install(host: CommHost, *, solo: bool, replay: bytes | None = None) -> GroupRegistry:
+    """Makes every process group and default store of this process swappable, from now on.
+
+    solo: initialise without communication (a newcomer).  replay: the dead rank's init journal; without one, collectives
+    leave their local results. Raises UnsupportedError if torch.distributed is initialised already.
+    """
+    global _installed, _at_fork_registered
+    if _installed is not None:
+        raise UnsupportedError("ff_core.comm.install() was called twice in this process")
+    if dist.is_initialized():
+        raise UnsupportedError(
+            "torch.distributed was initialised before failover was installed: start the job with `fftrain run`, or "
+            "import the failover plugin before init_process_group()"
+        )
+    if replay is not None and not solo:
+        raise UnsupportedError("an init journal is replayed in a solo process only")
+    registry = GroupRegistry(host, solo=solo, replay=replay)
+    registry._patches.apply()
+    _installed = registry
+    if not _at_fork_registered:
+        os.register_at_fork(after_in_child=_forget_in_child)
+        _at_fork_registered = True
+    return registry
+
+
+def _forget_in_child() -> None:
+    if _installed is not None:
+        with contextlib.suppress(OSError):
+            _installed._sockets.forget_in_child()
