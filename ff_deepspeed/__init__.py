@@ -1,0 +1,56 @@
+"""FFTrainer for DeepSpeed: a rank may die, the job goes on.
+
+Switched on by `"ff_failover": {"enabled": true}` in the DeepSpeed configuration of a job that `fftrain run` starts.
+Two lines of the training loop change to make every failure exact:
+
+    for batches in ff_deepspeed.batches(engine, loader):
+        with ff_deepspeed.iteration():
+            ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from ff_core.errors import UnsupportedError
+from ff_deepspeed import hooks
+from ff_deepspeed.client import client_state
+
+__all__ = ["batches", "client_state", "iteration"]
+
+hooks.install()
+
+
+def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> Iterator[list[Any]]:
+    """The batches of one iteration after the other, some of them again after a failure.
+
+    engine: from deepspeed.initialize.  loader: a DataLoader, engine.training_dataloader, or anything that yields
+    micro-batches in the same order on every start of the script.  limit: at most this many iterations; use it instead
+    of `break`, which leaves the loop before it is known that no rank must go back.
+
+    Yields lists of gradient_accumulation_steps micro-batches; the last ones that do not fill an iteration are
+    dropped. The body must train on all of them, inside `with ff_deepspeed.iteration():`. May be called again, e.g.
+    for every epoch. Raises FailoverError if the body does not make exactly one optimizer step.
+    """
+    from ff_deepspeed import loop, protection
+
+    if not hasattr(engine, "gradient_accumulation_steps"):
+        raise UnsupportedError(
+            f"batches(engine={type(engine).__qualname__}): allowed: the engine of deepspeed.initialize"
+        )
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise UnsupportedError(f"batches(limit={limit!r}): allowed: a whole number >= 0, or None for no limit")
+    found = protection.of(engine)
+    if found is None:
+        return loop.plain(engine, loader, limit)
+    return found.loop.run(loader, limit)
+
+
+def iteration() -> AbstractContextManager[None]:
+    """The body of one iteration. A failure inside ends it early, without an exception; the loop then repeats it."""
+    from ff_deepspeed import loop, protection
+
+    found = protection.current()
+    return nullcontext() if found is None else loop.Iteration(found.loop)

@@ -1,0 +1,256 @@
+"""The exact loop: iterations that are handed out again after a failure.
+
+    for batches in ff_deepspeed.batches(engine, loader):     # one item = the micro-batches of one iteration
+        with ff_deepspeed.iteration():                       # what must happen once per iteration belongs inside
+            for batch in batches:
+                loss = engine(batch)
+                engine.backward(loss)
+                engine.step()
+
+A failure anywhere inside the `with` voids the iteration: the rank recovers and the loop's next item is iteration
+v*+1, v* being the version that all ranks agreed on. A replacement runs the same script; its loop begins with that
+same item. An iteration is complete ("sealed") when the loop asks for the next item.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.state import rng
+from ff_deepspeed import scalars
+from ff_deepspeed.loader import DROPPED, ReplayableLoader
+
+if TYPE_CHECKING:
+    from ff_deepspeed.protection import Protection
+
+log = logging.getLogger("ff_deepspeed")
+
+OUTSIDE = (
+    "a rank died while this one was outside `with ff_deepspeed.iteration():`, where it cannot go back to the "
+    "interrupted iteration. Move collectives that run between iterations (evaluation, logging, checkpoints) "
+    "inside the `with`, after engine.step()"
+)
+LEFT = (
+    "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. "
+    "Bound the loop with ff_deepspeed.batches(engine, loader, limit=...) instead: it waits until no rank needs to "
+    "go back"
+)
+
+
+class Body:
+    """One run of the loop's body: iteration `version` + 1."""
+
+    def __init__(self, version: int, counters: dict[str, int]) -> None:
+        self.version = version
+        self.counters = counters
+        self.entered = False
+        self.finished = False
+        self.interrupt: int | None = None  # the epoch that a halt announced
+
+
+class Loop:
+    """All batches() calls of one protected engine. Their count is part of the position in the data."""
+
+    def __init__(self, protection: Protection) -> None:
+        self._p = protection
+        self._failover = protection.failover
+        self._calls = 0
+        self._call = 0  # the call that feeds the engine now
+        self._source: ReplayableLoader | None = None
+        self._body: Body | None = None
+        self._restored: dict[str, Any] | None = None  # position of the version that was restored last
+
+    def position(self) -> dict[str, Any]:
+        assert self._source is not None
+        return {"call": self._call, **self._source.position(self._failover.version)}
+
+    def load_position(self, saved: dict[str, Any]) -> None:
+        self._restored = saved
+
+    def run(self, loader: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:
+        """batches(): yields one iteration's micro-batches at a time."""
+        call, self._calls = self._calls, self._calls + 1
+        if self._body is not None and self._body.entered and not self._body.finished:
+            raise FailoverError("ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time")
+        source = ReplayableLoader(loader, self._p.engine.gradient_accumulation_steps(), limit)
+        if self._failover.is_newcomer:
+            position = self._failover.saved_scalars()["data"]
+            if position["call"] > call:
+                log.info(
+                    "batches() call %d was over before this process took over its rank: it is empty here", call + 1
+                )
+                return
+            source.seek(position)  # before joining: nobody should wait for it
+        version = self._begin(call, source)
+        while True:
+            interrupt: int | None = None
+            batches = None
+            try:
+                batches = source.fetch(version + 1)
+                if batches is None:
+                    self._failover.finish()
+            except FailoverInterrupt as caught:
+                interrupt = caught.epoch
+            if interrupt is None and batches is None:
+                return
+            if interrupt is None and batches is not None:
+                self._body = Body(version, scalars.counters(self._p.engine))
+                try:
+                    yield batches
+                except GeneratorExit:
+                    self._leave(self._body)
+                    raise
+                interrupt = self._end(self._body)
+                if interrupt is None:
+                    version += 1
+                    source.settle(version, self._failover.oldest_needed)
+            if interrupt is not None:
+                # Here no exception is alive any more: its traceback would keep the halted groups alive.
+                version = self._recover(interrupt, source)
+
+    def enter(self) -> Body:
+        body = self._body
+        if body is None or body.entered:
+            raise FailoverError(
+                "`with ff_deepspeed.iteration():` belongs once into the body of a "
+                "`for batches in ff_deepspeed.batches(engine, loader):` loop"
+            )
+        body.entered = True
+        return body
+
+    def void(self, body: Body, epoch: int) -> None:
+        """The body was interrupted: the loop's other code must not see counters of a step that did not count."""
+        body.interrupt = epoch
+        scalars.set_counters(self._p.engine, body.counters)
+
+    def _begin(self, call: int, source: ReplayableLoader) -> int:
+        """Make `source` what feeds the engine. Returns the version that its first item follows."""
+        self._call, self._source = call, source
+        if self._p.started:
+            return self._mark()
+        self._restored = None
+        version = self._p.start()
+        if self._restored is not None:  # a newcomer; another failure may have moved the version since it looked
+            self._check_call()
+            states = rng.capture()
+            source.seek(self._restored)
+            rng.restore(states)
+        return version
+
+    def _mark(self) -> int:
+        """A version of its own for "this call begins".
+
+        What the script does between two calls (evaluation, a new shuffle) is not repeated after a failure, so its
+        effects on counters and random generators must be saved: a newcomer passes over it without taking part.
+        """
+        epoch: int | None = None
+        try:
+            with self._failover.step():
+                pass
+            self._failover.seal()
+        except FailoverInterrupt as caught:
+            epoch = caught.epoch
+        if epoch is not None:
+            raise self._p.fail(FailoverError(OUTSIDE))
+        return self._failover.version
+
+    def _end(self, body: Body) -> int | None:
+        """The loop asks for more: seal. Returns the epoch of a halt, if there was one."""
+        if not body.entered:
+            raise FailoverError(
+                "the body of the batches() loop did not enter `with ff_deepspeed.iteration():`: nothing could be "
+                "repeated after a failure. Put the training of the iteration inside it"
+            )
+        if body.interrupt is not None:
+            return body.interrupt
+        made = self._failover.version - body.version
+        if made != 1:
+            raise FailoverError(
+                f"iteration {body.version + 1} ended with {made} optimizer steps: one item of batches() holds the "
+                f"micro-batches of one step (gradient_accumulation_steps = "
+                f"{self._p.engine.gradient_accumulation_steps()}); call engine(...), engine.backward(...) and "
+                "engine.step() once for each of them"
+            )
+        try:
+            self._p.persist()
+            self._failover.seal()
+        except FailoverInterrupt as caught:
+            return caught.epoch
+        return None
+
+    def _leave(self, body: Body) -> None:
+        """The script left the loop by `break`, `return` or an exception; a regular end only after a whole body."""
+        if not body.finished:
+            return
+        interrupt = body.interrupt
+        if interrupt is None:
+            interrupt = self._end(body)
+        try:
+            if interrupt is None:
+                self._failover.finish()
+        except FailoverInterrupt as caught:
+            interrupt = caught.epoch
+        if interrupt is not None:
+            # Raising here would be lost: Python closes a generator where exceptions are only printed.
+            self._p.fail(FailoverError(LEFT))
+
+    def _recover(self, epoch: int, source: ReplayableLoader) -> int:
+        version = self._failover.recover(FailoverInterrupt(epoch))
+        self._check_call()
+        if not source.can_return_to(version):
+            raise self._p.fail(FailoverError(f"the batches that followed version {version} are not kept any more"))
+        return version
+
+    def _check_call(self) -> None:
+        if self._restored is not None and self._restored["call"] != self._call:
+            raise self._p.fail(FailoverError(OUTSIDE))
+
+
+class Iteration:
+    """`with ff_deepspeed.iteration():` of a protected engine."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._body: Body | None = None
+
+    def __enter__(self) -> None:
+        self._body = self._loop.enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        assert self._body is not None
+        epoch = _interrupted(error)
+        if epoch is not None:
+            self._loop.void(self._body, epoch)
+        self._body.finished = error is None or epoch is not None
+        return epoch is not None
+
+
+def _interrupted(error: BaseException | None) -> int | None:
+    """The epoch of the interrupt that `error` is, or was raised during (by a `finally` of the script)."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, FailoverInterrupt):
+            return error.epoch
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def plain(engine: Any, loader: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:
+    """batches() of an engine that is not protected: the same items, no copies, no waiting."""
+    group = engine.gradient_accumulation_steps()
+    source = iter(loader)
+    for _ in itertools.count() if limit is None else range(limit):
+        batches = list(itertools.islice(source, group))
+        if len(batches) < group:
+            if batches:
+                log.info(DROPPED, len(batches), group)
+            return
+        yield batches

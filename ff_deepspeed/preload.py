@@ -1,0 +1,43 @@
+"""Operators that DeepSpeed compiles and loads on first use: spares load them before they are needed.
+
+A live rank publishes which ones it has loaded; `load_ops` runs in a spare, which has imported the same modules.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+log = logging.getLogger("ff_deepspeed")
+
+# Module name of the compiled operator -> name of its builder.
+BUILDERS = {"deepspeed_shm_comm": "ShareMemCommBuilder", "cpu_adam": "CPUAdamBuilder"}
+
+
+def publish(failover: Any) -> None:
+    """Tell the runtime which operators this process has loaded."""
+    names = loaded()
+    if names:
+        failover.preload_calls.append(["ff_deepspeed.preload:load_ops", [names]])
+
+
+def loaded() -> list[str]:
+    """Names of the operators (keys of BUILDERS) that this process has loaded."""
+    from deepspeed.ops.op_builder.builder import OpBuilder
+
+    return sorted(name for name in BUILDERS if name in OpBuilder._loaded_ops)
+
+
+def load_ops(names: list[str]) -> None:
+    """Load operators by name. One that does not load is logged and left to the first use."""
+    from deepspeed.accelerator import get_accelerator
+
+    for name in names:
+        builder = get_accelerator().create_op_builder(BUILDERS.get(name, ""))
+        if builder is None:
+            log.warning("operator %r: unknown; known: %s", name, ", ".join(sorted(BUILDERS)))
+            continue
+        try:
+            builder.load()
+        except Exception as error:
+            log.warning("operator %r did not load in a spare: %s", name, error)

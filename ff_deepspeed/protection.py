@@ -1,0 +1,114 @@
+"""What ties one DeepSpeed engine of this process to the failover runtime."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ff_core import failover as runtime
+from ff_core.errors import FailoverError, UnsupportedError
+from ff_deepspeed import preload, support
+from ff_deepspeed.adapter import DeepSpeedAdapter
+from ff_deepspeed.client import ClientState
+from ff_deepspeed.loop import Loop
+
+if TYPE_CHECKING:
+    from ff_core.config import FailoverConfig
+    from ff_core.failover import Failover
+
+log = logging.getLogger("ff_deepspeed")
+
+UNPROTECTED = (
+    'THIS JOB IS NOT PROTECTED: "ff_failover" is enabled, but the job was not started by `fftrain run`. '
+    "It trains as without FFTrainer; start it with `fftrain run ...` to survive failures."
+)
+
+
+class Protection:
+    """A protected engine: its adapter, its loop, and what may end its protection."""
+
+    def __init__(self, engine: Any, failover: Failover) -> None:
+        self.engine = engine
+        self.failover = failover
+        self.started = False
+        self.client = ClientState()
+        self.loop = Loop(self)
+        self.adapter = DeepSpeedAdapter(engine, failover.rank, self.loop, self.client)
+        self._failed: FailoverError | None = None
+        failover.attach(self.adapter)
+
+    def start(self) -> int:
+        """Training starts here (or goes on, in a newcomer). Returns the version; idempotent."""
+        self.check()
+        version: int = self.failover.start_training()
+        self.started = True
+        return version
+
+    def step(self, original: Any, *args: Any, **kwargs: Any) -> None:
+        """The engine's inner step, fenced: afterwards the engine holds the next version."""
+        self.check()
+        with self.failover.step():
+            self.failover.inject("step")
+            original(self.engine, *args, **kwargs)
+        self.failover.inject("after-step")
+
+    def persist(self) -> None:
+        """Save a checkpoint on disk if one is due at the version that just ended. Collective."""
+        where = self.failover.config.persist
+        version = self.failover.version
+        if not where.period or version % where.period:
+            return
+        self.engine.save_checkpoint(where.directory, client_state=self.client.current())
+        self.failover.persisted(f"{where.directory}/global_step{self.engine.global_steps}", version)
+
+    def fail(self, error: FailoverError) -> FailoverError:
+        """This rank cannot go on. Remembers `error` for `check`, so that it cannot be lost; returns it to be raised."""
+        log.critical("%s", error)
+        self._failed = error
+        return error
+
+    def check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+
+_protection: weakref.ReferenceType[Protection] | None = None
+_warned = False
+
+
+def protect(engine: Any, config: FailoverConfig | None) -> None:
+    """After an engine is complete: protect it if its "ff_failover" block says so. Raises UnsupportedError."""
+    global _protection, _warned
+    failover = runtime.current()
+    if config is None or not config.enabled:
+        if failover is not None:
+            log.warning('the DeepSpeed configuration has no enabled "ff_failover" block: this engine is not protected')
+        return
+    if engine.optimizer is None:
+        return  # an engine for inference: it has nothing that changes
+    support.check_engine(engine)
+    if failover is None:
+        if not _warned:
+            _warned = True
+            log.warning("%s", UNPROTECTED)
+        return
+    if current() is not None:
+        raise UnsupportedError(
+            "this process has a protected engine already; one engine per process can be protected. Set "
+            '"ff_failover": {"enabled": false} in the other configuration'
+        )
+    failover.configure(config)
+    preload.publish(failover)
+    engine._ff_protection = Protection(engine, failover)
+    _protection = weakref.ref(engine._ff_protection)
+
+
+def of(engine: Any) -> Protection | None:
+    """The protection of `engine`, None if it has none."""
+    return vars(engine).get("_ff_protection")
+
+
+def current() -> Protection | None:
+    """The protection of this process's protected engine, None if there is none (any more)."""
+    return None if _protection is None else _protection()

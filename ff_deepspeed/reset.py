@@ -1,0 +1,80 @@
+"""Forgets a half-done iteration: what DeepSpeed keeps between forward and the end of step.
+
+A backward that was interrupted leaves gradients, reduction buckets and counters behind. Without this a retry asserts
+("already been reduced") or, worse, adds the old gradients to the new ones and says nothing. No collectives are used
+here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ff_deepspeed.state_map import partitions
+
+
+class Reset:
+    """Made once, while no iteration runs; `run()` puts the engine back to where an iteration begins."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        # ZeRO steps one parameter group at a time by narrowing this list for the duration.
+        self._param_groups = engine.basic_optimizer.param_groups
+
+    def run(self) -> None:
+        engine, optimizer = self._engine, self._engine.optimizer
+        engine.basic_optimizer.param_groups = self._param_groups
+        _engine(engine)
+        if hasattr(optimizer, "_backward_hook_state"):
+            _hooks(optimizer)
+        if hasattr(optimizer, "ipg_buckets"):
+            _zero12(optimizer)
+        elif hasattr(optimizer, "clear_hp_grads"):
+            optimizer.zero_grad()  # both the bf16 gradients and the fp32 buffers they were added to
+            for p in engine.module.parameters():
+                p.grad = None
+        elif hasattr(optimizer, "fp32_groups"):
+            optimizer.zero_grad()
+            for group in optimizer.fp32_groups:
+                for p in group:
+                    p.grad = None
+        else:
+            optimizer.zero_grad(set_to_none=True)
+        for partition in partitions(optimizer) or []:
+            partition.grad = None
+
+
+def _engine(engine: Any) -> None:
+    engine._running_engine_step = False
+    engine._running_engine_backward = False
+    engine._running_engine_backward_count = 0
+    engine._step_applied = False
+    engine._manual_backward_expected = False
+    engine.losses = None
+    engine.zero_grad()
+    for timer in engine.timers.get_timers().values():
+        # A timer that runs cannot be started again.
+        timer.started_ = False
+    engine.tput_timer.started = False
+
+
+def _hooks(optimizer: Any) -> None:
+    hooks = optimizer._backward_hook_state
+    hooks.backward_active_depth = 0
+    hooks.remaining_grad_acc_hooks = 0
+    hooks.reset_for_new_step()
+
+
+def _zero12(zero: Any) -> None:
+    zero.zero_grad()
+    for bucket in zero.ipg_buckets.values():
+        bucket.clear()
+        bucket.index = 0
+    zero._release_ipg_buffers()
+    zero._release_preflattened_grad_buffers()
+    zero.params_already_reduced = [False] * len(zero.params_already_reduced)
+    zero.averaged_gradients = {}
+    zero.all_grad_tensors = {}
+    zero.extra_large_param_to_reduce = {}
+    zero.previous_reduced_grads.clear()
+    zero.reset_partition_gradient_structures()
+    zero.micro_step_id = -1  # INITIAL_MICRO_STEP_ID

@@ -1,0 +1,126 @@
+"""Where a DeepSpeed engine keeps its tensors, and who else holds each of them: the declarations behind the razor.
+
+| engine.optimizer (ZeRO stage)   | unique to the rank          | on every rank                  | derived      |
+| ---                             | ---                         | ---                            | ---          |
+| DeepSpeedZeroOptimizer (1, 2)   | fp32 partition, its moments |                                | flat weights |
+| BF16_Optimizer (1)              | fp32 partition, its moments |                                | flat weights |
+| FP16_UnfusedOptimizer (0, bf16) |                             | fp32 masters, moments, weights |              |
+| Adam, AdamW, CPUAdam (0, fp32)  |                             | weights, moments               |              |
+
+Frozen parameters and buffers never change and are the same everywhere; buffers that turn out to change in forward
+travel with the scalars (`ff_deepspeed.buffers`). The bf16 weights of FP16_UnfusedOptimizer are not derived: its dry
+first step applies weight decay to the masters only, so at version 0 they are no cast of the masters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ff_core.adapter import Held, TensorSpec
+from ff_deepspeed import moments
+
+MASTERS = "master"
+
+
+def inner_optimizer(engine: Any) -> torch.optim.Optimizer:
+    """The optimizer that computes steps, below DeepSpeed's wrapper."""
+    return engine.basic_optimizer
+
+
+def partitions(optimizer: Any) -> list[torch.Tensor] | None:
+    """This rank's fp32 master partition of each parameter group, None without ZeRO."""
+    for name in ("single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        if hasattr(optimizer, name):
+            return list(getattr(optimizer, name))
+    return None
+
+
+def flat_weights(optimizer: Any) -> list[torch.Tensor]:
+    """The flat buffers whose views are the module's parameters under ZeRO-1 and 2."""
+    for name in ("bit16_groups_flat", "bf16_groups_flat"):
+        if hasattr(optimizer, name):
+            return list(getattr(optimizer, name))
+    return []
+
+
+def declare(engine: Any, changing_buffers: set[str]) -> list[TensorSpec]:
+    """All persistent tensors of `engine`, whose moments exist (`moments.create`).
+
+    changing_buffers: names of module buffers that are saved with the scalars and hence left out here.
+    """
+    everywhere = f"data-parallel, {engine.dp_world_size} ranks"
+    optimizer = engine.optimizer
+    masters = partitions(optimizer)
+    if masters is not None:
+        specs = _partitioned(engine, masters)
+    elif hasattr(optimizer, "fp32_groups"):
+        specs = _unfused(engine, everywhere)
+    else:
+        specs = _plain(engine, everywhere)
+    return specs + _constants(engine, changing_buffers, everywhere)
+
+
+def _partitioned(engine: Any, masters: list[torch.Tensor]) -> list[TensorSpec]:
+    inner = inner_optimizer(engine)
+    specs = []
+    for group, partition in enumerate(masters):
+        specs.append(TensorSpec(f"{MASTERS}.{group}", partition.data, Held.UNIQUE))
+        for name, tensor in moments.tensors(inner, partition).items():  # type: ignore[arg-type]
+            specs.append(TensorSpec(f"{name}.{group}", tensor, Held.UNIQUE))
+    for group, flat in enumerate(flat_weights(engine.optimizer)):
+        specs.append(TensorSpec(f"weights.{group}", flat.data, Held.DERIVED, source=MASTERS))
+    return specs
+
+
+def _unfused(engine: Any, everywhere: str) -> list[TensorSpec]:
+    inner = inner_optimizer(engine)
+    names = parameter_names(engine)
+    specs = []
+    for masters, weights in zip(engine.optimizer.fp32_groups, engine.optimizer.fp16_groups, strict=True):
+        for master, weight in zip(masters, weights, strict=True):
+            name = names[weight]
+            specs.append(TensorSpec(f"{MASTERS}.{name}", master.data, Held.REPLICATED, over=everywhere))
+            specs.append(TensorSpec(f"weight.{name}", weight.data, Held.REPLICATED, over=everywhere))
+            for moment, tensor in moments.tensors(inner, master).items():
+                specs.append(TensorSpec(f"{moment}.{name}", tensor, Held.REPLICATED, over=everywhere))
+    return specs
+
+
+def _plain(engine: Any, everywhere: str) -> list[TensorSpec]:
+    inner = inner_optimizer(engine)
+    names = parameter_names(engine)
+    specs = []
+    for index, p in enumerate(moments.trainable(inner)):
+        name = names.get(p, f"extra.{index}")
+        specs.append(TensorSpec(f"weight.{name}", p.data, Held.REPLICATED, over=everywhere))
+        for moment, tensor in moments.tensors(inner, p).items():
+            specs.append(TensorSpec(f"{moment}.{name}", tensor, Held.REPLICATED, over=everywhere))
+    return specs
+
+
+def _constants(engine: Any, changing_buffers: set[str], everywhere: str) -> list[TensorSpec]:
+    updated = {id(p) for p in updated_parameters(engine)}
+    specs = [
+        TensorSpec(f"frozen.{name}", p.data, Held.CONSTANT, over=everywhere)
+        for name, p in engine.module.named_parameters()
+        if id(p) not in updated
+    ]
+    for name, buffer in engine.module.named_buffers():
+        if name not in changing_buffers:
+            specs.append(TensorSpec(f"buffer.{name}", buffer, Held.CONSTANT, over=everywhere))
+    return specs
+
+
+def parameter_names(engine: Any) -> dict[torch.nn.Parameter, str]:
+    return {p: name for name, p in engine.module.named_parameters()}
+
+
+def updated_parameters(engine: Any) -> list[torch.nn.Parameter]:
+    """The module's (or the caller's own) parameters that a step changes, in the optimizer's order."""
+    for name in ("bit16_groups", "bf16_groups", "fp16_groups"):
+        groups = getattr(engine.optimizer, name, None)
+        if groups is not None:
+            return [p for group in groups for p in group]
+    return moments.trainable(inner_optimizer(engine))

@@ -1,0 +1,91 @@
+"""What cannot be protected yet: refused when the engine is made, with what works instead.
+
+Half protection would be worse than none: a job that believes itself protected and then continues with mixed state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ff_core.errors import UnsupportedError
+
+WORKS = (
+    "FFTrainer protects DeepSpeed engines with ZeRO stage 0, 1 or 2, fp32 or bf16, "
+    "torch.optim.Adam or AdamW or DeepSpeedCPUAdam, and data parallelism"
+)
+HINT = 'Use that, or set "ff_failover": {"enabled": false} to train unprotected.'
+
+
+def check_config(config: Any, model: Any, mpu: Any) -> None:
+    """Before the engine is built. config: a DeepSpeedConfig. Raises UnsupportedError listing every obstacle."""
+    _refuse(list(_obstacles(config, model, mpu)))
+
+
+def check_engine(engine: Any) -> None:
+    """After the engine is built: its optimizer and its groups. Raises UnsupportedError listing every obstacle."""
+    _refuse(list(_engine_obstacles(engine)))
+
+
+def _refuse(obstacles: list[str]) -> None:
+    if obstacles:
+        raise UnsupportedError(f"this job cannot be protected: {'; '.join(obstacles)}. {WORKS}. {HINT}")
+
+
+def _obstacles(config: Any, model: Any, mpu: Any) -> Iterator[str]:
+    from deepspeed.pipe import PipelineModule
+
+    zero = config.zero_config
+    if zero.stage > 2:
+        yield f"zero_optimization.stage = {int(zero.stage)} (ZeRO-3) is not supported yet; stages 0, 1 and 2 are"
+    if isinstance(model, PipelineModule):
+        yield "the model is a PipelineModule: pipeline parallelism is not supported yet"
+    elif mpu is not None:
+        yield "initialize(mpu=...): model parallelism is not supported yet"
+    for name in ("offload_optimizer", "offload_param"):
+        section = getattr(zero, name, None)
+        if section is not None and str(getattr(section.device, "value", section.device)) != "none":
+            yield f"zero_optimization.{name}: offload is not supported yet"
+    if getattr(zero, "zenflow", None) is not None:
+        yield "zero_optimization.zenflow: ZenFlow is not supported"
+    if config.hybrid_engine.enabled:
+        yield "hybrid_engine: the hybrid engine is not supported"
+    if config.torch_autocast_enabled and config.torch_autocast_dtype == torch.float16:
+        yield "torch_autocast with float16 (a gradient scaler) is not supported; bfloat16 is"
+    if config.data_efficiency_enabled:
+        yield "data_efficiency: curriculum sampling and random-LTD are not supported"
+    if not config.managed_gradient_accumulation:
+        yield "managed_gradient_accumulation = false is not supported"
+    if getattr(config.tensor_parallel_config, "autotp_size", 0) > 1:
+        yield "tensor_parallel.autotp_size > 1: tensor parallelism is not supported yet"
+    if config.compile_config.deepcompile:
+        yield "compile.deepcompile is not supported"
+    master_dtype = ("fp16_master_weights_and_grads", "bf16_master_weights_and_grads", "bf16_optimizer_states")
+    for section in (config.float16_config, config.bfloat16_config):
+        for name in master_dtype:
+            if getattr(section, name, False):
+                yield f"{name}: masters in a low precision are not supported"
+
+
+def _engine_obstacles(engine: Any) -> Iterator[str]:
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    optimizers = (torch.optim.Adam, torch.optim.AdamW, DeepSpeedCPUAdam)
+    inner = engine.basic_optimizer
+    if type(inner) not in optimizers:
+        yield f"the optimizer is a {type(inner).__module__}.{type(inner).__qualname__}"
+    wrappers = (DeepSpeedZeroOptimizer, BF16_Optimizer, FP16_UnfusedOptimizer, *optimizers)
+    if type(engine.optimizer) not in wrappers:
+        yield f"DeepSpeed wrapped it in a {type(engine.optimizer).__qualname__}"
+    if engine.has_moe_layers:
+        yield "the model has MoE layers: expert parallelism is not supported yet"
+    if engine.mp_world_size > 1 or engine.sequence_parallel_size > 1:
+        yield "model or sequence parallelism is not supported yet"
+    unreduced = [name for name, p in engine.module.named_parameters() if p.is_meta]
+    if unreduced:
+        yield f"parameters on the meta device: {', '.join(unreduced[:3])}"

@@ -1,0 +1,213 @@
+"""One rank of a small DeepSpeed job under the fake runtime; runs the cases it is given and prints results as JSON.
+
+usage: worker.py CASES.json RANK WORLD PORT        (cases: see `run_case`)
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import random
+import sys
+from typing import Any
+
+rank, world, port = (int(x) for x in sys.argv[2:5])
+os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
+os.environ.update(MASTER_PORT=str(port), DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+from fake_runtime import FakeFailover, Interrupter  # noqa: E402
+
+interrupter = Interrupter()
+interrupter.install()
+
+import deepspeed  # noqa: E402
+
+import ff_deepspeed  # noqa: E402
+from ff_core import failover as runtime  # noqa: E402
+from ff_deepspeed import protection  # noqa: E402
+
+deepspeed.init_distributed(dist_backend="gloo")
+
+
+class Model(torch.nn.Module):
+    """With what makes recovery hard: dropout, BatchNorm, a frozen parameter, a constant buffer, a lazily made one."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(16, 32)
+        self.norm = torch.nn.BatchNorm1d(32, affine=False)
+        self.drop = torch.nn.Dropout(0.2)
+        self.outer = torch.nn.Linear(32, 4)
+        self.register_buffer("scale", torch.full((32,), 0.5))
+        self.register_buffer("seen", torch.zeros(1))
+        if frozen:
+            self.base = torch.nn.Linear(16, 32)
+            self.base.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.inner(x)
+        if hasattr(self, "base"):
+            h = h + self.base(x)
+        h = self.drop(torch.relu(self.norm(h.float()).to(h.dtype))) * self.scale.to(h.dtype)
+        self.seen += x.shape[0]
+        return self.outer(h)
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Samples whose values depend on the global generators of Python, NumPy and torch at the time of the fetch."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        x = torch.full((16,), index / self.size) + 0.1 * torch.randn(16) + random.random() + float(np.random.rand())
+        return {"x": x, "y": torch.tensor(index % 4)}
+
+
+def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
+    if case.get("one_group"):
+        groups = [{"params": parameters}]
+    if case.get("optimizer") == "cpu_adam":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=1e-2)
+    return torch.optim.AdamW(groups, lr=1e-2, amsgrad=case.get("optimizer") == "amsgrad")
+
+
+def make_engine(case: dict[str, Any]) -> Any:
+    torch.manual_seed(3)
+    random.seed(3 + rank)
+    np.random.seed(3 + rank)
+    model = Model(case.get("frozen", True))
+    optimizer = make_optimizer(case, model)
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": case.get("gas", 1),
+        "zero_optimization": {"stage": case["stage"], "reduce_bucket_size": 1000000, **case.get("zero", {})},
+        "gradient_clipping": case.get("clip", 1.0),
+        "steps_per_print": 1000000,
+        "ff_failover": {"enabled": True},
+        **case.get("config", {}),
+    }
+    if case["dtype"] == "bf16":
+        config["bf16"] = {"enabled": True}
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 0.1 * step))
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, lr_scheduler=scheduler, model_parameters=None, config=config
+    )
+    torch.manual_seed(100 + rank)
+    return engine
+
+
+def digest(engine: Any) -> str:
+    """Hash of everything that training changes: weights, buffers, masters, moments, counters."""
+    sha = hashlib.sha256()
+    tensors = [*engine.module.state_dict().values()]
+    inner = engine.basic_optimizer
+    for p in (p for group in inner.param_groups for p in group["params"]):
+        tensors += [p.data, *(v for v in inner.state[p].values() if torch.is_tensor(v))]
+    for tensor in tensors:
+        sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    counters = (engine.global_steps, engine.micro_steps, engine.skipped_steps, engine.global_samples)
+    sha.update(repr((counters, [group["lr"] for group in inner.param_groups])).encode())
+    return sha.hexdigest()
+
+
+def train(engine: Any, case: dict[str, Any], failover: FakeFailover | None) -> dict[str, Any]:
+    """`epochs` loops over a shuffled data set; returns losses by optimizer step, and what the last step left."""
+    losses: dict[int, float] = {}
+    data = Noisy(4 * case.get("gas", 1) * case.get("iterations", 6) + case.get("extra", 0))
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=4, shuffle=True, drop_last=True, num_workers=case.get("workers", 0)
+    )
+    evaluations: list[float] = []
+    for _ in range(case.get("epochs", 1)):
+        for batches in ff_deepspeed.batches(engine, loader, limit=case.get("limit")):
+            step = engine.global_steps
+            interrupter.begin(step + 1)
+            with ff_deepspeed.iteration():
+                total = torch.zeros(1)
+                for batch in batches:
+                    out = engine(batch.pop("x").to(next(engine.module.parameters()).dtype))
+                    loss = torch.nn.functional.cross_entropy(out.float(), batch["y"])
+                    engine.backward(loss)
+                    engine.step()
+                    total += loss.detach()
+                torch.distributed.all_reduce(total)
+                interrupter.check()
+                losses[engine.global_steps] = total.item()
+            interrupter.running = False
+        evaluations.append(float(torch.rand(1)))  # what happens between loops may draw random numbers
+    return {
+        "losses": losses,
+        "digest": digest(engine),
+        "evaluations": evaluations[-1:],
+        "collectives": interrupter.count,
+    }
+
+
+def run_case(case: dict[str, Any]) -> dict[str, Any]:
+    """One training run.
+
+    case: stage, dtype, gas, optimizer, ...; plan: [[iteration, collective], ...] to interrupt at; or `resume_from`, a
+    file that an earlier case wrote with `save_at` (a version): then this rank begins as a newcomer.
+    """
+    saved = None
+    if "resume_from" in case:
+        saved = torch.load(f"{case['resume_from']}.{rank}", weights_only=True)
+    failover = FakeFailover(rank, world, saved) if case.get("protected", True) else None
+    runtime.current = lambda: failover
+    protection._protection = None
+    engine = make_engine(case)
+    interrupter.plan = [tuple(x) for x in case.get("plan", [])]
+    if failover is not None:
+        failover.skip_reset = case.get("skip_reset", False)
+        if "save_at" in case:
+            seal = failover.seal
+
+            def sealing() -> None:
+                seal()
+                if failover.version == case["save_at"]:
+                    torch.save(failover.slots[failover.version], f"{case['save_to']}.{rank}")
+
+            failover.seal = sealing
+    result = train(engine, case, failover)
+    if failover is not None:
+        result |= {
+            "recovered": failover.recovered,
+            "finished": failover.finished,
+            "points": sorted(set(failover.points)),
+        }
+        result["unfired"] = interrupter.plan
+    engine.destroy()
+    del engine
+    gc.collect()
+    return result
+
+
+def main() -> None:
+    with open(sys.argv[1], encoding="utf-8") as file:
+        cases = json.load(file)
+    for case in cases:
+        try:
+            result = run_case(case)
+        except Exception as error:
+            if not case.get("may_fail"):
+                raise
+            result = {"error": f"{type(error).__name__}: {error}"}
+        print("RESULT " + json.dumps(result), flush=True)
+
+
+main()
