@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ff_core.config import FailoverConfig
-from ff_core.copy.page import StatusPage
+from ff_core.copy.page import StatusPage, WaitResult
 from ff_core.copy.stamps import stamp
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.fence import ACTIVITY_GATE, Fence
@@ -136,13 +136,13 @@ class Failover:
             return self.version
         if self.adapter is None:
             raise FailoverError("start_training() before attach(): no engine has been made yet")
+        assert self.registry is not None
         self.plan = make_plan(self.adapter.tensors())
+        journal = self.registry.freeze_journal()
         if self.is_newcomer:
             version = self._recovery.join()
             self.is_newcomer = False
             return version
-        assert self.registry is not None
-        journal = self.registry.journal.freeze()
         blob = self.take_scalars()
         self.link.send(
             "protect", rank=self.rank, sent_bytes=self.plan.sent_bytes, local_bytes=self.plan.local_bytes,
@@ -216,12 +216,12 @@ class Failover:
         assert self.replicator is not None
         target, waited, warned = stamp(self.epoch, version), 0.0, False
         while True:
-            result = self.page.wait_w(target, self.epoch, _GATE_SLICE_S)
-            if result == "committed":
+            try:
+                if self.page.wait_w(target, self.epoch, _GATE_SLICE_S) is WaitResult.HALTED:
+                    raise FailoverInterrupt(self.page.load("halt_epoch"))
                 return
-            if result == "halted":
-                raise FailoverInterrupt(self.page.load("halt_epoch"))
-            waited += _GATE_SLICE_S
+            except TimeoutError:
+                waited += _GATE_SLICE_S
             self.check()
             if self.replicator.mend():
                 print(f"fftrain: rank {self.rank}: a connection to a replica broke and was made again", file=sys.stderr, flush=True)

@@ -75,8 +75,7 @@ class Recovery:
         restored = self._restore(role, epoch, version)
         owner.link.send("ready", rank=owner.rank, epoch=epoch, restored_bytes=restored, at=time.time())
         blob = codec.decode(owner.replicator.blob(version))
-        if owner.is_newcomer:
-            owner.registry.make_late_groups(blob["late_groups"])
+        owner.registry.make_late_groups(blob["late_groups"])
         owner.inbox.take("regroup", lambda m: bool(m["epoch"] == epoch), owner.check)
         clock = [time.perf_counter()]
         owner.registry.regroup(epoch)

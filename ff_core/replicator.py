@@ -34,12 +34,13 @@ class Replicator:
         self._writer.set_segments([segment.for_engine() for segment in plan.segments])
         self._holders: list[tuple[str, int]] = []
         self.newest = -1            # newest version begun in this epoch
+        self._newest_slot = -1      # where it is being written: incomplete, yet not free
         self._epoch = 0
         self._blobs: dict[int, bytes] = {}
 
     def connect(self, holders: Sequence[Sequence[Any]], epoch: int) -> None:
         """Connect to the holders' agents [[node, host, port], ...]. Nothing is in flight (after open or cancel)."""
-        self._epoch, self.newest = epoch, -1
+        self._epoch, self.newest, self._newest_slot = epoch, -1, -1
         self._holders = [(host, port) for _, host, port in holders]
         self._connect_all()
 
@@ -51,8 +52,9 @@ class Replicator:
 
     def begin(self, version: int) -> None:
         """Start copying the live tensors as `version`. Returns at once."""
-        self._writer.begin(self._slot_for(version), self._epoch, version)
-        self.newest = version
+        slot = self._slot_for(version)
+        self._writer.begin(slot, self._epoch, version)
+        self.newest, self._newest_slot = version, slot
 
     def seal(self, version: int, blob: bytes) -> None:
         """Complete `version` with its scalars if it was begun; remember them for a survivor that keeps its live tensors."""
@@ -69,7 +71,7 @@ class Replicator:
             whole = info.full or not self._plan.local_bytes
             if info.complete and (info.epoch, info.version) == (self._epoch, version) and whole:
                 self._writer.resend(index, self._epoch, version)
-                self.newest = version
+                self.newest, self._newest_slot = version, index
                 return
         self.begin(version)
         self._writer.seal(version, self._blobs[version])
@@ -81,16 +83,13 @@ class Replicator:
             if info.complete and info.version == version:
                 return index
         for index, info in enumerate(infos):
-            if not info.complete and index != self._in_flight_slot(infos):
+            if not info.complete and index != self._newest_slot:
                 return index
         index = min(range(len(infos)), key=lambda i: infos[i].version)
         if infos[index].version >= self.committed_version():
             raise EngineError(f"version {version}: both slots hold versions that are not replaceable yet "
                               f"({[i.version for i in infos]}, W = {self.committed_version()})")
         return index
-
-    def _in_flight_slot(self, infos: Sequence[Any]) -> int:
-        return next((i for i, info in enumerate(infos) if not info.complete and info.version == self.newest >= 0), -1)
 
     def committed_version(self) -> int:
         """W of this epoch as the agent published it; -1 if none yet."""

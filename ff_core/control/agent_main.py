@@ -15,31 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 
 from ff_core.control import rpc
 from ff_core.control.agent import Agent
 from ff_core.control.job import JobSpec
 from ff_core.control.messages import make
+from ff_core.copy.memory import free_bytes
 from ff_core.errors import FailoverError
 
 _CONNECT_S = 60.0
-
-
-def free_bytes() -> int:
-    """Memory this machine and its control group can still give, in bytes."""
-    free = int(psutil.virtual_memory().available)
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit, used = Path(limit_file).read_text().strip(), int(Path(used_file).read_text())
-        except (OSError, ValueError):
-            continue
-        if limit.isdigit():
-            free = min(free, max(0, int(limit) - used))
-    return free
 
 
 def host_id() -> str:

@@ -1,0 +1,160 @@
+"""A trainer without a framework: what ff_core needs of an adapter, in the fewest lines. Used by the end-to-end tests.
+
+Every rank owns a unique shard (momentum SGD on it); the full parameters are derived from the shards by all-gather. Dropout and a
+per-rank RNG make the scalars matter. Writes one JSON line per finished iteration and a final digest to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ff_core.adapter import Held, TensorSpec
+from ff_core.errors import FailoverInterrupt
+from ff_core.failover import current
+
+SHARD = 50_000
+
+
+class Toy:
+    """Trainer and adapter in one."""
+
+    name = "toy"
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        torch.manual_seed(7)
+        start = torch.randn(SHARD * self.size)
+        dist.broadcast(start, 0)
+        self.master = start[self.rank * SHARD : (self.rank + 1) * SHARD].clone()
+        self.momentum = torch.zeros(SHARD)
+        self.counter = torch.zeros(3)  # replicated: the same on every rank
+        self.full = torch.empty(SHARD * self.size)
+        self.frozen = torch.full((10,), float(os.getpid()))
+        dist.broadcast(self.frozen, 0)  # constant, and different in a newcomer until it is rebuilt
+        torch.manual_seed(100 + self.rank)
+        self.losses: dict[int, float] = {}
+        self._gather()
+
+    def _gather(self) -> None:
+        dist.all_gather_into_tensor(self.full, self.master)
+
+    def tensors(self) -> list[TensorSpec]:
+        return [
+            TensorSpec("master", self.master, Held.UNIQUE),
+            TensorSpec("momentum", self.momentum, Held.UNIQUE),
+            TensorSpec("counter", self.counter, Held.REPLICATED, over="all"),
+            TensorSpec("full", self.full, Held.DERIVED, source="master"),
+            TensorSpec("frozen", self.frozen, Held.CONSTANT, over="all"),
+        ]
+
+    def scalars(self) -> dict[str, Any]:
+        return {"losses": dict(self.losses)}
+
+    def load_scalars(self, scalars: dict[str, Any]) -> None:
+        self.losses = dict(scalars["losses"])
+
+    def drop_iteration(self) -> None:
+        pass
+
+    def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
+        if source_rank is not None and newcomers:
+            dist.broadcast(self.counter, source_rank)
+            dist.broadcast(self.frozen, source_rank)
+        self._gather()
+
+    def iterate(self, iteration: int) -> None:
+        failover = current()
+        if failover:
+            failover.inject("forward")
+        generator = torch.Generator().manual_seed(iteration * 1000 + self.rank)
+        data = torch.randn(SHARD * self.size, generator=generator)
+        kept = torch.rand(SHARD * self.size) > 0.1
+        error = (self.full - data) * kept + self.frozen.mean() * 1e-6 * 0
+        if failover:
+            failover.inject("backward")
+        gradient = error / self.size
+        loss = (error**2).mean()
+        dist.all_reduce(gradient)
+        if failover:
+            with failover.step():
+                failover.inject("step")
+                self._step(gradient)
+            failover.inject("after-step")
+        else:
+            self._step(gradient)
+        dist.all_reduce(loss)
+        self.losses[iteration] = loss.item()
+
+    def _step(self, gradient: torch.Tensor) -> None:
+        mine = gradient[self.rank * SHARD : (self.rank + 1) * SHARD]
+        self.momentum.mul_(0.9).add_(mine)
+        self.master.sub_(self.momentum, alpha=0.05)
+        self.counter.add_(1)
+        self._gather()
+
+    def digest(self) -> str:
+        hashed = hashlib.sha256()
+        for tensor in (self.master, self.momentum, self.counter, self.full):
+            hashed.update(tensor.numpy().tobytes())
+        hashed.update(json.dumps(sorted(self.losses.items())).encode())
+        hashed.update(torch.get_rng_state().numpy().tobytes())
+        return hashed.hexdigest()
+
+
+def train(toy: Toy, iterations: int, pause_s: float) -> None:
+    import time
+
+    failover = current()
+    version = failover.start_training() if failover else 0
+    while True:
+        interrupt = None
+        try:
+            while version < iterations:
+                time.sleep(pause_s)
+                toy.iterate(version + 1)
+                version += 1
+                if failover:
+                    failover.seal()
+            if failover:
+                failover.finish()
+            return
+        except FailoverInterrupt as caught:
+            interrupt = caught.with_traceback(None)
+        version = failover.recover(interrupt)
+        toy_generation = failover.registry.generation
+        assert toy_generation == failover.epoch, (toy_generation, failover.epoch)
+        failover.registry.assert_generation(failover.epoch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--iterations", type=int, default=8)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--raise-at-start", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.raise_at_start:
+        raise ValueError("broken on purpose")
+    dist.init_process_group("gloo")
+    toy = Toy()
+    failover = current()
+    if failover:
+        failover.attach(toy)
+    train(toy, args.iterations, args.pause)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"rank{toy.rank}.json").write_text(json.dumps({"digest": toy.digest(), "losses": toy.losses}))
+    print(f"rank {toy.rank} done", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
