@@ -33,11 +33,11 @@ def run_as_main(entrypoint: Sequence[str]) -> None:
     script = entrypoint[0]
     sys.argv = list(entrypoint)
     main = _fresh_main()
-    if pkgutil.get_importer(script) is not None:  # a directory or zip file with a __main__.py
-        _set_first_path(script)
+    path = os.path.abspath(script)  # noqa: PTH100 (the interpreter does not resolve links in __file__ either)
+    if pkgutil.get_importer(path) is not None:  # a directory or zip file with a __main__.py
+        _set_first_path(path)
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
-    path = os.path.abspath(script)  # noqa: PTH100 (the interpreter does not resolve links in __file__ either)
     _set_first_path(str(Path(script).resolve().parent))
     main.__dict__.update(
         __file__=path, __cached__=None, __loader__=importlib.machinery.SourceFileLoader("__main__", path)
@@ -77,14 +77,13 @@ def report_exception(error: BaseException) -> int:
 
 
 def _users_frames(frames: TracebackType | None) -> TracebackType | None:
-    first = frames
-    while first is not None and first.tb_frame.f_code.co_filename in _OUR_FILES:
-        first = first.tb_next
-    # A script that does not compile, or is not there, has no frames of its own.
-    return first
-
-
-_OUR_FILES = {__file__, runpy.__file__, "<frozen runpy>", str(Path(__file__).with_name("worker_main.py"))}
+    """What comes below `run_as_main`; None for a script that does not compile, which has no frames of its own."""
+    position = frames
+    while position is not None:
+        if position.tb_frame.f_code is run_as_main.__code__:
+            return position.tb_next
+        position = position.tb_next
+    return frames
 
 
 def write_error_file(error: BaseException) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -20,8 +21,10 @@ from ff_core.launch.process import WorkerProcess
 DEADLINE_S = 60.0
 
 
-async def start(code: str, *, rank: int | None = 0, log_dir: Path | None = None, show: bool = False, prefix: bool = True,
-                pass_fds: tuple[int, ...] = ()) -> WorkerProcess:  # fmt: skip
+async def start(
+    code: str, *, rank: int | None = 0, log_dir: Path | None = None, show: bool = False, prefix: bool = True,
+    pass_fds: tuple[int, ...] = (),
+) -> WorkerProcess:  # fmt: skip
     return await WorkerProcess.spawn(
         [sys.executable, "-u", "-c", code], dict(os.environ), rank=rank, log_dir=log_dir, show=show, prefix=prefix,
         pass_fds=pass_fds,
@@ -40,6 +43,10 @@ async def until(condition: Callable[[], Any]) -> None:
     """The test's own deadline ends a wait for something that never happens."""
     while not condition():
         await asyncio.sleep(0.01)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def state(pid: int) -> str:
@@ -102,7 +109,7 @@ ORPHAN = """if True:
 
 
 @asynchronous
-async def test_orphan_that_holds_the_pipes_delays_neither_wait_nor_drained_and_dies_with_the_group(tmp_path: Path) -> None:
+async def test_orphan_holding_the_pipes_delays_nothing_and_dies_with_the_group(tmp_path: Path) -> None:
     worker = await start(ORPHAN, log_dir=tmp_path)
     assert await worker.wait() == 5
     assert await worker.drained(DEADLINE_S)
@@ -153,7 +160,7 @@ async def test_close_and_disappearance_reap() -> None:
 
 @asynchronous
 async def test_output_with_rank_in_front(capfd: pytest.CaptureFixture[str]) -> None:
-    code = r"import sys; print('one\ntwo'); print('bad', file=sys.stderr); print('a\rb\r', end=''); print('end', end='')"
+    code = r"import sys; print('one\ntwo'); print('bad', file=sys.stderr); print('a\rb\rend', end='')"
     worker = await start(code, rank=3, show=True)
     await worker.wait()
     assert await worker.drained(DEADLINE_S)
@@ -208,7 +215,7 @@ async def test_much_output_arrives_whole(tmp_path: Path) -> None:
     assert await worker.drained(DEADLINE_S)
     text = (tmp_path / "rank0" / "stdout.log").read_text()
     expected = "".join(f"line {n} {'x' * 100}\n" for n in range(20000)) + "y" * 300000
-    assert text == expected + "\n"
+    assert text.removesuffix("\n") == expected
 
 
 @asynchronous
@@ -239,15 +246,16 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
         await worker.drained(DEADLINE_S)
         worker.kill_group(signal.SIGKILL)
 
-    def resources() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    def pumps() -> int:
+        return sum(thread.name.startswith("ff-output") for thread in threading.enumerate())
 
     await life(0)
-    await until(lambda: "ff-output" not in "".join(p.read_text() for p in Path("/proc/self/task").glob("*/comm")))
-    before = resources()
+    await until(lambda: pumps() == 0)
+    before = descriptors()
     for number in range(5):
         await life(number)
-    await until(lambda: resources() == before)
+    await until(lambda: pumps() == 0)
+    assert descriptors() == before
 
 
 @asynchronous
@@ -257,10 +265,10 @@ async def test_what_cannot_be_started(tmp_path: Path) -> None:
             ["/nowhere/program"], {}, rank=0, log_dir=None, show=False, prefix=False, pass_fds=()
         )  # fmt: skip
     (tmp_path / "rank0").write_text("a file where the directory should be")
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(OSError):
         await start("import time; time.sleep(1000)", log_dir=tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
@@ -269,7 +277,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
         import asyncio, os, sys
         from pathlib import Path
         from ff_core.launch.process import WorkerProcess
-        child = "from ff_core.launch.lifeline import die_with_parent as d; d(); print('up'); import time; time.sleep(1000)"
+        child = "from ff_core.launch import lifeline as l; import time; l.die_with_parent(); print('up'); time.sleep(1000)"
         async def main():
             worker = await WorkerProcess.spawn([sys.executable, "-u", "-c", child], dict(os.environ), rank=0,
                                                log_dir=Path({str(tmp_path)!r}), show=True, prefix=False, pass_fds=())
