@@ -101,7 +101,8 @@ def installed_version(python: Path, package: str) -> str:
 
 def install(python: Path, torch: str) -> None:
     constraints = write_constraints(python.parent.parent, torch)
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", constraints]
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--constraint", constraints]
     # torch comes first: DeepSpeed's setup.py imports it.
     if installed_version(python, "torch") != torch:
         say(f"installing torch {torch} (several hundred megabytes)")
