@@ -100,7 +100,7 @@ class Arena:
         self.fd = fd
         """The memory file, owned by this object: pass it on (SCM_RIGHTS), do not close it."""
         self._mapping = memory.Mapping(fd, os.fstat(fd).st_size)
-        self._closers: list[Callable[[], None]] = []
+        self._closers: dict[object, Callable[[], None]] = {}
         self._users = 0
         layout = CLayout()
         try:
@@ -222,11 +222,12 @@ class Arena:
         self._users += 1
 
     def release(self) -> None:
+        """The writer is gone."""
         self._users -= 1
 
-    def before_close(self, closer: Callable[[], None]) -> None:
-        """Call `closer` before the memory is unmapped."""
-        self._closers.append(closer)
+    def before_close(self, user: object, closer: Callable[[], None]) -> None:
+        """Call `closer`, one per user, before the memory is unmapped."""
+        self._closers[user] = closer
 
     def close(self) -> None:
         """Unmap and close the descriptor. The memory is freed when its last descriptor and mapping are gone. Idempotent."""
@@ -234,7 +235,7 @@ class Arena:
             return
         if self._users:
             raise EngineError(f"the arena of rank {self.layout.rank} is in use by a writer: close that first")
-        for closer in self._closers:
+        for closer in self._closers.values():
             closer()
         self._mapping.close()
         os.close(self.fd)

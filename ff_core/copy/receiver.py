@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -39,6 +40,8 @@ class Receiver:
         self._handle: int | None = None
         check(engine().ff_receiver_open(notify_fd, ctypes.byref(handle)))
         self._handle = handle.value
+        # Also at interpreter exit, before Python unmaps what the engine's threads use.
+        self._closer = weakref.finalize(self, _close, handle, self._pid)
 
     def _open(self) -> int:
         if self._handle is None:
@@ -52,7 +55,7 @@ class Receiver:
         """
         number = ctypes.c_uint64()
         check(engine().ff_receiver_attach(self._open(), fd, arena.address, arena.bytes, epoch, ctypes.byref(number)))
-        arena.before_close(lambda: self._detach(arena))
+        arena.before_close(self, lambda: self._detach(arena))
         return number.value
 
     def _detach(self, arena: Arena) -> None:
@@ -82,16 +85,19 @@ class Receiver:
 
     def close(self) -> None:
         """Close and join all connections. Idempotent; in a forked child it does nothing."""
-        if self._handle is None or os.getpid() != self._pid:
-            return
-        handle, self._handle = self._handle, None
-        check(engine().ff_receiver_close(handle))
+        self._handle = None
+        self._closer()
 
     def __enter__(self) -> Receiver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _close(handle: ctypes.c_void_p, pid: int) -> None:
+    if os.getpid() == pid:
+        check(engine().ff_receiver_close(handle))
 
 
 def _status(entry: CReceiverStatus) -> ConnectionStatus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
@@ -45,7 +46,6 @@ class Writer:
         stall_timeout_s: a holder that takes no byte and acknowledges nothing for so long counts as lost.
         """
         self._pid = os.getpid()
-        self._arena, self._page = arena, page  # their memory must stay mapped
         self._handle: int | None = None
         options = CWriterOptions(arena.address, arena.bytes, page.address if page else None, notify_fd, bandwidth_bytes_per_s or 0,
                                  int(checksum), max(1, int(stall_timeout_s * 1000)))  # fmt: skip
@@ -53,6 +53,8 @@ class Writer:
         check(engine().ff_writer_open(ctypes.byref(options), ctypes.byref(handle)))
         self._handle = handle.value
         arena.hold()
+        # Also at interpreter exit, before Python frees the memory that the engine's threads use.
+        self._closer = weakref.finalize(self, _close, handle, self._pid, arena, page)
 
     def _open(self) -> int:
         if self._handle is None:
@@ -116,14 +118,18 @@ class Writer:
 
     def close(self) -> None:
         """Cancel and free. Idempotent; in a forked child it does nothing."""
-        if self._handle is None or os.getpid() != self._pid:
-            return
-        handle, self._handle = self._handle, None
-        check(engine().ff_writer_close(handle))
-        self._arena.release()
+        self._handle = None
+        self._closer()
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _close(handle: ctypes.c_void_p, pid: int, arena: Arena, page: StatusPage | None) -> None:
+    """arena, page: what the engine uses; passed to keep them mapped until here."""
+    if os.getpid() == pid:
+        check(engine().ff_writer_close(handle))
+        arena.release()

@@ -12,7 +12,7 @@ namespace {
 using ull = unsigned long long;
 
 constexpr size_t kGather = 16384;       // bytes gathered before they are checksummed: half a first-level cache
-constexpr size_t kFused = 4096;         // pieces from here on take the fused copy
+constexpr size_t kFused = 16384;        // pieces from here on take the fused copy
 constexpr size_t kBlock = 1024 * 1024;  // between two looks at the cancel flag
 
 // Writes pieces to consecutive addresses and keeps the checksum up to date.
