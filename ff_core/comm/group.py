@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 """Methods and attributes that the C++ base answers rightly by itself: identity, names, and conversions."""
 INHERITED = frozenset(
     {"BackendType", "_backend_id", "_device_types", "_id", "_set_group_desc", "_set_group_name", "bound_device_id"}
-    | {"boxed", "group_desc", "group_name", "name", "rank", "size", "unbox"}
+    | {"boxed", "group_desc", "group_name", "rank", "size", "unbox"}
     | {"use_pg_for_symm_mem_rendezvous", "_set_default_backend", "_register_backend", "_pybind11_conduit_v1_"}
 )
 
@@ -67,25 +67,29 @@ class SwappableGroup(dist.ProcessGroup):
         self.closed = False
         self.deferred = False  # connects at its next use instead of in regroup()
         self._coalesced: list[Entry] | None = None
-        kinds = dist.ProcessGroup.BackendType
-        super()._set_default_backend(compat.default_backend_type(spec.backend, spec.devices))
+        # Of type CUSTOM: torch's C++ casts a backend of type GLOO to ProcessGroupGloo without looking.
+        custom = dist.ProcessGroup.BackendType.CUSTOM
+        super()._set_default_backend(custom)
         guard = compat.fake_backend(spec.rank, spec.size, refuse_collectives=True)
-        for device, name in spec.devices.items():
-            super()._register_backend(torch.device(device), kinds.GLOO if name == "gloo" else kinds.NCCL, guard)
+        for device in spec.devices:
+            super()._register_backend(torch.device(device), custom, guard)
 
     # ---- identity -----------------------------------------------------------------------------------------------
 
     def getBackendName(self) -> str:
-        """The backend's name, as if the group were not swappable. (torch's C++ looks for a method of this name.)"""
-        names = set(self.spec.devices.values())
-        return "nccl" if "nccl" in names else "gloo"
+        """For torch's C++ only, which would cast the backend of a group that it believes to be gloo's."""
+        return "ff"
+
+    def name(self) -> str:
+        """The backend's name, as if the group were not swappable."""
+        return "nccl" if "nccl" in self.spec.devices.values() else "gloo"
 
     def get_group_store(self) -> dist.Store:
         """The default store under this group's prefix."""
         return self._store
 
     def _get_backend_name(self) -> str:
-        return self.getBackendName()
+        return self.name()
 
     def _get_backend(self, device: torch.device) -> Any:
         """The inner group's backend for `device`. It belongs to the generation: do not keep it."""
@@ -131,7 +135,7 @@ class SwappableGroup(dist.ProcessGroup):
             if entry is not None and self._coalesced is not None:
                 self._coalesced.append(entry)
             return None
-        limit = self.spec.timeout if op in compat.POINT_TO_POINT and self.getBackendName() == "gloo" else None
+        limit = self.spec.timeout if op in compat.POINT_TO_POINT and self.name() == "gloo" else None
         return SwappableWork(cell, work, entry.capture if entry is not None else None, limit)
 
     def _call(self, cell: Cell, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
