@@ -20,8 +20,10 @@ from ff_core.launch.arguments import RunPlan, parse
 from ff_core.launch.env import set_default_threads
 from ff_core.launch.settings import find_config
 
-#: How long agents have to end by themselves after the job has: workers get SIGTERM, and SIGKILL 10 s later.
-_AGENTS_END_S = 20.0
+#: Workers have 10 s between SIGTERM and SIGKILL; an agent that is not done soon after that is killed, its workers with it.
+_STOP_S = 20.0
+#: Agents end once the controller has: by then their workers are gone.
+_AGENTS_END_S = 3.0
 _FIND_CONTROLLER_S = 300.0
 
 
@@ -100,7 +102,7 @@ def join_job(plan: RunPlan, secret: bytes) -> int:
         agents.send_signal(signal.SIGTERM if len(stopped_by) == 1 else signal.SIGKILL)
         if len(stopped_by) == 1:
             # An agent that does not end costs this node, not the job.
-            killer = threading.Timer(_AGENTS_END_S, agents.send_signal, [signal.SIGKILL])
+            killer = threading.Timer(_STOP_S, agents.send_signal, [signal.SIGKILL])
             killer.daemon = True
             killer.start()
 

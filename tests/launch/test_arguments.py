@@ -1,0 +1,153 @@
+"""The command line: torchrun's arguments mean what they mean there, or are refused with a reason."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from ff_core.errors import ConfigError
+from ff_core.launch.arguments import RunPlan, build_parser, parse, split
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "train.py").write_text("")
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def plan(text: str) -> RunPlan:
+    return parse(text.split())
+
+
+def test_defaults() -> None:
+    made = plan("train.py")
+    assert (made.nodes, made.nproc_per_node, made.node_rank, made.emulated) == (1, 1, 0, False)
+    assert (made.master_addr, made.master_port, made.spares, made.out_dir) == ("127.0.0.1", 0, None, "")
+    assert made.entrypoint == ["train.py"] and not made.no_python and made.show_output and made.injections == []
+    assert made.signals == [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    assert plan("train.py").run_id != made.run_id
+
+
+def test_ours() -> None:
+    made = parse(["--nproc_per_node=4", "--emulate-nodes", "2", "--spares", "1", "--out-dir", "o", "--inject", "a b",
+                  "--inject", "c", "--ff-config", "f.json", "train.py"])  # fmt: skip
+    assert (made.nodes, made.nproc_per_node, made.emulated, made.spares) == (2, 2, True, 1)
+    assert made.injections == ["a b", "c"] and made.ff_config == "f.json" and made.out_dir == str(Path("o").resolve())
+
+
+@pytest.mark.parametrize(
+    "rest", ["--v --n 3", "--nproc-per-node 8", "-m x", "--spares", "--", "-- x", "--help", "--out-dir=x -t 3", "a -r"]
+)
+def test_the_scripts_arguments_are_left_alone(rest: str) -> None:
+    made = plan(f"--nproc-per-node 2 train.py {rest}")
+    assert made.entrypoint == ["train.py", *rest.split()]
+    assert made.nproc_per_node == 2 and made.spares is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("--nnodes 1 --standalone train.py --x", ["train.py", "--x"]),
+        ("--nnodes=1 -m pack.train --x", ["-m", "pack.train", "--x"]),
+        ("--max-restarts 2 --module pack -m", ["-m", "pack", "-m"]),
+        ("--tee 0 -r 0 -t0 train.py -t", ["train.py", "-t"]),
+        ("--run-path train.py 1", ["train.py", "1"]),
+        ("--nproc_per 2 train.py", ["train.py"]),
+        ("-- train.py --x", ["train.py", "--x"]),
+        ("--no-python echo --x", ["echo", "--x"]),
+    ],
+)
+def test_entrypoint(text: str, expected: list[str]) -> None:
+    made = plan(text)
+    assert made.entrypoint == expected and made.no_python == ("--no-python" in text)
+
+
+def test_split_agrees_with_argparse() -> None:
+    """Every option of the parser, given with a value if it takes one, ends at the script."""
+    parser = build_parser()
+    for option, action in parser._option_string_actions.items():
+        if action.dest == "help":
+            continue
+        value = ["1"] if action.nargs != 0 else []
+        assert split(parser, [option, *value, "s.py", option, "1"]) == ([option, *value, "s.py"], [option, "1"])
+        if value and option.startswith("--"):
+            assert split(parser, [f"{option}=1", "s.py", "x"]) == ([f"{option}=1", "s.py"], ["x"])
+
+
+def test_environment_as_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PET_NPROC_PER_NODE", "3"), ("PET_SPARES", "2"), ("PET_MAX_RESTARTS", "4")):
+        monkeypatch.setenv(name, value)
+    made = plan("train.py")
+    assert (made.nproc_per_node, made.spares, made.max_restarts) == (3, 2, 4)
+    assert plan("--spares 0 train.py").spares == 0
+
+
+def test_several_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan("--nnodes 2 --node-rank 1 --master-addr host0 --rdzv-id j7 train.py")
+    assert (made.nodes, made.node_rank, made.master_addr, made.master_port) == (2, 1, "host0", 29500)
+    assert made.run_id == "j7"
+    made = plan("--nnodes 2:2 --node-rank 0 --rdzv-backend c10d --rdzv-endpoint host0:1234 train.py")
+    assert (made.nodes, made.master_addr, made.master_port) == (2, "host0", 1234)
+    assert plan("--nnodes 2 --node-rank 0 --rdzv-endpoint [::1]:77 train.py").master_addr == "::1"
+    monkeypatch.setenv("PET_NODE_RANK", "1")
+    assert plan("--nnodes 2 --master-addr host0 train.py").node_rank == 1
+
+
+def test_output_options() -> None:
+    assert plan("--redirects 3 --log-dir l train.py").show_output is False
+    made = plan("--redirects 3 --tee 3 --log-dir l train.py")
+    assert made.show_output and made.out_dir == str(Path("l").resolve())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gone.py", ["gone.py", "no such training script"]),
+        ("-m nowhere_at_all.train", ["nowhere_at_all", "no module"]),
+        ("--no-python nowhere_at_all", ["nowhere_at_all", "no such program"]),
+        ("--no-python -m pack", ["--no-python", "--module"]),
+        ("--nnodes 1:4 train.py", ["--nnodes 1:4", "keeps its size"]),
+        ("--nnodes two train.py", ["--nnodes two"]),
+        ("--nnodes 0 train.py", ["--nnodes 0", "at least 1"]),
+        ("--nproc-per-node many train.py", ["--nproc-per-node many", "cpu, gpu"]),
+        ("--nproc-per-node 0 train.py", ["--nproc-per-node 0"]),
+        ("--nproc-per-node 4 --emulate-nodes 3 train.py", ["--emulate-nodes 3", "divides", "4"]),
+        ("--nproc-per-node 4 --emulate-nodes 0 train.py", ["--emulate-nodes 0"]),
+        ("--nnodes 2 --node-rank 0 --master-addr h --emulate-nodes 2 train.py", ["--emulate-nodes", "--nnodes"]),
+        ("--spares -1 train.py", ["--spares -1"]),
+        ("--max-restarts -1 train.py", ["--max-restarts -1"]),
+        ("--nnodes 2 --master-addr h train.py", ["--node-rank", "0 to 1"]),
+        ("--nnodes 2 --node-rank 2 --master-addr h train.py", ["--node-rank 2", "0 to 1"]),
+        ("--nnodes 2 --node-rank 0 train.py", ["--master-addr"]),
+        ("--master-port 70000 train.py", ["70000", "65535"]),
+        ("--rdzv-endpoint host:port train.py", ["host:port", "HOST:PORT"]),
+        ("--rdzv-backend etcd train.py", ["--rdzv-backend etcd", "c10d"]),
+        ("--rdzv-conf timeout=3 train.py", ["--rdzv-conf"]),
+        ("--standalone --nnodes 2 train.py", ["--standalone", "one node"]),
+        ("--role trainer train.py", ["--role trainer"]),
+        ("--tee 1 --out-dir o train.py", ["--tee 1"]),
+        ("--redirects 3 train.py", ["--redirects 3", "--out-dir"]),
+        ("--out-dir a --log-dir b train.py", ["--out-dir a", "--log-dir b"]),
+        ("--local-ranks-filter 0 train.py", ["--local-ranks-filter 0"]),
+        ("--event-log-handler console train.py", ["--event-log-handler console"]),
+        ("--logs-specs x train.py", ["--logs-specs x"]),
+        ("--signals-to-handle SIGKILL train.py", ["SIGKILL"]),
+        ("--signals-to-handle SIGNO train.py", ["SIGNO"]),
+    ],
+)
+def test_refused(text: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(text)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("text", ["", "--spares", "--spares one train.py", "--nonsense train.py"])
+def test_refused_by_the_parser(text: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        plan(text)
+    assert caught.value.code == 2
