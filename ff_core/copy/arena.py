@@ -1,7 +1,7 @@
 """An arena: one rank's slots and init journal in one memory file, which outlives the processes that map it.
 
-The agent creates it and keeps the descriptor; worker, receiver and sender map it. A slot holds one version: the payload (tensors'
-bytes) and a blob (scalars). See docs/protocol.md for who may write when.
+The agent creates it and keeps the descriptor; worker, receiver and sender map it. A slot holds one version: the
+payload (tensors' bytes) and a blob (scalars). See docs/protocol.md for who may write when.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Segment = tuple[int, int, int, int]
 class ArenaLayout:
     """What an arena is for. All sizes in bytes.
 
-    sent_bytes: prefix of the payload that replicas hold.  local_bytes: rest of the payload, in own slots only (0 in a replica's arena).
-    blob_capacity: largest scalars.  journal_capacity: largest init journal.  chunk_bytes: unit of copying, a multiple of 4096.
+    sent_bytes: prefix of the payload that replicas hold.  local_bytes: rest of the payload, in own slots only (0 in a
+    replica's arena). blob_capacity: largest scalars.  journal_capacity: largest init journal.  chunk_bytes: unit of
+    copying, a multiple of 4096.
     """
 
     rank: int
@@ -52,14 +53,15 @@ class ArenaLayout:
 
 class SlotState(Enum):
     EMPTY = 0
-    WRITING = 1   # or abandoned by a writer that died or was cancelled
+    WRITING = 1  # or abandoned by a writer that died or was cancelled
     COMPLETE = 2
-    DAMAGED = 3   # says complete, but its header's checksum does not match
+    DAMAGED = 3  # says complete, but its header's checksum does not match
 
 
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
-    """A slot's header. Of a slot that is not complete, epoch and version only hint at what was being written; version -1: none.
+    """A slot's header. Of a slot that is not complete, epoch and version only hint at what was being written; version
+    -1: none.
 
     payload_bytes: filled prefix of the payload.  full: that is the whole payload (False: only what replicas hold).
     """
@@ -94,7 +96,9 @@ def segment_array(segments: Iterable[Segment]) -> ctypes.Array[CSegment]:
 
 
 class Arena:
-    """A mapped arena. Slot arguments count from 0 to layout.slots - 1. Closing it joins receivers that write into it."""
+    """A mapped arena. Slot arguments count from 0 to layout.slots - 1. Closing it joins receivers that write into
+    it.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -104,7 +108,7 @@ class Arena:
         self._users = 0
         layout = CLayout()
         try:
-            check(engine().ff_arena_check(self.address, self.bytes, ctypes.byref(layout)))
+            check(engine().ff_arena_check(self.address, self.size, ctypes.byref(layout)))
         except BaseException:
             self._mapping.close()
             raise
@@ -112,7 +116,10 @@ class Arena:
 
     @classmethod
     def create(cls, layout: ArenaLayout, name: str = "ff-arena") -> Arena:
-        """Allocate and format a new arena. `name` shows up in /proc. MemoryError: bytes needed and free; EngineError: bad layout."""
+        """Allocate and format a new arena. `name` shows up in /proc.
+
+        MemoryError: bytes needed and free; EngineError: what is wrong with the layout.
+        """
         size = arena_bytes(layout)
         fd = memory.allocate(name, size)
         try:
@@ -142,17 +149,25 @@ class Arena:
         return self._mapping.address
 
     @property
-    def bytes(self) -> int:
-        return self._mapping.bytes
+    def size(self) -> int:
+        return self._mapping.size
 
-    # ---- slots --------------------------------------------------------------------------------------------------------------
+    # ---- slots
+    # --------------------------------------------------------------------------------------------------------------
 
     def slot_info(self, slot: int) -> SlotInfo:
         """The header of `slot`. CorruptSlotError: it says complete, but is damaged."""
         info = CSlotInfo()
         check(engine().ff_slot_info_get(self.address, self._index(slot), ctypes.byref(info)))
-        return SlotInfo(SlotState(info.state), info.epoch, info.version, info.payload_bytes, info.blob_bytes, bool(info.full),
-                        bool(info.checksummed))  # fmt: skip
+        return SlotInfo(
+            SlotState(info.state),
+            info.epoch,
+            info.version,
+            info.payload_bytes,
+            info.blob_bytes,
+            bool(info.full),
+            bool(info.checksummed),
+        )
 
     def slot_infos(self) -> list[SlotInfo]:
         """All headers; a damaged one has state DAMAGED."""
@@ -198,7 +213,8 @@ class Arena:
         """Fault injection: flip one bit of the payload."""
         check(engine().ff_slot_corrupt(self.address, self._index(slot), payload_offset))
 
-    # ---- init journal ---------------------------------------------------------------------------------------------------------
+    # ---- init journal
+    # ---------------------------------------------------------------------------------------------------------
 
     def set_journal(self, data: bytes) -> None:
         """Replace the init journal. A process that dies in here leaves the old one. EngineError beyond the capacity."""
@@ -210,11 +226,14 @@ class Arena:
         check(engine().ff_journal_get(self.address, ctypes.byref(data), ctypes.byref(size)))
         return ctypes.string_at(data.value or 0, size.value) if size.value else b""
 
-    # ---- life -----------------------------------------------------------------------------------------------------------------
+    # ---- life
+    # -----------------------------------------------------------------------------------------------------------------
 
     def _index(self, slot: int) -> int:
         if not 0 <= slot < self.layout.slots:
-            raise EngineError(f"slot is {slot}, the arena of rank {self.layout.rank} has slots 0 to {self.layout.slots - 1}")
+            raise EngineError(
+                f"slot is {slot}, the arena of rank {self.layout.rank} has slots 0 to {self.layout.slots - 1}"
+            )
         return slot
 
     def hold(self) -> None:
@@ -230,7 +249,9 @@ class Arena:
         self._closers[user] = closer
 
     def close(self) -> None:
-        """Unmap and close the descriptor. The memory is freed when its last descriptor and mapping are gone. Idempotent."""
+        """Unmap and close the descriptor. The memory is freed when its last descriptor and mapping are gone.
+        Idempotent.
+        """
         if self.fd < 0:
             return
         if self._users:
@@ -244,5 +265,7 @@ class Arena:
     def __enter__(self) -> Arena:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

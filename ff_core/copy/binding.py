@@ -15,9 +15,17 @@ from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 
 OK, EINVAL, ETIMEOUT, ECANCELLED, ECORRUPT, EIO, EPROTO, ENOSPACE, EHALTED, EINTERNAL = range(0, -10, -1)
 CODE_NAMES = {
-    OK: "ok", EINVAL: "invalid argument", ETIMEOUT: "timeout", ECANCELLED: "cancelled", ECORRUPT: "corrupt", EIO: "i/o",
-    EPROTO: "protocol", ENOSPACE: "no space", EHALTED: "halted", EINTERNAL: "internal",
-}  # fmt: skip
+    OK: "ok",
+    EINVAL: "invalid argument",
+    ETIMEOUT: "timeout",
+    ECANCELLED: "cancelled",
+    ECORRUPT: "corrupt",
+    EIO: "i/o",
+    EPROTO: "protocol",
+    ENOSPACE: "no space",
+    EHALTED: "halted",
+    EINTERNAL: "internal",
+}
 
 
 class CopyCancelled(EngineError):
@@ -26,41 +34,77 @@ class CopyCancelled(EngineError):
 
 class CLayout(ctypes.Structure):
     _fields_ = [
-        ("rank", c_uint32), ("slots", c_uint32), ("sent_bytes", c_uint64), ("local_bytes", c_uint64),
-        ("blob_capacity", c_uint64), ("journal_capacity", c_uint64), ("chunk_bytes", c_uint64),
-    ]  # fmt: skip
+        ("rank", c_uint32),
+        ("slots", c_uint32),
+        ("sent_bytes", c_uint64),
+        ("local_bytes", c_uint64),
+        ("blob_capacity", c_uint64),
+        ("journal_capacity", c_uint64),
+        ("chunk_bytes", c_uint64),
+    ]
 
 
 class CSlotInfo(ctypes.Structure):
     _fields_ = [
-        ("state", c_uint32), ("epoch", c_uint64), ("version", c_int64), ("payload_bytes", c_uint64),
-        ("blob_bytes", c_uint64), ("full", c_uint32), ("checksummed", c_uint32),
-    ]  # fmt: skip
+        ("state", c_uint32),
+        ("epoch", c_uint64),
+        ("version", c_int64),
+        ("payload_bytes", c_uint64),
+        ("blob_bytes", c_uint64),
+        ("full", c_uint32),
+        ("checksummed", c_uint32),
+    ]
 
 
 class CSegment(ctypes.Structure):
-    _fields_ = [("ptr", c_void_p), ("bytes", c_uint64), ("offset", c_uint64), ("device", c_int32), ("reserved", c_int32)]
+    _fields_ = [
+        ("ptr", c_void_p),
+        ("bytes", c_uint64),
+        ("offset", c_uint64),
+        ("device", c_int32),
+        ("reserved", c_int32),
+    ]
 
 
 class CWriterOptions(ctypes.Structure):
     _fields_ = [
-        ("arena", c_void_p), ("arena_bytes", c_uint64), ("page", c_void_p), ("notify_fd", c_int),
-        ("bandwidth_bytes_per_s", c_uint64), ("checksum", c_int32), ("stall_timeout_ms", c_int32),
-    ]  # fmt: skip
+        ("arena", c_void_p),
+        ("arena_bytes", c_uint64),
+        ("page", c_void_p),
+        ("notify_fd", c_int),
+        ("bandwidth_bytes_per_s", c_uint64),
+        ("checksum", c_int32),
+        ("stall_timeout_ms", c_int32),
+    ]
 
 
 class CWriterStats(ctypes.Structure):
     _fields_ = [
         (name, c_uint64)
-        for name in ("versions", "bytes_copied", "bytes_sent", "copy_ns", "send_ns", "ack_wait_ns", "cpu_ns", "holders", "holders_lost")
+        for name in (
+            "versions",
+            "bytes_copied",
+            "bytes_sent",
+            "copy_ns",
+            "send_ns",
+            "ack_wait_ns",
+            "cpu_ns",
+            "holders",
+            "holders_lost",
+        )
     ]
 
 
 class CReceiverStatus(ctypes.Structure):
     _fields_ = [
-        ("connection_id", c_uint64), ("last_stamp", c_uint64), ("bytes", c_uint64), ("journals", c_uint64),
-        ("open", c_int32), ("error", c_int32), ("message", c_char * 192),
-    ]  # fmt: skip
+        ("connection_id", c_uint64),
+        ("last_stamp", c_uint64),
+        ("bytes", c_uint64),
+        ("journals", c_uint64),
+        ("open", c_int32),
+        ("error", c_int32),
+        ("message", c_char * 192),
+    ]
 
 
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
@@ -112,17 +156,22 @@ def library_path() -> Path:
 
 @cache
 def engine() -> ctypes.CDLL:
-    """The loaded library with typed functions. Raises EngineError, saying what to run, if it is not there or does not load."""
+    """The loaded library with typed functions. EngineError, saying what to run, if it is missing or does not load."""
     path = library_path()
     if not path.exists():
-        raise EngineError(f"the copy engine is not built ({path} does not exist): run `python -m ff_core.csrc.build` or `pip install .`")
+        raise EngineError(
+            f"the copy engine is not built ({path} does not exist): "
+            "run `python -m ff_core.csrc.build` or `pip install .`"
+        )
     try:
         library = ctypes.CDLL(str(path))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        raise EngineError(f"the copy engine at {path} cannot be used ({error}): run `python -m ff_core.csrc.build`") from error
+        raise EngineError(
+            f"the copy engine at {path} cannot be used ({error}): run `python -m ff_core.csrc.build`"
+        ) from error
     return library
 
 

@@ -41,7 +41,11 @@ def _cgroup_free() -> list[int]:
             root, limit_name, used_name, cache_name = _CGROUP, "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
             root, limit_name, used_name, cache_name = (
-                _CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # fmt: skip
+                _CGROUP / "memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
         else:
             continue
         directory = root / path.lstrip("/")
@@ -68,7 +72,8 @@ def _reclaimable(stat: Path, name: str) -> int:
 
 
 def allocate(name: str, size: int) -> int:
-    """A memfd of `size` bytes whose pages exist: later use cannot fail for lack of memory. Returns the descriptor (close-on-exec).
+    """A memfd of `size` bytes whose pages exist: later use cannot fail for lack of memory. Returns the descriptor
+    (close-on-exec).
 
     Raises MemoryError with the bytes needed and free.
     """
@@ -91,7 +96,7 @@ class Mapping:
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._pin: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(self._pin)
-        self.bytes = size
+        self.size = size
 
     def close(self) -> None:
         """Unmap. Nobody may use the address any more."""

@@ -19,7 +19,7 @@ _SLICE_S = 0.25
 
 class WaitResult(Enum):
     REACHED = "reached"  # W is at least the stamp
-    HALTED = "halted"    # a newer epoch was announced
+    HALTED = "halted"  # a newer epoch was announced
 
 
 class StatusPage:
@@ -75,11 +75,15 @@ class StatusPage:
         engine().ff_page_notify(self.address)
 
     def wait_w(self, stamp: int, epoch: int, timeout_s: float) -> WaitResult:
-        """Wait until halt_epoch > epoch (HALTED, looked at first) or w_stamp >= stamp (REACHED). TimeoutError, saying what W is."""
+        """Wait until halt_epoch > epoch (HALTED, looked at first) or w_stamp >= stamp (REACHED). TimeoutError, saying
+        what W is.
+        """
         end = monotonic() + timeout_s
         while True:
             left = end - monotonic()
-            code = engine().ff_page_wait_w(self.address, stamp, epoch, int(max(0.0, min(left, _SLICE_S)) * 1000) + (left > 0))
+            code = engine().ff_page_wait_w(
+                self.address, stamp, epoch, int(max(0.0, min(left, _SLICE_S)) * 1000) + (left > 0)
+            )
             if code == EHALTED:
                 return WaitResult.HALTED
             if code == ETIMEOUT and left > _SLICE_S:

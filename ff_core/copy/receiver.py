@@ -1,4 +1,4 @@
-"""An agent's receiver: takes versions off connections and puts them into slots, from one engine thread per connection."""
+"""An agent's receiver: takes versions off connections and puts them into slots, one engine thread per connection."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from ff_core.errors import EngineError
 
 @dataclass(frozen=True, slots=True)
 class ConnectionStatus:
-    """One connection. last_stamp: newest version completed over it, 0: none.  bytes: received.  journals: init journals received.
+    """One connection. last_stamp: newest version completed over it, 0: none.  bytes: received.  journals: init
+    journals received.
 
-    error: "" while open and when the peer closed between two versions, else what ended it ("protocol", "cancelled", ...); message: why.
+    error: "" while open and when the peer closed between two versions, else what ended it ("protocol", "cancelled",
+    ...); message: why.
     """
 
     connection_id: int
@@ -51,10 +53,11 @@ class Receiver:
     def attach(self, fd: int, arena: Arena, epoch: int) -> int:
         """Receive into `arena` from this connected, authenticated stream socket; returns the connection's number.
 
-        Takes `fd` over, also on failure. An older connection for the arena is closed and joined first. EngineError: `epoch` is fenced.
+        Takes `fd` over, also on failure. An older connection for the arena is closed and joined first. EngineError:
+        `epoch` is fenced.
         """
         number = ctypes.c_uint64()
-        check(engine().ff_receiver_attach(self._open(), fd, arena.address, arena.bytes, epoch, ctypes.byref(number)))
+        check(engine().ff_receiver_attach(self._open(), fd, arena.address, arena.size, epoch, ctypes.byref(number)))
         arena.before_close(self, lambda: self._detach(arena))
         return number.value
 
@@ -67,7 +70,7 @@ class Receiver:
         check(engine().ff_receiver_detach(self._open(), arena.address))
 
     def fence(self, epoch: int) -> None:
-        """Close and join every connection of an epoch before `epoch`, and refuse new ones. Afterwards they touch no arena."""
+        """Close and join every connection of an epoch before `epoch`, and refuse new ones: they touch no arena now."""
         check(engine().ff_receiver_fence(self._open(), epoch))
 
     def poll(self) -> list[ConnectionStatus]:
@@ -91,7 +94,9 @@ class Receiver:
     def __enter__(self) -> Receiver:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -102,5 +107,12 @@ def _close(handle: ctypes.c_void_p, pid: int) -> None:
 
 def _status(entry: CReceiverStatus) -> ConnectionStatus:
     error = CODE_NAMES.get(entry.error, str(entry.error)) if entry.error else ""
-    return ConnectionStatus(entry.connection_id, entry.last_stamp, entry.bytes, entry.journals, bool(entry.open), error,
-                            entry.message.decode("utf-8", "replace"))  # fmt: skip
+    return ConnectionStatus(
+        entry.connection_id,
+        entry.last_stamp,
+        entry.bytes,
+        entry.journals,
+        bool(entry.open),
+        error,
+        entry.message.decode("utf-8", "replace"),
+    )

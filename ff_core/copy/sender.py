@@ -1,4 +1,4 @@
-"""Sends one complete slot, and the init journal, to a receiver elsewhere: re-replication, or filling a newcomer's own arena."""
+"""Sends one complete slot, and the init journal, to a receiver elsewhere: to re-replicate, or to fill a newcomer's arena."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from ff_core.copy.binding import check, engine
 
 
 def send_slot(fd: int, arena: Arena, slot: int, epoch: int, timeout_s: float) -> None:
-    """Send `slot`, which must be complete and of `epoch`, over a connected stream socket; return when the peer has acknowledged.
+    """Send `slot`, which must be complete and of `epoch`, over a connected stream socket; return when the peer has
+    acknowledged.
 
-    Blocks, without the GIL: call it from a thread of its own. Takes `fd` over; shutdown(2) on a duplicate ends it early.
-    Raises CorruptSlotError (a checksum does not match here), ProtocolError (the peer refused), TimeoutError, EngineError.
+    Blocks, without the GIL: call it from a thread of its own. Takes `fd` over; shutdown(2) on a duplicate ends it
+    early. Raises CorruptSlotError (a checksum does not match here), ProtocolError (the peer refused), TimeoutError,
+    EngineError.
     """
-    check(engine().ff_send_slot(fd, arena.address, arena.bytes, slot, epoch, int(timeout_s * 1000)))
+    check(engine().ff_send_slot(fd, arena.address, arena.size, slot, epoch, int(timeout_s * 1000)))

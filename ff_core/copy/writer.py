@@ -1,4 +1,4 @@
-"""A worker's writer: copies live tensors into a slot of its own arena and on to its holders, from the engine's threads."""
+"""A worker's writer: live tensors into a slot of its own arena and on to its holders, from the engine's threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SLICE_S = 0.25  # see page.py
 
 @dataclass(frozen=True, slots=True)
 class WriterStats:
-    """Since the writer was opened. versions: committed.  *_ns: summed over threads.  holders_lost: of `holders`, now."""
+    """Since the writer was opened. versions: committed.  *_ns: summed over threads.  holders_lost: now."""
 
     versions: int
     bytes_copied: int
@@ -36,19 +36,35 @@ class WriterStats:
 class Writer:
     """begin() -> seal() -> committed, once per version; cancel() at any time from any thread.
 
-    A version is committed when the own slot is complete and every holder has acknowledged it: the engine then writes the page's
-    `committed` word and rings `notify_fd`. Calls return at once unless they say "wait". After a fork the child's copy is dead.
+    A version is committed when the own slot is complete and every holder has acknowledged it: the engine then writes
+    the page's `committed` word and rings `notify_fd`. Calls return at once unless they say "wait". After a fork the
+    child's copy is dead.
     """
 
-    def __init__(self, arena: Arena, page: StatusPage | None = None, notify_fd: int = -1, *, bandwidth_bytes_per_s: int | None = None,
-                 checksum: bool = True, stall_timeout_s: float = 30.0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        arena: Arena,
+        page: StatusPage | None = None,
+        notify_fd: int = -1,
+        *,
+        bandwidth_bytes_per_s: int | None = None,
+        checksum: bool = True,
+        stall_timeout_s: float = 30.0,
+    ) -> None:
         """bandwidth_bytes_per_s: per holder; None or 0: unlimited.  checksum=False is for debugging only.
         stall_timeout_s: a holder that takes no byte and acknowledges nothing for so long counts as lost.
         """
         self._pid = os.getpid()
         self._handle: int | None = None
-        options = CWriterOptions(arena.address, arena.bytes, page.address if page else None, notify_fd, bandwidth_bytes_per_s or 0,
-                                 int(checksum), max(1, int(stall_timeout_s * 1000)))  # fmt: skip
+        options = CWriterOptions(
+            arena.address,
+            arena.size,
+            page.address if page else None,
+            notify_fd,
+            bandwidth_bytes_per_s or 0,
+            int(checksum),
+            max(1, int(stall_timeout_s * 1000)),
+        )
         handle = ctypes.c_void_p()
         check(engine().ff_writer_open(ctypes.byref(options), ctypes.byref(handle)))
         self._handle = handle.value
@@ -64,12 +80,15 @@ class Writer:
         return self._handle
 
     def set_segments(self, segments: Iterable[Segment]) -> None:
-        """What to copy: (address, bytes, payload offset, device). Tensors must stay where they are. Nothing may be in flight."""
+        """What to copy: (address, bytes, payload offset, device). Tensors must stay there. Nothing may be in flight."""
         array = segment_array(segments)
         check(engine().ff_writer_set_segments(self._open(), array, len(array)))
 
     def add_holder(self, fd: int) -> None:
-        """Send to the receiver behind this connected, authenticated stream socket too. Takes `fd` over. Nothing may be in flight."""
+        """Send to the receiver behind this connected, authenticated stream socket too. Takes `fd` over.
+
+        Nothing may be in flight.
+        """
         check(engine().ff_writer_add_holder(self._open(), fd))
 
     def clear_holders(self) -> None:
@@ -77,38 +96,44 @@ class Writer:
         check(engine().ff_writer_clear_holders(self._open()))
 
     def begin(self, slot: int, epoch: int, version: int) -> None:
-        """Start copying the live tensors into `slot` as (epoch, version). They must not change until wait_copied() returns.
+        """Start copying the live tensors into `slot` as (epoch, version); they must not change until wait_copied().
 
-        The previous version may still be on its way if it is sealed and in another slot. EngineError; CopyCancelled during a cancel.
+        The previous version may still be on its way if it is sealed and in another slot.
+        Raises EngineError; CopyCancelled during a cancel.
         """
         check(engine().ff_writer_begin(self._open(), slot, epoch, version))
 
     def resend(self, slot: int, epoch: int, version: int) -> None:
-        """Send a slot that is complete as (epoch, version) to all holders, and commit it. A damaged one never commits: see check()."""
+        """Send a slot that is complete as (epoch, version) to all holders, and commit it. A damaged one never
+        commits: see check().
+        """
         check(engine().ff_writer_resend(self._open(), slot, epoch, version))
 
     def seal(self, version: int, blob: bytes) -> None:
-        """Complete the version with its scalars (copied). Before or after the tensors are copied. CopyCancelled: it was cancelled."""
+        """Complete the version with its scalars, before or after its tensors are copied. CopyCancelled."""
         check(engine().ff_writer_seal(self._open(), version, blob, len(blob)))
 
     def wait_copied(self, version: int, timeout_s: float) -> None:
-        """Wait until the engine has read all live tensors of `version`. TimeoutError; CopyCancelled: nobody reads them any more."""
+        """Wait until nobody reads the live tensors for `version` any more. TimeoutError; CopyCancelled: as it says."""
         end = monotonic() + timeout_s
         while True:
             left = end - monotonic()
-            code = engine().ff_writer_wait_copied(self._open(), version, int(max(0.0, min(left, _SLICE_S)) * 1000) + (left > 0))
+            code = engine().ff_writer_wait_copied(
+                self._open(), version, int(max(0.0, min(left, _SLICE_S)) * 1000) + (left > 0)
+            )
             if code == ETIMEOUT and left > _SLICE_S:
                 continue
             check(code)
             return
 
     def check(self) -> None:
-        """Raise why versions in flight cannot commit (lost holder: EngineError, ProtocolError or TimeoutError; damaged slot:
+        """Raise why versions in flight cannot commit (lost holder: EngineError, ProtocolError or TimeoutError;
+        damaged slot:
         CorruptSlotError); return if nothing is wrong."""
         check(engine().ff_writer_check(self._open()))
 
     def cancel(self) -> None:
-        """Abandon what is in flight and drop the holders. Afterwards no engine thread touches tensors, slots or sockets."""
+        """Abandon what is in flight, drop the holders. Then no engine thread touches tensors, slots or sockets."""
         check(engine().ff_writer_cancel(self._open()))
 
     def stats(self) -> WriterStats:
@@ -124,7 +149,9 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -21,11 +21,14 @@ struct ArenaHeader {
 };
 static_assert(sizeof(ArenaHeader) == 64, "the header's bytes are part of the format");
 
-uint32_t header_crc(const ArenaHeader& header) { return crc32c(0, &header, offsetof(ArenaHeader, crc)); }
+uint32_t header_crc(const ArenaHeader& header) {
+  return crc32c(0, &header, offsetof(ArenaHeader, crc));
+}
 
 ArenaHeader read_header(const void* base) {
   if (base == nullptr) raise(FF_EINVAL, "arena address is null");
-  if (reinterpret_cast<uintptr_t>(base) % 64 != 0) raise(FF_EINVAL, "arena address %p is not aligned to 64 bytes", base);
+  if (reinterpret_cast<uintptr_t>(base) % 64 != 0)
+    raise(FF_EINVAL, "arena address %p is not aligned to 64 bytes", base);
   ArenaHeader header;
   std::memcpy(&header, base, sizeof header);
   if (header.magic != kMagic) {
@@ -50,7 +53,9 @@ ArenaView::ArenaView(void* base, uint64_t bytes)
   }
 }
 
-ArenaView ArenaView::of(const void* base) { return ArenaView(const_cast<void*>(base), UINT64_MAX); }
+ArenaView ArenaView::of(const void* base) {
+  return ArenaView(const_cast<void*>(base), UINT64_MAX);
+}
 
 void ArenaView::format(void* base, uint64_t bytes, const ff_arena_layout& layout) {
   const Geometry geometry(layout);
@@ -104,5 +109,4 @@ int ff_arena_check(const void* base, uint64_t bytes, ff_arena_layout* out) {
     return FF_OK;
   });
 }
-
 }

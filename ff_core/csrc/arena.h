@@ -24,8 +24,8 @@ class ArenaView {
   Geometry geometry_;
 };
 
-// The init journal, in two copies: a process that dies while writing one leaves the other. Copies carry a sequence number;
-// the newest whole copy counts.
+// The init journal, in two copies: a process that dies while writing one leaves the other. Copies carry a sequence
+// number; the newest whole copy counts.
 class JournalView {
  public:
   explicit JournalView(const ArenaView& arena) : arena_(arena) {}

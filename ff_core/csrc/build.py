@@ -1,9 +1,11 @@
-"""Builds the copy engine's shared library. Needs a C++17 compiler and nothing else: no torch, no CUDA, no Python headers.
+"""Builds the copy engine's shared library. Needs a C++17 compiler and nothing else: no torch, no CUDA, no Python
+headers.
 
     python -m ff_core.csrc.build                 # in place: ff_core/copy/_ff_engine.so
     python -m ff_core.csrc.build --out DIR/x.so --sanitize thread
 
-The compiler is $CXX, else g++, else c++. Standard library only, so that setup.py can call build() before anything is installed.
+The compiler is $CXX, else g++, else c++. Standard library only, so that setup.py can call build() before anything is
+installed.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def link(objects: list[Path], out: Path, sanitize: str | None = None, shared: bo
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         _run([*command, "-o", str(partial)])
-        os.replace(partial, out)
+        partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return out
@@ -108,7 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ff_core.csrc.build", description="build the copy engine")
     parser.add_argument("--out", type=Path, default=LIBRARY, help="where the library goes (default: in place)")
     parser.add_argument("--sanitize", choices=SANITIZERS, help="build with a sanitizer")
-    parser.add_argument("--if-needed", action="store_true", help="do nothing when the library is newer than its sources")
+    parser.add_argument(
+        "--if-needed", action="store_true", help="do nothing when the library is newer than its sources"
+    )
     arguments = parser.parse_args()
     if arguments.if_needed and arguments.sanitize is None and is_current(arguments.out):
         return

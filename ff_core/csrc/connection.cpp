@@ -20,7 +20,9 @@ Connection::Connection(uint64_t id, UniqueFd fd, void* arena, uint64_t arena_byt
   thread_ = start_thread("ff-recv", [this] { run(); });
 }
 
-Connection::~Connection() { stop(); }
+Connection::~Connection() {
+  stop();
+}
 
 void Connection::interrupt() {
   if (!finished_) stopping_.store(true);  // what it ended with before stays its reason
@@ -50,7 +52,9 @@ ff_receiver_status Connection::status() const {
 void Connection::run() noexcept {
   try {
     serve();
-    if (arriving_ != nullptr) raise(FF_EIO, "peer closed in the middle of version (%llu, %lld)", ull{epoch_}, static_cast<long long>(arriving_->version));
+    if (arriving_ != nullptr)
+      raise(FF_EIO, "peer closed in the middle of version (%llu, %lld)", ull{epoch_},
+            static_cast<long long>(arriving_->version));
   } catch (const std::exception& error) {
     const auto* known = dynamic_cast<const Error*>(&error);
     error_ = stopping_ ? int{FF_ECANCELLED} : known != nullptr ? known->code() : int{FF_EINTERNAL};
@@ -69,14 +73,27 @@ void Connection::serve() {
   FrameHeader frame;
   while (stream_.receive(&frame, sizeof frame)) {
     check_frame(frame);
-    if (frame.epoch != epoch_) raise(FF_EPROTO, "%s frame of epoch %llu on a connection of epoch %llu", name_of(frame.type), ull{frame.epoch}, ull{epoch_});
-    if (frame.rank != arena_.layout().rank) raise(FF_EPROTO, "%s frame of rank %u for the arena of rank %u", name_of(frame.type), frame.rank, arena_.layout().rank);
+    if (frame.epoch != epoch_)
+      raise(FF_EPROTO, "%s frame of epoch %llu on a connection of epoch %llu", name_of(frame.type), ull{frame.epoch},
+            ull{epoch_});
+    if (frame.rank != arena_.layout().rank)
+      raise(FF_EPROTO, "%s frame of rank %u for the arena of rank %u", name_of(frame.type), frame.rank,
+            arena_.layout().rank);
     switch (static_cast<FrameType>(frame.type)) {
-      case FrameType::kJournal: on_journal(frame); break;
-      case FrameType::kBegin: on_begin(frame); break;
-      case FrameType::kChunk: on_chunk(frame); break;
-      case FrameType::kBlob: on_blob(frame); break;
-      default: raise(FF_EPROTO, "unexpected %s frame", name_of(frame.type));
+      case FrameType::kJournal:
+        on_journal(frame);
+        break;
+      case FrameType::kBegin:
+        on_begin(frame);
+        break;
+      case FrameType::kChunk:
+        on_chunk(frame);
+        break;
+      case FrameType::kBlob:
+        on_blob(frame);
+        break;
+      default:
+        raise(FF_EPROTO, "unexpected %s frame", name_of(frame.type));
     }
     bytes_ += sizeof frame + frame.length;
   }
@@ -97,13 +114,14 @@ uint32_t Connection::receive_data(void* target, uint64_t bytes, bool checksum) {
 
 void Connection::expect_crc(const FrameHeader& frame, uint32_t crc) const {
   if (crc == frame.data_crc) return;
-  raise(FF_EPROTO, "%s %llu of version (%llu, %lld): checksum is %#x, expected %#x", name_of(frame.type), ull{frame.index},
-        ull{frame.epoch}, static_cast<long long>(frame.version), crc, frame.data_crc);
+  raise(FF_EPROTO, "%s %llu of version (%llu, %lld): checksum is %#x, expected %#x", name_of(frame.type),
+        ull{frame.index}, ull{frame.epoch}, static_cast<long long>(frame.version), crc, frame.data_crc);
 }
 
 void Connection::on_journal(const FrameHeader& frame) {
   if (frame.length > arena_.layout().journal_capacity) {
-    raise(FF_EPROTO, "JOURNAL of %llu bytes, the arena holds %llu", ull{frame.length}, ull{arena_.layout().journal_capacity});
+    raise(FF_EPROTO, "JOURNAL of %llu bytes, the arena holds %llu", ull{frame.length},
+          ull{arena_.layout().journal_capacity});
   }
   std::vector<uint8_t> data(frame.length);  // aside first: a bad one must not replace a good one
   expect_crc(frame, receive_data(data.data(), data.size(), true));
@@ -144,13 +162,14 @@ uint32_t Connection::choose_slot(uint64_t stamp) const {
 
 void Connection::on_begin(const FrameHeader& frame) {
   BeginBody body;
-  if (frame.length != sizeof body) raise(FF_EPROTO, "BEGIN of %llu bytes, expected %zu", ull{frame.length}, sizeof body);
+  if (frame.length != sizeof body)
+    raise(FF_EPROTO, "BEGIN of %llu bytes, expected %zu", ull{frame.length}, sizeof body);
   if (frame.flags & ~kChecksummed) raise(FF_EPROTO, "BEGIN has flags %#x, known is %#x", frame.flags, kChecksummed);
   expect_crc(frame, receive_data(&body, sizeof body, true));
   const ff_arena_layout& layout = arena_.layout();
   if (body.sent_bytes != layout.sent_bytes || body.chunk_bytes != layout.chunk_bytes) {
-    raise(FF_EPROTO, "BEGIN says %llu bytes in chunks of %llu, the arena of rank %u has %llu in chunks of %llu", ull{body.sent_bytes},
-          ull{body.chunk_bytes}, layout.rank, ull{layout.sent_bytes}, ull{layout.chunk_bytes});
+    raise(FF_EPROTO, "BEGIN says %llu bytes in chunks of %llu, the arena of rank %u has %llu in chunks of %llu",
+          ull{body.sent_bytes}, ull{body.chunk_bytes}, layout.rank, ull{layout.sent_bytes}, ull{layout.chunk_bytes});
   }
   if (arriving_ != nullptr) {
     raise(FF_EPROTO, "BEGIN of version %lld before version %lld was complete", static_cast<long long>(frame.version),
@@ -165,18 +184,20 @@ void Connection::on_begin(const FrameHeader& frame) {
 void Connection::check_version(const FrameHeader& frame) const {
   if (arriving_ == nullptr) raise(FF_EPROTO, "%s frame without BEGIN", name_of(frame.type));
   if (frame.version != arriving_->version) {
-    raise(FF_EPROTO, "%s frame of version %lld within version %lld", name_of(frame.type), static_cast<long long>(frame.version),
-          static_cast<long long>(arriving_->version));
+    raise(FF_EPROTO, "%s frame of version %lld within version %lld", name_of(frame.type),
+          static_cast<long long>(frame.version), static_cast<long long>(arriving_->version));
   }
 }
 
 void Connection::on_chunk(const FrameHeader& frame) {
   check_version(frame);
   if (frame.index != arriving_->next_chunk || frame.index >= arena_.geometry().sent_chunks()) {
-    raise(FF_EPROTO, "CHUNK %llu, expected %u of %u", ull{frame.index}, arriving_->next_chunk, arena_.geometry().sent_chunks());
+    raise(FF_EPROTO, "CHUNK %llu, expected %u of %u", ull{frame.index}, arriving_->next_chunk,
+          arena_.geometry().sent_chunks());
   }
   const Range range = arena_.geometry().chunk(arriving_->next_chunk);
-  if (frame.length != range.bytes) raise(FF_EPROTO, "CHUNK %llu has %llu bytes, expected %llu", ull{frame.index}, ull{frame.length}, ull{range.bytes});
+  if (frame.length != range.bytes)
+    raise(FF_EPROTO, "CHUNK %llu has %llu bytes, expected %llu", ull{frame.index}, ull{frame.length}, ull{range.bytes});
   const SlotView slot(arena_, arriving_->slot);
   const uint32_t crc = receive_data(slot.payload() + range.offset, range.bytes, arriving_->checksummed);
   expect_crc(frame, crc);

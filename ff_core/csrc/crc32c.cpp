@@ -102,8 +102,12 @@ uint32_t copy_crc32c(uint32_t crc, void* target, const void* source, size_t byte
   return crc;
 }
 
-const char* crc32c_implementation() { return detail::crc32c_sse42_available() ? "sse4.2" : "portable"; }
+const char* crc32c_implementation() {
+  return detail::crc32c_sse42_available() ? "sse4.2" : "portable";
+}
 
 }  // namespace ff
 
-extern "C" uint32_t ff_crc32c(uint32_t crc, const void* data, size_t bytes) { return ff::crc32c(crc, data, bytes); }
+extern "C" uint32_t ff_crc32c(uint32_t crc, const void* data, size_t bytes) {
+  return ff::crc32c(crc, data, bytes);
+}

@@ -1,8 +1,8 @@
 // CRC32C (Castagnoli, reflected, as in iSCSI and ext4), alone and fused with a copy.
 //
-// All functions chain: crc32c(crc32c(0, a), b) is the checksum of a followed by b. crc32c(0, "123456789") is 0xE3069283.
-// The fused copy reads every source byte once and writes it with non-temporal stores, so that a copy of a rank's state
-// does not push the training's data out of the caches.
+// All functions chain: crc32c(crc32c(0, a), b) is the checksum of a followed by b. crc32c(0, "123456789") is
+// 0xE3069283. The fused copy reads every source byte once and writes it with non-temporal stores, so that a copy of a
+// rank's state does not push the training's data out of the caches.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,6 +1,6 @@
-// CRC32C with the x86 instruction. One crc32q has a latency of three cycles and a throughput of one: three streams over the thirds
-// of a block keep it busy, and their registers are joined by a multiplication with x^(8 * third).
-// The fused copy is a pipeline: while block k + 1 is copied, front to back (what prefetchers and write-combining buffers like
+// CRC32C with the x86 instruction. One crc32q has a latency of three cycles and a throughput of one: three streams over
+// the thirds of a block keep it busy, and their registers are joined by a multiplication with x^(8 * third). The fused
+// copy is a pipeline: while block k + 1 is copied, front to back (what prefetchers and write-combining buffers like
 // best: three copy streams at once are slower than memcpy), block k is checksummed out of the first-level cache.
 // Compiled through target attributes, chosen at run time: the library itself stays plain x86-64.
 #include "crc32c.h"
@@ -15,7 +15,9 @@
 
 namespace ff {
 
-void publish_stores() { _mm_sfence(); }
+void publish_stores() {
+  _mm_sfence();
+}
 
 namespace detail {
 namespace {
@@ -68,7 +70,8 @@ struct CopyAhead {
 
 // Checksums a block of three thirds; calls `beside(i)` once per line i of a third.
 template <size_t Third, class Beside>
-FF_SSE42 inline uint64_t checksum_block(uint64_t crc, const uint8_t* p, const ZerosOperator& join, const Beside& beside) {
+FF_SSE42 inline uint64_t checksum_block(uint64_t crc, const uint8_t* p, const ZerosOperator& join,
+                                        const Beside& beside) {
   uint64_t crc1 = 0, crc2 = 0;
   for (size_t i = 0; i < Third; i += kLine) {
     beside(i);
@@ -101,13 +104,16 @@ FF_SSE42 uint64_t checksum_rest(uint64_t crc, const uint8_t* p, size_t bytes) {
 
 }  // namespace
 
-bool crc32c_sse42_available() { return __builtin_cpu_supports("sse4.2"); }
+bool crc32c_sse42_available() {
+  return __builtin_cpu_supports("sse4.2");
+}
 
 FF_SSE42 uint32_t crc32c_sse42(uint32_t start, const void* data, size_t bytes) {
   const ZerosOperator& join = join_thirds();
   const auto* p = static_cast<const uint8_t*>(data);
   uint64_t crc = ~start;
-  for (; bytes >= kBlock; bytes -= kBlock, p += kBlock) crc = checksum_block<kThird>(crc, p, join, FetchAhead{p + kBlock});
+  for (; bytes >= kBlock; bytes -= kBlock, p += kBlock)
+    crc = checksum_block<kThird>(crc, p, join, FetchAhead{p + kBlock});
   return ~static_cast<uint32_t>(checksum_rest(crc, p, bytes));
 }
 
@@ -147,8 +153,12 @@ FF_SSE42 uint32_t copy_crc32c_sse42(uint32_t start, void* target, const void* so
 namespace ff {
 void publish_stores() {}  // no non-temporal stores here
 namespace detail {
-bool crc32c_sse42_available() { return false; }
-uint32_t crc32c_sse42(uint32_t crc, const void* data, size_t bytes) { return crc32c_portable(crc, data, bytes); }
+bool crc32c_sse42_available() {
+  return false;
+}
+uint32_t crc32c_sse42(uint32_t crc, const void* data, size_t bytes) {
+  return crc32c_portable(crc, data, bytes);
+}
 uint32_t copy_crc32c_sse42(uint32_t crc, void* target, const void* source, size_t bytes) {
   return copy_crc32c(crc, target, source, bytes);
 }

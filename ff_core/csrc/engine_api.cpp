@@ -122,7 +122,8 @@ int ff_receiver_open(int notify_fd, ff_receiver** out) {
   });
 }
 
-int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch, uint64_t* connection_id) {
+int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
+                       uint64_t* connection_id) {
   ff::UniqueFd owned(r == nullptr ? fd : -1);
   return with(r, [&](ff::Receiver& receiver) {
     const uint64_t id = receiver.attach(fd, arena, arena_bytes, epoch);
@@ -151,5 +152,4 @@ int ff_receiver_close(ff_receiver* r) {
     return FF_OK;
   });
 }
-
 }

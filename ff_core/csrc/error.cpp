@@ -43,4 +43,6 @@ int report(int code, const char* text) noexcept {
 
 }  // namespace ff
 
-extern "C" const char* ff_last_error(void) { return ff::last_error; }
+extern "C" const char* ff_last_error(void) {
+  return ff::last_error;
+}

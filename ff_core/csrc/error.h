@@ -1,5 +1,5 @@
-// Errors inside the engine are exceptions that carry an FF_E* code; the C interface turns them into a return code and the
-// calling thread's message (ff_last_error). No exception crosses the C interface or leaves a thread.
+// Errors inside the engine are exceptions that carry an FF_E* code; the C interface turns them into a return code and
+// the calling thread's message (ff_last_error). No exception crosses the C interface or leaves a thread.
 #pragma once
 #include <cstdarg>
 #include <exception>

@@ -1,15 +1,16 @@
 /* ff_engine: the copy engine's C interface (loaded by ctypes, so one build serves every Python and every torch).
  *
  * What it is: moves one rank's state between live tensors, slots (memory files) and sockets, in chunks, with CRC32C.
- *   writer    in a worker: live tensors -> own slot -> holders (TCP). Owns its threads. One version in flight at a time per slot.
+ *   writer    in a worker: live tensors -> own slot -> holders. Owns its threads.
  *   receiver  in an agent: socket -> slot of a replica (or of a newcomer's own arena). One thread per connection.
  *   sender    in an agent: complete slot -> socket (re-replication, filling a newcomer's arena).
  *   restore   slot -> live tensors, checksums verified before the first byte is written to any live tensor.
  *   words     64-bit stamps in a status page shared by processes, with futex waits.
  *
- * Sockets arrive connected and authenticated (Python does the challenge-response); the engine owns a descriptor from the call on.
- * Every function returns 0 or a negative FF_E* code; ff_last_error() gives the calling thread's message with context.
- * Blocking calls have a deadline in milliseconds (-1: none only where stated). All threads are joined by *_close / *_cancel.
+ * Sockets arrive connected and authenticated (Python does the challenge-response); the engine owns a descriptor from the
+ * call on, also when the call fails. Every function returns 0 or a negative FF_E* code; ff_last_error() gives the calling
+ * thread's message with context. Blocking calls have a deadline in milliseconds, never negative. Threads are joined by
+ * *_close, *_cancel and *_fence. docs/thread_model.md and docs/wire_format.md say the rest.
  */
 #ifndef FF_ENGINE_H
 #define FF_ENGINE_H
@@ -20,17 +21,27 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-enum { FF_OK = 0, FF_EINVAL = -1, FF_ETIMEOUT = -2, FF_ECANCELLED = -3, FF_ECORRUPT = -4, FF_EIO = -5, FF_EPROTO = -6,
-       FF_ENOSPACE = -7, FF_EHALTED = -8, FF_EINTERNAL = -9 };
+enum {
+  FF_OK = 0,
+  FF_EINVAL = -1,
+  FF_ETIMEOUT = -2,
+  FF_ECANCELLED = -3,
+  FF_ECORRUPT = -4,
+  FF_EIO = -5,
+  FF_EPROTO = -6,
+  FF_ENOSPACE = -7,
+  FF_EHALTED = -8,
+  FF_EINTERNAL = -9
+};
 
 const char* ff_last_error(void);
-const char* ff_build_info(void);                       /* JSON: compiler, crc implementation, cuda, transports */
+const char* ff_build_info(void); /* JSON: compiler, crc implementation, cuda, transports */
 uint32_t ff_crc32c(uint32_t crc, const void* data, size_t bytes);
 
-/* ---- arena: header page | journal | slot 0 | slot 1; position-independent, lives in a memfd ------------------------------ */
+/* ---- arena: header page | journal | slot 0 | slot 1; position-independent, lives in a memfd ---- */
 typedef struct {
   uint32_t rank;
-  uint32_t slots;            /* 2 */
+  uint32_t slots;            /* 2 (to 16) */
   uint64_t sent_bytes;       /* prefix of the payload that replicas hold (UNIQUE tensors) */
   uint64_t local_bytes;      /* rest of the payload, own slot only (REPLICATED tensors); 0 in a replica's arena */
   uint64_t blob_capacity;    /* scalars, bytes */
@@ -38,111 +49,137 @@ typedef struct {
   uint64_t chunk_bytes;      /* multiple of 4096 */
 } ff_arena_layout;
 
-uint64_t ff_arena_bytes(const ff_arena_layout* layout);                   /* total size to allocate, page multiple */
+uint64_t ff_arena_bytes(const ff_arena_layout* layout); /* total size to allocate, page multiple; 0: bad layout */
 int ff_arena_format(void* base, uint64_t bytes, const ff_arena_layout* layout);
 int ff_arena_check(const void* base, uint64_t bytes, ff_arena_layout* out); /* FF_ECORRUPT if not an arena */
 
 enum { FF_SLOT_EMPTY = 0, FF_SLOT_WRITING = 1, FF_SLOT_COMPLETE = 2 };
-/* payload_bytes: how much of the payload the version filled, from offset 0. full: that is all of it (a version that arrived over
- * a socket has only the sent part, so in an arena with local_bytes > 0 it is not full and segments of the rest cannot be restored).
- * Of a slot that is not complete only `state` is certain. */
-typedef struct { uint32_t state; uint64_t epoch; int64_t version; uint64_t payload_bytes, blob_bytes; uint32_t full, checksummed; } ff_slot_info;
+/* Of a slot that is not complete only `state` is certain. */
+typedef struct {
+  uint32_t state;
+  uint64_t epoch;
+  int64_t version;
+  uint64_t payload_bytes; /* filled prefix of the payload */
+  uint64_t blob_bytes;
+  uint32_t full;          /* payload_bytes is all of the payload. 0: the version arrived over a socket in an arena with
+                             local_bytes > 0; segments of the local part cannot be restored from it */
+  uint32_t checksummed;
+} ff_slot_info;
 
-int ff_slot_info_get(const void* base, uint32_t slot, ff_slot_info* out); /* FF_ECORRUPT: complete, but its header is damaged */
-int ff_slot_restamp(void* base, uint32_t slot, uint64_t epoch);          /* complete slots only */
+int ff_slot_info_get(const void* base, uint32_t slot, ff_slot_info* out); /* FF_ECORRUPT: complete, header damaged */
+int ff_slot_restamp(void* base, uint32_t slot, uint64_t epoch);           /* complete slots only */
 int ff_slot_empty(void* base, uint32_t slot);
-int ff_slot_verify(const void* base, uint32_t slot);                      /* all checksums; FF_ECORRUPT names the chunk */
+int ff_slot_verify(const void* base, uint32_t slot); /* all checksums; FF_ECORRUPT names the chunk */
 int ff_slot_blob(const void* base, uint32_t slot, const void** data, uint64_t* bytes);
-int ff_slot_corrupt(void* base, uint32_t slot, uint64_t payload_offset);  /* fault injection: flips one bit of the payload */
+int ff_slot_corrupt(void* base, uint32_t slot, uint64_t payload_offset); /* fault injection: flips one payload bit */
 int ff_journal_set(void* base, const void* data, uint64_t bytes);
 int ff_journal_get(const void* base, const void** data, uint64_t* bytes); /* bytes 0: none yet; FF_ECORRUPT */
 
-/* ---- segments: a live tensor's bytes and their place in the payload ----------------------------------------------------- */
-typedef struct { void* ptr; uint64_t bytes; uint64_t offset; int32_t device; /* -1: host */ int32_t reserved; } ff_segment;
+/* ---- segments: a live tensor's bytes and their place in the payload ---- */
+typedef struct {
+  void* ptr;
+  uint64_t bytes;
+  uint64_t offset;
+  int32_t device; /* -1: host */
+  int32_t reserved;
+} ff_segment;
 
-int ff_slot_restore(const void* base, uint32_t slot, const ff_segment* segments, size_t count); /* verifies all, then copies */
+/* Verifies all, then copies. FF_ECORRUPT: nothing was written. */
+int ff_slot_restore(const void* base, uint32_t slot, const ff_segment* segments, size_t count);
 
-/* ---- status page: shared by one worker and its agent -------------------------------------------------------------------- */
+/* ---- status page: shared by one worker and its agent ---- */
 typedef struct {
   uint64_t magic;
-  uint64_t w_stamp;        /* agent: newest version committed by every rank */
-  uint64_t halt_epoch;     /* agent: the epoch that a halt announced; workers compare with their own */
-  uint64_t committed;      /* engine: newest stamp complete in the own slot and acknowledged by every holder */
-  uint64_t own_complete;   /* engine: newest stamp complete in the own slot */
-  uint64_t sealed;         /* worker */
-  uint64_t live;           /* worker: stamp of whole live tensors; 0 while they change */
-  uint64_t progress;       /* worker: counts collectives, steps and seals; for the hang detector */
-  uint64_t activity;       /* worker: 0 user code, 1 in a collective, 2 at the gate, 3 in the inner step, 4 recovering */
-  uint32_t futex;          /* bumped and woken by ff_page_notify */
+  uint64_t w_stamp;      /* agent: newest version committed by every rank */
+  uint64_t halt_epoch;   /* agent: the epoch that a halt announced; workers compare with their own */
+  uint64_t committed;    /* engine: newest stamp complete in the own slot and acknowledged by every holder */
+  uint64_t own_complete; /* engine: newest stamp complete in the own slot */
+  uint64_t sealed;       /* worker */
+  uint64_t live;         /* worker: stamp of whole live tensors; 0 while they change */
+  uint64_t progress;     /* worker: counts collectives, steps and seals; for the hang detector */
+  uint64_t activity;     /* worker: 0 user code, 1 collective, 2 at the gate, 3 in the inner step, 4 recovering */
+  uint32_t futex;        /* bumped and woken by ff_page_notify */
   uint32_t pad;
 } ff_status_page;
 
 uint64_t ff_page_load(const uint64_t* word);
 void ff_page_store(uint64_t* word, uint64_t value);
-void ff_page_notify(ff_status_page* page);                                 /* agent: after storing w_stamp or halt_epoch */
-/* Waits until halt_epoch > epoch (FF_EHALTED, looked at first), w_stamp >= stamp (FF_OK) or the deadline (FF_ETIMEOUT). */
+void ff_page_notify(ff_status_page* page); /* agent: after storing w_stamp or halt_epoch */
+/* Waits until halt_epoch > epoch (FF_EHALTED, looked at first), w_stamp >= stamp (FF_OK) or FF_ETIMEOUT. */
 int ff_page_wait_w(ff_status_page* page, uint64_t stamp, uint64_t epoch, int64_t timeout_ms);
 
-/* ---- writer (worker) ------------------------------------------------------------------------------------------------------ */
+/* ---- writer (worker) ---- */
 typedef struct ff_writer ff_writer;
 typedef struct {
-  void* arena;                 /* mapped own arena */
+  void* arena; /* mapped own arena */
   uint64_t arena_bytes;
-  ff_status_page* page;        /* may be NULL (tests) */
-  int notify_fd;               /* eventfd written after each commit; -1: none. Not owned. */
+  ff_status_page* page;           /* may be NULL (tests) */
+  int notify_fd;                  /* eventfd rung after each commit and lost holder; -1: none. Duplicated. */
   uint64_t bandwidth_bytes_per_s; /* per holder; 0: unlimited */
-  int32_t checksum;            /* 1: CRC32C, 0: none (debugging) */
-  int32_t stall_timeout_ms;    /* a holder that takes no byte and acknowledges nothing for so long is lost; 0: 30000 */
+  int32_t checksum;               /* 1: CRC32C, 0: none (debugging) */
+  int32_t stall_timeout_ms;       /* a holder that takes no byte and acknowledges nothing so long is lost; 0: 30000 */
 } ff_writer_options;
 
 int ff_writer_open(const ff_writer_options* options, ff_writer** out);
-int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t count); /* once; offsets as in the payload */
-/* Holder's connection; the journal (if any) is sent ahead of the next version, and again ahead of later ones when it has changed.
-   Only while no version is in flight. The descriptor is taken over (and closed) even when the call fails. A holder whose connection
-   breaks is remembered as lost: versions stay uncommitted (in flight) until the next cancel. */
+/* Offsets as in the payload. Nothing may be in flight. */
+int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t count);
+/* Holder's connection; the journal (if any) is sent ahead of the next version, and ahead of later ones when it changed.
+   Only while no version is in flight. A holder whose connection breaks is remembered as lost: versions stay uncommitted
+   (in flight) until the next cancel. */
 int ff_writer_add_holder(ff_writer* w, int fd);
 int ff_writer_clear_holders(ff_writer* w);
-/* Copy live tensors into `slot` from the engine's own threads and stream UNIQUE bytes to holders. Returns at once. The next version
-   may begin, in another slot, while this one is still being sent; it must be sealed by then. FF_EINVAL: slot still in flight,
-   stamp not newer than the last one's, no segments; FF_ECANCELLED: a cancel is under way. */
+/* Copy live tensors into `slot` from the engine's own threads and stream UNIQUE bytes to holders. Returns at once. The
+   next version may begin, in another slot, while this one is still being sent; it must be sealed by then. FF_EINVAL: slot
+   in flight, stamp not newer than the last one's, no segments; FF_ECANCELLED: a cancel is under way. */
 int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);
-/* Stream a slot that is complete as (epoch, version) to all holders (after a verdict and its re-stamp). Returns at once; commits like
-   begin+seal. Checksums are verified on the way: a damaged slot is never committed, see ff_writer_check. */
+/* Stream a slot that is complete as (epoch, version) to all holders (after a verdict and its re-stamp). Returns at once;
+   commits like begin+seal. Checksums are verified on the way: a damaged slot is never committed, see ff_writer_check. */
 int ff_writer_resend(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);
 int ff_writer_seal(ff_writer* w, int64_t version, const void* blob, uint64_t bytes); /* copies blob; returns at once */
 /* Returns when live tensors may change again. FF_ECANCELLED: the version was cancelled (they may change, too). */
 int ff_writer_wait_copied(ff_writer* w, int64_t version, int64_t timeout_ms);
-/* FF_OK, or why versions in flight cannot commit: FF_EIO and the like for a lost holder, FF_ECORRUPT for a damaged slot. */
+/* FF_OK, or why versions in flight cannot commit: FF_EIO and others for a lost holder, FF_ECORRUPT for a damaged slot. */
 int ff_writer_check(ff_writer* w);
-/* Abandons everything in flight, closes holder connections, and returns when no engine thread touches tensors, slots or sockets.
-   Callable from any thread, also while others are in the calls above. The writer can be used again. */
+/* Abandons everything in flight, closes holder connections, and returns when no engine thread touches tensors, slots or
+   sockets. From any thread, also while others are in the calls above. The writer can be used again. */
 int ff_writer_cancel(ff_writer* w);
-/* versions: committed.  cpu_ns: of the engine's threads.  ack_wait_ns: last byte sent until acknowledged, summed over holders. */
-typedef struct { uint64_t versions, bytes_copied, bytes_sent, copy_ns, send_ns, ack_wait_ns, cpu_ns; uint64_t holders, holders_lost; } ff_writer_stats;
+/* versions: committed.  cpu_ns: of the engine's threads.  ack_wait_ns: last byte sent to acknowledgement, all holders. */
+typedef struct {
+  uint64_t versions, bytes_copied, bytes_sent, copy_ns, send_ns, ack_wait_ns, cpu_ns;
+  uint64_t holders, holders_lost;
+} ff_writer_stats;
 int ff_writer_stats_get(ff_writer* w, ff_writer_stats* out);
-int ff_writer_close(ff_writer* w);                                          /* cancel + free */
+int ff_writer_close(ff_writer* w); /* cancel + free */
 
-/* ---- receiver (agent) ---------------------------------------------------------------------------------------------------- */
+/* ---- receiver (agent) ---- */
 typedef struct ff_receiver ff_receiver;
-int ff_receiver_open(int notify_fd, ff_receiver** out);  /* eventfd rung after every completed version, journal or closed connection */
-/* Connection for one arena (which must stay mapped until the connection is joined); frames of another epoch than `epoch`, of another
-   rank or of another layout close it. The receiver keeps the newest complete version and overwrites another slot. An older connection
-   for the same arena is closed and joined first. The descriptor is taken over (and closed) even when the call fails. */
-int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch, uint64_t* connection_id);
+/* notify_fd: eventfd rung after every completed version, journal or ended connection; -1: none. Duplicated. */
+int ff_receiver_open(int notify_fd, ff_receiver** out);
+/* Connection for one arena, which must stay mapped until the connection is joined. Frames of another epoch than `epoch`,
+   of another rank or of another layout close it. The receiver keeps the newest complete version and overwrites another
+   slot. An older connection for the same arena is closed and joined first. FF_EINVAL: `epoch` is fenced off. */
+int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
+                       uint64_t* connection_id);
+/* Closes and joins the connection of the arena mapped at `arena`: call it before unmapping. */
+int ff_receiver_detach(ff_receiver* r, const void* arena);
 /* Closes and joins every connection whose epoch is < `epoch`; afterwards none of them touches an arena. */
 int ff_receiver_fence(ff_receiver* r, uint64_t epoch);
-/* Closes and joins the connection(s) of the arena mapped at `arena`: call it before unmapping. */
-int ff_receiver_detach(ff_receiver* r, const void* arena);
-/* last_stamp: newest version completed over this connection, 0: none.  bytes: received.  journals: init journals received.
-   A closed connection is reported once (open 0, error, message) and then forgotten. error FF_OK: the peer closed between versions. */
-typedef struct { uint64_t connection_id; uint64_t last_stamp; uint64_t bytes; uint64_t journals; int32_t open; int32_t error;
-                 char message[192]; } ff_receiver_status;
+typedef struct {
+  uint64_t connection_id;
+  uint64_t last_stamp; /* newest version completed over this connection, 0: none */
+  uint64_t bytes;      /* received */
+  uint64_t journals;   /* init journals received */
+  int32_t open;
+  int32_t error; /* what ended it; FF_OK: the peer closed between versions */
+  char message[192];
+} ff_receiver_status;
+/* All connections. One that has ended is reported once and then forgotten. */
 int ff_receiver_poll(ff_receiver* r, ff_receiver_status* out, size_t capacity, size_t* count);
 int ff_receiver_close(ff_receiver* r);
 
-/* ---- sender (agent): one complete slot (and the journal) to a peer's receiver; blocking, call it from a worker thread ------ */
-/* Frames carry `epoch`, which must be the slot's. Returns when the peer has acknowledged. FF_ECORRUPT: a checksum did not match here.
-   The descriptor is taken over (and closed) in every case; shutdown(2) on a duplicate of it ends the call early. */
+/* ---- sender (agent): one complete slot (and the journal) to a peer's receiver ---- */
+/* Blocks: call it from a thread of its own. Frames carry `epoch`, which must be the slot's. Returns when the peer has
+   acknowledged. FF_ECORRUPT: a checksum did not match here. shutdown(2) on a duplicate of the descriptor ends it early. */
 int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch, int64_t timeout_ms);
 
 #pragma GCC visibility pop

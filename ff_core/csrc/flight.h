@@ -1,5 +1,5 @@
-// A version in flight: begun (or to be sent again), and not yet both complete in the own slot and acknowledged by every holder.
-// Shared between the writer (which owns the queue), its copy thread and one sending thread per holder.
+// A version in flight: begun (or to be sent again), and not yet both complete in the own slot and acknowledged by every
+// holder. Shared between the writer (which owns the queue), its copy thread and one sending thread per holder.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -17,20 +17,20 @@ struct Flight {
   const uint32_t slot;
   const uint64_t epoch;
   const int64_t version;
-  const bool resend;       // the slot is complete already: verify and send, copy nothing
+  const bool resend;  // the slot is complete already: verify and send, copy nothing
   const bool checksummed;
   std::shared_ptr<const std::vector<uint8_t>> journal;  // to be sent ahead of this version; null: unchanged
   uint64_t stamp() const { return make_stamp(epoch, version); }
 
   // Copy thread -> sending threads.
-  std::atomic<uint32_t> ready{0};         // sent chunks whose bytes and checksums are final in the slot
-  std::atomic<bool> blob_ready{false};    // blob_bytes and blob_crc below are final
+  std::atomic<uint32_t> ready{0};       // sent chunks whose bytes and checksums are final in the slot
+  std::atomic<bool> blob_ready{false};  // blob_bytes and blob_crc below are final
   std::atomic<bool> cancelled{false};
   uint64_t blob_bytes = 0;
   uint32_t blob_crc = 0;
 
   // Under the writer's mutex.
-  bool copied = false;        // live tensors have been read
+  bool copied = false;  // live tensors have been read
   bool sealed = false;
   bool own_complete = false;  // in the own slot
   bool failed = false;        // will never commit

@@ -9,12 +9,20 @@
 
 namespace ff {
 
-HolderLink::HolderLink(UniqueFd fd, const ArenaView& arena, const LinkOptions& options, Counters& counters, LinkOwner& owner)
-    : arena_(arena), options_(options), counters_(counters), owner_(owner), stream_(std::move(fd)), pacer_(options.bandwidth_bytes_per_s) {
+HolderLink::HolderLink(UniqueFd fd, const ArenaView& arena, const LinkOptions& options, Counters& counters,
+                       LinkOwner& owner)
+    : arena_(arena),
+      options_(options),
+      counters_(counters),
+      owner_(owner),
+      stream_(std::move(fd)),
+      pacer_(options.bandwidth_bytes_per_s) {
   thread_ = start_thread("ff-send", [this] { run(); });
 }
 
-HolderLink::~HolderLink() { stop(); }
+HolderLink::~HolderLink() {
+  stop();
+}
 
 void HolderLink::stop() {
   stopping_.store(true);
@@ -164,18 +172,22 @@ void HolderLink::handle_frame() {
   std::memcpy(&frame, inbox_, sizeof frame);
   check_frame(frame);
   if (frame.type == static_cast<uint16_t>(FrameType::kReject)) {
-    if (frame.length > kMaxRejectText) raise(FF_EPROTO, "REJECT of %llu bytes", static_cast<unsigned long long>(frame.length));
+    if (frame.length > kMaxRejectText)
+      raise(FF_EPROTO, "REJECT of %llu bytes", static_cast<unsigned long long>(frame.length));
     if (inbox_bytes_ < sizeof frame + frame.length) return;
-    raise(FF_EPROTO, "the holder refused: %.*s", static_cast<int>(frame.length), reinterpret_cast<const char*>(inbox_ + sizeof frame));
+    raise(FF_EPROTO, "the holder refused: %.*s", static_cast<int>(frame.length),
+          reinterpret_cast<const char*>(inbox_ + sizeof frame));
   }
   if (frame.type != static_cast<uint16_t>(FrameType::kAck) || frame.length != 0) {
-    raise(FF_EPROTO, "unexpected %s frame of %llu bytes from a holder", name_of(frame.type), static_cast<unsigned long long>(frame.length));
+    raise(FF_EPROTO, "unexpected %s frame of %llu bytes from a holder", name_of(frame.type),
+          static_cast<unsigned long long>(frame.length));
   }
   if (unacknowledged_.empty()) raise(FF_EPROTO, "acknowledgement of a version that was not sent");
   const auto [flight, sent_ns] = unacknowledged_.front();
   if (frame.epoch != flight->epoch || frame.version != flight->version || frame.rank != arena_.layout().rank) {
-    raise(FF_EPROTO, "acknowledgement of (%llu, %lld), expected (%llu, %lld)", static_cast<unsigned long long>(frame.epoch),
-          static_cast<long long>(frame.version), static_cast<unsigned long long>(flight->epoch), static_cast<long long>(flight->version));
+    raise(FF_EPROTO, "acknowledgement of (%llu, %lld), expected (%llu, %lld)",
+          static_cast<unsigned long long>(frame.epoch), static_cast<long long>(frame.version),
+          static_cast<unsigned long long>(flight->epoch), static_cast<long long>(flight->version));
   }
   unacknowledged_.pop_front();
   counters_.ack_wait_ns += static_cast<uint64_t>(monotonic_ns() - sent_ns);

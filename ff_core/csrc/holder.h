@@ -1,5 +1,6 @@
-// The connection to one holder: a thread that streams versions in order, chunk by chunk as the copy thread finishes them, and reads
-// acknowledgements. A broken or stalled connection ends the thread and is reported once; it never holds up anybody else.
+// The connection to one holder: a thread that streams versions in order, chunk by chunk as the copy thread finishes
+// them, and reads acknowledgements. A broken or stalled connection ends the thread and is reported once; it never holds
+// up anybody else.
 #pragma once
 #include <atomic>
 #include <deque>
@@ -51,7 +52,8 @@ class HolderLink {
   void read_acknowledgements();
   void handle_frame();
   std::shared_ptr<Flight> next();
-  // Blocks until `ready()`; reads acknowledgements meanwhile. until_ns: give up waiting then (and return), INT64_MAX: never.
+  // Blocks until `ready()`; reads acknowledgements meanwhile. until_ns: give up waiting then (and return), INT64_MAX:
+  // never.
   void wait(const std::function<bool()>& ready, int64_t until_ns);
 
   const ArenaView& arena_;

@@ -8,7 +8,8 @@
 namespace ff {
 namespace {
 
-// First page of a journal copy. sequence 0: never written; it is stored last, so that a half-written copy keeps the old one.
+// First page of a journal copy. sequence 0: never written; it is stored last, so that a half-written copy keeps the old
+// one.
 struct JournalHeader {
   std::atomic<uint64_t> sequence;
   std::atomic<uint64_t> bytes;
@@ -26,10 +27,13 @@ JournalHeader& header_of(const ArenaView& arena, uint32_t copy) {
   return *reinterpret_cast<JournalHeader*>(arena.at(arena.geometry().journal_offset(copy)));
 }
 
-uint8_t* data_of(const ArenaView& arena, uint32_t copy) { return arena.at(arena.geometry().journal_offset(copy) + kPage); }
+uint8_t* data_of(const ArenaView& arena, uint32_t copy) {
+  return arena.at(arena.geometry().journal_offset(copy) + kPage);
+}
 
 uint32_t newest(const ArenaView& arena) {
-  return header_of(arena, 1).sequence.load(std::memory_order_acquire) > header_of(arena, 0).sequence.load(std::memory_order_acquire);
+  return header_of(arena, 1).sequence.load(std::memory_order_acquire) >
+         header_of(arena, 0).sequence.load(std::memory_order_acquire);
 }
 
 }  // namespace
@@ -40,7 +44,8 @@ void JournalView::set(const void* data, uint64_t bytes) {
     raise(FF_ENOSPACE, "init journal of rank %u has %llu bytes, its arena holds %llu: raise the journal capacity",
           arena_.layout().rank, static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(capacity));
   }
-  if (data == nullptr && bytes > 0) raise(FF_EINVAL, "journal data is null, bytes is %llu", static_cast<unsigned long long>(bytes));
+  if (data == nullptr && bytes > 0)
+    raise(FF_EINVAL, "journal data is null, bytes is %llu", static_cast<unsigned long long>(bytes));
   const uint32_t old = newest(arena_), copy = 1 - old;
   const uint64_t sequence = header_of(arena_, old).sequence.load(std::memory_order_relaxed) + 1;
   JournalHeader& header = header_of(arena_, copy);
@@ -60,7 +65,8 @@ JournalView::Content JournalView::get() const {
   if (sequence == 0) return {data_of(arena_, copy), 0, 0};
   const uint64_t bytes = header.bytes.load(std::memory_order_relaxed);
   const uint32_t crc = header.crc.load(std::memory_order_relaxed);
-  if (header.header_crc.load(std::memory_order_relaxed) != header_crc(sequence, bytes, crc) || bytes > arena_.layout().journal_capacity) {
+  if (header.header_crc.load(std::memory_order_relaxed) != header_crc(sequence, bytes, crc) ||
+      bytes > arena_.layout().journal_capacity) {
     raise(FF_ECORRUPT, "init journal of rank %u: header is damaged", arena_.layout().rank);
   }
   if (crc32c(0, data_of(arena_, copy), bytes) != crc) {
@@ -98,5 +104,4 @@ int ff_journal_get(const void* base, const void** data, uint64_t* bytes) {
     return FF_OK;
   });
 }
-
 }

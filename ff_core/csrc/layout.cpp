@@ -5,11 +5,13 @@
 namespace ff {
 namespace {
 
-constexpr uint64_t kMaxPart = uint64_t{1} << 46;   // 64 TiB: far from overflow in every sum below
+constexpr uint64_t kMaxPart = uint64_t{1} << 46;  // 64 TiB: far from overflow in every sum below
 constexpr uint64_t kMaxBlob = uint64_t{1} << 34;
 constexpr uint64_t kMaxChunk = uint64_t{1} << 30;
 
-uint64_t to_page(uint64_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+uint64_t to_page(uint64_t bytes) {
+  return (bytes + kPage - 1) / kPage * kPage;
+}
 
 void check(const char* field, uint64_t value, uint64_t low, uint64_t high) {
   if (value >= low && value <= high) return;
@@ -34,7 +36,8 @@ Geometry::Geometry(const ff_arena_layout& layout) : layout_(layout) {
   const uint64_t local = (layout.local_bytes + layout.chunk_bytes - 1) / layout.chunk_bytes;
   if (sent + local > UINT32_MAX) {
     raise(FF_EINVAL, "arena layout: %llu chunks of %llu bytes, allowed are at most %u chunks: raise chunk_bytes",
-          static_cast<unsigned long long>(sent + local), static_cast<unsigned long long>(layout.chunk_bytes), UINT32_MAX);
+          static_cast<unsigned long long>(sent + local), static_cast<unsigned long long>(layout.chunk_bytes),
+          UINT32_MAX);
   }
   sent_chunks_ = static_cast<uint32_t>(sent);
   chunks_ = static_cast<uint32_t>(sent + local);

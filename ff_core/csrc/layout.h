@@ -1,10 +1,12 @@
-// Where things lie in an arena: arithmetic only, derived from ff_arena_layout, equal in every process that maps the arena.
+// Where things lie in an arena: arithmetic only, derived from ff_arena_layout, equal in every process that maps the
+// arena.
 //
 //   header page | journal copy 0 | journal copy 1 | slot 0 | slot 1 | ...
 //   slot = header page | checksum table (4 bytes a chunk) | blob | payload
 //   payload = sent part (replicas hold it) | local part (own slots only)
 //
-// Every region starts on a page. Chunks never cross from the sent into the local part, so a replica has the same sent chunks.
+// Every region starts on a page. Chunks never cross from the sent into the local part, so a replica has the same sent
+// chunks.
 #pragma once
 #include <cstdint>
 

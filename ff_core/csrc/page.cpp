@@ -24,9 +24,13 @@ long futex(uint32_t* word, int operation, uint32_t value, const timespec* timeou
 
 extern "C" {
 
-uint64_t ff_page_load(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+uint64_t ff_page_load(const uint64_t* word) {
+  return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
 
-void ff_page_store(uint64_t* word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_SEQ_CST); }
+void ff_page_store(uint64_t* word, uint64_t value) {
+  __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
+}
 
 void ff_page_notify(ff_status_page* page) {
   __atomic_fetch_add(&page->futex, 1, __ATOMIC_SEQ_CST);
@@ -44,8 +48,9 @@ int ff_page_wait_w(ff_status_page* page, uint64_t stamp, uint64_t epoch, int64_t
       const int64_t left = deadline.left_ns();
       if (left <= 0) {
         ff::raise(FF_ETIMEOUT, "W did not reach (%llu, %lld) within %lld ms; it is (%llu, %lld)",
-                  static_cast<unsigned long long>(stamp >> 40), static_cast<long long>(stamp & ((uint64_t{1} << 40) - 1)) - 1,
-                  static_cast<long long>(timeout_ms), static_cast<unsigned long long>(ff_page_load(&page->w_stamp) >> 40),
+                  static_cast<unsigned long long>(stamp >> 40),
+                  static_cast<long long>(stamp & ((uint64_t{1} << 40) - 1)) - 1, static_cast<long long>(timeout_ms),
+                  static_cast<unsigned long long>(ff_page_load(&page->w_stamp) >> 40),
                   static_cast<long long>(ff_page_load(&page->w_stamp) & ((uint64_t{1} << 40) - 1)) - 1);
       }
       const timespec wait{left / 1000000000, left % 1000000000};
@@ -53,5 +58,4 @@ int ff_page_wait_w(ff_status_page* page, uint64_t stamp, uint64_t epoch, int64_t
     }
   });
 }
-
 }

@@ -19,11 +19,12 @@ uint64_t Receiver::attach(int fd, void* arena, uint64_t arena_bytes, uint64_t ep
   UniqueFd close_on_error(fd);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (epoch < epoch_) {
-    raise(FF_EINVAL, "connection of epoch %llu: epochs before %llu are fenced off", static_cast<unsigned long long>(epoch),
-          static_cast<unsigned long long>(epoch_));
+    raise(FF_EINVAL, "connection of epoch %llu: epochs before %llu are fenced off",
+          static_cast<unsigned long long>(epoch), static_cast<unsigned long long>(epoch_));
   }
   stop_where([&](const Connection& connection) { return connection.arena_address() == arena; });
-  connections_.push_back(std::make_unique<Connection>(next_id_, std::move(close_on_error), arena, arena_bytes, epoch, bell_));
+  connections_.push_back(
+      std::make_unique<Connection>(next_id_, std::move(close_on_error), arena, arena_bytes, epoch, bell_));
   return next_id_++;
 }
 

@@ -1,8 +1,8 @@
 // The receiver takes versions off connections and puts them into slots, one thread per connection.
 //
-// A connection belongs to one arena and one epoch. Anything that does not fit (frame of another epoch, rank or layout, wrong
-// checksum, wrong order, wrong length) ends the connection with one message; the slot being written stays WRITING, every other
-// slot stays as it is. An arena has at most one connection, so a slot never has two writers.
+// A connection belongs to one arena and one epoch. Anything that does not fit (frame of another epoch, rank or layout,
+// wrong checksum, wrong order, wrong length) ends the connection with one message; the slot being written stays
+// WRITING, every other slot stays as it is. An arena has at most one connection, so a slot never has two writers.
 #pragma once
 #include <atomic>
 #include <memory>

@@ -69,10 +69,11 @@ void check_segment(const ff_segment& s, size_t index, uint64_t payload_bytes) {
     raise(FF_EINVAL, "segment %zu: device is %d, this build copies host memory only (device -1)", index, s.device);
   }
   if (s.bytes > payload_bytes || s.offset > payload_bytes - s.bytes) {
-    raise(FF_EINVAL, "segment %zu: %llu bytes at offset %llu, the payload has %llu bytes", index, ull{s.bytes}, ull{s.offset},
-          ull{payload_bytes});
+    raise(FF_EINVAL, "segment %zu: %llu bytes at offset %llu, the payload has %llu bytes", index, ull{s.bytes},
+          ull{s.offset}, ull{payload_bytes});
   }
-  if (s.ptr == nullptr && s.bytes > 0) raise(FF_EINVAL, "segment %zu: %llu bytes at a null pointer", index, ull{s.bytes});
+  if (s.ptr == nullptr && s.bytes > 0)
+    raise(FF_EINVAL, "segment %zu: %llu bytes at a null pointer", index, ull{s.bytes});
 }
 
 SegmentMap::SegmentMap(const ff_segment* segments, size_t count, const Geometry& geometry) : geometry_(&geometry) {
@@ -82,12 +83,13 @@ SegmentMap::SegmentMap(const ff_segment* segments, size_t count, const Geometry&
     check_segment(segments[i], i, geometry.payload_bytes());
     if (segments[i].bytes > 0) segments_.push_back(segments[i]);
   }
-  std::sort(segments_.begin(), segments_.end(), [](const ff_segment& a, const ff_segment& b) { return a.offset < b.offset; });
+  std::sort(segments_.begin(), segments_.end(),
+            [](const ff_segment& a, const ff_segment& b) { return a.offset < b.offset; });
   for (size_t i = 1; i < segments_.size(); ++i) {
     const ff_segment &a = segments_[i - 1], &b = segments_[i];
     if (a.offset + a.bytes > b.offset) {
-      raise(FF_EINVAL, "segments overlap: %llu bytes at offset %llu and %llu bytes at offset %llu", ull{a.bytes}, ull{a.offset},
-            ull{b.bytes}, ull{b.offset});
+      raise(FF_EINVAL, "segments overlap: %llu bytes at offset %llu and %llu bytes at offset %llu", ull{a.bytes},
+            ull{a.offset}, ull{b.bytes}, ull{b.offset});
     }
   }
   first_.reserve(geometry.chunks());
@@ -99,7 +101,8 @@ SegmentMap::SegmentMap(const ff_segment* segments, size_t count, const Geometry&
   }
 }
 
-bool SegmentMap::copy_chunk(uint32_t chunk, uint8_t* target, bool checksum, const std::atomic<bool>& cancelled, uint32_t* crc) const {
+bool SegmentMap::copy_chunk(uint32_t chunk, uint8_t* target, bool checksum, const std::atomic<bool>& cancelled,
+                            uint32_t* crc) const {
   const Range range = geometry_->chunk(chunk);
   const uint64_t end = range.offset + range.bytes;
   Output output(target, checksum);

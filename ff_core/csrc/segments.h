@@ -1,7 +1,8 @@
 // Segments say where a rank's live tensors lie in memory and where their bytes belong in the payload.
 //
-// SegmentMap copies one chunk of the payload out of them. Many small segments cost as much as their bytes: neighbours are gathered
-// into the slot while it is in the first-level cache, then checksummed in one go. Bytes no segment covers are written as zero.
+// SegmentMap copies one chunk of the payload out of them. Many small segments cost as much as their bytes: neighbours
+// are gathered into the slot while it is in the first-level cache, then checksummed in one go. Bytes no segment covers
+// are written as zero.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -18,10 +19,13 @@ void check_segment(const ff_segment& segment, size_t index, uint64_t payload_byt
 class SegmentMap {
  public:
   SegmentMap() = default;
-  SegmentMap(const ff_segment* segments, size_t count, const Geometry& geometry);  // FF_EINVAL: out of range or overlapping
+  SegmentMap(const ff_segment* segments, size_t count,
+             const Geometry& geometry);  // FF_EINVAL: out of range or overlapping
 
-  // Copies chunk `chunk` to `target` and stores its CRC32C (0 if !checksum). Returns false, early, once *cancelled is true.
-  bool copy_chunk(uint32_t chunk, uint8_t* target, bool checksum, const std::atomic<bool>& cancelled, uint32_t* crc) const;
+  // Copies chunk `chunk` to `target` and stores its CRC32C (0 if !checksum). Returns false, early, once *cancelled is
+  // true.
+  bool copy_chunk(uint32_t chunk, uint8_t* target, bool checksum, const std::atomic<bool>& cancelled,
+                  uint32_t* crc) const;
 
  private:
   const Geometry* geometry_ = nullptr;

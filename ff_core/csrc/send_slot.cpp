@@ -15,23 +15,27 @@ void await_acknowledgement(Stream& stream, const FrameHeader& blob, const Deadli
   uint8_t inbox[sizeof(FrameHeader) + kMaxRejectText];
   FrameHeader frame{};
   for (size_t got = 0, need = sizeof frame; got < need;) {
-    if (end.passed()) raise(FF_ETIMEOUT, "slot of rank %u was sent, but not acknowledged before the deadline", blob.rank);
+    if (end.passed())
+      raise(FF_ETIMEOUT, "slot of rank %u was sent, but not acknowledged before the deadline", blob.rank);
     pollfd wait{stream.fd(), POLLIN, 0};
     if (::poll(&wait, 1, end.poll_ms(100)) < 0 && errno != EINTR) raise_errno(errno, "poll");
     got += stream.receive_some(inbox + got, need - got);
     if (got < sizeof frame) continue;
     __builtin_memcpy(&frame, inbox, sizeof frame);
     check_frame(frame);
-    if (frame.length > kMaxRejectText) raise(FF_EPROTO, "answer of %llu bytes", static_cast<unsigned long long>(frame.length));
+    if (frame.length > kMaxRejectText)
+      raise(FF_EPROTO, "answer of %llu bytes", static_cast<unsigned long long>(frame.length));
     need = sizeof frame + frame.length;
   }
   if (frame.type == static_cast<uint16_t>(FrameType::kReject)) {
-    raise(FF_EPROTO, "the receiver refused: %.*s", static_cast<int>(frame.length), reinterpret_cast<const char*>(inbox + sizeof frame));
+    raise(FF_EPROTO, "the receiver refused: %.*s", static_cast<int>(frame.length),
+          reinterpret_cast<const char*>(inbox + sizeof frame));
   }
-  if (frame.type != static_cast<uint16_t>(FrameType::kAck) || frame.epoch != blob.epoch || frame.version != blob.version || frame.rank != blob.rank) {
+  if (frame.type != static_cast<uint16_t>(FrameType::kAck) || frame.epoch != blob.epoch ||
+      frame.version != blob.version || frame.rank != blob.rank) {
     raise(FF_EPROTO, "%s frame of (%llu, %lld) instead of the acknowledgement of (%llu, %lld)", name_of(frame.type),
-          static_cast<unsigned long long>(frame.epoch), static_cast<long long>(frame.version), static_cast<unsigned long long>(blob.epoch),
-          static_cast<long long>(blob.version));
+          static_cast<unsigned long long>(frame.epoch), static_cast<long long>(frame.version),
+          static_cast<unsigned long long>(blob.epoch), static_cast<long long>(blob.version));
   }
 }
 
@@ -40,8 +44,8 @@ void send_slot(UniqueFd fd, const ArenaView& arena, uint32_t index, uint64_t epo
   const SlotView slot(arena, index);
   const SlotRecord record = slot.complete_record();
   if (record.epoch != epoch) {
-    raise(FF_EINVAL, "slot %u of rank %u is of epoch %llu, asked for was %llu: re-stamp it first", index, arena.layout().rank,
-          static_cast<unsigned long long>(record.epoch), static_cast<unsigned long long>(epoch));
+    raise(FF_EINVAL, "slot %u of rank %u is of epoch %llu, asked for was %llu: re-stamp it first", index,
+          arena.layout().rank, static_cast<unsigned long long>(record.epoch), static_cast<unsigned long long>(epoch));
   }
   slot.verify_head(record);
   const auto journal = JournalView(arena).get();
@@ -79,7 +83,8 @@ void send_slot(UniqueFd fd, const ArenaView& arena, uint32_t index, uint64_t epo
 }  // namespace
 }  // namespace ff
 
-extern "C" int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch, int64_t timeout_ms) {
+extern "C" int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
+                            int64_t timeout_ms) {
   return ff::guarded([&] {
     ff::UniqueFd owned(fd);
     const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);

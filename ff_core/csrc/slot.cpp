@@ -21,19 +21,25 @@ void check_stamp(uint64_t epoch, int64_t version) {
   constexpr int64_t kVersions = (int64_t{1} << 40) - 1;
   if (epoch >= kEpochs) raise(FF_EINVAL, "epoch is %llu, allowed are 0 to %llu", ull{epoch}, ull{kEpochs - 1});
   if (version < 0 || version >= kVersions) {
-    raise(FF_EINVAL, "version is %lld, allowed are 0 to %lld", static_cast<long long>(version), static_cast<long long>(kVersions - 1));
+    raise(FF_EINVAL, "version is %lld, allowed are 0 to %lld", static_cast<long long>(version),
+          static_cast<long long>(kVersions - 1));
   }
 }
 
 SlotView::SlotView(const ArenaView& arena, uint32_t slot) : arena_(&arena), index_(slot), base_(nullptr) {
-  if (slot >= arena.layout().slots) raise(FF_EINVAL, "slot is %u, the arena has slots 0 to %u", slot, arena.layout().slots - 1);
+  if (slot >= arena.layout().slots)
+    raise(FF_EINVAL, "slot is %u, the arena has slots 0 to %u", slot, arena.layout().slots - 1);
   base_ = arena.at(arena.geometry().slot_offset(slot));
 }
 
 uint32_t SlotView::record_crc(const SlotRecord& record) const {
   // Rank and index too: a header that belongs elsewhere must not pass.
-  const uint64_t fields[] = {record.flags,      record.epoch,    static_cast<uint64_t>(record.version),
-                             record.payload_bytes, record.blob_bytes, uint64_t{record.table_crc} << 32 | record.blob_crc,
+  const uint64_t fields[] = {record.flags,
+                             record.epoch,
+                             static_cast<uint64_t>(record.version),
+                             record.payload_bytes,
+                             record.blob_bytes,
+                             uint64_t{record.table_crc} << 32 | record.blob_crc,
                              uint64_t{arena_->layout().rank} << 32 | index_};
   return crc32c(0, fields, sizeof fields);
 }
@@ -60,8 +66,8 @@ SlotRecord SlotView::record() const {
     const uint32_t crc = header().header_crc.load(kAcquire);
     if (r.state == FF_SLOT_EMPTY || r.state == FF_SLOT_WRITING) return r;
     const bool stable = header().generation.load(kAcquire) == generation;
-    if (stable && r.state == FF_SLOT_COMPLETE && crc == record_crc(r) && r.payload_bytes <= arena_->geometry().payload_bytes() &&
-        r.blob_bytes <= arena_->layout().blob_capacity) {
+    if (stable && r.state == FF_SLOT_COMPLETE && crc == record_crc(r) &&
+        r.payload_bytes <= arena_->geometry().payload_bytes() && r.blob_bytes <= arena_->layout().blob_capacity) {
       return r;
     }
     const timespec pause{0, 100000};
@@ -133,10 +139,11 @@ uint32_t SlotView::filled_chunks(const SlotRecord& record) const {
 void SlotView::verify_head(const SlotRecord& r) const {
   const char* what = nullptr;
   if (crc32c(0, blob(), r.blob_bytes) != r.blob_crc) what = "blob";
-  if ((r.flags & kChecksummed) && crc32c(0, table(), size_t{filled_chunks(r)} * 4) != r.table_crc) what = "checksum table";
+  if ((r.flags & kChecksummed) && crc32c(0, table(), size_t{filled_chunks(r)} * 4) != r.table_crc)
+    what = "checksum table";
   if (what != nullptr) {
-    raise(FF_ECORRUPT, "slot %u of rank %u, version (%llu, %lld): checksum of the %s does not match", index_, arena_->layout().rank,
-          ull{r.epoch}, static_cast<long long>(r.version), what);
+    raise(FF_ECORRUPT, "slot %u of rank %u, version (%llu, %lld): checksum of the %s does not match", index_,
+          arena_->layout().rank, ull{r.epoch}, static_cast<long long>(r.version), what);
   }
 }
 
@@ -144,7 +151,8 @@ void SlotView::verify_chunk(const SlotRecord& r, uint32_t chunk) const {
   if (!(r.flags & kChecksummed)) return;
   const Range range = arena_->geometry().chunk(chunk);
   if (crc32c(0, payload() + range.offset, range.bytes) == table()[chunk]) return;
-  raise(FF_ECORRUPT, "slot %u of rank %u, version (%llu, %lld): checksum of chunk %u (payload bytes %llu to %llu) does not match",
+  raise(FF_ECORRUPT,
+        "slot %u of rank %u, version (%llu, %lld): checksum of chunk %u (payload bytes %llu to %llu) does not match",
         index_, arena_->layout().rank, ull{r.epoch}, static_cast<long long>(r.version), chunk, ull{range.offset},
         ull{range.offset + range.bytes});
 }

@@ -1,9 +1,9 @@
 // A slot holds one version of one rank's state: payload in chunks with a checksum each, and the blob with the scalars.
 //
-// States: EMPTY -> WRITING -> COMPLETE -> (WRITING | EMPTY). WRITING is stored before the first byte of a version, COMPLETE after
-// the last, together with checksums of the table, the blob and the header itself. A slot whose writer died stays WRITING.
-// Header fields are atomics because another process may look while one writes; a reader that raced with a writer sees the
-// generation change and looks again.
+// States: EMPTY -> WRITING -> COMPLETE -> (WRITING | EMPTY). WRITING is stored before the first byte of a version,
+// COMPLETE after the last, together with checksums of the table, the blob and the header itself. A slot whose writer
+// died stays WRITING. Header fields are atomics because another process may look while one writes; a reader that raced
+// with a writer sees the generation change and looks again.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -41,7 +41,9 @@ struct SlotRecord {
   uint32_t table_crc = 0;
 };
 
-inline uint64_t make_stamp(uint64_t epoch, int64_t version) { return epoch << 40 | static_cast<uint64_t>(version + 1); }
+inline uint64_t make_stamp(uint64_t epoch, int64_t version) {
+  return epoch << 40 | static_cast<uint64_t>(version + 1);
+}
 void check_stamp(uint64_t epoch, int64_t version);  // FF_EINVAL outside of what a stamp holds
 
 class SlotView {
@@ -78,7 +80,8 @@ class SlotView {
   uint8_t* base_;
 };
 
-// Verifies the whole slot, then copies each segment's bytes to its pointer. FF_ECORRUPT also where the slot was not filled that far.
+// Verifies the whole slot, then copies each segment's bytes to its pointer. FF_ECORRUPT also where the slot was not
+// filled that far.
 void restore(const ArenaView& arena, uint32_t slot, const ff_segment* segments, size_t count);
 
 }  // namespace ff

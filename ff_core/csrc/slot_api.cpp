@@ -13,7 +13,9 @@ void restore(const ArenaView& arena, uint32_t index, const ff_segment* segments,
   for (size_t i = 0; i < count; ++i) {
     check_segment(segments[i], i, arena.geometry().payload_bytes());
     if (segments[i].offset + segments[i].bytes > record.payload_bytes) {
-      raise(FF_ECORRUPT, "slot %u of rank %u holds the first %llu of %llu payload bytes, segment %zu lies at %llu to %llu: not in this copy",
+      raise(FF_ECORRUPT,
+            "slot %u of rank %u holds the first %llu of %llu payload bytes, segment %zu lies at %llu to %llu: not in "
+            "this copy",
             index, arena.layout().rank, static_cast<unsigned long long>(record.payload_bytes),
             static_cast<unsigned long long>(arena.geometry().payload_bytes()), i,
             static_cast<unsigned long long>(segments[i].offset),
@@ -96,7 +98,8 @@ int ff_slot_corrupt(void* base, uint32_t slot, uint64_t payload_offset) {
     const ArenaView arena = ArenaView::of(base);
     const SlotView view(arena, slot);
     if (payload_offset >= arena.geometry().payload_bytes()) {
-      ff::raise(FF_EINVAL, "payload offset is %llu, the payload has %llu bytes", static_cast<unsigned long long>(payload_offset),
+      ff::raise(FF_EINVAL, "payload offset is %llu, the payload has %llu bytes",
+                static_cast<unsigned long long>(payload_offset),
                 static_cast<unsigned long long>(arena.geometry().payload_bytes()));
     }
     view.payload()[payload_offset] ^= 1;
@@ -111,5 +114,4 @@ int ff_slot_restore(const void* base, uint32_t slot, const ff_segment* segments,
     return FF_OK;
   });
 }
-
 }

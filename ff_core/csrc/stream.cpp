@@ -12,11 +12,14 @@ namespace {
 
 constexpr int kSliceMs = 100;  // how often a blocked send looks at its deadline
 
-[[noreturn]] void closed() { raise(FF_EIO, "connection closed by the peer"); }
+[[noreturn]] void closed() {
+  raise(FF_EIO, "connection closed by the peer");
+}
 
 void set_timeout(int fd, int option, int ms) {
   const timeval slice{ms / 1000, (ms % 1000) * 1000};
-  if (::setsockopt(fd, SOL_SOCKET, option, &slice, sizeof slice) != 0) raise_errno(errno, "setsockopt on descriptor %d", fd);
+  if (::setsockopt(fd, SOL_SOCKET, option, &slice, sizeof slice) != 0)
+    raise_errno(errno, "setsockopt on descriptor %d", fd);
 }
 
 }  // namespace
@@ -26,7 +29,8 @@ Stream::Stream(UniqueFd owned) : fd_(std::move(owned)) {
   int type = 0;
   socklen_t size = sizeof type;
   if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0) raise_errno(errno, "descriptor %d is not a socket", fd);
-  if (type != SOCK_STREAM) raise(FF_EINVAL, "descriptor %d is a socket of type %d, allowed are stream sockets (%d)", fd, type, SOCK_STREAM);
+  if (type != SOCK_STREAM)
+    raise(FF_EINVAL, "descriptor %d is a socket of type %d, allowed are stream sockets (%d)", fd, type, SOCK_STREAM);
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0) raise_errno(errno, "fcntl on descriptor %d", fd);
   if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) raise_errno(errno, "fcntl on descriptor %d", fd);
@@ -37,9 +41,13 @@ Stream::Stream(UniqueFd owned) : fd_(std::move(owned)) {
   forked::remember(fd);
 }
 
-Stream::~Stream() { forked::forget(fd_.get()); }
+Stream::~Stream() {
+  forked::forget(fd_.get());
+}
 
-void Stream::shutdown() noexcept { ::shutdown(fd_.get(), SHUT_RDWR); }
+void Stream::shutdown() noexcept {
+  ::shutdown(fd_.get(), SHUT_RDWR);
+}
 
 void Stream::send(iovec* parts, int count, const Patience& patience) {
   Deadline stall = Deadline::after_ms(patience.stall_ms);

@@ -1,5 +1,5 @@
-// A connected stream socket (TCP or AF_UNIX) that the engine owns. Sends and receives are blocking; shutdown() from another thread
-// ends them at once. Every socket call of the engine is in here.
+// A connected stream socket (TCP or AF_UNIX) that the engine owns. Sends and receives are blocking; shutdown() from
+// another thread ends them at once. Every socket call of the engine is in here.
 #pragma once
 #include <sys/uio.h>
 
@@ -26,8 +26,8 @@ class Stream {
 
   // All bytes of all parts; the array is used up. FF_EIO: broken; FF_ETIMEOUT: patience ended.
   void send(iovec* parts, int count, const Patience& patience);
-  // Exactly `bytes`. Returns false if the peer closed before the first; FF_EIO if it closed in between. Waits without limit:
-  // the owner ends the wait with shutdown().
+  // Exactly `bytes`. Returns false if the peer closed before the first; FF_EIO if it closed in between. Waits without
+  // limit: the owner ends the wait with shutdown().
   bool receive(void* data, size_t bytes);
   // What is there, at most `bytes`; 0: nothing yet. FF_EIO: closed or broken.
   size_t receive_some(void* data, size_t bytes);

@@ -9,18 +9,26 @@ namespace {
 
 constexpr uint32_t kMagic = 0x31524646;  // "FFR1"
 
-uint32_t crc_of(const FrameHeader& frame) { return crc32c(0, &frame, offsetof(FrameHeader, header_crc)); }
+uint32_t crc_of(const FrameHeader& frame) {
+  return crc32c(0, &frame, offsetof(FrameHeader, header_crc));
+}
 
 }  // namespace
 
 const char* name_of(uint16_t type) {
   switch (static_cast<FrameType>(type)) {
-    case FrameType::kJournal: return "JOURNAL";
-    case FrameType::kBegin: return "BEGIN";
-    case FrameType::kChunk: return "CHUNK";
-    case FrameType::kBlob: return "BLOB";
-    case FrameType::kAck: return "ACK";
-    case FrameType::kReject: return "REJECT";
+    case FrameType::kJournal:
+      return "JOURNAL";
+    case FrameType::kBegin:
+      return "BEGIN";
+    case FrameType::kChunk:
+      return "CHUNK";
+    case FrameType::kBlob:
+      return "BLOB";
+    case FrameType::kAck:
+      return "ACK";
+    case FrameType::kReject:
+      return "REJECT";
   }
   return "unknown";
 }

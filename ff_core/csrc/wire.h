@@ -1,4 +1,5 @@
-// Frames on a replication connection: a fixed header, then `length` bytes. docs/wire_format.md describes the conversation.
+// Frames on a replication connection: a fixed header, then `length` bytes. docs/wire_format.md describes the
+// conversation.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -17,10 +18,10 @@ struct FrameHeader {  // little-endian, no padding
   uint32_t rank;      // whose state
   uint32_t data_crc;  // CRC32C of the bytes that follow (0 if the version is not checksummed)
   uint64_t epoch;
-  int64_t version;    // kJournal: -1
-  uint64_t index;     // kChunk: chunk number; otherwise 0
-  uint64_t length;    // of the bytes that follow
-  uint32_t reserved;  // 0
+  int64_t version;      // kJournal: -1
+  uint64_t index;       // kChunk: chunk number; otherwise 0
+  uint64_t length;      // of the bytes that follow
+  uint32_t reserved;    // 0
   uint32_t header_crc;  // of all before
 };
 static_assert(sizeof(FrameHeader) == 56, "the header's bytes are part of the protocol");

@@ -11,8 +11,10 @@ using ull = unsigned long long;
 constexpr int64_t kDefaultStallMs = 30000;
 
 const ff_writer_options& checked(const ff_writer_options& options) {
-  if (options.stall_timeout_ms < 0) raise(FF_EINVAL, "stall_timeout_ms is %d, it must not be negative", options.stall_timeout_ms);
-  if (options.checksum != 0 && options.checksum != 1) raise(FF_EINVAL, "checksum is %d, allowed are 0 and 1", options.checksum);
+  if (options.stall_timeout_ms < 0)
+    raise(FF_EINVAL, "stall_timeout_ms is %d, it must not be negative", options.stall_timeout_ms);
+  if (options.checksum != 0 && options.checksum != 1)
+    raise(FF_EINVAL, "checksum is %d, allowed are 0 and 1", options.checksum);
   return options;
 }
 
@@ -23,7 +25,8 @@ Writer::Writer(const ff_writer_options& options)
       page_(options.page),
       notify_(options.notify_fd),
       checksum_(options.checksum == 1),
-      link_options_{options.bandwidth_bytes_per_s, options.stall_timeout_ms == 0 ? kDefaultStallMs : options.stall_timeout_ms} {
+      link_options_{options.bandwidth_bytes_per_s,
+                    options.stall_timeout_ms == 0 ? kDefaultStallMs : options.stall_timeout_ms} {
   copy_thread_ = start_thread("ff-copy", [this] { run_copies(); });
 }
 
@@ -40,8 +43,8 @@ Writer::~Writer() {
 void Writer::check_idle(const char* what) const {
   if (cancelling_) raise(FF_ECANCELLED, "%s: a cancel is under way", what);
   if (flights_.empty()) return;
-  raise(FF_EINVAL, "%s: version (%llu, %lld) is in flight; wait until it is committed, or cancel", what, ull{flights_.front()->epoch},
-        static_cast<long long>(flights_.front()->version));
+  raise(FF_EINVAL, "%s: version (%llu, %lld) is in flight; wait until it is committed, or cancel", what,
+        ull{flights_.front()->epoch}, static_cast<long long>(flights_.front()->version));
 }
 
 void Writer::set_segments(const ff_segment* segments, size_t count) {
@@ -89,20 +92,25 @@ std::shared_ptr<Flight> Writer::find(int64_t version) const {
 void Writer::check_launch(uint32_t slot, uint64_t epoch, int64_t version) const {
   check_stamp(epoch, version);
   const SlotView view(arena_, slot);
-  if (cancelling_) raise(FF_ECANCELLED, "version (%llu, %lld): a cancel is under way", ull{epoch}, static_cast<long long>(version));
+  if (cancelling_)
+    raise(FF_ECANCELLED, "version (%llu, %lld): a cancel is under way", ull{epoch}, static_cast<long long>(version));
   const uint64_t stamp = make_stamp(epoch, version);
   for (const auto& flight : flights_) {
     const auto flying = static_cast<long long>(flight->version);
-    if (flight->slot == slot) raise(FF_EINVAL, "slot %u still holds version (%llu, %lld), which is in flight", slot, ull{flight->epoch}, flying);
-    if (!flight->sealed) raise(FF_EINVAL, "version (%llu, %lld) is in flight and not sealed yet", ull{flight->epoch}, flying);
+    if (flight->slot == slot)
+      raise(FF_EINVAL, "slot %u still holds version (%llu, %lld), which is in flight", slot, ull{flight->epoch},
+            flying);
+    if (!flight->sealed)
+      raise(FF_EINVAL, "version (%llu, %lld) is in flight and not sealed yet", ull{flight->epoch}, flying);
     if (flight->stamp() >= stamp) {
-      raise(FF_EINVAL, "version (%llu, %lld) is not newer than (%llu, %lld), which is in flight", ull{epoch}, static_cast<long long>(version),
-            ull{flight->epoch}, flying);
+      raise(FF_EINVAL, "version (%llu, %lld) is not newer than (%llu, %lld), which is in flight", ull{epoch},
+            static_cast<long long>(version), ull{flight->epoch}, flying);
     }
   }
   if (stamp < last_stamp_) {
-    raise(FF_EINVAL, "version (%llu, %lld) is older than the last one, (%llu, %lld)", ull{epoch}, static_cast<long long>(version),
-          ull{last_stamp_ >> 40}, static_cast<long long>(last_stamp_ & ((uint64_t{1} << 40) - 1)) - 1);
+    raise(FF_EINVAL, "version (%llu, %lld) is older than the last one, (%llu, %lld)", ull{epoch},
+          static_cast<long long>(version), ull{last_stamp_ >> 40},
+          static_cast<long long>(last_stamp_ & ((uint64_t{1} << 40) - 1)) - 1);
   }
 }
 
@@ -135,8 +143,8 @@ void Writer::resend(uint32_t slot, uint64_t epoch, int64_t version) {
   check_launch(slot, epoch, version);
   const SlotRecord record = SlotView(arena_, slot).complete_record();
   if (record.epoch != epoch || record.version != version) {
-    raise(FF_EINVAL, "resend of (%llu, %lld): slot %u holds (%llu, %lld)", ull{epoch}, static_cast<long long>(version), slot,
-          ull{record.epoch}, static_cast<long long>(record.version));
+    raise(FF_EINVAL, "resend of (%llu, %lld): slot %u holds (%llu, %lld)", ull{epoch}, static_cast<long long>(version),
+          slot, ull{record.epoch}, static_cast<long long>(record.version));
   }
   auto flight = std::make_shared<Flight>(slot, epoch, version, true, (record.flags & kChecksummed) != 0);
   flight->copied = flight->sealed = true;
@@ -154,7 +162,8 @@ void Writer::seal(int64_t version, const void* blob, uint64_t bytes) {
   if (flight == nullptr) raise(FF_EINVAL, "seal: version %lld is not in flight", static_cast<long long>(version));
   if (flight->sealed) raise(FF_EINVAL, "seal: version %lld is sealed already", static_cast<long long>(version));
   if (bytes > arena_.layout().blob_capacity) {
-    raise(FF_ENOSPACE, "seal: the scalars of version %lld have %llu bytes, the arena holds %llu: raise the blob capacity",
+    raise(FF_ENOSPACE,
+          "seal: the scalars of version %lld have %llu bytes, the arena holds %llu: raise the blob capacity",
           static_cast<long long>(version), ull{bytes}, ull{arena_.layout().blob_capacity});
   }
   if (blob == nullptr && bytes > 0) raise(FF_EINVAL, "seal: blob is null, bytes is %llu", ull{bytes});
@@ -174,9 +183,11 @@ void Writer::wait_copied(int64_t version, int64_t timeout_ms) {
     if (flight == nullptr && was_cancelled(version)) {
       raise(FF_ECANCELLED, "version %lld was cancelled", static_cast<long long>(version));
     }
-    if (flight == nullptr) raise(FF_EINVAL, "wait_copied: version %lld was never begun", static_cast<long long>(version));
+    if (flight == nullptr)
+      raise(FF_EINVAL, "wait_copied: version %lld was never begun", static_cast<long long>(version));
     if (deadline.passed()) {
-      raise(FF_ETIMEOUT, "version %lld was not copied within %lld ms", static_cast<long long>(version), static_cast<long long>(timeout_ms));
+      raise(FF_ETIMEOUT, "version %lld was not copied within %lld ms", static_cast<long long>(version),
+            static_cast<long long>(timeout_ms));
     }
     changed_.wait_for(lock, std::chrono::milliseconds(deadline.poll_ms(1000)));
   }

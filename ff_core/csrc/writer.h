@@ -1,8 +1,8 @@
 // The writer moves a worker's live tensors into a slot of its own arena and to its holders, from its own threads.
 //
-// Threads: one copy thread (live tensors -> slot, checksums, headers) for the writer's life, one sending thread per holder.
-// Locks, outermost first: control_ (one of add_holder, clear_holders, set_segments, cancel at a time), mutex_ (flights and what is
-// known of them), a link's own mutex. No thread does I/O or copies tensors under mutex_.
+// Threads: one copy thread (live tensors -> slot, checksums, headers) for the writer's life, one sending thread per
+// holder. Locks, outermost first: control_ (one of add_holder, clear_holders, set_segments, cancel at a time), mutex_
+// (flights and what is known of them), a link's own mutex. No thread does I/O or copies tensors under mutex_.
 #pragma once
 #include <condition_variable>
 #include <deque>
@@ -42,20 +42,20 @@ class Writer final : public LinkOwner {
  private:
   void launch(const std::shared_ptr<Flight>& flight);  // under mutex_
   void check_launch(uint32_t slot, uint64_t epoch, int64_t version) const;
-  void commit();                                       // under mutex_: retires flights that are done, in order
-  void check_idle(const char* what) const;             // under mutex_
-  void wake_links();                                   // under mutex_
+  void commit();                            // under mutex_: retires flights that are done, in order
+  void check_idle(const char* what) const;  // under mutex_
+  void wake_links();                        // under mutex_
   std::shared_ptr<Flight> find(int64_t version) const;
   bool was_cancelled(int64_t version) const { return version > committed_version_ && version <= cancelled_version_; }
 
   // The copy thread (writer_copy.cpp).
   void run_copies() noexcept;
-  std::shared_ptr<Flight> next_work() const;           // under mutex_
+  std::shared_ptr<Flight> next_work() const;  // under mutex_
   void work_on(Flight& flight, std::unique_lock<std::mutex>& lock);
-  bool copy(Flight& flight);                           // false: cancelled
+  bool copy(Flight& flight);  // false: cancelled
   void verify(Flight& flight);
   void complete(Flight& flight);
-  void fail(Flight& flight, const Error& error);       // under mutex_
+  void fail(Flight& flight, const Error& error);  // under mutex_
   void advance(Flight& flight, uint32_t ready);
 
   const ArenaView arena_;
@@ -79,7 +79,7 @@ class Writer final : public LinkOwner {
   int problem_ = FF_OK;  // why versions in flight cannot commit
   std::string problem_text_;
   bool cancelling_ = false;
-  bool busy_ = false;      // the copy thread is at tensors or slots
+  bool busy_ = false;  // the copy thread is at tensors or slots
   bool stopping_ = false;
 
   std::thread copy_thread_;

@@ -1,4 +1,5 @@
-// The writer's copy thread: live tensors -> slot, chunk by chunk, checksummed as they are copied; then the slot's header.
+// The writer's copy thread: live tensors -> slot, chunk by chunk, checksummed as they are copied; then the slot's
+// header.
 #include "crc32c.h"
 #include "error.h"
 #include "writer.h"
@@ -75,7 +76,8 @@ bool Writer::copy(Flight& flight) {
     const Range range = geometry.chunk(chunk);
     const int64_t start = monotonic_ns();
     uint32_t crc = 0;
-    if (!segments_->copy_chunk(chunk, slot.payload() + range.offset, flight.checksummed, flight.cancelled, &crc)) return false;
+    if (!segments_->copy_chunk(chunk, slot.payload() + range.offset, flight.checksummed, flight.cancelled, &crc))
+      return false;
     slot.table()[chunk] = crc;
     publish_stores();
     counters_.copy_ns += static_cast<uint64_t>(monotonic_ns() - start);
@@ -89,7 +91,8 @@ void Writer::complete(Flight& flight) {
   SlotView slot(arena_, flight.slot);
   flight.blob_crc = crc32c(0, slot.blob(), flight.blob_bytes);
   flight.blob_ready.store(true, std::memory_order_release);
-  if (!flight.cancelled.load()) slot.finish(arena_.geometry().payload_bytes(), flight.checksummed, flight.blob_bytes, flight.blob_crc);
+  if (!flight.cancelled.load())
+    slot.finish(arena_.geometry().payload_bytes(), flight.checksummed, flight.blob_bytes, flight.blob_crc);
 }
 
 void Writer::verify(Flight& flight) {
