@@ -1,0 +1,153 @@
+"""Whole jobs without a training framework: real launcher, controller, agents and workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+DEADLINE_S = 200.0
+
+
+class Job:
+    """One `fftrain run` of a script that consists of `code`."""
+
+    def __init__(self, place: Path, code: str, *options: str) -> None:
+        (place / "train.py").write_text("import os, sys, time\nRANK = int(os.environ['RANK'])\n" + textwrap.dedent(code))
+        argv = [sys.executable, "-u", "-m", "ff_core.launch.cli", "run", *options, "train.py", "--v", "3"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.out, self.err = place / "out.txt", place / "err.txt"
+        self.process = subprocess.Popen(argv, cwd=place, env=env, stdout=self.out.open("w"), stderr=self.err.open("w"))
+
+    def wait(self) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr); nothing of the job may be left."""
+        family = [self.process.pid, *self.family()]
+        try:
+            code = self.process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        left = [pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+        assert left == []
+        return code, self.out.read_text(), self.err.read_text()
+
+    def family(self) -> list[int]:
+        return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
+
+    def until_printed(self, text: str, times: int = 1) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while self.out.read_text().count(text) < times:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.err.read_text()
+            time.sleep(0.05)
+
+
+def test_success_on_two_emulated_nodes(tmp_path: Path) -> None:
+    job = Job(tmp_path, "print('args', sys.argv[1:], os.environ['LOCAL_RANK'], os.environ['LOCAL_WORLD_SIZE'])",
+              "--nproc-per-node", "4", "--emulate-nodes", "2", "--out-dir", "o")  # fmt: skip
+    code, out, err = job.wait()
+    assert code == 0, err
+    assert sorted(out.splitlines()) == [f"[{rank}]: args ['--v', '3'] {rank} 4" for rank in range(4)]
+    assert (tmp_path / "o" / "logs" / "0" / "rank3" / "stdout.log").read_text() == "args ['--v', '3'] 3 4\n"
+
+
+def test_failure_ends_with_the_first_failed_ranks_traceback(tmp_path: Path) -> None:
+    code, _, err = Job(
+        tmp_path, "if RANK == 1: raise ValueError('boom')\ntime.sleep(1000)", "--nproc-per-node", "2"
+    ).wait()
+    assert code == 1
+    summary = err[err.index("FAILED") :]
+    assert "rank 1" in summary and "Traceback (most recent call last)" in summary
+    assert err.rstrip().splitlines()[-2:] == ["ValueError: boom", "=" * 60]
+
+
+def test_the_store_is_there_before_any_rank_and_after_rank_0(tmp_path: Path) -> None:
+    """Plain torch.distributed works, also with env:// and no adapter."""
+    code, out, err = Job(
+        tmp_path,
+        """
+        import torch, torch.distributed as dist
+        dist.init_process_group("gloo")
+        x = torch.ones(1) * RANK
+        dist.all_reduce(x)
+        print("sum", x.item())
+        dist.destroy_process_group()
+        """,
+        "--nproc-per-node", "2",
+    ).wait()  # fmt: skip
+    assert code == 0, err
+    assert sorted(out.splitlines()) == ["[0]: sum 1.0", "[1]: sum 1.0"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_everything(tmp_path: Path, signum: int) -> None:
+    job = Job(
+        tmp_path,
+        """
+        import signal, subprocess
+        signal.signal(signal.SIGTERM, lambda *a: (print("told"), sys.exit(0)))
+        subprocess.Popen(["sleep", "1000"])
+        print("up")
+        time.sleep(1000)
+        """,
+        "--nproc-per-node", "2", "--emulate-nodes", "2",
+    )  # fmt: skip
+    job.until_printed("up", 2)
+    family = job.family()
+    assert len(family) == 6  # two agents, two workers, two of theirs
+    os.kill(job.process.pid, signum)
+    code, out, err = job.wait()
+    assert code == 128 + signum
+    assert out.count("told") == 2 and f"{signal.Signals(signum).name}: stopping" in err
+    assert [pid for pid in family if psutil.pid_exists(pid)] == []
+
+
+def test_a_second_signal_does_not_wait_for_stubborn_workers(tmp_path: Path) -> None:
+    job = Job(
+        tmp_path,
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *a: print('no'))\nprint('up')\nwhile True: time.sleep(1)",
+        "--nproc-per-node", "1",
+    )  # fmt: skip
+    job.until_printed("up")
+    job.process.terminate()
+    job.until_printed("no")
+    job.process.terminate()
+    assert job.wait()[0] == 128 + signal.SIGTERM
+
+
+def test_the_launchers_death_ends_the_job(tmp_path: Path) -> None:
+    job = Job(tmp_path, "print('up')\ntime.sleep(1000)", "--nproc-per-node", "2")
+    job.until_printed("up", 2)
+    family = job.family()
+    job.process.kill()
+    job.process.wait()
+    deadline = time.monotonic() + DEADLINE_S
+    while any(psutil.pid_exists(pid) for pid in family):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_two_machines(tmp_path: Path) -> None:
+    """Two launchers, as on two hosts: the second finds the controller through the first one's store."""
+    import socket
+
+    (tmp_path / "c.json").write_text('{"enabled": true, "secret": "a secret of sixteen"}')
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    jobs = []
+    for node in ("0", "1"):
+        place = tmp_path / node
+        place.mkdir()
+        jobs.append(Job(place, "print('group', os.environ['GROUP_RANK'], os.environ['LOCAL_RANK'], RANK)", "--nnodes", "2",
+                        "--node-rank", node, "--master-addr", "127.0.0.1", "--master-port", port, "--nproc-per-node", "2",
+                        "--ff-config", str(tmp_path / "c.json")))  # fmt: skip
+    results = [job.wait() for job in jobs]
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert sorted(results[1][1].splitlines()) == ["[2]: group 1 0 2", "[3]: group 1 1 3"]
