@@ -280,9 +280,9 @@ class Failover:
         """In a survivor, outside any `except` that still holds the traceback: back to a common version. Returns v*."""
         if not self.training:
             raise FailoverError("recover() before start_training()") from interrupt
-        in_progress = self.version + 1
+        interrupted = self.fence.sealed + 1
         version = self._recovery.survive()
-        self._redo_until = max(version + 1, min(in_progress, version + 2))
+        self._redo_until = max(version + 1, interrupted)
         self._blocked = 0.0
         return version
 

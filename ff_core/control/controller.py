@@ -70,6 +70,7 @@ class Controller:
         if node.id in self.members.nodes:
             raise ProtocolError(f"node {node.id} was lost; a node cannot rejoin a running job")
         self.members.nodes[node.id] = node
+        self.out.emit("node_start", node=node.id, hostname=node.hostname, pid=node.pid)
         if len(self.members.nodes) == self.job.nodes:
             self.startup.begin()
 

@@ -16,6 +16,7 @@ class Node:
     data_address: tuple[str, int]
     free_bytes: int
     last_beat: float
+    pid: int = 0
     alive: bool = True
     spares: dict[str, bool] = field(default_factory=dict)  # uid -> ready
 

@@ -148,7 +148,7 @@ class ControllerServer:
         try:
             hello, our_proof = await rpc.challenge(stream, self._secret)
             node = Node(id=hello["node"], host_id=hello["host_id"], hostname=hello["hostname"], free_bytes=hello["free_bytes"],
-                        data_address=(hello["data_host"], hello["data_port"]), last_beat=time.time())
+                        data_address=(hello["data_host"], hello["data_port"]), last_beat=time.time(), pid=hello["pid"])
             known = self._controller.members.nodes
             if node.id in known or not 0 <= node.id < self._job.nodes:
                 await stream.send_now(make("refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}"))

@@ -1,0 +1,113 @@
+"""Runs whole jobs under `fftrain run` and looks at what they left: for the end-to-end tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TOY = Path(__file__).with_name("toy.py")
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a finished job left. losses and digests by rank."""
+
+    code: int
+    stderr: str
+    stdout: str
+    out: Path
+    events: list[dict[str, Any]]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["kind"] == kind]
+
+    def results(self) -> dict[int, Any]:
+        return {int(path.stem[4:]): json.loads(path.read_text()) for path in sorted((self.out / "results").glob("rank*.json"))}
+
+
+def read_events(out: Path) -> list[dict[str, Any]]:
+    path = out / "events.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def fftrain(out: Path, script: Sequence[str], *options: str, ranks: int = 4, timeout_s: float = 180.0,
+            meanwhile: Callable[[Path, subprocess.Popen[str]], None] | None = None) -> Job:
+    """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside."""
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "ff_core.launch.cli", "run", "--nproc-per-node", str(ranks), "--out-dir", str(out), *options,
+               *script]
+    with open(out / "stdout", "w+") as stdout, open(out / "stderr", "w+") as stderr:
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=ENV, text=True, start_new_session=True)
+        try:
+            if meanwhile is not None:
+                meanwhile(out, process)
+            code = process.wait(timeout_s)
+        except BaseException:
+            for pid in _family(process.pid):
+                _kill(pid)
+            process.wait()
+            raise
+    return Job(code, (out / "stderr").read_text(), (out / "stdout").read_text(), out, read_events(out))
+
+
+def toy(out: Path, iterations: int, *arguments: str) -> list[str]:
+    """Command line of the toy trainer; its results go to out/results."""
+    return [str(TOY), "--iterations", str(iterations), "--out", str(out / "results"), *arguments]
+
+
+def reference(out: Path, iterations: int, ranks: int = 4) -> Job:
+    """The same training, uninterrupted, under plain torchrun."""
+    out.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0", "--standalone",
+         *toy(out, iterations)], env=ENV, text=True, capture_output=True, timeout=120, check=False)
+    return Job(done.returncode, done.stderr, done.stdout, out, [])
+
+
+def wait_for(out: Path, wanted: Callable[[list[dict[str, Any]]], Any], timeout_s: float = 90.0) -> Any:
+    """Poll the job's events until `wanted(events)` is true; returns it."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = wanted(read_events(out))
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not seen within {timeout_s} s; events: {[e['kind'] for e in read_events(out)][-20:]}")
+
+
+def committed(version: int) -> Callable[[list[dict[str, Any]]], bool]:
+    """Whether W has reached `version`."""
+    return lambda events: any(event["kind"] == "commit" and event["W"] >= version for event in events)
+
+
+def pid_of(out: Path, rank: int) -> int:
+    """The process that plays `rank` now."""
+    return [event for event in read_events(out) if event["kind"] == "worker_start" and event["rank"] == rank][-1]["pid"]
+
+
+def _family(pid: int) -> list[int]:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return [*(child.pid for child in process.children(recursive=True)), pid]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,105 @@
+"""Whole jobs with the toy trainer: what the core promises, without any framework."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.jobs import Job, committed, fftrain, pid_of, reference, toy, wait_for
+
+NODES = ("--emulate-nodes", "2")
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = reference(tmp_path_factory.mktemp("reference"), 24)
+    assert job.code == 0, job.stderr
+    return job
+
+
+def assert_same(job: Job, reference: Job) -> None:
+    assert job.code == 0, job.stderr[-4000:]
+    ours, theirs = job.results(), reference.results()
+    assert sorted(ours) == sorted(theirs) == [0, 1, 2, 3]
+    for rank in theirs:
+        assert ours[rank]["losses"] == theirs[rank]["losses"]
+        assert ours[rank]["digest"] == theirs[rank]["digest"], f"rank {rank} differs"
+
+
+def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: Job) -> None:
+    kills = [(2, 3, "forward"), (0, 6, "backward"), (1, 9, "step"), (3, 12, "after-step"), (0, 15, "copying"), (2, 18, "step")]
+    options = [word for rank, iteration, at in kills for word in ("--inject", f"kill rank={rank} iteration={iteration} at={at}")]
+    job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, "--spares", "1", *options)
+    assert_same(job, uninterrupted)
+    assert [event["dead"] for event in job.of("failover")] == [[rank] for rank, _, _ in kills]
+    for event, (_, iteration, _) in zip(job.of("failover"), kills, strict=True):
+        assert event["v_star"] in (iteration - 1, iteration)  # no finished iteration is lost
+        assert set(event["phases"]) == {"detect", "halt", "verdict", "join", "regroup", "restore", "resume"}
+
+
+def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
+    def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(6))
+        agent = next(event["pid"] for event in wait_for(out, lambda events: events) if event["kind"] == "node_start" and event["node"] == 1)
+        os.kill(agent, signal.SIGKILL)
+
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, meanwhile=kill_agent)
+    assert_same(job, uninterrupted)
+    (event,) = job.of("failover")
+    assert event["newcomers"] == [2, 3]
+    assert job.of("protected")[-1]["degraded"]
+
+
+def test_random_moments(tmp_path: Path, uninterrupted: Job) -> None:
+    rng = random.Random(20261123)
+
+    def kill_now_and_then(out: Path, process: subprocess.Popen[str]) -> None:
+        for number in range(4):
+            wait_for(out, committed(3 + 5 * number))
+            time.sleep(rng.uniform(0.0, 0.3))
+            os.kill(pid_of(out, rng.randrange(4)), signal.SIGKILL)
+            wait_for(out, lambda events, n=number: sum(e["kind"] == "failover" for e in events) > n)
+
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, "--spares", "1", meanwhile=kill_now_and_then)
+    assert_same(job, uninterrupted)
+    assert len(job.of("failover")) == 4
+
+
+def test_two_at_once(tmp_path: Path, uninterrupted: Job) -> None:
+    """Rank 0 and its node's neighbour die together, then one more while the others recover."""
+
+    def kill_pair(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(8))
+        for rank in (0, 1):
+            os.kill(pid_of(out, rank), signal.SIGKILL)
+        wait_for(out, lambda events: any(e["kind"] == "halt" for e in events))
+        os.kill(pid_of(out, 3), signal.SIGKILL)
+
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, meanwhile=kill_pair)
+    assert_same(job, uninterrupted)
+    assert {rank for event in job.of("failover") for rank in event["dead"]} == {0, 1, 3}
+
+
+def test_corrupt_slots_are_never_loaded(tmp_path: Path, uninterrupted: Job) -> None:
+    job = fftrain(
+        tmp_path, toy(tmp_path, 24), *NODES, "--inject", "corrupt-slot rank=1 iteration=7 at=forward slot=own",
+        "--inject", "kill rank=1 iteration=7 at=forward",
+    )
+    assert_same(job, uninterrupted)
+    assert job.of("bad_slot"), "the damaged slot was not noticed"
+
+
+def test_relaxed_and_sparse(tmp_path: Path, uninterrupted: Job) -> None:
+    (tmp_path / "ff.json").write_text('{"enabled": true, "interval": 3, "commit": "relaxed"}')
+    job = fftrain(
+        tmp_path, toy(tmp_path, 24), *NODES, "--ff-config", str(tmp_path / "ff.json"), "--inject", "kill rank=3 iteration=8 at=backward",
+        "--inject", "kill rank=0 iteration=14 at=after-step",
+    )
+    assert_same(job, uninterrupted)
+    assert all(event["v_star"] % 3 == 0 for event in job.of("failover"))
