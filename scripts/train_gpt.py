@@ -16,6 +16,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ import ff_deepspeed
 from ff_core import failover
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a byte-level GPT with DeepSpeed.")
     parser.add_argument("--deepspeed", action="store_true", help="accepted for DeepSpeed's launcher; always on")
     parser.add_argument("--deepspeed_config", type=Path, required=True, metavar="FILE", help="DeepSpeed's JSON file")
@@ -59,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
         "--checkpoint", type=Path, metavar="DIR", help="start from the newest checkpoint there (only without fftrain)"
     )
     parser.add_argument("--checkpoint-every", type=int, default=0, metavar="STEPS", help="save one; 0: never")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.checkpoint is not None and failover.current() is not None:
         parser.error('--checkpoint is for runs without fftrain; under it, use "persist" in the "ff_failover" block')
     if arguments.checkpoint_every and arguments.checkpoint is None:
