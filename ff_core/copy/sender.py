@@ -1,4 +1,4 @@
-"""Sends one complete slot, and the init journal, to a receiver elsewhere: to re-replicate, or to fill a newcomer's arena."""
+"""Sends one complete slot and the init journal, to a receiver elsewhere: re-replication, filling a newcomer's arena."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Builds the copy engine's shared library. Needs a C++17 compiler and nothing else: no torch, no CUDA, no Python
-headers.
+"""Builds the copy engine's shared library with a C++17 compiler and nothing else: no torch, no CUDA, no Python headers.
 
     python -m ff_core.csrc.build                 # in place: ff_core/copy/_ff_engine.so
     python -m ff_core.csrc.build --out DIR/x.so --sanitize thread
 
-The compiler is $CXX, else g++, else c++. Standard library only, so that setup.py can call build() before anything is
-installed.
+The compiler is $CXX, else g++, else c++. This module needs the standard library only: setup.py calls build() before
+anything is installed.
 """
 
 from __future__ import annotations

@@ -52,13 +52,15 @@ ff_receiver_status Connection::status() const {
 void Connection::run() noexcept {
   try {
     serve();
-    if (arriving_ != nullptr)
-      raise(FF_EIO, "peer closed in the middle of version (%llu, %lld)", ull{epoch_},
+    if (stopping_) raise(FF_ECANCELLED, "closed here");
+    if (arriving_ != nullptr) {
+      raise(FF_EIO, "the peer closed in the middle of version (%llu, %lld)", ull{epoch_},
             static_cast<long long>(arriving_->version));
+    }
   } catch (const std::exception& error) {
     const auto* known = dynamic_cast<const Error*>(&error);
     error_ = stopping_ ? int{FF_ECANCELLED} : known != nullptr ? known->code() : int{FF_EINTERNAL};
-    message_ = stopping_ ? "closed by its owner" : error.what();
+    message_ = stopping_ ? "closed here" : error.what();
     try {
       if (!stopping_ && error_ != FF_EIO) reply(FrameType::kReject, -1, message_);
     } catch (const std::exception&) {  // the peer is gone: it cannot be told why

@@ -57,8 +57,8 @@ const char* ff_build_info(void) {
 
 int ff_writer_open(const ff_writer_options* options, ff_writer** out) {
   return ff::guarded([&] {
-    auto writer = std::make_unique<ff_writer>(not_null(options, "options"));
-    not_null(out, "result pointer") = writer.release();
+    not_null(out, "result pointer") = nullptr;
+    *out = std::make_unique<ff_writer>(not_null(options, "options")).release();
     return FF_OK;
   });
 }
@@ -116,8 +116,8 @@ int ff_writer_close(ff_writer* w) {
 
 int ff_receiver_open(int notify_fd, ff_receiver** out) {
   return ff::guarded([&] {
-    auto receiver = std::make_unique<ff_receiver>(notify_fd);
-    not_null(out, "result pointer") = receiver.release();
+    not_null(out, "result pointer") = nullptr;
+    *out = std::make_unique<ff_receiver>(notify_fd).release();
     return FF_OK;
   });
 }

@@ -114,15 +114,14 @@ void Writer::check_launch(uint32_t slot, uint64_t epoch, int64_t version) const 
   }
 }
 
+void Writer::attach_journal(Flight& flight) {
+  if (links_.empty()) return;
+  const JournalView journal(arena_);
+  if (journal.get().sequence == journal_sequence_) return;
+  flight.journal = std::make_shared<const std::vector<uint8_t>>(journal.copy(&journal_sequence_));
+}
+
 void Writer::launch(const std::shared_ptr<Flight>& flight) {
-  if (!links_.empty()) {
-    uint64_t sequence = 0;
-    const JournalView journal(arena_);
-    if (journal.get().sequence != journal_sequence_) {
-      flight->journal = std::make_shared<const std::vector<uint8_t>>(journal.copy(&sequence));
-      journal_sequence_ = sequence;
-    }
-  }
   last_stamp_ = flight->stamp();
   flights_.push_back(flight);
   for (auto& link : links_) link->enqueue(flight);
@@ -134,6 +133,7 @@ void Writer::begin(uint32_t slot, uint64_t epoch, int64_t version) {
   check_launch(slot, epoch, version);
   if (segments_ == nullptr) raise(FF_EINVAL, "begin: no segments are set");
   auto flight = std::make_shared<Flight>(slot, epoch, version, false, checksum_);
+  attach_journal(*flight);
   SlotView(arena_, slot).begin(epoch, version);
   launch(flight);
 }
@@ -150,6 +150,7 @@ void Writer::resend(uint32_t slot, uint64_t epoch, int64_t version) {
   flight->copied = flight->sealed = true;
   flight->blob_bytes = record.blob_bytes;
   flight->blob_crc = record.blob_crc;
+  attach_journal(*flight);
   launch(flight);
 }
 

@@ -40,6 +40,7 @@ class Writer final : public LinkOwner {
   void on_lost(const Error& error) override;
 
  private:
+  void attach_journal(Flight& flight);                 // under mutex_: if the holders do not have it yet
   void launch(const std::shared_ptr<Flight>& flight);  // under mutex_
   void check_launch(uint32_t slot, uint64_t epoch, int64_t version) const;
   void commit();                            // under mutex_: retires flights that are done, in order

@@ -1,0 +1,145 @@
+// Small tools of the stress program: checks, seeded randomness, live tensors, arenas in plain memory.
+#pragma once
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "ff_engine.h"
+
+#define CHECK(condition)                                                                                             \
+  do {                                                                                                               \
+    if (!(condition)) {                                                                                              \
+      std::fprintf(stderr, "%s:%d: %s is false; last error: %s\n", __FILE__, __LINE__, #condition, ff_last_error()); \
+      std::abort();                                                                                                  \
+    }                                                                                                                \
+  } while (0)
+
+#define OK(call)                                                                                          \
+  do {                                                                                                    \
+    const int code_ = (call);                                                                             \
+    if (code_ != FF_OK) {                                                                                 \
+      std::fprintf(stderr, "%s:%d: %s gave %d: %s\n", __FILE__, __LINE__, #call, code_, ff_last_error()); \
+      std::abort();                                                                                       \
+    }                                                                                                     \
+  } while (0)
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+  uint64_t below(uint64_t limit) { return engine_() % limit; }
+  std::vector<uint8_t> bytes(size_t count) {
+    std::vector<uint8_t> out(count);
+    for (auto& byte : out) byte = static_cast<uint8_t>(engine_());
+    return out;
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+inline void sleep_us(uint64_t us) {
+  std::this_thread::sleep_for(std::chrono::microseconds(us));
+}
+
+// Waits for `condition`; a hang is a failure.
+template <class Condition>
+void eventually(Condition condition) {
+  for (int i = 0; i < 60000; ++i) {
+    if (condition()) return;
+    sleep_us(1000);
+  }
+  std::fprintf(stderr, "gave up waiting; last error: %s\n", ff_last_error());
+  std::abort();
+}
+
+class ArenaMemory {
+ public:
+  explicit ArenaMemory(const ff_arena_layout& layout) : bytes(ff_arena_bytes(&layout)) {
+    CHECK(bytes > 0);
+    base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(base != MAP_FAILED);
+    OK(ff_arena_format(base, bytes, &layout));
+  }
+  ~ArenaMemory() { ::munmap(base, bytes); }
+  ArenaMemory(const ArenaMemory&) = delete;
+  ArenaMemory& operator=(const ArenaMemory&) = delete;
+
+  ff_slot_info info(uint32_t slot) const {
+    ff_slot_info out;
+    OK(ff_slot_info_get(base, slot, &out));
+    return out;
+  }
+  int find(uint64_t epoch, int64_t version) const {
+    for (uint32_t slot = 0; slot < 2; ++slot) {
+      const ff_slot_info i = info(slot);
+      if (i.state == FF_SLOT_COMPLETE && i.epoch == epoch && i.version == version) return static_cast<int>(slot);
+    }
+    return -1;
+  }
+
+  uint64_t bytes;
+  void* base;
+};
+
+// Tensors in one block, cut at random places, with holes in the payload between some of them.
+class Tensors {
+ public:
+  Tensors(Random& random, uint64_t payload_bytes, size_t pieces) : memory(payload_bytes) {
+    std::vector<uint64_t> cuts = {0, payload_bytes};
+    for (size_t i = 0; i < pieces; ++i) cuts.push_back(random.below(payload_bytes));
+    std::sort(cuts.begin(), cuts.end());
+    for (size_t i = 0; i + 1 < cuts.size(); ++i) {
+      if (cuts[i] == cuts[i + 1] || random.below(8) == 0) continue;
+      segments.push_back({memory.data() + cuts[i], cuts[i + 1] - cuts[i], cuts[i], -1, 0});
+    }
+  }
+  // Plain stores: a sanitizer sees it when somebody still reads.
+  void step(uint8_t value) { std::memset(memory.data(), value, memory.size()); }
+  bool all_equal(uint8_t value) const {
+    for (const auto& s : segments) {
+      const auto* p = static_cast<const uint8_t*>(s.ptr);
+      for (uint64_t i = 0; i < s.bytes; ++i) {
+        if (p[i] != value) return false;
+      }
+    }
+    return true;
+  }
+  // Restores `slot` over the tensors' sent part and says whether every byte is `value`.
+  bool restored_equals(const ArenaMemory& arena, int slot, uint64_t sent_bytes, uint8_t value) {
+    std::vector<ff_segment> sent;
+    for (const auto& s : segments) {
+      if (s.offset + s.bytes <= sent_bytes) sent.push_back(s);
+    }
+    OK(ff_slot_restore(arena.base, static_cast<uint32_t>(slot), sent.data(), sent.size()));
+    for (const auto& s : sent) {
+      const auto* p = static_cast<const uint8_t*>(s.ptr);
+      for (uint64_t i = 0; i < s.bytes; ++i) {
+        if (p[i] != value) return false;
+      }
+    }
+    return true;
+  }
+
+  std::vector<uint8_t> memory;
+  std::vector<ff_segment> segments;
+};
+
+// A connected pair: AF_UNIX, or TCP over loopback.
+struct Pair {
+  int near, far;
+};
+Pair connect_pair(bool tcp);
+
+constexpr uint64_t kStampVersions = uint64_t{1} << 40;
+inline uint64_t stamp_of(uint64_t epoch, int64_t version) {
+  return epoch << 40 | static_cast<uint64_t>(version + 1);
+}
