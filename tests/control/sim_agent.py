@@ -1,0 +1,304 @@
+"""The product's `Agent` over simulated processes, links and data connections; its coroutines are driven by hand, one await at a time."""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from ff_core.control.agent import Agent
+from ff_core.control.job import JobSpec
+from ff_core.control.messages import make, pack, unpack
+from ff_core.errors import CorruptSlotError
+from ff_core.replica.store import slot_with
+from tests.control.sim_memory import Connection, SimArena
+from tests.control.sim_worker import SimPage, SimWorker
+
+if TYPE_CHECKING:
+    from tests.control.simulation import World
+
+
+@types.coroutine
+def pause() -> Any:
+    """Give every other part of the simulation a chance."""
+    yield
+
+
+class SimProcess:
+    """What `workers.Worker` and its process are to an agent."""
+
+    def __init__(self, host: AgentHost, uid: str, rank: int) -> None:
+        self.host, self.uid, self.rank = host, uid, rank
+        self.page = SimPage()
+        self.process = self  # the agent says worker.process.kill_group(9)
+        self.pid = 1
+        self.booted = self.has_role = self.gone = False
+        self.halted: int | None = None
+        self.code: int | None = None
+        self.frozen = False
+        self.waiting: list[tuple[str, Any, dict[str, Any]]] = []
+        self.to_worker: deque[tuple[dict[str, Any], Any]] = deque()
+        self.worker = SimWorker(host.world, self, self.page)
+
+    def exit(self, code: int) -> bool:
+        """The process ends, by itself or killed; its agent will notice."""
+        if self.code is not None:
+            return False
+        self.code = code
+        return True
+
+    def kill_group(self, signum: int) -> None:
+        self.exit(-signum)
+
+    def set_rank(self, rank: int) -> None:
+        pass
+
+    def send(self, name: str, fds: tuple[Any, ...] = (), **fields: Any) -> None:
+        if self.gone:
+            return
+        if not self.has_role and name not in ("role", "preload"):
+            self.waiting.append((name, fds, fields))
+            return
+        self.to_worker.append((unpack(pack(make(name, **fields))), fds[-1] if fds else None))
+
+    def alive(self) -> bool:
+        return self.code is None and self.host.alive
+
+    def steps(self) -> list[Callable[[], bool]]:
+        return [self.deliver, self.main_step, self.engine_step, self.to_agent, self.ring, self.reap]
+
+    def deliver(self) -> bool:
+        if not self.alive() or self.frozen or not self.to_worker:
+            return False
+        name = self.to_worker[0][0]["t"]
+        if name not in ("role", "preload") and self.worker.fence is None:
+            return False  # it is still booting
+        message, arena = self.to_worker.popleft()
+        if name == "preload":
+            self.worker.send("spare_ready", uid=self.uid)
+        else:
+            self.worker.deliver(message, arena)
+        return True
+
+    def main_step(self) -> bool:
+        return self.alive() and not self.frozen and self.worker.step()
+
+    def engine_step(self) -> bool:
+        return self.alive() and not self.frozen and self.worker.engine_step()
+
+    def to_agent(self) -> bool:
+        if self.gone or not self.host.alive or not self.worker.to_agent:
+            return False
+        self.host.agent._from_worker(self, self.worker.to_agent.popleft())  # type: ignore[arg-type]
+        return True
+
+    def ring(self) -> bool:
+        if self.gone or not self.host.alive or not self.worker.rang:
+            return False
+        self.worker.rang = False
+        self.host.agent._committed(self)  # type: ignore[arg-type]
+        return True
+
+    def reap(self) -> bool:
+        if self.gone or self.code is None or not self.host.alive:
+            return False
+        self.gone = True
+        self.host.workers.by_uid.pop(self.uid)
+        self.host.processes.remove(self)
+        self.host.agent._exited(self, self.code, 0.0)  # type: ignore[arg-type]
+        return True
+
+
+class SimWorkers:
+    """Stands in for `ff_core.control.workers.Workers`."""
+
+    def __init__(self, host: AgentHost) -> None:
+        self.host = host
+        self.by_uid: dict[str, SimProcess] = {}
+        self.restart = 0
+
+    def of_rank(self, rank: int) -> SimProcess | None:
+        return next((worker for worker in self.by_uid.values() if worker.rank == rank), None)
+
+    def ranks(self) -> list[SimProcess]:
+        return [worker for worker in self.by_uid.values() if worker.rank >= 0]
+
+    def spares(self) -> list[SimProcess]:
+        return [worker for worker in self.by_uid.values() if worker.rank < 0]
+
+    async def spawn(self, uid: str, rank: int) -> SimProcess:
+        await pause()
+        process = SimProcess(self.host, uid, rank)
+        self.by_uid[uid] = process
+        self.host.processes.append(process)
+        return process
+
+    def give_role(self, worker: SimProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Any) -> None:
+        worker.rank = rank
+        worker.send("role", rank=rank, env={}, entrypoint=[], no_python=False, newcomer=newcomer, epoch=epoch, secret=b"", job={},
+                    injections=injections, world_size=self.host.world.job.world_size)
+        worker.has_role = True
+        waiting, worker.waiting = worker.waiting, []
+        for name, fds, fields in waiting:
+            worker.send(name, fds, **fields)
+
+    def tail(self, worker: SimProcess) -> str:
+        return f"last words of rank {worker.rank}"
+
+    async def end_all(self, grace_s: float) -> None:
+        while self.by_uid:
+            for worker in self.by_uid.values():
+                worker.exit(-15)
+            await pause()
+
+
+class SimPort:
+    """Stands in for `ff_core.replica.data_port.DataPort`."""
+
+    def __init__(self, host: AgentHost) -> None:
+        self.host = host
+        self.epoch = 0
+        self.fenced_epoch = 0
+        self.incoming: list[Connection] = []
+        self.outgoing: list[Fill] = []
+
+    async def fence(self, epoch: int) -> None:
+        await pause()
+        for connection in self.incoming:
+            if connection.epoch < epoch:
+                connection.open = False
+        self.incoming = [connection for connection in self.incoming if connection.open]
+        for fill in self.outgoing:
+            fill.stopped = True
+        self.fenced_epoch = epoch
+
+    def enter_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def accept(self, kind: str, rank: int, epoch: int) -> Connection | None:
+        """A peer that knows the secret is connected; None: refused."""
+        if epoch != self.epoch or self.fenced_epoch > epoch:
+            return None
+        arena: Any = self.host.agent.arena_for({"kind": kind, "rank": rank, "epoch": epoch})
+        for old in self.incoming:
+            if old.arena is arena:
+                old.open = False
+        connection = Connection(arena, epoch, self.host.agent.data_arrived)
+        self.incoming.append(connection)
+        return connection
+
+    def send(self, order: dict[str, Any], arena: SimArena, epoch: int, version: int, failed: Callable[[str], None]) -> None:
+        self.outgoing.append(Fill(self.host, order, arena, epoch, version, failed))
+
+
+class Fill:
+    """A slot on its way from one agent into an arena of another."""
+
+    def __init__(self, host: AgentHost, order: dict[str, Any], arena: SimArena, epoch: int, version: int,
+                 failed: Callable[[str], None]) -> None:
+        self.host, self.order, self.arena, self.epoch, self.version, self.failed = host, order, arena, epoch, version, failed
+        self.connection: Connection | None = None
+        self.stage = 0
+        self.stopped = False
+
+    def step(self) -> bool:
+        """One frame leaves; False while the other side is not ready."""
+        world, node = self.host.world, self.order["to_node"]
+        if self.stopped or not world.hosts[node].alive:
+            return self._end("connection closed")
+        if self.connection is None:
+            if world.hosts[node].port.epoch < self.epoch:
+                return False
+            self.connection = world.connect(node, "own", self.order["rank"], self.epoch)
+            return True if self.connection is not None else self._end("refused")
+        frames = self.connection.frames
+        if not self.connection.open:
+            return self._end("connection closed")
+        try:
+            slot = self.arena.verify(slot_with(self.arena, self.epoch, self.version))  # type: ignore[arg-type]
+        except CorruptSlotError as error:
+            return self._end(str(error))
+        if self.stage == 0:
+            frames.append(("journal", -1))
+        elif self.stage == 1:
+            frames.append(("begin", self.version))
+        else:
+            frames.append(("blob", self.version, slot.unique, None, slot.scalars))
+            self.host.port.outgoing.remove(self)
+        self.stage += 1
+        return True
+
+    def _end(self, why: str) -> bool:
+        self.host.port.outgoing.remove(self)
+        if self.connection is not None:
+            self.connection.open = False
+        if self.epoch == self.host.port.epoch:
+            self.failed(why)
+        return True
+
+
+class AgentHost:
+    """One node: the agent, its processes, and its stream to and from the controller."""
+
+    def __init__(self, world: World, node: int, job: JobSpec) -> None:
+        self.world, self.node = world, node
+        self.alive = True
+        self.processes: list[SimProcess] = []
+        self.workers = SimWorkers(self)
+        self.port = SimPort(self)
+        self.from_controller: deque[dict[str, Any]] = deque()
+        self.to_controller: deque[dict[str, Any]] = deque()
+        self.current: Coroutine[Any, Any, None] | None = None
+        self.tasks: list[Coroutine[Any, Any, None]] = []
+        self.timers: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        world.hosting = self  # the patched `Workers` asks for it
+        self.agent = Agent(node, job, b"secret", self.port, self._send, lambda text: None)  # type: ignore[arg-type]
+
+    def _send(self, name: str, **fields: Any) -> None:
+        self.to_controller.append(unpack(pack(make(name, **fields))))
+
+    # the part of an event loop that the agent asks for
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> None:
+        self.timers.append((callback, arguments))
+
+    def create_task(self, work: Coroutine[Any, Any, None]) -> Any:
+        self.tasks.append(work)
+
+    def steps(self) -> list[Callable[[], bool]]:
+        found = [self.handle, self.run_tasks, *(c.step for c in self.port.incoming), *(f.step for f in self.port.outgoing)]
+        for process in self.processes:
+            found += process.steps()
+        return found
+
+    def handle(self) -> bool:
+        """Go on with the controller's message that is being handled, or begin with the next one."""
+        if self.current is None:
+            if not self.from_controller:
+                return False
+            self.current = self.agent.handle(self.from_controller.popleft())
+        if not self._advance(self.current):
+            self.current = None
+        return True
+
+    def run_tasks(self) -> bool:
+        if not self.tasks:
+            return False
+        task = self.world.random.choice(self.tasks)
+        if not self._advance(task):
+            self.tasks.remove(task)
+        return True
+
+    def _advance(self, work: Coroutine[Any, Any, None]) -> bool:
+        self.world.hosting = self
+        try:
+            work.send(None)
+            return True
+        except StopIteration:
+            return False
+
+    def die(self) -> None:
+        """Power off: everything on the node is gone; what it sent last may or may not arrive."""
+        self.alive = False
+        for connection in self.port.incoming:
+            connection.open = False

@@ -1,0 +1,319 @@
+"""A whole job in one thread, without torch, sockets or time: the real controller and agents over simulated workers and memory.
+
+`World(options).run()` draws every interleaving and every fault from one seed and raises `Violation` when a promise of
+docs/protocol.md is broken:
+  * after a failover all ranks go on from one version of one lineage, with scalars of that version;
+  * that version is at least the W published before, as long as one failure domain is lost at a time;
+  * a slot that holds W is not overwritten;  * a message of another epoch changes nothing;  * the job ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from ff_core.config import FailoverConfig
+from ff_core.control import agent as agent_module
+from ff_core.control import startup as startup_module
+from ff_core.control.controller import Controller
+from ff_core.control.job import JobSpec
+from ff_core.control.membership import Node
+from ff_core.control.messages import Message, make, pack, unpack
+from ff_core.copy.arena import SlotState
+from ff_core.replica import store as store_module
+from tests.control.sim_agent import AgentHost
+from tests.control.sim_memory import Connection, SimArena, SimSlot, Violation
+from tests.control.sim_worker import SimWorker
+
+MOST_STEPS = 60_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """faults: how many of `kinds` happen, at random moments.  same_machine: emulated nodes (a cold start anywhere is possible)."""
+
+    nodes: int = 2
+    nproc: int = 2
+    spares: int = 0
+    replicas: int = 1
+    interval: int = 1
+    commit: str = "strict"
+    iterations: int = 4
+    has_local: bool = False
+    has_constant: bool = False
+    same_machine: bool = True
+    max_restarts: int = 0
+    faults: int = 1
+    kinds: tuple[str, ...] = ("process",)
+    finish_waits: bool = True
+
+
+class World:
+    """The job, its faults and its checks. It is the controller's Outbox."""
+
+    def __init__(self, seed: int, options: Options) -> None:
+        self.random = random.Random(seed)
+        self.seed, self.options = seed, options
+        self.settings = FailoverConfig(enabled=True, replicas=options.replicas, interval=options.interval,
+                                       commit=options.commit).to_dict()  # type: ignore[arg-type]
+        self.job = JobSpec(["train.py"], options.nodes, options.nproc, "", 0, spares=options.spares, emulated=options.same_machine,
+                           max_restarts=options.max_restarts, config=self.settings)
+        self.hosts: dict[int, AgentHost] = {}
+        self.hosting: AgentHost | None = None
+        self.controller = Controller(self.job, FailoverConfig.from_dict(self.settings), self)
+        self.contributions: dict[Any, dict[int, Any]] = {}
+        self.steps = 0
+        self.result: tuple[int, str] | None = None
+        self.trace: deque[str] = deque(maxlen=400)
+        self.faults_left = options.faults
+        self.next_fault = self.random.randrange(100, 900 * options.nproc * options.nodes)
+        self.old_messages: list[tuple[int, Message]] = []
+        self.epoch_seen = 0
+        self.safe = -1                            # the version that the loss of one failure domain must not take
+        self.losses: list[str] = []               # since W (or v*) was last safe
+        self.restarts = 0
+        self.verdicts: dict[int, int] = {}
+        self.kills: dict[int, int] = {}
+        self.lost: list[int] = []                 # nodes whose end the controller has not been told of
+        self.failovers = 0
+
+    # ---- Outbox -------------------------------------------------------------------------------------------------------------
+
+    def send(self, node: int, name: str, **fields: Any) -> None:
+        message = unpack(pack(make(name, **fields)))
+        if "epoch" in message:
+            if message["epoch"] < self.epoch_seen:
+                raise Violation(f"{name} of epoch {message['epoch']} after epoch {self.epoch_seen}")
+            self.epoch_seen = message["epoch"]
+        if name == "w":
+            self.safe, self.losses = message["version"], []
+        elif name == "verdict":
+            self._verdict(message)
+        self.hosts[node].from_controller.append(message)
+        self.trace.append(f"{self.steps}: controller -> {node}: {message}")
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        if kind == "failover":
+            self.failovers += 1
+        elif kind == "unrecoverable" and len(set(self.losses)) <= 1 and self.safe >= 0:
+            raise Violation(f"given up although {self.safe} was safe and only {self.losses} was lost: {fields}")
+        elif kind == "restart":
+            self.restarts += 1
+            self.safe, self.losses = -1, []
+            self.contributions.clear()
+
+    def say(self, text: str) -> None:
+        self.trace.append(f"{self.steps}: {text}")
+
+    def finish(self, code: int, summary: str) -> None:
+        self.result = (code, summary)
+
+    def now(self) -> float:
+        return self.steps * 1e-3
+
+    # ---- checks -------------------------------------------------------------------------------------------------------------
+
+    def _verdict(self, message: Message) -> None:
+        epoch, version = message["epoch"], message["version"]
+        if self.verdicts.setdefault(epoch, version) != version:
+            raise Violation(f"two verdicts of epoch {epoch}")
+        if len(set(self.losses)) <= 1 and version < self.safe:
+            raise Violation(f"back to version {version}, but {self.safe} was safe and only {self.losses} was lost")
+
+    def resumed(self, worker: SimWorker, epoch: int, version: int) -> None:
+        """A rank goes on (or starts) with what it holds now."""
+        if worker.repl != worker.unique or worker.unique is None or len(worker.unique) != version:
+            raise Violation(f"rank {worker.rank} goes on at version {version} with {worker.unique} and {worker.repl}")
+        if self.options.has_constant and not worker.const:
+            raise Violation(f"rank {worker.rank} goes on without the frozen state")
+        if version < worker.forgotten:
+            raise Violation(f"rank {worker.rank} goes on at {version}, batches up to {worker.forgotten} are gone")
+        if epoch in self.verdicts and self.verdicts[epoch] != version:
+            raise Violation(f"rank {worker.rank} goes on at {version}, the verdict was {self.verdicts[epoch]}")
+        self.collective(("resumed", epoch), worker.rank, worker.unique)
+
+    def collective(self, key: Any, rank: int, content: Any, same: bool = True) -> Callable[[], bool]:
+        """A rank arrives; the result says whether all have. same: all must bring the same."""
+        given = self.contributions.setdefault((self.restarts, *key) if same else key, {})
+        given[rank] = content
+        if same and any(other != content for other in given.values()):
+            raise Violation(f"{key}: ranks disagree: {given}")
+        return lambda: len(given) == self.job.world_size
+
+    def overwritten(self, arena: SimArena, slot: SimSlot) -> None:
+        """A complete slot is about to be written over."""
+        controller = self.controller
+        twin = sum(s.state is SlotState.COMPLETE and s.version == slot.version for s in arena.slots) > 1
+        if slot.epoch == controller.epoch and controller.w >= 0 and slot.version >= controller.w and not twin:
+            raise Violation(f"rank {arena.layout.rank}: version {slot.version} is overwritten while W = {controller.w}")
+
+    # ---- connections ----------------------------------------------------------------------------------------------------------
+
+    def can_connect(self, node: int, epoch: int) -> bool:
+        host = self.hosts[node]
+        return host.alive and host.port.epoch == epoch
+
+    def connect(self, node: int, kind: str, rank: int, epoch: int) -> Connection | None:
+        host = self.hosts[node]
+        return host.port.accept(kind, rank, epoch) if host.alive else None
+
+    # ---- faults ---------------------------------------------------------------------------------------------------------------
+
+    def _fault(self) -> None:
+        """One fault at a random place. What is not possible now simply does not happen."""
+        self.faults_left -= 1
+        self.next_fault = self.steps + self.random.choice((0, 3, 20, 100, 400, 1500))
+        kind = self.random.choice(self.options.kinds)
+        hosts = [host for host in self.hosts.values() if host.alive]
+        processes = [p for host in hosts for p in host.processes if p.code is None and p.rank >= 0]
+        if kind == "node" and len(hosts) > 1:
+            host = self.random.choice(hosts)
+            self._lost(f"node {host.node}")
+            host.die()
+            for _ in range(self.random.randrange(len(host.to_controller) + 1)):
+                host.to_controller.pop()
+            self.lost.append(host.node)
+        elif kind == "partition" and len(hosts) > 1:
+            host = self.random.choice(hosts)
+            self._lost(f"node {host.node}")
+            self.controller.node_down(host.node, "no heartbeat")
+        elif kind == "process" and processes:
+            process = self.random.choice(processes)
+            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+            self._lost(f"process {process.uid}")
+            process.exit(-9)
+        elif kind == "spare":
+            spares = [p for host in hosts for p in host.processes if p.code is None and p.rank < 0]
+            if spares:
+                self.random.choice(spares).exit(-9)
+        elif kind == "slot":
+            arenas = [a for host in hosts for a in host.agent.store._all()]
+            slots = [s for a in arenas for s in a.slots if s.state is SlotState.COMPLETE]  # type: ignore[attr-defined]
+            if slots:
+                self._lost(f"slot {len(self.losses)}")
+                self.random.choice(slots).corrupt = True
+        elif kind == "frozen" and processes:
+            process = self.random.choice(processes)
+            process.frozen = True
+            self._lost(f"process {process.uid}")
+            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+
+    def _lost(self, what: str) -> None:
+        self.losses.append(what)
+        self.trace.append(f"{self.steps}: LOST {what}")
+
+    # ---- the controller's side of the streams -----------------------------------------------------------------------------------
+
+    def _to_controller(self, host: AgentHost) -> bool:
+        if not host.to_controller:
+            if host.node in self.lost:
+                self.lost.remove(host.node)
+                self.controller.node_down(host.node, "its connection closed")
+                return True
+            return False
+        message = host.to_controller.popleft()
+        self.trace.append(f"{self.steps}: {host.node} -> controller: {message}")
+        if "epoch" in message:
+            self.old_messages.append((host.node, message))
+        if message["t"] != "stopped":
+            self.controller.handle(host.node, message)
+        return True
+
+    def _replay(self) -> bool:
+        """A message of an earlier epoch, once more."""
+        if self.old_messages and self.random.random() < 0.05:
+            node, message = self.random.choice(self.old_messages)
+            if message["epoch"] < self.controller.epoch and not self.controller.finished:
+                before = self._snapshot()
+                self.controller.handle(node, dict(message))
+                if self._snapshot() != before:
+                    raise Violation(f"a message of an old epoch changed something: {message}")
+        return False
+
+    def _snapshot(self) -> str:
+        c = self.controller
+        return repr((c.epoch, c.w, c.finished, c.left_version, c.failovers.round, list(c.members.ranks.values()), self.result,
+                     [len(h.from_controller) for h in self.hosts.values()]))
+
+    # ---- running --------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        def create(layout: Any, name: str = "") -> SimArena:
+            return SimArena(layout, self.overwritten)
+
+        def hosting(*_: Any, **__: Any) -> Any:
+            assert self.hosting is not None
+            return self.hosting.workers
+
+        loop = SimpleNamespace(get_running_loop=lambda: self.hosting, Event=asyncio.Event)
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(store_module, "Arena", SimpleNamespace(create=create)))
+            stack.enter_context(mock.patch.object(startup_module, "arena_bytes", lambda layout: 4096))
+            stack.enter_context(mock.patch.object(agent_module, "Workers", hosting))
+            stack.enter_context(mock.patch.object(agent_module, "asyncio", loop))
+            yield
+
+    def run(self) -> tuple[int, str]:
+        """Until the job is over: (exit code, last words)."""
+        with self._patched():
+            for node in range(self.options.nodes):
+                self.hosts[node] = AgentHost(self, node, self.job)
+            for node in self.hosts:
+                machine = "m" if self.options.same_machine else f"m{node}"
+                self.controller.node_up(Node(node, machine, machine, ("host", node), 1 << 40, 0.0))
+            idle = 0
+            while self.result is None:
+                self.steps += 1
+                if self.faults_left and self.steps >= self.next_fault and self.controller.protected:
+                    self._fault()
+                self._replay()
+                step = self.random.choice(self._steps(self.random.choice(list(self.hosts.values()))))
+                idle = 0 if step() else idle + 1
+                if idle > 100:
+                    idle = 0
+                    self._sweep()
+                if self.steps > MOST_STEPS:
+                    raise Violation("the job does not end")
+        return self.result
+
+    def _steps(self, host: AgentHost) -> list[Callable[[], bool]]:
+        inner = host.steps() if host.alive else []
+        return [lambda: self._to_controller(host), *inner]
+
+    def _sweep(self) -> None:
+        """Everybody once; if nobody gets anywhere time passes, and if no deadline is left to pass the job hangs."""
+        hosts = list(self.hosts.values())
+        self.random.shuffle(hosts)
+        for _ in range(2):  # a worker that did something and then had to wait says so only the next time
+            for host in hosts:
+                steps = self._steps(host)
+                self.random.shuffle(steps)
+                if any(step() for step in steps):
+                    return
+        timers = [(host, timer) for host in hosts if host.alive for timer in host.timers]
+        for host, timer in timers:
+            host.timers.remove(timer)
+            self.hosting = host
+            timer[0](*timer[1])
+        if not timers:
+            raise Violation("deadlock: nobody can go on")
+
+
+def simulate(seed: int, options: Options) -> World:
+    """Run one job; a Violation says what to repeat it with."""
+    world = World(seed, options)
+    try:
+        world.run()
+    except Violation as violation:
+        raise Violation(f"{violation}\nseed {seed}, {options}") from violation
+    except Exception as error:
+        raise Violation(f"{type(error).__name__}: {error}\nseed {seed}, {options}") from error
+    return world
