@@ -63,7 +63,7 @@ class Loop:
         self._call = 0  # the call that feeds the engine now
         self._source: ReplayableLoader | None = None
         self._body: Body | None = None
-        self._restored: dict[str, Any] | None = None  # position of the version that was restored last
+        self._restored: dict[str, Any] | None = None  # position of a restored version, until it is taken up
 
     def position(self) -> dict[str, Any]:
         assert self._source is not None
@@ -78,15 +78,15 @@ class Loop:
         if self._body is not None and self._body.entered and not self._body.finished:
             raise FailoverError("ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time")
         source = ReplayableLoader(loader, self._p.engine.gradient_accumulation_steps(), limit)
-        if self._failover.is_newcomer:
-            position = self._failover.saved_scalars()["data"]
-            if position["call"] > call:
-                log.info(
-                    "batches() call %d was over before this process took over its rank: it is empty here", call + 1
-                )
+        ahead = self._look_ahead()
+        if ahead is not None:
+            if ahead["call"] > call:
+                log.info("batches() call %d was over before this process took over its rank: empty here", call + 1)
                 return
-            source.seek(position)  # before joining: nobody should wait for it
+            source.seek(ahead)  # before joining: nobody should wait for it
         version = self._begin(call, source)
+        if self._restored is not None and self._restored["call"] > call:
+            return
         while True:
             interrupt: int | None = None
             batches = None
@@ -128,18 +128,27 @@ class Loop:
         body.interrupt = epoch
         scalars.set_counters(self._p.engine, body.counters)
 
+    def _look_ahead(self) -> dict[str, Any] | None:
+        """In a newcomer that has not joined yet: the position in the data that it will begin at."""
+        saved_scalars = getattr(self._failover, "saved_scalars", None)
+        if not self._failover.is_newcomer or saved_scalars is None:
+            return None
+        return saved_scalars()["data"]
+
     def _begin(self, call: int, source: ReplayableLoader) -> int:
         """Make `source` what feeds the engine. Returns the version that its first item follows."""
         self._call, self._source = call, source
-        if self._p.started:
+        joined_early = self._restored is not None
+        if self._p.started and not joined_early:
             return self._mark()
-        self._restored = None
         version = self._p.start()
-        if self._restored is not None:  # a newcomer; another failure may have moved the version since it looked
-            self._check_call()
+        position = self._restored
+        if position is not None and position["call"] == call:
+            # A newcomer. It may have to go further than it has looked: another failure can move the version.
             states = rng.capture()
-            source.seek(self._restored)
+            source.seek(position)
             rng.restore(states)
+            self._restored = None
         return version
 
     def _mark(self) -> int:
@@ -201,14 +210,12 @@ class Loop:
 
     def _recover(self, epoch: int, source: ReplayableLoader) -> int:
         version = self._failover.recover(FailoverInterrupt(epoch))
-        self._check_call()
+        position, self._restored = self._restored, None
+        if position is not None and position["call"] != self._call:
+            raise self._p.fail(FailoverError(OUTSIDE))
         if not source.can_return_to(version):
             raise self._p.fail(FailoverError(f"the batches that followed version {version} are not kept any more"))
         return version
-
-    def _check_call(self) -> None:
-        if self._restored is not None and self._restored["call"] != self._call:
-            raise self._p.fail(FailoverError(OUTSIDE))
 
 
 class Iteration:
