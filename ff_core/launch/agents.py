@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 from ff_core.launch.env import spare_env
 from ff_core.launch.lifeline import PARENT_VARIABLE
+from ff_core.launch.store import bracketed
 
 AGENT_COMMAND = (sys.executable, "-m", "ff_core.control.agent_main")
 
@@ -45,7 +46,7 @@ class Agents:
         self._processes[node] = process
         assert process.stdin is not None
         host, port = controller
-        orders = {"controller": f"{host}:{port}", "node": node, "secret": secret.hex(), "data_host": data_host}
+        orders = {"controller": f"{bracketed(host)}:{port}", "node": node, "secret": secret.hex(), "data_host": data_host}
         try:
             process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.close()

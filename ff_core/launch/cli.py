@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FailoverError as error:
         print(f"fftrain {command}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before a job's own signal handling begins
+        return 128 + signal.SIGINT
     except SystemExit as error:  # argparse: --help, or a usage error that it has printed
         return error.code if isinstance(error.code, int) else 2
 

@@ -14,6 +14,7 @@ import sysconfig
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def library_modules() -> list[str]:
             continue
         spec = getattr(module, "__spec__", None)
         # A module under a second name, or one made by hand, cannot be imported by its name.
-        if spec is None or spec.name != name or not spec.has_location or not spec.origin:
+        if not isinstance(spec, ModuleSpec) or spec.name != name or not spec.has_location or not spec.origin:
             continue
         if top in _OURS or _is_below(spec.origin, roots):
             names.append(name)

@@ -20,7 +20,7 @@ from ff_core.launch.arguments import RunPlan, parse
 from ff_core.launch.env import set_default_threads
 from ff_core.launch.settings import find_config
 
-#: Workers have 10 s between SIGTERM and SIGKILL; an agent that is not done soon after that is killed, its workers with it.
+#: Workers have 10 s between SIGTERM and SIGKILL; an agent that is not done soon after is killed, its workers with it.
 _STOP_S = 20.0
 #: Agents end once the controller has: by then their workers are gone.
 _AGENTS_END_S = 3.0
@@ -45,12 +45,15 @@ def main(argv: Sequence[str]) -> int:
     # Held in a variable: the store is served as long as the object lives.
     served, port = store.host_store(plan.master_addr, plan.master_port)
     job = _job(plan, config, port)
-    loopback = store.is_loopback(plan.master_addr)
-    server = ControllerServer(job, secret, "127.0.0.1" if loopback else (plan.local_addr or "0.0.0.0"))
+    interface = plan.local_addr or store.interface_of(plan.master_addr)
+    server = ControllerServer(job, secret, store.bracketed(interface))
     with _signals(plan.signals) as received:
-        host, port = server.start()
+        try:
+            _, port = server.start()
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"cannot listen at {interface} (--local-addr, --master-addr): {error}") from None
         # A server that listens everywhere is reached at the address that the nodes know already.
-        address = (plan.master_addr if host in ("0.0.0.0", "::", "") else host, port)
+        address = (plan.master_addr if interface in ("0.0.0.0", "::") else interface, port)
         store.publish_controller(served, address)
         nodes = range(job.nodes) if job.emulated else [0]
         return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
@@ -81,8 +84,12 @@ def start_job(
 
     agents = Agents(on_exit)
     _serve_signals(received, on_signal)
-    for node in nodes:
-        agents.start(node, address, secret, local_addr or store.local_address(address))
+    try:
+        for node in nodes:
+            agents.start(node, address, secret, local_addr or store.local_address(address))
+    except OSError as error:
+        on_exit(node, error.errno or 1)
+        print(f"fftrain: cannot start the agent of node {node}: {error}", file=sys.stderr, flush=True)
     code, summary = server.wait()
     agents.join(_AGENTS_END_S)
     if stopped_by:

@@ -15,36 +15,41 @@ if TYPE_CHECKING:
 _CONTROLLER_KEY = "ff/controller"
 
 
-def is_loopback(address: str) -> bool:
-    """Whether `address` (host name or number) means this machine only. Raises ConfigError if it cannot be resolved."""
-    return all(str(info[4][0]).startswith("127.") or info[4][0] == "::1" for info in _resolve(address, 0))
+def interface_of(address: str) -> str:
+    """What to listen at to be reached at `address`: itself, or all interfaces where it is none of this machine's own.
+
+    (In containers and behind NAT a machine's public address often is not one of its interfaces'.) Raises ConfigError.
+    """
+    family, _, _, _, place = _resolve(address, 0)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(place)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return "::" if family == socket.AF_INET6 else "0.0.0.0"
+            raise ConfigError(f"cannot listen at {address}: {error.strerror}") from None
+    return str(place[0])
 
 
 def host_store(address: str, port: int) -> tuple[TCPStore, int]:
     """Serve a store at `address`:`port` (0: any free port); returns it and its port. It lives as long as the object.
 
-    On a loopback address it listens there only. Raises ConfigError if the port is taken or the address not to be had.
+    It listens at `interface_of(address)` only. Raises ConfigError if the port is taken or the address not to be had.
     """
     from torch.distributed import TCPStore
 
-    family, _, _, _, place = _resolve(address, port)[0]
-    # A node's public address may not be an address of its interfaces (containers, NAT): then all of them.
-    places = [place] if is_loopback(address) else [place, ("", port)]
+    family, _, _, _, place = _resolve(interface_of(address), port)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for attempt in places:
-        try:
-            listener.bind(attempt)
-            break
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL and attempt is not places[-1]:
-                continue
-            listener.close()
-            if error.errno == errno.EADDRINUSE:
-                raise ConfigError(
-                    f"port {port} of {address} is taken; allowed: a free one (--master-port), or none for any free port"
-                ) from None
-            raise ConfigError(f"cannot listen at {address}:{port}: {error.strerror}") from None
+    try:
+        listener.bind(place)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} of {address} is taken; allowed: a free one (--master-port), or none for any free port"
+            ) from None
+        raise ConfigError(f"cannot listen at {address}:{port}: {error.strerror}") from None
     listener.listen(1024)
     port = listener.getsockname()[1]
     store = TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
@@ -71,6 +76,11 @@ def find_controller(address: str, port: int, timeout_s: float) -> tuple[str, int
         ) from None
     host, _, number = text.rpartition(":")
     return host, int(number)
+
+
+def bracketed(host: str) -> str:
+    """`host` as it stands before ":PORT"."""
+    return f"[{host}]" if ":" in host else host
 
 
 def local_address(towards: tuple[str, int]) -> str:

@@ -20,7 +20,8 @@ class Job:
     """One `fftrain run` of a script that consists of `code`."""
 
     def __init__(self, place: Path, code: str, *options: str) -> None:
-        (place / "train.py").write_text("import os, sys, time\nRANK = int(os.environ['RANK'])\n" + textwrap.dedent(code))
+        prelude = "import os, sys, time\nRANK = int(os.environ['RANK'])\n"
+        (place / "train.py").write_text(prelude + textwrap.dedent(code))
         argv = [sys.executable, "-u", "-m", "ff_core.launch.cli", "run", *options, "train.py", "--v", "3"]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.out, self.err = place / "out.txt", place / "err.txt"
@@ -141,13 +142,13 @@ def test_two_machines(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
+    options = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port, "--nproc-per-node", "2",
+               "--ff-config", str(tmp_path / "c.json")]  # fmt: skip
+    code = "print('group', os.environ['GROUP_RANK'], os.environ['LOCAL_RANK'], RANK)"
     jobs = []
     for node in ("0", "1"):
-        place = tmp_path / node
-        place.mkdir()
-        jobs.append(Job(place, "print('group', os.environ['GROUP_RANK'], os.environ['LOCAL_RANK'], RANK)", "--nnodes", "2",
-                        "--node-rank", node, "--master-addr", "127.0.0.1", "--master-port", port, "--nproc-per-node", "2",
-                        "--ff-config", str(tmp_path / "c.json")))  # fmt: skip
+        (tmp_path / node).mkdir()
+        jobs.append(Job(tmp_path / node, code, *options, "--node-rank", node))
     results = [job.wait() for job in jobs]
     assert [code for code, _, _ in results] == [0, 0], results
     assert sorted(results[1][1].splitlines()) == ["[2]: group 1 0 2", "[3]: group 1 1 3"]

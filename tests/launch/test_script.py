@@ -53,9 +53,8 @@ def both(place: Path, *argv: str, env: dict[str, str] | None = None) -> tuple[su
     (place / "runner.py").write_text(RUNNER)
     environ = {**os.environ, **(env or {})}
     return tuple(
-        subprocess.run([sys.executable, *start, *argv], cwd=place, env=environ, capture_output=True, text=True,
-                       timeout=60, check=False)  # fmt: skip
-        for start in ([], [str(place / "runner.py")])
+        subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        for command in ([sys.executable, *argv], [sys.executable, str(place / "runner.py"), *argv])
     )
 
 

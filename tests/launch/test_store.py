@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from ff_core.errors import ConfigError
-from ff_core.launch.store import find_controller, host_store, is_loopback, local_address, publish_controller
+from ff_core.launch.store import find_controller, host_store, interface_of, local_address, publish_controller
 
 
 def test_any_free_port_on_loopback_only() -> None:
@@ -48,6 +48,7 @@ def test_an_address_of_nobody() -> None:
             find_controller("127.0.0.1", probe.getsockname()[1], 1.0)
 
 
-def test_loopback() -> None:
-    assert is_loopback("127.0.0.1") and is_loopback("localhost") and not is_loopback("192.0.2.1")
+def test_interfaces() -> None:
+    assert interface_of("127.0.0.1") == interface_of("localhost") == "127.0.0.1"
+    assert interface_of("192.0.2.1") == "0.0.0.0"  # a documentation address: no machine has it
     assert local_address(("127.0.0.1", 1)) == "127.0.0.1"

@@ -41,9 +41,9 @@ class Agent:
 
     def give_role(self, entrypoint: list[str], code: str = "", **changes: Any) -> None:
         (self.place / "train.py").write_text(textwrap.dedent(code))
-        job = JobSpec(entrypoint, nodes=1, nproc_per_node=2, master_addr="127.0.0.1", master_port=1, out_dir=str(self.place))
-        fields = {"rank": 1, "env": worker_env(job, 1, 0), "entrypoint": entrypoint, "no_python": False, "newcomer": False,
-                  "epoch": 0, "secret": b"x" * 16, "job": job.to_wire(), "injections": [], "world_size": 2}  # fmt: skip
+        job = JobSpec(entrypoint, 1, 2, master_addr="127.0.0.1", master_port=1, out_dir=str(self.place))
+        fields = {"rank": 1, "env": worker_env(job, 1, 0), "entrypoint": entrypoint, "no_python": False, "epoch": 0,
+                  "newcomer": False, "secret": b"x" * 16, "job": job.to_wire(), "injections": [], "world_size": 2}
         self.link.send("role", (self.page.fd, self.bell), **{**fields, **changes})
 
     def run(self, code: str, *argv: str) -> tuple[int, str, str]:
@@ -88,7 +88,8 @@ def test_is_the_script_with_its_ranks_environment(agent: Agent) -> None:
 def test_traceback_without_our_frames_and_error_file(agent: Agent) -> None:
     code, _, err = agent.run("def f():\n    raise ValueError('bad')\nf()\n")
     assert code == 1
-    assert [line.split('"')[1] for line in err.splitlines() if line.startswith("  File")] == [str(agent.place / "train.py")] * 2
+    files = [line.split('"')[1] for line in err.splitlines() if line.startswith("  File")]
+    assert files == [str(agent.place / "train.py")] * 2
     assert err.endswith("ValueError: bad\n")
     record = json.loads((agent.place / "logs" / "0" / "rank1" / "error.json").read_text())
     assert record["message"]["message"] == "ValueError: bad"
@@ -115,7 +116,7 @@ def test_spare_preloads_then_plays(agent: Agent) -> None:
     assert agent.receive() == {"t": "spare_ready", "uid": "u1"}
     agent.link.send("preload", modules=["wave"], calls=[])
     assert agent.receive()["t"] == "spare_ready"
-    code, out, _ = agent.run("import sys, subprocess; print('wave' in sys.modules); subprocess.run(['printenv', 'PRELOADED'])")
+    code, out, _ = agent.run("import sys, os; print('wave' in sys.modules, flush=True); os.system('echo $PRELOADED')")
     assert (code, out) == (0, "True\n1\n")
 
 
