@@ -173,6 +173,16 @@ class Failover:
             )
         self.replicator = Replicator(self.rank, self.plan, arena, self.page, self.notify_fd, self.secret, self.config)
 
+    def saved_scalars(self) -> dict[str, Any]:
+        """In a newcomer before start_training(): the adapter's scalars of the version it will probably begin from.
+
+        Another failure may still move that version: what load_scalars() gets is final.
+        """
+        if not self.is_newcomer:
+            raise FailoverError("saved_scalars() in a process that is not a newcomer")
+        scalars: dict[str, Any] = self._recovery.peek()["adapter"]
+        return scalars
+
     # ---- an iteration -------------------------------------------------------------------------------------------------------
 
     @contextmanager
