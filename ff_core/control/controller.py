@@ -81,23 +81,24 @@ class Controller:
             return
         node.alive = False
         node.spares.clear()
+        self.out.send(node_id, "stop", code=1, signum=0)  # if it only fell silent: its ranks are played elsewhere from now on
         lost = [rank for rank in self.members.on_node(node_id) if not rank.exited]
         self.out.emit("node_lost", node=node_id, reason=reason, ranks=[rank.rank for rank in lost])
         self.out.say(f"node {node_id} ({node.hostname}) is lost: {reason}")
         now = self.out.now()
         for rank in lost:
             rank.alive, rank.leaving = False, None  # not the rank's fault: not counted against it
-        if not lost and self.protected and not self.finished:
+        if not lost and self.protected and not self._has_left():
             self.failovers.begin(set(), f"node {node_id} lost: {reason}", now)  # its replicas must move
-        elif lost and not self.finished:
+        elif lost:
             self._after_deaths({rank.rank for rank in lost}, f"node {node_id} lost: {reason}", now)
 
     # ---- messages ---------------------------------------------------------------------------------------------------------
 
     def handle(self, node: int, message: Message) -> None:
         """One message from the agent of `node`."""
-        if self.finished and message["t"] not in ("beat", "stopped", "worker_exit"):
-            return
+        if self.finished or not self.members.nodes[node].alive:
+            return  # a node that was declared lost stays lost: its ranks live elsewhere, its slots are of the past
         self.members.nodes[node].last_beat = self.out.now()
         fields = {key: value for key, value in message.items() if key != "t"}
         name = f"on_{message['t']}"
@@ -205,7 +206,7 @@ class Controller:
 
     def _exited_cleanly(self, entry: Rank) -> None:
         entry.alive = False
-        if self.protected and entry.leaving is None and self.left_version is None:
+        if self.protected and self.left_version is None:
             self.finish(1, f"rank {entry.rank} exited with code 0 before training had ended on every rank; "
                             "a script must leave its training loop on all ranks together")
             return
@@ -229,10 +230,14 @@ class Controller:
     def _after_deaths(self, dead: set[int], cause: str, at: float) -> None:
         if not self.protected:
             self.restart_job(f"{cause} before training was protected", dead)
-        elif self.left_version is not None and self.w <= self.left_version:
+        elif self._has_left():
             self.restart_job(f"{cause} after the training loop had ended on every rank", dead)
         else:
             self.failovers.begin(dead, cause, at)
+
+    def _has_left(self) -> bool:
+        """Every rank was told to leave the training loop, and no other loop has committed anything since."""
+        return self.left_version is not None and self.w <= self.left_version
 
     # ---- end --------------------------------------------------------------------------------------------------------------
 

@@ -7,13 +7,13 @@ tensors if they are at that version, else takes its own slot, else a replica.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class SlotReport:
-    """One complete slot that a live agent owns. full: holds the local part (REPLICATED tensors) too, not only what is sent."""
+    """One complete slot that a live agent owns. full: all of its own arena's payload is there."""
 
     rank: int
     node: int
@@ -25,7 +25,10 @@ class SlotReport:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a rank gets version v*. kind "live": keeps its tensors; else the slot of that kind on `node`."""
+    """Where a rank gets version v*. kind "live": keeps its tensors; else the slot of that kind on `node`.
+
+    full: the REPLICATED tensors come from there too, not only what is sent to replicas.
+    """
 
     kind: Literal["live", "own", "replica"]
     node: int = -1
@@ -63,14 +66,15 @@ def decide(
     """Choose v*.
 
     epoch: the one that ends; slots of another are ignored (I2).  live: rank -> version of whole, sealed live tensors.
-    survivors: ranks whose process has held full state before (never a newcomer that has not restored).  has_local: the job has REPLICATED tensors, which replicas lack.
-    has_constant: it has CONSTANT ones, which no slot holds.
+    survivors: ranks whose process has held full state before (never a newcomer that has not restored).
+    has_local: the job has REPLICATED tensors, which replicas lack.  has_constant: it has CONSTANT ones, which no slot holds.
     node_of: rank -> its node before the death; an own slot there is preferred to a replica.
     """
     by_rank: dict[int, list[SlotReport]] = {rank: [] for rank in range(world_size)}
     for report in slots:
         if report.epoch == epoch and report.rank in by_rank:
-            by_rank[report.rank].append(report)
+            # a replica's arena has no room for REPLICATED tensors: full of what it holds is not full of what the rank needs
+            by_rank[report.rank].append(replace(report, full=report.full and not (has_local and report.kind == "replica")))
     supply = {
         rank: {report.version for report in by_rank[rank]} | ({live[rank]} if rank in live else set())
         for rank in range(world_size)
@@ -89,7 +93,9 @@ def decide(
     return Impossible(lost, reason)
 
 
-def _source(rank: int, version: int, live: Mapping[int, int], reports: list[SlotReport], node_of: Mapping[int, int]) -> Source:
+def _source(
+    rank: int, version: int, live: Mapping[int, int], reports: list[SlotReport], node_of: Mapping[int, int]
+) -> Source:
     if live.get(rank) == version:
         return Source("live", node_of.get(rank, -1))
     candidates = [report for report in reports if report.version == version]

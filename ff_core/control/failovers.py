@@ -33,7 +33,6 @@ class Failovers:
         """No failover is under way: commits count."""
         return self.round is None or self.round.step in (Step.RESUMED, Step.DONE)
 
-
     def begin(self, dead: set[int], cause: str, died_at: float) -> None:
         """Halt everyone: `dead` ranks (possibly none: a bad slot, a lost holder) force a new epoch. died_at: wall clock, s."""
         owner = self.controller
@@ -66,7 +65,10 @@ class Failovers:
         current.inventories[node] = [SlotReport(*report) for report in arenas]
         for number, version in live.items():
             rank = self.members.ranks[number]
-            if version >= 0 and rank.alive and rank.restored and rank.node == node:
+            # Only versions that are copied: going on from another one would need a third slot to make it safe in, while the
+            # one that can be gone back to is kept.
+            scheduled = version >= 0 and version % self.controller.config.interval == 0
+            if scheduled and rank.alive and rank.restored and rank.node == node:
                 current.live[number] = version
         if all(other in current.inventories for other in self.members.live_nodes()):
             current.halted_at = self.out.now()
@@ -140,7 +142,7 @@ class Failovers:
             return
         self.out.emit("bad_slot", rank=rank, node=node, reason=reason)
         self.out.say(f"rank {rank}: {reason}; looking for another copy")
-        self.begin(set(), self.round.cause, self.out.now())
+        self.begin(set(), f"a copy of rank {rank} on node {node} was damaged", self.out.now())
 
     def on_ready(self, node: int, rank: int, epoch: int, restored_bytes: int, at: float) -> None:
         current = self.round
