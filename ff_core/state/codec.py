@@ -40,7 +40,8 @@ _TENSOR, _DTYPE, _DEVICE, _SIZE = range(30, 34)
 
 _SEQUENCES: dict[type, int] = {list: _LIST, tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
 _MAPPINGS: dict[type, int] = {dict: _DICT, OrderedDict: _ORDERED_DICT, Counter: _COUNTER}
-_KEYS = (type(None), bool, int, float, str, bytes)
+_PLAIN = frozenset({type(None), bool, float, str, bytes})  # and int, as far as msgpack has room
+_KEYS = _PLAIN | {int}
 # NumPy kinds that dtype.str describes fully: bool, int, unsigned, float, complex, bytes, str, timedelta, datetime.
 _NUMPY_KINDS = "biufcSUmM"
 
@@ -50,7 +51,13 @@ def encode(value: Any, name: str = "state") -> bytes:
 
     name: what to call it in messages. Raises UnsupportedError naming the place, e.g. scalars['lr_scheduler']['fn'].
     """
-    packed: bytes = msgpack.packb([_FORMAT, _pack(value, name, 0)], use_bin_type=True, unicode_errors="surrogatepass")
+    try:
+        tree = _pack(value, 0)
+    except _Refused as refused:
+        place = name + "".join(reversed(refused.steps))
+        place = place if len(place) <= 300 else f"{place[:300]}..."
+        raise UnsupportedError(f"{place}: {refused}") from None
+    packed: bytes = msgpack.packb([_FORMAT, tree], use_bin_type=True, unicode_errors="surrogatepass")
     return packed
 
 
@@ -65,30 +72,28 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
         raise ProtocolError(f"state of {len(data)} bytes cannot be decoded: {error}") from error
 
 
-def _pack(value: Any, path: str, depth: int) -> Any:
-    if depth > _MAX_DEPTH:
-        raise UnsupportedError(f"{path[:80]}...: nested deeper than {_MAX_DEPTH} levels; does it contain itself?")
+class _Refused(Exception):
+    """A value that cannot be encoded. `steps` leads to it, innermost first: collected only on refusal."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.steps: list[str] = []
+
+
+def _pack(value: Any, depth: int) -> Any:
     kind = type(value)
-    if value is None or kind in (bool, float, str, bytes):
-        return value
     if kind is int:
         if -(2**63) <= value < 2**64:
             return value
         return [_INT, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)]
+    if kind in _PLAIN:
+        return value
+    if depth > _MAX_DEPTH:
+        raise _Refused(f"nested deeper than {_MAX_DEPTH} levels; does it contain itself?")
     if kind in _SEQUENCES:
-        ordered = kind in (list, tuple)
-        items = (_pack(x, f"{path}[{i if ordered else x!r}]", depth + 1) for i, x in enumerate(value))
-        return [_SEQUENCES[kind], *items]
+        return _pack_sequence(value, kind, depth)
     if kind in _MAPPINGS:
-        tree = [_MAPPINGS[kind]]
-        for key, item in value.items():
-            if not _is_key(key):
-                raise UnsupportedError(
-                    f"{path}: dictionary key {key!r} of type {_name(type(key))} cannot be saved with the state; "
-                    "keys may be None, bool, int, float, str, bytes and tuples of those"
-                )
-            tree += (_pack(key, path, depth + 1), _pack(item, f"{path}[{key!r}]", depth + 1))
-        return tree
+        return _pack_mapping(value, kind, depth)
     if kind is complex:
         return [_COMPLEX, value.real, value.imag]
     if kind is bytearray:
@@ -98,13 +103,41 @@ def _pack(value: Any, path: str, depth: int) -> Any:
     # A NumPy or torch value can only exist if its library has been imported.
     for library, pack in (("torch", _pack_torch), ("numpy", _pack_numpy)):
         if library in sys.modules:
-            packed = pack(value, path)
+            packed = pack(value)
             if packed is not None:
                 return packed
-    raise UnsupportedError(
-        f"{path}: a value of type {_name(kind)} cannot be saved with the state; "
+    raise _Refused(
+        f"a value of type {_name(kind)} cannot be saved with the state; "
         "convert it to plain numbers, strings, lists, dicts, NumPy arrays or tensors"
     )
+
+
+def _pack_sequence(value: Any, kind: type, depth: int) -> list[Any]:
+    tree: list[Any] = [_SEQUENCES[kind]]
+    position, item = 0, None
+    try:
+        for position, item in enumerate(value):  # noqa: B007 - for the message
+            tree.append(_pack(item, depth + 1))
+    except _Refused as refused:
+        refused.steps.append(f"[{position if kind in (list, tuple) else repr(item)}]")
+        raise
+    return tree
+
+
+def _pack_mapping(value: Any, kind: type, depth: int) -> list[Any]:
+    tree: list[Any] = [_MAPPINGS[kind]]
+    for key, item in value.items():
+        if not _is_key(key):
+            raise _Refused(
+                f"dictionary key {key!r} of type {_name(type(key))} cannot be saved with the state; "
+                "keys may be None, bool, int, float, str, bytes and tuples of those"
+            )
+        try:
+            tree += (_pack(key, depth + 1), _pack(item, depth + 1))
+        except _Refused as refused:
+            refused.steps.append(f"[{key!r}]")
+            raise
+    return tree
 
 
 def _is_key(key: Any) -> bool:
@@ -115,14 +148,14 @@ def _name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _pack_numpy(value: Any, path: str) -> list[Any] | None:
+def _pack_numpy(value: Any) -> list[Any] | None:
     import numpy as np
 
     if type(value) is not np.ndarray and not isinstance(value, np.generic):
         return None
     if value.dtype.kind not in _NUMPY_KINDS:
-        raise UnsupportedError(
-            f"{path}: a NumPy value of dtype {value.dtype} cannot be saved with the state; "
+        raise _Refused(
+            f"a NumPy value of dtype {value.dtype} cannot be saved with the state; "
             "convert it to a numeric, boolean, string or time dtype"
         )
     if isinstance(value, np.generic):
@@ -131,11 +164,11 @@ def _pack_numpy(value: Any, path: str) -> list[Any] | None:
     return [_NUMPY_ARRAY, value.dtype.str, list(value.shape), value.tobytes()]
 
 
-def _pack_torch(value: Any, path: str) -> list[Any] | None:
+def _pack_torch(value: Any) -> list[Any] | None:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return _pack_tensor(value, path)
+        return _pack_tensor(value)
     if isinstance(value, torch.dtype):
         return [_DTYPE, str(value).removeprefix("torch.")]
     if isinstance(value, torch.device):
@@ -145,13 +178,13 @@ def _pack_torch(value: Any, path: str) -> list[Any] | None:
     return None
 
 
-def _pack_tensor(value: torch.Tensor, path: str) -> list[Any]:
+def _pack_tensor(value: torch.Tensor) -> list[Any]:
     import torch
 
     plain = type(value) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
     if not plain or value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
-        raise UnsupportedError(
-            f"{path}: a {_name(type(value))} with layout {value.layout} on {value.device} cannot be saved with the "
+        raise _Refused(
+            f"a {_name(type(value))} with layout {value.layout} on {value.device} cannot be saved with the "
             "state; give a plain dense tensor (for example its local part)"
         )
     # ctypes reads the bytes of any dtype, bfloat16 and float8 included, and needs no NumPy.
