@@ -10,7 +10,7 @@ from ff_core.observe.story import Life, Story
 from ff_core.observe.svg import Scale, Svg, thin
 
 WIDTH = 960.0
-_LEFT, _RIGHT = 64.0, 16.0
+_LEFT, _RIGHT = 64.0, 30.0
 _GRID = "stroke:var(--grid);stroke-width:1"
 _MUTED = "fill:var(--muted)"
 
@@ -34,9 +34,9 @@ def timeline(story: Story) -> Svg:
         left, right = x(begin), x(begin + recovery.total_s)
         words = f"epoch {recovery.epoch}: {recovery.cause}; {recovery.total_s:.3f} s, continued from {recovery.v_star}"
         svg.rect(left, top - 6, max(right - left, 1.5), bottom - top + 6, "fill:var(--band);opacity:.45", words)
-        svg.text(left, top - 12, f"epoch {recovery.epoch}", "middle", _MUTED)
         for rank in recovery.dead:
             svg.cross(left, top + row * rank + row / 2, 5, "stroke:var(--bad);stroke-width:2.5", f"rank {rank} died")
+    _epoch_labels(svg, [(x(r.began - story.start), r.epoch) for r in story.recoveries], top - 12)
     return svg
 
 
@@ -58,7 +58,7 @@ def phases(story: Story) -> Svg:
     bottom = top + row * max(len(story.recoveries), 1)
     svg = Svg(WIDTH, bottom + 34, "seconds per phase of each failover")
     longest = max((max(sum(r.phases.values()), r.total_s) for r in story.recoveries), default=1.0)
-    left = _LEFT + 60
+    left = _LEFT + 90
     x = Scale(0, longest or 1.0, left, WIDTH - _RIGHT - 70)
     for tick in x.ticks():
         svg.line(x(tick), top, x(tick), bottom, _GRID)
@@ -107,22 +107,31 @@ def _curve(story: Story, points: list[tuple[float, float]], label: str, over_tim
     for tick in y.ticks(5):
         svg.line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), _GRID)
         svg.text(_LEFT - 8, y(tick) + 4, f"{tick:g}", "end", _MUTED)
-    marks: list[tuple[float, str]]
+    marks: list[tuple[float, int]]
     if over_time:
         x = _time_axis(svg, story, bottom, bottom)
-        marks = [(r.began - story.start, f"epoch {r.epoch}") for r in story.recoveries]
+        marks = [(r.began - story.start, r.epoch) for r in story.recoveries]
     else:
         steps = [at for at, _ in points] or [0.0, 1.0]
         x = Scale(min(steps), max(steps), _LEFT, WIDTH - _RIGHT)
         _step_axis(svg, x, bottom)
-        marks = [(r.v_star + 1, f"epoch {r.epoch}") for r in story.recoveries]
-    for at, words in marks:
-        if x.low <= at <= x.high:
-            svg.line(x(at), top, x(at), bottom, "stroke:var(--bad);stroke-width:1.5;stroke-dasharray:4 3", words)
-            svg.text(x(at), top - 6, words, "middle", _MUTED)
+        marks = [(r.v_star + 1, r.epoch) for r in story.recoveries]
+    marks = [(x(at), epoch) for at, epoch in marks if x.low <= at <= x.high]
+    for at, epoch in marks:
+        svg.line(at, top, at, bottom, "stroke:var(--bad);stroke-width:1.5;stroke-dasharray:4 3", f"epoch {epoch}")
+    _epoch_labels(svg, marks, top - 6)
     place: Callable[[tuple[float, float]], tuple[float, float]] = lambda p: (x(p[0]), y(p[1]))  # noqa: E731
     svg.polyline([place(p) for p in thin(points)], "stroke:var(--first);stroke-width:1.8;stroke-linejoin:round")
     return svg
+
+
+def _epoch_labels(svg: Svg, marks: list[tuple[float, int]], y: float) -> None:
+    """Names above marks, as many as there is room for."""
+    free = -math.inf
+    for at, epoch in sorted(marks):
+        if at - 26 >= free:
+            svg.text(at, y, f"epoch {epoch}", "middle", _MUTED)
+            free = at + 26
 
 
 def _step_axis(svg: Svg, x: Scale, bottom: float) -> None:
