@@ -57,12 +57,16 @@ def _run(command: list[str]) -> None:
         raise BuildError(f"{shlex.join(command)} failed with code {done.returncode}:\n{done.stdout}")
 
 
-def compile_objects(directory: Path, sanitize: str | None = None, extra: list[Path] | None = None) -> list[Path]:
-    """Compiles every source of the engine (and `extra`) into `directory`; returns the object files."""
+def sources() -> list[Path]:
+    """The engine's C++ files."""
+    return sorted(SOURCE_DIR.glob("*.cpp"))
+
+
+def compile_objects(files: list[Path], directory: Path, sanitize: str | None = None) -> list[Path]:
+    """Compiles `files` into `directory`, several at a time; returns the object files."""
     base = [*compiler(), *flags(sanitize), f"-I{SOURCE_DIR}", "-c"]
-    sources = sorted(SOURCE_DIR.glob("*.cpp")) + (extra or [])
-    objects = [directory / f"{source.stem}.o" for source in sources]
-    commands = [[*base, str(source), "-o", str(obj)] for source, obj in zip(sources, objects, strict=True)]
+    objects = [directory / f"{file.stem}.o" for file in files]
+    commands = [[*base, str(file), "-o", str(obj)] for file, obj in zip(files, objects, strict=True)]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         list(pool.map(_run, commands))
     return objects
@@ -94,15 +98,15 @@ def build(out: Path, sanitize: str | None = None) -> Path:
     """
     flags(sanitize)
     with tempfile.TemporaryDirectory(prefix="ff-engine-") as directory:
-        return link(compile_objects(Path(directory), sanitize), Path(out), sanitize)
+        return link(compile_objects(sources(), Path(directory), sanitize), Path(out), sanitize)
 
 
 def is_current(library: Path = LIBRARY) -> bool:
     """Whether `library` exists and is newer than every source."""
     if not library.exists():
         return False
-    sources = [*SOURCE_DIR.glob("*.cpp"), *SOURCE_DIR.glob("*.h"), Path(__file__)]
-    return library.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+    inputs = [*sources(), *SOURCE_DIR.glob("*.h"), Path(__file__)]
+    return library.stat().st_mtime >= max(path.stat().st_mtime for path in inputs)
 
 
 def main() -> None:
