@@ -46,7 +46,8 @@ class Agents:
         self._processes[node] = process
         assert process.stdin is not None
         host, port = controller
-        orders = {"controller": f"{bracketed(host)}:{port}", "node": node, "secret": secret.hex(), "data_host": data_host}
+        place = f"{bracketed(host)}:{port}"
+        orders = {"controller": place, "node": node, "secret": secret.hex(), "data_host": data_host}
         try:
             process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.close()

@@ -1,7 +1,7 @@
 """A worker process, `python -m ff_core.launch.worker_main`: waits for its rank, then is the user's script.
 
 The agent starts it with a link (see ff_core.control.link). A spare first imports what a live rank has imported; a
-rank's process gets its rank at once.
+rank's process gets its rank at once. With FF_DEBUG set, a spare says on stderr how long that took and what it skipped.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
         import asyncio, os, sys
         from pathlib import Path
         from ff_core.launch.process import WorkerProcess
-        child = "from ff_core.launch import lifeline; import time; lifeline.die_with_parent(); print('up'); time.sleep(999)"
+        child = "from ff_core.launch.lifeline import *; die_with_parent(); print('up'); import time; time.sleep(999)"
         async def main():
             worker = await WorkerProcess.spawn([sys.executable, "-u", "-c", child], dict(os.environ), rank=0,
                                                log_dir=Path({str(tmp_path)!r}), show=True, prefix=False, pass_fds=())
