@@ -176,7 +176,7 @@ def _why(spec: TensorSpec) -> str:
 def describe(plan: Plan, protected: str) -> str:
     """A table for people: what is copied each version, what is not and why, in bytes of this rank.
 
-    protected: the runtime's words on what this protects against, e.g. "node loss (2 nodes, 1 replica each)".
+    protected: the runtime's sentence on what this protects against, which ends the table.
     """
     groups: dict[tuple[Held, str], list[int]] = {}
     for held in Held:
@@ -201,5 +201,5 @@ def describe(plan: Plan, protected: str) -> str:
         f"  each version: {format_bytes(unique + plan.totals[Held.REPLICATED])} into the own slot, "
         f"{format_bytes(unique)} to each replica"
     )
-    lines.append(f"  protected against: {protected}")
+    lines.append(f"  {protected}")
     return "\n".join(lines)

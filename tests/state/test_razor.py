@@ -130,11 +130,11 @@ def test_what_is_not_copied_may_have_any_layout() -> None:
 
 
 def test_description_says_what_and_why() -> None:
-    text = describe(make_plan(zero1()), "node loss (2 nodes, 1 replica)")
+    text = describe(make_plan(zero1()), "protected against the loss of 1 node at a time")
     assert "800 (800 B)" in text
     assert "no other rank has it" in text
     assert "recomputed from master" in text
     assert "the same on every rank of data-parallel, 4 ranks" in text
     assert "804 B into the own slot, 800 B to each replica" in text
-    assert text.endswith("protected against: node loss (2 nodes, 1 replica)")
+    assert text.endswith("\n  protected against the loss of 1 node at a time")
     print(text)
