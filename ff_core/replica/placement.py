@@ -1,8 +1,9 @@
 """Which node holds whose replica.
 
-A rank's replicas go to nodes of other failure domains (other nodes), the next ones in the ring of live nodes: with N nodes of
-equal size every node holds the replicas of exactly one other node per replica. A holder that is still alive and still in another
-failure domain is kept when placement is computed anew, so that one loss moves as few copies as possible.
+A rank's replicas go to nodes of other failure domains (other nodes), the next ones in the ring of live nodes: with N
+nodes of equal size every node holds the replicas of exactly one other node per replica. A holder that is still alive
+and still in another failure domain is kept when placement is computed anew, so that one loss moves as few copies as
+possible.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Mapping, Sequence
 Holders = dict[int, list[int]]  # rank -> nodes
 
 
-def place(node_of: Mapping[int, int], live_nodes: Sequence[int], replicas: int, previous: Mapping[int, Sequence[int]]) -> Holders:
+def place(
+    node_of: Mapping[int, int], live_nodes: Sequence[int], replicas: int, previous: Mapping[int, Sequence[int]]
+) -> Holders:
     """Choose up to `replicas` holder nodes for every rank in `node_of` (rank -> node it runs on).
 
     Returns fewer (down to none) where there are not enough other live nodes: the caller says so to the user.
     """
     ring = sorted(live_nodes)
     load = dict.fromkeys(ring, 0)
+    share = len(node_of) * replicas // max(1, len(ring))
     holders: Holders = {}
     for rank in sorted(node_of):
         home = node_of[rank]
@@ -29,12 +33,12 @@ def place(node_of: Mapping[int, int], live_nodes: Sequence[int], replicas: int, 
     for rank in sorted(node_of):
         home, chosen = node_of[rank], holders[rank]
         others = [node for node in ring if node != home and node not in chosen]
-        # nearest in the ring first, so that without losses this is the plain neighbour; equal load breaks ties after losses
+        # nearest in the ring first, so that without losses this is the plain neighbour; load decides after losses
         start = ring.index(home) if home in ring else 0
         others.sort(key=lambda node: ((ring.index(node) - start) % len(ring)))
         while len(chosen) < replicas and others:
             least = min(load[node] for node in others)
-            node = next(node for node in others if load[node] <= least + len(node_of) // max(1, len(ring)))
+            node = next(node for node in others if load[node] <= least + share)
             others.remove(node)
             chosen.append(node)
             load[node] += 1

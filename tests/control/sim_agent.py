@@ -185,6 +185,7 @@ class SimPort:
             if old.arena is arena:
                 old.open = False
         connection = Connection(arena, epoch, self.host.agent.data_arrived)
+        arena.incoming.append(connection)
         self.incoming.append(connection)
         return connection
 
@@ -205,7 +206,7 @@ class Fill:
     def step(self) -> bool:
         """One frame leaves; False while the other side is not ready."""
         world, node = self.host.world, self.order["to_node"]
-        if self.stopped or not world.hosts[node].alive:
+        if self.stopped or self.arena.closed or not world.hosts[node].alive:
             return self._end("connection closed")
         if self.connection is None:
             if world.hosts[node].port.epoch < self.epoch:
@@ -279,6 +280,8 @@ class AgentHost:
             self.current = self.agent.handle(self.from_controller.popleft())
         if not self._advance(self.current):
             self.current = None
+            if self.agent.done.is_set():
+                self.die()  # its process ends
         return True
 
     def run_tasks(self) -> bool:

@@ -42,6 +42,7 @@ class SimArena:
         self.slots = [SimSlot(), SimSlot()]
         self.has_journal = False
         self.closed = False
+        self.incoming: list[Connection] = []
         self.fd = self  # what travels to the worker
 
     def slot_infos(self) -> list[SlotInfo]:
@@ -82,6 +83,8 @@ class SimArena:
 
     def close(self) -> None:
         self.closed = True
+        for connection in self.incoming:  # joined before the memory goes
+            connection.open = False
 
     def choose(self, epoch: int, version: int) -> int:
         """The receiver's choice of a slot (`Connection::choose_slot`)."""

@@ -60,6 +60,12 @@ class SimReplicator(Replicator):
     def _connect_all(self) -> None:
         pass
 
+    def recommit(self, version: int) -> None:
+        for index, info in enumerate(self.arena.slot_infos()):
+            if info.complete and self.sim.arena.slots[index].corrupt:
+                self.arena.empty(index)
+        super().recommit(version)
+
 
 class SimWorker:
     """One process that plays a rank once it has got its role."""

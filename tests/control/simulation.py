@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -93,7 +94,9 @@ class World:
                 raise Violation(f"{name} of epoch {message['epoch']} after epoch {self.epoch_seen}")
             self.epoch_seen = message["epoch"]
         if name == "w":
-            self.safe, self.losses = message["version"], []
+            self.safe = message["version"]
+            unnoticed = [f"node {number}" for number in self.lost]
+            self.losses = [loss for loss in self.losses if loss in unnoticed or loss.startswith("slot")]
         elif name == "verdict":
             self._verdict(message)
         self.hosts[node].from_controller.append(message)
@@ -102,7 +105,7 @@ class World:
     def emit(self, kind: str, **fields: Any) -> None:
         if kind == "failover":
             self.failovers += 1
-        elif kind == "unrecoverable" and len(set(self.losses)) <= 1 and self.safe >= 0:
+        elif kind == "unrecoverable" and self._promised() and self.safe >= 0:
             raise Violation(f"given up although {self.safe} was safe and only {self.losses} was lost: {fields}")
         elif kind == "restart":
             self.restarts += 1
@@ -114,6 +117,15 @@ class World:
 
     def finish(self, code: int, summary: str) -> None:
         self.result = (code, summary)
+        if code == 0:
+            return
+        twice = re.search(r"rank (\d+) .*; it failed twice in iteration", summary)
+        if twice and self.kills.get(int(twice.group(1)), 0) >= 2:
+            return
+        if "no spare and no node is left" in summary and not self.options.same_machine:
+            return
+        if not re.search("unrecoverable|after the training loop had ended|before training was protected", summary):
+            raise Violation(f"the job ends without need: {summary}")
 
     def now(self) -> float:
         return self.steps * 1e-3
@@ -124,8 +136,16 @@ class World:
         epoch, version = message["epoch"], message["version"]
         if self.verdicts.setdefault(epoch, version) != version:
             raise Violation(f"two verdicts of epoch {epoch}")
-        if len(set(self.losses)) <= 1 and version < self.safe:
+        if version < self.safe and self._promised():
             raise Violation(f"back to version {version}, but {self.safe} was safe and only {self.losses} was lost")
+        if all(loss.startswith("process") for loss in self.losses):
+            self.safe = max(self.safe, version)  # it lies in own slots, which survive their processes
+
+    def _promised(self) -> bool:
+        """Whether what was lost since W was published last must not cost W: one failure domain, or processes only."""
+        processes = all(loss.startswith("process") for loss in self.losses)
+        whole = not self.options.has_local and not self.options.has_constant
+        return len(set(self.losses)) <= 1 or (processes and (whole or len(set(self.losses)) < self.job.world_size))
 
     def resumed(self, worker: SimWorker, epoch: int, version: int) -> None:
         """A rank goes on (or starts) with what it holds now."""
@@ -200,10 +220,12 @@ class World:
                 self._lost(f"slot {len(self.losses)}")
                 self.random.choice(slots).corrupt = True
         elif kind == "frozen" and processes:
-            process = self.random.choice(processes)
-            process.frozen = True
-            self._lost(f"process {process.uid}")
-            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+            for process, end in zip(self.random.sample(processes, min(2, len(processes))), (False, True), strict=False):
+                self._lost(f"process {process.uid}")  # one stops answering, another one dies: that is when the first is missed
+                self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+                process.frozen = not end
+                if end:
+                    process.exit(-9)
 
     def _lost(self, what: str) -> None:
         self.losses.append(what)
