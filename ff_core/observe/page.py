@@ -67,6 +67,8 @@ def render(story: Story, title: str) -> str:
     if story.commits:
         picture = str(charts.progress(story))
         parts.append(_section("Progress", "Newest version that is safe on every rank.", "", picture))
+    if story.stats:
+        parts.append(_section("Replication", "Counters of the process that played each rank last.", "", _stats(story)))
     if story.notes:
         parts.append(_notes(story))
     if story.summary and story.code:
@@ -90,7 +92,7 @@ def _tiles(story: Story) -> str:
     tiles = {
         "failovers": str(len(story.recoveries)),
         "restarts from the beginning": str(story.restarts),
-        "iterations safe everywhere": str(max(story.last_version, 0)),
+        "newest version safe everywhere": str(max(story.last_version, 0)),
         "in recovery, all failovers": f"{lost:.2f} s",
         "slowest failover": "none" if slowest is None else f"{slowest:.2f} s",
         "from start to end": f"{story.end - story.start:.1f} s",
@@ -122,6 +124,22 @@ def _recovery_table(story: Story) -> str:
         f'<div class="scroll"><table><thead><tr><th>epoch</th><th class="left">what happened</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _stats(story: Story) -> str:
+    names = list(dict.fromkeys(name for counters in story.stats.values() for name in counters))
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in ("rank", *names))
+    rows = []
+    for rank in sorted(story.stats):
+        cells = "".join(f"<td>{escape(_number(name, story.stats[rank].get(name)))}</td>" for name in names)
+        rows.append(f"<tr><td>{rank}</td>{cells}</tr>")
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _number(name: str, value: object) -> str:
+    if isinstance(value, int | float) and name.startswith("bytes"):
+        return format_bytes(value)
+    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _notes(story: Story) -> str:

@@ -49,7 +49,9 @@ class Recovery:
 
 @dataclass(slots=True)
 class Story:
-    """What happened. losses: (step, loss), one per step.  commits: (wall-clock time, W).  code: None while it runs."""
+    """What happened. losses: (step, loss), one per step.  commits: (wall-clock time, W).  code: None while it runs.
+    stats: rank -> the newest counters of the process that plays it (see `rank_stats` in ff_core.observe.events).
+    """
 
     start: float
     end: float
@@ -65,6 +67,7 @@ class Story:
     commits: list[tuple[float, int]] = field(default_factory=list)
     losses: list[tuple[int, float]] = field(default_factory=list)
     notes: list[Event] = field(default_factory=list)
+    stats: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def last_version(self) -> int:
@@ -80,6 +83,7 @@ class Story:
             "code": self.code,
             "restarts": self.restarts,
             "last_version": self.last_version,
+            "rank_stats": {str(rank): self.stats[rank] for rank in sorted(self.stats)},
             "failovers": [
                 {
                     "epoch": r.epoch, "v_star": r.v_star, "dead": r.dead, "cause": r.cause, "newcomers": r.newcomers,
@@ -124,6 +128,8 @@ def tell(events: list[Event]) -> Story:
             _end(playing.pop(int(get("rank", 0)), None), float(get("at", event.t)), int(get("code", 0)))
         elif event.kind == "failover":
             story.recoveries.append(_recovery(event))
+        elif event.kind == "rank_stats":
+            story.stats[int(get("rank", 0))] = {name: value for name, value in event.fields.items() if name != "rank"}
         elif event.kind == "commit":
             story.commits.append((event.t, int(get("W", -1))))
         elif event.kind == "iteration" and get("loss") is not None:

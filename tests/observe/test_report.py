@@ -58,7 +58,7 @@ def test_report_of_two_failovers(tmp_path: Path, capsys: pytest.CaptureFixture[s
     jobs.two_failovers(tmp_path)
     assert report.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "4 ranks on 2 nodes, 13.1 s, ended well; 40 iterations safe on every rank" in out
+    assert "4 ranks on 2 nodes, 13.1 s, ended well; version 40 safe on every rank" in out
     for name in PHASES:
         assert name in out
     assert out.count("0.300") == 2
@@ -72,6 +72,9 @@ def test_report_of_two_failovers(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "rank 2 was killed by signal 9" in text
     assert "rank 2, process 202 on node 1 (spare)" in text
     assert "15.0 MiB" in text
+    assert "blocked ms median" in text
+    assert "1.250" in text
+    assert numbers["rank_stats"]["3"]["versions"] == 41
 
 
 def test_page_follows_the_colour_scheme(tmp_path: Path) -> None:
