@@ -12,7 +12,7 @@ from ff_core.observe.events import PHASES, Event, read_events
 LOSSES = "losses.jsonl"
 #: Kinds that a reader of the story wants to see one by one.
 NOTABLE = (
-    "injection", "hint", "bad_slot", "protected", "node_lost", "unrecoverable", "restart", "persisted",
+    "injection", "hint", "hang", "bad_slot", "protected", "node_lost", "unrecoverable", "restart", "persisted",
 )  # fmt: skip
 
 
