@@ -138,8 +138,6 @@ class World:
             raise Violation(f"two verdicts of epoch {epoch}")
         if version < self.safe and self._promised():
             raise Violation(f"back to version {version}, but {self.safe} was safe and only {self.losses} was lost")
-        if all(loss.startswith("process") for loss in self.losses):
-            self.safe = max(self.safe, version)  # it lies in own slots, which survive their processes
 
     def _promised(self) -> bool:
         """Whether what was lost since W was published last must not cost W: one failure domain, or processes only."""
