@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -27,8 +26,8 @@ BUILDERS = 8  # threads, and store clients, at most
 POLL_S = 0.02  # how often the waiting thread looks for a newer halt
 
 
-class _Batch:
-    """One call of `Builder.build`: what is left to do, what is done, what went wrong."""
+class Batch:
+    """Groups that are being connected: what is left to do, what is done, what went wrong."""
 
     def __init__(self, specs: Sequence[GroupSpec]) -> None:
         self.todo = sorted(specs, key=lambda spec: spec.key, reverse=True)  # popped from the end
@@ -37,6 +36,25 @@ class _Batch:
         self.error: BaseException | None = None
         self.abandoned = False
         self.changed = threading.Condition()
+
+    def wait(self, interrupted: Callable[[], None]) -> dict[str, dist.ProcessGroup]:
+        """The connected groups by `GroupSpec.key`, when all are.
+
+        Raises what `interrupted` raises, at once, or the first builder's error. Builders that are stuck then are left
+        alone: they end with their timeouts and their results are dropped.
+        """
+        try:
+            with self.changed:
+                while self.left and self.error is None:
+                    self.changed.wait(POLL_S)
+                    interrupted()
+                if self.error is not None:
+                    raise self.error
+                built, self.built = self.built, {}
+                return built
+        except BaseException:
+            self.abandon()
+            raise
 
     def take(self) -> GroupSpec | None:
         with self.changed:
@@ -55,6 +73,7 @@ class _Batch:
             self.changed.notify_all()
 
     def abandon(self) -> None:
+        """Nobody waits any more: what is still being connected will be dropped."""
         with self.changed:
             self.abandoned = True
             self.todo.clear()
@@ -62,7 +81,7 @@ class _Batch:
 
 
 class Builder:
-    """Builds groups of one process. `interrupted`: raises `FailoverInterrupt` when a build has become pointless."""
+    """Builds the groups of one process."""
 
     def __init__(self, host: CommHost, sockets: GroupSockets) -> None:
         self._host = host
@@ -70,42 +89,22 @@ class Builder:
         self._idle: list[dist.Store] = []  # clients for the next batch; one in an abandoned builder never returns
         self._known: dict[int, set[int]] = {}  # epoch -> ranks whose listeners were learnt in it
         self._lock = threading.Lock()
-        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
-    def build(
-        self, specs: Sequence[GroupSpec], epoch: int, connect_timeout: timedelta, interrupted: Callable[[], None]
-    ) -> dict[str, dist.ProcessGroup]:
-        """Connects all of `specs` under keys of `epoch`; returns them by `GroupSpec.key`.
-
-        Raises what `interrupted` raises, at once, or the first builder's error. Builders that are stuck then are left
-        alone: they end with their timeouts and their results are dropped.
-        """
-        if not specs:
-            return {}
-        batch = _Batch(specs)
+    def start(self, specs: Sequence[GroupSpec], epoch: int, connect_timeout: timedelta) -> Batch:
+        """Begins to connect all of `specs` under keys of `epoch`; returns at once."""
+        batch = Batch(specs)
         for index in range(min(BUILDERS, len(specs))):
-            thread = threading.Thread(target=self._work, args=(batch, epoch, connect_timeout), daemon=True)
-            thread.name = f"ff-build-{epoch}-{index}"
-            self._threads.add(thread)
-            thread.start()
-        try:
-            with batch.changed:
-                while batch.left and batch.error is None:
-                    batch.changed.wait(POLL_S)
-                    interrupted()
-                if batch.error is not None:
-                    raise batch.error
-                return dict(batch.built)
-        except BaseException:
-            batch.abandon()
-            raise
+            name = f"ff-build-{epoch}-{index}"
+            work = threading.Thread(target=self._work, args=(batch, epoch, connect_timeout), name=name, daemon=True)
+            work.start()
+        return batch
 
     def close(self) -> None:
         """Drops the idle store clients."""
         with self._lock:
             self._idle.clear()
 
-    def _work(self, batch: _Batch, epoch: int, connect_timeout: timedelta) -> None:
+    def _work(self, batch: Batch, epoch: int, connect_timeout: timedelta) -> None:
         spec = batch.take()
         if spec is None:
             return

@@ -26,6 +26,7 @@ from .spec import GroupSpec
 from .work import SwappableWork
 
 if TYPE_CHECKING:
+    from .builder import Batch
     from .registry import GroupRegistry
 
 """Methods and attributes that the C++ base answers rightly by itself: identity, names, and conversions."""
@@ -59,13 +60,14 @@ class SwappableGroup(dist.ProcessGroup):
     """See the module. `spec`: what it is; `cell`: its current generation, None while there is none."""
 
     def __init__(self, registry: GroupRegistry, spec: GroupSpec, store: dist.Store) -> None:
-        super().__init__(spec.rank, spec.size)
+        super().__init__(spec.rank, spec.size)  # type: ignore[call-arg]
         self._store = store
         self.registry = registry
         self.spec = spec
         self.cell: Cell | None = None
         self.closed = False
-        self.deferred = False  # connects at its next use instead of in regroup()
+        self.deferred = False  # regroup() does not wait for it: other members may not have it
+        self.pending: Batch | None = None  # of a deferred group, in the background
         self._coalesced: list[Entry] | None = None
         # Of type CUSTOM: torch's C++ casts a backend of type GLOO to ProcessGroupGloo without looking.
         custom = dist.ProcessGroup.BackendType.CUSTOM
@@ -135,8 +137,14 @@ class SwappableGroup(dist.ProcessGroup):
             if entry is not None and self._coalesced is not None:
                 self._coalesced.append(entry)
             return None
-        limit = self.spec.timeout if op in compat.POINT_TO_POINT and self.name() == "gloo" else None
-        return SwappableWork(cell, work, entry.capture if entry is not None else None, limit)
+        gloo_p2p = op in compat.POINT_TO_POINT and self.name() == "gloo"
+        return SwappableWork(
+            cell,
+            work,
+            entry.capture if entry is not None else None,
+            limit=self.spec.timeout if gloo_p2p else None,
+            deaf=gloo_p2p and op == "recv_anysource",
+        )
 
     def _call(self, cell: Cell, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`inner.name(*args)`; a failure that belongs to a failover raises FailoverInterrupt."""
@@ -178,7 +186,7 @@ class SwappableGroup(dist.ProcessGroup):
             for entry in entries:
                 entry.capture(None)
 
-        return None if work is None else SwappableWork(cell, work, capture, None)
+        return None if work is None else SwappableWork(cell, work, capture)
 
     # ---- settings, which every later generation gets too --------------------------------------------------------
 

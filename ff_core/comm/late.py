@@ -1,4 +1,4 @@
-"""Groups created after training began, and how every rank agrees on them when an iteration is repeated.
+"""Groups created or destroyed after training began, and how every rank agrees on them when an iteration is repeated.
 
 They are not in the init journal. Each rank keeps a plain list of its own, which the runtime seals with every version.
 When the job goes back to a version, every rank brings its groups to that version's list:
@@ -26,7 +26,7 @@ _IDENTITY = ("ranks", "timeout", "backend", "pg_tag", "use_local_synchronization
 
 
 class LateGroups:
-    """The list of one process. A creation is a dict of plain values: see `_describe`."""
+    """The list of one process: a creation is what `_describe` gives and the id; a destruction is {"destroyed": key}."""
 
     def __init__(self, registry: GroupRegistry) -> None:
         self._registry = registry
@@ -35,7 +35,7 @@ class LateGroups:
         self._waiting: list[tuple[dict[str, Any], Any]] = []  # exist already; the script has yet to ask for them
 
     def items(self) -> list[dict[str, Any]]:
-        """Creations since training began, in order. Plain values (str, int, float, bool, None, lists)."""
+        """What happened since training began, in order. Plain values (str, int, float, bool, None, lists)."""
         return [dict(item) for item in self._list]
 
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -60,6 +60,11 @@ class LateGroups:
             self._append(item, group)
         return group
 
+    def destroyed(self, group: SwappableGroup) -> None:
+        """The script destroyed `group`: newcomers must not wait for its members."""
+        if self._registry.journal.frozen:
+            self._append({"destroyed": group.spec.key}, None)
+
     def rewind(self, wanted: list[dict[str, Any]], original: Callable[..., Any]) -> None:
         """Brings this process to the list `wanted`. Raises JournalMismatch if the lists do not fit."""
         shared = 0
@@ -67,20 +72,30 @@ class LateGroups:
             shared += 1
         if shared < len(self._list) and shared < len(wanted):
             raise JournalMismatch(
-                f"group creation number {shared} after training began was {self._list[shared]} here and "
+                f"group event number {shared} after training began was {self._list[shared]} here and "
                 f"{wanted[shared]} in the version to go back to"
             )
         for item, group in zip(self._list[shared:], self._groups[shared:], strict=True):
+            if "destroyed" in item:
+                continue
             if isinstance(group, SwappableGroup):
-                group.deferred = True  # other ranks may not have it: connects at its next use
+                group.deferred = True  # other ranks may not have it (again) yet
             self._waiting.append((item, group))
-        if shared < len(self._list):
-            c10d._world.group_count = self._list[shared]["count_before"]
+        created = [item for item in self._list[shared:] if "destroyed" not in item]
+        if created:
+            c10d._world.group_count = created[0]["count_before"]
         del self._list[shared:], self._groups[shared:]
         for item in wanted[shared:]:
             self._repeat(item, original)
 
     def _repeat(self, item: dict[str, Any], original: Callable[..., Any]) -> None:
+        if "destroyed" in item:
+            for group in self._registry.groups():
+                if group.spec.key == item["destroyed"]:
+                    c10d.destroy_process_group(group)  # appends the item by itself
+            if item not in self._list:  # we were no member
+                self._append(dict(item), None)
+            return
         c10d._world.group_count = item["count_before"]
         arguments = {name: item[name] for name in _IDENTITY}
         arguments["timeout"] = None if item["timeout"] is None else timedelta(seconds=item["timeout"])

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from ff_core.errors import FailoverInterrupt, UnsupportedError
 
 from . import nccl
-from .builder import Builder
+from .builder import Batch, Builder
 from .group import Cell, SwappableGroup
 from .journal import Journal
 from .late import LateGroups
@@ -133,28 +133,34 @@ class GroupRegistry:
 
     def add_group(self, spec: GroupSpec, store: dist.Store) -> SwappableGroup:
         """Makes and connects a group. Raises FailoverInterrupt while halted, and RuntimeError as torch does."""
-        if self.halted_epoch is not None:
-            self._raise_interrupt()
         group = SwappableGroup(self, spec, store)
-        self.connect(group)
+        try:
+            self.connect(group)
+        except BaseException:
+            with self._lock:
+                self._names[spec.name] -= 1  # the repetition must get the same key
+            raise
         with self._lock:
             self._groups.append(weakref.ref(group))
         return group
 
     def connect(self, group: SwappableGroup) -> None:
         """Connects one group in the current epoch, as torch does at creation: waits as long as the user's timeout."""
+        if self.halted_epoch is not None:
+            self._raise_interrupt()
         if self.solo:
             group.cell = Cell(self, SoloGroup(group.spec.rank, group.spec.size), None)
             return
         epoch = self.epoch()
-        built = self._build([group.spec], epoch, group.spec.timeout)
+        pending, group.pending = group.pending, None
+        built = self._finish(pending or self._builder.start([group.spec], epoch, group.spec.timeout), epoch)
         with self._lock:
             if self.halted_epoch is not None:
                 self._raise_interrupt()
             group.cell = Cell(self, built.pop(group.spec.key), epoch)
             group.deferred = False
 
-    def _build(self, specs: list[GroupSpec], epoch: int, timeout: timedelta) -> dict[str, dist.ProcessGroup]:
+    def _finish(self, batch: Batch, epoch: int) -> dict[str, dist.ProcessGroup]:
         def interrupted() -> None:
             announced = self.host.halted()
             if (self.halted_epoch or 0) > epoch or (announced is not None and announced > epoch):
@@ -162,17 +168,22 @@ class GroupRegistry:
 
         failure: Exception | None = None
         try:
-            return self._builder.build(specs, epoch, timeout, interrupted)
+            return batch.wait(interrupted)
         except Exception as error:
             failure = error
         interrupted()
-        self.host.on_failure(failure, f"connecting {len(specs)} process groups of epoch {epoch}")
+        self.host.on_failure(failure, f"connecting process groups in epoch {epoch}")
         interrupted()
         raise failure
 
     def close_group(self, group: SwappableGroup) -> None:
         """The user destroyed `group`: it is closed now and never built again."""
+        if not group.closed:
+            self.late.destroyed(group)
         group.closed = True
+        if group.pending is not None:
+            group.pending.abandon()
+            group.pending = None
         cell, group.cell = group.cell, None
         if cell is not None:
             cell.release()
@@ -193,6 +204,9 @@ class GroupRegistry:
         with self._lock:
             for group in self.groups():
                 group.remember_timeouts()
+                if group.pending is not None:
+                    group.pending.abandon()
+                    group.pending = None
                 cell, group.cell = group.cell, None
                 inner = cell.release() if cell is not None else None
                 if inner is not None:
@@ -212,7 +226,7 @@ class GroupRegistry:
         Raises FailoverInterrupt when a newer epoch is announced meanwhile, RuntimeError if a peer does not connect.
         """
         waiting = [group for group in self.groups() if not group.deferred]
-        built = self._build([group.spec for group in waiting], epoch, CONNECT_TIMEOUT)
+        built = self._finish(self._builder.start([group.spec for group in waiting], epoch, CONNECT_TIMEOUT), epoch)
         with self._lock:
             if (self.halted_epoch or 0) > epoch:
                 self._raise_interrupt()
@@ -222,6 +236,9 @@ class GroupRegistry:
             self._generation = epoch
             self._noted = None
             self.halted_epoch = None
+            for group in self.groups():
+                if group.deferred:
+                    group.pending = self._builder.start([group.spec], epoch, group.spec.timeout)
 
     def wait_closed(self) -> None:
         """Returns when the background closing of dropped groups is over."""

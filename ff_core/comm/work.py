@@ -7,6 +7,7 @@ sockets or buffers alive. C++ callers (DDP's reducer, functional collectives) re
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from .host import ACTIVITY_COLLECTIVE
 
 if TYPE_CHECKING:
     from .group import Cell
+
+_POLL_S = 0.01
 
 
 class DoneWork(compat.Work):
@@ -73,14 +76,23 @@ class SwappableWork(compat.Work):
 
     on_done: called once, when success was first observed (the journal copies the outputs then).
     limit: timeout of a wait that is given none. gloo's sends and receives would use the one they connected with.
+    deaf: the inner wait does not notice that its sockets are cut (gloo's receive from anyone): it is left to a thread.
     """
 
-    def __init__(self, cell: Cell, inner: Any, on_done: Callable[[Any], None] | None, limit: timedelta | None) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        inner: Any,
+        on_done: Callable[[Any], None] | None,
+        limit: timedelta | None = None,
+        deaf: bool = False,
+    ) -> None:
         super().__init__()
         self._cell = cell
         self._inner = inner
         self._on_done = on_done
         self._limit = limit
+        self._deaf = deaf
         cell.works.add(self)
 
     def release(self) -> None:
@@ -107,10 +119,12 @@ class SwappableWork(compat.Work):
         failure: BaseException | None = None
         registry.host.enter(ACTIVITY_COLLECTIVE)
         try:
-            result = self._alive().wait(timeout) if timeout else self._alive().wait()
+            inner = self._alive()
+            result = self._wait_aside(inner, timeout) if self._deaf else inner.wait(timeout)
         except Exception as error:
             failure = error
         finally:
+            inner = None
             registry.host.leave()
         if failure is not None:
             # A user who waits in slices expects the timeout back at once.
@@ -120,6 +134,25 @@ class SwappableWork(compat.Work):
         self._alive()
         self._done()
         return result
+
+    def _wait_aside(self, inner: Any, timeout: timedelta) -> bool:
+        """`inner.wait(timeout)` in a thread, which is abandoned (until its timeout) when a halt comes."""
+        outcome: list[Any] = []
+        done = threading.Event()
+
+        def wait() -> None:
+            try:
+                outcome.append(inner.wait(timeout))
+            except Exception as error:
+                outcome.append(error)
+            done.set()
+
+        threading.Thread(target=wait, name="ff-recv-any", daemon=True).start()
+        while not done.wait(_POLL_S):
+            self._alive()
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return bool(outcome[0])
 
     def is_completed(self) -> bool:
         return self._alive().is_completed()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -159,11 +160,13 @@ def twenty_swaps(worker: Worker) -> list[Any]:
         worker.registry.wait_closed()
         if epoch in (2, 20):
             # The listeners' backlog and dying builder threads need a moment; what stays is a leak.
-            counts.append(settled(lambda: (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")))))
+            counts.append(
+                settled(lambda: tuple(len(list(Path(f"/proc/self/{name}").iterdir())) for name in ("fd", "task")))
+            )
     return counts
 
 
-def settled(measure: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+def settled(measure: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
     """The lowest value of `measure` over a second."""
     values = []
     for _ in range(20):
@@ -226,7 +229,7 @@ def user_timeout(worker: Worker) -> list[float]:
             timed(lambda: dist.all_reduce(torch.ones(1), group=group))
             timed(lambda: dist.recv(torch.ones(1), 1, group=group))
             work = dist.irecv(torch.ones(1), 1)
-            timed(lambda: work.wait(timedelta(milliseconds=100)))
+            timed(partial(work.wait, timedelta(milliseconds=100)))
         worker.say("timed")
         worker.wait_for(f"halt:{epoch}")
         worker.regroup(epoch)

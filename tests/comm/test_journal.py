@@ -1,0 +1,120 @@
+"""Solo initialisation repeats what the dead rank saw, and says so when it cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+import torch
+
+from ff_core.comm import Journal
+from ff_core.comm.journal import LIMIT
+from ff_core.errors import JournalMismatch
+from tests.comm import programs_journal
+from tests.comm.harness import Job, run
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[dict[str, Any]]:
+    return run(3, programs_journal.record)
+
+
+def alone(rank: int, program: Any, *args: Any, replay: bytes | None) -> Any:
+    with Job(3) as job:
+        job.start(rank, program, *args, epoch=1, solo=True, replay=replay)
+        return job.results()[0]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_replay_equals_the_recorded_initialisation(recorded: list[dict[str, Any]], rank: int) -> None:
+    live = recorded[rank]
+    again = alone(rank, programs_journal.replay, replay=live["journal"])
+    assert again.pop("unused") == []
+    assert again["large"] == float(rank)  # too large for the journal: what this rank alone had
+    assert {**again, "large": live["large"]} == live
+    assert len(live["journal"]) < 4 * LIMIT
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("shape", ["broadcast(int64[4])", "on group 0", "issued broadcast(int64[3])"]),
+        ("dtype", ["broadcast(float32[3])", "issued broadcast(int64[3])"]),
+        ("operation", ["barrier()", "issued broadcast(int64[3])"]),
+        ("store", ["store.get('default_pg/", "did not ask for it"]),
+        ("more", ["barrier()", "issued allgather"]),
+    ],
+)
+def test_mismatch_names_call_and_site(recorded: list[dict[str, Any]], how: str, words: list[str]) -> None:
+    message = alone(1, programs_journal.deviate, how, replay=recorded[1]["journal"])
+    assert message.startswith("JournalMismatch")
+    assert "programs_journal.py:" in message
+    for word in words:
+        assert word in message
+
+
+def test_without_a_journal_results_are_local(recorded: list[dict[str, Any]]) -> None:
+    message = alone(1, programs_journal.deviate, "dtype", replay=None)
+    assert message == "no error"
+
+
+def test_object_too_large_for_the_journal_is_an_error() -> None:
+    journals = run(2, programs_journal.huge_object)
+    message = alone(1, programs_journal.huge_object, replay=journals[1])
+    assert message.startswith("JournalMismatch")
+    assert "object collective" in message
+
+
+def test_late_groups_agree_after_a_replacement() -> None:
+    with Job(3) as job:
+        job.start_all(programs_journal.late_groups)
+        job.hear("dying", 1)
+        job.kill(1)
+        job.halt(1)
+        job.start(1, programs_journal.late_groups, epoch=1, solo=True)
+        job.hear("dropped")
+        job.tell("regroup 1")
+        results = job.results()
+    member, other = 6.0 + 100 * 5.0 + 10000 * 6.0, 6.0 + 10000 * 6.0
+    assert [out["third"] for out in results] == [other, member, member]
+    assert [out.get("interrupted") for out in results] == [1, None, 1]
+    assert [out["kept id"] for out in results] == [None, "3", "3"]
+    assert {out["fresh id"] for out in results} == {"4"}
+    assert [out["late"] for out in results] == [
+        [(None, "kept"), ("4", "fresh")],
+        [("3", "kept"), ("4", "fresh")],
+        [("3", "kept"), ("4", "fresh")],
+    ]
+    assert {out["count"] for out in results} == {5}
+
+
+def test_nothing_is_recorded_after_freezing() -> None:
+    journal = Journal(record=True)
+    entry = journal.begin("0", "allreduce", [torch.ones(2)])
+    assert entry is not None
+    entry.capture(None)
+    frozen = journal.freeze()
+    assert journal.begin("0", "allreduce", [torch.ones(2)]) is None
+    assert journal.freeze() == frozen
+    operations = msgpack.unpackb(frozen)["ops"]
+    assert [row[:4] for row in operations] == [["0", 0, "allreduce", [[[2], "float32"]]]]
+    assert operations[0][4] == [torch.ones(2).numpy().tobytes()]
+
+
+def test_limit_is_per_tensor() -> None:
+    journal = Journal(record=True)
+    entry = journal.begin("0", "allgather", [torch.zeros(LIMIT // 4), torch.zeros(LIMIT // 4 + 1)])
+    assert entry is not None
+    entry.capture(None)
+    kept, left_out = msgpack.unpackb(journal.freeze())["ops"][0][4]
+    assert len(kept) == LIMIT
+    assert left_out is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"nonsense", msgpack.packb({"format": 99}), msgpack.packb({"format": 1, "ops": [[1]]})]
+)
+def test_unreadable_journal(data: bytes) -> None:
+    with pytest.raises(JournalMismatch):
+        Journal(record=False, data=data)
