@@ -106,7 +106,10 @@ async def accept_data(sock: socket.socket, secret: bytes, timeout_s: float) -> d
         body = await exactly(length)
         if not verify(secret, "client", mine, theirs, given, body):
             raise ProtocolError("peer does not know the job's secret")
-        hello = msgpack.unpackb(body, raw=False)
+        try:
+            hello = msgpack.unpackb(body, raw=False)
+        except Exception as error:  # msgpack raises many kinds
+            raise ProtocolError(f"hello is not msgpack: {error}") from error
         if not isinstance(hello, dict):
             raise ProtocolError("malformed hello")
         return hello

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ff_core.control.messages import Message, make, pack, unpack
+from ff_core.control.messages import MAX_MESSAGE_BYTES, Message, make, pack, unpack
 from ff_core.errors import ProtocolError
 
 LINK_VARIABLE = "FF_LINK_FD"
@@ -44,7 +44,10 @@ def _encode(message: Message) -> bytes:
 def _decode(packet: bytes) -> Message:
     kind, body = packet[:1], packet[1:]
     if kind == b"z":
-        body = zlib.decompress(body)
+        try:
+            body = zlib.decompressobj().decompress(body, MAX_MESSAGE_BYTES + 1)
+        except zlib.error as error:
+            raise ProtocolError(f"malformed packet: {error}") from error
     elif kind != b"p":
         raise ProtocolError("malformed packet")
     return unpack(body)
@@ -175,7 +178,7 @@ class AgentEnd:
             return
         try:
             message = _decode(packet)
-        except (ProtocolError, zlib.error):
+        except ProtocolError:
             self._gone()
             return
         self._on_message(message)

@@ -244,18 +244,18 @@ class World:
             self.old_messages.append((host.node, message))
         if message["t"] != "stopped":
             self.controller.handle(host.node, message)
+        self._replay()
         return True
 
-    def _replay(self) -> bool:
+    def _replay(self) -> None:
         """A message of an earlier epoch, once more."""
-        if self.old_messages and self.random.random() < 0.05:
+        if self.old_messages and self.random.random() < 0.5:
             node, message = self.random.choice(self.old_messages)
             if message["epoch"] < self.controller.epoch and not self.controller.finished:
                 before = self._snapshot()
                 self.controller.handle(node, dict(message))
                 if self._snapshot() != before:
                     raise Violation(f"a message of an old epoch changed something: {message}")
-        return False
 
     def _snapshot(self) -> str:
         c = self.controller
@@ -289,15 +289,17 @@ class World:
             for node in self.hosts:
                 machine = "m" if self.options.same_machine else f"m{node}"
                 self.controller.node_up(Node(node, machine, machine, ("host", node), 1 << 40, 0.0))
-            idle = 0
+            idle, draw, hosts = 0, self.random.random, list(self.hosts.values())
             while self.result is None:
                 self.steps += 1
                 if self.faults_left and self.steps >= self.next_fault and self.controller.protected:
                     self._fault()
-                self._replay()
-                step = self.random.choice(self._steps(self.random.choice(list(self.hosts.values()))))
-                idle = 0 if step() else idle + 1
-                if idle > 100:
+                steps = self._steps(hosts[int(draw() * len(hosts))])
+                if steps[int(draw() * len(steps))]() or steps[int(draw() * len(steps))]():
+                    idle = 0
+                    continue
+                idle += 1
+                if idle > 60:
                     idle = 0
                     self._sweep()
                 if self.steps > MOST_STEPS:
