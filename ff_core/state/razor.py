@@ -60,10 +60,10 @@ class Plan:
         return self.sent_bytes + self.local_bytes
 
     def fingerprint(self) -> str:
-        """Hash of names, dtypes, shapes and places: equal exactly if a slot written under one plan fits the other."""
+        """Hash of names, kinds, dtypes, shapes and places: equal exactly if a slot written under one plan fits the other."""
         digest = hashlib.sha256()
         for s in self.segments:
-            digest.update(f"{s.name}|{s.tensor.dtype}|{tuple(s.tensor.shape)}|{s.offset}|{s.bytes}\n".encode())
+            digest.update(f"{s.name}|{s.held.value}|{s.tensor.dtype}|{tuple(s.tensor.shape)}|{s.offset}\n".encode())
         return digest.hexdigest()
 
 
@@ -151,7 +151,7 @@ def _check_overlap(specs: Sequence[TensorSpec]) -> None:
             )
         if furthest is None or furthest[0] != device or end > furthest[1]:
             furthest = (device, end, spec)
-        if is_copied and (furthest_copied is None or furthest_copied[0] != device or end > furthest_copied[1]):
+        if is_copied:  # copied ones do not overlap each other, so the last reaches furthest
             furthest_copied = (device, end, spec)
 
 

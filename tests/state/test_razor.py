@@ -76,8 +76,11 @@ def test_fingerprint_tells_plans_apart() -> None:
     reshaped = [spec("master", torch.zeros(10, 10)) if s.name == "master" else s for s in zero1()]
     reordered = list(reversed(zero1()))
     renamed = [spec("masters", s.tensor) if s.name == "master" else s for s in zero1()]
-    prints = {make_plan(specs).fingerprint() for specs in (zero1(), reshaped, reordered, renamed)}
-    assert len(prints) == 4
+    retyped = [spec("master", torch.zeros(100, dtype=torch.int32)) if s.name == "master" else s for s in zero1()]
+    prints = {make_plan(specs).fingerprint() for specs in (zero1(), reshaped, reordered, renamed, retyped)}
+    assert len(prints) == 5
+    (unique, local) = ([spec("t", torch.zeros(3), held, over="all")] for held in (Held.UNIQUE, Held.REPLICATED))
+    assert make_plan(unique).fingerprint() != make_plan(local).fingerprint()
 
 
 def test_duplicate_name() -> None:
@@ -92,6 +95,17 @@ def test_copied_memory_is_declared_once(held: Held, swap: bool) -> None:
     specs = [spec("flat", flat), spec("view", flat[90:], held, over="all", source="flat")]
     with pytest.raises(UnsupportedError, match=r"share memory"):
         make_plan(reversed(specs) if swap else specs)
+
+
+def test_copied_part_of_what_is_declared_derived() -> None:
+    flat = torch.zeros(100)
+    specs = [
+        spec("whole", flat, Held.DERIVED, source="x"),
+        spec("front", flat[:10], Held.DERIVED, source="x"),
+        spec("part", flat[50:60]),
+    ]
+    with pytest.raises(UnsupportedError, match=r"whole \(derived\) and part \(unique\) share memory"):
+        make_plan(specs)
 
 
 def test_neighbouring_and_uncopied_views_may_share_a_buffer() -> None:
