@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def main() -> int:
         print(f"setup: failed with exit code {error.returncode}: {command[:300]}", file=sys.stderr)
         return 1
     except subprocess.TimeoutExpired as error:
-        print(f"setup: no end after {error.timeout:.0f} s: {error.cmd}", file=sys.stderr)
+        print(f"setup: a compilation did not end in half an hour and was killed: {error.cmd}", file=sys.stderr)
         return 1
     say(f"ready: {python.parent}/fftrain")
     return 0
@@ -138,16 +139,34 @@ def build_operators(python: Path) -> None:
     )
     clear_stale_locks(python, environment)
     for number, operator in enumerate(OPERATORS, 1):
-        say(f"compiling DeepSpeed operator {number} of {len(OPERATORS)}: {operator} (up to 2 minutes the first time)")
+        say(f"compiling DeepSpeed operator {number} of {len(OPERATORS)}: {operator} (a minute or more the first time)")
         begin = time.monotonic()
-        done = subprocess.run(
-            [python, "-c", code, operator], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=1800,
-        )  # fmt: skip
-        if done.returncode:
-            print(done.stdout[-5000:], file=sys.stderr)
-            raise subprocess.CalledProcessError(done.returncode, ["compile", operator])
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(
+                [python, "-c", code, operator], env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            wait_with_progress(process, operator, begin)
+            if process.returncode:
+                output.seek(0)
+                print(output.read()[-5000:], file=sys.stderr)
+                raise subprocess.CalledProcessError(process.returncode, ["compile", operator])
         say(f"{operator} ready after {time.monotonic() - begin:.0f} s")
+
+
+def wait_with_progress(process: subprocess.Popen[bytes], operator: str, begin: float) -> None:
+    """Wait for the end of a compilation, saying every half minute that it goes on. Ends it after half an hour."""
+    while True:
+        try:
+            process.wait(timeout=30)
+            return
+        except subprocess.TimeoutExpired:
+            elapsed = time.monotonic() - begin
+            if elapsed > 1800:
+                process.kill()
+                process.wait()
+                raise
+            say(f"still compiling {operator} after {elapsed:.0f} s")
 
 
 def clear_stale_locks(python: Path, environment: dict[str, str]) -> None:

@@ -60,7 +60,7 @@ class Plan:
         return self.sent_bytes + self.local_bytes
 
     def fingerprint(self) -> str:
-        """Hash of names, kinds, dtypes, shapes and places: equal exactly if a slot written under one plan fits the other."""
+        """Hash of names, kinds, dtypes, shapes and places: equal exactly if slots of one plan fit the other."""
         digest = hashlib.sha256()
         for s in self.segments:
             digest.update(f"{s.name}|{s.held.value}|{s.tensor.dtype}|{tuple(s.tensor.shape)}|{s.offset}\n".encode())

@@ -114,7 +114,8 @@ def test_tensors_of_every_dtype(dtype: torch.dtype, shape: tuple[int, ...]) -> N
 
 def test_tensor_comes_back_plain() -> None:
     weight = torch.nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
-    for view in (weight.conj(), weight.t().conj(), weight.conj().imag, weight[:, 1]):  # lazily conjugated, negated, strided
+    # conjugated and negated lazily, and strided
+    for view in (weight.conj(), weight.t().conj(), weight.conj().imag, weight[:, 1]):
         back = decode(encode(view))
         assert type(back) is torch.Tensor
         assert not back.requires_grad
