@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,3 +176,8 @@ def test_reference_table_from_the_command_line_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "| `heartbeat_timeout_s` |" in done.stdout
+
+
+def test_documentation_has_the_current_table() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/configuration.md"
+    assert page.read_text().endswith(f"\n\n{reference_table()}\n"), "write it anew: python -m ff_core.config"
