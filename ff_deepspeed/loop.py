@@ -78,15 +78,13 @@ class Loop:
         if self._body is not None and self._body.entered and not self._body.finished:
             raise FailoverError("ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time")
         source = ReplayableLoader(loader, self._p.engine.gradient_accumulation_steps(), limit)
-        ahead = self._look_ahead()
-        if ahead is not None:
-            if ahead["call"] > call:
+        if self._failover.is_newcomer:
+            position = self._failover.saved_scalars()["data"]
+            if position["call"] > call:
                 log.info("batches() call %d was over before this process took over its rank: empty here", call + 1)
                 return
-            source.seek(ahead)  # before joining: nobody should wait for it
+            source.seek(position)  # before joining: nobody should wait for it
         version = self._begin(call, source)
-        if self._restored is not None and self._restored["call"] > call:
-            return
         while True:
             interrupt: int | None = None
             batches = None
@@ -128,27 +126,18 @@ class Loop:
         body.interrupt = epoch
         scalars.set_counters(self._p.engine, body.counters)
 
-    def _look_ahead(self) -> dict[str, Any] | None:
-        """In a newcomer that has not joined yet: the position in the data that it will begin at."""
-        saved_scalars = getattr(self._failover, "saved_scalars", None)
-        if not self._failover.is_newcomer or saved_scalars is None:
-            return None
-        return saved_scalars()["data"]
-
     def _begin(self, call: int, source: ReplayableLoader) -> int:
         """Make `source` what feeds the engine. Returns the version that its first item follows."""
         self._call, self._source = call, source
-        joined_early = self._restored is not None
-        if self._p.started and not joined_early:
+        if self._p.started:
             return self._mark()
         version = self._p.start()
-        position = self._restored
-        if position is not None and position["call"] == call:
+        if self._restored is not None:
             # A newcomer. It may have to go further than it has looked: another failure can move the version.
+            position = self._take_restored()
             states = rng.capture()
             source.seek(position)
             rng.restore(states)
-            self._restored = None
         return version
 
     def _mark(self) -> int:
@@ -210,12 +199,17 @@ class Loop:
 
     def _recover(self, epoch: int, source: ReplayableLoader) -> int:
         version = self._failover.recover(FailoverInterrupt(epoch))
-        position, self._restored = self._restored, None
-        if position is not None and position["call"] != self._call:
-            raise self._p.fail(FailoverError(OUTSIDE))
+        self._take_restored()
         if not source.can_return_to(version):
             raise self._p.fail(FailoverError(f"the batches that followed version {version} are not kept any more"))
         return version
+
+    def _take_restored(self) -> dict[str, Any]:
+        position, self._restored = self._restored, None
+        assert position is not None
+        if position["call"] != self._call:
+            raise self._p.fail(FailoverError(OUTSIDE))
+        return position
 
 
 class Iteration:
