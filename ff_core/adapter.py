@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Held(Enum):
     """Who else can give a tensor back."""
 
-    UNIQUE = "unique"          # nobody: copied to the own slot and to every replica
+    UNIQUE = "unique"  # nobody: copied to the own slot and to every replica
     REPLICATED = "replicated"  # every other rank of `over`: own slot only, newcomers get it by broadcast
-    DERIVED = "derived"        # recomputed from `source` by rebuild(): never copied
-    CONSTANT = "constant"      # never changes after start, same on all ranks: never copied, newcomers get it by broadcast
+    DERIVED = "derived"  # recomputed from `source` by rebuild(): never copied
+    CONSTANT = "constant"  # never changes after start, same on all ranks: never copied, newcomers get it by broadcast
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class TensorSpec:
     name: unique within the rank, the same in survivor and newcomer.  tensor: the live tensor itself; restored in place.
     held: see `Held`.  over: for REPLICATED and CONSTANT, words for the group ("data-parallel", 4 ranks).
     source: for DERIVED, the names' prefix it is recomputed from.
-    UNIQUE and REPLICATED tensors change only inside the inner optimizer step (what forward changes belongs into scalars()).
+    UNIQUE and REPLICATED tensors change only inside the inner optimizer step (what forward changes belongs into
+    scalars()).
     """
 
     name: str
@@ -49,20 +50,24 @@ class TrainerAdapter(Protocol):
         """All persistent tensors. Called once, at start of training, when every tensor exists (moments included)."""
 
     def scalars(self) -> dict[str, Any]:
-        """Everything else that an iteration changes: counters, scheduler, scaler, RNG, data position, forward-changed buffers.
+        """Everything else that an iteration changes: counters, scheduler, scaler, RNG, data position, forward-changed
+        buffers.
 
-        Called at the seal. Plain values, NumPy arrays, torch tensors, nested dict/list/tuple: see `ff_core.state.codec`.
+        Called at the seal. Plain values, NumPy arrays, torch tensors, nested dict/list/tuple: see
+        `ff_core.state.codec`.
         """
 
     def load_scalars(self, scalars: dict[str, Any]) -> None:
         """Put `scalars()` of the restored version back. Called last, after rebuild(); RNG must be set last of all."""
 
     def drop_iteration(self) -> None:
-        """Forget the half-done iteration: gradients, buckets, flags and *work handles*. No collectives (groups are halted)."""
+        """Forget the half-done iteration: gradients, buckets, flags and *work handles*. No collectives (groups are
+        halted)."""
 
     def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
         """Recompute DERIVED tensors and broadcast REPLICATED and CONSTANT ones to newcomers.
 
-        Called on every rank, after unique tensors are restored and groups work again; collectives are allowed and must be the
+        Called on every rank, after unique tensors are restored and groups work again; collectives are allowed and
+        must be the
         same on every rank. source_rank: lowest global rank that survived, None if none did (then own slots held all).
         """

@@ -16,15 +16,15 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ff_core.config import FailoverConfig
-from ff_core.copy.page import StatusPage, WaitResult
-from ff_core.copy.stamps import stamp
+from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverError, FailoverInterrupt
-from ff_core.fence import ACTIVITY_GATE, Fence
+from ff_core.fence import Fence
+from ff_core.gate import CommitGate
 from ff_core.inbox import Inbox
 from ff_core.launch.inject import InjectionPoints, parse
 from ff_core.launch.preload import library_modules
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from ff_core.control.link import WorkerLink
     from ff_core.control.messages import Message
 
-_GATE_SLICE_S = 0.5
-_GATE_WARN_S = 30.0
-_COPIED_S = 600.0
 _current: Failover | None = None
 
 
@@ -75,6 +72,7 @@ class Failover:
         self.replicator: Replicator | None = None
         self.protection = ""
         self.preload_calls: list[list[Any]] = []
+        self._gate = CommitGate(self)
         self.blocked_ms: deque[float] = deque(maxlen=100_000)
         self._blocked = 0.0
         self._redo_until: int | None = None
@@ -83,7 +81,7 @@ class Failover:
         self._injections = InjectionPoints(self.rank, injections, self._report_injection)
         self._actions = {injection.id: injection.action for injection in injections}
 
-    # ---- what hooks ask -----------------------------------------------------------------------------------------------------
+    # ---- what hooks ask ---------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -115,8 +113,12 @@ class Failover:
         self.fence.check()
 
     def configure(self, config: FailoverConfig) -> None:
-        """The job's own configuration (the ff_failover block), before start_training(); launch-level fields stay the launcher's."""
-        keep = {name: getattr(self.config, name) for name in ("spares", "secret", "heartbeat_interval_s", "heartbeat_timeout_s")}
+        """The job's own configuration (the ff_failover block), before start_training(); launch-level fields stay the
+        launcher's."""
+        keep = {
+            name: getattr(self.config, name)
+            for name in ("spares", "secret", "heartbeat_interval_s", "heartbeat_timeout_s")
+        }
         self.config = config.model_copy(update=keep)
 
     def attach(self, adapter: TrainerAdapter) -> None:
@@ -125,10 +127,11 @@ class Failover:
             raise FailoverError("a second engine was made in this process: ff_failover protects one engine per process")
         self.adapter = adapter
 
-    # ---- start --------------------------------------------------------------------------------------------------------------
+    # ---- start ------------------------------------------------------------------------------------------------------
 
     def start_training(self) -> int:
-        """Begin to protect (first start: version 0 is copied) or, in a newcomer, take the dead rank's place. Idempotent.
+        """Begin to protect (first start: version 0 is copied) or, in a newcomer, take the dead rank's place.
+        Idempotent.
 
         Returns the version of the live state. A newcomer may only come here with its groups still solo.
         """
@@ -145,9 +148,15 @@ class Failover:
             return version
         blob = self.take_scalars()
         self.link.send(
-            "protect", rank=self.rank, sent_bytes=self.plan.sent_bytes, local_bytes=self.plan.local_bytes,
-            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)), journal_bytes=len(journal), chunk_bytes=self.config.chunk_bytes,
-            settings=self.config.to_dict(), has_constant=self._recovery.has_constant(self.plan),
+            "protect",
+            rank=self.rank,
+            sent_bytes=self.plan.sent_bytes,
+            local_bytes=self.plan.local_bytes,
+            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)),
+            journal_bytes=len(journal),
+            chunk_bytes=self.config.chunk_bytes,
+            settings=self.config.to_dict(),
+            has_constant=self._recovery.has_constant(self.plan),
         )
         message, fds = self.inbox.take("arena", lambda m: True, self.check)
         self.protection = message["protected"]
@@ -168,8 +177,9 @@ class Failover:
         arena = open_arena(fds)
         if (arena.layout.sent_bytes, arena.layout.local_bytes) != (self.plan.sent_bytes, self.plan.local_bytes):
             raise FailoverError(
-                f"this replacement of rank {self.rank} has {self.plan.sent_bytes} + {self.plan.local_bytes} bytes of state, the rank it replaces "
-                f"had {arena.layout.sent_bytes} + {arena.layout.local_bytes}: the script built something else than before"
+                f"this replacement of rank {self.rank} has {self.plan.sent_bytes} + {self.plan.local_bytes} bytes of "
+                f"state, the rank it replaces had {arena.layout.sent_bytes} + {arena.layout.local_bytes}: "
+                "the script built something else than before"
             )
         self.replicator = Replicator(self.rank, self.plan, arena, self.page, self.notify_fd, self.secret, self.config)
 
@@ -183,11 +193,12 @@ class Failover:
         scalars: dict[str, Any] = self._recovery.peek()["adapter"]
         return scalars
 
-    # ---- an iteration -------------------------------------------------------------------------------------------------------
+    # ---- an iteration -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around the inner optimizer step: waits at the commit gate before, starts the copy of the new version after."""
+        """Around the inner optimizer step: waits at the commit gate before, starts the copy of the new version
+        after."""
         assert self.replicator is not None
         if self.fence.sealed < self.version:
             raise FailoverError(
@@ -195,7 +206,7 @@ class Failover:
                 "ask the loop for the next batches (or call seal()) between steps"
             )
         started = time.perf_counter()
-        self._gate()
+        self._gate.pass_(self.version + 1, self._scheduled(self.version + 1))
         self.fence.enter_step()
         self._blocked += time.perf_counter() - started
         yield
@@ -212,48 +223,18 @@ class Failover:
         if self._scheduled(version):
             self.replicator.begin(version)
 
-    def _gate(self) -> None:
-        """Wait until the live tensors may change: their last copy has left them and, strictly, is committed everywhere."""
-        assert self.replicator is not None
-        replicator = self.replicator
-        with self.fence.activity(ACTIVITY_GATE):
-            self._wait(lambda: replicator.wait_copied(_COPIED_S))
-            if self.config.commit == "strict" or self._scheduled(self.version + 1):
-                self.wait_committed(replicator.newest)
-
-    def wait_committed(self, version: int) -> None:
-        """Until W >= version. Mends connections that broke; says so when it takes long. Raises FailoverInterrupt."""
-        assert self.replicator is not None
-        target, waited, warned = stamp(self.epoch, version), 0.0, False
-        while True:
-            try:
-                if self.page.wait_w(target, self.epoch, _GATE_SLICE_S) is WaitResult.HALTED:
-                    raise FailoverInterrupt(self.page.load("halt_epoch"))
-                return
-            except TimeoutError:
-                waited += _GATE_SLICE_S
-            self.check()
-            if self.replicator.mend():
-                print(f"fftrain: rank {self.rank}: a connection to a replica broke and was made again", file=sys.stderr, flush=True)
-            if waited >= _GATE_WARN_S and not warned:
-                warned = True
-                print(f"fftrain: rank {self.rank} has waited {waited:.0f} s for version {version} to be committed by every rank "
-                      f"(W = {self.committed_version})", file=sys.stderr, flush=True)
-
-    def _wait(self, wait: Callable[[], None]) -> None:
-        try:
-            wait()
-        except (FailoverError, TimeoutError):
-            self.fence.check()  # cancelled by a halt
-            raise
-
     def take_scalars(self) -> bytes:
         """Everything of the live version that is not a copied tensor, encoded."""
         assert self.adapter is not None and self.registry is not None
-        return codec.encode({
-            "adapter": self.adapter.scalars(), "registered": registered.collect(), "rng": rng.capture(),
-            "late_groups": self.registry.late_groups(),
-        }, name="scalars")
+        return codec.encode(
+            {
+                "adapter": self.adapter.scalars(),
+                "registered": registered.collect(),
+                "rng": rng.capture(),
+                "late_groups": self.registry.late_groups(),
+            },
+            name="scalars",
+        )
 
     def seal(self) -> None:
         """The iteration that made the live version is complete. Nothing if it is sealed already."""
@@ -274,7 +255,7 @@ class Failover:
         if self.version == 1 and self.rank == 0:
             self.link.send("preload", modules=library_modules(), calls=self.preload_calls)
 
-    # ---- failure ------------------------------------------------------------------------------------------------------------
+    # ---- failure ----------------------------------------------------------------------------------------------------
 
     def halt(self, epoch: int) -> None:
         """Watchdog thread: stop everything that touches state, and say what the live tensors hold."""
@@ -301,14 +282,15 @@ class Failover:
         self._redo_until = version + 1
 
     def finish(self) -> None:
-        """The training loop is over on this rank: wait until every rank's last version is committed. May raise FailoverInterrupt."""
+        """The training loop is over on this rank: wait until every rank's last version is committed. May raise
+        FailoverInterrupt."""
         if not self.training:
             return
         assert self.replicator is not None
         self.seal()
         replicator = self.replicator
         if replicator.newest != self.version:  # not scheduled by the interval, but the last one is always kept
-            self._wait(lambda: replicator.wait_copied(_COPIED_S))
+            self._gate.wait_copied()
             self.fence.resume(self.version, replicator.recommit)
         self.link.send("leaving", rank=self.rank, epoch=self.epoch, version=self.version, stats=self._stats())
         epoch, version = self.epoch, self.version
@@ -320,15 +302,20 @@ class Failover:
         blocked = sorted(self.blocked_ms)
         middle = blocked[len(blocked) // 2] if blocked else 0.0
         return {
-            "iterations": len(blocked), "blocked_ms_median": middle, "blocked_ms_max": blocked[-1] if blocked else 0.0,
-            "versions": engine.versions, "bytes_copied": engine.bytes_copied, "bytes_sent": engine.bytes_sent,
+            "iterations": len(blocked),
+            "blocked_ms_median": middle,
+            "blocked_ms_max": blocked[-1] if blocked else 0.0,
+            "versions": engine.versions,
+            "bytes_copied": engine.bytes_copied,
+            "bytes_sent": engine.bytes_sent,
             "engine_cpu_s": engine.cpu_ns / 1e9,
         }
 
-    # ---- fault injection and reports ------------------------------------------------------------------------------------------
+    # ---- fault injection and reports --------------------------------------------------------------------------------
 
     def inject(self, at: str, iteration: int | None = None) -> None:
-        """Training has reached the point `at` of the running iteration (or of `iteration`): a due injected fault happens here."""
+        """Training has reached the point `at` of the running iteration (or of `iteration`): a due injected fault
+        happens here."""
         if iteration is None:
             iteration = self.version if at == "after-step" else self.version + 1
         self._injections.point(at, iteration)
@@ -338,7 +325,10 @@ class Failover:
         try:
             self.inbox.take("inject_ack", lambda m: m["id"] == number, lambda: None, timeout_s=10.0)
         except TimeoutError:
-            print(f"fftrain: rank {self.rank}: injection {number} was not confirmed; it happens all the same", file=sys.stderr)
+            print(
+                f"fftrain: rank {self.rank}: injection {number} was not confirmed; it happens all the same",
+                file=sys.stderr,
+            )
 
     def persisted(self, path: str, version: int) -> None:
         """A checkpoint of `version` was saved to disk at `path`; an unrecoverable loss will name it."""

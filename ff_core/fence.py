@@ -1,6 +1,7 @@
 """Which version a worker's live tensors hold, and the lock that makes a halt final.
 
-`enter_step`, `leave_step`, `seal` and the watchdog's `halt` exclude one another: what `halt` reports cannot change afterwards, even
+`enter_step`, `leave_step`, `seal` and the watchdog's `halt` exclude one another: what `halt` reports cannot change
+afterwards, even
 while the training thread is still computing (docs/protocol.md, section 2).
 """
 
@@ -10,15 +11,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ff_core.activity import ACTIVITY_RECOVERING, ACTIVITY_STEP, ACTIVITY_USER
 from ff_core.copy.page import StatusPage
 from ff_core.copy.stamps import stamp
 from ff_core.errors import FailoverInterrupt
 
-ACTIVITY_USER, ACTIVITY_COLLECTIVE, ACTIVITY_GATE, ACTIVITY_STEP, ACTIVITY_RECOVERING = range(5)
-
 
 class Fence:
-    """version: finished inner steps of the live tensors, -1 before training.  sealed: newest version whose scalars were taken."""
+    """version: finished inner steps of the live tensors, -1 before training.  sealed: newest version whose scalars
+    were taken."""
 
     def __init__(self, page: StatusPage, epoch: int) -> None:
         self.page = page
@@ -29,7 +30,7 @@ class Fence:
         self._halt_epoch = 0
         self._changed = threading.Condition()
 
-    # ---- training thread ----------------------------------------------------------------------------------------------------
+    # ---- training thread --------------------------------------------------------------------------------------------
 
     def halted(self) -> int | None:
         """Epoch of a halt that has not been resumed from, or None."""
@@ -67,7 +68,7 @@ class Fence:
             self.sealed = self.version
             self.page.store("sealed", stamp(self.epoch, self.version))
 
-    # ---- recovery -----------------------------------------------------------------------------------------------------------
+    # ---- recovery ---------------------------------------------------------------------------------------------------
 
     def wait_halted(self, timeout_s: float) -> bool:
         """Wait for a halt; False if none came in time."""
@@ -99,7 +100,7 @@ class Fence:
             self.page.store("activity", ACTIVITY_USER)
             copy(version)
 
-    # ---- watchdog thread ----------------------------------------------------------------------------------------------------
+    # ---- watchdog thread --------------------------------------------------------------------------------------------
 
     def halt(self, epoch: int) -> tuple[int, bool]:
         """(version, sealed): what the live tensors supply from now on; version -1 while they are being changed."""

@@ -31,8 +31,9 @@ class Inbox:
         with self._changed:
             self._changed.notify_all()
 
-    def take(self, name: str, accept: Callable[[Message], bool], check: Callable[[], None], timeout_s: float | None = None
-             ) -> tuple[Message, list[int]]:
+    def take(
+        self, name: str, accept: Callable[[Message], bool], check: Callable[[], None], timeout_s: float | None = None
+    ) -> tuple[Message, list[int]]:
         """Wait for a message called `name` that `accept` likes; descriptors become the caller's.
 
         `check` is called before every wait and may raise (an interrupt). TimeoutError after timeout_s.

@@ -1,6 +1,7 @@
 """From a halt back to training, in a survivor or a newcomer: docs/protocol.md, section 4, the worker's column.
 
-drop the iteration -> drop groups -> verdict -> restore what must be -> ready -> regroup -> rebuild -> scalars -> copies again -> go.
+drop the iteration -> drop groups -> verdict -> restore what must be -> ready -> regroup -> rebuild -> scalars ->
+copies again -> go.
 A later halt interrupts any of it; then it starts over.
 """
 
@@ -45,7 +46,8 @@ class Recovery:
         return self._until_resumed(lambda: None)
 
     def peek(self) -> dict[str, Any]:
-        """A newcomer, before it joins: scalars of the version it will begin from, unless another failure comes before that."""
+        """A newcomer, before it joins: scalars of the version it will begin from, unless another failure comes before
+        that."""
         while True:
             try:
                 return self._peek()
@@ -119,8 +121,12 @@ class Recovery:
         if owner.is_newcomer:
             owner.resumed_as_newcomer(version)
         names = ("regroup", "rebuild", "scalars")
-        owner.link.send("resumed", rank=owner.rank, epoch=epoch,
-                        timings={name: b - a for name, a, b in zip(names, clock, clock[1:], strict=False)})
+        owner.link.send(
+            "resumed",
+            rank=owner.rank,
+            epoch=epoch,
+            timings={name: b - a for name, a, b in zip(names, clock, clock[1:], strict=False)},
+        )
         return version
 
     def _verdict(self) -> _Verdict:
@@ -143,7 +149,9 @@ class Recovery:
     def _wait_filled(self, verdict: _Verdict) -> None:
         if verdict.filled:
             owner = self._owner
-            owner.inbox.take("slot_ready", lambda m: bool(m["epoch"] == verdict.epoch), owner.check, owner.config.join_timeout_s)
+            owner.inbox.take(
+                "slot_ready", lambda m: bool(m["epoch"] == verdict.epoch), owner.check, owner.config.join_timeout_s
+            )
             verdict.filled = False
 
     def _restore(self, verdict: _Verdict) -> int:
@@ -164,7 +172,6 @@ class Recovery:
         owner.adapter.load_scalars(blob["adapter"])
         registered.load(blob["registered"])
         rng.restore(blob["rng"])  # last: loading may draw numbers
-
 
 
 class _Verdict:

@@ -25,16 +25,29 @@ _CONNECT_S = 30.0
 class Replicator:
     """Not thread-safe but for `cancel`, which the watchdog may call at any time."""
 
-    def __init__(self, rank: int, plan: Plan, arena: Arena, page: StatusPage, notify_fd: int, secret: bytes,
-                 config: FailoverConfig) -> None:
+    def __init__(
+        self,
+        rank: int,
+        plan: Plan,
+        arena: Arena,
+        page: StatusPage,
+        notify_fd: int,
+        secret: bytes,
+        config: FailoverConfig,
+    ) -> None:
         self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
         self.arena = arena
-        self._writer = Writer(arena, page=page, notify_fd=notify_fd, checksum=config.checksum,
-                              bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s)
+        self._writer = Writer(
+            arena,
+            page=page,
+            notify_fd=notify_fd,
+            checksum=config.checksum,
+            bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s,
+        )
         self._writer.set_segments([segment.for_engine() for segment in plan.segments])
         self._holders: list[tuple[str, int]] = []
-        self.newest = -1            # newest version begun in this epoch
-        self._newest_slot = -1      # where it is being written: incomplete, yet not free
+        self.newest = -1  # newest version begun in this epoch
+        self._newest_slot = -1  # where it is being written: incomplete, yet not free
         self._epoch = 0
         self._blobs: dict[int, bytes] = {}
 
@@ -57,7 +70,8 @@ class Replicator:
         self.newest, self._newest_slot = version, slot
 
     def seal(self, version: int, blob: bytes) -> None:
-        """Complete `version` with its scalars if it was begun; remember them for a survivor that keeps its live tensors."""
+        """Complete `version` with its scalars if it was begun; remember them for a survivor that keeps its live
+        tensors."""
         self._blobs[version] = blob
         for old in [v for v in self._blobs if v < version - 1 and v < self.committed_version()]:
             del self._blobs[old]
@@ -65,7 +79,8 @@ class Replicator:
             self._writer.seal(version, blob)
 
     def recommit(self, version: int) -> None:
-        """After a verdict: make `version` durable again, from the own slot if it is whole there, else from the live tensors."""
+        """After a verdict: make `version` durable again, from the own slot if it is whole there, else from the live
+        tensors."""
         infos = self.arena.slot_infos()
         for index, info in enumerate(infos):
             whole = info.full or not self._plan.local_bytes
@@ -77,7 +92,8 @@ class Replicator:
         self._writer.seal(version, self._blobs[version])
 
     def _slot_for(self, version: int) -> int:
-        """The slot to write: the same version's, else an incomplete one, else the older one, which W must have passed."""
+        """The slot to write: the same version's, else an incomplete one, else the older one, which W must have
+        passed."""
         infos = self.arena.slot_infos()
         for index, info in enumerate(infos):
             if info.complete and info.version == version:
@@ -87,8 +103,10 @@ class Replicator:
                 return index
         index = min(range(len(infos)), key=lambda i: infos[i].version)
         if infos[index].version >= self.committed_version():
-            raise EngineError(f"version {version}: both slots hold versions that are not replaceable yet "
-                              f"({[i.version for i in infos]}, W = {self.committed_version()})")
+            raise EngineError(
+                f"version {version}: both slots hold versions that are not replaceable yet "
+                f"({[i.version for i in infos]}, W = {self.committed_version()})"
+            )
         return index
 
     def committed_version(self) -> int:
@@ -126,7 +144,8 @@ class Replicator:
             self._writer.wait_copied(self.newest, timeout_s)
 
     def mend(self) -> bool:
-        """If a holder's connection broke although nobody died: connect again and send what is not committed. True if mended."""
+        """If a holder's connection broke although nobody died: connect again and send what is not committed. True if
+        mended."""
         if not self._writer.stats().holders_lost:
             return False
         self._writer.cancel()

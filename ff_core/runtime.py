@@ -7,10 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from ff_core import failover as failover_module
+from ff_core.activity import ACTIVITY_USER
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverInterrupt
 from ff_core.failover import Failover
-from ff_core.fence import ACTIVITY_USER
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -30,6 +30,7 @@ class Host:
 
     @property
     def epoch(self) -> int:
+        """See CommHost."""
         return self._owner.epoch
 
     def connect_store(self) -> dist.Store:
@@ -38,8 +39,13 @@ class Host:
 
         import torch.distributed as dist
 
-        return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
-                             timeout=timedelta(seconds=_STORE_TIMEOUT_S))
+        return dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=_STORE_TIMEOUT_S),
+        )
 
     def halted(self) -> int | None:
         return self._owner.fence.halted()
@@ -47,7 +53,9 @@ class Host:
     def on_failure(self, error: BaseException, site: str) -> None:
         """A hint, never the verdict: raises FailoverInterrupt if a halt comes in time, else returns."""
         owner = self._owner
-        owner.link.send("hint", rank=owner.rank, text=str(error).splitlines()[0][:500] if str(error) else repr(error), site=site)
+        owner.link.send(
+            "hint", rank=owner.rank, text=str(error).splitlines()[0][:500] if str(error) else repr(error), site=site
+        )
         if owner.training or owner.is_newcomer:
             owner.fence.wait_halted(owner.config.verdict_timeout_s)
         owner.fence.check()
@@ -106,15 +114,17 @@ def on_torch_distributed() -> None:
 
 
 def shutdown(failure: BaseException | None) -> None:
-    """The script has ended: with `failure`, or well. Says what an escaped interrupt means; joins the engine's threads."""
+    """The script has ended: with `failure`, or well. Says what an escaped interrupt means; joins the engine's
+    threads."""
     owner = failover_module.current()
     if owner is None:
         return
     if isinstance(failure, FailoverInterrupt):
         print(
-            f"fftrain: rank {owner.rank}: the job lost a rank while the script was outside the part that can be repeated, and this rank "
-            "could not go back. Put collectives of the training loop inside `with ff_deepspeed.iteration():`.",
-            file=sys.stderr, flush=True,
+            f"fftrain: rank {owner.rank}: the job lost a rank while the script was outside the part that can be "
+            "repeated, and this rank could not go back. Put collectives of the training loop inside "
+            "`with ff_deepspeed.iteration():`.",
+            file=sys.stderr,
+            flush=True,
         )
     owner.close()
-

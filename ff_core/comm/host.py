@@ -18,8 +18,9 @@ ACTIVITY_COLLECTIVE = 1
 class CommHost(Protocol):
     """The process around the groups. Every method may be called from any thread."""
 
-    epoch: int
-    """Membership epoch this process belongs to; groups created now carry it."""
+    @property
+    def epoch(self) -> int:
+        """Membership epoch this process belongs to; groups created now carry it."""
 
     def connect_store(self) -> dist.Store:
         """A new client connection to the job's key-value store.

@@ -1,6 +1,8 @@
-"""The agent: one per (emulated) node. Supervises the node's workers, owns slots and replicas, carries out what the controller says.
+"""The agent: one per (emulated) node. Supervises the node's workers, owns slots and replicas, carries out what the
+controller says.
 
-It decides nothing about the job. Runs in one event loop; messages of the controller are handled in their order, and what a verdict
+It decides nothing about the job. Runs in one event loop; messages of the controller are handled in their order, and
+what a verdict
 changes (slots, epoch) changes before the next message is looked at.
 """
 
@@ -8,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ff_core.config import FailoverConfig
 from ff_core.control.job import JobSpec
 from ff_core.control.messages import Message
+from ff_core.control.newcomers import Newcomers
 from ff_core.control.workers import Worker, Workers
 from ff_core.copy.arena import Arena
 from ff_core.copy.stamps import epoch_of, stamp, version_of
@@ -23,40 +26,48 @@ from ff_core.replica.store import ReplicaStore
 
 Send = Callable[..., None]
 
-_FORWARDED = frozenset(("protect", "training", "ready", "resumed", "redone", "leaving", "hint", "persisted", "preload", "inject_fired",
-                        "bad_slot"))
+_FORWARDED = frozenset(
+    (
+        "protect",
+        "training",
+        "ready",
+        "resumed",
+        "redone",
+        "leaving",
+        "hint",
+        "persisted",
+        "preload",
+        "inject_fired",
+        "bad_slot",
+    )
+)
 _GRACE_S = 10.0
-
-
-@dataclass(slots=True)
-class _Fill:
-    """A newcomer or survivor on this node whose slot is being streamed in."""
-
-    rank: int
-    epoch: int
-    version: int
 
 
 class Agent:
     """`send(name, **fields)` goes to the controller; `say(text)` to the person watching."""
 
-    def __init__(self, node: int, job: JobSpec, secret: bytes, port: DataPort, send: Send, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, node: int, job: JobSpec, secret: bytes, port: DataPort, send: Send, say: Callable[[str], None]
+    ) -> None:
         self.node, self.job, self.send, self.say = node, job, send, say
         self.config = FailoverConfig.from_dict(job.config, source="job")
         self.epoch = 0
         self.halting: int | None = None
         self.store = ReplicaStore(node)
         self.port = port
-        self.workers = Workers(job, node, secret, on_message=self._from_worker, on_commit=self._committed, on_exit=self._exited)
+        self.workers = Workers(
+            job, node, secret, on_message=self._from_worker, on_commit=self._committed, on_exit=self._exited
+        )
         self.live: dict[int, int] = {}
-        self.fills: dict[int, _Fill] = {}
-        self.waiting_roles: dict[int, tuple[Worker, dict[str, Any]]] = {}
+        self.newcomers = Newcomers(self.store, self.workers)
         self.preload: dict[str, Any] | None = None
         self.spare_count = 0
         self.stopping = False
+        self.exit_code = 1
         self.done = asyncio.Event()
 
-    # ---- from the controller ----------------------------------------------------------------------------------------------
+    # ---- from the controller ----------------------------------------------------------------------------------------
 
     async def handle(self, message: Message) -> None:
         """One message of the controller, to its end."""
@@ -73,8 +84,7 @@ class Agent:
             worker.rank = -1  # of the previous start: its exit means nothing any more
         await self.workers.end_all(0.0)
         self.store.clear()
-        self.fills.clear()
-        self.waiting_roles.clear()
+        self.newcomers.clear()
         self.workers.restart, self.epoch, self.halting = restart, epoch, None
         self.port.enter_epoch(epoch)
         for rank, uid in ranks:
@@ -111,7 +121,7 @@ class Agent:
     async def on_halt(self, epoch: int, dead: list[int]) -> None:
         self.halting = epoch
         self.live.clear()
-        self.fills.clear()
+        self.newcomers.no_fills()
         for worker in self.workers.ranks():
             worker.halted = None
             worker.page.store("halt_epoch", epoch)
@@ -122,9 +132,14 @@ class Agent:
         asyncio.get_running_loop().call_later(self.config.halt_timeout_s, self._halt_overdue, epoch)
 
     def _halt_progress(self) -> None:
-        """Send the inventory once every worker that can answer has; the fence is done by then or its own call comes later."""
+        """Send the inventory once every worker that can answer has; the fence is done by then or its own call comes
+        later."""
         epoch = self.halting
-        if epoch is None or self.port.fenced_epoch < epoch or any(w.booted and w.halted != epoch for w in self.workers.ranks()):
+        if (
+            epoch is None
+            or self.port.fenced_epoch < epoch
+            or any(w.booted and w.halted != epoch for w in self.workers.ranks())
+        ):
             return
         playing = {worker.rank for worker in self.workers.ranks()}
         frozen = {rank for rank in self.store.own if rank not in playing} | {w.rank for w in self.workers.ranks()}
@@ -135,12 +150,28 @@ class Agent:
         if self.halting == epoch and not self.stopping:
             for worker in self.workers.ranks():
                 if worker.booted and worker.halted != epoch:
-                    self.say(f"rank {worker.rank} did not halt within {self.config.halt_timeout_s:g} s (halt_timeout_s); it is killed")
+                    self.say(
+                        f"rank {worker.rank} did not halt within {self.config.halt_timeout_s:g} s "
+                        "(halt_timeout_s); it is killed"
+                    )
                     worker.process.kill_group(9)
 
-    async def on_verdict(self, epoch: int, old_epoch: int, version: int, newcomers: list[int], roles: dict[int, Any], assign: list[Any],
-                         send: list[Any], own: dict[int, Any], replicas: dict[int, Any], holders: dict[int, Any], protected: str,
-                         injections: list[Any], source_rank: int | None = None) -> None:
+    async def on_verdict(
+        self,
+        epoch: int,
+        old_epoch: int,
+        version: int,
+        newcomers: list[int],
+        roles: dict[int, Any],
+        assign: list[Any],
+        send: list[Any],
+        own: dict[int, Any],
+        replicas: dict[int, Any],
+        holders: dict[int, Any],
+        protected: str,
+        injections: list[Any],
+        source_rank: int | None = None,
+    ) -> None:
         if epoch != self.halting:
             return
         self.epoch, self.halting = epoch, None
@@ -154,7 +185,13 @@ class Agent:
         for order in send:
             arena = self.store.find(order["kind"], order["rank"])
             if arena is not None:
-                self.port.send(order, arena, epoch, version, lambda text, rank=order["rank"]: self._source_failed(rank, epoch, text))
+                self.port.send(
+                    order,
+                    arena,
+                    epoch,
+                    version,
+                    partial(self._source_failed, order["rank"], epoch),
+                )
         for entry in assign:
             await self._assign(entry, epoch, injections)
         for rank, role in roles.items():
@@ -163,24 +200,37 @@ class Agent:
                 continue
             arena = self.store.own[rank]
             if role["filled"]:
-                self.fills[rank] = _Fill(rank, epoch, version)
-            worker.send("verdict", (arena.fd,), epoch=epoch, old_epoch=old_epoch, version=version, source_rank=source_rank,
-                        newcomers=newcomers, roles={rank: role}, assign=[], send=[], own={}, replicas={}, holders={rank: holders[rank]},
-                        protected=protected, injections=[])
+                self.newcomers.filling(rank, epoch, version)
+            worker.send(
+                "verdict",
+                (arena.fd,),
+                epoch=epoch,
+                old_epoch=old_epoch,
+                version=version,
+                source_rank=source_rank,
+                newcomers=newcomers,
+                roles={rank: role},
+                assign=[],
+                send=[],
+                own={},
+                replicas={},
+                holders={rank: holders[rank]},
+                protected=protected,
+                injections=[],
+            )
         self.data_arrived()
 
     async def _assign(self, entry: dict[str, Any], epoch: int, injections: list[Any]) -> None:
-        worker = self.workers.by_uid.get(entry["uid"])
+        """A spare, or a process started now, becomes a rank; its role follows when its journal is here."""
+        rank, uid = entry["rank"], entry["uid"]
+        worker = self.workers.by_uid.get(uid)
         warm = worker is not None
         if worker is None:
-            worker = await self.workers.spawn(entry["uid"], entry["rank"])
-        worker.rank = -1 if warm else entry["rank"]
-        details = {"epoch": epoch, "newcomer": True, "injections": injections}
-        self.waiting_roles[entry["rank"]] = (worker, details)
-        if warm:
-            worker.rank = entry["rank"]
-            worker.process.set_rank(entry["rank"])
-        self.send("worker_started", rank=entry["rank"], uid=worker.uid, pid=worker.process.pid, warm=warm)
+            worker = await self.workers.spawn(uid, rank)
+        else:
+            self.workers.promote(worker, rank)
+        self.newcomers.assigned(rank, worker, epoch=epoch, injections=injections)
+        self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=warm)
 
     def _source_failed(self, rank: int, epoch: int, text: str) -> None:
         arena = self.store.find("replica", rank) or self.store.find("own", rank)
@@ -226,12 +276,21 @@ class Agent:
 
     async def on_stop(self, code: int, signum: int) -> None:
         self.stopping = True
+        self.exit_code = code
         await self.workers.end_all(_GRACE_S if code else 0.0)
         self.store.clear()
         self.send("stopped")
         self.done.set()
 
-    # ---- spares -----------------------------------------------------------------------------------------------------------
+    def progress(self) -> dict[int, list[int]]:
+        """rank -> [progress count, activity] of the workers that have booted."""
+        return {
+            w.rank: [w.page.load("progress"), w.page.load("activity")]
+            for w in self.workers.ranks()
+            if w.booted and not w.gone
+        }
+
+    # ---- spares -----------------------------------------------------------------------------------------------------
 
     def _refill_spares(self) -> None:
         """Keep job.spares processes warming or ready; only once a live rank has said what to import."""
@@ -246,7 +305,7 @@ class Agent:
         worker = await self._start(uid, -1)
         worker.send("preload", **(self.preload or {}))
 
-    # ---- from workers -----------------------------------------------------------------------------------------------------
+    # ---- from workers -----------------------------------------------------------------------------------------------
 
     def _from_worker(self, worker: Worker, message: Message) -> None:
         name = message["t"]
@@ -271,18 +330,25 @@ class Agent:
             self.send("commit", epoch=self.epoch, versions={worker.rank: version_of(committed)})
 
     def _exited(self, worker: Worker, code: int, at: float) -> None:
-        self.waiting_roles = {rank: entry for rank, entry in self.waiting_roles.items() if entry[0] is not worker}
+        self.newcomers.forget(worker)
         if worker.rank < 0:
             if not self.stopping:
                 self.send("spare_gone", uid=worker.uid)
             return
         sealed = worker.page.load("sealed")
         self.live.pop(worker.rank, None)
-        self.send("worker_exit", rank=worker.rank, uid=worker.uid, code=code, tail=self.workers.tail(worker) if code else "",
-                  sealed=version_of(sealed) if sealed else -1, at=at)
+        self.send(
+            "worker_exit",
+            rank=worker.rank,
+            uid=worker.uid,
+            code=code,
+            tail=self.workers.tail(worker) if code else "",
+            sealed=version_of(sealed) if sealed else -1,
+            at=at,
+        )
         self._halt_progress()
 
-    # ---- data -------------------------------------------------------------------------------------------------------------
+    # ---- data -------------------------------------------------------------------------------------------------------
 
     def arena_for(self, hello: dict[str, Any]) -> Arena:
         arenas = self.store.own if hello.get("kind") == "own" else self.store.replicas
@@ -292,17 +358,5 @@ class Agent:
         return arenas[rank]
 
     def data_arrived(self) -> None:
-        """A journal or a version came in, or a role became possible: give newcomers what they wait for."""
-        for rank, (worker, details) in list(self.waiting_roles.items()):
-            arena = self.store.own.get(rank)
-            if arena is not None and arena.journal():
-                del self.waiting_roles[rank]
-                self.workers.give_role(worker, rank, arena=arena, **details)
-        for rank, fill in list(self.fills.items()):
-            arena = self.store.own.get(rank)
-            worker = self.workers.of_rank(rank)
-            if arena is None or worker is None or fill.epoch != self.epoch:
-                continue
-            if any(i.complete and (i.epoch, i.version) == (fill.epoch, fill.version) for i in arena.slot_infos()):
-                del self.fills[rank]
-                worker.send("slot_ready", epoch=fill.epoch)
+        """A journal or a version came in, or a role became possible."""
+        self.newcomers.look(self.epoch)

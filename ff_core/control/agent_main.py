@@ -1,6 +1,7 @@
 """An agent's process: `python -m ff_core.control.agent_main`, its orders as one JSON line on standard input.
 
-{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1"}. The secret never is on a command line.
+{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1"}. The secret never is on a command
+line.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ff_core.control.job import JobSpec
 from ff_core.control.messages import make
 from ff_core.copy.memory import free_bytes
 from ff_core.errors import FailoverError
+from ff_core.launch.lifeline import die_with_parent
 
 _CONNECT_S = 60.0
 
@@ -35,7 +37,7 @@ def host_id() -> str:
 
 
 async def run(orders: dict[str, Any]) -> int:
-    """Be the agent until the controller says stop (0) or is gone (1); workers never outlive it."""
+    """Be the agent until the controller says stop (the job's exit code) or is gone (1); workers never outlive it."""
     secret, node = bytes.fromhex(orders["secret"]), int(orders["node"])
 
     def say(text: str) -> None:
@@ -45,24 +47,44 @@ async def run(orders: dict[str, Any]) -> int:
     pending: list[Agent] = []
     from ff_core.replica.data_port import DataPort
 
-    port = DataPort(secret, lambda hello: pending[0].arena_for(hello), lambda: pending[0].data_arrived() if pending else None, say)
+    port = DataPort(
+        secret, lambda hello: pending[0].arena_for(hello), lambda: pending[0].data_arrived() if pending else None, say
+    )
     host, number = await port.open(orders["data_host"])
-    hello = {"node": node, "host_id": host_id(), "hostname": socket.gethostname(), "data_host": host, "data_port": number,
-             "free_bytes": free_bytes(), "pid": os.getpid()}
+    hello = {
+        "node": node,
+        "host_id": host_id(),
+        "hostname": socket.gethostname(),
+        "data_host": host,
+        "data_port": number,
+        "free_bytes": free_bytes(),
+        "pid": os.getpid(),
+    }
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
-    agent = Agent(node, JobSpec.from_wire(welcome["job"]), secret, port, lambda name, **fields: stream.send(make(name, **fields)), say)
+    agent = Agent(
+        node,
+        JobSpec.from_wire(welcome["job"]),
+        secret,
+        port,
+        lambda name, **fields: stream.send(make(name, **fields)),
+        say,
+    )
     pending.append(agent)
     tasks = [
         asyncio.create_task(stream.pump()),
-        asyncio.create_task(_beat(stream, welcome["heartbeat_interval_s"])),
+        asyncio.create_task(_beat(stream, agent, welcome["heartbeat_interval_s"])),
         asyncio.create_task(_receive(stream, agent)),
         asyncio.create_task(agent.done.wait()),
     ]
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, lambda: None)  # the launcher gets them too and decides
+    # In a session of its own: the terminal's Ctrl-C goes to the launcher. SIGTERM is the launcher's order to leave
+    # the job.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    loop.add_signal_handler(
+        signal.SIGTERM, lambda: asyncio.ensure_future(agent.on_stop(128 + signal.SIGTERM, signal.SIGTERM))
+    )
     finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    code = 0
+    code = agent.exit_code
     if tasks[3] not in finished:
         problem = next((task.exception() for task in finished if task.exception() is not None), None)
         say(f"the controller is gone{f' ({problem})' if problem else ''}; ending this node's workers")
@@ -84,13 +106,14 @@ async def _receive(stream: rpc.Stream, agent: Agent) -> None:
         await agent.handle(message)
 
 
-async def _beat(stream: rpc.Stream, interval_s: float) -> None:
+async def _beat(stream: rpc.Stream, agent: Agent, interval_s: float) -> None:
     while True:
-        stream.send(make("beat", free_bytes=free_bytes()))
+        stream.send(make("beat", free_bytes=free_bytes(), progress=agent.progress()))
         await asyncio.sleep(interval_s)
 
 
 def main() -> int:
+    die_with_parent()
     orders = json.loads(sys.stdin.readline())
     sys.stdin.close()
     try:

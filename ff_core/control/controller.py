@@ -12,6 +12,7 @@ from ff_core.config import FailoverConfig
 from ff_core.control.decide import Impossible
 from ff_core.control.failover_round import FailoverRound, Step
 from ff_core.control.failovers import Failovers
+from ff_core.control.hang import HangDetector
 from ff_core.control.job import JobSpec
 from ff_core.control.membership import Membership, Node, Rank
 from ff_core.control.messages import Message
@@ -55,6 +56,7 @@ class Controller:
         self.left_version: int | None = None
         self.preload: dict[str, Any] | None = None
         self.fired: set[int] = set()
+        self.hangs = HangDetector(config.hang_timeout_s)
         self.kill_times: dict[int, float] = {}
         self.last_checkpoint: tuple[str, int] | None = None
         self.protection = ""
@@ -107,8 +109,10 @@ class Controller:
             raise ProtocolError(f"an agent must not send {message['t']!r}")
         handler(node, **fields)
 
-    def on_beat(self, node: int, free_bytes: int) -> None:
+    def on_beat(self, node: int, free_bytes: int, progress: dict[int, list[int]]) -> None:
         self.members.nodes[node].free_bytes = free_bytes
+        for rank, (count, activity) in progress.items():
+            self.hangs.observe(rank, count, activity, self.out.now())
 
     def on_stopped(self, node: int) -> None:
         """Only the service acts on it."""
@@ -130,6 +134,7 @@ class Controller:
             for other in self.members.live_nodes():
                 self.out.send(other, "w", epoch=self.epoch, version=newest)
             self.out.emit("commit", W=newest, epoch=self.epoch)
+            self.hangs.iteration(self.out.now())
             if self.left_version is not None and newest > self.left_version:
                 self.left_version = None  # another loop has begun
             self._may_leave()
@@ -315,3 +320,9 @@ class Controller:
             if node.alive and now - node.last_beat > self.config.heartbeat_timeout_s:
                 self.node_down(node.id, f"no heartbeat for {self.config.heartbeat_timeout_s:g} s")
         self.failovers.tick(now)
+        if self.protected and self.failovers.settled and self.left_version is None:
+            for rank in self.hangs.culprits(self.job.world_size, now):
+                text = f"no progress for {self.hangs.deadline_s:g} s while others wait for it (hang_timeout_s)"
+                self.out.emit("hang", rank=rank, text=text)
+                self.out.send(self.members.ranks[rank].node, "fail_worker", rank=rank, reason=text)
+                self.hangs.reset()

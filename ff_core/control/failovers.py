@@ -44,6 +44,7 @@ class Failovers:
         old_epoch = last.old_epoch if last is not None and last.step is Step.HALTING else owner.epoch
         owner.epoch += 1
         owner.w = -1
+        owner.hangs.reset()
         self.round = FailoverRound(
             epoch=owner.epoch, old_epoch=old_epoch, cause=cause if last is None else f"{last.cause}, then {cause}",
             dead=dead | (last.dead if last else set()), died_at=last.died_at if last else died_at,
@@ -189,9 +190,14 @@ class Failovers:
         )
 
     def tick(self, now: float) -> None:
-        """Deadline of the join phase."""
+        """Deadlines: joining and regrouping. (Agents see to that of halting.)"""
         current, limit = self.round, self.controller.config.join_timeout_s
-        if current is not None and current.step is Step.JOINING and now - current.verdict_at > limit:
+        regroup_s = self.controller.config.regroup_timeout_s
+        if current is not None and current.step is Step.REGROUPING and now - current.all_ready_at > regroup_s:
+            # Who holds the others up cannot be told from here; a process that hangs will not answer the halt either.
+            missing = [number for number in self.members.ranks if number not in current.resumed]
+            self.begin(set(), f"ranks {missing} did not resume within {regroup_s:g} s (regroup_timeout_s)", now)
+        elif current is not None and current.step is Step.JOINING and now - current.verdict_at > limit:
             for number, rank in self.members.ranks.items():
                 if number not in current.ready_at:
                     self.out.send(rank.node, "fail_worker", rank=number,

@@ -10,10 +10,12 @@ from typing import Any
 class JobSpec:
     """One job. Everything an agent needs travels to it in this shape (msgpack, plain values only).
 
-    entrypoint: argv after the interpreter: ["train.py", "--x"] or ["-m", "pkg.mod", "--x"] (as torchrun's); no_python: run argv[0] itself.
+    entrypoint: argv after the interpreter: ["train.py", "--x"] or ["-m", "pkg.mod", "--x"] (as torchrun's);
+    no_python: run argv[0] itself.
     nodes: number of failure domains (real or emulated).  nproc_per_node: ranks per failure domain.
     emulated: the failure domains share one machine; LOCAL_RANK and LOCAL_WORLD_SIZE then count over the machine.
-    spares: waiting processes per failure domain.  max_restarts: restarts of the whole script when failover is impossible.
+    spares: waiting processes per failure domain.  max_restarts: restarts of the whole script when failover is
+    impossible.
     master_addr, master_port: the torch TCPStore the launcher hosts.  config: FailoverConfig as plain dict.
     out_dir: where events.jsonl, logs/ and failure records go; empty: nothing is written.
     injections: texts of --inject.  tee, log_prefix: whether worker output is shown, and prefixed with "[rank]: ".

@@ -57,7 +57,7 @@ _define("stop", code=_I, signum=_I)
 _define("fail_worker", rank=_I, reason=_S)
 
 # --- agent -> controller ---
-_define("beat", free_bytes=_I)
+_define("beat", free_bytes=_I, progress=_D)
 _define("worker_started", rank=_I, uid=_S, pid=_I, warm=_BOOL)
 _define("worker_exit", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F)
 _define("protect", rank=_I, sent_bytes=_I, local_bytes=_I, blob_capacity=_I, journal_bytes=_I, chunk_bytes=_I,

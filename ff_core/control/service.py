@@ -1,4 +1,5 @@
-"""The controller as a running service: gRPC in front, events.jsonl and the terminal behind, one event loop in one thread."""
+"""The controller as a running service: gRPC in front, events.jsonl and the terminal behind, one event loop in one
+thread."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class ControllerServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._events = EventLog(job.out_dir) if job.out_dir else None
 
-    # ---- called by the launcher -------------------------------------------------------------------------------------------
+    # ---- called by the launcher -------------------------------------------------------------------------------------
 
     def start(self) -> tuple[str, int]:
         """Listen; returns the address agents connect to. Raises OSError if it cannot."""
@@ -65,7 +66,7 @@ class ControllerServer:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._agent_failed, node, reason)
 
-    # ---- Outbox ---------------------------------------------------------------------------------------------------------------
+    # ---- Outbox -----------------------------------------------------------------------------------------------------
 
     def send(self, node: int, name: str, **fields: Any) -> None:
         stream = self._streams.get(node)
@@ -86,7 +87,7 @@ class ControllerServer:
         self._outcome = (code, summary)
         self._begin_stop(code, 0)
 
-    # ---- inside the loop ------------------------------------------------------------------------------------------------------
+    # ---- inside the loop --------------------------------------------------------------------------------------------
 
     def _begin_stop(self, code: int, signum: int) -> None:
         for node in self._streams:
@@ -147,17 +148,32 @@ class ControllerServer:
     async def _session(self, stream: rpc.Stream) -> None:
         try:
             hello, our_proof = await rpc.challenge(stream, self._secret)
-            node = Node(id=hello["node"], host_id=hello["host_id"], hostname=hello["hostname"], free_bytes=hello["free_bytes"],
-                        data_address=(hello["data_host"], hello["data_port"]), last_beat=time.time(), pid=hello["pid"])
+            node = Node(
+                id=hello["node"],
+                host_id=hello["host_id"],
+                hostname=hello["hostname"],
+                free_bytes=hello["free_bytes"],
+                data_address=(hello["data_host"], hello["data_port"]),
+                last_beat=time.time(),
+                pid=hello["pid"],
+            )
             known = self._controller.members.nodes
             if node.id in known or not 0 <= node.id < self._job.nodes:
-                await stream.send_now(make("refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}"))
+                await stream.send_now(
+                    make("refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}")
+                )
                 raise ProtocolError(f"a second agent said it was node {node.id}")
         except (ProtocolError, asyncio.TimeoutError) as error:
             self.say(f"connection refused: {error or 'no hello in time'}")
             return
-        await stream.send_now(make("welcome", proof=our_proof, job=self._job.to_wire(),
-                                   heartbeat_interval_s=self._controller.config.heartbeat_interval_s))
+        await stream.send_now(
+            make(
+                "welcome",
+                proof=our_proof,
+                job=self._job.to_wire(),
+                heartbeat_interval_s=self._controller.config.heartbeat_interval_s,
+            )
+        )
         self._streams[node.id] = stream
         writer = asyncio.create_task(stream.pump())
         reason = "its connection closed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ff_core.config import FailoverConfig
+from ff_core.control.hang import HangDetector
 from ff_core.copy.arena import arena_bytes
 from ff_core.replica.placement import place
 from ff_core.units import format_bytes
@@ -64,6 +65,7 @@ class Startup:
         launch_level = {key: getattr(owner.config, key) for key in
                         ("heartbeat_interval_s", "heartbeat_timeout_s", "halt_timeout_s", "spares", "secret")}
         owner.config = FailoverConfig.from_dict(self.settings, source="ff_failover").model_copy(update=launch_level)
+        owner.hangs = HangDetector(owner.config.hang_timeout_s)
         holders = place(self.members.node_of(), self.members.live_nodes(), owner.config.replicas, {})
         for rank in self.members.ranks.values():
             rank.holders = holders[rank.rank]

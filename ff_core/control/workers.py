@@ -29,7 +29,7 @@ class Worker:
         self.uid, self.rank, self.process, self.page = uid, rank, process, page
         self.notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.link: AgentEnd | None = None
-        self.booted = False        # the runtime serves the link: it can answer a halt
+        self.booted = False  # the runtime serves the link: it can answer a halt
         self.has_role = False
         self.warm = rank < 0
         self.halted: int | None = None  # the epoch it confirmed
@@ -37,7 +37,8 @@ class Worker:
         self._before_role: list[tuple[str, list[int], dict[str, Any]]] = []
 
     def send(self, name: str, fds: tuple[int, ...] = (), **fields: Any) -> None:
-        """A message for the process; what a waiting spare cannot understand yet follows its role. Descriptors stay the caller's."""
+        """A message for the process; what a waiting spare cannot understand yet follows its role. Descriptors stay
+        the caller's."""
         if self.link is None or self.gone:
             return
         if not self.has_role and name not in ("role", "preload"):
@@ -70,12 +71,21 @@ class Worker:
 class Workers:
     """Starts processes and reports what happens to them.
 
-    on_message(worker, message): from a worker's link.  on_commit(worker): its engine rang.  on_exit(worker, code, at): the process
+    on_message(worker, message): from a worker's link.  on_commit(worker): its engine rang.  on_exit(worker, code,
+    at): the process
     is reaped and its session is killed; `at` is wall-clock seconds.
     """
 
-    def __init__(self, job: JobSpec, node: int, secret: bytes, *, on_message: Callable[[Worker, Message], None],
-                 on_commit: Callable[[Worker], None], on_exit: Callable[[Worker, int, float], None]) -> None:
+    def __init__(
+        self,
+        job: JobSpec,
+        node: int,
+        secret: bytes,
+        *,
+        on_message: Callable[[Worker, Message], None],
+        on_commit: Callable[[Worker], None],
+        on_exit: Callable[[Worker, int, float], None],
+    ) -> None:
         self.job, self.node, self.secret = job, node, secret
         self._on_message, self._on_commit, self._on_exit = on_message, on_commit, on_exit
         self.by_uid: dict[str, Worker] = {}
@@ -98,12 +108,17 @@ class Workers:
         env = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
         if rank >= 0:
             env |= worker_env(self.job, rank, self.restart)
-        env |= {LINK_VARIABLE: str(theirs.fileno()), "FF_UID": uid, "PYTHONUNBUFFERED": "1"}
+        env |= {LINK_VARIABLE: str(theirs.fileno()), "FF_UID": uid}
         log_dir = Path(self.job.out_dir) / "logs" / str(self.restart) if self.job.out_dir else None
         try:
             process = await WorkerProcess.spawn(
-                [sys.executable, "-m", "ff_core.launch.worker_main"], env, rank=rank if rank >= 0 else None, log_dir=log_dir,
-                show=self.job.show_output, prefix=self.job.log_prefix, pass_fds=(theirs.fileno(),),
+                [sys.executable, "-u", "-m", "ff_core.launch.worker_main"],
+                env,
+                rank=rank if rank >= 0 else None,
+                log_dir=log_dir,
+                show=self.job.show_output,
+                prefix=self.job.log_prefix,
+                pass_fds=(theirs.fileno(),),
             )
         finally:
             theirs.close()
@@ -116,16 +131,29 @@ class Workers:
         task.add_done_callback(self._waiting.discard)
         return worker
 
-    def give_role(self, worker: Worker, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Arena | None) -> None:
+    def promote(self, spare: Worker, rank: int) -> None:
+        """A spare becomes `rank`."""
+        spare.rank = rank
+        spare.process.set_rank(rank)
+
+    def give_role(
+        self, worker: Worker, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Arena | None
+    ) -> None:
         """Tell a process which rank it plays; a newcomer gets the arena whose journal it will replay."""
-        if worker.rank < 0:
-            worker.rank = rank
-            worker.process.set_rank(rank)
         fds = (worker.page.fd, worker.notify_fd) + ((arena.fd,) if arena is not None else ())
         worker.send(
-            "role", fds, rank=rank, env=worker_env(self.job, rank, self.restart), entrypoint=list(self.job.entrypoint),
-            no_python=self.job.no_python, newcomer=newcomer, epoch=epoch, secret=self.secret, job=self.job.to_wire(),
-            injections=injections, world_size=self.job.world_size,
+            "role",
+            fds,
+            rank=rank,
+            env=worker_env(self.job, rank, self.restart),
+            entrypoint=list(self.job.entrypoint),
+            no_python=self.job.no_python,
+            newcomer=newcomer,
+            epoch=epoch,
+            secret=self.secret,
+            job=self.job.to_wire(),
+            injections=injections,
+            world_size=self.job.world_size,
         )
         worker.role_given()
 
@@ -140,8 +168,8 @@ class Workers:
         code = await worker.process.wait()
         at = time.time()
         worker.gone = True
-        # whatever it forked (DataLoader workers) holds sockets of the job open
-        worker.process.kill_group(signal.SIGKILL)
+        if code != 0:  # whatever it forked (DataLoader workers) holds sockets of the job open
+            worker.process.kill_group(signal.SIGKILL)
         self.by_uid.pop(worker.uid, None)
         try:
             if code > 0:

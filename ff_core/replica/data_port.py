@@ -1,6 +1,7 @@
 """An agent's data port: versions arrive here over TCP, and slots leave from here.
 
-Python accepts and authenticates, the engine's receiver then owns the descriptor. Connections name the epoch they belong to; one of
+Python accepts and authenticates, the engine's receiver then owns the descriptor. Connections name the epoch they
+belong to; one of
 a future epoch waits until this agent has got that verdict too, one of an old epoch is refused.
 """
 
@@ -25,10 +26,16 @@ _SEND_S = 600.0
 
 
 class DataPort:
-    """arena_for(hello) gives the arena that a verified peer may write, or raises ProtocolError. on_activity: something arrived."""
+    """arena_for(hello) gives the arena that a verified peer may write, or raises ProtocolError. on_activity:
+    something arrived."""
 
-    def __init__(self, secret: bytes, arena_for: Callable[[dict[str, Any]], Arena], on_activity: Callable[[], None],
-                 say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        arena_for: Callable[[dict[str, Any]], Arena],
+        on_activity: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
         self._secret, self._arena_for, self._on_activity, self._say = secret, arena_for, on_activity, say
         self._epoch = 0
         self.fenced_epoch = 0  # connections of older epochs are closed and joined
@@ -41,7 +48,8 @@ class DataPort:
     async def open(self, host: str) -> tuple[str, int]:
         """Listen on a free port of `host`; returns the address peers connect to."""
         loop = asyncio.get_running_loop()
-        self._listener = socket.create_server((host, 0), backlog=256)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family, backlog=256)
         self._listener.setblocking(False)
         loop.add_reader(self._notify_fd, self._notified)
         self._spawn(self._accept())
@@ -94,7 +102,8 @@ class DataPort:
             raise ProtocolError(f"epoch {epoch} is over, this is {self._epoch}")
 
     async def fence(self, epoch: int) -> None:
-        """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena changes."""
+        """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena
+        changes."""
         for sock in list(self._sending):
             try:
                 sock.shutdown(socket.SHUT_RDWR)
@@ -113,12 +122,16 @@ class DataPort:
         self._epoch = epoch
         self._spawn(announce())
 
-    def send(self, order: dict[str, Any], arena: Arena, epoch: int, version: int, failed: Callable[[str], None]) -> None:
-        """Stream slot (epoch, version) and the journal of `arena` to the agent named in `order`; failures of this epoch are reported."""
+    def send(
+        self, order: dict[str, Any], arena: Arena, epoch: int, version: int, failed: Callable[[str], None]
+    ) -> None:
+        """Stream slot (epoch, version) and the journal of `arena` to the agent named in `order`; failures of this
+        epoch are reported."""
 
         def run() -> None:
-            sock = connect_data(tuple(order["to"]), self._secret, {"rank": order["rank"], "kind": "own", "epoch": epoch},
-                                _HANDSHAKE_S)
+            sock = connect_data(
+                tuple(order["to"]), self._secret, {"rank": order["rank"], "kind": "own", "epoch": epoch}, _HANDSHAKE_S
+            )
             self._sending.add(sock)
             try:
                 send_slot(os.dup(sock.fileno()), arena, slot_with(arena, epoch, version), epoch, _SEND_S)

@@ -35,7 +35,7 @@ def place(
         others = [node for node in ring if node != home and node not in chosen]
         # nearest in the ring first, so that without losses this is the plain neighbour; load decides after losses
         start = ring.index(home) if home in ring else 0
-        others.sort(key=lambda node: ((ring.index(node) - start) % len(ring)))
+        others.sort(key=lambda node: (ring.index(node) - start) % len(ring))
         while len(chosen) < replicas and others:
             least = min(load[node] for node in others)
             node = next(node for node in others if load[node] <= least + share)

@@ -1,7 +1,9 @@
 """The arenas an agent owns: memory files that survive the death of the workers that use them.
 
-`own[rank]`: slots of a rank that runs here, shared with its worker. `replicas[rank]`: copies of ranks that run elsewhere, written
-by the receiver. An arena that placement no longer wants is *retired*, not freed, until the new epoch's first W shows that its
+`own[rank]`: slots of a rank that runs here, shared with its worker. `replicas[rank]`: copies of ranks that run
+elsewhere, written
+by the receiver. An arena that placement no longer wants is *retired*, not freed, until the new epoch's first W shows
+that its
 content exists elsewhere again (docs/protocol.md, section 4).
 """
 
@@ -58,7 +60,8 @@ class ReplicaStore:
             arenas.clear()
 
     def reports(self, frozen_ranks: set[int]) -> list[SlotReport]:
-        """Complete slots. Receivers are fenced. Own arenas only of `frozen_ranks`: halted or reaped, nobody is writing there."""
+        """Complete slots. Receivers are fenced. Own arenas only of `frozen_ranks`: halted or reaped, nobody is
+        writing there."""
         found = []
         sources = [("own", rank, arena) for rank, arena in self.own.items() if rank in frozen_ranks]
         sources += [("replica", rank, arena) for rank, arena in self.replicas.items()]
@@ -94,7 +97,9 @@ class ReplicaStore:
 
 def slot_with(arena: Arena, epoch: int, version: int) -> int:
     """Index of the complete slot (epoch, version); raises CorruptSlotError if there is none."""
-    for index, info in enumerate(arena.slot_infos()):
-        if info.complete and (info.epoch, info.version) == (epoch, version):
-            return index
-    raise CorruptSlotError(f"no complete slot of version {version}, epoch {epoch} in the arena of rank {arena.layout.rank}")
+    index = arena.find(epoch, version)
+    if index is not None:
+        return index
+    raise CorruptSlotError(
+        f"no complete slot of version {version}, epoch {epoch} in the arena of rank {arena.layout.rank}"
+    )

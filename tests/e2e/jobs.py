@@ -31,7 +31,10 @@ class Job:
         return [event for event in self.events if event["kind"] == kind]
 
     def results(self) -> dict[int, Any]:
-        return {int(path.stem[4:]): json.loads(path.read_text()) for path in sorted((self.out / "results").glob("rank*.json"))}
+        return {
+            int(path.stem[4:]): json.loads(path.read_text())
+            for path in sorted((self.out / "results").glob("rank*.json"))
+        }
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:
@@ -41,12 +44,28 @@ def read_events(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
 
 
-def fftrain(out: Path, script: Sequence[str], *options: str, ranks: int = 4, timeout_s: float = 180.0,
-            meanwhile: Callable[[Path, subprocess.Popen[str]], None] | None = None) -> Job:
+def fftrain(
+    out: Path,
+    script: Sequence[str],
+    *options: str,
+    ranks: int = 4,
+    timeout_s: float = 180.0,
+    meanwhile: Callable[[Path, subprocess.Popen[str]], None] | None = None,
+) -> Job:
     """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside."""
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ff_core.launch.cli", "run", "--nproc-per-node", str(ranks), "--out-dir", str(out), *options,
-               *script]
+    command = [
+        sys.executable,
+        "-m",
+        "ff_core.launch.cli",
+        "run",
+        "--nproc-per-node",
+        str(ranks),
+        "--out-dir",
+        str(out),
+        *options,
+        *script,
+    ]
     with open(out / "stdout", "w+") as stdout, open(out / "stderr", "w+") as stderr:
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=ENV, text=True, start_new_session=True)
         try:
@@ -70,8 +89,23 @@ def reference(out: Path, iterations: int, ranks: int = 4) -> Job:
     """The same training, uninterrupted, under plain torchrun."""
     out.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0", "--standalone",
-         *toy(out, iterations)], env=ENV, text=True, capture_output=True, timeout=120, check=False)
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(ranks),
+            "--master-port",
+            "0",
+            "--standalone",
+            *toy(out, iterations),
+        ],
+        env=ENV,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
     return Job(done.returncode, done.stderr, done.stdout, out, [])
 
 

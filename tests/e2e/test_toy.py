@@ -33,8 +33,19 @@ def assert_same(job: Job, reference: Job) -> None:
 
 
 def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: Job) -> None:
-    kills = [(2, 3, "forward"), (0, 6, "backward"), (1, 9, "step"), (3, 12, "after-step"), (0, 15, "copying"), (2, 18, "step")]
-    options = [word for rank, iteration, at in kills for word in ("--inject", f"kill rank={rank} iteration={iteration} at={at}")]
+    kills = [
+        (2, 3, "forward"),
+        (0, 6, "backward"),
+        (1, 9, "step"),
+        (3, 12, "after-step"),
+        (0, 15, "copying"),
+        (2, 18, "step"),
+    ]
+    options = [
+        word
+        for rank, iteration, at in kills
+        for word in ("--inject", f"kill rank={rank} iteration={iteration} at={at}")
+    ]
     job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, "--spares", "1", *options)
     assert_same(job, uninterrupted)
     assert [event["dead"] for event in job.of("failover")] == [[rank] for rank, _, _ in kills]
@@ -46,7 +57,11 @@ def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: Job) -> None:
 def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
     def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
         wait_for(out, committed(6))
-        agent = next(event["pid"] for event in wait_for(out, lambda events: events) if event["kind"] == "node_start" and event["node"] == 1)
+        agent = next(
+            event["pid"]
+            for event in wait_for(out, lambda events: events)
+            if event["kind"] == "node_start" and event["node"] == 1
+        )
         os.kill(agent, signal.SIGKILL)
 
     job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, meanwhile=kill_agent)
@@ -88,8 +103,13 @@ def test_two_at_once(tmp_path: Path, uninterrupted: Job) -> None:
 
 def test_corrupt_slots_are_never_loaded(tmp_path: Path, uninterrupted: Job) -> None:
     job = fftrain(
-        tmp_path, toy(tmp_path, 24), *NODES, "--inject", "corrupt-slot rank=1 iteration=7 at=forward slot=own",
-        "--inject", "kill rank=1 iteration=7 at=forward",
+        tmp_path,
+        toy(tmp_path, 24),
+        *NODES,
+        "--inject",
+        "corrupt-slot rank=1 iteration=7 at=forward slot=own",
+        "--inject",
+        "kill rank=1 iteration=7 at=forward",
     )
     assert_same(job, uninterrupted)
     assert job.of("bad_slot"), "the damaged slot was not noticed"
@@ -98,8 +118,34 @@ def test_corrupt_slots_are_never_loaded(tmp_path: Path, uninterrupted: Job) -> N
 def test_relaxed_and_sparse(tmp_path: Path, uninterrupted: Job) -> None:
     (tmp_path / "ff.json").write_text('{"enabled": true, "interval": 3, "commit": "relaxed"}')
     job = fftrain(
-        tmp_path, toy(tmp_path, 24), *NODES, "--ff-config", str(tmp_path / "ff.json"), "--inject", "kill rank=3 iteration=8 at=backward",
-        "--inject", "kill rank=0 iteration=14 at=after-step",
+        tmp_path,
+        toy(tmp_path, 24),
+        *NODES,
+        "--ff-config",
+        str(tmp_path / "ff.json"),
+        "--inject",
+        "kill rank=3 iteration=8 at=backward",
+        "--inject",
+        "kill rank=0 iteration=14 at=after-step",
     )
     assert_same(job, uninterrupted)
     assert all(event["v_star"] % 3 == 0 for event in job.of("failover"))
+
+
+def test_a_frozen_rank_is_replaced(tmp_path: Path, uninterrupted: Job) -> None:
+    (tmp_path / "ff.json").write_text('{"enabled": true, "hang_timeout_s": 3.0}')
+
+    def freeze(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(6))
+        os.kill(pid_of(out, 2), signal.SIGSTOP)
+
+    job = fftrain(
+        tmp_path,
+        toy(tmp_path, 24, "--pause", "0.1"),
+        *NODES,
+        "--ff-config",
+        str(tmp_path / "ff.json"),
+        meanwhile=freeze,
+    )
+    assert_same(job, uninterrupted)
+    assert [event["rank"] for event in job.of("hang")] == [2]

@@ -1,6 +1,7 @@
 """A trainer without a framework: what ff_core needs of an adapter, in the fewest lines. Used by the end-to-end tests.
 
-Every rank owns a unique shard (momentum SGD on it); the full parameters are derived from the shards by all-gather. Dropout and a
+Every rank owns a unique shard (momentum SGD on it); the full parameters are derived from the shards by all-gather.
+Dropout and a
 per-rank RNG make the scalars matter. Writes one JSON line per finished iteration and a final digest to --out.
 """
 

@@ -1,0 +1,121 @@
+"""What a user sees when something is wrong with the job rather than with a machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.e2e.jobs import committed, fftrain, pid_of, read_events, toy, wait_for
+
+NODES = ("--emulate-nodes", "2")
+
+
+def last_lines(text: str, count: int = 12) -> str:
+    return "\n".join(text.rstrip().splitlines()[-count:])
+
+
+def test_a_script_that_raises_at_start_ends_with_its_traceback(tmp_path: Path) -> None:
+    job = fftrain(tmp_path, toy(tmp_path, 5, "--raise-at-start"), *NODES, "--max-restarts", "1")
+    assert job.code == 1
+    assert "ValueError: broken on purpose" in last_lines(job.stderr)
+    assert len(job.of("restart")) == 1
+
+
+def test_the_same_exception_twice_ends_the_job(tmp_path: Path) -> None:
+    inject = [word for _ in range(2) for word in ("--inject", "raise rank=1 iteration=4 at=backward")]
+    job = fftrain(tmp_path, toy(tmp_path, 8), *NODES, *inject)
+    assert job.code == 1
+    assert len(job.of("failover")) <= 1
+    assert "failed twice in iteration 4" in job.stderr and "injected: raise rank=1" in last_lines(job.stderr)
+
+
+def test_one_exception_is_survived(tmp_path: Path) -> None:
+    job = fftrain(tmp_path, toy(tmp_path, 8), *NODES, "--inject", "raise rank=1 iteration=4 at=backward")
+    assert job.code == 0, job.stderr[-3000:]
+    assert job.of("failover")[0]["dead"] == [1]
+
+
+def test_exit_0_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    job = fftrain(tmp_path, toy(tmp_path, 8), *NODES, "--inject", "exit rank=2 iteration=4 at=forward code=0")
+    assert job.code == 1
+    assert "rank 2 exited with code 0" in last_lines(job.stderr)
+
+
+def test_not_enough_memory_is_said_in_bytes_at_start(tmp_path: Path) -> None:
+    (tmp_path / "ff.json").write_text('{"enabled": true, "memory_limit_bytes": "2MiB"}')
+    job = fftrain(tmp_path, toy(tmp_path, 5), *NODES, "--ff-config", str(tmp_path / "ff.json"))
+    assert job.code == 1
+    assert "not enough memory" in job.stderr and "needed" in job.stderr and "free" in job.stderr
+    assert not job.of("training_start")
+
+
+def test_loss_of_everything_is_unrecoverable_and_says_so(tmp_path: Path) -> None:
+    """replicas = 0 and a node goes: its ranks' state is nowhere."""
+    (tmp_path / "ff.json").write_text('{"enabled": true, "replicas": 0}')
+
+    def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(3))
+        agent = next(e["pid"] for e in read_events(out) if e["kind"] == "node_start" and e["node"] == 1)
+        os.kill(agent, signal.SIGKILL)
+
+    job = fftrain(
+        tmp_path,
+        toy(tmp_path, 500, "--pause", "0.05"),
+        *NODES,
+        "--ff-config",
+        str(tmp_path / "ff.json"),
+        meanwhile=kill_agent,
+    )
+    assert job.code == 1
+    assert (
+        "unrecoverable" in job.stderr
+        and "rank 2 can supply nothing" in job.stderr
+        and "no checkpoint was persisted" in job.stderr
+    )
+    assert "NOT of a node" in job.stderr
+
+
+def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
+    family: list[psutil.Process] = []
+
+    def interrupt(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(2))
+        family.extend(psutil.Process(process.pid).children(recursive=True))
+        process.send_signal(signal.SIGINT)
+
+    job = fftrain(tmp_path, toy(tmp_path, 500, "--pause", "0.05"), *NODES, meanwhile=interrupt)
+    assert job.code == 128 + signal.SIGINT
+    assert len(family) >= 6
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_launchers_death_leaves_nothing_behind(tmp_path: Path) -> None:
+    family: list[psutil.Process] = []
+
+    def kill(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(2))
+        family.extend(psutil.Process(process.pid).children(recursive=True))
+        process.kill()
+
+    fftrain(tmp_path, toy(tmp_path, 500, "--pause", "0.05"), *NODES, meanwhile=kill)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(p.is_running() for p in family):
+        time.sleep(0.1)
+    assert len(family) >= 6 and not [p for p in family if p.is_running()]
+
+
+def test_pids_are_those_of_the_ranks(tmp_path: Path) -> None:
+    """The events' pids are what an operator would kill."""
+    seen: list[str] = []
+
+    def look(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(1))
+        seen.append(Path(f"/proc/{pid_of(out, 3)}/environ").read_text())
+
+    job = fftrain(tmp_path, toy(tmp_path, 6, "--pause", "0.2"), *NODES, meanwhile=look)
+    assert job.code == 0 and "FF_UID=s0-r3" in seen[0]
