@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from .group import SwappableGroup
 from .host import ACTIVITY_COLLECTIVE, ACTIVITY_USER, CommHost
+from .install import install, installed
 from .journal import Journal
-from .registry import GroupRegistry, install, installed
+from .registry import GroupRegistry
 
 __all__ = [
     "ACTIVITY_COLLECTIVE",

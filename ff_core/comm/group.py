@@ -102,7 +102,7 @@ class SwappableGroup(dist.ProcessGroup):
     def live(self) -> Cell:
         """The current generation; raises FailoverInterrupt when a halt has ended it."""
         cell = self.cell
-        if self.registry.halted_epoch is not None:
+        if self.registry.over:
             raise self.registry.interrupt()
         if cell is None or cell.inner is None:
             if self.closed:

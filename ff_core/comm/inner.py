@@ -47,7 +47,7 @@ def _gloo(spec: GroupSpec, store: dist.Store, sockets: GroupSockets, connect_tim
     options = gloo._Options()
     options._devices = sockets.devices()
     options._threads = 2 * len(options._devices)  # as torch chooses
-    options._timeout = min(connect_timeout, spec.timeout)
+    options._timeout = connect_timeout
     options.group_name = spec.name
     options.global_ranks_in_group = list(spec.ranks)
     backend = gloo(store, spec.rank, spec.size, options)

@@ -8,7 +8,9 @@ When the job goes back to a version, every rank brings its groups to that versio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,7 @@ class LateGroups:
         """`original(**arguments)` (torch's `_new_group_with_tag`), or the group that is waiting to be asked for."""
         wanted = _describe(arguments)
         for index, (item, group) in enumerate(self._waiting):
-            if all(item[name] == wanted[name] for name in wanted):
+            if "name" in item and all(item.get(name) == value for name, value in wanted.items()):
                 del self._waiting[index]
                 c10d._world.group_count = max(c10d._world.group_count, item["count_after"])
                 if item not in self._list:
@@ -97,9 +99,10 @@ class LateGroups:
                 self._append(dict(item), None)
             return
         c10d._world.group_count = item["count_before"]
-        arguments = {name: item[name] for name in _IDENTITY}
+        arguments = {name: item[name] for name in (*_IDENTITY, "sort_ranks") if name in item}
         arguments["timeout"] = None if item["timeout"] is None else timedelta(seconds=item["timeout"])
-        group = original(**arguments)
+        with _no_barrier():
+            group = original(**arguments)
         name = group.group_name if isinstance(group, c10d.ProcessGroup) else None
         if name != item["name"]:
             raise JournalMismatch(
@@ -114,11 +117,25 @@ class LateGroups:
         self._groups.append(group)
 
 
+@contextlib.contextmanager
+def _no_barrier() -> Iterator[None]:
+    """torch's barrier after group creation (off by default) is not repeated: the others are long past it."""
+    before = os.environ.pop("TORCH_DIST_INIT_BARRIER", None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["TORCH_DIST_INIT_BARRIER"] = before
+
+
 def _describe(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of one creation as plain values; `timeout` in seconds."""
     plain = {name: arguments.get(name) for name in _IDENTITY}
     ranks, timeout = plain["ranks"], plain["timeout"]
-    plain["ranks"] = None if ranks is None else sorted(int(rank) for rank in ranks)
+    if ranks is not None and arguments.get("sort_ranks", True):
+        plain["ranks"] = sorted(int(rank) for rank in ranks)
+    elif ranks is not None:
+        plain["ranks"], plain["sort_ranks"] = [int(rank) for rank in ranks], False
     plain["timeout"] = None if timeout is None else timeout.total_seconds()
     plain["backend"] = None if plain["backend"] is None else str(plain["backend"])
     plain["use_local_synchronization"] = bool(plain["use_local_synchronization"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .group import SwappableGroup
     from .registry import GroupRegistry
 
+_log = logging.getLogger("ff_core.comm")
 _NAME = "ff"  # of the backend that stands in during creation; never visible outside
 
 
@@ -80,6 +82,8 @@ class Patches:
             if set(devices.values()) == {"fake"}:  # talks to nobody: nothing to swap
                 return original(*args, **kwargs)
             check_backends(backend, devices)
+            if torch.distributed.get_debug_level() == torch.distributed.DebugLevel.DETAIL:
+                _log.warning("TORCH_DISTRIBUTED_DEBUG=DETAIL: its checks of collectives do not work with failover")
             ranks = call.arguments["global_ranks_in_group"]
             # Torch would let non-members take part in a communicator split; our groups are never split off.
             if len(ranks) and c10d._get_default_group().rank() not in ranks:
@@ -165,7 +169,7 @@ class Patches:
                 return original(*args, **kwargs)
             except RuntimeError as error:
                 failure = error
-            if registry.halted_epoch is not None or registry.take_noted_failure() is not None:
+            if registry.over or registry.take_noted_failure() is not None:
                 registry.failed(failure, None)
             raise failure
 

@@ -10,8 +10,6 @@ The group objects stay; so do the default store and everything that holds them.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import weakref
 from datetime import timedelta
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch.distributed as dist
 
-from ff_core.errors import FailoverInterrupt, UnsupportedError
+from ff_core.errors import FailoverInterrupt
 
 from . import nccl
 from .builder import Batch, Builder
@@ -37,9 +35,6 @@ if TYPE_CHECKING:
     from .spec import GroupSpec
 
 CONNECT_TIMEOUT = timedelta(seconds=60)  # for regrouping, where every rank is known to be ready
-
-_installed: GroupRegistry | None = None
-_at_fork_registered = False
 
 
 class GroupRegistry:
@@ -61,6 +56,8 @@ class GroupRegistry:
         self._generation: int | None = None if solo else host.epoch
         self._closers: list[threading.Thread] = []
         self._noted: BaseException | None = None
+        self._preparing = False
+        self.uninstalled = False
 
     # ---- state --------------------------------------------------------------------------------------------------
 
@@ -90,7 +87,12 @@ class GroupRegistry:
         if stale or self._generation != epoch:
             raise AssertionError(f"generation is {self._generation}, expected {epoch}; stale groups: {stale}")
 
-    def interrupt(self, epoch: int | None = None) -> FailoverInterrupt:
+    @property
+    def over(self) -> bool:
+        """Whether a halt has ended the generation. A solo process goes on: nothing it does depends on the others."""
+        return self.halted_epoch is not None and not self.solo and not self._preparing
+
+    def interrupt(self) -> FailoverInterrupt:
         """The exception for whoever used something of an older generation."""
         return FailoverInterrupt(self.halted_epoch if self.halted_epoch is not None else self.epoch())
 
@@ -98,9 +100,9 @@ class GroupRegistry:
 
     def failed(self, error: BaseException, epoch: int | None) -> None:
         """An inner operation of `epoch` raised: raises FailoverInterrupt if that belongs to a failover."""
-        if self.halted_epoch is None and isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+        if not self.over and isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             self.host.on_failure(error, call_site()[0])
-        if self.halted_epoch is not None or (epoch is not None and epoch != self._generation and not self.solo):
+        if self.over or (epoch is not None and epoch != self._generation):
             self._raise_interrupt()
 
     def _raise_interrupt(self) -> NoReturn:
@@ -146,16 +148,16 @@ class GroupRegistry:
 
     def connect(self, group: SwappableGroup) -> None:
         """Connects one group in the current epoch, as torch does at creation: waits as long as the user's timeout."""
-        if self.halted_epoch is not None:
+        if self.over:
             self._raise_interrupt()
-        if self.solo:
+        if self.solo or self._preparing:
             group.cell = Cell(self, SoloGroup(group.spec.rank, group.spec.size), None)
             return
         epoch = self.epoch()
         pending, group.pending = group.pending, None
         built = self._finish(pending or self._builder.start([group.spec], epoch, group.spec.timeout), epoch)
         with self._lock:
-            if self.halted_epoch is not None:
+            if self.over:
                 self._raise_interrupt()
             group.cell = Cell(self, built.pop(group.spec.key), epoch)
             group.deferred = False
@@ -191,7 +193,10 @@ class GroupRegistry:
     # ---- from epoch to epoch ------------------------------------------------------------------------------------
 
     def halt(self, epoch: int) -> None:
-        """Ends every operation of the current generation, pending and later ones. Any thread, any number of times."""
+        """Ends every operation of the current generation, pending and later ones. Any thread, any number of times.
+
+        In a solo process, only a regroup() that has begun for an older epoch ends: initialisation goes on.
+        """
         with self._lock:
             self.halted_epoch = max(epoch, self.halted_epoch or 0)
             inner = [group.cell.inner for group in self.groups() if group.cell is not None]
@@ -261,57 +266,26 @@ class GroupRegistry:
         A newcomer creates what it lacks; a survivor sets aside what is younger than that version. Both get these
         groups when the script asks for them again. Raises JournalMismatch if the lists do not fit.
         """
-        halted, self.halted_epoch = self.halted_epoch, None
-        solo, self.solo = self.solo, True  # connected by regroup(), with all others
+        self._preparing = True  # they are connected by regroup(), with all others
         try:
             self.late.rewind(wanted, self._patches.new_group_with_tag)
         finally:
-            self.halted_epoch, self.solo = halted, solo
+            self._preparing = False
 
     # ---- installation -------------------------------------------------------------------------------------------
 
     def uninstall(self) -> None:
         """Takes the patches back and closes everything. For tests: a job never needs it."""
-        global _installed
         self._patches.undo()
         self.drop()
         self.wait_closed()
         self._builder.close()
-        if _installed is self:
-            _installed = None
+        self.uninstalled = True
 
+    def forget_in_child(self) -> None:
+        """In a forked child: lets go of the parent's group sockets."""
+        self._sockets.forget_in_child()
 
-def installed() -> GroupRegistry | None:
-    """The registry of this process, if `install` was called."""
-    return _installed
-
-
-def install(host: CommHost, *, solo: bool, replay: bytes | None = None) -> GroupRegistry:
-    """Makes every process group and default store of this process swappable, from now on.
-
-    solo: initialise without communication (a newcomer).  replay: the dead rank's init journal; without one, collectives
-    leave their local results. Raises UnsupportedError if torch.distributed is initialised already.
-    """
-    global _installed, _at_fork_registered
-    if _installed is not None:
-        raise UnsupportedError("ff_core.comm.install() was called twice in this process")
-    if dist.is_initialized():
-        raise UnsupportedError(
-            "torch.distributed was initialised before failover was installed: start the job with `fftrain run`, or "
-            "import the failover plugin before init_process_group()"
-        )
-    if replay is not None and not solo:
-        raise UnsupportedError("an init journal is replayed in a solo process only")
-    registry = GroupRegistry(host, solo=solo, replay=replay)
-    registry._patches.apply()
-    _installed = registry
-    if not _at_fork_registered:
-        os.register_at_fork(after_in_child=_forget_in_child)
-        _at_fork_registered = True
-    return registry
-
-
-def _forget_in_child() -> None:
-    if _installed is not None:
-        with contextlib.suppress(OSError):
-            _installed._sockets.forget_in_child()
+    def apply_patches(self) -> None:
+        """From now on torch makes swappable groups."""
+        self._patches.apply()

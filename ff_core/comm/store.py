@@ -44,7 +44,7 @@ class SwappableStore(dist.Store):
 
     def _live(self) -> dist.Store:
         registry = self._registry
-        if registry.halted_epoch is not None:
+        if registry.over:
             raise registry.interrupt()
         inner = self._inner
         if inner is None:

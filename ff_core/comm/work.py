@@ -102,8 +102,8 @@ class SwappableWork(compat.Work):
 
     def _alive(self) -> Any:
         inner = self._inner
-        if inner is None or self._cell.registry.halted_epoch is not None:
-            raise self._cell.registry.interrupt(self._cell.epoch)
+        if inner is None or self._cell.registry.over:
+            raise self._cell.registry.interrupt()
         return inner
 
     def _done(self) -> None:
@@ -128,7 +128,7 @@ class SwappableWork(compat.Work):
             registry.host.leave()
         if failure is not None:
             # A user who waits in slices expects the timeout back at once.
-            if not (given and registry.halted_epoch is None and compat.is_timeout(failure)):
+            if not (given and not registry.over and compat.is_timeout(failure)):
                 registry.failed(failure, self._cell.epoch)
             raise failure
         self._alive()
@@ -155,7 +155,10 @@ class SwappableWork(compat.Work):
         return bool(outcome[0])
 
     def is_completed(self) -> bool:
-        return self._alive().is_completed()
+        completed = bool(self._alive().is_completed())
+        if completed and self._alive().is_success():
+            self._done()
+        return completed
 
     def is_success(self) -> bool:
         return self._alive().is_success()
@@ -191,8 +194,8 @@ class SwappableWork(compat.Work):
         """A future of the outputs; one of an interrupted operation raises, also when C++ waits for it."""
 
         def finish(future: Any) -> Any:
-            if self._inner is None or self._cell.registry.halted_epoch is not None:
-                raise self._cell.registry.interrupt(self._cell.epoch)
+            if self._inner is None or self._cell.registry.over:
+                raise self._cell.registry.interrupt()
             try:
                 value = future.value()
             except Exception as error:

@@ -25,7 +25,9 @@ from ff_core.errors import FailoverInterrupt
 
 DEADLINE_S = 60  # for anything that would otherwise hang
 _context = mp.get_context("forkserver")
-_context.set_forkserver_preload(["tests.comm.harness"])
+_context.set_forkserver_preload(
+    ["tests.comm.harness", "torch.distributed.tensor", "torch.distributed._functional_collectives"]
+)
 
 
 class Host:

@@ -22,6 +22,12 @@ def start(worker: Worker) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
 
 
+def journaled(worker: Worker, program: str) -> list[Any]:
+    """[the program's results, its journal]."""
+    out = globals()[program](worker)
+    return [out, worker.registry.journal.unused(), worker.registry.journal.freeze()]
+
+
 def every_collective(worker: Worker) -> dict[str, Any]:
     """One of each, synchronous."""
     start(worker)

@@ -13,8 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ff_core.comm import GroupRegistry, SwappableGroup, install, installed
-from ff_core.comm import compat
+from ff_core.comm import GroupRegistry, SwappableGroup, compat, install, installed
 from ff_core.comm import group as group_module
 from ff_core.comm.sockets import _listening as listening
 from ff_core.errors import FailoverInterrupt, UnsupportedError
