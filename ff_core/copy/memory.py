@@ -28,34 +28,32 @@ def _number(path: Path) -> int | None:
     return int(text) if text.isdigit() else None  # "max": no limit
 
 
-def _cgroup_free() -> list[int]:
-    """Free bytes under every limit that applies to this process: its own cgroup's and its ancestors'."""
-    found = []
+def _own_groups() -> list[tuple[str, str]]:
+    """This process's (controllers, path) in each cgroup hierarchy; no controllers: version 2."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    return [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines)]
+
+
+def _cgroup_free() -> list[int]:
+    """Free bytes under every limit that applies to this process: its own cgroup's and its ancestors'."""
+    found = []
+    for controllers, path in _own_groups():
         if controllers == "":
-            root, limit_name, used_name, cache_name = _CGROUP, "memory.max", "memory.current", "inactive_file"
+            root, names = _CGROUP, ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            root, limit_name, used_name, cache_name = (
-                _CGROUP / "memory",
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-            )
+            root, names = _CGROUP / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
         directory = root / path.lstrip("/")
-        while True:
-            limit, used = _number(directory / limit_name), _number(directory / used_name)
+        for group in (directory, *directory.parents):
+            limit, used = _number(group / names[0]), _number(group / names[1])
             if limit is not None and used is not None:
-                found.append(max(0, limit - used + _reclaimable(directory / "memory.stat", cache_name)))
-            if directory == root or root not in directory.parents:
+                found.append(max(0, limit - used + _reclaimable(group / "memory.stat", names[2])))
+            if group == root:
                 break
-            directory = directory.parent
     return found
 
 

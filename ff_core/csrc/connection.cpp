@@ -177,7 +177,7 @@ void Connection::on_begin(const FrameHeader& frame) {
     raise(FF_EPROTO, "BEGIN of version %lld before version %lld was complete", static_cast<long long>(frame.version),
           static_cast<long long>(arriving_->version));
   }
-  check_stamp(frame.epoch, frame.version);
+  check_stamp(frame.epoch, frame.version, FF_EPROTO);
   const uint32_t slot = choose_slot(make_stamp(frame.epoch, frame.version));
   SlotView(arena_, slot).begin(frame.epoch, frame.version);
   arriving_ = std::make_unique<Arriving>(Arriving{slot, frame.version, (frame.flags & kChecksummed) != 0, 0});

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "crc32c.h"
+#include "version_frames.h"
 
 namespace ff {
 
@@ -63,12 +63,25 @@ void HolderLink::run() noexcept {
       counters_.cpu_ns += cpu.lap();
     }
   } catch (const Stopped&) {
+  } catch (const Error& error) {
+    lose(error);
   } catch (const std::exception& error) {
-    stream_.shutdown();  // the peer shall know at once, whatever it was
-    const auto* known = dynamic_cast<const Error*>(&error);
-    if (!stopping_) owner_.on_lost(Error(known != nullptr ? known->code() : FF_EINTERNAL, error.what()));
+    lose(Error(FF_EINTERNAL, error.what()));
   }
   counters_.cpu_ns += cpu.lap();
+}
+
+void HolderLink::lose(const Error& error) {
+  Error reason = error;
+  if (!stopping_ && error.code() == FF_EIO) {
+    try {
+      read_acknowledgements();  // a send fails although the peer has said why it closed
+    } catch (const Error& better) {
+      if (better.code() == FF_EPROTO) reason = better;
+    }
+  }
+  stream_.shutdown();  // the peer shall know at once, whatever it was
+  if (!stopping_) owner_.on_lost(reason);
 }
 
 void HolderLink::wait(const std::function<bool()>& ready, int64_t until_ns) {
@@ -120,40 +133,23 @@ void HolderLink::send_data(const FrameHeader& frame, const uint8_t* data) {
 }
 
 void HolderLink::send_version(const Flight& flight) {
-  const Geometry& geometry = arena_.geometry();
-  const uint32_t rank = arena_.layout().rank;
+  const VersionId id{arena_.layout().rank, flight.epoch, flight.version};
   const SlotView slot(arena_, flight.slot);
-
   if (flight.journal) {
-    FrameHeader frame = make_frame(FrameType::kJournal, rank, flight.epoch, -1);
-    frame.length = flight.journal->size();
-    frame.data_crc = crc32c(0, flight.journal->data(), flight.journal->size());
-    send_data(frame, flight.journal->data());
+    send_data(journal_frame(id, flight.journal->data(), flight.journal->size()), flight.journal->data());
   }
-  const BeginBody body{arena_.layout().sent_bytes, arena_.layout().chunk_bytes};
-  FrameHeader begin = make_frame(FrameType::kBegin, rank, flight.epoch, flight.version);
-  begin.flags = flight.checksummed ? kChecksummed : 0;
-  begin.length = sizeof body;
-  begin.data_crc = crc32c(0, &body, sizeof body);
-  send_data(begin, reinterpret_cast<const uint8_t*>(&body));
-
-  for (uint32_t chunk = 0; chunk < geometry.sent_chunks(); ++chunk) {
+  const BeginBody body = begin_body(arena_);
+  send_data(begin_frame(id, body, flight.checksummed), reinterpret_cast<const uint8_t*>(&body));
+  for (uint32_t chunk = 0; chunk < arena_.geometry().sent_chunks(); ++chunk) {
     if (flight.ready.load(std::memory_order_acquire) <= chunk) {
       wait([&] { return flight.ready.load(std::memory_order_acquire) > chunk; }, INT64_MAX);
     }
     if (!unacknowledged_.empty()) read_acknowledgements();
-    const Range range = geometry.chunk(chunk);
-    FrameHeader frame = make_frame(FrameType::kChunk, rank, flight.epoch, flight.version);
-    frame.index = chunk;
-    frame.length = range.bytes;
-    frame.data_crc = flight.checksummed ? slot.table()[chunk] : 0;
-    send_data(frame, slot.payload() + range.offset);
+    send_data(chunk_frame(id, arena_, slot, chunk, flight.checksummed),
+              slot.payload() + arena_.geometry().chunk(chunk).offset);
   }
   wait([&] { return flight.blob_ready.load(std::memory_order_acquire); }, INT64_MAX);
-  FrameHeader blob = make_frame(FrameType::kBlob, rank, flight.epoch, flight.version);
-  blob.length = flight.blob_bytes;
-  blob.data_crc = flight.blob_crc;
-  send_data(blob, slot.blob());
+  send_data(blob_frame(id, flight.blob_bytes, flight.blob_crc), slot.blob());
 }
 
 void HolderLink::read_acknowledgements() {

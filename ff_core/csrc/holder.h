@@ -47,6 +47,7 @@ class HolderLink {
  private:
   struct Stopped {};  // unwinds the thread
   void run() noexcept;
+  void lose(const Error& error);
   void send_version(const Flight& flight);
   void send_data(const FrameHeader& frame, const uint8_t* data);
   void read_acknowledgements();

@@ -16,12 +16,12 @@ using ull = unsigned long long;
 
 }  // namespace
 
-void check_stamp(uint64_t epoch, int64_t version) {
+void check_stamp(uint64_t epoch, int64_t version, int code) {
   constexpr uint64_t kEpochs = uint64_t{1} << 23;
   constexpr int64_t kVersions = (int64_t{1} << 40) - 1;
-  if (epoch >= kEpochs) raise(FF_EINVAL, "epoch is %llu, allowed are 0 to %llu", ull{epoch}, ull{kEpochs - 1});
+  if (epoch >= kEpochs) raise(code, "epoch is %llu, allowed are 0 to %llu", ull{epoch}, ull{kEpochs - 1});
   if (version < 0 || version >= kVersions) {
-    raise(FF_EINVAL, "version is %lld, allowed are 0 to %lld", static_cast<long long>(version),
+    raise(code, "version is %lld, allowed are 0 to %lld", static_cast<long long>(version),
           static_cast<long long>(kVersions - 1));
   }
 }

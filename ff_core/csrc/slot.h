@@ -44,7 +44,8 @@ struct SlotRecord {
 inline uint64_t make_stamp(uint64_t epoch, int64_t version) {
   return epoch << 40 | static_cast<uint64_t>(version + 1);
 }
-void check_stamp(uint64_t epoch, int64_t version);  // FF_EINVAL outside of what a stamp holds
+// Throws `code` outside of what a stamp holds.
+void check_stamp(uint64_t epoch, int64_t version, int code = FF_EINVAL);
 
 class SlotView {
  public:

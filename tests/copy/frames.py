@@ -1,0 +1,77 @@
+"""Frames as docs/wire_format.md describes them, written independently of the engine's sources."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass, replace
+
+from ff_core.copy.binding import crc32c
+
+HEADER = struct.Struct("<IHHIIQqQQI")  # without the trailing header checksum
+SIZE = HEADER.size + 4
+MAGIC = 0x31524646
+JOURNAL, BEGIN, CHUNK, BLOB, ACK, REJECT = range(1, 7)
+assert SIZE == 56
+
+
+@dataclass(frozen=True)
+class Frame:
+    type: int
+    epoch: int
+    version: int
+    data: bytes = b""
+    index: int = 0
+    flags: int = 0
+    rank: int = 3
+    magic: int = MAGIC
+    length: int | None = None  # other than the data's
+    data_crc: int | None = None
+    header_crc: int | None = None
+
+    def but(self, **changes: object) -> Frame:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def encode(self) -> bytes:
+        length = len(self.data) if self.length is None else self.length
+        data_crc = crc32c(self.data) if self.data_crc is None else self.data_crc
+        head = HEADER.pack(
+            self.magic, self.type, self.flags, self.rank, data_crc, self.epoch, self.version, self.index, length, 0
+        )
+        return head + struct.pack("<I", crc32c(head) if self.header_crc is None else self.header_crc) + self.data
+
+
+def conversation(
+    payload: bytes, chunk: int, epoch: int, version: int, blob: bytes, journal: bytes = b""
+) -> list[Frame]:
+    """What a writer sends for one version."""
+    frames = [Frame(JOURNAL, epoch, -1, journal)] if journal else []
+    frames.append(Frame(BEGIN, epoch, version, struct.pack("<QQ", len(payload), chunk), flags=1))
+    for index in range(-(-len(payload) // chunk)):
+        frames.append(Frame(CHUNK, epoch, version, payload[index * chunk : (index + 1) * chunk], index))
+    return [*frames, Frame(BLOB, epoch, version, blob)]
+
+
+def receive(sock: socket.socket) -> Frame | None:
+    """The next frame, checksums verified; None when the peer closed."""
+    sock.settimeout(60)
+    head = b""
+    while len(head) < SIZE:
+        try:
+            part = sock.recv(SIZE - len(head))
+        except ConnectionResetError:  # closed with something of ours unread
+            part = b""
+        if not part:
+            assert not head, "closed within a header"
+            return None
+        head += part
+    magic, kind, flags, rank, data_crc, epoch, version, index, length, reserved = HEADER.unpack(head[:-4])
+    assert (magic, reserved) == (MAGIC, 0)
+    assert struct.unpack("<I", head[-4:])[0] == crc32c(head[:-4])
+    data = b""
+    while len(data) < length:
+        part = sock.recv(length - len(data))
+        assert part, "closed within a frame"
+        data += part
+    assert crc32c(data) == data_crc
+    return Frame(kind, epoch, version, data, index, flags, rank)

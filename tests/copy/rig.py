@@ -1,0 +1,105 @@
+"""A worker and its holders in one process: own arena, live tensors, writer, receiver with replicas."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import socket
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+from ff_core.copy.arena import Arena, ArenaLayout, Segment
+from ff_core.copy.page import StatusPage
+from ff_core.copy.receiver import Receiver
+from ff_core.copy.stamps import stamp
+from ff_core.copy.writer import Writer
+
+CHUNK = 8192
+
+
+def eventually(condition: Callable[[], bool], what: str = "condition", deadline_s: float = 60.0) -> None:
+    """Wait for `condition`; the deadline only turns a hang into a failure."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, f"gave up waiting for {what}"
+        time.sleep(0.001)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    return near, far
+
+
+class Live:
+    """One block of memory that plays a rank's tensors: `size` bytes, all mapped to the payload from offset 0."""
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.memory = bytearray(size)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory)) if size else 0
+        self.fill(seed)
+
+    def fill(self, seed: int) -> bytes:
+        self.memory[:] = random.Random(seed).randbytes(len(self.memory))
+        return bytes(self.memory)
+
+    def segment(self, start: int, end: int) -> Segment:
+        return (self.address + start, end - start, start, -1)
+
+    def segments(self, *cuts: int) -> list[Segment]:
+        edges = [0, *cuts, len(self.memory)]
+        return [self.segment(a, b) for a, b in pairwise(edges)]
+
+
+class Rig:
+    """sent and local bytes of the own arena; holders' arenas have the sent part."""
+
+    def __init__(self, sent: int = 100_000, local: int = 30_000, holders: int = 1, **options: object) -> None:
+        self.own = Arena.create(ArenaLayout(3, sent, local, 4096, 4096, CHUNK))
+        self.holders = [Arena.create(ArenaLayout(3, sent, 0, 4096, 4096, CHUNK)) for _ in range(holders)]
+        self.live = Live(sent + local)
+        self.sent = sent
+        self.page = StatusPage.create()
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.writer = Writer(self.own, self.page, self.bell, **options)  # type: ignore[arg-type]
+        self.writer.set_segments(self.live.segments(sent))
+        self.receiver = Receiver()
+
+    def connect(self, epoch: int) -> None:
+        for index, arena in enumerate(self.holders):
+            near, far = tcp_pair() if index % 2 == 0 else socket.socketpair()
+            self.receiver.attach(far.detach(), arena, epoch)
+            self.writer.add_holder(near.detach())
+
+    def committed(self, epoch: int, version: int) -> bool:
+        return self.page.load("committed") == stamp(epoch, version)
+
+    def run(self, slot: int, epoch: int, version: int, blob: bytes = b"scalars") -> bytes:
+        """One committed version of fresh content, which is returned."""
+        content = self.live.fill(version)
+        self.writer.begin(slot, epoch, version)
+        self.writer.seal(version, blob)
+        self.writer.wait_copied(version, 60)
+        eventually(lambda: self.committed(epoch, version), f"commit of {version}: {self.receiver.poll()}")
+        return content
+
+    def restored(self, arena: Arena, slot: int) -> bytes:
+        """The payload of a slot as far as that arena's layout goes."""
+        out = Live(arena.layout.payload_bytes)
+        out.memory[:] = bytes(len(out.memory))
+        arena.restore(slot, out.segments())
+        return bytes(out.memory)
+
+    def __enter__(self) -> Rig:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+        self.receiver.close()
+        for arena in (self.own, *self.holders):
+            arena.close()
+        self.page.close()
+        os.close(self.bell)
