@@ -134,6 +134,9 @@ class SimWorkers:
         self.host.processes.append(process)
         return process
 
+    def promote(self, worker: SimProcess, rank: int) -> None:
+        worker.rank = rank
+
     def give_role(self, worker: SimProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Any) -> None:
         worker.rank = rank
         worker.send("role", rank=rank, env={}, entrypoint=[], no_python=False, newcomer=newcomer, epoch=epoch, secret=b"", job={},

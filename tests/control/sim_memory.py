@@ -49,6 +49,12 @@ class SimArena:
         assert not self.closed, "an arena was used after it was freed"
         return [SlotInfo(slot.state, slot.epoch, slot.version, 1, 1, slot.full) for slot in self.slots]
 
+    def find(self, epoch: int, version: int) -> int | None:
+        for index, info in enumerate(self.slot_infos()):
+            if info.complete and (info.epoch, info.version) == (epoch, version):
+                return index
+        return None
+
     def begin(self, index: int, epoch: int, version: int) -> None:
         slot = self.slots[index]
         if slot.state is SlotState.COMPLETE:

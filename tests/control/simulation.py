@@ -74,7 +74,7 @@ class World:
         self.result: tuple[int, str] | None = None
         self.trace: deque[str] = deque(maxlen=400)
         self.faults_left = options.faults
-        self.next_fault = self.random.randrange(100, 900 * options.nproc * options.nodes)
+        self.next_fault: int | None = None  # step of the next fault, once training is protected
         self.old_messages: list[tuple[int, Message]] = []
         self.epoch_seen = 0
         self.safe = -1                            # the version that the loss of one failure domain must not take
@@ -84,6 +84,9 @@ class World:
         self.kills: dict[int, int] = {}
         self.lost: list[int] = []                 # nodes whose end the controller has not been told of
         self.failovers = 0
+        self.sent = 0
+        self.replicated = False                   # W lies on a second node, too
+        self.passed = 0.0                         # seconds that were waited for a deadline
 
     # ---- Outbox -------------------------------------------------------------------------------------------------------------
 
@@ -93,18 +96,25 @@ class World:
             if message["epoch"] < self.epoch_seen:
                 raise Violation(f"{name} of epoch {message['epoch']} after epoch {self.epoch_seen}")
             self.epoch_seen = message["epoch"]
+        if name == "may_leave" and message["version"] > self.controller.w:
+            raise Violation(f"ranks may leave with version {message['version']}, but W = {self.controller.w}")
         if name == "w":
             self.safe = message["version"]
+            self.replicated = all(rank.holders for rank in self.controller.members.ranks.values())
             unnoticed = [f"node {number}" for number in self.lost]
             self.losses = [loss for loss in self.losses if loss in unnoticed or loss.startswith("slot")]
         elif name == "verdict":
             self._verdict(message)
+        self.sent += 1
         self.hosts[node].from_controller.append(message)
         self.trace.append(f"{self.steps}: controller -> {node}: {message}")
 
     def emit(self, kind: str, **fields: Any) -> None:
         if kind == "failover":
             self.failovers += 1
+        elif kind == "training_start" and self.faults_left:
+            ranks = self.job.world_size
+            self.next_fault = self.steps + self.random.randrange(40 * ranks, 90 * ranks * self.options.iterations)
         elif kind == "unrecoverable" and self._promised() and self.safe >= 0:
             raise Violation(f"given up although {self.safe} was safe and only {self.losses} was lost: {fields}")
         elif kind == "restart":
@@ -124,11 +134,13 @@ class World:
             return
         if "no spare and no node is left" in summary and not self.options.same_machine:
             return
+        if "no node is left" in summary and not self.controller.members.live_nodes():
+            return
         if not re.search("unrecoverable|after the training loop had ended|before training was protected", summary):
             raise Violation(f"the job ends without need: {summary}")
 
     def now(self) -> float:
-        return self.steps * 1e-3
+        return self.passed + self.steps * 1e-3
 
     # ---- checks -------------------------------------------------------------------------------------------------------------
 
@@ -142,6 +154,8 @@ class World:
     def _promised(self) -> bool:
         """Whether what was lost since W was published last must not cost W: one failure domain, or processes only."""
         processes = all(loss.startswith("process") for loss in self.losses)
+        if not processes and not self.replicated:
+            return False
         whole = not self.options.has_local and not self.options.has_constant
         return len(set(self.losses)) <= 1 or (processes and (whole or len(set(self.losses)) < self.job.world_size))
 
@@ -187,7 +201,9 @@ class World:
     def _fault(self) -> None:
         """One fault at a random place. What is not possible now simply does not happen."""
         self.faults_left -= 1
-        self.next_fault = self.steps + self.random.choice((0, 3, 20, 100, 400, 1500))
+        self.next_fault = None
+        if self.faults_left:
+            self.next_fault = self.steps + self.random.choice((0, 1, 5, 20, 60, 150, 400, 1000))
         kind = self.random.choice(self.options.kinds)
         hosts = [host for host in self.hosts.values() if host.alive]
         processes = [p for host in hosts for p in host.processes if p.code is None and p.rank >= 0]
@@ -292,7 +308,7 @@ class World:
             idle, draw, hosts = 0, self.random.random, list(self.hosts.values())
             while self.result is None:
                 self.steps += 1
-                if self.faults_left and self.steps >= self.next_fault and self.controller.protected:
+                if self.next_fault is not None and self.steps >= self.next_fault:
                     self._fault()
                 steps = self._steps(hosts[int(draw() * len(hosts))])
                 if steps[int(draw() * len(steps))]() or steps[int(draw() * len(steps))]():
@@ -325,7 +341,12 @@ class World:
             host.timers.remove(timer)
             self.hosting = host
             timer[0](*timer[1])
-        if not timers:
+        if timers:
+            return
+        before = self.sent
+        self.passed += 2 * max(self.controller.config.join_timeout_s, self.controller.config.regroup_timeout_s)
+        self.controller.failovers.tick(self.now())
+        if self.sent == before:
             raise Violation("deadlock: nobody can go on")
 
 

@@ -263,6 +263,23 @@ def test_ranks_that_do_not_join_in_time_are_killed() -> None:
     assert [(node, m["rank"]) for node, m in job.out.take("fail_worker")] == [(1, 1)]
 
 
+def test_regrouping_that_takes_too_long_starts_over() -> None:
+    job = running(nodes=2, nproc=1)
+    job.die(1, sealed=4)
+    job.inventories(4, {0: 4})
+    for rank in job.ranks:
+        job.from_rank(rank, "ready", epoch=1, restored_bytes=0, at=0.0)
+    job.from_rank(0, "resumed", epoch=1, timings={})
+    job.out.take("halt")
+    job.out.clock += job.controller.config.regroup_timeout_s + 1
+    for node in range(2):
+        job.heard(node, "beat", free_bytes=1, progress={})
+    job.controller.tick()
+    assert [m["epoch"] for _, m in job.out.take("halt")] == [2, 2]
+    assert job.controller.failovers.round is not None
+    assert "ranks [1] did not resume within 60 s (regroup_timeout_s)" in job.controller.failovers.round.cause
+
+
 @pytest.mark.parametrize("name", ["ready", "resumed", "redone", "leaving"])
 def test_messages_of_another_epoch_change_nothing(name: str) -> None:
     job = running()
