@@ -34,7 +34,9 @@ def new_nonce() -> bytes:
 
 def proof(secret: bytes, side: str, theirs: bytes, mine: bytes, context: bytes = b"") -> bytes:
     """What `side` ("client" or "server") answers to the other's nonce; binds both nonces and `context`."""
-    return hmac.digest(secret, b"|".join((side.encode(), theirs.hex().encode(), mine.hex().encode(), context)), "sha256")
+    return hmac.digest(
+        secret, b"|".join((side.encode(), theirs.hex().encode(), mine.hex().encode(), context)), "sha256"
+    )
 
 
 def verify(secret: bytes, side: str, theirs: bytes, mine: bytes, given: bytes, context: bytes = b"") -> bool:
@@ -80,7 +82,8 @@ def _receive_exactly(sock: socket.socket, count: int) -> bytes:
 async def accept_data(sock: socket.socket, secret: bytes, timeout_s: float) -> dict[str, Any]:
     """Server side of `connect_data` on a non-blocking socket: returns the peer's verified hello.
 
-    The caller decides and answers with `answer_data`. Raises ProtocolError or TimeoutError; the caller closes the socket.
+    The caller decides and answers with `answer_data`. Raises ProtocolError or TimeoutError; the caller closes the
+    socket.
     """
     loop = asyncio.get_running_loop()
 
@@ -97,7 +100,7 @@ async def accept_data(sock: socket.socket, secret: bytes, timeout_s: float) -> d
         opening = await exactly(len(_MAGIC) + NONCE_BYTES)
         if not opening.startswith(_MAGIC):
             raise ProtocolError("not one of ours")
-        theirs, mine = opening[len(_MAGIC):], new_nonce()
+        theirs, mine = opening[len(_MAGIC) :], new_nonce()
         await loop.sock_sendall(sock, mine + proof(secret, "server", theirs, mine))
         given = await exactly(PROOF_BYTES)
         (length,) = struct.unpack("<I", await exactly(4))

@@ -1,7 +1,8 @@
 """The controller: the job's state machine. No sockets, no clocks, no threads; `service.py` connects it to agents.
 
-In: `node_up`, `node_down`, `handle(node, message)`, `tick`. Out: an `Outbox`. Every decision of docs/protocol.md sections 3 and 4
-is made here or in `decide.py`. Start-up is in `startup.py`, one failover's data in `failover_round.py`.
+In: `node_up`, `node_down`, `handle(node, message)`, `tick`. Out: an `Outbox`. Every decision of docs/protocol.md
+sections 3 and 4 is made here or in `decide.py`. Start-up is in `startup.py`, one failover's data in
+`failover_round.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from typing import Any, Protocol
 
 from ff_core.config import FailoverConfig
 from ff_core.control.decide import Impossible
-from ff_core.control.failover_round import FailoverRound, Step
+from ff_core.control.failover_round import FailoverRound
 from ff_core.control.failovers import Failovers
 from ff_core.control.hang import HangDetector
 from ff_core.control.job import JobSpec
+from ff_core.control.loop_end import LoopEnd
 from ff_core.control.membership import Membership, Node, Rank
 from ff_core.control.messages import Message
 from ff_core.control.startup import Startup
@@ -34,7 +36,8 @@ class Outbox(Protocol):
         """A line for the person watching."""
 
     def finish(self, code: int, summary: str) -> None:
-        """The job is over; agents must be stopped. `summary` is the last thing a person reads (may hold a traceback)."""
+        """The job is over; agents must be stopped. `summary` is the last thing a person reads (may hold a
+        traceback)."""
 
     def now(self) -> float:
         """Wall clock, seconds."""
@@ -51,9 +54,9 @@ class Controller:
         self.w = -1
         self.startup = Startup(self)
         self.failovers = Failovers(self)
-        self.protected = False          # arenas exist and the loop has begun on every rank
+        self.loop_end = LoopEnd(self)
+        self.protected = False  # arenas exist and the loop has begun on every rank
         self.finished = False
-        self.left_version: int | None = None
         self.preload: dict[str, Any] | None = None
         self.fired: set[int] = set()
         self.hangs = HangDetector(config.hang_timeout_s)
@@ -61,7 +64,7 @@ class Controller:
         self.last_checkpoint: tuple[str, int] | None = None
         self.protection = ""
 
-    # ---- nodes ------------------------------------------------------------------------------------------------------------
+    # ---- nodes -----------------------------------------------------------------------------------------------------
 
     def node_up(self, node: Node) -> None:
         """An agent proved the secret and said hello."""
@@ -83,19 +86,21 @@ class Controller:
             return
         node.alive = False
         node.spares.clear()
-        self.out.send(node_id, "stop", code=1, signum=0)  # if it only fell silent: its ranks are played elsewhere from now on
+        self.out.send(
+            node_id, "stop", code=1, signum=0
+        )  # if it only fell silent: its ranks are played elsewhere from now on
         lost = [rank for rank in self.members.on_node(node_id) if not rank.exited]
         self.out.emit("node_lost", node=node_id, reason=reason, ranks=[rank.rank for rank in lost])
         self.out.say(f"node {node_id} ({node.hostname}) is lost: {reason}")
         now = self.out.now()
         for rank in lost:
             rank.alive, rank.leaving = False, None  # not the rank's fault: not counted against it
-        if not lost and self.protected and not self._has_left():
+        if not lost and self.protected and not self.loop_end.has_left():
             self.failovers.begin(set(), f"node {node_id} lost: {reason}", now)  # its replicas must move
         elif lost:
             self._after_deaths({rank.rank for rank in lost}, f"node {node_id} lost: {reason}", now)
 
-    # ---- messages ---------------------------------------------------------------------------------------------------------
+    # ---- messages --------------------------------------------------------------------------------------------------
 
     def handle(self, node: int, message: Message) -> None:
         """One message from the agent of `node`."""
@@ -104,7 +109,14 @@ class Controller:
         self.members.nodes[node].last_beat = self.out.now()
         fields = {key: value for key, value in message.items() if key != "t"}
         name = f"on_{message['t']}"
-        handler = next((getattr(part, name) for part in (self, self.startup, self.failovers) if hasattr(part, name)), None)
+        handler = next(
+            (
+                getattr(part, name)
+                for part in (self, self.startup, self.failovers, self.loop_end)
+                if hasattr(part, name)
+            ),
+            None,
+        )
         if handler is None:
             raise ProtocolError(f"an agent must not send {message['t']!r}")
         handler(node, **fields)
@@ -135,9 +147,7 @@ class Controller:
                 self.out.send(other, "w", epoch=self.epoch, version=newest)
             self.out.emit("commit", W=newest, epoch=self.epoch)
             self.hangs.iteration(self.out.now())
-            if self.left_version is not None and newest > self.left_version:
-                self.left_version = None  # another loop has begun
-            self._may_leave()
+            self.loop_end.on_w(newest)
 
     def on_spare_ready(self, node: int, uid: str) -> None:
         if uid in self.members.nodes[node].spares:
@@ -192,7 +202,7 @@ class Controller:
         """[id, text] of the injections that have not fired yet."""
         return [[index, text] for index, text in enumerate(self.job.injections) if index not in self.fired]
 
-    # ---- deaths -----------------------------------------------------------------------------------------------------------
+    # ---- deaths ----------------------------------------------------------------------------------------------------
 
     def on_worker_exit(self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
         entry = self.members.by_uid(uid)
@@ -211,16 +221,20 @@ class Controller:
 
     def _exited_cleanly(self, entry: Rank) -> None:
         entry.alive = False
-        if self.protected and self.left_version is None:
-            self.finish(1, f"rank {entry.rank} exited with code 0 before training had ended on every rank; "
-                            "a script must leave its training loop on all ranks together")
+        if self.protected and self.loop_end.left_version is None:
+            self.finish(
+                1,
+                f"rank {entry.rank} exited with code 0 before training had ended on every rank; "
+                "a script must leave its training loop on all ranks together",
+            )
             return
         entry.exited = True
         if all(rank.exited for rank in self.members.ranks.values()):
             self.finish(0, "")
 
     def _iteration_of(self, rank: Rank, sealed: int) -> int:
-        """The iteration a rank died in: one after its last sealed version, or after v* for a newcomer that never sealed."""
+        """The iteration a rank died in: one after its last sealed version, or after v* for a newcomer that never
+        sealed."""
         current = self.failovers.round
         base = current.version if current is not None and not rank.restored else self.w
         return max(sealed, base, rank.committed[1]) + 1
@@ -230,60 +244,38 @@ class Controller:
         rank.leaving = None
         rank.failures[iteration] = rank.failures.get(iteration, 0) + 1
         if self.protected and rank.failures[iteration] >= 2:
-            self.finish(1, f"{cause}; it failed twice in iteration {iteration}: not a hardware failure. Its last words:\n{rank.tail}")
+            self.finish(
+                1,
+                f"{cause}; it failed twice in iteration {iteration}: not a hardware failure. "
+                f"Its last words:\n{rank.tail}",
+            )
 
     def _after_deaths(self, dead: set[int], cause: str, at: float) -> None:
         if not self.protected:
             self.restart_job(f"{cause} before training was protected", dead)
-        elif self._has_left():
+        elif self.loop_end.has_left():
             self.restart_job(f"{cause} after the training loop had ended on every rank", dead)
         else:
             self.failovers.begin(dead, cause, at)
 
-    def _has_left(self) -> bool:
-        """Every rank was told to leave the training loop, and no other loop has committed anything since."""
-        return self.left_version is not None and self.w <= self.left_version
-
-    # ---- end --------------------------------------------------------------------------------------------------------------
-
-    def on_leaving(self, node: int, rank: int, epoch: int, version: int, stats: dict[str, Any] | None = None) -> None:
-        current = self.failovers.round
-        if epoch != self.epoch or (current is not None and current.step in (Step.HALTING, Step.JOINING)):
-            return
-        entry = self.members.ranks[rank]
-        entry.leaving = version
-        if stats:
-            self.out.emit("rank_stats", rank=rank, **stats)
-        versions = {other.leaving for other in self.members.ranks.values()}
-        if None not in versions and len(versions) > 1:
-            self.finish(1, "ranks leave the training loop after different iterations: "
-                           + ", ".join(f"rank {r.rank} after {r.leaving}" for r in self.members.ranks.values()))
-            return
-        self._may_leave()
-
-    def _may_leave(self) -> None:
-        """Let everybody go once all wait with the same version and it is committed everywhere: nobody will be needed again."""
-        versions = {other.leaving for other in self.members.ranks.values()}
-        if len(versions) != 1 or None in versions:
-            return
-        (version,) = versions
-        current = self.failovers.round
-        if version is None or self.w < version:
-            return
-        self.left_version = version
-        if current is not None and current.step is Step.RESUMED:
-            self.failovers.close(current)  # the interrupted iteration was the last, there is none to redo
-        for other in self.members.ranks.values():
-            other.leaving = None
-        for node in self.members.live_nodes():
-            self.out.send(node, "may_leave", epoch=self.epoch, version=version)
+    # ---- end -------------------------------------------------------------------------------------------------------
 
     def unrecoverable(self, verdict: Impossible, current: FailoverRound) -> None:
-        lost = "; ".join(f"rank {rank} can supply {versions or 'nothing'}" for rank, versions in sorted(verdict.lost.items()))
-        nxt = (f"the newest persisted checkpoint is {self.last_checkpoint[0]} (iteration {self.last_checkpoint[1]})"
-               if self.last_checkpoint else "no checkpoint was persisted by this job")
+        lost = "; ".join(
+            f"rank {rank} can supply {versions or 'nothing'}" for rank, versions in sorted(verdict.lost.items())
+        )
+        nxt = (
+            f"the newest persisted checkpoint is {self.last_checkpoint[0]} (iteration {self.last_checkpoint[1]})"
+            if self.last_checkpoint
+            else "no checkpoint was persisted by this job"
+        )
         text = f"unrecoverable: {current.cause}: {verdict.reason}: {lost}; {nxt}"
-        self.out.emit("unrecoverable", text=text, lost={str(k): v for k, v in verdict.lost.items()}, checkpoint=self.last_checkpoint)
+        self.out.emit(
+            "unrecoverable",
+            text=text,
+            lost={str(k): v for k, v in verdict.lost.items()},
+            checkpoint=self.last_checkpoint,
+        )
         self.restart_job(text, current.dead)
 
     def restart_job(self, reason: str, dead: set[int]) -> None:
@@ -301,8 +293,8 @@ class Controller:
         self.members.nodes = nodes
         for number, counts in failures.items():
             self.members.ranks[number].failures = counts if self.protected else {}
-        self.w, self.protected, self.left_version = -1, False, None
-        self.startup, self.failovers = Startup(self), Failovers(self)
+        self.w, self.protected = -1, False
+        self.startup, self.failovers, self.loop_end = Startup(self), Failovers(self), LoopEnd(self)
         self.startup.begin()
 
     def finish(self, code: int, summary: str) -> None:
@@ -320,7 +312,7 @@ class Controller:
             if node.alive and now - node.last_beat > self.config.heartbeat_timeout_s:
                 self.node_down(node.id, f"no heartbeat for {self.config.heartbeat_timeout_s:g} s")
         self.failovers.tick(now)
-        if self.protected and self.failovers.settled and self.left_version is None:
+        if self.protected and self.failovers.settled and self.loop_end.left_version is None:
             for rank in self.hangs.culprits(self.job.world_size, now):
                 text = f"no progress for {self.hangs.deadline_s:g} s while others wait for it (hang_timeout_s)"
                 self.out.emit("hang", rank=rank, text=text)

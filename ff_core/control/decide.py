@@ -1,7 +1,7 @@
 """Which version to go on from, and where every rank gets it: a pure function of what survived.
 
-States and rules: docs/protocol.md, section 4. The newest version that *every* rank can supply wins; a rank keeps its live
-tensors if they are at that version, else takes its own slot, else a replica.
+States and rules: docs/protocol.md, section 4. The newest version that *every* rank can supply wins; a rank keeps its
+live tensors if they are at that version, else takes its own slot, else a replica.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """version: v*.  sources: one per rank.  source_rank: who broadcasts redundant state, None if nobody can and nobody needs it."""
+    """version: v*.  sources: one per rank.  source_rank: who broadcasts redundant state, None if nobody can and
+    nobody needs it."""
 
     version: int
     sources: dict[int, Source]
@@ -67,14 +68,18 @@ def decide(
 
     epoch: the one that ends; slots of another are ignored (I2).  live: rank -> version of whole, sealed live tensors.
     survivors: ranks whose process has held full state before (never a newcomer that has not restored).
-    has_local: the job has REPLICATED tensors, which replicas lack.  has_constant: it has CONSTANT ones, which no slot holds.
+    has_local: the job has REPLICATED tensors, which replicas lack.  has_constant: it has CONSTANT ones, which no
+    slot holds.
     node_of: rank -> its node before the death; an own slot there is preferred to a replica.
     """
     by_rank: dict[int, list[SlotReport]] = {rank: [] for rank in range(world_size)}
     for report in slots:
         if report.epoch == epoch and report.rank in by_rank:
-            # a replica's arena has no room for REPLICATED tensors: full of what it holds is not full of what the rank needs
-            by_rank[report.rank].append(replace(report, full=report.full and not (has_local and report.kind == "replica")))
+            # a replica's arena has no room for REPLICATED tensors: full of what it holds is not full of what the
+            # rank needs
+            by_rank[report.rank].append(
+                replace(report, full=report.full and not (has_local and report.kind == "replica"))
+            )
     supply = {
         rank: {report.version for report in by_rank[rank]} | ({live[rank]} if rank in live else set())
         for rank in range(world_size)

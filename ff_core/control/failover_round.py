@@ -1,8 +1,8 @@
 """One attempt to get from a death back to training: everything the controller collects for one new epoch.
 
-States: HALTING (inventories come in) -> JOINING (verdict sent, ranks get ready) -> REGROUPING (groups swap, state is rebuilt)
--> RESUMED (all train; the interrupted iteration is being redone) -> DONE. Another death abandons the round; the next one has a
-higher epoch and inherits the set of dead ranks and the time of the first death.
+States: HALTING (inventories come in) -> JOINING (verdict sent, ranks get ready) -> REGROUPING (groups swap, state is
+rebuilt) -> RESUMED (all train; the interrupted iteration is being redone) -> DONE. Another death abandons the round;
+the next one has a higher epoch and inherits the set of dead ranks and the time of the first death.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class FailoverRound:
     old_epoch: int
     dead: set[int]
     cause: str
-    died_at: float            # the first death of this failover, as seen (or scripted) nearest to it
-    detected_at: float        # the controller knew
+    died_at: float  # the first death of this failover, as seen (or scripted) nearest to it
+    detected_at: float  # the controller knew
     step: Step = Step.HALTING
-    inventories: dict[int, list[SlotReport]] = field(default_factory=dict)   # node -> its slots
-    live: dict[int, int] = field(default_factory=dict)                        # rank -> whole sealed version
+    inventories: dict[int, list[SlotReport]] = field(default_factory=dict)  # node -> its slots
+    live: dict[int, int] = field(default_factory=dict)  # rank -> whole sealed version
     version: int = -1
     newcomers: list[int] = field(default_factory=list)
-    warm: dict[int, bool] = field(default_factory=dict)                       # newcomer -> came from a spare
+    warm: dict[int, bool] = field(default_factory=dict)  # newcomer -> came from a spare
     ready_at: dict[int, float] = field(default_factory=dict)
     restored_bytes: int = 0
     resumed: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -57,7 +57,9 @@ class FailoverRound:
             name: max((timings.get(name, 0.0) for timings in self.resumed.values()), default=0.0)
             for name in ("regroup", "rebuild", "scalars")
         }
-        newcomer_ready = max((self.ready_at[rank] for rank in self.newcomers if rank in self.ready_at), default=self.verdict_at)
+        newcomer_ready = max(
+            (self.ready_at[rank] for rank in self.newcomers if rank in self.ready_at), default=self.verdict_at
+        )
         return {
             "epoch": self.epoch,
             "v_star": self.version,

@@ -1,4 +1,5 @@
-"""From a death to everyone training again: the part of the controller that runs failovers (docs/protocol.md, section 4).
+"""From a death to everyone training again: the part of the controller that runs failovers (docs/protocol.md, section
+4).
 
 `FailoverRound` holds one attempt's data, `decide` chooses the version; here the messages and the order of steps are.
 """
@@ -25,7 +26,7 @@ class Failovers:
         self.members = controller.members
         self.out = controller.out
         self.round: FailoverRound | None = None
-        self.without_progress = 0   # failovers since W last grew
+        self.without_progress = 0  # failovers since W last grew
         self.best = -1
 
     @property
@@ -34,21 +35,27 @@ class Failovers:
         return self.round is None or self.round.step in (Step.RESUMED, Step.DONE)
 
     def begin(self, dead: set[int], cause: str, died_at: float) -> None:
-        """Halt everyone: `dead` ranks (possibly none: a bad slot, a lost holder) force a new epoch. died_at: wall clock, s."""
+        """Halt everyone: `dead` ranks (possibly none: a bad slot, a lost holder) force a new epoch. died_at: wall
+        clock, s."""
         owner = self.controller
         if not self.members.live_nodes():
             owner.finish(1, f"{cause}; no node is left")
             return
-        # A round that has not resumed is abandoned and continued: its dead, its clock, and, before its verdict, its slots' epoch.
+        # A round that has not resumed is abandoned and continued: its dead, its clock, and, before its verdict, its
+        # slots' epoch.
         last = None if self.settled else self.round
         old_epoch = last.old_epoch if last is not None and last.step is Step.HALTING else owner.epoch
         owner.epoch += 1
         owner.w = -1
         owner.hangs.reset()
         self.round = FailoverRound(
-            epoch=owner.epoch, old_epoch=old_epoch, cause=cause if last is None else f"{last.cause}, then {cause}",
-            dead=dead | (last.dead if last else set()), died_at=last.died_at if last else died_at,
-            detected_at=last.detected_at if last else self.out.now(), version=last.version if last else -1,
+            epoch=owner.epoch,
+            old_epoch=old_epoch,
+            cause=cause if last is None else f"{last.cause}, then {cause}",
+            dead=dead | (last.dead if last else set()),
+            died_at=last.died_at if last else died_at,
+            detected_at=last.detected_at if last else self.out.now(),
+            version=last.version if last else -1,
             attempts=last.attempts + 1 if last else 1,
         )
         for node in self.members.live_nodes():
@@ -66,8 +73,8 @@ class Failovers:
         current.inventories[node] = [SlotReport(*report) for report in arenas]
         for number, version in live.items():
             rank = self.members.ranks[number]
-            # Only versions that are copied: going on from another one would need a third slot to make it safe in, while the
-            # one that can be gone back to is kept.
+            # Only versions that are copied: going on from another one would need a third slot to make it safe in,
+            # while the one that can be gone back to is kept.
             scheduled = version >= 0 and version % self.controller.config.interval == 0
             if scheduled and rank.alive and rank.restored and rank.node == node:
                 current.live[number] = version
@@ -78,10 +85,12 @@ class Failovers:
     def _verdict(self, current: FailoverRound) -> None:
         absent = self._absent()
         decision = decide(
-            world_size=self.controller.job.world_size, epoch=current.old_epoch,
+            world_size=self.controller.job.world_size,
+            epoch=current.old_epoch,
             live={rank: version for rank, version in current.live.items() if rank not in absent},
             survivors={rank.rank for rank in self.members.ranks.values() if rank.alive and rank.restored},
-            slots=current.slots(), has_local=any((r.layout or {}).get("local_bytes", 0) for r in self.members.ranks.values()),
+            slots=current.slots(),
+            has_local=any((r.layout or {}).get("local_bytes", 0) for r in self.members.ranks.values()),
             has_constant=self.controller.startup.has_constant,
             node_of=self.members.node_of(),
         )
@@ -92,50 +101,91 @@ class Failovers:
         for number in sorted(absent):
             place_for = self.members.take_replacement(self.members.ranks[number].node)
             if place_for is None:
-                self.controller.restart_job(f"{current.cause}; no spare and no node is left for rank {number} (start with more --spares)", {number})
+                self.controller.restart_job(
+                    f"{current.cause}; no spare and no node is left for rank {number} (start with more --spares)",
+                    {number},
+                )
                 return
-            homes[number] = place_for
+            homes[number] = place_for[:2]
             rank = self.members.ranks[number]
             # a new process: not alive until its agent says so, and worthless as a source until it has restored
-            rank.node, rank.uid, rank.alive, rank.restored = place_for[0], place_for[1] or f"e{current.epoch}-r{number}", True, False
-            current.warm[number] = place_for[1] is not None
+            rank.node, rank.uid, rank.alive, rank.restored = (
+                place_for[0],
+                place_for[1] or f"e{current.epoch}-r{number}",
+                True,
+                False,
+            )
+            current.warm[number] = place_for[2]
         if decision.version > self.best:
             self.best, self.without_progress = decision.version, 0
         self.without_progress += 1
         if self.without_progress > _MOST_WITHOUT_PROGRESS:
-            self.controller.finish(1, f"{current.cause}; {self.without_progress} failovers in a row did not get past iteration "
-                                      f"{decision.version}. Last words of rank {min(current.dead, default=0)}:\n"
-                                      + self.members.ranks[min(current.dead, default=0)].tail)
+            self.controller.finish(
+                1,
+                f"{current.cause}; {self.without_progress} failovers in a row did not get past iteration "
+                f"{decision.version}. Last words of rank {min(current.dead, default=0)}:\n"
+                + self.members.ranks[min(current.dead, default=0)].tail,
+            )
             return
         current.version = decision.version
         current.newcomers = sorted(rank.rank for rank in self.members.ranks.values() if not rank.restored)
-        holders = place(self.members.node_of(), self.members.live_nodes(), self.controller.config.replicas, self.members.holders())
+        holders = place(
+            self.members.node_of(), self.members.live_nodes(), self.controller.config.replicas, self.members.holders()
+        )
         for rank in self.members.ranks.values():
             rank.holders, rank.committed, rank.leaving = holders[rank.rank], (-1, -1), None
         self.controller.startup.describe_protection()
         self._send_verdict(current, decision, homes)
 
-    def _send_verdict(self, current: FailoverRound, decision: Decision, homes: dict[int, tuple[int, str | None]]) -> None:
-        needs_broadcast = sorted(set(current.newcomers) | {rank for rank, source in decision.sources.items() if not source.full})
+    def _send_verdict(
+        self, current: FailoverRound, decision: Decision, homes: dict[int, tuple[int, str | None]]
+    ) -> None:
+        needs_broadcast = sorted(
+            set(current.newcomers) | {rank for rank, source in decision.sources.items() if not source.full}
+        )
         addresses = self.controller.startup.holder_addresses()
         roles, sends = {}, []
         for number, source in decision.sources.items():
             home = self.members.ranks[number].node
             local = source.kind == "live" or (source.kind == "own" and source.node == home)
-            roles[number] = {"source": "live" if source.kind == "live" else "slot", "full": source.full, "filled": not local}
+            roles[number] = {
+                "source": "live" if source.kind == "live" else "slot",
+                "full": source.full,
+                "filled": not local,
+            }
             if not local:
-                sends.append({"rank": number, "kind": source.kind, "from": source.node, "to_node": home,
-                              "to": list(self.members.nodes[home].data_address)})
+                sends.append(
+                    {
+                        "rank": number,
+                        "kind": source.kind,
+                        "from": source.node,
+                        "to_node": home,
+                        "to": list(self.members.nodes[home].data_address),
+                    }
+                )
         current.verdict_at, current.step = self.out.now(), Step.JOINING
         for node in self.members.live_nodes():
             layouts = self.members.layouts_for(node)
             self.out.send(
-                node, "verdict", epoch=current.epoch, old_epoch=current.old_epoch, version=decision.version,
-                source_rank=decision.source_rank, newcomers=needs_broadcast, roles=roles,
-                assign=[{"rank": rank, "uid": uid or f"e{current.epoch}-r{rank}", "spare": uid is not None}
-                        for rank, (where, uid) in homes.items() if where == node],
-                send=[order for order in sends if order["from"] == node], own=layouts["own"], replicas=layouts["replicas"],
-                holders=addresses, protected=self.controller.protection, injections=self.controller.injections_left(),
+                node,
+                "verdict",
+                epoch=current.epoch,
+                old_epoch=current.old_epoch,
+                version=decision.version,
+                source_rank=decision.source_rank,
+                newcomers=needs_broadcast,
+                roles=roles,
+                assign=[
+                    {"rank": rank, "uid": uid or f"e{current.epoch}-r{rank}", "spare": uid is not None}
+                    for rank, (where, uid) in homes.items()
+                    if where == node
+                ],
+                send=[order for order in sends if order["from"] == node],
+                own=layouts["own"],
+                replicas=layouts["replicas"],
+                holders=addresses,
+                protected=self.controller.protection,
+                injections=self.controller.injections_left(),
             )
 
     def on_bad_slot(self, node: int, rank: int, epoch: int, reason: str) -> None:
@@ -186,7 +236,8 @@ class Failovers:
         self.out.emit("failover", **summary)
         self.out.say(
             f"failover to epoch {current.epoch}: {current.cause}; everyone went on after iteration {current.version}, "
-            f"{summary['total_s']:.2f} s after the death ({summary['spare']} replacement for ranks {summary['newcomers']})"
+            f"{summary['total_s']:.2f} s after the death "
+            f"({summary['spare']} replacement for ranks {summary['newcomers']})"
         )
 
     def tick(self, now: float) -> None:
@@ -200,6 +251,10 @@ class Failovers:
         elif current is not None and current.step is Step.JOINING and now - current.verdict_at > limit:
             for number, rank in self.members.ranks.items():
                 if number not in current.ready_at:
-                    self.out.send(rank.node, "fail_worker", rank=number,
-                                  reason=f"not ready {limit:g} s after the verdict (join_timeout_s)")
+                    self.out.send(
+                        rank.node,
+                        "fail_worker",
+                        rank=number,
+                        reason=f"not ready {limit:g} s after the verdict (join_timeout_s)",
+                    )
             current.verdict_at = now  # one more period for the deaths to come in

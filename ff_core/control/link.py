@@ -1,7 +1,8 @@
 """The line between an agent and one of its workers: an inherited SOCK_SEQPACKET socketpair, one packet a message.
 
-Packets carry descriptors (status page, eventfd, arena) beside a message. Large messages are compressed; a packet is at most
-`_MAX_PACKET` bytes. The agent's end is asyncio (`AgentEnd`), the worker's end blocking and thread-safe (`WorkerLink`).
+Packets carry descriptors (status page, eventfd, arena) beside a message. Large messages are compressed; a packet is
+at most `_MAX_PACKET` bytes. The agent's end is asyncio (`AgentEnd`), the worker's end blocking and thread-safe
+(`WorkerLink`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def _encode(message: Message) -> bytes:
     body = pack(message)
     packet = b"z" + zlib.compress(body, 1) if len(body) > _COMPRESS_ABOVE else b"p" + body
     if len(packet) > _MAX_PACKET:
-        raise ProtocolError(f"message {message['t']!r} has {len(packet)} bytes after compression, at most {_MAX_PACKET}")
+        raise ProtocolError(
+            f"message {message['t']!r} has {len(packet)} bytes after compression, at most {_MAX_PACKET}"
+        )
     return packet
 
 
@@ -55,7 +58,9 @@ def _decode(packet: bytes) -> Message:
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     size = array.array("i").itemsize
-    packet, ancillary, flags, _ = sock.recvmsg(_MAX_PACKET + 1, socket.CMSG_SPACE(_MAX_FDS * size), socket.MSG_CMSG_CLOEXEC)
+    packet, ancillary, flags, _ = sock.recvmsg(
+        _MAX_PACKET + 1, socket.CMSG_SPACE(_MAX_FDS * size), socket.MSG_CMSG_CLOEXEC
+    )
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -75,7 +80,8 @@ def _send(sock: socket.socket, packet: bytes, fds: Sequence[int]) -> None:
 
 
 class WorkerLink:
-    """The worker's end. `receive` serves the bootstrap; `serve` then hands every message to a callback in its own thread."""
+    """The worker's end. `receive` serves the bootstrap; `serve` then hands every message to a callback in its own
+    thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -99,13 +105,18 @@ class WorkerLink:
             _send(self._sock, packet, fds)
 
     def receive(self, timeout_s: float | None = None) -> tuple[Message, list[int]]:
-        """Next message and its descriptors (now ours). TimeoutError after timeout_s, EOFError when the agent is gone."""
+        """Next message and its descriptors (now ours). TimeoutError after timeout_s, EOFError when the agent is
+        gone."""
         if not select.select([self._sock], [], [], timeout_s)[0]:
             raise TimeoutError("no message from the agent")
         packet, fds = _receive(self._sock)
         if not packet:
             raise EOFError("the agent is gone")
         return _decode(packet), fds
+
+    def pending(self) -> bool:
+        """Whether `receive` would return at once. Before `serve` only."""
+        return bool(select.select([self._sock], [], [], 0)[0])
 
     def serve(self, on_message: Callable[[Message, list[int]], None], on_gone: Callable[[], None]) -> None:
         """Hand all further messages to `on_message` in a daemon thread; `on_gone` once the agent is gone."""

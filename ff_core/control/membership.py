@@ -29,15 +29,15 @@ class Rank:
     node: int
     uid: str = ""
     alive: bool = False
-    training: bool = False         # version 0 (or v*) exists: the loop has begun
-    restored: bool = True          # False: a newcomer that has not yet restored; its live tensors mean nothing
+    training: bool = False  # version 0 (or v*) exists: the loop has begun
+    restored: bool = True  # False: a newcomer that has not yet restored; its live tensors mean nothing
     layout: dict[str, int] | None = None
     holders: list[int] = field(default_factory=list)
     committed: tuple[int, int] = (-1, -1)  # (epoch, version)
-    leaving: int | None = None     # version with which it waits at the loop's end
-    exited: bool = False           # left with exit code 0 after may_leave
+    leaving: int | None = None  # version with which it waits at the loop's end
+    exited: bool = False  # left with exit code 0 after may_leave
     failures: dict[int, int] = field(default_factory=dict)  # iteration -> deaths in it
-    tail: str = ""                 # last lines of its stderr, when it died
+    tail: str = ""  # last lines of its stderr, when it died
 
 
 class Membership:
@@ -59,11 +59,13 @@ class Membership:
     def by_uid(self, uid: str) -> Rank | None:
         return next((rank for rank in self.ranks.values() if rank.uid == uid), None)
 
-    def take_replacement(self, home: int) -> tuple[int, str | None] | None:
-        """(node, spare's uid or None for a cold start) for a rank that lived on `home`; None: nowhere to put it.
+    def take_replacement(self, home: int) -> tuple[int, str | None, bool] | None:
+        """(node, spare's uid or None for a cold start, whether it is ready) for a rank that lived on `home`; None:
+        nowhere.
 
-        Ready spares first, at home before elsewhere; then one still warming up; then a cold start at home, or on another
-        node of the same machine (emulated nodes share its devices). A cold start on a foreign machine would have no device.
+        Ready spares first, at home before elsewhere; then one still warming up; then a cold start at home, or on
+        another node of the same machine (emulated nodes share its devices). A cold start on a foreign machine would
+        have no device.
         """
         order = sorted(self.live_nodes(), key=lambda node: (node != home, node))
         for want_ready in (True, False):
@@ -71,12 +73,12 @@ class Membership:
                 for uid, ready in list(self.nodes[node_id].spares.items()):
                     if ready == want_ready:
                         del self.nodes[node_id].spares[uid]
-                        return node_id, uid
+                        return node_id, uid, ready
         host = self.nodes[home].host_id if home in self.nodes else None
         cold = [node for node in order if node == home or self.nodes[node].host_id == host]
         if not cold:
             return None
-        return min(cold, key=lambda node: (node != home, len(self.on_node(node)))), None
+        return min(cold, key=lambda node: (node != home, len(self.on_node(node)))), None, False
 
     def holders(self) -> dict[int, list[int]]:
         return {rank.rank: list(rank.holders) for rank in self.ranks.values()}

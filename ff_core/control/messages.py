@@ -1,7 +1,8 @@
 """Every message of the control plane, and the check that each side applies before it acts on one.
 
 A message is a dict with "t" (its name) and the fields below; unknown names, missing fields and wrong types are a
-`ProtocolError` that closes the connection. `?` after a type: the field may be absent. Encoded with msgpack, nothing pickled.
+`ProtocolError` that closes the connection. `?` after a type: the field may be absent. Encoded with msgpack, nothing
+pickled.
 Stamps, epochs and states: docs/protocol.md.
 """
 
@@ -25,7 +26,7 @@ _SCHEMA: dict[str, dict[str, tuple[tuple[type, ...], bool]]] = {}
 
 def _define(name: str, **fields: tuple[type, ...] | tuple[tuple[type, ...], bool]) -> None:
     _SCHEMA[name] = {
-        key: (kind, True) if not isinstance(kind[-1], bool) else kind  # type: ignore[misc]
+        key: (kind, True) if not isinstance(kind[-1], bool) else kind
         for key, kind in fields.items()
     }
 
@@ -36,7 +37,9 @@ def _opt(kind: tuple[type, ...]) -> tuple[tuple[type, ...], bool]:
 
 # --- handshake (agent <-> controller) ---
 _define("challenge", nonce=_B)
-_define("hello", proof=_B, nonce=_B, node=_I, host_id=_S, hostname=_S, data_host=_S, data_port=_I, free_bytes=_I, pid=_I)
+_define(
+    "hello", proof=_B, nonce=_B, node=_I, host_id=_S, hostname=_S, data_host=_S, data_port=_I, free_bytes=_I, pid=_I
+)
 _define("welcome", proof=_B, job=_D, heartbeat_interval_s=_F)
 _define("refused", reason=_S)
 
@@ -46,8 +49,22 @@ _define("arenas", epoch=_I, own=_D, replicas=_D)
 _define("placement", epoch=_I, holders=_D, protected=_S)
 _define("w", epoch=_I, version=_I)
 _define("halt", epoch=_I, dead=_L)
-_define("verdict", epoch=_I, old_epoch=_I, version=_I, source_rank=_opt(_I), newcomers=_L, roles=_D, assign=_L, send=_L,
-        own=_D, replicas=_D, holders=_D, protected=_S, injections=_L)
+_define(
+    "verdict",
+    epoch=_I,
+    old_epoch=_I,
+    version=_I,
+    source_rank=_opt(_I),
+    newcomers=_L,
+    roles=_D,
+    assign=_L,
+    send=_L,
+    own=_D,
+    replicas=_D,
+    holders=_D,
+    protected=_S,
+    injections=_L,
+)
 _define("regroup", epoch=_I)
 _define("may_leave", epoch=_I, version=_I)
 _define("preload", modules=_L, calls=_L)
@@ -60,8 +77,17 @@ _define("fail_worker", rank=_I, reason=_S)
 _define("beat", free_bytes=_I, progress=_D)
 _define("worker_started", rank=_I, uid=_S, pid=_I, warm=_BOOL)
 _define("worker_exit", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F)
-_define("protect", rank=_I, sent_bytes=_I, local_bytes=_I, blob_capacity=_I, journal_bytes=_I, chunk_bytes=_I,
-        settings=_D, has_constant=_BOOL)
+_define(
+    "protect",
+    rank=_I,
+    sent_bytes=_I,
+    local_bytes=_I,
+    blob_capacity=_I,
+    journal_bytes=_I,
+    chunk_bytes=_I,
+    settings=_D,
+    has_constant=_BOOL,
+)
 _define("arenas_ready", epoch=_I)
 _define("arenas_failed", epoch=_I, reason=_S)
 _define("training", rank=_I)
@@ -82,8 +108,19 @@ _define("stopped")
 _define("halt_slow", rank=_I)
 
 # --- worker <-> agent only (forwarded ones are above) ---
-_define("role", rank=_I, env=_D, entrypoint=_L, no_python=_BOOL, newcomer=_BOOL, epoch=_I, secret=_B, job=_D, injections=_L,
-        world_size=_I)
+_define(
+    "role",
+    rank=_I,
+    env=_D,
+    entrypoint=_L,
+    no_python=_BOOL,
+    newcomer=_BOOL,
+    epoch=_I,
+    secret=_B,
+    job=_D,
+    injections=_L,
+    world_size=_I,
+)
 _define("arena", epoch=_I, holders=_L, protected=_S)
 _define("booted")
 _define("halted", epoch=_I, version=_I, sealed=_BOOL)
@@ -121,8 +158,10 @@ def pack(message: Message) -> bytes:
     """Encode a checked message."""
     encoded = msgpack.packb(message, use_bin_type=True)
     if len(encoded) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(f"message {message.get('t')!r} has {len(encoded)} bytes, at most {MAX_MESSAGE_BYTES} are allowed")
-    return encoded  # type: ignore[no-any-return]
+        raise ProtocolError(
+            f"message {message.get('t')!r} has {len(encoded)} bytes, at most {MAX_MESSAGE_BYTES} are allowed"
+        )
+    return encoded
 
 
 def unpack(data: bytes) -> Message:

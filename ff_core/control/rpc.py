@@ -1,4 +1,5 @@
-"""The stream between agents and controller: one bidirectional gRPC call per agent, msgpack messages, HMAC proofs both ways first.
+"""The stream between agents and controller: one bidirectional gRPC call per agent, msgpack messages, HMAC proofs
+both ways first.
 
 Generic handlers, no generated code. `Stream` is what both ends see once the handshake is done.
 """
@@ -59,7 +60,8 @@ class Stream:
 
 
 async def serve(host: str, port: int, session: Callable[[Stream], Awaitable[None]]) -> tuple[grpc.aio.Server, int]:
-    """Listen; `session` runs for every call. Returns the server and its port. Raises OSError naming the address if it is taken."""
+    """Listen; `session` runs for every call. Returns the server and its port. Raises OSError naming the address if
+    it is taken."""
 
     async def handle(_: Any, context: grpc.aio.ServicerContext) -> None:
         await session(Stream(context.read, context.write))
@@ -78,7 +80,8 @@ async def serve(host: str, port: int, session: Callable[[Stream], Awaitable[None
 
 
 async def challenge(stream: Stream, secret: bytes) -> tuple[Message, bytes]:
-    """Server side: returns the agent's verified hello and the nonce to prove ourselves against. Raises ProtocolError."""
+    """Server side: returns the agent's verified hello and the nonce to prove ourselves against. Raises
+    ProtocolError."""
     mine = new_nonce()
     await stream.send_now(make("challenge", nonce=mine))
     hello = await asyncio.wait_for(stream.receive(), _HANDSHAKE_S)
@@ -90,7 +93,9 @@ async def challenge(stream: Stream, secret: bytes) -> tuple[Message, bytes]:
     return hello, proof(secret, "server", hello["nonce"], mine)
 
 
-async def connect(address: str, secret: bytes, hello: dict[str, Any], timeout_s: float) -> tuple[grpc.aio.Channel, Stream, Message]:
+async def connect(
+    address: str, secret: bytes, hello: dict[str, Any], timeout_s: float
+) -> tuple[grpc.aio.Channel, Stream, Message]:
     """Agent side: connect, prove ourselves, be sure of the controller. Returns channel, stream and its welcome.
 
     Raises ProtocolError (refused, wrong secret) or OSError (not reachable within timeout_s).
@@ -107,7 +112,9 @@ async def connect(address: str, secret: bytes, hello: dict[str, Any], timeout_s:
         await stream.send_now(make("hello", proof=proof(secret, "client", opening["nonce"], mine), nonce=mine, **hello))
         answer = await asyncio.wait_for(stream.receive(), _HANDSHAKE_S)
         if answer is None or answer["t"] != "welcome":
-            raise ProtocolError(f"the controller at {address} refused: {(answer or {}).get('reason', 'connection closed')}")
+            raise ProtocolError(
+                f"the controller at {address} refused: {(answer or {}).get('reason', 'connection closed')}"
+            )
         if not verify(secret, "server", mine, opening["nonce"], answer["proof"]):
             raise ProtocolError(f"the controller at {address} does not know the job's secret")
         return channel, stream, answer

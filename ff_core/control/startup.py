@@ -1,7 +1,8 @@
 """From connected agents to a protected job: the part of the controller before the first iteration.
 
-Order: all agents connected -> `start` (workers are spawned) -> every rank says what it must protect -> memory is checked per
-machine and holders are chosen -> agents allocate -> every rank learns its holders and begins -> all are training.
+Order: all agents connected -> `start` (workers are spawned) -> every rank says what it must protect -> memory is
+checked per machine and holders are chosen -> agents allocate -> every rank learns its holders and begins -> all are
+training.
 """
 
 from __future__ import annotations
@@ -37,21 +38,39 @@ class Startup:
             rank.node = number // self.job.nproc_per_node
             rank.uid, rank.alive = f"s{owner.restart}-r{number}", True
         if owner.restart == 0:
-            self.out.emit("job_start", world_size=self.job.world_size, nodes=self.job.nodes, emulated=self.job.emulated,
-                          spares=self.job.spares, entrypoint=self.job.entrypoint)
+            self.out.emit(
+                "job_start",
+                world_size=self.job.world_size,
+                nodes=self.job.nodes,
+                emulated=self.job.emulated,
+                spares=self.job.spares,
+                entrypoint=self.job.entrypoint,
+            )
         for node in self.members.live_nodes():
-            self.out.send(node, "start", restart=owner.restart, epoch=owner.epoch, injections=owner.injections_left(),
-                          ranks=[[rank.rank, rank.uid] for rank in self.members.on_node(node)])
+            self.out.send(
+                node,
+                "start",
+                restart=owner.restart,
+                epoch=owner.epoch,
+                injections=owner.injections_left(),
+                ranks=[[rank.rank, rank.uid] for rank in self.members.on_node(node)],
+            )
 
-    def on_protect(self, node: int, rank: int, settings: dict[str, Any], journal_bytes: int, has_constant: bool,
-                   **sizes: int) -> None:
+    def on_protect(
+        self, node: int, rank: int, settings: dict[str, Any], journal_bytes: int, has_constant: bool, **sizes: int
+    ) -> None:
         """A rank has built everything and knows what it must protect."""
         entry = self.members.ranks[rank]
         if self.settings is None:
             self.settings = settings
         elif settings != self.settings:
-            differing = sorted(key for key in {*settings, *self.settings} if settings.get(key) != self.settings.get(key))
-            self.controller.finish(1, f"rank {rank} has another ff_failover configuration than the first rank: {', '.join(differing)} differ")
+            differing = sorted(
+                key for key in {*settings, *self.settings} if settings.get(key) != self.settings.get(key)
+            )
+            self.controller.finish(
+                1,
+                f"rank {rank} has another ff_failover configuration than the first rank: {', '.join(differing)} differ",
+            )
             return
         self.has_constant |= has_constant
         # room for the journal of a replacement, whose script may take other turns before it is replayed
@@ -62,8 +81,10 @@ class Startup:
     def _allocate(self) -> None:
         owner = self.controller
         assert self.settings is not None
-        launch_level = {key: getattr(owner.config, key) for key in
-                        ("heartbeat_interval_s", "heartbeat_timeout_s", "halt_timeout_s", "spares", "secret")}
+        launch_level = {
+            key: getattr(owner.config, key)
+            for key in ("heartbeat_interval_s", "heartbeat_timeout_s", "halt_timeout_s", "spares", "secret")
+        }
         owner.config = FailoverConfig.from_dict(self.settings, source="ff_failover").model_copy(update=launch_level)
         owner.hangs = HangDetector(owner.config.hang_timeout_s)
         holders = place(self.members.node_of(), self.members.live_nodes(), owner.config.replicas, {})
@@ -96,18 +117,24 @@ class Startup:
             free = node.free_bytes
             if shared > free or (limit and own + replicas > limit):
                 over.append(
-                    f"node {node.id} ({node.hostname}): needed {own + replicas} bytes ({format_bytes(own + replicas)}: own slots "
-                    f"{format_bytes(own)}, replicas of others {format_bytes(replicas)}), free {free} bytes ({format_bytes(free)})"
+                    f"node {node.id} ({node.hostname}): needed {own + replicas} bytes "
+                    f"({format_bytes(own + replicas)}: own slots {format_bytes(own)}, replicas of others "
+                    f"{format_bytes(replicas)}), free {free} bytes ({format_bytes(free)})"
                     + (f" for {format_bytes(shared)} of all nodes on this machine" if shared != own + replicas else "")
                     + (f", memory_limit_bytes {limit}" if limit else "")
                 )
         if not over:
             return ""
-        return ("not enough memory for the slots that protect this job:\n  " + "\n  ".join(over)
-                + "\nUse more nodes, fewer replicas, or raise memory_limit_bytes (see the table each rank prints of what it copies).")
+        return (
+            "not enough memory for the slots that protect this job:\n  "
+            + "\n  ".join(over)
+            + "\nUse more nodes, fewer replicas, or raise memory_limit_bytes "
+            "(see the table each rank prints of what it copies)."
+        )
 
     def on_arenas_failed(self, node: int, epoch: int, reason: str) -> None:
-        self.controller.finish(1, f"node {node}: {reason}")
+        if epoch == self.controller.epoch:
+            self.controller.finish(1, f"node {node}: {reason}")
 
     def on_arenas_ready(self, node: int, epoch: int) -> None:
         if epoch != self.controller.epoch:
@@ -115,7 +142,13 @@ class Startup:
         self.ready_nodes.add(node)
         if self.ready_nodes >= set(self.members.live_nodes()):
             for other in self.members.live_nodes():
-                self.out.send(other, "placement", epoch=epoch, holders=self.holder_addresses(), protected=self.controller.protection)
+                self.out.send(
+                    other,
+                    "placement",
+                    epoch=epoch,
+                    holders=self.holder_addresses(),
+                    protected=self.controller.protection,
+                )
 
     def on_training(self, node: int, rank: int) -> None:
         """A rank's first version is being copied. Deaths count as failovers once that holds for all."""
@@ -137,12 +170,14 @@ class Startup:
         fewest = min(len(rank.holders) for rank in self.members.ranks.values())
         wanted = owner.config.replicas
         if fewest == 0:
-            text = ("protected against the death of processes, NOT of a node: "
-                    + ("replicas = 0" if wanted == 0 else "there is only one failure domain"))
+            text = "protected against the death of processes, NOT of a node: " + (
+                "replicas = 0" if wanted == 0 else "there is only one failure domain"
+            )
         else:
             text = f"protected against the loss of {fewest} node{'s' if fewest > 1 else ''} at a time"
             if fewest < wanted:
-                text += f" (degraded: {wanted} replicas wanted, {fewest} possible on {len(self.members.live_nodes())} nodes)"
+                nodes = len(self.members.live_nodes())
+                text += f" (degraded: {wanted} replicas wanted, {fewest} possible on {nodes} nodes)"
         if text != owner.protection:
             owner.protection = text
             self.out.emit("protected", text=text, replicas=fewest, wanted=wanted, degraded=fewest < wanted)

@@ -49,15 +49,25 @@ class Recorder:
 class Job:
     """`nodes` x `nproc` ranks; `heard(node, name, ...)` is a message of an agent."""
 
-    def __init__(self, nodes: int = 2, nproc: int = 1, *, settings: dict[str, Any] | None = None, same_machine: bool = True,
-                 free_bytes: int = 1 << 40, **job: Any) -> None:
+    def __init__(
+        self,
+        nodes: int = 2,
+        nproc: int = 1,
+        *,
+        settings: dict[str, Any] | None = None,
+        same_machine: bool = True,
+        free_bytes: int = 1 << 40,
+        **job: Any,
+    ) -> None:
         self.out = Recorder()
         self.settings = SETTINGS | (settings or {})
         self.spec = JobSpec(["train.py"], nodes, nproc, "", 0, config=self.settings, **job)
         self.controller = Controller(self.spec, FailoverConfig.from_dict(self.settings), self.out)
         for node in range(nodes):
             machine = "m" if same_machine else f"m{node}"
-            self.controller.node_up(Node(node, machine, f"host{node}", ("127.0.0.1", 4000 + node), free_bytes, self.out.clock))
+            self.controller.node_up(
+                Node(node, machine, f"host{node}", ("127.0.0.1", 4000 + node), free_bytes, self.out.clock)
+            )
 
     @property
     def ranks(self) -> range:
@@ -93,9 +103,13 @@ class Job:
 
     def die(self, rank: int, code: int = -9, sealed: int = -1, tail: str = "Traceback: boom") -> None:
         uid = self.controller.members.ranks[rank].uid
-        self.from_rank(rank, "worker_exit", uid=uid, code=code, tail=tail if code else "", sealed=sealed, at=self.out.clock)
+        self.from_rank(
+            rank, "worker_exit", uid=uid, code=code, tail=tail if code else "", sealed=sealed, at=self.out.clock
+        )
 
-    def inventory(self, node: int, version: int, live: dict[int, int] | None = None, *, epoch: int | None = None) -> None:
+    def inventory(
+        self, node: int, version: int, live: dict[int, int] | None = None, *, epoch: int | None = None
+    ) -> None:
         """Node reports own slots of its ranks and the replicas it holds, all at `version`."""
         current = self.controller.failovers.round
         assert current is not None

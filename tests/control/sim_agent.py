@@ -1,4 +1,5 @@
-"""The product's `Agent` over simulated processes, links and data connections; its coroutines are driven by hand, one await at a time."""
+"""The product's `Agent` over simulated processes, links and data connections; its coroutines are driven by hand, one
+await at a time."""
 
 from __future__ import annotations
 
@@ -137,10 +138,23 @@ class SimWorkers:
     def promote(self, worker: SimProcess, rank: int) -> None:
         worker.rank = rank
 
-    def give_role(self, worker: SimProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Any) -> None:
+    def give_role(
+        self, worker: SimProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Any
+    ) -> None:
         worker.rank = rank
-        worker.send("role", rank=rank, env={}, entrypoint=[], no_python=False, newcomer=newcomer, epoch=epoch, secret=b"", job={},
-                    injections=injections, world_size=self.host.world.job.world_size)
+        worker.send(
+            "role",
+            rank=rank,
+            env={},
+            entrypoint=[],
+            no_python=False,
+            newcomer=newcomer,
+            epoch=epoch,
+            secret=b"",
+            job={},
+            injections=injections,
+            world_size=self.host.world.job.world_size,
+        )
         worker.has_role = True
         waiting, worker.waiting = worker.waiting, []
         for name, fds, fields in waiting:
@@ -192,16 +206,32 @@ class SimPort:
         self.incoming.append(connection)
         return connection
 
-    def send(self, order: dict[str, Any], arena: SimArena, epoch: int, version: int, failed: Callable[[str], None]) -> None:
+    def send(
+        self, order: dict[str, Any], arena: SimArena, epoch: int, version: int, failed: Callable[[str], None]
+    ) -> None:
         self.outgoing.append(Fill(self.host, order, arena, epoch, version, failed))
 
 
 class Fill:
     """A slot on its way from one agent into an arena of another."""
 
-    def __init__(self, host: AgentHost, order: dict[str, Any], arena: SimArena, epoch: int, version: int,
-                 failed: Callable[[str], None]) -> None:
-        self.host, self.order, self.arena, self.epoch, self.version, self.failed = host, order, arena, epoch, version, failed
+    def __init__(
+        self,
+        host: AgentHost,
+        order: dict[str, Any],
+        arena: SimArena,
+        epoch: int,
+        version: int,
+        failed: Callable[[str], None],
+    ) -> None:
+        self.host, self.order, self.arena, self.epoch, self.version, self.failed = (
+            host,
+            order,
+            arena,
+            epoch,
+            version,
+            failed,
+        )
         self.connection: Connection | None = None
         self.stage = 0
         self.stopped = False
@@ -270,7 +300,12 @@ class AgentHost:
         self.tasks.append(work)
 
     def steps(self) -> list[Callable[[], bool]]:
-        found = [self.handle, self.run_tasks, *(c.step for c in self.port.incoming), *(f.step for f in self.port.outgoing)]
+        found = [
+            self.handle,
+            self.run_tasks,
+            *(c.step for c in self.port.incoming),
+            *(f.step for f in self.port.outgoing),
+        ]
         for process in self.processes:
             found += process.steps()
         return found

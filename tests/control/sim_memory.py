@@ -1,7 +1,9 @@
-"""Memory and copies of the simulator: arenas, connections into them, and a worker's writer. No bytes, only what they would mean.
+"""Memory and copies of the simulator: arenas, connections into them, and a worker's writer. No bytes, only what they
+would mean.
 
-Follows csrc/ff_engine.h: a slot is WRITING from before the first byte until after the last; a receiver takes a slot that is not
-complete, else the oldest stamp, and refuses a version older than what it has; `cancel` leaves what was in flight half-written.
+Follows csrc/ff_engine.h: a slot is WRITING from before the first byte until after the last; a receiver takes a slot
+that is not complete, else the oldest stamp, and refuses a version older than what it has; `cancel` leaves what was
+in flight half-written.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class SimSlot:
 
 
 class SimArena:
-    """Stands in for `ff_core.copy.arena.Arena`. overwrite(arena, slot): called before a complete slot is written over."""
+    """Stands in for `ff_core.copy.arena.Arena`. overwrite(arena, slot): called before a complete slot is written
+    over."""
 
     def __init__(self, layout: ArenaLayout, overwrite: Callable[[SimArena, SimSlot], None]) -> None:
         self.layout, self.overwrite = layout, overwrite
@@ -96,7 +99,9 @@ class SimArena:
         """The receiver's choice of a slot (`Connection::choose_slot`)."""
         held = [stamp(s.epoch, s.version) if s.state is SlotState.COMPLETE else 0 for s in self.slots]
         if stamp(epoch, version) < max(held):
-            raise Violation(f"rank {self.layout.rank}: version ({epoch}, {version}) arrives where {max(held):#x} is already")
+            raise Violation(
+                f"rank {self.layout.rank}: version ({epoch}, {version}) arrives where {max(held):#x} is already"
+            )
         return held.index(min(held))
 
 
@@ -106,7 +111,7 @@ class Connection:
 
     arena: SimArena
     epoch: int
-    arrived: Callable[[], None]                       # journal or version complete
+    arrived: Callable[[], None]  # journal or version complete
     frames: deque[tuple[Any, ...]] = field(default_factory=deque)
     acknowledged: deque[int] = field(default_factory=deque)
     open: bool = True
@@ -141,14 +146,16 @@ class Flight:
     own: bool = False
     scalars: History | None = None
     content: tuple[History, History | None] | None = None
-    begun: int = 0    # links that have sent its first byte; links serve flights in order
+    begun: int = 0  # links that have sent its first byte; links serve flights in order
     stage: dict[int, int] = field(default_factory=dict)  # link -> 0 nothing, 1 begun, 2 all sent, 3 acknowledged
 
 
 class SimWriter:
     """A worker's copy engine. live(): (unique, replicated) of the live tensors, a Violation if they are not whole."""
 
-    def __init__(self, arena: SimArena, live: Callable[[], tuple[History, History]], committed: Callable[[int], None]) -> None:
+    def __init__(
+        self, arena: SimArena, live: Callable[[], tuple[History, History]], committed: Callable[[int], None]
+    ) -> None:
         self.arena, self.live, self.committed = arena, live, committed
         self.flights: deque[Flight] = deque()
         self.links: list[Connection] = []

@@ -1,6 +1,8 @@
-"""A simulated worker: what `ff_core.failover` and `ff_core.recovery` do, as a generator that yields wherever a process may be preempted.
+"""A simulated worker: what `ff_core.failover` and `ff_core.recovery` do, as a generator that yields wherever a
+process may be preempted.
 
-Fence, slot choice and re-commit are the product's own code (`Fence`, `Replicator`); the engine underneath is `SimWriter`.
+Fence, slot choice and re-commit are the product's own code (`Fence`, `Replicator`); the engine underneath is
+`SimWriter`.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class SimWorker:
         self.forgotten = -1  # batches of iterations up to this one are gone
         self.main = self._main()
 
-    # ---- what happens to it -------------------------------------------------------------------------------------------------
+    # ---- what happens to it ----------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """The training thread runs until it may be preempted."""
@@ -118,7 +120,7 @@ class SimWorker:
     def send(self, name: str, **fields: Any) -> None:
         self.to_agent.append(unpack(pack(make(name, **fields))))
 
-    # ---- waiting ------------------------------------------------------------------------------------------------------------
+    # ---- waiting ---------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         assert self.fence is not None
@@ -131,12 +133,14 @@ class SimWorker:
                 return None
             yield False
 
-    def _take(self, name: str, accept: Callable[[dict[str, Any]], bool], check: Callable[[], None] | None = None) -> Steps:
+    def _take(
+        self, name: str, accept: Callable[[dict[str, Any]], bool], check: Callable[[], None] | None = None
+    ) -> Steps:
         yield from self._until(lambda: name in self.inbox and accept(self.inbox[name][0]), check)
         yield True
         return self.inbox.pop(name)
 
-    # ---- life ---------------------------------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------------------------
 
     def _main(self) -> Steps:
         role, _ = yield from self._take("role", lambda m: True, lambda: None)
@@ -165,8 +169,17 @@ class SimWorker:
         assert fence is not None
         self.unique = self.repl = ()
         self.const = True
-        self.send("protect", rank=self.rank, sent_bytes=4096, local_bytes=4096 if world.options.has_local else 0, blob_capacity=4096,
-                  journal_bytes=0, chunk_bytes=4096, settings=world.settings, has_constant=world.options.has_constant)
+        self.send(
+            "protect",
+            rank=self.rank,
+            sent_bytes=4096,
+            local_bytes=4096 if world.options.has_local else 0,
+            blob_capacity=4096,
+            journal_bytes=0,
+            chunk_bytes=4096,
+            settings=world.settings,
+            has_constant=world.options.has_constant,
+        )
         message, arena = yield from self._take("arena", lambda m: True)
         self._open(arena)
         assert self.replicator is not None
@@ -202,7 +215,7 @@ class SimWorker:
                 self.replicator.sim.links.append(link)
             yield True
 
-    # ---- iterations ---------------------------------------------------------------------------------------------------------
+    # ---- iterations ------------------------------------------------------------------------------------------------
 
     def _train(self) -> Steps:
         fence, replicator, world = self.fence, self.replicator, self.world
@@ -215,7 +228,9 @@ class SimWorker:
             if fence.version == world.options.iterations:
                 break
             fence.check()
-            arrived = world.collective(("iteration", fence.epoch, fence.version + 1), self.rank, (self.unique, self.repl))
+            arrived = world.collective(
+                ("iteration", fence.epoch, fence.version + 1), self.rank, (self.unique, self.repl)
+            )
             yield from self._until(arrived)
             yield True
             yield from self._gate()
@@ -272,7 +287,7 @@ class SimWorker:
             self.redo_until = None
             self.send("redone", rank=self.rank, epoch=self.fence.epoch, version=self.fence.version, at=0.0)
 
-    # ---- recovery -----------------------------------------------------------------------------------------------------------
+    # ---- recovery --------------------------------------------------------------------------------------------------
 
     def _until_resumed(self) -> Steps:
         while True:

@@ -1,4 +1,5 @@
-"""A whole job in one thread, without torch, sockets or time: the real controller and agents over simulated workers and memory.
+"""A whole job in one thread, without torch, sockets or time: the real controller and agents over simulated workers
+and memory.
 
 `World(options).run()` draws every interleaving and every fault from one seed and raises `Violation` when a promise of
 docs/protocol.md is broken:
@@ -38,7 +39,8 @@ MOST_STEPS = 60_000
 
 @dataclass(frozen=True)
 class Options:
-    """faults: how many of `kinds` happen, at random moments.  same_machine: emulated nodes (a cold start anywhere is possible)."""
+    """faults: how many of `kinds` happen, at random moments.  same_machine: emulated nodes (a cold start anywhere is
+    possible)."""
 
     nodes: int = 2
     nproc: int = 2
@@ -62,10 +64,20 @@ class World:
     def __init__(self, seed: int, options: Options) -> None:
         self.random = random.Random(seed)
         self.seed, self.options = seed, options
-        self.settings = FailoverConfig(enabled=True, replicas=options.replicas, interval=options.interval,
-                                       commit=options.commit).to_dict()  # type: ignore[arg-type]
-        self.job = JobSpec(["train.py"], options.nodes, options.nproc, "", 0, spares=options.spares, emulated=options.same_machine,
-                           max_restarts=options.max_restarts, config=self.settings)
+        self.settings = FailoverConfig(
+            enabled=True, replicas=options.replicas, interval=options.interval, commit=options.commit
+        ).to_dict()  # type: ignore[arg-type]
+        self.job = JobSpec(
+            ["train.py"],
+            options.nodes,
+            options.nproc,
+            "",
+            0,
+            spares=options.spares,
+            emulated=options.same_machine,
+            max_restarts=options.max_restarts,
+            config=self.settings,
+        )
         self.hosts: dict[int, AgentHost] = {}
         self.hosting: AgentHost | None = None
         self.controller = Controller(self.job, FailoverConfig.from_dict(self.settings), self)
@@ -77,18 +89,18 @@ class World:
         self.next_fault: int | None = None  # step of the next fault, once training is protected
         self.old_messages: list[tuple[int, Message]] = []
         self.epoch_seen = 0
-        self.safe = -1                            # the version that the loss of one failure domain must not take
-        self.losses: list[str] = []               # since W (or v*) was last safe
+        self.safe = -1  # the version that the loss of one failure domain must not take
+        self.losses: list[str] = []  # since W (or v*) was last safe
         self.restarts = 0
         self.verdicts: dict[int, int] = {}
         self.kills: dict[int, int] = {}
-        self.lost: list[int] = []                 # nodes whose end the controller has not been told of
+        self.lost: list[int] = []  # nodes whose end the controller has not been told of
         self.failovers = 0
         self.sent = 0
-        self.replicated = False                   # W lies on a second node, too
-        self.passed = 0.0                         # seconds that were waited for a deadline
+        self.replicated = False  # W lies on a second node, too
+        self.passed = 0.0  # seconds that were waited for a deadline
 
-    # ---- Outbox -------------------------------------------------------------------------------------------------------------
+    # ---- Outbox ----------------------------------------------------------------------------------------------------
 
     def send(self, node: int, name: str, **fields: Any) -> None:
         message = unpack(pack(make(name, **fields)))
@@ -142,7 +154,7 @@ class World:
     def now(self) -> float:
         return self.passed + self.steps * 1e-3
 
-    # ---- checks -------------------------------------------------------------------------------------------------------------
+    # ---- checks ----------------------------------------------------------------------------------------------------
 
     def _verdict(self, message: Message) -> None:
         epoch, version = message["epoch"], message["version"]
@@ -157,7 +169,8 @@ class World:
         if not processes and not self.replicated:
             return False
         whole = not self.options.has_local and not self.options.has_constant
-        return len(set(self.losses)) <= 1 or (processes and (whole or len(set(self.losses)) < self.job.world_size))
+        survivors = any(rank.alive and rank.restored for rank in self.controller.members.ranks.values())
+        return (whole or survivors) and (len(set(self.losses)) <= 1 or processes)
 
     def resumed(self, worker: SimWorker, epoch: int, version: int) -> None:
         """A rank goes on (or starts) with what it holds now."""
@@ -186,7 +199,7 @@ class World:
         if slot.epoch == controller.epoch and controller.w >= 0 and slot.version >= controller.w and not twin:
             raise Violation(f"rank {arena.layout.rank}: version {slot.version} is overwritten while W = {controller.w}")
 
-    # ---- connections ----------------------------------------------------------------------------------------------------------
+    # ---- connections -----------------------------------------------------------------------------------------------
 
     def can_connect(self, node: int, epoch: int) -> bool:
         host = self.hosts[node]
@@ -196,7 +209,7 @@ class World:
         host = self.hosts[node]
         return host.port.accept(kind, rank, epoch) if host.alive else None
 
-    # ---- faults ---------------------------------------------------------------------------------------------------------------
+    # ---- faults ----------------------------------------------------------------------------------------------------
 
     def _fault(self) -> None:
         """One fault at a random place. What is not possible now simply does not happen."""
@@ -233,9 +246,11 @@ class World:
             if slots:
                 self._lost(f"slot {len(self.losses)}")
                 self.random.choice(slots).corrupt = True
-        elif kind == "frozen" and processes:
+        elif kind == "frozen" and len(processes) > 1:
             for process, end in zip(self.random.sample(processes, min(2, len(processes))), (False, True), strict=False):
-                self._lost(f"process {process.uid}")  # one stops answering, another one dies: that is when the first is missed
+                self._lost(
+                    f"process {process.uid}"
+                )  # one stops answering, another one dies: that is when the first is missed
                 self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
                 process.frozen = not end
                 if end:
@@ -245,7 +260,7 @@ class World:
         self.losses.append(what)
         self.trace.append(f"{self.steps}: LOST {what}")
 
-    # ---- the controller's side of the streams -----------------------------------------------------------------------------------
+    # ---- the controller's side of the streams ----------------------------------------------------------------------
 
     def _to_controller(self, host: AgentHost) -> bool:
         if not host.to_controller:
@@ -275,10 +290,20 @@ class World:
 
     def _snapshot(self) -> str:
         c = self.controller
-        return repr((c.epoch, c.w, c.finished, c.left_version, c.failovers.round, list(c.members.ranks.values()), self.result,
-                     [len(h.from_controller) for h in self.hosts.values()]))
+        return repr(
+            (
+                c.epoch,
+                c.w,
+                c.finished,
+                c.loop_end.left_version,
+                c.failovers.round,
+                list(c.members.ranks.values()),
+                self.result,
+                [len(h.from_controller) for h in self.hosts.values()],
+            )
+        )
 
-    # ---- running --------------------------------------------------------------------------------------------------------------
+    # ---- running ---------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _patched(self) -> Iterator[None]:

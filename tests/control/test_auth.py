@@ -121,7 +121,9 @@ def test_a_recorded_conversation_cannot_be_replayed() -> None:
 
     def record(sock: socket.socket) -> None:
         theirs = opening(sock)
-        said.append(proof(secret, "client", theirs, b"n" * NONCE_BYTES, body()) + struct.pack("<I", len(body())) + body())
+        said.append(
+            proof(secret, "client", theirs, b"n" * NONCE_BYTES, body()) + struct.pack("<I", len(body())) + body()
+        )
         sock.sendall(said[0])
         assert sock.recv(1) == b"+"
 
@@ -154,7 +156,9 @@ def test_the_hello_is_bound_to_the_proof() -> None:
     def talk(sock: socket.socket) -> None:
         theirs = opening(sock)
         other = body({**HELLO, "epoch": 3})
-        sock.sendall(proof(secret, "client", theirs, b"n" * NONCE_BYTES, body()) + struct.pack("<I", len(other)) + other)
+        sock.sendall(
+            proof(secret, "client", theirs, b"n" * NONCE_BYTES, body()) + struct.pack("<I", len(other)) + other
+        )
         assert sock.recv(1) == b""
 
     assert isinstance(raw(Server(secret), talk), ProtocolError)
@@ -215,6 +219,7 @@ def test_silence_has_a_deadline() -> None:
 
 def test_a_server_that_hangs_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def hang_up() -> None:
             sock, _ = listener.accept()
             receive(sock, 4 + NONCE_BYTES)
@@ -229,8 +234,13 @@ def test_a_server_that_hangs_up() -> None:
 
 def test_proofs_differ_by_everything_they_bind() -> None:
     base = ("client", b"a" * 16, b"b" * 16, b"c")
-    others = [("server", *base[1:]), ("client", b"x" * 16, *base[2:]), (*base[:2], b"x" * 16, b"c"), (*base[:3], b"x"),
-              ("client", base[2], base[1], b"c")]
+    others = [
+        ("server", *base[1:]),
+        ("client", b"x" * 16, *base[2:]),
+        (*base[:2], b"x" * 16, b"c"),
+        (*base[:3], b"x"),
+        ("client", base[2], base[1], b"c"),
+    ]
     proofs = {proof(b"k", *base), proof(b"K", *base), *(proof(b"k", *other) for other in others)}
     assert len(proofs) == len(others) + 2
     assert auth.verify(b"k", "client", b"b" * 16, b"a" * 16, proof(b"k", "client", b"b" * 16, b"a" * 16))

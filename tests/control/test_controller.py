@@ -8,14 +8,15 @@ from ff_core.control.membership import Node
 from ff_core.errors import ProtocolError
 from tests.control.harness import Job
 
-# ---- start-up ---------------------------------------------------------------------------------------------------------------
+# ---- start-up ------------------------------------------------------------------------------------------------------
 
 
 def test_start_waits_for_all_nodes_and_spreads_ranks() -> None:
     job = Job(nodes=2, nproc=2)
     starts = dict(job.out.take("start"))
     assert {node: message["ranks"] for node, message in starts.items()} == {
-        0: [[0, "s0-r0"], [1, "s0-r1"]], 1: [[2, "s0-r2"], [3, "s0-r3"]]
+        0: [[0, "s0-r0"], [1, "s0-r1"]],
+        1: [[2, "s0-r2"], [3, "s0-r3"]],
     }
 
 
@@ -63,6 +64,8 @@ def test_an_agent_that_cannot_allocate_ends_the_job() -> None:
     job = Job()
     for rank in job.ranks:
         job.protect(rank)
+    job.heard(1, "arenas_failed", epoch=-1, reason="old news")
+    assert job.out.result is None
     job.heard(1, "arenas_failed", epoch=0, reason="needed 7 bytes, free 3")
     assert job.out.result == (1, "node 1: needed 7 bytes, free 3")
 
@@ -83,7 +86,7 @@ def test_messages_for_the_other_direction_are_refused() -> None:
         Job().heard(0, "stop", code=0, signum=0)
 
 
-# ---- W ----------------------------------------------------------------------------------------------------------------------
+# ---- W -------------------------------------------------------------------------------------------------------------
 
 
 def test_w_is_what_every_rank_has_committed() -> None:
@@ -111,7 +114,7 @@ def test_commits_for_a_rank_on_another_node_do_not_count() -> None:
     assert job.controller.w == -1
 
 
-# ---- the loop's end -----------------------------------------------------------------------------------------------------------
+# ---- the loop's end ------------------------------------------------------------------------------------------------
 
 
 def leave(job: Job, version: int) -> None:
@@ -138,7 +141,8 @@ def test_leaving_at_different_versions_is_an_error() -> None:
     job.from_rank(0, "leaving", epoch=0, version=5)
     job.from_rank(1, "leaving", epoch=0, version=4)
     assert job.out.result == (
-        1, "ranks leave the training loop after different iterations: rank 0 after 5, rank 1 after 4"
+        1,
+        "ranks leave the training loop after different iterations: rank 0 after 5, rank 1 after 4",
     )
 
 
@@ -195,7 +199,7 @@ def test_a_second_loop_is_protected_again() -> None:
     assert job.out.result is None and len(job.out.take("halt")) == 2
 
 
-# ---- restarts -----------------------------------------------------------------------------------------------------------------
+# ---- restarts ------------------------------------------------------------------------------------------------------
 
 
 def test_death_before_protection_ends_the_job_with_its_last_words() -> None:

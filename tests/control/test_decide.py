@@ -20,22 +20,44 @@ def replica(rank: int, version: int, *, epoch: int = EPOCH, node: int = 9) -> Sl
     return SlotReport(rank, node, "replica", epoch, version, True)  # full of what its own arena holds
 
 
-def choose(slots: list[SlotReport], live: dict[int, int] | None = None, survivors: set[int] | None = None, *,
-           has_local: bool = False, has_constant: bool = False) -> Decision | Impossible:
+def choose(
+    slots: list[SlotReport],
+    live: dict[int, int] | None = None,
+    survivors: set[int] | None = None,
+    *,
+    has_local: bool = False,
+    has_constant: bool = False,
+) -> Decision | Impossible:
     live = live or {}
-    return decide(world_size=WORLD, epoch=EPOCH, live=live, survivors=set(live) if survivors is None else survivors, slots=slots,
-                  has_local=has_local, has_constant=has_constant, node_of=NODE_OF)
+    return decide(
+        world_size=WORLD,
+        epoch=EPOCH,
+        live=live,
+        survivors=set(live) if survivors is None else survivors,
+        slots=slots,
+        has_local=has_local,
+        has_constant=has_constant,
+        node_of=NODE_OF,
+    )
 
 
 reports = st.builds(
-    SlotReport, rank=st.integers(0, WORLD), node=st.integers(0, 3), kind=st.sampled_from(["own", "replica"]),
-    epoch=st.integers(EPOCH - 1, EPOCH + 1), version=st.integers(0, 3), full=st.booleans(),
+    SlotReport,
+    rank=st.integers(0, WORLD),
+    node=st.integers(0, 3),
+    kind=st.sampled_from(["own", "replica"]),
+    epoch=st.integers(EPOCH - 1, EPOCH + 1),
+    version=st.integers(0, 3),
+    full=st.booleans(),
 )
 
 
 @given(
-    slots=st.lists(reports, max_size=14), live=st.dictionaries(st.integers(0, WORLD - 1), st.integers(0, 3)),
-    survivors=st.sets(st.integers(0, WORLD - 1)), has_local=st.booleans(), has_constant=st.booleans(),
+    slots=st.lists(reports, max_size=14),
+    live=st.dictionaries(st.integers(0, WORLD - 1), st.integers(0, 3)),
+    survivors=st.sets(st.integers(0, WORLD - 1)),
+    has_local=st.booleans(),
+    has_constant=st.booleans(),
 )
 def test_newest_common_version_from_sources_that_exist(
     slots: list[SlotReport], live: dict[int, int], survivors: set[int], has_local: bool, has_constant: bool
@@ -43,15 +65,22 @@ def test_newest_common_version_from_sources_that_exist(
     live = {rank: version for rank, version in live.items() if rank in survivors}
     found = choose(slots, live, survivors, has_local=has_local, has_constant=has_constant)
     counted = [s for s in slots if s.epoch == EPOCH]
-    supply = {r: {s.version for s in counted if s.rank == r} | {v for q, v in live.items() if q == r} for r in range(WORLD)}
+    supply = {
+        r: {s.version for s in counted if s.rank == r} | {v for q, v in live.items() if q == r} for r in range(WORLD)
+    }
     common = set.intersection(*supply.values())
 
     def possible(version: int) -> bool:
-        """Whether redundant state can be had at `version`: a survivor that gets all of it, or everybody's own slot has it."""
+        """Whether redundant state can be had at `version`: a survivor that gets all of it, or everybody's own slot
+        has it."""
         full = {
-            r for r in range(WORLD)
+            r
+            for r in range(WORLD)
             if live.get(r) == version
-            or any(s.rank == r and s.version == version and s.full and not (has_local and s.kind == "replica") for s in counted)
+            or any(
+                s.rank == r and s.version == version and s.full and not (has_local and s.kind == "replica")
+                for s in counted
+            )
         }
         return bool(full & survivors) or (not has_constant and (not has_local or len(full) == WORLD))
 
@@ -67,7 +96,9 @@ def test_newest_common_version_from_sources_that_exist(
             assert live[rank] == found.version
             continue
         assert live.get(rank) != found.version
-        match = [s for s in counted if (s.rank, s.node, s.kind, s.version) == (rank, source.node, source.kind, found.version)]
+        match = [
+            s for s in counted if (s.rank, s.node, s.kind, s.version) == (rank, source.node, source.kind, found.version)
+        ]
         assert match, "a source that nobody reported"
         if source.full:
             assert any(s.full for s in match) and not (has_local and source.kind == "replica")
@@ -91,7 +122,11 @@ def test_live_before_own_slot_before_replica() -> None:
     slots = [own(0, 5), replica(0, 5), own(1, 5), replica(1, 5), replica(2, 5, node=1), replica(2, 5, node=0)]
     found = choose(slots, {0: 5})
     assert isinstance(found, Decision)
-    assert [(found.sources[r].kind, found.sources[r].node) for r in range(3)] == [("live", 0), ("own", 1), ("replica", 0)]
+    assert [(found.sources[r].kind, found.sources[r].node) for r in range(3)] == [
+        ("live", 0),
+        ("own", 1),
+        ("replica", 0),
+    ]
     assert found.source_rank == 0
 
 

@@ -17,7 +17,10 @@ def running(nodes: int = 2, nproc: int = 2, version: int = 4, **options: object)
 def test_one_death_from_halt_to_resume() -> None:
     job = running()
     job.die(2, sealed=4)
-    assert [(node, message["epoch"], message["dead"]) for node, message in job.out.take("halt")] == [(0, 1, [2]), (1, 1, [2])]
+    assert [(node, message["epoch"], message["dead"]) for node, message in job.out.take("halt")] == [
+        (0, 1, [2]),
+        (1, 1, [2]),
+    ]
     job.inventory(0, 4, {0: 4, 1: 4})
     assert not job.out.take("verdict"), "every agent has to be heard"
     job.inventory(1, 4, {3: 4})
@@ -228,7 +231,10 @@ def test_a_bad_slot_starts_over() -> None:
     job.heard(1, "bad_slot", rank=2, epoch=1, reason="chunk 3 does not match")
     assert job.controller.epoch == 2 and "rank 2: chunk 3 does not match; looking for another copy" in job.out.said
     assert job.controller.failovers.round is not None and job.controller.failovers.round.old_epoch == 1
-    assert job.controller.failovers.round.cause == "rank 2 was killed by signal 9, then a copy of rank 2 on node 1 was damaged"
+    assert (
+        job.controller.failovers.round.cause
+        == "rank 2 was killed by signal 9, then a copy of rank 2 on node 1 was damaged"
+    )
 
 
 def test_versions_that_are_not_copied_are_not_gone_on_from() -> None:
@@ -285,8 +291,12 @@ def test_messages_of_another_epoch_change_nothing(name: str) -> None:
     job = running()
     job.die(2, sealed=4)
     job.inventories(4, {0: 4, 1: 4, 3: 4})
-    extra = {"ready": {"restored_bytes": 1, "at": 0.0}, "resumed": {"timings": {}}, "redone": {"version": 5, "at": 0.0},
-             "leaving": {"version": 5}}[name]
+    extra = {
+        "ready": {"restored_bytes": 1, "at": 0.0},
+        "resumed": {"timings": {}},
+        "redone": {"version": 5, "at": 0.0},
+        "leaving": {"version": 5},
+    }[name]
     before = repr(job.controller.failovers.round) + repr(job.controller.members.ranks)
     for rank in job.ranks:
         job.from_rank(rank, name, epoch=0, **extra)

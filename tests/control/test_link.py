@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def test_more_than_the_socket_holds_arrives_in_order() -> None:
 def test_descriptors_travel_and_nothing_leaks() -> None:
     async def body() -> None:
         line = Line()
-        before = set(os.listdir("/proc/self/fd"))
+        before = {path.name for path in Path("/proc/self/fd").iterdir()}
         reader, writer = os.pipe()
         line.agent.send("slot_ready", (reader, writer), epoch=1)
         message, (reader2, writer2) = await line.receive()
@@ -93,7 +94,7 @@ def test_descriptors_travel_and_nothing_leaks() -> None:
         assert os.read(reader, 7) == b"through"
         for fd in (reader, writer, reader2, writer2):
             os.close(fd)
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
         line.agent.close()
 
     run(body)

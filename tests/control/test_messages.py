@@ -14,7 +14,15 @@ from ff_core.control.messages import MAX_MESSAGE_BYTES, check, make, pack, unpac
 from ff_core.errors import ProtocolError
 
 NAMES = sorted(messages._SCHEMA)
-SAMPLES: dict[type, Any] = {int: 7, float: 0.5, str: "text", bytes: b"\x00\xff", list: [1, "a"], dict: {3: [1], "k": None}, bool: True}
+SAMPLES: dict[type, Any] = {
+    int: 7,
+    float: 0.5,
+    str: "text",
+    bytes: b"\x00\xff",
+    list: [1, "a"],
+    dict: {3: [1], "k": None},
+    bool: True,
+}
 WRONG: dict[type, Any] = {int: "7", float: "x", str: b"bytes", bytes: "text", list: {}, dict: [], bool: 1}
 
 
@@ -54,7 +62,9 @@ def test_truth_values_are_not_numbers() -> None:
         make("w", epoch=True, version=1)
 
 
-@pytest.mark.parametrize("nonsense", [None, 3, "w", [], {}, {"t": 3}, {"t": None}, {"t": "no-such-message"}, {"T": "w"}])
+@pytest.mark.parametrize(
+    "nonsense", [None, 3, "w", [], {}, {"t": 3}, {"t": None}, {"t": "no-such-message"}, {"T": "w"}]
+)
 def test_not_a_message(nonsense: Any) -> None:
     with pytest.raises(ProtocolError):
         check(nonsense)
@@ -72,14 +82,23 @@ def test_any_bytes_give_a_message_or_a_protocol_error(data: bytes) -> None:
 
 
 values: Any = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(0, 9), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(0, 9), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
-@given(st.dictionaries(st.sampled_from(["t", "epoch", "version", "rank"]) | st.text(max_size=4), values, max_size=6),
-       st.sampled_from(NAMES))
+@given(
+    st.dictionaries(st.sampled_from(["t", "epoch", "version", "rank"]) | st.text(max_size=4), values, max_size=6),
+    st.sampled_from(NAMES),
+)
 def test_any_structure_gives_a_message_or_a_protocol_error(fields: dict[str, Any], name: str) -> None:
     for message in (fields, {**fields, "t": name}):
         try:

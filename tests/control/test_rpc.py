@@ -1,4 +1,5 @@
-"""The stream between agents and controller: both sides prove the secret, addresses are checked, messages keep their order."""
+"""The stream between agents and controller: both sides prove the secret, addresses are checked, messages keep their
+order."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from ff_core.errors import ProtocolError
 
 DEADLINE_S = 30.0
 HELLO: dict[str, Any] = {
-    "node": 1, "host_id": "h", "hostname": "host", "data_host": "127.0.0.1", "data_port": 1, "free_bytes": 1, "pid": 1
+    "node": 1,
+    "host_id": "h",
+    "hostname": "host",
+    "data_host": "127.0.0.1",
+    "data_port": 1,
+    "free_bytes": 1,
+    "pid": 1,
 }
 
 
@@ -107,7 +114,9 @@ def test_something_else_than_a_hello() -> None:
                 assert opening is not None and opening["t"] == "challenge"
                 await stream.send_now(make("beat", free_bytes=1, progress={}))
                 assert await stream.receive() is None
-            assert isinstance(controller.error, ProtocolError) and "first message must be hello" in str(controller.error)
+            assert isinstance(controller.error, ProtocolError) and "first message must be hello" in str(
+                controller.error
+            )
 
     run(body)
 

@@ -1,4 +1,5 @@
-"""Thousands of short jobs with every interleaving and fault drawn from a seed; and proof that broken rules would be noticed.
+"""Thousands of short jobs with every interleaving and fault drawn from a seed; and proof that broken rules would be
+noticed.
 
 A failure names its seed and options: `simulate(seed, Options(...))` repeats it exactly.
 """
@@ -18,6 +19,7 @@ from ff_core.control import decide as decide_module
 from ff_core.control.agent import Agent
 from ff_core.control.controller import Controller
 from ff_core.control.failovers import Failovers
+from ff_core.control.loop_end import LoopEnd
 from ff_core.fence import Fence
 from ff_core.replica.store import ReplicaStore
 from ff_core.replicator import Replicator
@@ -36,8 +38,12 @@ JOBS: dict[str, Options] = {
     "nodes": Options(**THREE, faults=2, kinds=("node", "process")),
     "one node of two": Options(faults=1, kinds=("node",)),
     "spares": Options(**THREE, spares=1, faults=3, kinds=("node", "process", "spare")),
-    "spares on machines of their own": Options(**THREE, spares=1, faults=2, kinds=("node", "process"), same_machine=False),
-    "replicated and frozen state": Options(**THREE, faults=3, kinds=("node", "process"), has_local=True, has_constant=True),
+    "spares on machines of their own": Options(
+        **THREE, spares=1, faults=2, kinds=("node", "process"), same_machine=False
+    ),
+    "replicated and frozen state": Options(
+        **THREE, faults=3, kinds=("node", "process"), has_local=True, has_constant=True
+    ),
     "damaged slots": Options(faults=3, kinds=("slot", "process"), iterations=5),
     "damaged slots, replicated state": Options(**THREE, faults=3, kinds=("slot", "process", "node"), has_local=True),
     "two replicas": Options(**THREE, replicas=2, faults=3, kinds=("node", "process")),
@@ -45,9 +51,20 @@ JOBS: dict[str, Options] = {
     "silent nodes": Options(**THREE, faults=2, kinds=("partition", "process")),
     "processes that stop answering": Options(faults=2, kinds=("frozen", "process")),
     "every second version": Options(**THREE, interval=2, iterations=5, faults=3, kinds=("node", "process")),
-    "every third, relaxed": Options(**THREE, interval=3, iterations=7, faults=2, commit="relaxed", kinds=("node", "process")),
-    "relaxed, everything": Options(**THREE, interval=2, iterations=5, faults=4, commit="relaxed", spares=1, has_local=True,
-                                   kinds=("node", "process", "spare", "slot", "frozen", "partition"), max_restarts=1),
+    "every third, relaxed": Options(
+        **THREE, interval=3, iterations=7, faults=2, commit="relaxed", kinds=("node", "process")
+    ),
+    "relaxed, everything": Options(
+        **THREE,
+        interval=2,
+        iterations=5,
+        faults=4,
+        commit="relaxed",
+        spares=1,
+        has_local=True,
+        kinds=("node", "process", "spare", "slot", "frozen", "partition"),
+        max_restarts=1,
+    ),
 }
 
 
@@ -69,19 +86,51 @@ kinds = st.lists(st.sampled_from(["process", "node", "spare", "slot", "frozen", 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    seed=st.integers(0, 2**32), nodes=st.integers(1, 4), nproc=st.integers(1, 3), spares=st.integers(0, 2), replicas=st.integers(0, 3),
-    interval=st.integers(1, 3), commit=st.sampled_from(["strict", "relaxed"]), iterations=st.integers(1, 6),
-    faults=st.integers(1, 4), chosen=kinds, flags=st.tuples(*[st.booleans()] * 3), max_restarts=st.integers(0, 1),
+    seed=st.integers(0, 2**32),
+    nodes=st.integers(1, 4),
+    nproc=st.integers(1, 3),
+    spares=st.integers(0, 2),
+    replicas=st.integers(0, 3),
+    interval=st.integers(1, 3),
+    commit=st.sampled_from(["strict", "relaxed"]),
+    iterations=st.integers(1, 6),
+    faults=st.integers(1, 4),
+    chosen=kinds,
+    flags=st.tuples(*[st.booleans()] * 3),
+    max_restarts=st.integers(0, 1),
 )
 def test_promises_hold_for_any_job(
-    seed: int, nodes: int, nproc: int, spares: int, replicas: int, interval: int, commit: str, iterations: int, faults: int,
-    chosen: list[str], flags: tuple[bool, bool, bool], max_restarts: int,
+    seed: int,
+    nodes: int,
+    nproc: int,
+    spares: int,
+    replicas: int,
+    interval: int,
+    commit: str,
+    iterations: int,
+    faults: int,
+    chosen: list[str],
+    flags: tuple[bool, bool, bool],
+    max_restarts: int,
 ) -> None:
-    simulate(seed, Options(
-        nodes=nodes, nproc=nproc, spares=spares, replicas=replicas, interval=interval, commit=commit, iterations=iterations,
-        faults=faults, kinds=tuple(chosen), has_local=flags[0], has_constant=flags[1], same_machine=flags[2],
-        max_restarts=max_restarts,
-    ))
+    simulate(
+        seed,
+        Options(
+            nodes=nodes,
+            nproc=nproc,
+            spares=spares,
+            replicas=replicas,
+            interval=interval,
+            commit=commit,
+            iterations=iterations,
+            faults=faults,
+            kinds=tuple(chosen),
+            has_local=flags[0],
+            has_constant=flags[1],
+            same_machine=flags[2],
+            max_restarts=max_restarts,
+        ),
+    )
 
 
 def test_the_same_seed_is_the_same_job() -> None:
@@ -90,7 +139,7 @@ def test_the_same_seed_is_the_same_job() -> None:
     assert list(first.trace) == list(second.trace) and first.steps == second.steps
 
 
-# ---- the checks themselves: every rule, broken, is noticed ------------------------------------------------------------------
+# ---- the checks themselves: every rule, broken, is noticed ---------------------------------------------------------
 
 
 def _only_v_star_stays(self: ReplicaStore, version: int, old_epoch: int, new_epoch: int) -> None:
@@ -135,15 +184,15 @@ def _publish_commits_of_any_epoch(self: Controller) -> None:
         self.w = newest
         for other in self.members.live_nodes():
             self.out.send(other, "w", epoch=self.epoch, version=newest)
-        self._may_leave()
+        self.loop_end.on_w(newest)
 
 
-def _leave_at_once(self: Controller) -> None:
+def _leave_at_once(self: LoopEnd) -> None:
     versions = {other.leaving for other in self.members.ranks.values()}
     if len(versions) == 1 and None not in versions:
         (self.left_version,) = versions
         for node in self.members.live_nodes():
-            self.out.send(node, "may_leave", epoch=self.epoch, version=self.left_version)
+            self.out.send(node, "may_leave", epoch=self.controller.epoch, version=self.left_version)
 
 
 def _halt_reports_unsealed(self: Fence, epoch: int) -> tuple[int, bool]:
@@ -162,30 +211,45 @@ def _stale_epoch_on_bad_slot(self: Failovers, node: int, rank: int, epoch: int, 
 
 MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     "older slots are deleted at the verdict": (
-        Options(**THREE, faults=5, kinds=("process",), iterations=5), [(ReplicaStore, "restamp", _only_v_star_stays)]),
+        Options(**THREE, faults=5, kinds=("process",), iterations=5),
+        [(ReplicaStore, "restamp", _only_v_star_stays)],
+    ),
     "versions above v* stay": (Options(faults=2, iterations=5), [(ReplicaStore, "restamp", _newer_versions_stay)]),
     "inventories do not wait until ranks are frozen": (
-        Options(faults=5, iterations=6), [(Agent, "_halt_progress", _inventory_without_waiting)]),
+        Options(faults=5, iterations=6),
+        [(Agent, "_halt_progress", _inventory_without_waiting)],
+    ),
     "connections of the old epoch stay open": (
-        Options(**THREE, faults=3, kinds=("process", "node"), iterations=5), [(SimPort, "fence", _no_fence)]),
+        Options(**THREE, faults=3, kinds=("process", "node"), iterations=5),
+        [(SimPort, "fence", _no_fence)],
+    ),
     "sources are freed at the verdict": (
         Options(**THREE, faults=3, kinds=("process", "node"), iterations=5),
-        [(ReplicaStore, "allocate", _free_sources_at_once)]),
+        [(ReplicaStore, "allocate", _free_sources_at_once)],
+    ),
     "commits of an old epoch count": (
-        Options(faults=3, iterations=5), [(Controller, "publish_w", _publish_commits_of_any_epoch)]),
-    "ranks leave before the last version is safe": (Options(faults=0), [(Controller, "_may_leave", _leave_at_once)]),
+        Options(faults=3, iterations=5),
+        [(Controller, "publish_w", _publish_commits_of_any_epoch)],
+    ),
+    "ranks leave before the last version is safe": (Options(faults=0), [(LoopEnd, "may_leave", _leave_at_once)]),
     "unsealed live tensors count": (Options(faults=5, iterations=6), [(Fence, "halt", _halt_reports_unsealed)]),
     "live tensors count while they change": (Options(faults=2, iterations=5), [(Fence, "halt", _halt_reports_torn)]),
     "an old common version is chosen": (
-        Options(faults=2, iterations=5), [(decide_module, "sorted", lambda values, reverse=False: sorted(values))]),
+        Options(faults=2, iterations=5),
+        [(decide_module, "sorted", lambda values, reverse=False: sorted(values))],
+    ),
     "replicas count as full": (
         Options(**THREE, faults=3, kinds=("slot", "process", "node"), has_local=True),
-        [(decide_module, "replace", lambda report, **_: report)]),
+        [(decide_module, "replace", lambda report, **_: report)],
+    ),
     "a slot is overwritten while it may be needed": (
         Options(interval=2, commit="relaxed", faults=0, iterations=6),
-        [(Replicator, "_slot_for", lambda self, version: 0 if self._newest_slot < 0 else self._newest_slot)]),
+        [(Replicator, "_slot_for", lambda self, version: 0 if self._newest_slot < 0 else self._newest_slot)],
+    ),
     "messages of old epochs are acted on": (
-        Options(faults=3, kinds=("slot", "process"), iterations=5), [(Failovers, "on_bad_slot", _stale_epoch_on_bad_slot)]),
+        Options(faults=3, kinds=("slot", "process"), iterations=5),
+        [(Failovers, "on_bad_slot", _stale_epoch_on_bad_slot)],
+    ),
 }
 
 
@@ -210,6 +274,9 @@ def test_a_broken_rule_is_noticed(name: str) -> None:
 
 
 def test_the_simulator_reports_how_to_repeat_a_violation() -> None:
-    with mutated([(Controller, "_may_leave", _leave_at_once)]), pytest.raises(Violation, match=r"seed 5, Options\(nodes=2"):
+    with (
+        mutated([(LoopEnd, "may_leave", _leave_at_once)]),
+        pytest.raises(Violation, match=r"seed 5, Options\(nodes=2"),
+    ):
         simulate(5, Options(faults=0))
     assert World(5, Options(faults=0)).run() == (0, "")

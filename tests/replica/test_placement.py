@@ -28,8 +28,10 @@ def test_without_losses_every_node_holds_its_neighbours(nodes: int, per_node: in
 
 
 @given(
-    node_of=st.dictionaries(st.integers(0, 15), st.integers(0, 5), min_size=1), live=st.sets(st.integers(0, 5)),
-    replicas=st.integers(0, 3), previous=st.dictionaries(st.integers(0, 15), st.lists(st.integers(0, 5), unique=True, max_size=3)),
+    node_of=st.dictionaries(st.integers(0, 15), st.integers(0, 5), min_size=1),
+    live=st.sets(st.integers(0, 5)),
+    replicas=st.integers(0, 3),
+    previous=st.dictionaries(st.integers(0, 15), st.lists(st.integers(0, 5), unique=True, max_size=3)),
 )
 def test_another_failure_domain_always(
     node_of: dict[int, int], live: set[int], replicas: int, previous: dict[int, list[int]]
@@ -48,7 +50,8 @@ def test_stable_and_balanced_after_a_loss(nodes: int, per_node: int, replicas: i
     gone = data.draw(st.integers(0, nodes - 1))
     live = [node for node in range(nodes) if node != gone]
     node_of = {
-        rank: data.draw(st.sampled_from(live)) if home == gone else home for rank, home in homes(nodes, per_node).items()
+        rank: data.draw(st.sampled_from(live)) if home == gone else home
+        for rank, home in homes(nodes, per_node).items()
     }
     after = place(node_of, live, replicas, before)
     for rank, chosen in before.items():
