@@ -82,7 +82,7 @@ def test_bad_segments_are_named(segments: list[tuple[int, int, int, int]], messa
 
 
 def test_every_flipped_bit_is_found() -> None:
-    """In the payload, the blob, the checksum table or the header: never loaded, and nothing is written to live memory."""
+    """In the payload, the blob, the checksum table or the header: never loaded, and live memory is not touched."""
     with Rig(sent=30_000, local=10_000, holders=0) as rig:
         content = rig.run(0, 5, 3, b"some scalars")
         out = Live(40_000)
