@@ -7,27 +7,28 @@ from typing import Any, Protocol
 from ff_core.adapter import TensorSpec
 from ff_deepspeed import cpu_adam, moments, rebuild, scalars, state_map
 from ff_deepspeed.buffers import Buffers
-from ff_deepspeed.client import ClientState
 from ff_deepspeed.reset import Reset
 
 
-class Position(Protocol):
-    """Whoever feeds the engine: knows where in the data a version stands."""
+class Script(Protocol):
+    """What is known about the script that drives the engine: where in its data a version stands, its client state."""
 
     def position(self) -> dict[str, Any]: ...
 
-    def load_position(self, saved: dict[str, Any]) -> None: ...
+    def client_state(self) -> dict[str, Any]: ...
+
+    def restored(self, saved: dict[str, Any]) -> None:
+        """`saved`, scalars of a version, were put back: "data" is position(), "client" client_state()."""
 
 
 class DeepSpeedAdapter:
-    """One engine, from `deepspeed.initialize` on. feed: knows the data position; client: the script's client states."""
+    """One engine, from `deepspeed.initialize` on. `script` may be set anew until training starts."""
 
     name = "deepspeed"
 
-    def __init__(self, engine: Any, rank: int, feed: Position, client: ClientState) -> None:
+    def __init__(self, engine: Any, rank: int, script: Script) -> None:
         self.engine = engine
-        self.feed = feed
-        self.client = client
+        self.script = script
         self._rank = rank
         self._buffers = Buffers(engine.module)
         self._reset = Reset(engine)
@@ -45,16 +46,15 @@ class DeepSpeedAdapter:
         return {
             "trainer": scalars.save(self.engine),
             "buffers": self._buffers.save(),
-            "data": self.feed.position(),
-            "client": self.client.save(),
+            "data": self.script.position(),
+            "client": self.script.client_state(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
         scalars.load(self.engine, saved["trainer"])
         self._buffers.load(saved["buffers"], self._from_peers)
         self._from_peers = {}
-        self.client.load(saved["client"])
-        self.feed.load_position(saved["data"])
+        self.script.restored(saved)
 
     def drop_iteration(self) -> None:
         self._reset.run()

@@ -40,16 +40,36 @@ def clone(batch: Any) -> Any:
     return copy.deepcopy(batch)
 
 
+def clone_tensors(batch: Any) -> Any:
+    """Lists, tuples and dicts copied with the tensors in them; everything else as it is (groups, streams, objects)."""
+    if isinstance(batch, torch.Tensor):
+        return batch.detach().clone()
+    if type(batch) in (list, tuple):
+        return type(batch)(clone_tensors(value) for value in batch)
+    if type(batch) is dict:
+        return {key: clone_tensors(value) for key, value in batch.items()}
+    return batch
+
+
 def tensors(batch: Any) -> list[torch.Tensor]:
-    """The tensors inside `batch`, in a fixed order; inside objects, those of their attributes."""
+    """The tensors inside `batch`, in a fixed order; inside an object, those of its attributes."""
+    if hasattr(batch, "__dict__") and not isinstance(batch, (torch.Tensor, dict, list, tuple)):
+        return [tensor for value in vars(batch).values() for tensor in contained(value)]
+    if isinstance(batch, (list, tuple)):
+        return [tensor for value in batch for tensor in tensors(value)]
+    if isinstance(batch, dict):
+        return [tensor for value in batch.values() for tensor in tensors(value)]
+    return contained(batch)
+
+
+def contained(batch: Any) -> list[torch.Tensor]:
+    """The tensors in nested lists, tuples and dicts, in a fixed order; objects are not looked into."""
     if isinstance(batch, torch.Tensor):
         return [batch]
     if isinstance(batch, dict):
-        return [tensor for value in batch.values() for tensor in tensors(value)]
+        return [tensor for value in batch.values() for tensor in contained(value)]
     if isinstance(batch, (list, tuple)):
-        return [tensor for value in batch for tensor in tensors(value)]
-    if hasattr(batch, "__dict__"):
-        return [tensor for value in vars(batch).values() for tensor in tensors(value)]
+        return [tensor for value in batch for tensor in contained(value)]
     return []
 
 

@@ -1,8 +1,8 @@
 """Client state: what a script saves beside the model and expects back from engine.load_checkpoint().
 
-A newcomer's load_checkpoint() is answered from memory. Its second result is what `ff_deepspeed.client_state(fn)`
-returned at the restored version, or else the client state that the script itself saved, if it saved one at exactly
-that version.
+A newcomer's load_checkpoint() is answered from memory. In an unmodified loop the answer is what `client_state(fn)`
+gave at the restored version, or else the client state that the script itself saved or loaded, if that was at exactly
+that version. In the exact loop, which finds its way by itself, it is what load_checkpoint() gave when the job began.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import codec
 
+Answer = tuple[str | None, dict[str, Any] | None]
+
 _function: Callable[[], dict[str, Any]] | None = None
 
 
 def client_state(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Register `function`, called at the end of every iteration: what engine.load_checkpoint() returns in a
-    replacement.
+    """Register `function`, called at the end of every iteration: the client state of a replacement.
 
     It returns what the script would pass as save_checkpoint(client_state=...): plain values, NumPy arrays, tensors.
     May be used as a decorator. A second registration replaces the first.
@@ -31,54 +32,73 @@ def client_state(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
 
 
 class ClientState:
-    """The client states of this process's engine."""
+    """The client states of this process's engine. Each is {"step", "path", and "state" or "why" there is none}."""
 
     def __init__(self) -> None:
-        self._saved: dict[str, Any] | None = None  # {"step", "state" or "why"}: the script's last save_checkpoint()
-        self._restored: dict[str, Any] | None = None
+        self._saved: dict[str, Any] | None = None  # by the last save_checkpoint(), or load_checkpoint() before it
+        self._loaded: dict[str, Any] | None = None  # by the first load_checkpoint()
 
     def current(self) -> dict[str, Any]:
         """What a checkpoint made now should hold: the function's result, else what the script saved last, else {}."""
         if _function is not None:
             return _call()
-        return {} if self._saved is None else self._saved.get("state", {})
+        return {} if self._saved is None else self._saved.get("state") or {}
 
-    def remember(self, global_steps: int, state: dict[str, Any]) -> None:
+    def saved(self, global_steps: int, path: str, state: dict[str, Any]) -> None:
         """The script saved a checkpoint with `state` after `global_steps` optimizer steps."""
-        try:
-            # Encoded and back: the script may go on changing its dict.
-            self._saved = {"step": global_steps, "state": codec.decode(codec.encode(state, "client_state"))}
-        except UnsupportedError as error:
-            self._saved = {"step": global_steps, "why": str(error)}
+        self._saved = _keep(global_steps, path, state)
+
+    def loaded(self, global_steps: int, path: str | None, state: dict[str, Any] | None) -> None:
+        """load_checkpoint() returned path and state, and set the engine to `global_steps`."""
+        self._saved = _keep(global_steps, path, state)
+        self._loaded = self._loaded or self._saved
 
     def save(self) -> dict[str, Any]:
         """For the scalars of a version."""
-        return {"function": None if _function is None else _call(), "saved": self._saved}
+        return {"function": None if _function is None else _call(), "saved": self._saved, "loaded": self._loaded}
 
     def load(self, saved: dict[str, Any]) -> None:
-        self._restored = saved
-        self._saved = saved["saved"]
+        self._saved, self._loaded = saved["saved"], saved["loaded"]
 
-    def restored(self, global_steps: int) -> dict[str, Any]:
-        """The answer to load_checkpoint() in a newcomer at `global_steps`. Raises FailoverError if there is none."""
-        restored = self._restored or {"function": None, "saved": None}
-        if restored["function"] is not None:
-            return restored["function"]
-        saved = restored["saved"]
-        if saved is not None and saved["step"] == global_steps and "state" in saved:
-            return saved["state"]
-        if saved is None:
-            reason = "the script has not saved one yet"
-        elif saved["step"] != global_steps:
-            reason = f"the last one that the script saved is of step {saved['step']}, the job is at step {global_steps}"
-        else:
-            reason = f"the one saved at step {global_steps} cannot be kept in memory ({saved['why']})"
-        raise FailoverError(
-            f"engine.load_checkpoint() in the replacement of a dead rank needs a client state, and {reason}. Register "
-            "`ff_deepspeed.client_state(lambda: {...})`, returning what you pass to "
-            "save_checkpoint(client_state=...), or use the loop `for batches in ff_deepspeed.batches(engine, "
-            "loader)`, which needs none"
-        )
+
+def answer(saved: dict[str, Any], global_steps: int, path: str) -> Answer:
+    """load_checkpoint() in a newcomer at `global_steps`: (path, client state). saved: of the restored version.
+
+    Raises FailoverError if there is no client state of that step.
+    """
+    if saved["function"] is not None:
+        return path, saved["function"]
+    own = saved["saved"]
+    if own is not None and own["step"] == global_steps and "why" not in own:
+        return own["path"], own["state"]
+    if own is None:
+        reason = "the script has saved none yet"
+    elif own["step"] != global_steps:
+        reason = f"the last one that the script saved is of step {own['step']}, the job is at step {global_steps}"
+    else:
+        reason = f"the one of step {global_steps} cannot be kept in memory ({own['why']})"
+    raise FailoverError(
+        f"engine.load_checkpoint() in the replacement of a dead rank needs a client state, and {reason}. Register "
+        "`ff_deepspeed.client_state(lambda: {...})`, returning what you pass to save_checkpoint(client_state=...), or "
+        "use the loop `for batches in ff_deepspeed.batches(engine, loader)`, which needs none"
+    )
+
+
+def first_answer(saved: dict[str, Any]) -> tuple[int, Answer] | None:
+    """What load_checkpoint() gave when the job began: (global_steps, (path, state)); None if it cannot be told."""
+    first = saved["loaded"]
+    if first is None:
+        return 0, (None, None)
+    return None if "why" in first else (first["step"], (first["path"], first["state"]))
+
+
+def _keep(global_steps: int, path: str | None, state: dict[str, Any] | None) -> dict[str, Any]:
+    try:
+        # Encoded and back: the script may go on changing its dict.
+        kept = codec.decode(codec.encode(state, "client_state"))
+    except UnsupportedError as error:
+        return {"step": global_steps, "path": path, "why": str(error)}
+    return {"step": global_steps, "path": path, "state": kept}
 
 
 def _call() -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The places in DeepSpeed where FFTrainer looks in: class attributes, replaced once per process.
 
-| attribute                         | what happens there |
-| ---                               | --- |
-| DeepSpeedEngine.__init__          | the block is validated, unsupported jobs are refused, the engine is protected |
-| DeepSpeedEngine._take_model_step  | the only place that changes weights: fenced, then the new version is copied |
-| DeepSpeedEngine.forward, backward | fault injection |
-| DeepSpeedEngine.save_checkpoint   | remembers the script's client state |
-| DeepSpeedCPUAdam.__init__         | its hidden state is followed |
+| attribute                          | what happens there |
+| ---                                | --- |
+| DeepSpeedEngine.__init__           | the block is validated, unsupported jobs are refused, the engine is protected |
+| ... ._take_model_step              | the only place that changes weights: fenced, then the new version is copied |
+| ... .forward, backward, step       | the calls of an unmodified loop (ff_deepspeed.unmodified) |
+| ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
+| ... .load_checkpoint               | a replacement is answered from memory |
+| DeepSpeedCPUAdam.__init__          | its hidden state is followed |
+| torch.distributed, data loaders    | an unmodified loop's own collectives and data, under `fftrain run` |
 
 Replacing attributes works however the script imported its names, and engines that are not protected run DeepSpeed's
 own code.
@@ -21,25 +23,43 @@ from typing import Any
 import torch
 
 from ff_core import failover as runtime
+from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, support
 from ff_deepspeed import config as configuration
-from ff_deepspeed import cpu_adam, protection, support
 
-_installed = False
+_installed: set[str] = set()
 
 
 def install() -> None:
-    """Put the hooks in place. Idempotent; imports deepspeed."""
-    global _installed
-    if _installed:
-        return
-    _installed = True
+    """Put the hooks in place. Idempotent; imports deepspeed.
+
+    A spare comes here before it has a rank to play, and again when it has one: only then is there a runtime.
+    """
+    if "deepspeed" not in _installed:
+        _installed.add("deepspeed")
+        _install_in_deepspeed()
+    if "script" not in _installed and runtime.current() is not None:
+        install_in_script()
+        _at_end_of_script()
+
+
+def install_in_script() -> None:
+    """What an unmodified loop needs to be noticed: its collectives and its data loaders. Once per process."""
+    _installed.add("script")
+    collectives.install()
+    data_hooks.install()
+
+
+def _install_in_deepspeed() -> None:
     from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     _wrap(DeepSpeedEngine, "__init__", _init)
     _wrap(DeepSpeedEngine, "_take_model_step", _take_model_step)
     _wrap(DeepSpeedEngine, "forward", _forward)
+    _wrap(DeepSpeedEngine, "backward", _backward)
+    _wrap(DeepSpeedEngine, "step", _step)
     _wrap(DeepSpeedEngine, "save_checkpoint", _save_checkpoint)
+    _wrap(DeepSpeedEngine, "load_checkpoint", _load_checkpoint)
     _wrap(DeepSpeedCPUAdam, "__init__", _cpu_adam_init)
 
 
@@ -87,19 +107,65 @@ def _take_model_step(original: Callable[..., Any], engine: Any, *args: Any, **kw
 
 def _forward(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> Any:
     found = protection.of(engine)
-    if found is not None and engine.module.training and torch.is_grad_enabled():
-        found.check()
+    if found is None or not engine.module.training or not torch.is_grad_enabled():
+        return original(engine, *args, **kwargs)
+    found.check()
+    if found.loop.used:
         found.failover.inject("forward")
-    return original(engine, *args, **kwargs)
+        return original(engine, *args, **kwargs)
+    return found.unmodified.forward(original, args, kwargs)
+
+
+def _backward(original: Callable[..., Any], engine: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
+    found = protection.of(engine)
+    if found is None or found.loop.used:
+        return original(engine, loss, *args, **kwargs)
+    kwargs.update(zip(("retain_graph", "scale_wrt_gas"), args, strict=False))
+    return found.unmodified.backward(original, loss, kwargs)
+
+
+def _step(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> None:
+    found = protection.of(engine)
+    if found is None or found.loop.used:
+        original(engine, *args, **kwargs)
+    else:
+        found.unmodified.step(original, args, kwargs)
 
 
 def _save_checkpoint(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> Any:
-    result = original(engine, *args, **kwargs)
     found = protection.of(engine)
-    if found is not None:
-        state = kwargs.get("client_state", args[2] if len(args) > 2 else {})
-        found.client.remember(engine.global_steps, state)
+    if found is None:
+        return original(engine, *args, **kwargs)
+    result = found.unmodified.call(original, (engine, *args), kwargs, writes=False, alone=lambda: None)
+    if not result:
+        return result
+    directory = kwargs.get("save_dir", args[0] if args else "")
+    tag = kwargs.get("tag", args[1] if len(args) > 1 else None) or f"global_step{engine.global_steps}"
+    state = kwargs.get("client_state", args[2] if len(args) > 2 else {})
+    found.client.saved(engine.global_steps, f"{directory}/{tag}", state)
     return result
+
+
+def _load_checkpoint(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> Any:
+    found = protection.of(engine)
+    if found is None:
+        return original(engine, *args, **kwargs)
+    return found.load_checkpoint(original, args, kwargs)
+
+
+def _at_end_of_script() -> None:
+    """An unmodified loop says nothing when it is over: the end of the script is its last sign."""
+    from ff_core import runtime as worker
+
+    shutdown = worker.shutdown
+
+    def after_script(failure: BaseException | None) -> None:
+        found = protection.current()
+        if failure is None and found is not None:
+            found.unmodified.end()
+        shutdown(failure)
+
+    worker.shutdown = after_script
 
 
 def _cpu_adam_init(original: Callable[..., Any], optimizer: Any, *args: Any, **kwargs: Any) -> None:

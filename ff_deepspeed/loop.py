@@ -59,6 +59,7 @@ class Loop:
     def __init__(self, protection: Protection) -> None:
         self._p = protection
         self._failover = protection.failover
+        self.used = False  # batches() has been called: the script is not an unmodified one
         self._calls = 0
         self._call = 0  # the call that feeds the engine now
         self._source: ReplayableLoader | None = None
@@ -69,11 +70,17 @@ class Loop:
         assert self._source is not None
         return {"call": self._call, **self._source.position(self._failover.version)}
 
-    def load_position(self, saved: dict[str, Any]) -> None:
-        self._restored = saved
+    def client_state(self) -> dict[str, Any]:
+        return self._p.client.save()
+
+    def restored(self, saved: dict[str, Any]) -> None:
+        self._p.client.load(saved["client"])
+        self._restored = saved["data"]
 
     def run(self, loader: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:
         """batches(): yields one iteration's micro-batches at a time."""
+        self._p.unmodified.check_unused()
+        self.used = True
         call, self._calls = self._calls, self._calls + 1
         if self._body is not None and self._body.entered and not self._body.finished:
             raise FailoverError("ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ff_core import failover as runtime
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_deepspeed import preload, support
+from ff_deepspeed import client, preload, scalars, support
 from ff_deepspeed.adapter import DeepSpeedAdapter
 from ff_deepspeed.client import ClientState
 from ff_deepspeed.loop import Loop
+from ff_deepspeed.unmodified import Unmodified
 
 if TYPE_CHECKING:
     from ff_core.config import FailoverConfig
@@ -34,7 +36,8 @@ class Protection:
         self.started = False
         self.client = ClientState()
         self.loop = Loop(self)
-        self.adapter = DeepSpeedAdapter(engine, failover.rank, self.loop, self.client)
+        self.unmodified = Unmodified(self)
+        self.adapter = DeepSpeedAdapter(engine, failover.rank, self.loop)
         self._failed: FailoverError | None = None
         failover.attach(self.adapter)
 
@@ -48,10 +51,38 @@ class Protection:
     def step(self, original: Any, *args: Any, **kwargs: Any) -> None:
         """The engine's inner step, fenced: afterwards the engine holds the next version."""
         self.check()
+        if not self.started:
+            raise FailoverError(
+                "engine.step() before any engine(...) in training mode: the step of an iteration that did not "
+                "begin cannot be protected"
+            )
         with self.failover.step():
             self.failover.inject("step")
             original(self.engine, *args, **kwargs)
         self.failover.inject("after-step")
+
+    def load_checkpoint(self, original: Callable[..., Any], args: Any, kwargs: Any) -> client.Answer:
+        """engine.load_checkpoint(...): in a newcomer answered from memory, else DeepSpeed's own."""
+        if not self.failover.is_newcomer:
+            path, state = original(self.engine, *args, **kwargs)
+            self.client.loaded(self.engine.global_steps, path, state)
+            return path, state
+        saved = self.failover.saved_scalars()
+        counters = dict(saved["trainer"]["engine"])
+        if "call" in saved["data"]:  # the exact loop: as when the job began, the loop finds its way from there
+            first = client.first_answer(saved["client"])
+            if first is None:
+                return original(self.engine, *args, **kwargs)
+            counters = {"global_steps": first[0]}
+            answer = first[1]
+        else:
+            directory = str(kwargs.get("load_dir", args[0] if args else ""))
+            step = counters["global_steps"]
+            answer = client.answer(saved["client"], step, f"{directory}/global_step{step}")
+            self.unmodified.answered()
+        scalars.set_counters(self.engine, counters)
+        log.info("load_checkpoint() was answered from memory: %s", answer[0])
+        return answer
 
     def persist(self) -> None:
         """Save a checkpoint on disk if one is due at the version that just ended. Collective."""
@@ -102,6 +133,12 @@ def protect(engine: Any, config: FailoverConfig | None) -> None:
     preload.publish(failover)
     engine._ff_protection = Protection(engine, failover)
     _protection = weakref.ref(engine._ff_protection)
+
+
+def is_newcomer() -> bool:
+    """Whether this process takes over a dead rank and has not joined yet."""
+    failover = runtime.current()
+    return failover is not None and failover.is_newcomer
 
 
 def of(engine: Any) -> Protection | None:

@@ -40,7 +40,9 @@ class Interrupter:
     def install(self) -> None:
         """Before deepspeed is imported: it keeps references to some functions."""
         for name in COLLECTIVES:
-            setattr(dist, name, self._counted(getattr(dist, name)))
+            counted = self._counted(getattr(dist, name))
+            setattr(dist, name, counted)
+            setattr(dist.distributed_c10d, name, counted)
 
     def _counted(self, function: Any) -> Any:
         def counted(*args: Any, **kwargs: Any) -> Any:

@@ -33,6 +33,7 @@ import ff_deepspeed  # noqa: E402
 from ff_core import failover as runtime  # noqa: E402
 from ff_deepspeed import protection  # noqa: E402
 
+ff_deepspeed.hooks.install_in_script()
 deepspeed.init_distributed(dist_backend="gloo")
 
 
@@ -90,7 +91,9 @@ def make_engine(case: dict[str, Any]) -> Any:
     torch.manual_seed(3)
     random.seed(3 + rank)
     np.random.seed(3 + rank)
-    model = Model(case.get("frozen", True))
+    kind = Losing if case.get("unmodified") and not case.get("own_loss") else Model
+    model = kind(case.get("frozen", True))
+    model.as_dict = case.get("as_dict", False)
     optimizer = make_optimizer(case, model)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 4,
@@ -158,6 +161,55 @@ def train(engine: Any, case: dict[str, Any], failover: FakeFailover | None) -> d
     }
 
 
+class Losing(Model):
+    """A model whose output is the loss, as an unmodified loop that can be replayed needs it."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:  # type: ignore[override]
+        loss = torch.nn.functional.cross_entropy(super().forward(x).float(), y)
+        return {"loss": loss, "logits": None} if self.as_dict else loss
+
+
+def train_unmodified(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
+    """The usual resume style: load_checkpoint, enumerate a loader, forward, backward, step, mean of the loss."""
+    losses: dict[int, float] = {}
+    seen: list[int] = []
+    gas = case.get("gas", 1)
+    data = Noisy(4 * gas * case.get("iterations", 6))
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, num_workers=case.get("workers", 0))
+    position = {"epoch": 0}
+    if case.get("client_state", True):
+        ff_deepspeed.client_state(lambda: {"epoch": position["epoch"], "step": engine.global_steps})
+    step = 0
+    if case.get("load", True):
+        _, client = engine.load_checkpoint(case.get("directory", "nowhere"))
+        position["epoch"], step = (client["epoch"], client["step"]) if client else (0, 0)
+    dtype = next(engine.module.parameters()).dtype
+    total = torch.zeros(1)
+    for epoch in range(position["epoch"], case.get("epochs", 1)):
+        position["epoch"] = epoch
+        for number, batch in enumerate(loader):
+            interrupter.begin(engine.global_steps + 1)
+            x, y = batch.pop("x").to(dtype), batch["y"]
+            if case.get("own_loss"):
+                loss = torch.nn.functional.cross_entropy(engine(x).float(), y)
+            else:
+                loss = engine(x, y)
+                loss = loss["loss"] if isinstance(loss, dict) else loss
+            engine.backward(loss)
+            engine.step()
+            total += loss.detach()
+            if (number + 1) % gas == 0:
+                step += 1
+                torch.distributed.all_reduce(total)
+                losses[engine.global_steps] = total.item()
+                total = torch.zeros(1)
+                seen.append(step)
+        interrupter.running = False
+        metric = torch.rand(1)
+        torch.distributed.all_reduce(metric)
+    return {"losses": losses, "digest": digest(engine), "collectives": interrupter.count, "steps_seen": seen[-1:]}
+
+
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """One training run.
 
@@ -183,7 +235,9 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
                     torch.save(failover.slots[failover.version], f"{case['save_to']}.{rank}")
 
             failover.seal = sealing
-    result = train(engine, case, failover)
+    result = train_unmodified(engine, case) if case.get("unmodified") else train(engine, case, failover)
+    if case.get("unmodified") and failover is not None:
+        protection.current().unmodified.end()
     if failover is not None:
         result |= {
             "recovered": failover.recovered,
