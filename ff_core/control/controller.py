@@ -107,6 +107,8 @@ class Controller:
         if self.finished or not self.members.nodes[node].alive:
             return  # a node that was declared lost stays lost: its ranks live elsewhere, its slots are of the past
         self.members.nodes[node].last_beat = self.out.now()
+        if message.get("rank") == -1 and message["t"] != "worker_started":
+            return  # of a process that played a rank in the previous start
         fields = {key: value for key, value in message.items() if key != "t"}
         name = f"on_{message['t']}"
         handler = next(
@@ -130,9 +132,11 @@ class Controller:
         """Only the service acts on it."""
 
     def on_commit(self, node: int, epoch: int, versions: dict[int, int]) -> None:
+        if epoch != self.epoch:
+            return
         for number, version in versions.items():
             rank = self.members.ranks[number]
-            if epoch == self.epoch and rank.node == node:
+            if rank.node == node:
                 rank.committed = max(rank.committed, (epoch, version))
         self.publish_w()
 
@@ -195,7 +199,9 @@ class Controller:
             self.members.nodes[node].spares[uid] = False
             return
         entry = self.members.ranks[rank]
-        entry.uid, entry.node, entry.alive = uid, node, True
+        if entry.uid != uid:
+            return  # of the previous start
+        entry.started = True
         self.out.emit("worker_start", rank=rank, pid=pid, node=node, warm=warm, restart=self.restart, epoch=self.epoch)
 
     def injections_left(self) -> list[list[Any]]:

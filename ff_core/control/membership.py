@@ -29,6 +29,7 @@ class Rank:
     node: int
     uid: str = ""
     alive: bool = False
+    started: bool = False  # its agent has said that the process `uid` runs
     training: bool = False  # version 0 (or v*) exists: the loop has begun
     restored: bool = True  # False: a newcomer that has not yet restored; its live tensors mean nothing
     layout: dict[str, int] | None = None

@@ -61,6 +61,8 @@ class Startup:
     ) -> None:
         """A rank has built everything and knows what it must protect."""
         entry = self.members.ranks[rank]
+        if not entry.started:
+            return  # of the previous start: the agent has not got round to this one
         if self.settings is None:
             self.settings = settings
         elif settings != self.settings:
@@ -152,6 +154,8 @@ class Startup:
 
     def on_training(self, node: int, rank: int) -> None:
         """A rank's first version is being copied. Deaths count as failovers once that holds for all."""
+        if not self.members.ranks[rank].started:
+            return  # of the previous start
         self.members.ranks[rank].training = True
         if not self.controller.protected and all(entry.training for entry in self.members.ranks.values()):
             self.controller.protected = True

@@ -68,6 +68,13 @@ class Job:
             self.controller.node_up(
                 Node(node, machine, f"host{node}", ("127.0.0.1", 4000 + node), free_bytes, self.out.clock)
             )
+        self.spawned()
+
+    def spawned(self) -> None:
+        """Agents have started the processes that they were told to start."""
+        for rank in self.ranks:
+            uid = self.controller.members.ranks[rank].uid
+            self.from_rank(rank, "worker_started", uid=uid, pid=100 + rank, warm=False)
 
     @property
     def ranks(self) -> range:

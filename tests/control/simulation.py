@@ -56,6 +56,7 @@ class Options:
     faults: int = 1
     kinds: tuple[str, ...] = ("process",)
     finish_waits: bool = True
+    early: bool = False  # the first fault comes during start-up
 
 
 class World:
@@ -86,7 +87,8 @@ class World:
         self.result: tuple[int, str] | None = None
         self.trace: deque[str] = deque(maxlen=400)
         self.faults_left = options.faults
-        self.next_fault: int | None = None  # step of the next fault, once training is protected
+        #: step of the next fault; None until training is protected
+        self.next_fault = self.random.randrange(1, 100 * self.job.world_size) if options.early else None
         self.old_messages: list[tuple[int, Message]] = []
         self.epoch_seen = 0
         self.safe = -1  # the version that the loss of one failure domain must not take
@@ -124,7 +126,7 @@ class World:
     def emit(self, kind: str, **fields: Any) -> None:
         if kind == "failover":
             self.failovers += 1
-        elif kind == "training_start" and self.faults_left:
+        elif kind == "training_start" and self.faults_left and self.next_fault is None:
             ranks = self.job.world_size
             self.next_fault = self.steps + self.random.randrange(40 * ranks, 90 * ranks * self.options.iterations)
         elif kind == "unrecoverable" and self._promised() and self.safe >= 0:

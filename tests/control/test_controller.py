@@ -232,6 +232,22 @@ def test_processes_of_the_previous_start_count_for_nothing() -> None:
     assert job.controller.w == -1 and job.controller.members.ranks[1].committed == (-1, -1)
 
 
+def test_what_processes_of_the_previous_start_said_last_is_dropped() -> None:
+    job = Job(max_restarts=1)
+    job.die(0, code=1)
+    for rank in job.ranks:
+        job.protect(rank)
+        job.from_rank(rank, "training")
+        job.heard(rank, "worker_started", rank=rank, uid=f"s0-r{rank}", pid=1, warm=False)
+        job.heard(rank, "hint", rank=-1, text="from a process that was told to end", site="")
+    assert not job.out.take("arenas") and not job.controller.protected
+    job.spawned()
+    for rank in job.ranks:
+        assert job.controller.members.ranks[rank].uid == f"s1-r{rank}"
+        job.protect(rank)
+    assert len(job.out.take("arenas")) == 2
+
+
 def test_no_restart_without_all_nodes() -> None:
     job = Job(max_restarts=5).start()
     job.controller.members.nodes[1].alive = False

@@ -54,6 +54,7 @@ JOBS: dict[str, Options] = {
     "every third, relaxed": Options(
         **THREE, interval=3, iterations=7, faults=2, commit="relaxed", kinds=("node", "process")
     ),
+    "during start-up": Options(faults=2, early=True, max_restarts=2, kinds=("process",)),
     "relaxed, everything": Options(
         **THREE,
         interval=2,
