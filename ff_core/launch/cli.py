@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 from collections.abc import Sequence
 
-from ff_core.errors import FailoverError
+from ff_core.errors import ConfigError, FailoverError
 
 _USAGE = """usage: fftrain run [options] script.py [script's arguments]
        fftrain report [options] OUT_DIR
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from ff_core.observe import report
 
             return report.main(words[1:])
+        if importlib.util.find_spec("torch") is None:
+            raise ConfigError("PyTorch is not installed in this environment: pip install torch (2.9 or newer), then again")
         from ff_core.launch import run
 
         return run.main(words[1:])

@@ -12,7 +12,7 @@ import site
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -61,9 +61,12 @@ def library_modules() -> list[str]:
     return names
 
 
-def run(modules: Sequence[str], calls: Sequence[Sequence[Any]]) -> PreloadResult:
+def run(
+    modules: Sequence[str], calls: Sequence[Sequence[Any]], wanted: Callable[[], bool] = lambda: False
+) -> PreloadResult:
     """In a spare: import `modules`, then make `calls`, each ["module:function", [arguments]].
 
+    Ends early once `wanted()`: the spare has become a rank, whose script imports what it needs in any case.
     What fails alone is skipped and told (some modules import only as part of others). Variables that name a rank are
     removed from the environment first, so that none can be read by an import.
     """
@@ -72,12 +75,16 @@ def run(modules: Sequence[str], calls: Sequence[Sequence[Any]]) -> PreloadResult
     result = PreloadResult()
     start = time.monotonic()
     for module in modules:
+        if wanted():
+            break
         try:
             importlib.import_module(module)
             result.imported += 1
         except (Exception, SystemExit) as error:
             result.skipped[module] = f"{type(error).__name__}: {error}"
     for function, arguments in calls:
+        if wanted():
+            break
         try:
             resolve(function)(*arguments)
             result.called += 1

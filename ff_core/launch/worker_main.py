@@ -67,7 +67,7 @@ def wait_for_role(link: WorkerLink) -> tuple[Message, list[int]]:
             return message, fds
         if message["t"] != "preload":
             raise ProtocolError(f"message {message['t']!r} before a role; allowed: preload, role")
-        result = preload.run(message["modules"], message["calls"])
+        result = preload.run(message["modules"], message["calls"], link.pending)
         if os.environ.get("FF_DEBUG"):
             print(f"fftrain: spare ready in {result.seconds:.2f} s: {result.imported} modules, {result.called} calls, "
                   f"skipped {result.skipped}", file=sys.stderr, flush=True)  # fmt: skip
