@@ -1,0 +1,37 @@
+"""Epoch after epoch in one process: descriptors, threads and memory do not grow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.copy.rig import Rig
+
+
+def resources() -> tuple[int, int, int]:
+    """(descriptors, threads, resident bytes)"""
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), resident
+
+
+def failover(rig: Rig, epoch: int) -> None:
+    rig.connect(epoch)
+    for version in range(3):
+        rig.run(version % 2, epoch, version)
+    rig.live.fill(epoch)
+    rig.writer.begin(1, epoch, 3)
+    rig.writer.cancel()
+    rig.receiver.fence(epoch + 1)
+    assert all(not status.open for status in rig.receiver.poll())
+
+
+def test_many_failovers_leave_nothing_behind() -> None:
+    with Rig(sent=3_000_000, local=500_000, holders=2) as rig:
+        for epoch in range(5):
+            failover(rig, epoch)
+        descriptors, threads, resident = resources()
+        for epoch in range(5, 45):
+            failover(rig, epoch)
+        after = resources()
+        assert after[:2] == (descriptors, threads)
+        assert after[2] <= resident * 1.05
