@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return report.main(words[1:])
         if importlib.util.find_spec("torch") is None:
-            raise ConfigError("PyTorch is not installed in this environment: pip install torch (2.9 or newer), then again")
+            raise ConfigError("PyTorch is not installed in this environment: pip install torch (2.9 or newer)")
         from ff_core.launch import run
 
         return run.main(words[1:])

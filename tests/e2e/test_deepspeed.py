@@ -20,8 +20,9 @@ KILLS = ("2 3 forward", "0 5 backward", "1 7 step", "3 9 after-step", "2 11 copy
 
 
 def words(out: Path, config: str, *extra: str) -> list[str]:
+    file = ROOT / "configs" / "deepspeed" / f"{config}.json"
     return [
-        SCRIPT, "--deepspeed_config", str(ROOT / "configs" / "deepspeed" / f"{config}.json"), "--size", "tiny", "--steps", str(STEPS),
+        SCRIPT, "--deepspeed_config", str(file), "--size", "tiny", "--steps", str(STEPS),
         "--result", str(out / "result.json"), "--data-cache", str(out.parent / "data"), *extra,
     ]  # fmt: skip
 
@@ -32,7 +33,8 @@ def results(out: Path) -> dict[int, Any]:
 
 def uninterrupted(out: Path, config: str, *extra: str) -> dict[int, Any]:
     out.mkdir(parents=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", "--standalone", *words(out, config, *extra)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", "--standalone"]
+    command = [*torchrun, *words(out, config, *extra)]
     done = subprocess.run(command, env=ENV, text=True, capture_output=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return results(out)
@@ -51,12 +53,15 @@ def assert_same(job: Job, wanted: dict[int, Any]) -> None:
             if key != "losses":
                 assert ours[rank][key] == value, f"rank {rank}: {key} differs"
         # a replaced rank knows the losses since it came; the others all of them
-        assert ours[rank]["losses"] and all(theirs["losses"][step] == loss for step, loss in ours[rank]["losses"].items())
+        losses = ours[rank]["losses"]
+        assert losses and all(theirs["losses"][step] == loss for step, loss in losses.items())
 
 
 CASES = [
     pytest.param("zero1_bf16", (), id="zero1-bf16"),
-    pytest.param("zero2_bf16", ("--gas", "2", "--optimizer", "cpu_adam", "--num-workers", "2"), id="zero2-gas2-cpu_adam-workers"),
+    pytest.param(
+        "zero2_bf16", ("--gas", "2", "--optimizer", "cpu_adam", "--num-workers", "2"), id="zero2-gas2-cpu_adam-workers"
+    ),
     pytest.param("zero0_bf16", ("--epochs", "2"), id="zero0-bf16-epochs"),
     pytest.param("zero1_fp32", ("--gas", "2", "--epochs", "2"), id="zero1-fp32-gas2-epochs", marks=pytest.mark.slow),
     pytest.param("zero2_bf16", (), id="zero2-bf16", marks=pytest.mark.slow),
@@ -82,7 +87,8 @@ def test_six_kills_in_one_run(tmp_path: Path, config: str, extra: tuple[str, ...
 @pytest.mark.slow
 def test_random_moments(tmp_path: Path) -> None:
     wanted = uninterrupted(tmp_path / "reference", "zero1_bf16")
-    texts = [f"kill rank={rank} iteration={iteration} at=random seed={iteration}" for rank, iteration in ((1, 3), (3, 6), (0, 9), (2, 12))]
+    kills = ((1, 3), (3, 6), (0, 9), (2, 12))
+    texts = [f"kill rank={rank} iteration={iteration} at=random seed={iteration}" for rank, iteration in kills]
     job = fftrain(
         tmp_path / "job", words(tmp_path / "job", "zero1_bf16"), "--emulate-nodes", "2", "--spares", "1",
         *[word for text in texts for word in ("--inject", text)], timeout_s=400,
