@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 from pathlib import Path
@@ -78,9 +79,11 @@ def allocate(name: str, size: int) -> int:
     free = free_bytes()
     if size > free:
         raise MemoryError(f"{name}: {size} bytes needed, {free} bytes free")
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.posix_fallocate(fd, 0, size)
+        # Nobody who gets the descriptor can shrink the file under the others' mappings (SIGBUS).
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     except OSError as error:
         os.close(fd)
         raise MemoryError(f"{name}: {size} bytes needed, {free_bytes()} bytes free ({error.strerror})") from error

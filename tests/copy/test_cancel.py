@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -121,6 +123,31 @@ def test_close_with_everything_in_flight() -> None:
         rig.writer.begin(0, 1, 0)
         rig.writer.close()
         far.close()
+
+
+EXITING = """
+import ctypes
+from ff_core.copy.arena import Arena, ArenaLayout
+from ff_core.copy.receiver import Receiver
+from ff_core.copy.writer import Writer
+import socket
+
+size = 100_000_000
+arena, replica = (Arena.create(ArenaLayout(0, size)) for _ in range(2))
+memory = ctypes.create_string_buffer(size)
+writer, receiver = Writer(arena), Receiver()
+near, far = socket.socketpair()
+receiver.attach(far.detach(), replica, 0)
+writer.add_holder(near.detach())
+writer.set_segments([(ctypes.addressof(memory), size, 0, -1)])
+writer.begin(0, 0, 0)
+"""
+
+
+def test_interpreter_exit_with_everything_in_flight() -> None:
+    """Memory goes away at exit, threads before it: no crash."""
+    done = subprocess.run([sys.executable, "-c", EXITING], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_cancelled_versions_slot_is_never_complete() -> None:

@@ -14,6 +14,8 @@ def test_allocation_is_real() -> None:
     try:
         assert os.fstat(fd).st_blocks * 512 >= 5 << 20
         assert not os.get_inheritable(fd)
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 4096)
     finally:
         os.close(fd)
 

@@ -11,7 +11,8 @@ from tests.copy.rig import Rig
 def resources() -> tuple[int, int, int]:
     """(descriptors, threads, resident bytes)"""
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), resident
+    descriptors, threads = (len(list(Path(f"/proc/self/{kind}").iterdir())) for kind in ("fd", "task"))
+    return descriptors, threads, resident
 
 
 def failover(rig: Rig, epoch: int) -> None:
