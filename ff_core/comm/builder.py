@@ -1,8 +1,8 @@
 """Building inner groups in parallel, and walking away from those that will never connect.
 
-Each builder thread has a store client of its own (one that blocks in a wait is busy for everybody else) and takes the
-groups in the order of their keys. That order is the same on all ranks, and this is why a bounded number of threads
-cannot deadlock although ranks own different groups: the first unbuilt group of the job is in work at all its members.
+Builder threads take the groups in the order of their keys. That order is the same on all ranks, and this is why a
+bounded number of threads cannot deadlock although ranks own different groups: the first unbuilt group of the job is in
+work at all its members.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch.distributed as dist
 
+from .client import RendezvousStore, StoreClient, wait_for_keys
 from .inner import build_inner
 from .sockets import GroupSockets
 from .spec import GroupSpec
 
-if TYPE_CHECKING:
-    from .host import CommHost
-
-BUILDERS = 8  # threads, and store clients, at most
+BUILDERS = 8  # threads, at most
 POLL_S = 0.02  # how often the waiting thread looks for a newer halt
+
+
+class Built(NamedTuple):
+    """A connected group, and the store that its C++ side refers to."""
+
+    group: dist.ProcessGroup
+    store: dist.Store
 
 
 class Batch:
@@ -32,16 +37,16 @@ class Batch:
     def __init__(self, specs: Sequence[GroupSpec]) -> None:
         self.todo = sorted(specs, key=lambda spec: spec.key, reverse=True)  # popped from the end
         self.left = len(self.todo)
-        self.built: dict[str, dist.ProcessGroup] = {}
+        self.built: dict[str, Built] = {}
         self.error: BaseException | None = None
         self.abandoned = False
         self.changed = threading.Condition()
 
-    def wait(self, interrupted: Callable[[], None]) -> dict[str, dist.ProcessGroup]:
+    def wait(self, interrupted: Callable[[], None]) -> dict[str, Built]:
         """The connected groups by `GroupSpec.key`, when all are.
 
-        Raises what `interrupted` raises, at once, or the first builder's error. Builders that are stuck then are left
-        alone: they end with their timeouts and their results are dropped.
+        Raises what `interrupted` raises, at once, or the first builder's error. Builders that are at work then are left
+        alone: they end within their timeouts (those that wait for a peer to appear: soon), and the results are dropped.
         """
         try:
             with self.changed:
@@ -60,10 +65,10 @@ class Batch:
         with self.changed:
             return None if self.abandoned or self.error or not self.todo else self.todo.pop()
 
-    def done(self, spec: GroupSpec, group: dist.ProcessGroup) -> None:
+    def done(self, spec: GroupSpec, built: Built) -> None:
         with self.changed:
             if not self.abandoned:
-                self.built[spec.key] = group
+                self.built[spec.key] = built
             self.left -= 1
             self.changed.notify_all()
 
@@ -71,6 +76,11 @@ class Batch:
         with self.changed:
             self.error = self.error or error
             self.changed.notify_all()
+
+    def check(self) -> None:
+        """Raises RuntimeError in a builder that nobody waits for any more."""
+        if self.abandoned or self.error is not None:
+            raise RuntimeError("rendezvous abandoned: its epoch is over")
 
     def abandon(self) -> None:
         """Nobody waits any more: what is still being connected will be dropped."""
@@ -83,10 +93,9 @@ class Batch:
 class Builder:
     """Builds the groups of one process."""
 
-    def __init__(self, host: CommHost, sockets: GroupSockets) -> None:
-        self._host = host
+    def __init__(self, client: StoreClient, sockets: GroupSockets) -> None:
+        self._client = client
         self._sockets = sockets
-        self._idle: list[dist.Store] = []  # clients for the next batch; one in an abandoned builder never returns
         self._known: dict[int, set[int]] = {}  # epoch -> ranks whose listeners were learnt in it
         self._lock = threading.Lock()
 
@@ -99,36 +108,20 @@ class Builder:
             work.start()
         return batch
 
-    def close(self) -> None:
-        """Drops the idle store clients."""
-        with self._lock:
-            self._idle.clear()
-
     def _work(self, batch: Batch, epoch: int, connect_timeout: timedelta) -> None:
         spec = batch.take()
-        if spec is None:
-            return
         try:
-            client = self._client()
             while spec is not None:
+                client = self._client.get()
                 self._publish(client, spec, epoch)
-                store = dist.PrefixStore(f"ff/{epoch}/{spec.key}", client)
-                group = build_inner(spec, store, self._sockets, connect_timeout)
-                self._learn(client, spec, epoch)
-                batch.done(spec, group)
-                del group
+                store = RendezvousStore(client, f"ff/{epoch}/{spec.key}", batch.check)
+                group = build_inner(spec, store, self._sockets, connect_timeout, self._client.another)
+                self._learn(batch, client, spec, epoch, connect_timeout)
+                batch.done(spec, Built(group, store))
+                del group, store
                 spec = batch.take()
         except Exception as error:
             batch.fail(error)
-            return
-        with self._lock:
-            self._idle.append(client)
-
-    def _client(self) -> dist.Store:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return self._host.connect_store()
 
     def _publish(self, client: dist.Store, spec: GroupSpec, epoch: int) -> None:
         """Tells the peers where we listen; before connecting, so that whoever is connected can read it."""
@@ -142,14 +135,16 @@ class Builder:
         with self._lock:
             self._known = {epoch: self._known.get(epoch, set()) | {spec.global_rank}}
 
-    def _learn(self, client: dist.Store, spec: GroupSpec, epoch: int) -> None:
+    def _learn(self, batch: Batch, client: dist.Store, spec: GroupSpec, epoch: int, connect_timeout: timedelta) -> None:
         if "gloo" not in spec.devices.values():
             return
         for rank in spec.ranks:
             with self._lock:
                 if rank in self._known.get(epoch, ()):
                     continue
-            addresses = json.loads(client.get(f"ff/{epoch}/listener/{rank}"))
+            key = f"ff/{epoch}/listener/{rank}"
+            wait_for_keys(client, [key], connect_timeout, batch.check)
+            addresses = json.loads(client.get(key))
             self._sockets.set_peer(rank, [(str(host), int(port)) for host, port in addresses])
             with self._lock:
                 self._known.setdefault(epoch, set()).add(rank)

@@ -40,12 +40,19 @@ INHERITED = frozenset(
 class Cell:
     """One generation of one group. `inner` is None once the generation is over; `epoch` is None for a solo group."""
 
-    __slots__ = ("__weakref__", "epoch", "inner", "registry", "works")
+    __slots__ = ("__weakref__", "_store", "epoch", "inner", "registry", "works")
 
-    def __init__(self, registry: GroupRegistry, inner: dist.ProcessGroup | SoloGroup, epoch: int | None) -> None:
+    def __init__(
+        self,
+        registry: GroupRegistry,
+        inner: dist.ProcessGroup | SoloGroup,
+        store: dist.Store | None,
+        epoch: int | None,
+    ) -> None:
         self.registry = registry
         self.inner: dist.ProcessGroup | SoloGroup | None = inner
         self.epoch = epoch
+        self._store = store  # torch's C++ does not keep the Python side of a store alive
         self.works: weakref.WeakSet[SwappableWork] = weakref.WeakSet()
 
     def release(self) -> dist.ProcessGroup | None:

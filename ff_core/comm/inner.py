@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,16 +11,22 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from . import compat, nccl
+from .client import RendezvousStore
 from .sockets import GroupSockets
 from .spec import GroupSpec
 
 
 def build_inner(
-    spec: GroupSpec, store: dist.Store, sockets: GroupSockets, connect_timeout: timedelta
+    spec: GroupSpec,
+    store: RendezvousStore,
+    sockets: GroupSockets,
+    connect_timeout: timedelta,
+    native_store: Callable[[], dist.Store],
 ) -> dist.ProcessGroup:
     """Connects the group `spec` through `store` (fresh keys only). Blocks until all members are connected.
 
-    connect_timeout: for connecting; afterwards the user's timeout is set. Raises RuntimeError as torch does.
+    connect_timeout: for connecting; afterwards the user's timeout is set.  native_store: opens a connection without
+    Python in it, for NCCL, whose threads keep using it. Raises RuntimeError as torch does.
     """
     group = dist.ProcessGroup(store, spec.rank, spec.size)
     group._set_default_backend(compat.default_backend_type(spec.backend, spec.devices))
@@ -28,8 +35,10 @@ def build_inner(
     for device, name in spec.devices.items():
         backend = built.get(name)
         if backend is None:
-            prefixed = dist.PrefixStore(f"{name}/", store)
-            backend = _gloo(spec, prefixed, sockets, connect_timeout) if name == "gloo" else nccl.build(spec, prefixed)
+            if name == "gloo":
+                backend = _gloo(spec, dist.PrefixStore("gloo/", store), sockets, connect_timeout)
+            else:
+                backend = nccl.build(spec, dist.PrefixStore(f"{store.prefix}/nccl/", native_store()))
             built[name] = backend
         group._register_backend(torch.device(device), kinds.GLOO if name == "gloo" else kinds.NCCL, backend)
     group._set_group_name(c10d.GroupName(spec.name))

@@ -42,6 +42,7 @@ def install(host: CommHost, *, solo: bool, replay: bytes | None = None) -> Group
         raise UnsupportedError("an init journal is replayed in a solo process only")
     registry = GroupRegistry(host, solo=solo, replay=replay)
     registry.apply_patches()
+    registry.client.connect_early()
     _installed = registry
     if not _at_fork_registered:
         os.register_at_fork(after_in_child=_forget_in_child)

@@ -2,8 +2,8 @@
 
 A newcomer runs the same script alone. What steers its control flow (flags that rank 0 broadcasts, gathered names and
 sizes) it reads from here: results are found by (group key, sequence number in the group), and store results by
-(operation, key, occurrence). Dense tensors up to 64 KiB are kept; larger ones are state, and are restored as state. Object
-collectives travel as tensors of bytes; nobody can restore those later, so they are kept up to 1 MiB.
+(operation, key, occurrence). Dense tensors up to 64 KiB are kept; larger ones are state, and are restored as state.
+Object collectives travel as tensors of bytes; nobody can restore those later, so they are kept up to 1 MiB.
 
 msgpack only, nothing is pickled by us. Format: {"format": 1, "ops": [[group, seq, op, signature, outputs, source,
 site, is_object]], "store": [[op, key, [results]]]}; signature is [[shape, dtype]] and an output is bytes or nil.

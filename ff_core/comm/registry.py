@@ -20,7 +20,8 @@ import torch.distributed as dist
 from ff_core.errors import FailoverInterrupt
 
 from . import nccl
-from .builder import Batch, Builder
+from .builder import Batch, Builder, Built
+from .client import StoreClient
 from .group import Cell, SwappableGroup
 from .journal import Journal
 from .late import LateGroups
@@ -48,7 +49,8 @@ class GroupRegistry:
         self.late = LateGroups(self)
         self._patches = Patches(self)
         self._sockets = GroupSockets()
-        self._builder = Builder(host, self._sockets)
+        self.client = StoreClient(host)
+        self._builder = Builder(self.client, self._sockets)
         self._lock = threading.RLock()
         self._groups: list[weakref.ref[SwappableGroup]] = []
         self._names: dict[str, int] = {}
@@ -151,7 +153,7 @@ class GroupRegistry:
         if self.over:
             self._raise_interrupt()
         if self.solo or self._preparing:
-            group.cell = Cell(self, SoloGroup(group.spec.rank, group.spec.size), None)
+            group.cell = Cell(self, SoloGroup(group.spec.rank, group.spec.size), None, None)
             return
         epoch = self.epoch()
         pending, group.pending = group.pending, None
@@ -159,10 +161,10 @@ class GroupRegistry:
         with self._lock:
             if self.over:
                 self._raise_interrupt()
-            group.cell = Cell(self, built.pop(group.spec.key), epoch)
+            group.cell = Cell(self, *built.pop(group.spec.key), epoch)
             group.deferred = False
 
-    def _finish(self, batch: Batch, epoch: int) -> dict[str, dist.ProcessGroup]:
+    def _finish(self, batch: Batch, epoch: int) -> dict[str, Built]:
         def interrupted() -> None:
             announced = self.host.halted()
             if (self.halted_epoch or 0) > epoch or (announced is not None and announced > epoch):
@@ -237,7 +239,7 @@ class GroupRegistry:
                 self._raise_interrupt()
             self.solo = False
             for group in waiting:
-                group.cell = Cell(self, built.pop(group.spec.key), epoch)
+                group.cell = Cell(self, *built.pop(group.spec.key), epoch)
             self._generation = epoch
             self._noted = None
             self.halted_epoch = None
@@ -279,7 +281,7 @@ class GroupRegistry:
         self._patches.undo()
         self.drop()
         self.wait_closed()
-        self._builder.close()
+        self.client.close()
         self.uninstalled = True
 
     def forget_in_child(self) -> None:

@@ -16,12 +16,11 @@ import torch.distributed as dist
 
 from ff_core.errors import JournalMismatch
 
+from .client import POLL_MAX_S, wait_for_keys
 from .sites import call_site
 
 if TYPE_CHECKING:
     from .registry import GroupRegistry
-
-_POLL_MIN_S, _POLL_MAX_S = 0.0005, 0.02
 
 
 def _key_text(keys: Sequence[str]) -> str:
@@ -51,7 +50,7 @@ class SwappableStore(dist.Store):
             if registry.solo:
                 inner = dist.HashStore()
             else:
-                inner = dist.PrefixStore(f"ff/{registry.epoch()}/store/{self._number}", registry.host.connect_store())
+                inner = dist.PrefixStore(f"ff/{registry.epoch()}/store/{self._number}", registry.client.get())
             self._inner = inner
         return inner
 
@@ -71,16 +70,12 @@ class SwappableStore(dist.Store):
         )
 
     def _wait_for(self, inner: dist.Store, keys: Sequence[str], timeout: timedelta) -> None:
-        deadline, pause = time.monotonic() + timeout.total_seconds(), _POLL_MIN_S
-        while not inner.check(list(keys)):
+        def interrupted() -> None:
             self._live()
             if self._registry.solo:
                 raise dist.DistStoreError(f"store key {_key_text(keys)!r} was set by no one, and this process is alone")
-            if time.monotonic() > deadline:
-                milliseconds = int(timeout.total_seconds() * 1000)
-                raise dist.DistStoreError(f"wait timeout after {milliseconds}ms, keys: {_key_text(keys)}")
-            time.sleep(pause)
-            pause = min(2 * pause, _POLL_MAX_S)
+
+        wait_for_keys(inner, keys, timeout, interrupted)
 
     # ---- dist.Store ---------------------------------------------------------------------------------------------
 
@@ -141,7 +136,7 @@ class SwappableStore(dist.Store):
             deadline = time.monotonic() + self._limit.total_seconds()
             while block and not inner.queue_len(key) and time.monotonic() < deadline:
                 self._live()
-                time.sleep(_POLL_MAX_S)
+                time.sleep(POLL_MAX_S)
             return inner.queue_pop(key, False)
 
         return self._answer("queue_pop", key, ask)
