@@ -278,6 +278,7 @@ class AgentHost:
     def __init__(self, world: World, node: int, job: JobSpec) -> None:
         self.world, self.node = world, node
         self.alive = True
+        self.reported = -1  # epoch of the newest inventory
         self.processes: list[SimProcess] = []
         self.workers = SimWorkers(self)
         self.port = SimPort(self)
@@ -290,6 +291,8 @@ class AgentHost:
         self.agent = Agent(node, job, b"secret", self.port, self._send, lambda text: None)  # type: ignore[arg-type]
 
     def _send(self, name: str, **fields: Any) -> None:
+        if name == "inventory":
+            self.reported = fields["epoch"]
         self.to_controller.append(unpack(pack(make(name, **fields))))
 
     # the part of an event loop that the agent asks for

@@ -37,8 +37,7 @@ class SimSlot:
 
 
 class SimArena:
-    """Stands in for `ff_core.copy.arena.Arena`. overwrite(arena, slot): called before a complete slot is written
-    over."""
+    """Stands in for `ff_core.copy.arena.Arena`. overwrite(arena, slot): called before a slot changes."""
 
     def __init__(self, layout: ArenaLayout, overwrite: Callable[[SimArena, SimSlot], None]) -> None:
         self.layout, self.overwrite = layout, overwrite
@@ -59,14 +58,13 @@ class SimArena:
         return None
 
     def begin(self, index: int, epoch: int, version: int) -> None:
-        slot = self.slots[index]
-        if slot.state is SlotState.COMPLETE:
-            self.overwrite(self, slot)
+        self.overwrite(self, self.slots[index])
         self.slots[index] = SimSlot(SlotState.WRITING, epoch, version)
 
     def finish(self, index: int, unique: History, repl: History | None, scalars: History) -> None:
         slot = self.slots[index]
         assert slot.state is SlotState.WRITING and not self.closed
+        self.overwrite(self, slot)
         slot.unique, slot.repl, slot.scalars = unique, repl, scalars
         slot.full = repl is not None or not self.layout.local_bytes
         slot.state = SlotState.COMPLETE

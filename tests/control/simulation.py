@@ -194,8 +194,12 @@ class World:
             raise Violation(f"{key}: ranks disagree: {given}")
         return lambda: len(given) == self.job.world_size
 
-    def overwritten(self, arena: SimArena, slot: SimSlot) -> None:
-        """A complete slot is about to be written over."""
+    def overwritten(self, host: AgentHost, arena: SimArena, slot: SimSlot) -> None:
+        """A slot of `host` is about to change."""
+        if host.agent.halting is not None and host.reported == host.agent.halting:
+            raise Violation(f"rank {arena.layout.rank}: a slot changes after node {host.node} has reported its slots")
+        if slot.state is not SlotState.COMPLETE:
+            return
         controller = self.controller
         twin = sum(s.state is SlotState.COMPLETE and s.version == slot.version for s in arena.slots) > 1
         if slot.epoch == controller.epoch and controller.w >= 0 and slot.version >= controller.w and not twin:
@@ -310,7 +314,9 @@ class World:
     @contextmanager
     def _patched(self) -> Iterator[None]:
         def create(layout: Any, name: str = "") -> SimArena:
-            return SimArena(layout, self.overwritten)
+            host = self.hosting
+            assert host is not None
+            return SimArena(layout, lambda arena, slot: self.overwritten(host, arena, slot))
 
         def hosting(*_: Any, **__: Any) -> Any:
             assert self.hosting is not None

@@ -212,7 +212,7 @@ def _stale_epoch_on_bad_slot(self: Failovers, node: int, rank: int, epoch: int, 
 
 MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     "older slots are deleted at the verdict": (
-        Options(**THREE, faults=5, kinds=("process",), iterations=5),
+        Options(nproc=1, faults=5, iterations=5),
         [(ReplicaStore, "restamp", _only_v_star_stays)],
     ),
     "versions above v* stay": (Options(faults=2, iterations=5), [(ReplicaStore, "restamp", _newer_versions_stay)]),
