@@ -36,8 +36,11 @@ class Event:
 class Forward(Event):
     """engine(*args, **kwargs) in training. Its outputs are known by weak references, so as not to keep the graph."""
 
-    def __init__(self, original: Callable[..., Any], args: Any, kwargs: Any, ambient: Ambient) -> None:
+    def __init__(
+        self, original: Callable[..., Any], args: Any, kwargs: Any, modes: tuple[bool, ...], ambient: Ambient
+    ) -> None:
         self._original = original
+        self._modes = modes
         self._inputs = (batches_.share(args), batches_.share(kwargs))
         self._marks = batches_.marks(self._inputs)
         self._outputs: list[tuple[Path, weakref.ref[torch.Tensor]]] = []
@@ -56,6 +59,7 @@ class Forward(Event):
 
     def replay(self, engine: Any) -> None:
         args, kwargs = batches_.share(self._inputs)
+        set_modes(engine.module, self._modes)
         enabled, dtype = self.ambient.autocast
         with torch.autocast(engine.device.type, dtype=dtype, enabled=enabled):
             self.again = self._original(engine, *args, **kwargs)
@@ -156,6 +160,16 @@ class Record:
                 if path is not None:
                     return event, path
         return None, None
+
+
+def modes_of(module: torch.nn.Module) -> tuple[bool, ...]:
+    """Which of the modules in `module` are in training mode."""
+    return tuple(child.training for child in module.modules())
+
+
+def set_modes(module: torch.nn.Module, modes: tuple[bool, ...]) -> None:
+    for child, training in zip(module.modules(), modes, strict=True):
+        child.training = training
 
 
 def leaves(output: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:

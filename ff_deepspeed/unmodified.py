@@ -25,7 +25,7 @@ import torch
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_deepspeed import ambient
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
-from ff_deepspeed.recording import Backward, Call, Event, Forward, Record, Sealed
+from ff_deepspeed.recording import Backward, Call, Event, Forward, Record, Sealed, modes_of, set_modes
 
 if TYPE_CHECKING:
     from ff_deepspeed.protection import Protection
@@ -92,7 +92,7 @@ class Unmodified:
             return original(engine, *args, **kwargs)
         self._seal_if_stepped(AT_FORWARD)
         self._feed.used()
-        event = Forward(original, args, kwargs, ambient.take(engine))
+        event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
 
         def perform() -> Any:
             self._failover.inject("forward")
@@ -285,7 +285,8 @@ class Unmodified:
         """Back to a common version and forward again to where the script is. False: the iteration is void."""
         pending: int | None = epoch
         while pending is not None:
-            version = self._failover.recover(FailoverInterrupt(pending))
+            with self._inside():
+                version = self._failover.recover(FailoverInterrupt(pending))
             pending = None
             obstacle = obstacle or self._obstacle(version)
             if obstacle is not None:
@@ -306,7 +307,11 @@ class Unmodified:
         return next((reason for reason in (record.obstacle() for record in newer) if reason), None)
 
     def _replay(self, version: int) -> None:
-        """Do again what the script did after `version`."""
+        """Do again what the script did after `version`, whatever mode the script is in now."""
+        with torch.inference_mode(False), torch.enable_grad(), _modes_kept(self._p.engine.module):
+            self._replay_records(version)
+
+    def _replay_records(self, version: int) -> None:
         engine = self._p.engine
         for number in sorted(number for number in self._records if number > version):
             record = self._records[number]
@@ -338,3 +343,13 @@ class Unmodified:
             del self._records[newer]
         self._open_record(version)
         self._void = True
+
+
+@contextmanager
+def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
+    """Replays set each module to training or evaluation as it was; afterwards they are as the script left them."""
+    modes = modes_of(module)
+    try:
+        yield
+    finally:
+        set_modes(module, modes)

@@ -63,7 +63,10 @@ class Interrupter:
 
 
 class FakeFailover:
-    def __init__(self, rank: int, world_size: int, saved: dict[str, Any] | None = None, **config: Any) -> None:
+    def __init__(
+        self, rank: int, world_size: int, interrupter: Interrupter, saved: dict[str, Any] | None = None, **config: Any
+    ) -> None:
+        self.interrupter = interrupter
         self.rank, self.world_size, self.epoch, self.version = rank, world_size, 0, -1
         self.config = FailoverConfig.from_dict({"enabled": True, **config})
         self.is_newcomer = saved is not None
@@ -76,6 +79,7 @@ class FakeFailover:
         self.points: list[str] = []
         self.point_hook: Any = None
         self.skip_reset = False
+        self.behind = 0  # how much older v* is than it would have to be
 
     @property
     def oldest_needed(self) -> int:
@@ -122,9 +126,16 @@ class FakeFailover:
 
     def recover(self, interrupt: FailoverInterrupt) -> int:
         assert interrupt.__traceback__ is None
+        running, self.interrupter.running = self.interrupter.running, False
+        version = self._recover(interrupt)
+        self.interrupter.running = running
+        return version
+
+    def _recover(self, interrupt: FailoverInterrupt) -> int:
         if not self.skip_reset:
             self.adapter.drop_iteration()
-        newest = torch.tensor(max(v for v, slot in self.slots.items() if "blob" in slot))
+        complete = sorted(v for v, slot in self.slots.items() if "blob" in slot)
+        newest = torch.tensor(complete[max(-1 - self.behind, -len(complete))])
         torch.distributed.all_reduce(newest, op=dist.ReduceOp.MIN)
         self.version = int(newest)
         self.epoch = interrupt.epoch

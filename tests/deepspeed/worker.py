@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -31,7 +32,7 @@ import deepspeed  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
 from ff_core import failover as runtime  # noqa: E402
-from ff_deepspeed import protection  # noqa: E402
+from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
 ff_deepspeed.hooks.install_in_script()
 deepspeed.init_distributed(dist_backend="gloo")
@@ -219,13 +220,16 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     saved = None
     if "resume_from" in case:
         saved = torch.load(f"{case['resume_from']}.{rank}", weights_only=True)
-    failover = FakeFailover(rank, world, saved) if case.get("protected", True) else None
+    failover = FakeFailover(rank, world, interrupter, saved) if case.get("protected", True) else None
     runtime.current = lambda: failover
     protection._protection = None
+    data_hooks._numbers = itertools.count()  # every case stands for a script of its own
+    client._function = None
     engine = make_engine(case)
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
         failover.skip_reset = case.get("skip_reset", False)
+        failover.behind = case.get("behind", 0)
         if "save_at" in case:
             seal = failover.seal
 
