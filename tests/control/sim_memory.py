@@ -16,6 +16,7 @@ from typing import Any
 from ff_core.copy.arena import ArenaLayout, SlotInfo, SlotState
 from ff_core.copy.stamps import stamp
 from ff_core.errors import CorruptSlotError
+from ff_core.replicator import Replicator
 
 History = tuple[int, ...]  # the epochs in which the iterations were made that led to a version: its lineage
 
@@ -237,3 +238,46 @@ class SimWriter:
     def _commit(self) -> None:
         flight = self.flights.popleft()
         self.committed(stamp(flight.epoch, flight.version))
+
+
+class SimPage:
+    """A status page's words."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+
+    def load(self, word: str) -> int:
+        return self.words.get(word, 0)
+
+    def store(self, word: str, value: int) -> None:
+        self.words[word] = value
+
+    def notify(self) -> None:
+        pass
+
+
+class _Plan:
+    def __init__(self, local_bytes: int) -> None:
+        self.local_bytes = local_bytes
+
+
+class SimReplicator(Replicator):
+    """The product's choice of slots over a simulated engine."""
+
+    def __init__(self, rank: int, arena: SimArena, page: SimPage, writer: SimWriter) -> None:
+        self._rank, self._page, self._writer = rank, page, writer  # type: ignore[assignment]
+        self._plan = _Plan(arena.layout.local_bytes)  # type: ignore[assignment]
+        self.arena = arena  # type: ignore[assignment]
+        self.newest = self._newest_slot = -1
+        self._epoch = 0
+        self._blobs = {}
+        self.sim = writer
+
+    def _connect_all(self) -> None:
+        pass
+
+    def recommit(self, version: int) -> None:
+        for index, info in enumerate(self.arena.slot_infos()):
+            if info.complete and self.sim.arena.slots[index].corrupt:
+                self.arena.empty(index)
+        super().recommit(version)

@@ -16,57 +16,13 @@ from ff_core.copy.stamps import epoch_of, stamp, version_of
 from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt
 from ff_core.fence import Fence
 from ff_core.replica.store import slot_with
-from ff_core.replicator import Replicator
-from tests.control.sim_memory import Connection, History, SimArena, SimWriter, Violation
+from tests.control.sim_memory import History, SimArena, SimPage, SimReplicator, SimWriter, Violation
 
 if TYPE_CHECKING:
     from tests.control.sim_agent import SimProcess
     from tests.control.simulation import World
 
 Steps = Generator[bool, None, Any]  # yields whether it got anywhere
-
-
-class SimPage:
-    """A status page's words."""
-
-    def __init__(self) -> None:
-        self.words: dict[str, int] = {}
-
-    def load(self, word: str) -> int:
-        return self.words.get(word, 0)
-
-    def store(self, word: str, value: int) -> None:
-        self.words[word] = value
-
-    def notify(self) -> None:
-        pass
-
-
-class _Plan:
-    def __init__(self, local_bytes: int) -> None:
-        self.local_bytes = local_bytes
-
-
-class SimReplicator(Replicator):
-    """The product's choice of slots over a simulated engine."""
-
-    def __init__(self, rank: int, arena: SimArena, page: SimPage, writer: SimWriter) -> None:
-        self._rank, self._page, self._writer = rank, page, writer  # type: ignore[assignment]
-        self._plan = _Plan(arena.layout.local_bytes)  # type: ignore[assignment]
-        self.arena = arena  # type: ignore[assignment]
-        self.newest = self._newest_slot = -1
-        self._epoch = 0
-        self._blobs = {}
-        self.sim = writer
-
-    def _connect_all(self) -> None:
-        pass
-
-    def recommit(self, version: int) -> None:
-        for index, info in enumerate(self.arena.slot_infos()):
-            if info.complete and self.sim.arena.slots[index].corrupt:
-                self.arena.empty(index)
-        super().recommit(version)
 
 
 class SimWorker:
@@ -367,6 +323,3 @@ class SimWorker:
         source = verdict.get("source_rank")
         if source is not None and self.rank in verdict["newcomers"]:
             self.repl, self.const = self.world.contributions[key][source]
-
-
-__all__ = ["Connection", "SimPage", "SimWorker"]
