@@ -42,6 +42,7 @@ _FORWARDED = frozenset(
     )
 )
 _GRACE_S = 10.0
+_REFILL_DELAY_S = 3.0
 
 
 class Agent:
@@ -63,6 +64,7 @@ class Agent:
         self.newcomers = Newcomers(self.store, self.workers)
         self.preload: dict[str, Any] | None = None
         self.spare_count = 0
+        self.refill_at = 0.0
         self.stopping = False
         self.exit_code = 1
         self.done = asyncio.Event()
@@ -229,6 +231,7 @@ class Agent:
             worker = await self.workers.spawn(uid, rank)
         else:
             self.workers.promote(worker, rank)
+            self._refill_later()
         self.newcomers.assigned(rank, worker, epoch=epoch, injections=injections)
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=warm)
 
@@ -296,10 +299,18 @@ class Agent:
         """Keep job.spares processes warming or ready; only once a live rank has said what to import."""
         if self.preload is None or self.stopping or self.halting is not None:
             return
-        missing = self.job.spares - len(self.workers.spares())
-        for _ in range(missing):
+        loop = asyncio.get_running_loop()
+        if loop.time() < self.refill_at:
+            return
+        for _ in range(self.job.spares - len(self.workers.spares())):
             self.spare_count += 1
-            asyncio.get_running_loop().create_task(self._spare(f"n{self.node}-spare{self.spare_count}"))
+            loop.create_task(self._spare(f"n{self.node}-spare{self.spare_count}"))
+
+    def _refill_later(self) -> None:
+        """A spare was taken: its successor's imports must not compete with the iteration that is being done again."""
+        loop = asyncio.get_running_loop()
+        self.refill_at = loop.time() + _REFILL_DELAY_S
+        loop.call_later(_REFILL_DELAY_S + 0.01, self._refill_spares)
 
     async def _spare(self, uid: str) -> None:
         worker = await self._start(uid, -1)
