@@ -38,20 +38,21 @@ class JsonLines:
 class Watch:
     """State of a protected job in `directory`, put together from its events. Call `update()`, then look.
 
-    pids: rank -> the process that plays it.  spares: node -> number of spares ready to take over.
-    w: newest version safe on every rank, -1 if none.  failovers: their events, in order.
+    pids: rank -> the process that plays it.  agents: node -> its agent's process.
+    spares: node -> number of spares ready to take over.  w: newest version safe on every rank, -1 if none.
+    failovers: their events, in order; recovering: one is under way.
+    stats: rank -> its newest `rank_stats` event.  ended: the exit code, in the end.
     """
 
     def __init__(self, directory: Path) -> None:
         self._lines = JsonLines(directory / "events.jsonl")
         self.pids: dict[int, int] = {}
-        self.nodes: dict[int, int] = {}  # rank -> node
+        self.agents: dict[int, int] = {}
         self.spares: dict[int, int] = {}
         self.w = -1
-        self.commits: list[tuple[float, int]] = []
         self.failovers: list[dict[str, Any]] = []
         self.stats: dict[int, dict[str, Any]] = {}
-        self.training = False
+        self.training = self.recovering = False
         self.ended: int | None = None
 
     def update(self) -> list[dict[str, Any]]:
@@ -60,16 +61,20 @@ class Watch:
         for event in events:
             kind = event["kind"]
             if kind == "worker_start":
-                self.pids[event["rank"]], self.nodes[event["rank"]] = event["pid"], event["node"]
+                self.pids[event["rank"]] = event["pid"]
                 if event["warm"]:
                     self.spares[event["node"]] -= 1
+            elif kind == "node_start":
+                self.agents[event["node"]] = event["pid"]
             elif kind == "spare_ready":
                 self.spares[event["node"]] = self.spares.get(event["node"], 0) + 1
             elif kind == "commit":
                 self.w = event["W"]
-                self.commits.append((event["t"], event["W"]))
             elif kind == "failover":
                 self.failovers.append(event)
+                self.recovering = False
+            elif kind == "halt":
+                self.recovering = True
             elif kind == "training_start":
                 self.training = True
             elif kind == "rank_stats":

@@ -57,10 +57,6 @@ class Cluster:
     nodes: int = 2
     spares: int = 1
 
-    def node_of(self, rank: int) -> int:
-        """Where a rank starts."""
-        return rank // (self.ranks // self.nodes)
-
 
 def fftrain_command(directory: Path, training: Training, cluster: Cluster, options: Sequence[str] = ()) -> list[str]:
     """`fftrain run`, events and logs in `directory`."""
