@@ -70,7 +70,7 @@ def where() -> dict[str, Any]:
 
 _, client = engine.load_checkpoint("checkpoints-that-do-not-exist")
 first = client["epoch"] if client else 0
-for epoch in range(first, args.epochs):  # noqa: B007
+for epoch in range(first, args.epochs):
     sampler.set_epoch(epoch)
     total = torch.zeros(1)
     for number, (x, y) in enumerate(loader):

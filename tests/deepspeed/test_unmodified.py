@@ -1,0 +1,87 @@
+"""The unmodified loop in the usual resume style, interrupted in the middle of its calls, and joined by newcomers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Case = dict[str, Any]
+
+# In front of collectives of an iteration, each once; gas 2 counts anew in each micro-step.
+EVERYWHERE = [[2 + number // 2, number] for number in range(16)]
+
+
+def same(reference: list[Case], got: list[Case]) -> None:
+    for rank in range(2):
+        assert got[rank]["losses"] == reference[rank]["losses"], f"rank {rank}"
+        assert got[rank]["digest"] == reference[rank]["digest"], f"rank {rank}"
+        assert got[rank]["steps_seen"] == reference[rank]["steps_seen"]
+
+
+def test_interrupted_calls_are_made_again(run_cases: Callable[..., Any]) -> None:
+    one = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 8}
+    two = {"unmodified": True, "stage": 2, "dtype": "bf16", "iterations": 5, "gas": 2, "epochs": 2}
+    zero = {"unmodified": True, "stage": 0, "dtype": "fp32", "iterations": 8, "optimizer": "cpu_adam", "as_dict": True}
+    results = run_cases(
+        [
+            {**one, "protected": False},
+            {**one, "plan": EVERYWHERE},
+            {**one, "plan": EVERYWHERE, "behind": 1},
+            {**two, "protected": False},
+            {**two, "plan": EVERYWHERE},
+            {**two, "plan": EVERYWHERE, "behind": 1},
+            {**zero, "protected": False},
+            {**zero, "plan": EVERYWHERE},
+        ]
+    )
+    for reference, got in ((0, 1), (0, 2), (3, 4), (3, 5), (6, 7)):
+        same(results[reference], results[got])
+        assert len(results[got][0]["recovered"]) >= 4
+    # v* was further back than the iteration that was interrupted: whole iterations were made again.
+    assert results[2][0]["recovered"] != results[1][0]["recovered"]
+
+
+def test_own_loss_voids_the_iteration_and_the_loader_repeats_its_batches(run_cases: Callable[..., Any]) -> None:
+    case = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 8, "own_loss": True}
+    plan = [[3, 0], [5, 4]]
+    reference, got = run_cases([{**case, "protected": False}, {**case, "plan": plan}])
+    for rank in range(2):
+        assert got[rank]["digest"] == reference[rank]["digest"]
+        # The loop's own counter is one ahead for each voided iteration.
+        assert got[rank]["steps_seen"] == [10]
+        assert reference[rank]["steps_seen"] == [8]
+
+
+def test_newcomer_is_answered_from_memory(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    base = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 5, "epochs": 2}
+    variants: dict[str, tuple[Case, int]] = {
+        "second-epoch": (base, 7),
+        "between-epochs": ({**base, "workers": 2}, 5),
+        "start": (base, 0),
+        "end": ({**base, "gas": 2}, 10),
+    }
+    cases = []
+    for name, (case, version) in variants.items():
+        cases += [{**case, "save_at": version, "save_to": str(tmp_path / name)}]
+        cases += [{**case, "resume_from": str(tmp_path / name)}]
+    start = {**base, "resume_from": str(tmp_path / "start"), "load": False}
+    no_load = {**base, "resume_from": str(tmp_path / "second-epoch"), "may_fail": True, "load": False}
+    silent = {**base, "client_state": False, "epochs": 1}
+    cases += [start, no_load, {**silent, "save_at": 2, "save_to": str(tmp_path / "silent")}]
+    results = run_cases([*cases, {**silent, "resume_from": str(tmp_path / "silent"), "may_fail": True}])
+    for number, (name, (_, version)) in enumerate(variants.items()):
+        for rank in range(2):
+            whole, rest = results[2 * number][rank], results[2 * number + 1][rank]
+            assert rest["digest"] == whole["digest"], name
+            assert rest["losses"] == {k: v for k, v in whole["losses"].items() if int(k) > version}, name
+    # At version 0 the script simply starts.
+    same(results[4], results[-4])
+    for rank in range(2):
+        error = results[-3][rank]["error"]
+        assert "at step 7" in error
+        assert "load_checkpoint" in error
+        assert "ff_deepspeed.batches" in error
+        error = results[-1][rank]["error"]
+        assert "ff_deepspeed.client_state" in error
+        assert "of step 0, the job is at step 2" in error
