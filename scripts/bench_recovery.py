@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import baseline, leaks, overhead, recovery
-from bench.jobs import ROOT, Cluster, Job, Training, torchrun_command
+from bench.jobs import ROOT, Cluster, Job, Training, end_on_sigterm, torchrun_command
 from bench.numbers import load, machine, medians, spread
 from bench.results import differences
 from bench.table import print_results
@@ -41,6 +41,7 @@ _UNLIMITED = 100_000  # steps of jobs that are stopped, not finished
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(words)
+    end_on_sigterm()
     console = Console(stderr=arguments.json, width=None if sys.stdout.isatty() else 140)
     results: dict[str, Any] = {"machine": machine(), "load": {}, "bit_exact": None, "differences": []}
     results |= {"quick": arguments.quick, "seed": arguments.seed}
@@ -52,6 +53,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except (FailoverError, OSError) as error:
         results["error"] = str(error)
         console.print(f"bench_recovery: error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        results["error"] = "interrupted"
     text = json.dumps(results, indent=2)
     (arguments.out / "results.json").write_text(text + "\n")
     print_results(results, console)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.follow import JsonLines, Watch
-from bench.jobs import ROOT, Cluster, Job, Training, fftrain_command, shown, torchrun_command
+from bench.jobs import ROOT, Cluster, Job, Training, end_on_sigterm, fftrain_command, shown, torchrun_command
 from bench.results import differences
 from bench.screen import Screen
 
@@ -42,6 +42,7 @@ _TOGETHER_S = 900.0  # a job that takes longer is stuck: 30 times what it takes 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(words)
+    end_on_sigterm()
     out: Path = arguments.out.resolve()
     report: dict[str, Any] = {
         "bit_exact": False, "error": None, "differences": [], "date": time.strftime("%Y-%m-%d %H:%M:%S"),

@@ -76,6 +76,15 @@ def torchrun_command(directory: Path, training: Training, ranks: int, options: S
     ]  # fmt: skip
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind this process, as Ctrl-C does, so that its jobs end with it."""
+
+    def unwind(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, unwind)
+
+
 def shown(command: Sequence[str]) -> str:
     """A command as a person would type it."""
     words = list(command)
