@@ -291,6 +291,7 @@ class Failover:
         replicator = self.replicator
         if replicator.newest != self.version:  # not scheduled by the interval, but the last one is always kept
             self._gate.wait_copied()
+            self._gate.wait_committed(replicator.newest)  # or both slots would be needed
             self.fence.resume(self.version, replicator.recommit)
         self.link.send("leaving", rank=self.rank, epoch=self.epoch, version=self.version, stats=self._stats())
         epoch, version = self.epoch, self.version

@@ -63,8 +63,9 @@ class CommitGate:
             except TimeoutError:
                 waited += _SLICE_S
             owner.check()
-            if owner.replicator.mend():
-                self._say("a connection to a replica broke and was made again")
+            mended = owner.replicator.mend()
+            if mended:
+                self._say(mended)
             if waited >= _WARN_S and not warned:
                 warned = True
                 self._say(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core.adapter import Held
 from ff_core.copy.arena import Arena
-from ff_core.errors import CorruptSlotError, FailoverInterrupt
+from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt, ProtocolError
 from ff_core.replica.store import slot_with
 from ff_core.state import codec, registered, rng
 
@@ -83,6 +83,11 @@ class Recovery:
             return None
         except CorruptSlotError as error:
             self._report(error)
+            return None
+        except (OSError, EngineError, ProtocolError, TimeoutError):
+            # a holder's node died after the verdict, or it went on to a newer epoch: then a halt is on its way
+            if not self._owner.fence.wait_halted(self._owner.config.verdict_timeout_s):
+                raise
             return None
 
     def _report(self, error: CorruptSlotError) -> None:

@@ -15,7 +15,7 @@ from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
 from ff_core.copy.stamps import epoch_of, version_of
 from ff_core.copy.writer import Writer
-from ff_core.errors import EngineError, ProtocolError
+from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.replica.store import slot_with
 from ff_core.state.razor import Plan
 
@@ -143,20 +143,31 @@ class Replicator:
         if self.newest >= 0:
             self._writer.wait_copied(self.newest, timeout_s)
 
-    def mend(self) -> bool:
-        """If a holder's connection broke although nobody died: connect again and send what is not committed. True if
-        mended."""
-        if not self._writer.stats().holders_lost:
-            return False
+    def mend(self) -> str:
+        """Versions in flight cannot commit although nobody died: put it right. Returns what was done, "" if nothing
+        was.
+
+        A holder's broken connection is made again; an own slot found damaged on its way out is copied anew from the
+        live tensors, which are whole at the gate, the only place this is called from.
+        """
+        try:
+            self._writer.check()
+            return ""
+        except CorruptSlotError as error:
+            done, damaged = f"the own slot was damaged ({error}) and was copied anew", True
+        except (EngineError, ProtocolError, TimeoutError) as error:
+            done, damaged = f"a connection to a replica broke ({error}) and was made again", False
         self._writer.cancel()
-        version = self.newest
+        version, slot = self.newest, self._newest_slot
+        if damaged and slot >= 0:
+            self.arena.empty(slot)
         try:
             self._connect_all()
         except (OSError, ProtocolError):
-            return False
+            return ""  # tried again at the next look; the controller hears of a lost node by itself
         if version >= 0:
             self.recommit(version)
-        return True
+        return done
 
     def stats(self) -> Any:
         return self._writer.stats()

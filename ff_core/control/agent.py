@@ -64,6 +64,7 @@ class Agent:
         self.newcomers = Newcomers(self.store, self.workers)
         self.preload: dict[str, Any] | None = None
         self.spare_count = 0
+        self.spares_starting: set[asyncio.Task[None]] = set()
         self.refill_at = 0.0
         self.stopping = False
         self.exit_code = 1
@@ -85,6 +86,7 @@ class Agent:
         for worker in list(self.workers.by_uid.values()):
             worker.rank = -1  # of the previous start: its exit means nothing any more
         await self.workers.end_all(0.0)
+        await self.port.quiet()
         self.store.clear()
         self.newcomers.clear()
         self.workers.restart, self.epoch, self.halting = restart, epoch, None
@@ -185,15 +187,12 @@ class Agent:
             return
         self.port.enter_epoch(epoch)
         for order in send:
+            failed = partial(self._source_failed, order["kind"], order["rank"], epoch)
             arena = self.store.find(order["kind"], order["rank"])
-            if arena is not None:
-                self.port.send(
-                    order,
-                    arena,
-                    epoch,
-                    version,
-                    partial(self._source_failed, order["rank"], epoch),
-                )
+            if arena is None:
+                failed("it is not here")
+            else:
+                self.port.send(order, arena, epoch, version, failed)
         for entry in assign:
             await self._assign(entry, epoch, injections)
         for rank, role in roles.items():
@@ -235,8 +234,8 @@ class Agent:
         self.newcomers.assigned(rank, worker, epoch=epoch, injections=injections)
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=warm)
 
-    def _source_failed(self, rank: int, epoch: int, text: str) -> None:
-        arena = self.store.find("replica", rank) or self.store.find("own", rank)
+    def _source_failed(self, kind: str, rank: int, epoch: int, text: str) -> None:
+        arena = self.store.find(kind, rank)
         if arena is not None:
             for index, info in enumerate(arena.slot_infos()):
                 if info.complete:
@@ -281,6 +280,7 @@ class Agent:
         self.stopping = True
         self.exit_code = code
         await self.workers.end_all(_GRACE_S if code else 0.0)
+        await self.port.quiet()
         self.store.clear()
         self.send("stopped")
         self.done.set()
@@ -302,9 +302,11 @@ class Agent:
         loop = asyncio.get_running_loop()
         if loop.time() < self.refill_at:
             return
-        for _ in range(self.job.spares - len(self.workers.spares())):
+        for _ in range(self.job.spares - len(self.workers.spares()) - len(self.spares_starting)):
             self.spare_count += 1
-            loop.create_task(self._spare(f"n{self.node}-spare{self.spare_count}"))
+            task = loop.create_task(self._spare(f"n{self.node}-spare{self.spare_count}"))
+            self.spares_starting.add(task)
+            task.add_done_callback(self.spares_starting.discard)
 
     def _refill_later(self) -> None:
         """A spare was taken: its successor's imports must not compete with the iteration that is being done again."""

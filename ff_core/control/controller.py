@@ -39,6 +39,10 @@ class Outbox(Protocol):
         """The job is over; agents must be stopped. `summary` is the last thing a person reads (may hold a
         traceback)."""
 
+    def abandon(self, node: int) -> None:
+        """The node counts as lost: whatever of it still runs, frozen perhaps, must not go on as if it belonged to the
+        job."""
+
     def now(self) -> float:
         """Wall clock, seconds."""
 
@@ -86,6 +90,7 @@ class Controller:
             return
         node.alive = False
         node.spares.clear()
+        self.out.abandon(node_id)
         self.out.send(
             node_id, "stop", code=1, signum=0
         )  # if it only fell silent: its ranks are played elsewhere from now on

@@ -41,6 +41,8 @@ class Failovers:
         if not self.members.live_nodes():
             owner.finish(1, f"{cause}; no node is left")
             return
+        if self.round is not None and self.round.step is Step.RESUMED:
+            self.close(self.round)  # the next death came before the interrupted iteration was done again
         # A round that has not resumed is abandoned and continued: its dead, its clock, and, before its verdict, its
         # slots' epoch.
         last = None if self.settled else self.round

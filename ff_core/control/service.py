@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -37,6 +38,8 @@ class ControllerServer:
         self._streams: dict[int, rpc.Stream] = {}
         self._stopped: set[int] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: Called with a lost node's number, from the controller's thread: the launcher kills its agent if it is here.
+        self.on_abandoned: Callable[[int], None] | None = None
         self._events = EventLog(job.out_dir) if job.out_dir else None
 
     # ---- called by the launcher -------------------------------------------------------------------------------------
@@ -76,6 +79,11 @@ class ControllerServer:
     def emit(self, kind: str, **fields: Any) -> None:
         if self._events is not None:
             self._events.emit(kind, **fields)
+
+    def abandon(self, node: int) -> None:
+        self.send(node, "stop", code=1, signum=0)  # what a frozen agent reads first when it thaws
+        if self.on_abandoned is not None:
+            self.on_abandoned(node)
 
     def say(self, text: str) -> None:
         print(f"fftrain: {text}", file=sys.stderr, flush=True)

@@ -244,6 +244,11 @@ class Arena:
         """The writer is gone."""
         self._users -= 1
 
+    @property
+    def in_use(self) -> bool:
+        """Somebody holds the mapping: close() would be refused."""
+        return self._users > 0
+
     def before_close(self, user: object, closer: Callable[[], None]) -> None:
         """Call `closer`, one per user, before the memory is unmapped."""
         self._closers[user] = closer

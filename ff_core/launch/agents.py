@@ -62,6 +62,11 @@ class Agents:
         for process in self._processes.values():
             process.send_signal(signum)  # does nothing for one that has been waited for
 
+    def kill(self, node: int) -> None:
+        """SIGKILL the agent of `node`, if it is one of ours and still runs; its workers die with it."""
+        if node in self._processes:
+            self._processes[node].kill()
+
     def join(self, timeout_s: float) -> dict[int, int]:
         """Wait for all agents to end: {node: exit code}. After timeout_s they get SIGTERM, and SIGKILL 3 s later."""
         deadline = time.monotonic() + timeout_s

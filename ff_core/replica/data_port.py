@@ -44,6 +44,7 @@ class DataPort:
         self._receiver = Receiver(self._notify_fd)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[socket.socket] = set()
+        self._sends: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str) -> tuple[str, int]:
         """Listen on a free port of `host`; returns the address peers connect to."""
@@ -101,14 +102,23 @@ class DataPort:
         if epoch < self._epoch:
             raise ProtocolError(f"epoch {epoch} is over, this is {self._epoch}")
 
-    async def fence(self, epoch: int) -> None:
-        """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena
-        changes."""
+    async def quiet(self) -> None:
+        """End what is being sent; afterwards no thread reads an arena."""
+        while self._sends:
+            self._stop_sending()
+            await asyncio.wait(list(self._sends), timeout=0.1)
+
+    def _stop_sending(self) -> None:
         for sock in list(self._sending):
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    async def fence(self, epoch: int) -> None:
+        """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena
+        changes."""
+        self._stop_sending()
         await asyncio.get_running_loop().run_in_executor(None, self._receiver.fence, epoch)
         self.fenced_epoch = epoch
 
@@ -128,6 +138,8 @@ class DataPort:
         """Stream slot (epoch, version) and the journal of `arena` to the agent named in `order`; failures of this
         epoch are reported."""
 
+        arena.hold()  # until the thread is done with it
+
         def run() -> None:
             sock = connect_data(
                 tuple(order["to"]), self._secret, {"rank": order["rank"], "kind": "own", "epoch": epoch}, _HANDSHAKE_S
@@ -145,11 +157,16 @@ class DataPort:
             except (EngineError, FailoverError, OSError, TimeoutError) as error:
                 if epoch == self._epoch:
                     failed(str(error))
+            finally:
+                arena.release()
 
-        self._spawn(work())
+        task = self._spawn(work())
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
 
     async def close(self) -> None:
         """Stop listening, end all connections and join the engine's threads."""
+        await self.quiet()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -47,9 +47,9 @@ class ReplicaStore:
 
     def free_retired(self) -> None:
         """The new epoch has its first W: what was retired is not needed any more."""
-        for _, _, arena in self._retired:
-            arena.close()
-        self._retired.clear()
+        for entry in [entry for entry in self._retired if not entry[2].in_use]:
+            entry[2].close()
+            self._retired.remove(entry)
 
     def clear(self) -> None:
         """Free everything (the script starts over, or the job ends)."""

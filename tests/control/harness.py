@@ -23,6 +23,7 @@ class Recorder:
         self.said: list[str] = []
         self.result: tuple[int, str] | None = None
         self.clock = 1000.0
+        self.abandoned: list[int] = []
 
     def send(self, node: int, name: str, **fields: Any) -> None:
         self.sent.append((node, unpack(pack(make(name, **fields)))))
@@ -35,6 +36,9 @@ class Recorder:
 
     def finish(self, code: int, summary: str) -> None:
         self.result = (code, summary)
+
+    def abandon(self, node: int) -> None:
+        self.abandoned.append(node)
 
     def now(self) -> float:
         return self.clock

@@ -39,6 +39,11 @@ class SimPort:
             fill.stopped = True
         self.fenced_epoch = epoch
 
+    async def quiet(self) -> None:
+        await pause()
+        for fill in self.outgoing:
+            fill.stopped = True
+
     def enter_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 

@@ -104,6 +104,9 @@ class Checks:
         if slot.epoch == controller.epoch and controller.w >= 0 and slot.version >= controller.w and not twin:
             raise Violation(f"rank {arena.layout.rank}: version {slot.version} is overwritten while W = {controller.w}")
 
+    def abandon(self, node: int) -> None:
+        pass  # a lost node's agent hears `stop` or has gone
+
     def finish(self, code: int, summary: str) -> None:
         self.result = (code, summary)
         if code == 0:

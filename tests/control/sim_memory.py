@@ -89,6 +89,8 @@ class SimArena:
     def journal(self) -> bytes:
         return b"journal" if self.has_journal else b""
 
+    in_use = False  # a fill that is under way stops at its next step when its arena goes
+
     def close(self) -> None:
         self.closed = True
         for connection in self.incoming:  # joined before the memory goes

@@ -78,7 +78,7 @@ def test_promises_hold(name: str) -> None:
     if options.faults == 0:
         assert codes == [0] * RUNS and not any(world.controller.epoch for world in worlds)
         return
-    assert sum(world.failovers + world.restarts for world in worlds) > RUNS / 4, "the faults must hit"
+    assert sum(world.failovers + world.restarts for world in worlds) >= RUNS / 4, "the faults must hit"
     assert codes.count(0) > RUNS / 5, "and jobs must survive them"
 
 

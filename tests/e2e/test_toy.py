@@ -9,9 +9,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.e2e.jobs import Job, committed, fftrain, pid_of, reference, toy, wait_for
+from tests.e2e.jobs import Job, committed, fftrain, pid_of, read_events, reference, toy, wait_for
 
 NODES = ("--emulate-nodes", "2")
 
@@ -149,3 +150,28 @@ def test_a_frozen_rank_is_replaced(tmp_path: Path, uninterrupted: Job) -> None:
     )
     assert_same(job, uninterrupted)
     assert [event["rank"] for event in job.of("hang")] == [2]
+
+
+def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: Job) -> None:
+    """Its agent stands still: no heartbeat. Nothing of it may go on beside its replacement, not even after it thaws."""
+    (tmp_path / "ff.json").write_text('{"enabled": true, "heartbeat_timeout_s": 2.0}')
+    frozen: list[int] = []
+
+    def freeze(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(6))
+        frozen.extend(
+            event["pid"] for event in read_events(out) if event["kind"] == "node_start" and event["node"] == 1
+        )
+        os.kill(frozen[0], signal.SIGSTOP)
+
+    job = fftrain(
+        tmp_path,
+        toy(tmp_path, 24, "--pause", "0.1"),
+        *NODES,
+        "--ff-config",
+        str(tmp_path / "ff.json"),
+        meanwhile=freeze,
+    )
+    assert_same(job, uninterrupted)
+    assert [event["node"] for event in job.of("node_lost")] == [1]
+    assert not psutil.pid_exists(frozen[0])
