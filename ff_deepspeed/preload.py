@@ -33,11 +33,10 @@ def load_ops(names: list[str]) -> None:
     from deepspeed.accelerator import get_accelerator
 
     for name in names:
-        builder = get_accelerator().create_op_builder(BUILDERS.get(name, ""))
-        if builder is None:
+        if name not in BUILDERS:
             log.warning("operator %r: unknown; known: %s", name, ", ".join(sorted(BUILDERS)))
             continue
         try:
-            builder.load()
+            get_accelerator().create_op_builder(BUILDERS[name]).load()
         except Exception as error:
             log.warning("operator %r did not load in a spare: %s", name, error)

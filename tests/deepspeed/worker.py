@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 import random
 import sys
 from typing import Any
@@ -81,6 +82,8 @@ def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.
     groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
     if case.get("one_group"):
         groups = [{"params": parameters}]
+    if case.get("optimizer") == "sgd":
+        return torch.optim.SGD(groups, lr=1e-2)
     if case.get("optimizer") == "cpu_adam":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
@@ -102,7 +105,7 @@ def make_engine(case: dict[str, Any]) -> Any:
         "zero_optimization": {"stage": case["stage"], "reduce_bucket_size": 1000000, **case.get("zero", {})},
         "gradient_clipping": case.get("clip", 1.0),
         "steps_per_print": 1000000,
-        "ff_failover": {"enabled": True},
+        "ff_failover": {"enabled": True, **({"persist": case["persist"]} if "persist" in case else {})},
         **case.get("config", {}),
     }
     if case["dtype"] == "bf16":
@@ -211,6 +214,43 @@ def train_unmodified(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
     return {"losses": losses, "digest": digest(engine), "collectives": interrupter.count, "steps_seen": seen[-1:]}
 
 
+def misuse(engine: Any, how: str) -> None:
+    """Loops that are written wrongly."""
+    loader = [torch.ones(4, 16, dtype=next(engine.module.parameters()).dtype)] * 4
+
+    def micro_step(batch: torch.Tensor) -> None:
+        engine.backward(engine(batch).float().mean())
+        engine.step()
+
+    for batches in ff_deepspeed.batches(engine, loader):
+        if how == "no with":
+            micro_step(batches[0])
+            continue
+        with ff_deepspeed.iteration():
+            if how == "nested":
+                next(ff_deepspeed.batches(engine, loader))
+            if how == "with twice":
+                with ff_deepspeed.iteration():
+                    micro_step(batches[0])
+            for _ in range({"no step": 0, "two steps": 2}.get(how, 1)):
+                micro_step(batches[0])
+    if how == "with outside":
+        with ff_deepspeed.iteration():
+            pass
+    if how == "second engine":
+        make_engine({"stage": 1, "dtype": "bf16"})
+    if how == "no engine":
+        ff_deepspeed.batches(loader, engine)
+    if how == "limit":
+        ff_deepspeed.batches(engine, loader, limit=-1)
+
+
+def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeFailover) -> dict[str, Any]:
+    result = train(engine, case, failover)
+    names = sorted(path.name for path in pathlib.Path(case["persist"]["directory"]).iterdir())
+    return result | {"checkpoints": names, "persisted_at": failover.persisted_at}
+
+
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """One training run.
 
@@ -239,7 +279,15 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
                     torch.save(failover.slots[failover.version], f"{case['save_to']}.{rank}")
 
             failover.seal = sealing
-    result = train_unmodified(engine, case) if case.get("unmodified") else train(engine, case, failover)
+    if "misuse" in case:
+        misuse(engine, case["misuse"])
+        return {"error": ""}
+    if "persist" in case:
+        result = train_with_checkpoints(engine, case, failover)
+    elif case.get("unmodified"):
+        result = train_unmodified(engine, case)
+    else:
+        result = train(engine, case, failover)
     if case.get("unmodified") and failover is not None:
         protection.current().unmodified.end()
     if failover is not None:

@@ -1,0 +1,143 @@
+"""Groups of micro-batches: handed out again, and found again by another process."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from ff_core.errors import FailoverError
+from ff_core.state import rng
+from ff_deepspeed.loader import ReplayableLoader
+
+
+class Noisy(Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([index, random.random(), float(torch.rand(()))])
+
+
+def make_loader(**kwargs: Any) -> DataLoader[torch.Tensor]:
+    return DataLoader(Noisy(), batch_size=2, shuffle="sampler" not in kwargs, **kwargs)
+
+
+def values(group: list[Any] | None) -> list[Any]:
+    assert group is not None
+    return [batch.tolist() for batch in group]
+
+
+def body() -> float:
+    """What a loop's body does to the generators."""
+    return float(torch.rand(())) + random.random()
+
+
+def test_kept_groups_come_again_with_the_generators_that_followed_them() -> None:
+    loader = ReplayableLoader(make_loader(), 2)
+    first = [(values(loader.fetch(version)), body()) for version in (1, 2)]
+    assert [(values(loader.fetch(version)), body()) for version in (1, 2)] == first
+    assert [(values(loader.fetch(version)), body()) for version in (2,)] == first[1:]
+    third = values(loader.fetch(3))
+    assert loader.fetch(4) is None
+    assert loader.fetch(4) is None
+    assert values(loader.fetch(3)) == third
+
+
+@pytest.mark.parametrize("kind", ["global", "own generator", "sampler with generator", "processes"])
+def test_another_process_goes_to_the_same_place(kind: str) -> None:
+    def make() -> DataLoader[torch.Tensor]:
+        if kind == "own generator":
+            return make_loader(generator=torch.Generator().manual_seed(7))
+        if kind == "sampler with generator":
+            return make_loader(sampler=RandomSampler(Noisy(), generator=torch.Generator().manual_seed(8)))
+        return make_loader(num_workers=2 if kind == "processes" else 0)
+
+    torch.manual_seed(1)
+    data = make()
+    list(data)  # an epoch before: generators have moved on
+    loader = ReplayableLoader(data, 1)
+    for version in (1, 2, 3):
+        loader.fetch(version)
+        body()
+    position, states = loader.position(3), rng.capture()
+    expected = [values(loader.fetch(version)) for version in (4, 5, 6)]
+
+    torch.manual_seed(99)
+    other = ReplayableLoader(make(), 1)
+    other.seek(position)
+    rng.restore(states)
+    assert [values(other.fetch(version)) for version in (4, 5, 6)] == expected
+    assert other.fetch(7) is None
+
+
+def test_position_of_an_earlier_version_and_back_again() -> None:
+    loader = ReplayableLoader(make_loader(), 1)
+    for version in (1, 2, 3, 4):
+        loader.fetch(version)
+    assert [loader.position(version)["consumed"] for version in (1, 2, 4)] == [1, 2, 4]
+    other = ReplayableLoader(make_loader(), 1)
+    other.seek(loader.position(4))
+    other.seek(loader.position(2))  # a second failure went further back
+    assert other.position(2)["consumed"] == 2
+    assert values(other.fetch(3))[0][0][0] == values(loader.fetch(3))[0][0][0]
+
+
+def test_data_that_became_shorter_is_an_error() -> None:
+    loader = ReplayableLoader([1, 2, 3], 1)
+    for version in (1, 2, 3):
+        loader.fetch(version)
+    with pytest.raises(FailoverError, match=r"ended after 2 batches.*had consumed\s*3"):
+        ReplayableLoader([1, 2], 1).seek(loader.position(3))
+
+
+def test_incomplete_group_is_dropped_and_limit_ends_early(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ff_deepspeed")
+    loader = ReplayableLoader(range(5), 2)
+    assert [loader.fetch(version) for version in (1, 2, 3)] == [[0, 1], [2, 3], None]
+    assert "the last 1 micro-batches are dropped" in caplog.text
+    limited = ReplayableLoader(range(6), 2, limit=2)
+    assert [limited.fetch(version) for version in (1, 2, 3)] == [[0, 1], [2, 3], None]
+
+
+def test_body_that_writes_into_its_batch_is_noticed() -> None:
+    data = [{"x": torch.ones(2)} for _ in range(4)]
+    loader = ReplayableLoader(data, 1)
+    group = loader.fetch(1)
+    assert group is not None
+    group[0].pop("x").add_(1)
+    with pytest.raises(FailoverError, match=r"iteration 1 is needed again.*wrote into its tensors"):
+        loader.fetch(1)
+    loader.settle(1, -1)  # noticed: from now on copies are handed out
+    second = loader.fetch(2)
+    assert second is not None
+    second[0].pop("x").add_(1)
+    again = loader.fetch(2)
+    assert again is not None
+    assert again[0]["x"].tolist() == [1, 1]
+
+
+def test_taking_a_batch_apart_does_not_harm_it() -> None:
+    loader = ReplayableLoader([{"x": torch.ones(1), "more": [torch.zeros(1)]}], 1)
+    group = loader.fetch(1)
+    assert group is not None
+    del group[0]["x"]
+    group[0]["more"].clear()
+    group.clear()
+    again = loader.fetch(1)
+    assert again is not None
+    assert again[0]["x"].item() == 1
+    assert len(again[0]["more"]) == 1
+
+
+def test_what_nobody_needs_is_forgotten() -> None:
+    loader = ReplayableLoader(range(6), 1)
+    for version in (1, 2, 3, 4):
+        loader.fetch(version)
+        loader.settle(version, version - 2)
+    assert loader.can_return_to(2)
+    assert not loader.can_return_to(1)
+    assert loader.can_return_to(4)

@@ -1,0 +1,57 @@
+"""What cannot be protected is refused at initialize; loops that are written wrongly get an error that says how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "zero3": ({"stage": 3}, r"stage = 3 \(ZeRO-3\) is not supported yet; stages 0, 1 and 2 are.*\"enabled\": false"),
+    "offload": ({"zero": {"offload_optimizer": {"device": "cpu"}}}, r"offload_optimizer: offload is not supported yet"),
+    "optimizer": ({"stage": 0, "dtype": "fp32", "optimizer": "sgd"}, r"optimizer is a torch\.optim\.sgd\.SGD.*AdamW"),
+    "curriculum": ({"config": {"data_efficiency": {"enabled": True}}}, r"data_efficiency: curriculum sampling"),
+    "accumulation": (
+        {"config": {"managed_gradient_accumulation": False}},
+        r"managed_gradient_accumulation = false is not supported",
+    ),
+    "wrong key": (
+        {"config": {"ff_failover": {"enabled": True, "replica": 1}}},
+        r"ConfigError: .*ff_failover\.replica = 1: no such field; did you mean 'replicas'",
+    ),
+    "several": ({"stage": 3, "config": {"data_efficiency": {"enabled": True}}}, r"ZeRO-3.*; data_efficiency.*"),
+}
+
+MISUSES = {
+    "no with": r"did not enter `with ff_deepspeed\.iteration\(\):`",
+    "no step": r"iteration 1 ended with 0 optimizer steps.*gradient_accumulation_steps = 1",
+    "nested": r"batches\(\) inside another ff_deepspeed\.batches\(\) loop",
+    "with twice": r"belongs once into the body",
+    "with outside": r"belongs once into the body",
+    "second engine": r"has a protected engine already; one engine per process",
+    "no engine": r"batches\(engine=list\): allowed: the engine of deepspeed\.initialize",
+    "limit": r"batches\(limit=-1\): allowed: a whole number >= 0, or None",
+}
+
+
+def test_what_cannot_be_protected_is_refused(run_cases: Callable[..., Any]) -> None:
+    cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, **case} for case, _ in REFUSED.values()]
+    results = run_cases(cases, world=1)
+    for (name, (_, pattern)), (result,) in zip(REFUSED.items(), results, strict=True):
+        assert re.search(pattern, result["error"]), f"{name}: {result['error']}"
+
+
+def test_wrong_loops_are_explained(run_cases: Callable[..., Any]) -> None:
+    cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, "misuse": how} for how in MISUSES]
+    results = run_cases([*cases, {"stage": 1, "dtype": "bf16", "misuse": "nothing"}], world=1)
+    for (how, pattern), (result,) in zip(MISUSES.items(), results, strict=False):
+        assert re.search(pattern, result["error"]), f"{how}: {result['error']}"
+    assert results[-1][0]["error"] == ""
+
+
+def test_checkpoints_on_disk_every_period(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    case = {"stage": 1, "dtype": "bf16", "iterations": 7, "persist": {"directory": str(tmp_path / "disk"), "period": 3}}
+    ((result,),) = run_cases([case], world=1)
+    assert result["persisted_at"] == [3, 6]
+    assert {"global_step3", "global_step6", "latest"} <= set(result["checkpoints"])
