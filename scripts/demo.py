@@ -82,7 +82,7 @@ def demonstrate(arguments: argparse.Namespace, out: Path, screen: Screen, report
     out.mkdir(parents=True)
     write(out, report)
     training = Training(arguments.steps, arguments.size, arguments.config.resolve())
-    plain, protected = out / "uninterrupted", out / "killed"
+    plain, protected = out / "uninterrupted", out / "with-kills"
 
     screen.say("1. The same script under torchrun, uninterrupted", "bold")
     with Job(plain, torchrun_command(plain, training, CLUSTER.ranks)) as job:

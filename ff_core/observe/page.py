@@ -32,8 +32,9 @@ svg { width:100%; height:auto; display:block } svg text { font:12px system-ui, s
 .tile { background:var(--card); border:1px solid var(--edge); border-radius:10px; padding:12px 16px }
 .tile b { display:block; font-size:1.35rem; font-weight:600 } .tile span { color:var(--muted); font-size:.86rem }
 .scroll { overflow-x:auto } table { border-collapse:collapse; width:100%; font-size:.9rem }
-th, td { text-align:right; padding:5px 10px; border-bottom:1px solid var(--grid); white-space:nowrap }
+th, td { text-align:right; padding:5px 7px; border-bottom:1px solid var(--grid); white-space:nowrap }
 th { color:var(--muted); font-weight:500 } .left { text-align:left; white-space:normal }
+td.cause { min-width:9.5rem }
 .key { display:inline-flex; align-items:center; gap:6px; margin:0 16px 6px 0; color:var(--muted); font-size:.86rem }
 .key i { width:12px; height:12px; border-radius:3px; display:inline-block } .bad { color:var(--bad) }
 """
@@ -42,7 +43,7 @@ th { color:var(--muted); font-weight:500 } .left { text-align:left; white-space:
 def render(story: Story, title: str) -> str:
     """The whole page. title: what the job is called, e.g. its output directory."""
     end = {None: "still running", 0: "ended well"}.get(story.code, f"ended with exit code {story.code}")
-    words = escape(". ".join(part for part in (end, story.protected) if part))
+    words = escape("; ".join(part for part in (end, story.protected) if part))
     parts = [
         f"<h1>{escape(title)}</h1><p>{_count(story.world_size, 'rank')} on {_count(story.nodes, 'node')}; {words}</p>",
         _tiles(story),
@@ -117,7 +118,7 @@ def _recovery_table(story: Story) -> str:
         numbers = "".join(f"<td>{duration:.3f}</td>" for duration in r.phases.values())
         restored = format_bytes(r.bytes["restored"]) if "restored" in r.bytes else ""
         rows.append(
-            f'<tr><td>{r.epoch}</td><td class="left">{escape(r.cause)}</td><td>{r.v_star}</td>{numbers}'
+            f'<tr><td>{r.epoch}</td><td class="left cause">{escape(r.cause)}</td><td>{r.v_star}</td>{numbers}'
             f"<td><b>{r.total_s:.3f}</b></td><td>{restored}</td><td>{escape(r.spare)}</td></tr>"
         )
     return (
