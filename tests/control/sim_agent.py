@@ -126,6 +126,17 @@ class Fill:
         return True
 
 
+class SimTask:
+    """The part of an asyncio.Task that the agent asks for."""
+
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self.work = work
+        self.callbacks: list[Callable[[Any], object]] = []
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        self.callbacks.append(callback)
+
+
 class AgentHost:
     """One node: the agent, its processes, and its stream to and from the controller."""
 
@@ -139,7 +150,8 @@ class AgentHost:
         self.from_controller: deque[dict[str, Any]] = deque()
         self.to_controller: deque[dict[str, Any]] = deque()
         self.current: Coroutine[Any, Any, None] | None = None
-        self.tasks: list[Coroutine[Any, Any, None]] = []
+        self.tasks: list[SimTask] = []
+        self.clock_s = 0.0
         self.timers: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         world.hosting = self  # the patched `Workers` asks for it
         self.agent = Agent(node, job, b"secret", self.port, self._send, lambda text: None)  # type: ignore[arg-type]
@@ -150,11 +162,21 @@ class AgentHost:
         self.to_controller.append(unpack(pack(make(name, **fields))))
 
     # the part of an event loop that the agent asks for
-    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> None:
-        self.timers.append((callback, arguments))
+    def time(self) -> float:
+        return self.clock_s
 
-    def create_task(self, work: Coroutine[Any, Any, None]) -> Any:
-        self.tasks.append(work)
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> None:
+        def due() -> None:
+            self.clock_s = max(self.clock_s, at_s)
+            callback(*arguments)
+
+        at_s = self.clock_s + delay_s
+        self.timers.append((due, ()))
+
+    def create_task(self, work: Coroutine[Any, Any, None]) -> SimTask:
+        task = SimTask(work)
+        self.tasks.append(task)
+        return task
 
     def steps(self) -> list[Callable[[], bool]]:
         found = [
@@ -183,8 +205,10 @@ class AgentHost:
         if not self.tasks:
             return False
         task = self.world.random.choice(self.tasks)
-        if not self._advance(task):
+        if not self._advance(task.work):
             self.tasks.remove(task)
+            for callback in task.callbacks:
+                callback(task)
         return True
 
     def _advance(self, work: Coroutine[Any, Any, None]) -> bool:
