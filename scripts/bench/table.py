@@ -61,8 +61,8 @@ def _sentences(results: dict[str, Any]) -> list[str]:
         lines.append(
             f"replicating {version} per rank and iteration blocks the training thread for "
             f"{results['blocked_ms_20m']:.2f} ms (median; aim: {_BLOCKED_MS:g}) and takes "
-            f"{results['cpu_s_per_version']:.4f} CPU seconds; an iteration takes "
-            f"{results['copy_cost_s']['median']:+.4f} s longer than its neighbour without (median of pairs)"
+            f"{results['cpu_s_per_version']:.4f} CPU seconds; an iteration with a "
+            f"copy differs by {results['copy_cost_s']['median']:+.4f} s from its neighbour without (median of pairs)"
         )
     if results.get("leak") is not None:
         leak = results["leak"]

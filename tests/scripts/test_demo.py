@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,14 @@ import demo  # noqa: E402
 from bench.results import differences  # noqa: E402
 
 RANKS = 4
+
+
+@pytest.fixture(autouse=True)
+def sigterm() -> Iterator[None]:
+    """The demonstration changes what SIGTERM does to its process, which is pytest's here."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def leave_results(directory: Path, **changed: Any) -> Path:
