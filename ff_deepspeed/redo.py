@@ -1,0 +1,164 @@
+"""Makes the calls of an unmodified script, and makes them again after a failure.
+
+`Redo` holds the records of the iterations since the job's last safe version (ff_deepspeed.recording) and the open one.
+A call that is interrupted goes back to version v*, does again what the script did after it, and is made once more.
+Where that is impossible the open iteration becomes void: `void` is true until the loader hands its batches out again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_deepspeed import ambient
+from ff_deepspeed.recording import Event, Record, Sealed, modes_of, set_modes
+
+if TYPE_CHECKING:
+    from ff_deepspeed.feed import Feed
+    from ff_deepspeed.protection import Protection
+
+log = logging.getLogger("ff_deepspeed")
+T = TypeVar("T")
+
+REMEDIES = (
+    "Either resume in the usual way: call engine.load_checkpoint(...) before training on every start, and register "
+    "`ff_deepspeed.client_state(lambda: {...})` with what your script needs to go on; or change two lines: "
+    "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
+)
+
+
+class Redo:
+    """The records of one engine's script. open: the running iteration, None before training begins."""
+
+    def __init__(self, protection: Protection, feed: Feed) -> None:
+        self._p = protection
+        self._failover = protection.failover
+        self._feed = feed
+        self._records: dict[int, Record] = {}
+        self.open: Record | None = None
+        self.void = False
+        self.busy = False  # inside a call of the script: calls made by that call are not the script's
+
+    def begin(self, version: int) -> None:
+        """The iteration after `version` begins."""
+        self.open = self._records[version + 1] = Record(version + 1)
+
+    def sealed(self, version: int) -> Sealed | None:
+        """How `version` was sealed, if that is recorded."""
+        record = self._records.get(version)
+        return None if record is None else record.sealed
+
+    def forget(self, oldest_needed: int) -> None:
+        """The job never goes back behind version `oldest_needed`."""
+        for old in [version for version in self._records if version <= oldest_needed]:
+            del self._records[old]
+
+    def make(self, perform: Callable[[], T], event: Event | None, voided: Callable[[], T]) -> T:
+        """Make a call of the script, again and again after failures.
+
+        event: what is recorded of it. voided: what the call gives instead if the iteration becomes void.
+        """
+        around = ambient.take(self._p.engine) if event is None else event.ambient
+        while True:
+            epoch: int | None = None
+            result: Any = None
+            try:
+                with self._inside():
+                    result = perform()
+            except FailoverInterrupt as caught:
+                epoch = caught.epoch
+            if epoch is None:
+                if event is not None and self.open is not None:
+                    self.open.events.append(event)
+                return result
+            # Here no exception is alive any more: its traceback would keep the halted groups alive.
+            if not self._recover(epoch, None if event is None else event.obstacle()):
+                with self._inside():
+                    return voided()
+            around.put(self._p.engine)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
+
+    def _recover(self, epoch: int, obstacle: str | None) -> bool:
+        """Back to a common version and forward again to where the script is. False: the iteration is void."""
+        pending: int | None = epoch
+        while pending is not None:
+            with self._inside():
+                version = self._failover.recover(FailoverInterrupt(pending))
+            pending = None
+            obstacle = obstacle or self._obstacle(version)
+            if obstacle is not None:
+                self._make_void(version, obstacle)
+                return False
+            try:
+                with self._inside():
+                    self._replay(version)
+            except FailoverInterrupt as caught:
+                pending = caught.epoch
+        return True
+
+    def _obstacle(self, version: int) -> str | None:
+        """Why what the script did after `version` cannot be done again, None if it can."""
+        if version + 1 not in self._records:
+            return f"what followed version {version} is not recorded any more"
+        newer = [record for number, record in self._records.items() if number > version]
+        return next((reason for reason in (record.obstacle() for record in newer) if reason), None)
+
+    def _replay(self, version: int) -> None:
+        """Do again what the script did after `version`, whatever mode the script is in now."""
+        with torch.inference_mode(False), torch.enable_grad(), _modes_kept(self._p.engine.module):
+            self._replay_records(version)
+
+    def _replay_records(self, version: int) -> None:
+        engine = self._p.engine
+        for number in sorted(number for number in self._records if number > version):
+            record = self._records[number]
+            for event in record.events:
+                event.ambient.put(engine)
+                event.replay(engine)
+            if record.sealed is not None and record is not self.open:
+                record.sealed.ambient.put(engine)
+                self._p.persist()
+                self._failover.seal()
+                record.release()
+
+    def _make_void(self, version: int, reason: str) -> None:
+        if not self._feed.can_return_to(version):
+            raise self._p.fail(
+                FailoverError(
+                    f"the iteration after version {version} must be repeated, but {reason}, and its batches came "
+                    f"from no torch DataLoader. {REMEDIES}"
+                )
+            )
+        log.warning(
+            "iteration %d is repeated: %s. The loop's own counter is one ahead from now on; engine.global_steps "
+            "is right",
+            version + 1,
+            reason,
+        )
+        self._feed.return_to(version)
+        for newer in [number for number in self._records if number > version]:
+            del self._records[newer]
+        self.begin(version)
+        self.void = True
+
+
+@contextmanager
+def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
+    """Replays set each module to training or evaluation as it was; afterwards they are as the script left them."""
+    modes = modes_of(module)
+    try:
+        yield
+    finally:
+        set_modes(module, modes)
