@@ -36,7 +36,6 @@ CLUSTER = Cluster(ranks=4, nodes=2, spares=1)
 COLD = Cluster(ranks=4, nodes=2, spares=0)
 #: A spare is refilled in the time of about this many iterations, on two cores that train as well.
 _STEPS_PER_KILL, _STEPS_PER_COLD_KILL = 60, 20
-_UNLIMITED = 100_000  # steps of jobs that are stopped, not finished
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -139,9 +138,11 @@ class Bench:
         self._compare(self.out / "cold", training)
 
     def baseline(self) -> None:
-        training = Training(_UNLIMITED, self.size, extra=self.extra)
+        kills, every = (1, 10) if self.quick else (3, 10)
+        # Enough steps, but not far more: a large data set would take time at every start.
+        training = Training(5 * every * (kills + 1), self.size, extra=self.extra)
         restarts = baseline.measure(
-            self.out / "baseline", training, CLUSTER.ranks, 1 if self.quick else 3, 10, self.arguments.seed, self.say
+            self.out / "baseline", training, CLUSTER.ranks, kills, every, self.arguments.seed, self.say
         )
         self.results["baseline_restart_s"] = spread([restart.first_s for restart in restarts])
         self.results["baseline_regain_s"] = spread([restart.regained_s for restart in restarts])
@@ -161,9 +162,10 @@ class Bench:
         self.results["bytes_per_version"] = cost.bytes_per_version
 
     def leak(self) -> None:
-        training = Training(_UNLIMITED, self.size, extra=self.extra)
+        failovers: int = self.arguments.failovers
+        training = Training(_STEPS_PER_KILL * (failovers + 2), self.size, extra=self.extra)
         self.results["leak"] = leaks.measure(
-            self.out / "leak", training, CLUSTER, self.arguments.failovers, self.arguments.seed, self.say
+            self.out / "leak", training, CLUSTER, failovers, self.arguments.seed, self.say
         )
 
     def _compare(self, directory: Path, training: Training) -> None:
