@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Kill:
     """One kill. seconds: from the signal, on this process's clock, until every rank had completed the interrupted
-    iteration.  phases: as the controller saw them, seconds.  warm: a spare was ready.
+    iteration.  phases: in seconds, "detect" from the signal on.  warm: a spare was ready.
     """
 
     rank: int
@@ -76,7 +76,9 @@ class Assassin:
         if event["dead"] != [rank]:
             raise JobFailed(f"rank {rank} was killed, but the failover was for {event['dead']}: {event['cause']}")
         seconds = event["died_at"] + event["total_s"] - sent
-        kill = Kill(rank, event["v_star"] + 1, seconds, event["phases"], event["spare"] == "warm")
+        # The controller takes a death for as old as its agent's waitpid(); the kernel needs time before that.
+        phases = {**event["phases"], "detect": event["phases"]["detect"] + event["died_at"] - sent}
+        kill = Kill(rank, event["v_star"] + 1, seconds, phases, event["spare"] == "warm")
         self.measured.kills.append(kill)
         self.say(f"rank {rank} killed in iteration {kill.version}: {seconds:.3f} s ({event['spare']})")
         return kill
