@@ -17,6 +17,7 @@ from ff_core.config import FailoverConfig
 from ff_core.control.job import JobSpec
 from ff_core.control.messages import Message
 from ff_core.control.newcomers import Newcomers
+from ff_core.control.spares import SparePool
 from ff_core.control.workers import Worker, Workers
 from ff_core.copy.arena import Arena
 from ff_core.copy.stamps import epoch_of, stamp, version_of
@@ -42,7 +43,6 @@ _FORWARDED = frozenset(
     )
 )
 _GRACE_S = 10.0
-_REFILL_DELAY_S = 3.0
 
 
 class Agent:
@@ -62,10 +62,7 @@ class Agent:
         )
         self.live: dict[int, int] = {}
         self.newcomers = Newcomers(self.store, self.workers)
-        self.preload: dict[str, Any] | None = None
-        self.spare_count = 0
-        self.spares_starting: set[asyncio.Task[None]] = set()
-        self.refill_at = 0.0
+        self.spares = SparePool(node, job.spares, self.workers, self._start)
         self.stopping = False
         self.exit_code = 1
         self.done = asyncio.Event()
@@ -120,7 +117,7 @@ class Agent:
         for worker in self.workers.ranks():
             worker.page.store("w_stamp", stamp(epoch, version))
             worker.page.notify()
-        self._refill_spares()
+        self.spares.refill()
 
     async def on_halt(self, epoch: int, dead: list[int]) -> None:
         self.halting = epoch
@@ -230,7 +227,7 @@ class Agent:
             worker = await self.workers.spawn(uid, rank)
         else:
             self.workers.promote(worker, rank)
-            self._refill_later()
+            self.spares.taken()
         self.newcomers.assigned(rank, worker, epoch=epoch, injections=injections)
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=warm)
 
@@ -267,8 +264,7 @@ class Agent:
         self.send("corrupted", id=id, rank=rank, to=to)
 
     def on_preload(self, modules: list[str], calls: list[Any]) -> None:
-        self.preload = {"modules": modules, "calls": calls}
-        self._refill_spares()
+        self.spares.preload(modules, calls)
 
     def on_fail_worker(self, rank: int, reason: str) -> None:
         worker = self.workers.of_rank(rank)
@@ -278,6 +274,7 @@ class Agent:
 
     async def on_stop(self, code: int, signum: int) -> None:
         self.stopping = True
+        self.spares.close()
         self.exit_code = code
         await self.workers.end_all(_GRACE_S if code else 0.0)
         await self.port.quiet()
@@ -292,31 +289,6 @@ class Agent:
             for w in self.workers.ranks()
             if w.booted and not w.gone
         }
-
-    # ---- spares -----------------------------------------------------------------------------------------------------
-
-    def _refill_spares(self) -> None:
-        """Keep job.spares processes warming or ready; only once a live rank has said what to import."""
-        if self.preload is None or self.stopping or self.halting is not None:
-            return
-        loop = asyncio.get_running_loop()
-        if loop.time() < self.refill_at:
-            return
-        for _ in range(self.job.spares - len(self.workers.spares()) - len(self.spares_starting)):
-            self.spare_count += 1
-            task = loop.create_task(self._spare(f"n{self.node}-spare{self.spare_count}"))
-            self.spares_starting.add(task)
-            task.add_done_callback(self.spares_starting.discard)
-
-    def _refill_later(self) -> None:
-        """A spare was taken: its successor's imports must not compete with the iteration that is being done again."""
-        loop = asyncio.get_running_loop()
-        self.refill_at = loop.time() + _REFILL_DELAY_S
-        loop.call_later(_REFILL_DELAY_S + 0.01, self._refill_spares)
-
-    async def _spare(self, uid: str) -> None:
-        worker = await self._start(uid, -1)
-        worker.send("preload", **(self.preload or {}))
 
     # ---- from workers -----------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from unittest import mock
 
 from ff_core.config import FailoverConfig
 from ff_core.control import agent as agent_module
+from ff_core.control import spares as spares_module
 from ff_core.control import startup as startup_module
 from ff_core.control.controller import Controller
 from ff_core.control.job import JobSpec
@@ -234,6 +235,7 @@ class World(Checks):
             stack.enter_context(mock.patch.object(startup_module, "arena_bytes", lambda layout: 4096))
             stack.enter_context(mock.patch.object(agent_module, "Workers", hosting))
             stack.enter_context(mock.patch.object(agent_module, "asyncio", loop))
+            stack.enter_context(mock.patch.object(spares_module, "asyncio", loop))
             yield
 
     def run(self) -> tuple[int, str]:
