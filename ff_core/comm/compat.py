@@ -50,16 +50,25 @@ def is_timeout(error: BaseException) -> bool:
     return any(word in text for word in _TIMEOUT_WORDS)
 
 
+def can_refuse() -> bool:
+    """Whether `fake_backend` can refuse collectives (not in torch 2.9)."""
+    return hasattr(getattr(torch._C._distributed_c10d.FakeProcessGroup, "Options", None), "error_on_collective")
+
+
 def fake_backend(rank: int, size: int, *, refuse_collectives: bool) -> Any:
-    """A backend that talks to nobody. `refuse_collectives`: raise on every collective, where torch can (2.10+)."""
+    """A backend that talks to nobody. `refuse_collectives`: raise on every collective, where torch can."""
     fake = torch._C._distributed_c10d.FakeProcessGroup
     create: Any = getattr(fake, "_create_internal", fake)
-    options_type = getattr(fake, "Options", None)
-    if refuse_collectives and options_type is not None and hasattr(options_type, "error_on_collective"):
-        options = options_type()
+    if refuse_collectives and can_refuse():
+        options: Any = getattr(fake, "Options")()  # noqa: B009  (typed in no version)
         options.error_on_collective = True
         return create(rank, size, options)
     return create(rank, size)
+
+
+def group_name(name: str) -> Any:
+    """`name` as torch's type for group names, which older torch does not have."""
+    return getattr(c10d, "GroupName", str)(name)
 
 
 def gloo_type() -> Any:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d as c10d
 
 from ff_core.errors import UnsupportedError
 
@@ -266,7 +265,7 @@ class SwappableGroup(dist.ProcessGroup):
             bound_device=self.bound_device_id,
         )
         group = self.registry.add_group(spec, dist.PrefixStore(f"{name}/", self._store))
-        group._set_group_name(c10d.GroupName(name))
+        group._set_group_name(compat.group_name(name))
         group._set_group_desc(group_desc or f"{self.group_desc}:split")
         return group
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d as c10d
 
 from . import compat, nccl
 from .client import RendezvousStore
@@ -41,7 +40,7 @@ def build_inner(
                 backend = nccl.build(spec, dist.PrefixStore(f"{store.prefix}/nccl/", native_store()))
             built[name] = backend
         group._register_backend(torch.device(device), kinds.GLOO if name == "gloo" else kinds.NCCL, backend)
-    group._set_group_name(c10d.GroupName(spec.name))
+    group._set_group_name(compat.group_name(spec.name))
     if spec.bound_device is not None:
         group.bound_device_id = spec.bound_device
     for hook in spec.completion_hooks:

@@ -169,7 +169,7 @@ class Patches:
                 return original(*args, **kwargs)
             except RuntimeError as error:
                 failure = error
-            if registry.over or registry.take_noted_failure() is not None:
+            if registry.over or registry.noted is not None:
                 registry.failed(failure, None)
             raise failure
 
@@ -187,6 +187,8 @@ class Patches:
                 failure = error
             if "FailoverInterrupt" in str(failure):
                 raise registry.interrupt()
+            if registry.noted is not None:
+                registry.failed(failure, None)
             raise failure
 
         return result

@@ -57,7 +57,8 @@ class GroupRegistry:
         self._stores: list[SwappableStore] = []
         self._generation: int | None = None if solo else host.epoch
         self._closers: list[threading.Thread] = []
-        self._noted: BaseException | None = None
+        self.noted: BaseException | None = None  # by note_failure, until it is known what it means
+        self._connecting = -1 if solo else host.epoch  # the newest epoch that groups were or are being connected in
         self._preparing = False
         self.uninstalled = False
 
@@ -104,6 +105,7 @@ class GroupRegistry:
         """An inner operation of `epoch` raised: raises FailoverInterrupt if that belongs to a failover."""
         if not self.over and isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             self.host.on_failure(error, call_site()[0])
+            self.noted = None
         if self.over or (epoch is not None and epoch != self._generation):
             self._raise_interrupt()
 
@@ -111,13 +113,8 @@ class GroupRegistry:
         raise self.interrupt()
 
     def note_failure(self, error: BaseException) -> None:
-        """An operation that only C++ waits for has failed; its error will surface elsewhere."""
-        self._noted = error
-
-    def take_noted_failure(self) -> BaseException | None:
-        """The last noted failure, once."""
-        noted, self._noted = self._noted, None
-        return noted
+        """An operation that only C++ waits for has failed; its error will surface elsewhere, as a RuntimeError."""
+        self.noted = error
 
     # ---- creation -----------------------------------------------------------------------------------------------
 
@@ -198,8 +195,11 @@ class GroupRegistry:
         """Ends every operation of the current generation, pending and later ones. Any thread, any number of times.
 
         In a solo process, only a regroup() that has begun for an older epoch ends: initialisation goes on.
+        A halt that comes late, for the epoch that is being connected already, changes nothing.
         """
         with self._lock:
+            if epoch <= self._connecting:
+                return
             self.halted_epoch = max(epoch, self.halted_epoch or 0)
             inner = [group.cell.inner for group in self.groups() if group.cell is not None]
         self._sockets.shutdown()
@@ -232,7 +232,9 @@ class GroupRegistry:
 
         Raises FailoverInterrupt when a newer epoch is announced meanwhile, RuntimeError if a peer does not connect.
         """
-        waiting = [group for group in self.groups() if not group.deferred]
+        with self._lock:
+            self._connecting = max(epoch, self._connecting)
+            waiting = [group for group in self.groups() if not group.deferred]
         built = self._finish(self._builder.start([group.spec for group in waiting], epoch, CONNECT_TIMEOUT), epoch)
         with self._lock:
             if (self.halted_epoch or 0) > epoch:
@@ -241,7 +243,7 @@ class GroupRegistry:
             for group in waiting:
                 group.cell = Cell(self, *built.pop(group.spec.key), epoch)
             self._generation = epoch
-            self._noted = None
+            self.noted = None
             self.halted_epoch = None
             for group in self.groups():
                 if group.deferred:

@@ -41,8 +41,10 @@ class Host:
         self.hints: list[str] = []
         self.entered = 0
         self.left = 0
+        self.connections = 0
 
     def connect_store(self) -> dist.Store:
+        self.connections += 1
         return dist.TCPStore("127.0.0.1", self.port, is_master=False, wait_for_workers=False)
 
     def halted(self) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.comm import programs_failure
@@ -26,12 +28,16 @@ def test_death_of_a_peer(loader_workers: int) -> None:
         assert sums == ([6.0, 6.0] if rank == 1 else [6.0, 6.0, 4.0])
 
 
-def test_halt_frees_every_kind_of_wait() -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_halt_frees_every_kind_of_wait(first: int) -> None:
+    """Also when the peer is halted first: its sockets are cut before we have heard of anything."""
     with Job(2) as job:
         job.start_all(programs_failure.halted_everywhere)
         for epoch in range(1, 14):
             job.hear(f"waiting {epoch}")
-            job.halt(epoch)
+            job.halt(epoch, first)
+            time.sleep(0.1)  # lets the other side meet the cut first; either order must do
+            job.halt(epoch, 1 - first)
             job.hear("dropped")
             job.tell(f"regroup {epoch}")
         out = job.results()[0]
