@@ -91,6 +91,10 @@ class CWriterStats(ctypes.Structure):
             "cpu_ns",
             "holders",
             "holders_lost",
+            "yielded_ns",
+            "paced_ns",
+            "deadlines",
+            "deadlines_missed",
         )
     ]
 
@@ -133,6 +137,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_writer_clear_holders": (c_int, [c_void_p]),
     "ff_writer_begin": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
     "ff_writer_resend": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
+    "ff_writer_set_window": (c_int, [c_void_p, c_uint64]),
     "ff_writer_seal": (c_int, [c_void_p, c_int64, c_void_p, c_uint64]),
     "ff_writer_wait_copied": (c_int, [c_void_p, c_int64, c_int64]),
     "ff_writer_check": (c_int, [c_void_p]),

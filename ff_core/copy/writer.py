@@ -20,7 +20,12 @@ _SLICE_S = 0.25  # see page.py
 
 @dataclass(frozen=True, slots=True)
 class WriterStats:
-    """Since the writer was opened. versions: committed.  *_ns: summed over threads.  holders_lost: now."""
+    """Since the writer was opened. versions: committed.  *_ns: summed over threads.  holders_lost: now.
+
+    yielded_ns, paced_ns: time that sending was held back for a collective; to be even or within the bandwidth limit.
+    deadlines: acknowledged versions that had one (see set_window); deadlines_missed: those that came too late. Summed
+    over holders.
+    """
 
     versions: int
     bytes_copied: int
@@ -31,6 +36,10 @@ class WriterStats:
     cpu_ns: int
     holders: int
     holders_lost: int
+    yielded_ns: int
+    paced_ns: int
+    deadlines: int
+    deadlines_missed: int
 
 
 class Writer:
@@ -94,6 +103,14 @@ class Writer:
     def clear_holders(self) -> None:
         """Close and forget all holders. Nothing may be in flight."""
         check(engine().ff_writer_clear_holders(self._open()))
+
+    def set_window(self, seconds: float) -> None:
+        """Versions that begin from now on should be acknowledged within `seconds`: they are sent evenly until then, and
+        not while the status page says that a collective runs. 0 (at first): as soon as possible.
+        """
+        if not 0 <= seconds < 1e6:
+            raise EngineError(f"the window is {seconds} s, allowed are 0 to 1000000")
+        check(engine().ff_writer_set_window(self._open(), int(seconds * 1e6)))
 
     def begin(self, slot: int, epoch: int, version: int) -> None:
         """Start copying the live tensors into `slot` as (epoch, version); they must not change until wait_copied().

@@ -4,19 +4,21 @@
 
 #include "crc32c.h"
 #include "receiver.h"
+#include "transport_tcp.h"
 
 namespace ff {
 namespace {
 
 using ull = unsigned long long;
 
-// Received and checksummed in pieces of this size: small enough to be in the second-level cache still.
-constexpr uint64_t kPiece = 256 * 1024;
-
 }  // namespace
 
 Connection::Connection(uint64_t id, UniqueFd fd, void* arena, uint64_t arena_bytes, uint64_t epoch, const Bell& bell)
-    : id_(id), arena_(arena, arena_bytes), epoch_(epoch), bell_(bell), stream_(std::move(fd)) {
+    : id_(id),
+      arena_(arena, arena_bytes),
+      epoch_(epoch),
+      bell_(bell),
+      transport_(std::make_unique<TcpTransport>(std::move(fd))) {
   thread_ = start_thread("ff-recv", [this] { run(); });
 }
 
@@ -26,7 +28,7 @@ Connection::~Connection() {
 
 void Connection::interrupt() {
   if (!finished_) stopping_.store(true);  // what it ended with before stays its reason
-  stream_.shutdown();
+  transport_->shutdown();
 }
 
 void Connection::stop() {
@@ -66,14 +68,14 @@ void Connection::run() noexcept {
     } catch (const std::exception&) {  // the peer is gone: it cannot be told why
     }
   }
-  stream_.shutdown();
+  transport_->shutdown();
   finished_.store(true);
   bell_.ring();
 }
 
 void Connection::serve() {
   FrameHeader frame;
-  while (stream_.receive(&frame, sizeof frame)) {
+  while (transport_->next(&frame)) {
     check_frame(frame);
     if (frame.epoch != epoch_)
       raise(FF_EPROTO, "%s frame of epoch %llu on a connection of epoch %llu", name_of(frame.type), ull{frame.epoch},
@@ -101,19 +103,6 @@ void Connection::serve() {
   }
 }
 
-uint32_t Connection::receive_data(void* target, uint64_t bytes, bool checksum) {
-  auto* at = static_cast<uint8_t*>(target);
-  uint32_t crc = 0;
-  while (bytes > 0) {
-    const uint64_t piece = std::min(bytes, kPiece);
-    if (!stream_.receive(at, piece)) raise(FF_EIO, "connection closed by the peer");
-    if (checksum) crc = crc32c(crc, at, piece);
-    at += piece;
-    bytes -= piece;
-  }
-  return crc;
-}
-
 void Connection::expect_crc(const FrameHeader& frame, uint32_t crc) const {
   if (crc == frame.data_crc) return;
   raise(FF_EPROTO, "%s %llu of version (%llu, %lld): checksum is %#x, expected %#x", name_of(frame.type),
@@ -126,7 +115,7 @@ void Connection::on_journal(const FrameHeader& frame) {
           ull{arena_.layout().journal_capacity});
   }
   std::vector<uint8_t> data(frame.length);  // aside first: a bad one must not replace a good one
-  expect_crc(frame, receive_data(data.data(), data.size(), true));
+  expect_crc(frame, transport_->take(data.data(), data.size(), true));
   JournalView(arena_).set(data.data(), data.size());
   ++journals_;
   bell_.ring();
@@ -167,7 +156,7 @@ void Connection::on_begin(const FrameHeader& frame) {
   if (frame.length != sizeof body)
     raise(FF_EPROTO, "BEGIN of %llu bytes, expected %zu", ull{frame.length}, sizeof body);
   if (frame.flags & ~kChecksummed) raise(FF_EPROTO, "BEGIN has flags %#x, known is %#x", frame.flags, kChecksummed);
-  expect_crc(frame, receive_data(&body, sizeof body, true));
+  expect_crc(frame, transport_->take(&body, sizeof body, true));
   const ff_arena_layout& layout = arena_.layout();
   if (body.sent_bytes != layout.sent_bytes || body.chunk_bytes != layout.chunk_bytes) {
     raise(FF_EPROTO, "BEGIN says %llu bytes in chunks of %llu, the arena of rank %u has %llu in chunks of %llu",
@@ -201,7 +190,7 @@ void Connection::on_chunk(const FrameHeader& frame) {
   if (frame.length != range.bytes)
     raise(FF_EPROTO, "CHUNK %llu has %llu bytes, expected %llu", ull{frame.index}, ull{frame.length}, ull{range.bytes});
   const SlotView slot(arena_, arriving_->slot);
-  const uint32_t crc = receive_data(slot.payload() + range.offset, range.bytes, arriving_->checksummed);
+  const uint32_t crc = transport_->take(slot.payload() + range.offset, range.bytes, arriving_->checksummed);
   expect_crc(frame, crc);
   slot.table()[frame.index] = crc;
   ++arriving_->next_chunk;
@@ -216,7 +205,7 @@ void Connection::on_blob(const FrameHeader& frame) {
     raise(FF_EPROTO, "BLOB of %llu bytes, the arena holds %llu", ull{frame.length}, ull{arena_.layout().blob_capacity});
   }
   SlotView slot(arena_, arriving_->slot);
-  const uint32_t crc = receive_data(slot.blob(), frame.length, true);
+  const uint32_t crc = transport_->take(slot.blob(), frame.length, true);
   expect_crc(frame, crc);
   slot.finish(arena_.layout().sent_bytes, arriving_->checksummed, frame.length, crc);
   arriving_.reset();
@@ -229,7 +218,7 @@ void Connection::reply(FrameType type, int64_t version, const std::string& text)
   FrameHeader frame = make_frame(type, arena_.layout().rank, epoch_, version);
   frame.length = std::min<uint64_t>(text.size(), kMaxRejectText);
   frame.data_crc = crc32c(0, text.data(), frame.length);
-  send_frame(stream_, frame, text.data(), {5000, Deadline::never()});
+  send_frame(*transport_, frame, text.data(), {5000, Deadline::never()});
 }
 
 }  // namespace ff

@@ -95,6 +95,10 @@ int ff_writer_wait_copied(ff_writer* w, int64_t version, int64_t timeout_ms) {
   return with(w, [&](ff::Writer& writer) { writer.wait_copied(version, timeout_ms); });
 }
 
+int ff_writer_set_window(ff_writer* w, uint64_t window_us) {
+  return with(w, [&](ff::Writer& writer) { writer.set_window(window_us); });
+}
+
 int ff_writer_check(ff_writer* w) {
   return with(w, [](ff::Writer& writer) { writer.check(); });
 }

@@ -132,6 +132,9 @@ int ff_writer_clear_holders(ff_writer* w);
    next version may begin, in another slot, while this one is still being sent; it must be sealed by then. FF_EINVAL: slot
    in flight, stamp not newer than the last one's, no segments; FF_ECANCELLED: a cancel is under way. */
 int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);
+/* Versions that begin from now on are to be acknowledged within so many microseconds; until then they are sent evenly,
+   and not while the page's `activity` says that a collective runs. 0 (at first): as soon as possible. */
+int ff_writer_set_window(ff_writer* w, uint64_t window_us);
 /* Stream a slot that is complete as (epoch, version) to all holders (after a verdict and its re-stamp). Returns at once;
    commits like begin+seal. Checksums are verified on the way: a damaged slot is never committed, see ff_writer_check. */
 int ff_writer_resend(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);
@@ -143,10 +146,13 @@ int ff_writer_check(ff_writer* w);
 /* Abandons everything in flight, closes holder connections, and returns when no engine thread touches tensors, slots or
    sockets. From any thread, also while others are in the calls above. The writer can be used again. */
 int ff_writer_cancel(ff_writer* w);
-/* versions: committed.  cpu_ns: of the engine's threads.  ack_wait_ns: last byte sent to acknowledgement, all holders. */
+/* versions: committed.  cpu_ns: of the engine's threads.  ack_wait_ns: last byte sent to acknowledgement.
+   yielded_ns, paced_ns: sending held back for a collective; to be even or within the bandwidth.  deadlines: versions
+   acknowledged that had one, deadlines_missed: too late. All of these summed over holders. */
 typedef struct {
   uint64_t versions, bytes_copied, bytes_sent, copy_ns, send_ns, ack_wait_ns, cpu_ns;
   uint64_t holders, holders_lost;
+  uint64_t yielded_ns, paced_ns, deadlines, deadlines_missed;
 } ff_writer_stats;
 int ff_writer_stats_get(ff_writer* w, ff_writer_stats* out);
 int ff_writer_close(ff_writer* w); /* cancel + free */

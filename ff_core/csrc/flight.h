@@ -20,6 +20,7 @@ struct Flight {
   const bool resend;  // the slot is complete already: verify and send, copy nothing
   const bool checksummed;
   std::shared_ptr<const std::vector<uint8_t>> journal;  // to be sent ahead of this version; null: unchanged
+  int64_t deadline_ns = 0;  // to be acknowledged by then (monotonic clock); 0: as soon as possible
   uint64_t stamp() const { return make_stamp(epoch, version); }
 
   // Copy thread -> sending threads.
@@ -39,7 +40,8 @@ struct Flight {
 
 // Bytes, times and counts of a writer; threads add to them as they go.
 struct Counters {
-  std::atomic<uint64_t> versions{0}, bytes_copied{0}, bytes_sent{0}, copy_ns{0}, send_ns{0}, ack_wait_ns{0}, cpu_ns{0};
+  std::atomic<uint64_t> versions{0}, bytes_copied{0}, bytes_sent{0}, copy_ns{0}, send_ns{0}, ack_wait_ns{0}, cpu_ns{0},
+      yielded_ns{0}, paced_ns{0}, deadlines{0}, deadlines_missed{0};
 };
 
 }  // namespace ff

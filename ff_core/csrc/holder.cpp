@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "transport_tcp.h"
 #include "version_frames.h"
 
 namespace ff {
@@ -15,7 +16,7 @@ HolderLink::HolderLink(UniqueFd fd, const ArenaView& arena, const LinkOptions& o
       options_(options),
       counters_(counters),
       owner_(owner),
-      stream_(std::move(fd)),
+      transport_(std::make_unique<TcpTransport>(std::move(fd))),
       pacer_(options.bandwidth_bytes_per_s) {
   thread_ = start_thread("ff-send", [this] { run(); });
 }
@@ -26,7 +27,7 @@ HolderLink::~HolderLink() {
 
 void HolderLink::stop() {
   stopping_.store(true);
-  stream_.shutdown();
+  transport_->shutdown();
   bell_.ring();
   if (thread_.joinable()) thread_.join();
 }
@@ -80,7 +81,7 @@ void HolderLink::lose(const Error& error) {
       if (better.code() == FF_EPROTO) reason = better;
     }
   }
-  stream_.shutdown();  // the peer shall know at once, whatever it was
+  transport_->shutdown();  // the peer shall know at once, whatever it was
   if (!stopping_) owner_.on_lost(reason);
 }
 
@@ -98,7 +99,7 @@ void HolderLink::wait(const std::function<bool()>& ready, int64_t until_ns) {
     }
     timespec timeout{};
     if (end != INT64_MAX) timeout = {(end - now) / 1000000000, (end - now) % 1000000000};
-    pollfd waits[2] = {{bell_.fd(), POLLIN, 0}, {stream_.fd(), POLLIN, 0}};
+    pollfd waits[2] = {{bell_.fd(), POLLIN, 0}, {transport_->fd(), POLLIN, 0}};
     if (::ppoll(waits, 2, end == INT64_MAX ? nullptr : &timeout, nullptr) < 0) {
       if (errno == EINTR) continue;
       raise_errno(errno, "poll");
@@ -108,26 +109,35 @@ void HolderLink::wait(const std::function<bool()>& ready, int64_t until_ns) {
   }
 }
 
-void HolderLink::send_data(const FrameHeader& frame, const uint8_t* data) {
+bool HolderLink::training_busy() const {
+  constexpr uint64_t kInCollective = 1;  // see ff_status_page
+  return options_.page != nullptr && ff_page_load(&options_.page->activity) == kInCollective;
+}
+
+void HolderLink::await_turn() {
+  for (int64_t now = monotonic_ns();;) {
+    const Pacer::Verdict verdict = pacer_.ask(now, training_busy());
+    if (verdict.why == Pacer::Why::kGo) return;
+    wait([] { return false; }, verdict.until_ns);
+    const int64_t after = monotonic_ns();
+    const auto waited = static_cast<uint64_t>(after - now);
+    (verdict.why == Pacer::Why::kYield ? counters_.yielded_ns : counters_.paced_ns) += waited;
+    now = after;
+  }
+}
+
+void HolderLink::send_data(FrameHeader frame, const uint8_t* data) {
   const Patience patience{options_.stall_ms, Deadline::never()};
-  if (!pacer_.limited()) {
+  seal_frame(frame);
+  transport_->start(frame, patience);
+  for (uint64_t sent = 0; sent < frame.length;) {
+    const uint64_t piece = std::min(pacer_.piece(), frame.length - sent);
+    if (!pacer_.free()) await_turn();
     const int64_t start = monotonic_ns();
-    send_frame(stream_, frame, data, patience);
+    transport_->data(data + sent, piece, patience);
+    pacer_.sent(piece, start);
     counters_.send_ns += static_cast<uint64_t>(monotonic_ns() - start);
-  } else {
-    FrameHeader sealed = frame;
-    seal_frame(sealed);
-    iovec head{&sealed, sizeof sealed};
-    stream_.send(&head, 1, patience);
-    for (uint64_t sent = 0; sent < frame.length;) {
-      const uint64_t piece = std::min(pacer_.piece(), frame.length - sent);
-      wait([] { return false; }, pacer_.book(piece, monotonic_ns()));
-      const int64_t start = monotonic_ns();
-      iovec part{const_cast<uint8_t*>(data) + sent, static_cast<size_t>(piece)};
-      stream_.send(&part, 1, patience);
-      counters_.send_ns += static_cast<uint64_t>(monotonic_ns() - start);
-      sent += piece;
-    }
+    sent += piece;
   }
   counters_.bytes_sent += sizeof frame + frame.length;
 }
@@ -135,6 +145,7 @@ void HolderLink::send_data(const FrameHeader& frame, const uint8_t* data) {
 void HolderLink::send_version(const Flight& flight) {
   const VersionId id{arena_.layout().rank, flight.epoch, flight.version};
   const SlotView slot(arena_, flight.slot);
+  pacer_.begin(arena_.layout().sent_bytes, flight.deadline_ns, monotonic_ns());
   if (flight.journal) {
     send_data(journal_frame(id, flight.journal->data(), flight.journal->size()), flight.journal->data());
   }
@@ -153,7 +164,7 @@ void HolderLink::send_version(const Flight& flight) {
 }
 
 void HolderLink::read_acknowledgements() {
-  while (const size_t got = stream_.receive_some(inbox_ + inbox_bytes_, sizeof inbox_ - inbox_bytes_)) {
+  while (const size_t got = transport_->receive_some(inbox_ + inbox_bytes_, sizeof inbox_ - inbox_bytes_)) {
     inbox_bytes_ += got;
     while (inbox_bytes_ >= sizeof(FrameHeader)) {
       const size_t before = inbox_bytes_;
@@ -185,8 +196,13 @@ void HolderLink::handle_frame() {
           static_cast<unsigned long long>(frame.epoch), static_cast<long long>(frame.version),
           static_cast<unsigned long long>(flight->epoch), static_cast<long long>(flight->version));
   }
+  const int64_t now = monotonic_ns();
   unacknowledged_.pop_front();
-  counters_.ack_wait_ns += static_cast<uint64_t>(monotonic_ns() - sent_ns);
+  counters_.ack_wait_ns += static_cast<uint64_t>(now - sent_ns);
+  const bool missed = flight->deadline_ns != 0 && now > flight->deadline_ns;
+  if (flight->deadline_ns != 0) ++counters_.deadlines;
+  if (missed) ++counters_.deadlines_missed;
+  if (unacknowledged_.empty()) pacer_.acknowledged(now, missed);
   inbox_bytes_ -= sizeof frame;
   std::memmove(inbox_, inbox_ + sizeof frame, inbox_bytes_);
   owner_.on_acknowledged(*flight);

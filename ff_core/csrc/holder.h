@@ -12,7 +12,7 @@
 #include "fd.h"
 #include "flight.h"
 #include "pacer.h"
-#include "stream.h"
+#include "transport.h"
 #include "thread.h"
 #include "wire.h"
 
@@ -33,6 +33,7 @@ class LinkOwner {
 struct LinkOptions {
   uint64_t bandwidth_bytes_per_s;
   int64_t stall_ms;
+  const ff_status_page* page;  // says what the training thread does; null: nobody knows
 };
 
 class HolderLink {
@@ -49,7 +50,9 @@ class HolderLink {
   void run() noexcept;
   void lose(const Error& error);
   void send_version(const Flight& flight);
-  void send_data(const FrameHeader& frame, const uint8_t* data);
+  void send_data(FrameHeader frame, const uint8_t* data);
+  void await_turn();  // until the pacer lets the next piece go
+  bool training_busy() const;
   void read_acknowledgements();
   void handle_frame();
   std::shared_ptr<Flight> next();
@@ -61,7 +64,7 @@ class HolderLink {
   const LinkOptions options_;
   Counters& counters_;
   LinkOwner& owner_;
-  Stream stream_;
+  const std::unique_ptr<Transport> transport_;
   Bell bell_;
   Pacer pacer_;
   std::atomic<bool> stopping_{false};

@@ -14,7 +14,7 @@
 #include "arena.h"
 #include "fd.h"
 #include "slot.h"
-#include "stream.h"
+#include "transport.h"
 #include "thread.h"
 #include "wire.h"
 
@@ -40,7 +40,6 @@ class Connection {
   void on_chunk(const FrameHeader& frame);
   void on_blob(const FrameHeader& frame);
   void check_version(const FrameHeader& frame) const;
-  uint32_t receive_data(void* target, uint64_t bytes, bool checksum);
   void expect_crc(const FrameHeader& frame, uint32_t crc) const;
   uint32_t choose_slot(uint64_t stamp) const;
   void reply(FrameType type, int64_t version, const std::string& text);
@@ -49,7 +48,7 @@ class Connection {
   const ArenaView arena_;
   const uint64_t epoch_;
   const Bell& bell_;
-  Stream stream_;
+  const std::unique_ptr<Transport> transport_;
 
   // The version being received; the thread's own.
   struct Arriving {

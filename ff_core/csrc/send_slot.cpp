@@ -5,18 +5,19 @@
 #include <cstring>
 
 #include "error.h"
+#include "transport_tcp.h"
 #include "version_frames.h"
 
 namespace ff {
 namespace {
 
 // The peer's answer: an ACK of this version, or its reason.
-void await_acknowledgement(Stream& stream, const VersionId& id, const Deadline& end) {
+void await_acknowledgement(Transport& transport, const VersionId& id, const Deadline& end) {
   uint8_t inbox[sizeof(FrameHeader) + kMaxRejectText];
   FrameHeader frame{};
   size_t got = 0, need = sizeof frame;
   for (;;) {
-    got += stream.receive_some(inbox + got, sizeof inbox - got);
+    got += transport.receive_some(inbox + got, sizeof inbox - got);
     if (got >= sizeof frame) {
       std::memcpy(&frame, inbox, sizeof frame);
       check_frame(frame);
@@ -29,7 +30,7 @@ void await_acknowledgement(Stream& stream, const VersionId& id, const Deadline& 
     if (end.passed()) {
       raise(FF_ETIMEOUT, "slot of rank %u was sent, but not acknowledged before the deadline", id.rank);
     }
-    pollfd wait{stream.fd(), POLLIN, 0};
+    pollfd wait{transport.fd(), POLLIN, 0};
     if (::poll(&wait, 1, end.poll_ms(100)) < 0 && errno != EINTR) raise_errno(errno, "poll");
   }
   if (frame.type == static_cast<uint16_t>(FrameType::kReject)) {
@@ -45,29 +46,29 @@ void await_acknowledgement(Stream& stream, const VersionId& id, const Deadline& 
 }
 
 // A send failed: if the peer said why it closed, that is the error.
-void explain(Stream& stream, const VersionId& id) {
+void explain(Transport& transport, const VersionId& id) {
   try {
-    await_acknowledgement(stream, id, Deadline::after_ms(0));
+    await_acknowledgement(transport, id, Deadline::after_ms(0));
   } catch (const Error& error) {
     if (error.code() == FF_EPROTO) throw;
   }
 }
 
 // Everything of one version.
-void send_version(Stream& stream, const ArenaView& arena, const SlotView& slot, const SlotRecord& record,
+void send_version(Transport& transport, const ArenaView& arena, const SlotView& slot, const SlotRecord& record,
                   const Patience& patience) {
   const VersionId id{arena.layout().rank, record.epoch, record.version};
   const bool checksummed = (record.flags & kChecksummed) != 0;
   const auto journal = JournalView(arena).get();
-  if (journal.bytes > 0) send_frame(stream, journal_frame(id, journal.data, journal.bytes), journal.data, patience);
+  if (journal.bytes > 0) send_frame(transport, journal_frame(id, journal.data, journal.bytes), journal.data, patience);
   const BeginBody body = begin_body(arena);
-  send_frame(stream, begin_frame(id, body, checksummed), &body, patience);
+  send_frame(transport, begin_frame(id, body, checksummed), &body, patience);
   for (uint32_t chunk = 0; chunk < arena.geometry().sent_chunks(); ++chunk) {
     slot.verify_chunk(record, chunk);  // here, not only there: a damaged slot is this side's to report
     const uint8_t* data = slot.payload() + arena.geometry().chunk(chunk).offset;
-    send_frame(stream, chunk_frame(id, arena, slot, chunk, checksummed), data, patience);
+    send_frame(transport, chunk_frame(id, arena, slot, chunk, checksummed), data, patience);
   }
-  send_frame(stream, blob_frame(id, record.blob_bytes, record.blob_crc), slot.blob(), patience);
+  send_frame(transport, blob_frame(id, record.blob_bytes, record.blob_crc), slot.blob(), patience);
 }
 
 void send_slot(UniqueFd fd, const ArenaView& arena, uint32_t index, uint64_t epoch, int64_t timeout_ms) {
@@ -80,14 +81,14 @@ void send_slot(UniqueFd fd, const ArenaView& arena, uint32_t index, uint64_t epo
   }
   slot.verify_head(record);
   const VersionId id{arena.layout().rank, epoch, record.version};
-  Stream stream(std::move(fd));
+  TcpTransport transport(std::move(fd));
   try {
-    send_version(stream, arena, slot, record, patience);
+    send_version(transport, arena, slot, record, patience);
   } catch (const Error& error) {
-    if (error.code() == FF_EIO) explain(stream, id);
+    if (error.code() == FF_EIO) explain(transport, id);
     throw;
   }
-  await_acknowledgement(stream, id, patience.end);
+  await_acknowledgement(transport, id, patience.end);
 }
 
 }  // namespace

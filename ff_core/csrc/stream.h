@@ -8,14 +8,9 @@
 #include <cstdint>
 
 #include "fd.h"
+#include "transport.h"
 
 namespace ff {
-
-// How long a transfer may take. stall_ms: without a single byte moving; end: altogether.
-struct Patience {
-  int64_t stall_ms;
-  Deadline end;
-};
 
 class Stream {
  public:

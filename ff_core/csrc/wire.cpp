@@ -53,10 +53,10 @@ void check_frame(const FrameHeader& frame) {
   if (frame.type < 1 || frame.type > 6) raise(FF_EPROTO, "frame type is %u, known are 1 to 6", frame.type);
 }
 
-void send_frame(Stream& stream, FrameHeader frame, const void* data, const Patience& patience) {
+void send_frame(Transport& transport, FrameHeader frame, const void* data, const Patience& patience) {
   seal_frame(frame);
-  iovec parts[2] = {{&frame, sizeof frame}, {const_cast<void*>(data), static_cast<size_t>(frame.length)}};
-  stream.send(parts, 2, patience);
+  transport.start(frame, patience);
+  if (frame.length > 0) transport.data(data, frame.length, patience);
 }
 
 }  // namespace ff

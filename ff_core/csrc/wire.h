@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "stream.h"
+#include "transport.h"
 
 namespace ff {
 
@@ -38,7 +38,7 @@ FrameHeader make_frame(FrameType type, uint32_t rank, uint64_t epoch, int64_t ve
 void seal_frame(FrameHeader& frame);         // fills in magic and header_crc
 void check_frame(const FrameHeader& frame);  // FF_EPROTO: magic, checksum, type
 
-// Header and data in one call; data's checksum must be in the frame already.
-void send_frame(Stream& stream, FrameHeader frame, const void* data, const Patience& patience);
+// Header and data in one go; data's checksum must be in the frame already.
+void send_frame(Transport& transport, FrameHeader frame, const void* data, const Patience& patience);
 
 }  // namespace ff

@@ -1,5 +1,6 @@
 #include "writer.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "error.h"
@@ -26,7 +27,8 @@ Writer::Writer(const ff_writer_options& options)
       notify_(options.notify_fd),
       checksum_(options.checksum == 1),
       link_options_{options.bandwidth_bytes_per_s,
-                    options.stall_timeout_ms == 0 ? kDefaultStallMs : options.stall_timeout_ms} {
+                    options.stall_timeout_ms == 0 ? kDefaultStallMs : options.stall_timeout_ms,
+                    options.page} {
   copy_thread_ = start_thread("ff-copy", [this] { run_copies(); });
 }
 
@@ -134,6 +136,7 @@ void Writer::begin(uint32_t slot, uint64_t epoch, int64_t version) {
   if (segments_ == nullptr) raise(FF_EINVAL, "begin: no segments are set");
   auto flight = std::make_shared<Flight>(slot, epoch, version, false, checksum_);
   attach_journal(*flight);
+  if (window_ns_ > 0) flight->deadline_ns = monotonic_ns() + window_ns_;
   SlotView(arena_, slot).begin(epoch, version);
   launch(flight);
 }
@@ -252,6 +255,12 @@ void Writer::commit() {
   changed_.notify_all();
 }
 
+void Writer::set_window(uint64_t window_us) {
+  constexpr uint64_t kHour = 3600ull * 1000 * 1000;  // longer is as good as this
+  const std::lock_guard<std::mutex> lock(mutex_);
+  window_ns_ = static_cast<int64_t>(std::min(window_us, kHour)) * 1000;
+}
+
 void Writer::wake_links() {
   for (auto& link : links_) link->wake();
 }
@@ -266,6 +275,10 @@ ff_writer_stats Writer::stats() {
   out.send_ns = counters_.send_ns;
   out.ack_wait_ns = counters_.ack_wait_ns;
   out.cpu_ns = counters_.cpu_ns;
+  out.yielded_ns = counters_.yielded_ns;
+  out.paced_ns = counters_.paced_ns;
+  out.deadlines = counters_.deadlines;
+  out.deadlines_missed = counters_.deadlines_missed;
   out.holders = links_.size();
   out.holders_lost = lost_;
   return out;

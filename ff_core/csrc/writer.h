@@ -34,6 +34,7 @@ class Writer final : public LinkOwner {
   void wait_copied(int64_t version, int64_t timeout_ms);
   void check();
   void cancel();
+  void set_window(uint64_t window_us);
   ff_writer_stats stats();
 
   void on_acknowledged(Flight& flight) override;  // these two: from the links' threads
@@ -77,6 +78,7 @@ class Writer final : public LinkOwner {
   int64_t committed_version_ = -1;
   int64_t cancelled_version_ = -1;  // newest of those that the last cancel abandoned
   size_t lost_ = 0;
+  int64_t window_ns_ = 0;  // from begin to the acknowledgement that is in time; 0: as soon as possible
   int problem_ = FF_OK;  // why versions in flight cannot commit
   std::string problem_text_;
   bool cancelling_ = false;

@@ -1,4 +1,4 @@
-"""The engine under AddressSanitizer and ThreadSanitizer: stress.cpp linked with the engine's own sources."""
+"""The engine under AddressSanitizer and ThreadSanitizer: stress*.cpp linked with the engine's own sources."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 
 from ff_core.csrc import build
 
-STRESS = Path(__file__).with_name("stress.cpp")
-SCENARIOS = ("steady", "cancel", "unplug", "malformed", "send_slot", "gate")
+STRESS = sorted(Path(__file__).parent.glob("stress*.cpp"))
+SCENARIOS = ("steady", "cancel", "unplug", "malformed", "send_slot", "gate", "fuzz")
 
 
 @pytest.fixture(scope="session", params=["address", "thread"])
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that runs the stress program built with one sanitizer."""
     directory = tmp_path_factory.mktemp(request.param)
-    objects = build.compile_objects([*build.sources(), STRESS], directory, request.param)
+    objects = build.compile_objects([*build.sources(), *STRESS], directory, request.param)
     path = build.link(objects, directory / "stress", request.param, shared=False)
     # ThreadSanitizer of older compilers cannot live with the address randomisation of newer kernels.
     setarch = shutil.which("setarch")

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Measures the copy engine against the floors of the same machine in the same minute: memcpy, raw TCP, gloo.
+
+    python scripts/bench_copy.py             a table
+    python scripts/bench_copy.py --json      the same as JSON on standard output
+    python scripts/bench_copy.py --quick     small and short, to see that it works
+
+200 MB of state per rank. Ours and the floor take turns, so that what else the machine does meets both; a ratio is the
+median over rounds of (ours, floor) of the same round. Its load is part of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from bench.copy_local import LocalCopy
+from bench.copy_pair import Pair
+from bench.numbers import load, machine, spread
+
+MB = 10**6
+PAIR_ACTIONS = ("stream", "send", "gloo", "durable")
+
+
+def rounds(count: int, actions: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Seconds of every action, in turns; the order changes from round to round. One unmeasured round first."""
+    names = list(actions)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(count + 1):
+        for name in names if number % 2 == 0 else reversed(names):
+            took = actions[name]()
+            if number > 0:
+                seconds[name].append(took)
+    return seconds
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
+    """Spread of above / below, round by round."""
+    return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def measure(size: int, count: int) -> dict[str, Any]:
+    """All `cpu.` keys, and `spread` with what they are medians of. Rates in bytes per second, ratios of speeds."""
+    found: dict[str, dict[str, Any]] = {}
+    local = LocalCopy(size)
+    try:
+        one = rounds(2 * count, {"memcpy": local.memcpy, "copy": local.copy})
+        blocked = [local.blocked() * 1e3 for _ in range(count)]
+    finally:
+        local.close()
+    found["cpu.copy_over_memcpy"] = ratio(one["memcpy"], one["copy"])
+    found["cpu.memcpy_bytes_per_s"] = spread([size / s for s in one["memcpy"]])
+    found["cpu.blocked_ms"] = spread(blocked)
+    pair = Pair(size)
+    try:
+        for _ in range(3):  # both slots of both replicas, and their page tables
+            pair.run("durable")
+        cpu: dict[str, list[float]] = {name: [] for name in PAIR_ACTIONS}
+
+        def act(name: str) -> float:
+            seconds, worked = pair.run(name)
+            cpu[name].append(worked)
+            return seconds
+
+        two = rounds(count, {name: partial(act, name) for name in PAIR_ACTIONS})
+    finally:
+        pair.close()
+    found["cpu.send_over_tcp"] = ratio(two["stream"], two["send"])
+    found["cpu.tcp_bytes_per_s"] = spread([size / s for s in two["stream"]])
+    found["cpu.durable_200MB_both_ways_s"] = spread([s * 200 * MB / size for s in two["durable"]])
+    found["cpu.gloo_200MB_both_ways_s"] = spread([s * 200 * MB / size for s in two["gloo"]])
+    found["cpu.durable_over_gloo"] = ratio(two["durable"], two["gloo"])
+    # On a busy machine CPU time says more than the clock does.
+    found["cpu.send_cpu_over_tcp_cpu"] = ratio(cpu["send"][1:], cpu["stream"][1:])
+    found["cpu.durable_cpu_over_gloo_cpu"] = ratio(cpu["durable"][1:], cpu["gloo"][1:])
+    return {**{key: value["median"] for key, value in found.items()}, "spread": found}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="results as JSON on standard output")
+    parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, measures nothing")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds per comparison (default 15; quick: 2)")
+    arguments = parser.parse_args(words)
+    if arguments.rounds < 0:
+        parser.error(f"--rounds {arguments.rounds}: allowed: 1 or more")
+    size = 4 * MB if arguments.quick else 200 * MB
+    before = load()
+    results = {"machine": machine(), "bytes": size, "quick": arguments.quick}
+    results |= measure(size, arguments.rounds or (2 if arguments.quick else 15))
+    results["load"] = {"before": before, "after": load()}
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+    else:
+        print(table(results))
+    return 0
+
+
+def table(results: dict[str, Any]) -> str:
+    """One line per key: median, lowest, highest."""
+    lines = [f"{'':34} {'median':>12} {'low':>12} {'high':>12}"]
+    for key, value in results["spread"].items():
+        lines.append(f"{key:34} {value['median']:12.4g} {value['low']:12.4g} {value['high']:12.4g}")
+    lines.append(f"load {results['load']['before']:.1f} to {results['load']['after']:.1f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

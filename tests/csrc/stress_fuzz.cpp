@@ -1,0 +1,194 @@
+// A fuzzer for the wire format that knows its grammar: conversations of valid frames, some with fields, lengths, order
+// or bytes changed and the checksums made right again, so that they get past the first check. docs/wire_format.md.
+#include <algorithm>
+#include <cstring>
+
+#include "stress_setup.h"
+
+namespace {
+
+constexpr uint64_t kEpoch = 5;
+
+struct Header {  // written down here again, independently of the engine's sources
+  uint32_t magic = 0x31524646;
+  uint16_t type = 0, flags = 0;
+  uint32_t rank = 7, data_crc = 0;
+  uint64_t epoch = kEpoch;
+  int64_t version = -1;
+  uint64_t index = 0, length = 0;
+  uint32_t reserved = 0, header_crc = 0;
+};
+static_assert(sizeof(Header) == 56, "as in docs/wire_format.md");
+
+struct Frame {
+  Header header;
+  std::vector<uint8_t> data;
+};
+
+Frame frame(uint16_t type, int64_t version, std::vector<uint8_t> data, uint64_t index = 0, uint16_t flags = 0) {
+  Frame out;
+  out.header.type = type;
+  out.header.flags = flags;
+  out.header.version = version;
+  out.header.index = index;
+  out.header.length = data.size();
+  out.header.data_crc = ff_crc32c(0, data.data(), data.size());
+  out.data = std::move(data);
+  return out;
+}
+
+std::vector<Frame> conversation(Random& random, int64_t version) {
+  std::vector<Frame> out;
+  if (random.below(2)) out.push_back(frame(1, -1, random.bytes(random.below(4097))));
+  const uint64_t body[2] = {kSent, kChunk};
+  const auto* at = reinterpret_cast<const uint8_t*>(body);
+  out.push_back(frame(2, version, {at, at + sizeof body}, 0, 1));
+  for (uint64_t i = 0; i * kChunk < kSent; ++i) {
+    out.push_back(frame(3, version, random.bytes(std::min(kChunk, kSent - i * kChunk)), i));
+  }
+  out.push_back(frame(4, version, random.bytes(random.below(4097))));
+  return out;
+}
+
+// A value near those that programs compare with.
+uint64_t odd(Random& random, uint64_t now) {
+  static const uint64_t values[] = {0,          1,          2,     55,        56,         57,
+                                    4095,       4096,       4097,  kChunk - 1, kChunk + 1, kSent,
+                                    kSent + 1,  UINT32_MAX, uint64_t{1} << 40, INT64_MAX,  UINT64_MAX};
+  const uint64_t pick = random.below(sizeof values / sizeof *values + 3);
+  if (pick == 0) return now + 1;
+  if (pick == 1) return now - 1;
+  return pick == 2 ? now ^ (uint64_t{1} << random.below(64)) : values[pick - 3];
+}
+
+void mutate(Random& random, std::vector<Frame>& frames) {
+  const size_t i = random.below(frames.size());
+  Header& h = frames[i].header;
+  switch (random.below(12)) {
+    case 0: h.type = static_cast<uint16_t>(random.below(9)); break;
+    case 1: h.flags = static_cast<uint16_t>(odd(random, h.flags)); break;
+    case 2: h.rank = static_cast<uint32_t>(odd(random, h.rank)); break;
+    case 3: h.epoch = odd(random, h.epoch); break;
+    case 4: h.version = static_cast<int64_t>(odd(random, static_cast<uint64_t>(h.version))); break;
+    case 5: h.index = odd(random, h.index); break;
+    case 6: h.length = odd(random, h.length); break;
+    case 7: h.data_crc ^= 1u << random.below(32); break;
+    case 8: frames.erase(frames.begin() + static_cast<long>(i)); break;
+    case 9: frames.insert(frames.begin() + static_cast<long>(i), Frame(frames[random.below(frames.size())])); break;
+    case 10: std::swap(frames[i], frames[random.below(frames.size())]); break;
+    case 11: frames.resize(i); break;
+  }
+}
+
+std::vector<uint8_t> encode(Random& random, std::vector<Frame>& frames) {
+  std::vector<uint8_t> out;
+  for (Frame& f : frames) {
+    f.header.header_crc = ff_crc32c(0, &f.header, sizeof(Header) - 4);
+    const auto* at = reinterpret_cast<const uint8_t*>(&f.header);
+    out.insert(out.end(), at, at + sizeof(Header));
+    out.insert(out.end(), f.data.begin(), f.data.end());
+  }
+  if (out.empty() || random.below(8) != 0) return out;
+  out[random.below(out.size())] ^= static_cast<uint8_t>(1 << random.below(8));
+  return out;
+}
+
+void send_all(int fd, const std::vector<uint8_t>& bytes) {
+  for (size_t sent = 0; sent < bytes.size();) {
+    const ssize_t part = ::send(fd, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+    if (part <= 0) return;  // the other side has closed: that is an answer
+    sent += static_cast<size_t>(part);
+  }
+}
+
+void wait_ended(ff_receiver* receiver, uint64_t id) {
+  eventually([&] {
+    ff_receiver_status status[8];
+    size_t count;
+    OK(ff_receiver_poll(receiver, status, 8, &count));
+    return std::any_of(status, status + count, [&](const auto& s) { return s.connection_id == id && !s.open; });
+  });
+}
+
+// Complete slots must be whole whatever came; a newest version, once there, must stay.
+void fuzz_receiver(Random& random) {
+  ff_receiver* receiver;
+  OK(ff_receiver_open(-1, &receiver));
+  {
+    ArenaMemory arena(layout_of(0));
+    int64_t version = 10, newest = -1;
+    for (int round = 0; round < 300; ++round) {
+      std::vector<Frame> frames = conversation(random, version);
+      if (random.below(2)) {
+        std::vector<Frame> second = conversation(random, version + 1);
+        frames.insert(frames.end(), second.begin(), second.end());
+      }
+      for (uint64_t i = round % 10 == 0 ? 0 : 1 + random.below(3); i > 0 && !frames.empty(); --i) mutate(random, frames);
+      const Pair pair = connect_pair(false);
+      uint64_t id;
+      OK(ff_receiver_attach(receiver, pair.far, arena.base, arena.bytes, kEpoch, &id));
+      send_all(pair.near, encode(random, frames));
+      ::shutdown(pair.near, SHUT_WR);
+      wait_ended(receiver, id);
+      ::close(pair.near);
+      int64_t found = -1;
+      for (uint32_t slot = 0; slot < 2; ++slot) {
+        const ff_slot_info info = arena.info(slot);
+        if (info.state != FF_SLOT_COMPLETE) continue;
+        CHECK(info.epoch == kEpoch);
+        OK(ff_slot_verify(arena.base, slot));
+        found = std::max(found, info.version);
+      }
+      CHECK(found >= newest);
+      newest = found;
+      if (newest > version + 1000) {  // a version far ahead was accepted, rightly: start over below it
+        for (uint32_t slot = 0; slot < 2; ++slot) OK(ff_slot_empty(arena.base, slot));
+        newest = -1;
+      }
+      version = std::max(version, newest) + 1;
+    }
+    CHECK(version > 10);
+    OK(ff_receiver_close(receiver));
+  }
+}
+
+// A holder that answers nonsense is lost, or has acknowledged; the writer lives on.
+void fuzz_answers(Random& random) {
+  Setup s(random);
+  for (uint64_t epoch = 1; epoch <= 60; ++epoch) {
+    const Pair pair = connect_pair(false);
+    OK(ff_writer_add_holder(s.writer, pair.near));
+    OK(ff_writer_begin(s.writer, 0, epoch, 0));
+    OK(ff_writer_seal(s.writer, 0, "s", 1));
+    std::thread holder([&, take = random.below(2 * kSent)] {
+      std::vector<char> buffer(1 << 16);
+      for (uint64_t got = 0; got < take;) {
+        const ssize_t part = ::recv(pair.far, buffer.data(), buffer.size(), got < kSent ? 0 : MSG_DONTWAIT);
+        if (part <= 0) break;
+        got += static_cast<uint64_t>(part);
+      }
+      const bool text = random.below(2) == 1;
+      std::vector<Frame> answer{frame(random.below(4) ? 5 : 6, 0, random.bytes(text ? random.below(400) : 0))};
+      answer[0].header.epoch = epoch;
+      if (random.below(2)) mutate(random, answer);
+      send_all(pair.far, encode(random, answer));
+      ::shutdown(pair.far, SHUT_RDWR);
+    });
+    ff_writer_stats stats;
+    eventually([&] {
+      OK(ff_writer_stats_get(s.writer, &stats));
+      return stats.holders_lost == 1;
+    });
+    CHECK(ff_writer_check(s.writer) != FF_OK);
+    holder.join();
+    OK(ff_writer_cancel(s.writer));
+    ::close(pair.far);
+  }
+}
+
+}  // namespace
+
+void fuzz(Random& random) {
+  fuzz_receiver(random);
+  fuzz_answers(random);
+}

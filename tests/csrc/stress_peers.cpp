@@ -1,0 +1,122 @@
+// Peers that vanish or talk nonsense.
+#include <algorithm>
+
+#include "stress_setup.h"
+
+// The cable is pulled after a random number of bytes in either direction. What is complete is always whole.
+void unplug(Random& random) {
+  Setup s(random);
+  for (uint64_t epoch = 1; epoch <= 40; ++epoch) {
+    const Pair to_proxy = connect_pair(false), to_receiver = connect_pair(epoch % 2 == 0);
+    const uint64_t limit = random.below(3 * kSent);
+    std::thread proxy([&, limit] {
+      uint64_t passed = 0;
+      std::vector<char> buffer(7001);
+      std::thread back([&] {
+        char answer[64];
+        for (ssize_t got; (got = ::recv(to_receiver.near, answer, sizeof answer, 0)) > 0;) {
+          if (::send(to_proxy.far, answer, static_cast<size_t>(got), MSG_NOSIGNAL) != got) break;
+        }
+      });
+      while (passed < limit) {
+        const ssize_t got = ::recv(to_proxy.far, buffer.data(), std::min<uint64_t>(buffer.size(), limit - passed), 0);
+        if (got <= 0) break;
+        passed += static_cast<uint64_t>(got);
+        if (::send(to_receiver.near, buffer.data(), static_cast<size_t>(got), MSG_NOSIGNAL) != got) break;
+      }
+      ::shutdown(to_proxy.far, SHUT_RDWR);
+      ::shutdown(to_receiver.near, SHUT_RDWR);
+      back.join();
+    });
+    OK(ff_receiver_attach(s.receiver, to_receiver.far, s.holder0.base, s.holder0.bytes, epoch, nullptr));
+    OK(ff_writer_add_holder(s.writer, to_proxy.near));
+    for (int64_t v = 0; v < 2; ++v) {  // never blocked by the lost holder
+      s.tensors.step(static_cast<uint8_t>(epoch + v));
+      OK(ff_writer_begin(s.writer, v % 2, epoch, v));
+      OK(ff_writer_seal(s.writer, v, "s", 1));
+      OK(ff_writer_wait_copied(s.writer, v, 60000));
+    }
+    ff_writer_stats stats;
+    eventually([&] {
+      OK(ff_writer_stats_get(s.writer, &stats));
+      return stats.holders_lost == 1 || s.committed(epoch, 1);
+    });
+    if (!s.committed(epoch, 1)) CHECK(ff_writer_check(s.writer) != FF_OK);
+    const bool second = s.committed(epoch, 1);
+    OK(ff_writer_cancel(s.writer));
+    proxy.join();
+    ::close(to_proxy.far);
+    ::close(to_receiver.near);
+    OK(ff_receiver_fence(s.receiver, epoch + 1));
+    for (int64_t v = 0; v < 2; ++v) {
+      const int slot = s.holder0.find(epoch, v);
+      if (v == 1 && second) CHECK(slot >= 0);
+      if (slot >= 0) CHECK(s.tensors.restored_equals(s.holder0, slot, kSent, static_cast<uint8_t>(epoch + v)));
+    }
+  }
+}
+
+// Bytes that are no frames, and frames with one bit flipped, close the connection and leave complete slots alone.
+void malformed(Random& random) {
+  Setup s(random);
+  s.connect(1, false);
+  s.tensors.step(9);
+  OK(ff_writer_begin(s.writer, 0, 1, 0));
+  OK(ff_writer_seal(s.writer, 0, "s", 1));
+  eventually([&] { return s.committed(1, 0); });
+  OK(ff_writer_cancel(s.writer));
+
+  // Record one whole conversation.
+  std::vector<uint8_t> recorded;
+  const Pair wire = connect_pair(false);
+  const int slot = s.own.find(1, 0);
+  CHECK(slot >= 0);
+  std::thread sender([&] { ff_send_slot(wire.near, s.own.base, s.own.bytes, static_cast<uint32_t>(slot), 1, 60000); });
+  constexpr size_t kHeader = 56;
+  const size_t whole = (kHeader + 7) + (kHeader + 16) + kSent + (kSent + kChunk - 1) / kChunk * kHeader + (kHeader + 1);
+  recorded.resize(whole);
+  for (size_t got = 0; got < whole;) {
+    const ssize_t part = ::recv(wire.far, recorded.data() + got, whole - got, 0);
+    CHECK(part > 0);
+    got += static_cast<size_t>(part);
+  }
+  ::close(wire.far);
+  sender.join();
+
+  for (int round = 0; round < 60; ++round) {
+    std::vector<uint8_t> bad = recorded;
+    const bool garbage = round % 3 == 0;
+    if (garbage) {
+      bad = random.bytes(1 + random.below(2000));
+    } else {
+      bad[random.below(round % 3 == 1 ? bad.size() : 300)] ^= static_cast<uint8_t>(1 << random.below(8));
+      if (random.below(3) == 0) bad.resize(random.below(bad.size()));
+    }
+    const Pair pair = connect_pair(false);
+    uint64_t id;
+    OK(ff_receiver_attach(s.receiver, pair.far, s.holder0.base, s.holder0.bytes, 1, &id));
+    for (size_t sent = 0; sent < bad.size();) {
+      const ssize_t part = ::send(pair.near, bad.data() + sent, bad.size() - sent, MSG_NOSIGNAL);
+      if (part <= 0) break;
+      sent += static_cast<size_t>(part);
+    }
+    ::shutdown(pair.near, SHUT_WR);
+    bool ended = false;
+    eventually([&] {
+      ff_receiver_status status[8];
+      size_t count;
+      OK(ff_receiver_poll(s.receiver, status, 8, &count));
+      for (size_t i = 0; i < count; ++i) {
+        if (status[i].connection_id != id || status[i].open) continue;
+        ended = true;
+        CHECK(status[i].error == FF_EPROTO || status[i].error == FF_EIO);
+        CHECK(status[i].message[0] != 0);
+      }
+      return ended;
+    });
+    ::close(pair.near);
+    const int kept = s.holder0.find(1, 0);
+    CHECK(kept >= 0);
+    OK(ff_slot_verify(s.holder0.base, static_cast<uint32_t>(kept)));
+  }
+}
