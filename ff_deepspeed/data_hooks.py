@@ -40,7 +40,8 @@ def _tracked(original: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     @functools.wraps(original)
     def iterate(self: Any) -> Iterator[Any]:
         number = getattr(self, "_ff_number", None)
-        if _inner or number is None:
+        found = protection.current()
+        if _inner or number is None or (found is not None and found.loop.used):
             return original(self)
         tracked = Tracked(number, self, lambda: original(self), _ask)
         if not protection.is_newcomer():
@@ -52,7 +53,7 @@ def _tracked(original: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
 
 def _ask(tracked: Tracked) -> Any:
     found = protection.current()
-    if found is None or found.loop.used:
+    if found is None or found.loop.used:  # an iterator from before the exact loop began
         return tracked.source.next()
     return found.unmodified.next(tracked)
 

@@ -17,6 +17,7 @@ own code.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -77,11 +78,10 @@ def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
 def _init(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> None:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    raw = kwargs.get("config")
-    config = configuration.read(raw) if raw is not None else None
+    given = inspect.signature(original).bind(engine, *args, **kwargs).arguments
+    config = configuration.read(given["config_class"]._param_dict)
     if config is not None and config.enabled:
-        model = kwargs["model"] if "model" in kwargs else args[1]
-        support.check_config(kwargs["config_class"], model, kwargs.get("mpu"))
+        support.check_config(given["config_class"], type(engine), given["model"], given.get("mpu"))
     original(engine, *args, **kwargs)
     if type(engine) is DeepSpeedEngine:
         protection.protect(engine, config)

@@ -78,9 +78,11 @@ def _unfused(engine: Any, everywhere: str) -> list[TensorSpec]:
     inner = inner_optimizer(engine)
     names = parameter_names(engine)
     specs = []
-    for masters, weights in zip(engine.optimizer.fp32_groups, engine.optimizer.fp16_groups, strict=True):
-        for master, weight in zip(masters, weights, strict=True):
-            name = names[weight]
+    for group, (masters, weights) in enumerate(
+        zip(engine.optimizer.fp32_groups, engine.optimizer.fp16_groups, strict=True)
+    ):
+        for index, (master, weight) in enumerate(zip(masters, weights, strict=True)):
+            name = names.get(weight, f"extra.{group}.{index}")
             specs.append(TensorSpec(f"{MASTERS}.{name}", master.data, Held.REPLICATED, over=everywhere))
             specs.append(TensorSpec(f"weight.{name}", weight.data, Held.REPLICATED, over=everywhere))
             for moment, tensor in moments.tensors(inner, master).items():

@@ -19,9 +19,12 @@ WORKS = (
 HINT = 'Use that, or set "ff_failover": {"enabled": false} to train unprotected.'
 
 
-def check_config(config: Any, model: Any, mpu: Any) -> None:
-    """Before the engine is built. config: a DeepSpeedConfig. Raises UnsupportedError listing every obstacle."""
-    _refuse(list(_obstacles(config, model, mpu)))
+def check_config(config: Any, kind: type, model: Any, mpu: Any) -> None:
+    """Before an engine of class `kind` is built. config: a DeepSpeedConfig.
+
+    Raises UnsupportedError listing every obstacle.
+    """
+    _refuse(list(_obstacles(config, kind, model, mpu)))
 
 
 def check_engine(engine: Any) -> None:
@@ -34,8 +37,11 @@ def _refuse(obstacles: list[str]) -> None:
         raise UnsupportedError(f"this job cannot be protected: {'; '.join(obstacles)}. {WORKS}. {HINT}")
 
 
-def _obstacles(config: Any, model: Any, mpu: Any) -> Iterator[str]:
+def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
     from deepspeed.pipe import PipelineModule
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    from deepspeed.runtime.hybrid_engine import DeepSpeedHybridEngine
+    from deepspeed.runtime.pipe.engine import PipelineEngine
 
     zero = config.zero_config
     if zero.stage > 2:
@@ -48,6 +54,8 @@ def _obstacles(config: Any, model: Any, mpu: Any) -> Iterator[str]:
         section = getattr(zero, name, None)
         if section is not None and str(getattr(section.device, "value", section.device)) != "none":
             yield f"zero_optimization.{name}: offload is not supported yet"
+    if kind is not DeepSpeedEngine and not issubclass(kind, (PipelineEngine, DeepSpeedHybridEngine)):
+        yield f"the engine is a {kind.__module__}.{kind.__qualname__}, a class of its own"
     if getattr(zero, "zenflow", None) is not None:
         yield "zero_optimization.zenflow: ZenFlow is not supported"
     if config.hybrid_engine.enabled:

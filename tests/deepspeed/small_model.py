@@ -1,0 +1,70 @@
+"""A small model and data set with what makes exact recovery hard, and a hash of all that training changes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Model(torch.nn.Module):
+    """With what makes recovery hard: dropout, BatchNorm, a frozen parameter, a constant buffer, a lazily made one."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(16, 32)
+        self.norm = torch.nn.BatchNorm1d(32, affine=False)
+        self.drop = torch.nn.Dropout(0.2)
+        self.outer = torch.nn.Linear(32, 4)
+        self.register_buffer("scale", torch.full((32,), 0.5))
+        self.register_buffer("seen", torch.zeros(1))
+        if frozen:
+            self.base = torch.nn.Linear(16, 32)
+            self.base.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.inner(x)
+        if hasattr(self, "base"):
+            h = h + self.base(x)
+        h = self.drop(torch.relu(self.norm(h.float()).to(h.dtype))) * self.scale.to(h.dtype)
+        self.seen += x.shape[0]
+        return self.outer(h)
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Samples whose values depend on the global generators of Python, NumPy and torch at the time of the fetch."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        x = torch.full((16,), index / self.size) + 0.1 * torch.randn(16) + random.random() + float(np.random.rand())
+        return {"x": x, "y": torch.tensor(index % 4)}
+
+
+class Losing(Model):
+    """A model whose output is the loss, as an unmodified loop that can be replayed needs it."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:  # type: ignore[override]
+        loss = torch.nn.functional.cross_entropy(super().forward(x).float(), y)
+        return {"loss": loss, "logits": None} if self.as_dict else loss
+
+
+def digest(engine: Any) -> str:
+    """Hash of everything that training changes: weights, buffers, masters, moments, counters."""
+    sha = hashlib.sha256()
+    tensors = [*engine.module.state_dict().values()]
+    inner = engine.basic_optimizer
+    for p in (p for group in inner.param_groups for p in group["params"]):
+        tensors += [p.data, *(v for v in inner.state[p].values() if torch.is_tensor(v))]
+    for tensor in tensors:
+        sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    counters = (engine.global_steps, engine.micro_steps, engine.skipped_steps, engine.global_samples)
+    sha.update(repr((counters, [group["lr"] for group in inner.param_groups])).encode())
+    return sha.hexdigest()
