@@ -41,7 +41,8 @@ class CommitGate:
                 self.wait_committed(owner.replicator.newest)
 
     def wait_copied(self) -> None:
-        """Until the live tensors' newest copy has left them."""
+        """Until the live tensors' newest copy has left them; on a CUDA device the current stream waits, not this
+        thread."""
         owner = self._owner
         assert owner.replicator is not None
         try:

@@ -17,6 +17,7 @@ from ff_core.copy.stamps import epoch_of, version_of
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.replica.store import slot_with
+from ff_core.state.device import device_of, step_stream
 from ff_core.state.razor import Plan
 
 _CONNECT_S = 30.0
@@ -44,6 +45,7 @@ class Replicator:
             checksum=config.checksum,
             bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s,
         )
+        self._device = device_of(plan)
         self._writer.set_segments([segment.for_engine() for segment in plan.segments])
         self._holders: list[tuple[str, int]] = []
         self.newest = -1  # newest version begun in this epoch
@@ -64,9 +66,10 @@ class Replicator:
             self._writer.add_holder(connect_data(address, self._secret, hello, _CONNECT_S).detach())
 
     def begin(self, version: int) -> None:
-        """Start copying the live tensors as `version`. Returns at once."""
+        """Start copying the live tensors as `version`, which what the current CUDA stream (if they lie on a device) has
+        been given so far makes. Returns at once."""
         slot = self._slot_for(version)
-        self._writer.begin(slot, self._epoch, version)
+        self._writer.begin(slot, self._epoch, version, step_stream(self._device))
         self.newest, self._newest_slot = version, slot
 
     def seal(self, version: int, blob: bytes) -> None:
@@ -139,9 +142,10 @@ class Replicator:
             raise
 
     def wait_copied(self, timeout_s: float) -> None:
-        """Until the newest version's bytes have left the live tensors. TimeoutError."""
+        """Until what the caller does next to the live tensors comes behind the newest version's copy: on the host by
+        waiting for it, on a CUDA device by letting the current stream wait. TimeoutError."""
         if self.newest >= 0:
-            self._writer.wait_copied(self.newest, timeout_s)
+            self._writer.fence(self.newest, step_stream(self._device), timeout_s)
 
     def mend(self) -> str:
         """Versions in flight cannot commit although nobody died: put it right. Returns what was done, "" if nothing

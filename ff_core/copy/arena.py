@@ -18,7 +18,7 @@ from ff_core.copy.binding import EINVAL, CLayout, CSegment, CSlotInfo, check, en
 from ff_core.errors import CorruptSlotError, EngineError
 
 Segment = tuple[int, int, int, int]
-"""A live tensor's (address, bytes, offset in the payload, device: -1 for host memory)."""
+"""A live tensor's (address, bytes, offset in the payload, device: -1 for host memory, else the CUDA device)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,10 @@ class Arena:
         check(engine().ff_slot_verify(self.address, self._index(slot)))
 
     def restore(self, slot: int, segments: Iterable[Segment]) -> None:
-        """Verify the slot, then copy its bytes to the segments. On CorruptSlotError nothing was written."""
+        """Verify the slot, then copy its bytes to the segments. On CorruptSlotError nothing was written.
+
+        Segments on a CUDA device: waits until the device is idle before it writes, and until it has written.
+        """
         array = segment_array(segments)
         check(engine().ff_slot_restore(self.address, self._index(slot), array, len(array)))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 
-OK, EINVAL, ETIMEOUT, ECANCELLED, ECORRUPT, EIO, EPROTO, ENOSPACE, EHALTED, EINTERNAL = range(0, -10, -1)
+OK, EINVAL, ETIMEOUT, ECANCELLED, ECORRUPT, EIO, EPROTO, ENOSPACE, EHALTED, EINTERNAL, EDEVICE = range(0, -11, -1)
 CODE_NAMES = {
     OK: "ok",
     EINVAL: "invalid argument",
@@ -25,6 +25,7 @@ CODE_NAMES = {
     ENOSPACE: "no space",
     EHALTED: "halted",
     EINTERNAL: "internal",
+    EDEVICE: "device",
 }
 
 
@@ -136,6 +137,9 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_writer_add_holder": (c_int, [c_void_p, c_int]),
     "ff_writer_clear_holders": (c_int, [c_void_p]),
     "ff_writer_begin": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
+    "ff_writer_begin_on": (c_int, [c_void_p, c_uint32, c_uint64, c_int64, c_void_p]),
+    "ff_writer_fence_stream": (c_int, [c_void_p, c_int64, c_void_p, c_int64]),
+    "ff_writer_step_ended": (c_int, [c_void_p, c_int64, POINTER(c_int32)]),
     "ff_writer_resend": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
     "ff_writer_set_window": (c_int, [c_void_p, c_uint64]),
     "ff_writer_seal": (c_int, [c_void_p, c_int64, c_void_p, c_uint64]),

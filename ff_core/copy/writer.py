@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -112,13 +112,17 @@ class Writer:
             raise EngineError(f"the window is {seconds} s, allowed are 0 to 1000000")
         check(engine().ff_writer_set_window(self._open(), int(seconds * 1e6)))
 
-    def begin(self, slot: int, epoch: int, version: int) -> None:
-        """Start copying the live tensors into `slot` as (epoch, version); they must not change until wait_copied().
+    def begin(self, slot: int, epoch: int, version: int, stream: int = 0) -> None:
+        """Start copying the live tensors into `slot` as (epoch, version); they must not change until wait_copied(), or
+        until what fence() lets pass.
+
+        stream: where tensors lie on a CUDA device, the stream whose work up to here makes the version
+        (`torch.cuda.current_stream().cuda_stream`; 0: the default stream). Otherwise of no meaning.
 
         The previous version may still be on its way if it is sealed and in another slot.
         Raises EngineError; CopyCancelled during a cancel.
         """
-        check(engine().ff_writer_begin(self._open(), slot, epoch, version))
+        check(engine().ff_writer_begin_on(self._open(), slot, epoch, version, stream))
 
     def resend(self, slot: int, epoch: int, version: int) -> None:
         """Send a slot that is complete as (epoch, version) to all holders, and commit it. A damaged one never
@@ -132,12 +136,28 @@ class Writer:
 
     def wait_copied(self, version: int, timeout_s: float) -> None:
         """Wait until nobody reads the live tensors for `version` any more. TimeoutError; CopyCancelled: as it says."""
+        self._in_slices(lambda ms: engine().ff_writer_wait_copied(self._open(), version, ms), timeout_s)
+
+    def fence(self, version: int, stream: int, timeout_s: float) -> None:
+        """Let later work on `stream` (as in begin()) change the live tensors: on the device it waits for the copy of
+        `version`, this call does not. Where all tensors are on the host, the same as wait_copied(). TimeoutError;
+        CopyCancelled.
+        """
+        self._in_slices(lambda ms: engine().ff_writer_fence_stream(self._open(), version, stream, ms), timeout_s)
+
+    def step_ended(self, version: int) -> bool:
+        """Whether the work that makes `version`, on the stream given to begin(), has run on the device."""
+        ended = ctypes.c_int32()
+        check(engine().ff_writer_step_ended(self._open(), version, ctypes.byref(ended)))
+        return bool(ended.value)
+
+    @staticmethod
+    def _in_slices(wait: Callable[[int], int], timeout_s: float) -> None:
+        """Call `wait(milliseconds)` until it says something else than that the time is up, or it is."""
         end = monotonic() + timeout_s
         while True:
             left = end - monotonic()
-            code = engine().ff_writer_wait_copied(
-                self._open(), version, int(max(0.0, min(left, _SLICE_S)) * 1000) + (left > 0)
-            )
+            code = wait(int(max(0.0, min(left, _SLICE_S)) * 1000) + (left > 0))
             if code == ETIMEOUT and left > _SLICE_S:
                 continue
             check(code)

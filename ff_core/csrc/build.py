@@ -1,9 +1,12 @@
 """Builds the copy engine's shared library with a C++17 compiler and nothing else: no torch, no CUDA, no Python headers.
 
+Where nvcc is found ($NVCC, else on the PATH, else /usr/local/cuda/bin) the gather kernel is built in too; without it
+the engine copies from CUDA devices all the same, only that many small tensors cost more.
+
     python -m ff_core.csrc.build                 # in place: ff_core/copy/_ff_engine.so
     python -m ff_core.csrc.build --out DIR/x.so --sanitize thread
 
-The compiler is $CXX, else g++, else c++. This module needs the standard library only: setup.py calls build() before
+The C++ compiler is $CXX, else g++, else c++. This module needs the standard library only: setup.py calls build() before
 anything is installed.
 """
 
@@ -22,6 +25,9 @@ SOURCE_DIR = Path(__file__).resolve().parent
 LIBRARY = SOURCE_DIR.parent / "copy" / "_ff_engine.so"
 SANITIZERS = ("address", "thread", "undefined")
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+KERNEL_IMAGE = "cuda_gather_image.inc"
+# Machine code for what is common, and PTX that the driver compiles for everything newer than the oldest it names.
+_CUDA_TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_75,code=compute_75"]
 
 
 class BuildError(RuntimeError):
@@ -36,6 +42,28 @@ def compiler() -> list[str]:
         if shutil.which(name):
             return [name]
     raise BuildError("no C++ compiler: install g++ (Debian: apt install g++) or set CXX")
+
+
+def cuda_compiler() -> list[str] | None:
+    """nvcc's command, or None if this machine has none. $NVCC set to nothing: as if it had none."""
+    if "NVCC" in os.environ:
+        return shlex.split(os.environ["NVCC"]) or None
+    found = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    return [found] if found else None
+
+
+def compile_kernels(directory: Path) -> Path | None:
+    """The gather kernel's fat binary as C initialisers in `directory`, for cuda_image.cpp; None without nvcc."""
+    nvcc = cuda_compiler()
+    if nvcc is None:
+        return None
+    binary = directory / "cuda_gather.fatbin"
+    targets = [argument for target in _CUDA_TARGETS for argument in ("-gencode", target)]
+    source = SOURCE_DIR / "cuda_gather.cu"
+    _run([*nvcc, "-std=c++17", "-O3", "-Werror", "all-warnings", "-fatbin", *targets, str(source), "-o", str(binary)])
+    out = directory / KERNEL_IMAGE
+    out.write_text(",".join(map(str, binary.read_bytes())))
+    return out
 
 
 def flags(sanitize: str | None) -> list[str]:
@@ -65,6 +93,8 @@ def sources() -> list[Path]:
 def compile_objects(files: list[Path], directory: Path, sanitize: str | None = None) -> list[Path]:
     """Compiles `files` into `directory`, several at a time; returns the object files."""
     base = [*compiler(), *flags(sanitize), f"-I{SOURCE_DIR}", "-c"]
+    if any(file.stem == "cuda_image" for file in files) and compile_kernels(directory) is not None:
+        base.append(f"-I{directory}")
     objects = [directory / f"{file.stem}.o" for file in files]
     commands = [[*base, str(file), "-o", str(obj)] for file, obj in zip(files, objects, strict=True)]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -74,7 +104,7 @@ def compile_objects(files: list[Path], directory: Path, sanitize: str | None = N
 
 def link(objects: list[Path], out: Path, sanitize: str | None = None, shared: bool = True) -> Path:
     """Links `objects` into a shared library or, with shared=False, a program. `out` appears whole or not at all."""
-    command = [*compiler(), *flags(sanitize), *(str(obj) for obj in objects)]
+    command = [*compiler(), *flags(sanitize), *(str(obj) for obj in objects), "-ldl"]
     if shared:
         command.append("-shared")
     if sanitize is None:
@@ -105,7 +135,7 @@ def is_current(library: Path = LIBRARY) -> bool:
     """Whether `library` exists and is newer than every source."""
     if not library.exists():
         return False
-    inputs = [*sources(), *SOURCE_DIR.glob("*.h"), Path(__file__)]
+    inputs = [*sources(), *SOURCE_DIR.glob("*.h"), *SOURCE_DIR.glob("*.cu"), Path(__file__)]
     return library.stat().st_mtime >= max(path.stat().st_mtime for path in inputs)
 
 

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "crc32c.h"
+#include "cuda_device.h"
 #include "error.h"
 #include "receiver.h"
 #include "writer.h"
@@ -47,9 +48,9 @@ extern "C" {
 
 const char* ff_build_info(void) {
   static const std::string text = [] {
-    char buffer[256];
-    std::snprintf(buffer, sizeof buffer, R"({"compiler": "%s", "crc32c": "%s", "cuda": null, "transports": ["tcp"]})",
-                  "gcc-compatible " __VERSION__, ff::crc32c_implementation());
+    char buffer[1024];
+    std::snprintf(buffer, sizeof buffer, R"({"compiler": "%s", "crc32c": "%s", "cuda": %s, "transports": ["tcp"]})",
+                  "gcc-compatible " __VERSION__, ff::crc32c_implementation(), ff::cuda_build_info().c_str());
     return std::string(buffer);
   }();
   return text.c_str();
@@ -97,6 +98,18 @@ int ff_writer_wait_copied(ff_writer* w, int64_t version, int64_t timeout_ms) {
 
 int ff_writer_set_window(ff_writer* w, uint64_t window_us) {
   return with(w, [&](ff::Writer& writer) { writer.set_window(window_us); });
+}
+
+int ff_writer_begin_on(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version, void* stream) {
+  return with(w, [&](ff::Writer& writer) { writer.begin(slot, epoch, version, stream); });
+}
+
+int ff_writer_fence_stream(ff_writer* w, int64_t version, void* stream, int64_t timeout_ms) {
+  return with(w, [&](ff::Writer& writer) { writer.fence_stream(version, stream, timeout_ms); });
+}
+
+int ff_writer_step_ended(ff_writer* w, int64_t version, int32_t* ended) {
+  return with(w, [&](ff::Writer& writer) { not_null(ended, "result pointer") = writer.step_ended(version); });
 }
 
 int ff_writer_check(ff_writer* w) {

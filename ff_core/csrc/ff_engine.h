@@ -31,7 +31,8 @@ enum {
   FF_EPROTO = -6,
   FF_ENOSPACE = -7,
   FF_EHALTED = -8,
-  FF_EINTERNAL = -9
+  FF_EINTERNAL = -9,
+  FF_EDEVICE = -10 /* CUDA: not there, or it reported an error */
 };
 
 const char* ff_last_error(void);
@@ -80,11 +81,12 @@ typedef struct {
   void* ptr;
   uint64_t bytes;
   uint64_t offset;
-  int32_t device; /* -1: host */
+  int32_t device; /* -1: host, else the CUDA device on which ptr lies; one device in all of a writer's segments */
   int32_t reserved;
 } ff_segment;
 
-/* Verifies all, then copies. FF_ECORRUPT: nothing was written. */
+/* Verifies all, then copies. FF_ECORRUPT: nothing was written. Segments on a CUDA device: waits until the device is
+   idle before the first byte, for what was launched may still write them, and returns when the bytes are there. */
 int ff_slot_restore(const void* base, uint32_t slot, const ff_segment* segments, size_t count);
 
 /* ---- status page: shared by one worker and its agent ---- */
@@ -132,6 +134,9 @@ int ff_writer_clear_holders(ff_writer* w);
    next version may begin, in another slot, while this one is still being sent; it must be sealed by then. FF_EINVAL: slot
    in flight, stamp not newer than the last one's, no segments; FF_ECANCELLED: a cancel is under way. */
 int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);
+/* The same for segments on a CUDA device: what is on `stream` (a CUstream; NULL: the legacy default stream) up to here
+   makes the version, the copy begins behind it on streams of the engine's own. The CPU does not wait. */
+int ff_writer_begin_on(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version, void* stream);
 /* Versions that begin from now on are to be acknowledged within so many microseconds; until then they are sent evenly,
    and not while the page's `activity` says that a collective runs. 0 (at first): as soon as possible. */
 int ff_writer_set_window(ff_writer* w, uint64_t window_us);
@@ -141,6 +146,13 @@ int ff_writer_resend(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t versio
 int ff_writer_seal(ff_writer* w, int64_t version, const void* blob, uint64_t bytes); /* copies blob; returns at once */
 /* Returns when live tensors may change again. FF_ECANCELLED: the version was cancelled (they may change, too). */
 int ff_writer_wait_copied(ff_writer* w, int64_t version, int64_t timeout_ms);
+/* Later work on `stream` may change the live tensors: it runs when they have been copied. Waits for the engine's threads
+   (until the copies are on the device's queues and host segments are read), not for the device; where all segments are
+   on the host it is wait_copied. Errors as there. */
+int ff_writer_fence_stream(ff_writer* w, int64_t version, void* stream, int64_t timeout_ms);
+/* *ended = 1: what was on the stream when `version` began has run, so the live tensors hold it. 0: not yet. Whoever
+   aborts a collective that a step is in asks before. Always 1 for host segments and for versions not in flight. */
+int ff_writer_step_ended(ff_writer* w, int64_t version, int32_t* ended);
 /* FF_OK, or why versions in flight cannot commit: FF_EIO and others for a lost holder, FF_ECORRUPT for a damaged slot. */
 int ff_writer_check(ff_writer* w);
 /* Abandons everything in flight, closes holder connections, and returns when no engine thread touches tensors, slots or

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "device_source.h"
 #include "slot.h"
 
 namespace ff {
@@ -21,6 +22,9 @@ struct Flight {
   const bool checksummed;
   std::shared_ptr<const std::vector<uint8_t>> journal;  // to be sent ahead of this version; null: unchanged
   int64_t deadline_ns = 0;  // to be acknowledged by then (monotonic clock); 0: as soon as possible
+  // Tensors on a device: where they are copied from, and when. Null: all lie on the host.
+  std::shared_ptr<DeviceSource> source;
+  std::shared_ptr<const DeviceMarks> marks;
   uint64_t stamp() const { return make_stamp(epoch, version); }
 
   // Copy thread -> sending threads.
@@ -32,6 +36,7 @@ struct Flight {
 
   // Under the writer's mutex.
   bool copied = false;  // live tensors have been read
+  bool enqueued = false;  // ... or will have been when the device's streams reach marks->copied
   bool sealed = false;
   bool own_complete = false;  // in the own slot
   bool failed = false;        // will never commit

@@ -65,8 +65,8 @@ class Output {
 }  // namespace
 
 void check_segment(const ff_segment& s, size_t index, uint64_t payload_bytes) {
-  if (s.device != -1) {
-    raise(FF_EINVAL, "segment %zu: device is %d, this build copies host memory only (device -1)", index, s.device);
+  if (s.device < -1) {
+    raise(FF_EINVAL, "segment %zu: device is %d, allowed are -1 (host memory) and CUDA devices from 0", index, s.device);
   }
   if (s.bytes > payload_bytes || s.offset > payload_bytes - s.bytes) {
     raise(FF_EINVAL, "segment %zu: %llu bytes at offset %llu, the payload has %llu bytes", index, ull{s.bytes},
@@ -81,7 +81,14 @@ SegmentMap::SegmentMap(const ff_segment* segments, size_t count, const Geometry&
   segments_.reserve(count);
   for (size_t i = 0; i < count; ++i) {
     check_segment(segments[i], i, geometry.payload_bytes());
-    if (segments[i].bytes > 0) segments_.push_back(segments[i]);
+    if (segments[i].bytes == 0) continue;
+    segments_.push_back(segments[i]);
+    if (segments[i].device == -1) continue;
+    if (device_ >= 0 && segments[i].device != device_) {
+      raise(FF_EINVAL, "segment %zu: device is %d, others are on device %d; one rank's state may lie on one device",
+            i, segments[i].device, device_);
+    }
+    device_ = segments[i].device;
   }
   std::sort(segments_.begin(), segments_.end(),
             [](const ff_segment& a, const ff_segment& b) { return a.offset < b.offset; });

@@ -1,11 +1,26 @@
 // The C interface of slots.
 #include <cstring>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
 
+#include "cuda_device.h"
+#include "device_restore.h"
 #include "error.h"
 #include "segments.h"
 #include "slot.h"
 
 namespace ff {
+namespace {
+
+void verify_all(const SlotView& slot, const SlotRecord& record, Crew& crew) {
+  slot.verify_head(record);
+  crew.start(slot.filled_chunks(record), [&](uint32_t chunk, unsigned) { slot.verify_chunk(record, chunk); });
+  crew.finish();
+}
+
+}  // namespace
 
 void restore(const ArenaView& arena, uint32_t index, const ff_segment* segments, size_t count) {
   const SlotView slot(arena, index);
@@ -22,10 +37,20 @@ void restore(const ArenaView& arena, uint32_t index, const ff_segment* segments,
             static_cast<unsigned long long>(segments[i].offset + segments[i].bytes));
     }
   }
-  slot.verify();  // all of it, before the first live byte changes
+  std::map<int, std::pair<std::unique_ptr<Device>, std::vector<ff_segment>>> devices;
   for (size_t i = 0; i < count; ++i) {
-    if (segments[i].bytes > 0) std::memcpy(segments[i].ptr, slot.payload() + segments[i].offset, segments[i].bytes);
+    if (segments[i].bytes == 0 || segments[i].device == -1) continue;
+    auto& [device, list] = devices[segments[i].device];
+    if (device == nullptr) device = open_cuda_device(segments[i].device);
+    list.push_back(segments[i]);
   }
+  Crew crew("ff-restore", crew_size());
+  verify_all(slot, record, crew);  // before the first live byte changes
+  for (size_t i = 0; i < count; ++i) {
+    if (segments[i].bytes == 0 || segments[i].device != -1) continue;
+    std::memcpy(segments[i].ptr, slot.payload() + segments[i].offset, segments[i].bytes);
+  }
+  for (auto& [index, one] : devices) upload_segments(*one.first, slot.payload(), one.second, crew);
 }
 
 }  // namespace ff

@@ -52,9 +52,14 @@ void Writer::check_idle(const char* what) const {
 void Writer::set_segments(const ff_segment* segments, size_t count) {
   const std::lock_guard<std::mutex> control(control_);
   auto map = std::make_unique<const SegmentMap>(segments, count, arena_.geometry());
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check_idle("set_segments");
+  }
+  auto source = open_source(*map);
   const std::lock_guard<std::mutex> lock(mutex_);
-  check_idle("set_segments");
   segments_ = std::move(map);
+  source_.swap(source);
 }
 
 void Writer::add_holder(int fd) {
@@ -130,13 +135,17 @@ void Writer::launch(const std::shared_ptr<Flight>& flight) {
   changed_.notify_all();
 }
 
-void Writer::begin(uint32_t slot, uint64_t epoch, int64_t version) {
+void Writer::begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
   check_launch(slot, epoch, version);
   if (segments_ == nullptr) raise(FF_EINVAL, "begin: no segments are set");
   auto flight = std::make_shared<Flight>(slot, epoch, version, false, checksum_);
   attach_journal(*flight);
   if (window_ns_ > 0) flight->deadline_ns = monotonic_ns() + window_ns_;
+  if (source_ != nullptr) {
+    flight->source = source_;
+    flight->marks = source_->mark(stream);
+  }
   SlotView(arena_, slot).begin(epoch, version);
   launch(flight);
 }
@@ -178,17 +187,23 @@ void Writer::seal(int64_t version, const void* blob, uint64_t bytes) {
 }
 
 void Writer::wait_copied(int64_t version, int64_t timeout_ms) {
+  await_flight(version, timeout_ms, "wait_copied", [](const Flight&) { return false; });
+}
+
+std::shared_ptr<Flight> Writer::await_flight(int64_t version, int64_t timeout_ms, const char* what,
+                                             bool (*enough)(const Flight&)) {
   const Deadline deadline = Deadline::after_ms(timeout_ms);
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     const auto flight = find(version);
-    if (flight != nullptr && (flight->copied || flight->failed)) return;
-    if (flight == nullptr && version >= 0 && version <= committed_version_) return;
+    if (flight != nullptr && (flight->copied || flight->failed)) return nullptr;
+    if (flight != nullptr && enough(*flight)) return flight;
+    if (flight == nullptr && version >= 0 && version <= committed_version_) return nullptr;
     if (flight == nullptr && was_cancelled(version)) {
       raise(FF_ECANCELLED, "version %lld was cancelled", static_cast<long long>(version));
     }
     if (flight == nullptr)
-      raise(FF_EINVAL, "wait_copied: version %lld was never begun", static_cast<long long>(version));
+      raise(FF_EINVAL, "%s: version %lld was never begun", what, static_cast<long long>(version));
     if (deadline.passed()) {
       raise(FF_ETIMEOUT, "version %lld was not copied within %lld ms", static_cast<long long>(version),
             static_cast<long long>(timeout_ms));

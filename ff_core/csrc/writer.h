@@ -11,6 +11,9 @@
 #include <thread>
 #include <vector>
 
+#include "crew.h"
+#include "cuda_device.h"
+#include "device_source.h"
 #include "fd.h"
 #include "flight.h"
 #include "holder.h"
@@ -28,10 +31,12 @@ class Writer final : public LinkOwner {
   void set_segments(const ff_segment* segments, size_t count);
   void add_holder(int fd);
   void clear_holders();
-  void begin(uint32_t slot, uint64_t epoch, int64_t version);
+  void begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream stream = nullptr);
   void resend(uint32_t slot, uint64_t epoch, int64_t version);
   void seal(int64_t version, const void* blob, uint64_t bytes);
   void wait_copied(int64_t version, int64_t timeout_ms);
+  void fence_stream(int64_t version, DeviceStream stream, int64_t timeout_ms);
+  bool step_ended(int64_t version);
   void check();
   void cancel();
   void set_window(uint64_t window_us);
@@ -48,17 +53,23 @@ class Writer final : public LinkOwner {
   void check_idle(const char* what) const;  // under mutex_
   void wake_links();                        // under mutex_
   std::shared_ptr<Flight> find(int64_t version) const;
+  // Waits until `enough` of the flight or until it is copied. Null: nothing reads its live tensors any more.
+  std::shared_ptr<Flight> await_flight(int64_t version, int64_t timeout_ms, const char* what,
+                                       bool (*enough)(const Flight&));
   bool was_cancelled(int64_t version) const { return version > committed_version_ && version <= cancelled_version_; }
 
   // The copy thread (writer_copy.cpp).
   void run_copies() noexcept;
   std::shared_ptr<Flight> next_work() const;  // under mutex_
   void work_on(Flight& flight, std::unique_lock<std::mutex>& lock);
-  bool copy(Flight& flight);  // false: cancelled
+  bool copy(Flight& flight);              // false: cancelled
+  bool copy_from_device(Flight& flight);  // likewise (writer_device.cpp)
   void verify(Flight& flight);
   void complete(Flight& flight);
   void fail(Flight& flight, const Error& error);  // under mutex_
   void advance(Flight& flight, uint32_t ready);
+
+  std::shared_ptr<DeviceSource> open_source(const SegmentMap& segments);
 
   const ArenaView arena_;
   ff_status_page* const page_;
@@ -73,6 +84,10 @@ class Writer final : public LinkOwner {
   std::deque<std::shared_ptr<Flight>> flights_;  // oldest first
   std::vector<std::unique_ptr<HolderLink>> links_;
   std::unique_ptr<const SegmentMap> segments_;
+  std::shared_ptr<DeviceArena> device_arena_;  // under control_; null: no segment was ever on a device
+  std::shared_ptr<DeviceSource> source_;       // null: no segment is
+  std::unique_ptr<Crew> crew_;                 // made before the first source, used by the copy thread
+  uint64_t crew_cpu_ns_ = 0;                   // counted so far
   uint64_t journal_sequence_ = 0;  // what the current holders have
   uint64_t last_stamp_ = 0;
   int64_t committed_version_ = -1;

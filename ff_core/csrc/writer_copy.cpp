@@ -70,6 +70,7 @@ void Writer::advance(Flight& flight, uint32_t ready) {
 }
 
 bool Writer::copy(Flight& flight) {
+  if (flight.source != nullptr) return copy_from_device(flight);
   const Geometry& geometry = arena_.geometry();
   const SlotView slot(arena_, flight.slot);
   for (uint32_t chunk = 0; chunk < geometry.chunks(); ++chunk) {

@@ -155,7 +155,7 @@ def test_segments_of_restore_are_checked() -> None:
         for segment, message in [
             ((address, 100, 9_901, -1), "segment 0: 100 bytes at offset 9901, the payload has 10000 bytes"),
             ((0, 100, 0, -1), "null pointer"),
-            ((address, 100, 0, 3), "device is 3"),
+            ((address, 100, 0, -3), "device is -3"),
         ]:
             with pytest.raises(EngineError, match=message):
                 rig.own.restore(0, [segment])

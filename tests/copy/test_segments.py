@@ -67,7 +67,9 @@ def test_ten_thousand_fragments() -> None:
         ([(1 << 20, 2**63, 0, -1)], "segment 0: 9223372036854775808 bytes"),
         ([(1 << 20, 10, 2**64 - 5, -1)], "segment 0: 10 bytes at offset 18446744073709551611"),
         ([(0, 10, 0, -1)], "segment 0: 10 bytes at a null pointer"),
-        ([(1 << 20, 10, 0, 0)], "segment 0: device is 0, this build copies host memory only"),
+        ([(1 << 20, 10, 0, -2)], r"segment 0: device is -2, allowed are -1 \(host memory\) and CUDA devices from 0"),
+        ([(1 << 20, 10, 0, 1), (1 << 20, 10, 64, 0)], "segment 1: device is 0, others are on device 1"),
+        ([(1 << 20, 10, 0, 1000)], "CUDA device 1000: (this process sees|the CUDA driver's library cannot be loaded)"),
         (
             [(1 << 20, 10, 50, -1), (1 << 20, 10, 41, -1)],
             "overlap: 10 bytes at offset 41 and 10 bytes at offset 50",

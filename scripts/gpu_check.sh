@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go: builds the copy engine, runs its device tests on the GPU (and on the stand-in),
+# measures, and leaves gpu.json. Needs python3 with torch and pytest, g++, nvcc; no network; under 8 minutes.
+#
+#   scripts/gpu_check.sh [DIRECTORY]      gpu.json and the logs go there (default: out/gpu)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-out/gpu}
+mkdir -p "$out"
+export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1 PATH="$PATH:/usr/local/cuda/bin"
+failed=0
+
+echo "== machine"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
+python3 -c 'import os, torch; print("torch", torch.__version__, "CUDA", torch.version.cuda, "cores", os.cpu_count())'
+
+echo "== build"
+time python3 -m ff_core.csrc.build
+python3 -c 'import ff_core; print(ff_core.build_info())'
+
+echo "== tests"
+python3 -m pytest -q -p no:cacheprovider tests/copy/test_device.py tests/state/test_device.py 2>&1 | tee "$out/tests.log" || failed=1
+
+echo "== measurements"
+python3 scripts/bench_gpu.py --json "$out/gpu.json" 2>&1 | tee "$out/bench.log" || failed=1
+exit "$failed"
