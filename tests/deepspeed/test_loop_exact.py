@@ -34,7 +34,7 @@ LAYOUTS: dict[str, Case] = {
 
 # In front of each collective once, two of them in each iteration from the second on.
 EVERY_COLLECTIVE = [[2 + number // 2, number] for number in range(40)]
-ITERATIONS = 16
+ITERATIONS = 10
 
 
 @pytest.mark.parametrize("group", range(4))

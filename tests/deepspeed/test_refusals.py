@@ -31,6 +31,7 @@ MISUSES = {
     "with outside": r"belongs once into the body",
     "second engine": r"has a protected engine already; one engine per process",
     "no engine": r"batches\(engine=list\): allowed: the engine of deepspeed\.initialize",
+    "own error": r"^ValueError: the script's own$",
     "limit": r"batches\(limit=-1\): allowed: a whole number >= 0, or None",
 }
 
@@ -44,10 +45,13 @@ def test_what_cannot_be_protected_is_refused(run_cases: Callable[..., Any]) -> N
 
 def test_wrong_loops_are_explained(run_cases: Callable[..., Any]) -> None:
     cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, "misuse": how} for how in MISUSES]
-    results = run_cases([*cases, {"stage": 1, "dtype": "bf16", "misuse": "nothing"}], world=1)
+    right = [{"stage": 1, "dtype": "bf16", "misuse": how} for how in ("break", "nothing")]
+    results = run_cases([*cases, *right], world=1)
     for (how, pattern), (result,) in zip(MISUSES.items(), results, strict=False):
         assert re.search(pattern, result["error"]), f"{how}: {result['error']}"
-    assert results[-1][0]["error"] == ""
+    # A loop that is left by `break` is over like any other: its last iteration is sealed, everybody is waited for.
+    assert results[-2][0] == {"error": "", "finished": 1, "steps": 1, "slots": 2}
+    assert results[-1][0] == {"error": "", "finished": 1, "steps": 4, "slots": 2}
 
 
 def test_checkpoints_on_disk_every_period(run_cases: Callable[..., Any], tmp_path: Path) -> None:

@@ -42,6 +42,28 @@ def test_interrupted_calls_are_made_again(run_cases: Callable[..., Any]) -> None
     assert results[2][0]["recovered"] != results[1][0]["recovered"]
 
 
+def test_loop_by_steps_with_deepspeeds_loader_and_checkpoints(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    case = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 8, "directory": str(tmp_path / "disk")}
+    saved = str(tmp_path / "slot")
+    plan = [[2, 0], [3, 5], [4, 7], [4, 8], [6, 9], [6, 11], [7, 6]]
+    reference, broken, further, _, rest = run_cases(
+        [
+            {**case, "protected": False},
+            {**case, "plan": plan},
+            {**case, "plan": plan, "behind": 1},
+            {**case, "save_at": 4, "save_to": saved},
+            {**case, "resume_from": saved},
+        ]
+    )
+    same(reference, broken)
+    same(reference, further)
+    assert len(broken[0]["recovered"]) >= 6
+    for rank in range(2):
+        # Version 4 was saved to disk by the script itself: its client state is known without a registered function.
+        assert rest[rank]["digest"] == reference[rank]["digest"]
+        assert rest[rank]["losses"] == {k: v for k, v in reference[rank]["losses"].items() if int(k) > 4}
+
+
 def test_own_loss_voids_the_iteration_and_the_loader_repeats_its_batches(run_cases: Callable[..., Any]) -> None:
     case = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 8, "own_loss": True}
     plan = [[3, 0], [5, 4]]

@@ -154,6 +154,31 @@ def train_unmodified(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
     return {"losses": losses, "digest": digest(engine), "collectives": interrupter.count, "steps_seen": seen[-1:]}
 
 
+def train_by_steps(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
+    """The other usual style: a number of steps, DeepSpeed's own loader begun again and again, checkpoints between."""
+    from deepspeed.runtime.dataloader import RepeatingLoader
+
+    data = Noisy(4 * world * 3)  # three steps to an epoch
+    source = iter(RepeatingLoader(engine.deepspeed_io(data, num_local_io_workers=case.get("workers", 0))))
+    losses: dict[int, float] = {}
+    _, client_state = engine.load_checkpoint("nowhere")
+    first = client_state["step"] if client_state else 0
+    dtype = next(engine.module.parameters()).dtype
+    for step in range(first, case["iterations"]):
+        interrupter.begin(engine.global_steps + 1)
+        batch = next(source)
+        loss = engine(batch["x"].to(dtype), batch["y"])
+        engine.backward(loss)
+        engine.step()
+        gathered: list[Any] = [None] * world
+        torch.distributed.all_gather_object(gathered, loss.item())
+        losses[step + 1] = sum(gathered)
+        if (step + 1) % 2 == 0:
+            engine.save_checkpoint(case["directory"], client_state={"step": step + 1})
+    interrupter.running = False
+    return {"losses": losses, "digest": digest(engine), "collectives": interrupter.count, "steps_seen": []}
+
+
 def misuse(engine: Any, how: str) -> None:
     """Loops that are written wrongly."""
     loader = [torch.ones(4, 16, dtype=next(engine.module.parameters()).dtype)] * 4
@@ -172,8 +197,12 @@ def misuse(engine: Any, how: str) -> None:
             if how == "with twice":
                 with ff_deepspeed.iteration():
                     micro_step(batches[0])
+            if how == "own error":
+                raise ValueError("the script's own")
             for _ in range({"no step": 0, "two steps": 2}.get(how, 1)):
                 micro_step(batches[0])
+        if how == "break":
+            break
     if how == "with outside":
         with ff_deepspeed.iteration():
             pass
@@ -221,11 +250,11 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
             failover.seal = sealing
     if "misuse" in case:
         misuse(engine, case["misuse"])
-        return {"error": ""}
+        return {"error": "", "finished": failover.finished, "steps": engine.global_steps, "slots": len(failover.slots)}
     if "persist" in case:
         result = train_with_checkpoints(engine, case, failover)
     elif case.get("unmodified"):
-        result = train_unmodified(engine, case)
+        result = train_by_steps(engine, case) if "directory" in case else train_unmodified(engine, case)
     else:
         result = train(engine, case, failover)
     if case.get("unmodified") and failover is not None:
