@@ -51,9 +51,10 @@ def main(words: Sequence[str] | None = None) -> int:
         Bench(arguments, results, console).run()
     except (FailoverError, OSError) as error:
         results["error"] = str(error)
-        console.print(f"bench_recovery: error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
     except KeyboardInterrupt:
         results["error"] = "interrupted"
+    if "error" in results:
+        console.print(f"error: {results['error']}", style="red", highlight=False, markup=False, soft_wrap=True)
     text = json.dumps(results, indent=2)
     (arguments.out / "results.json").write_text(text + "\n")
     print_results(results, console)

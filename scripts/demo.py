@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def main(words: Sequence[str] | None = None) -> int:
             report["error"] = str(error)
         except KeyboardInterrupt:
             report["error"] = "interrupted"
+        except Exception:  # a mistake of this script's: the record must not be lost for it
+            report["error"] = traceback.format_exc()
     return conclude(screen, out, report)
 
 
@@ -125,7 +128,7 @@ class Killer:
         for event in self.watch.update():
             self._tell(event)
         watch = self.watch
-        ready = all(watch.spares.get(node, 0) for node in range(CLUSTER.nodes)) or watch.w >= self.at_latest
+        ready = all(watch.spares.get(node, 0) > 0 for node in range(CLUSTER.nodes)) or watch.w >= self.at_latest
         if self.killed_at is None and watch.failovers and watch.w >= self.not_before and ready:
             self.killed_at = time.time()
             os.kill(watch.pids[FIRST], signal.SIGKILL)

@@ -39,7 +39,7 @@ class Watch:
     """State of a protected job in `directory`, put together from its events. Call `update()`, then look.
 
     pids: rank -> the process that plays it.  agents: node -> its agent's process.
-    spares: node -> number of spares ready to take over.  w: newest version safe on every rank, -1 if none.
+    spares: node -> number of spares ready to take over (-1: one did before it was ready).  w: newest version safe on every rank, -1 if none.
     failovers: their events, in order; recovering: one is under way.
     stats: rank -> its newest `rank_stats` event.  ended: the exit code, in the end.
     """
@@ -63,7 +63,8 @@ class Watch:
             if kind == "worker_start":
                 self.pids[event["rank"]] = event["pid"]
                 if event["warm"]:
-                    self.spares[event["node"]] -= 1
+                    # One that takes over while it gets ready says that it is ready all the same, later.
+                    self.spares[event["node"]] = self.spares.get(event["node"], 0) - 1
             elif kind == "node_start":
                 self.agents[event["node"]] = event["pid"]
             elif kind == "spare_ready":

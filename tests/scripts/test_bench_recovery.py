@@ -71,6 +71,14 @@ def test_watch_knows_who_plays_what_and_which_spares_wait(tmp_path: Path) -> Non
     assert (watch.recovering, len(watch.failovers), watch.ended) == (False, 1, 1)
 
 
+def test_a_spare_that_takes_over_before_it_is_ready_does_not_count(tmp_path: Path) -> None:
+    path, watch = tmp_path / "events.jsonl", Watch(tmp_path)
+    append(path, {"kind": "worker_start", "t": 4.0, "rank": 0, "pid": 12, "node": 1, "warm": True})
+    append(path, {"kind": "spare_ready", "t": 5.0, "node": 1})
+    watch.update()
+    assert watch.spares == {1: 0}
+
+
 def test_numbers() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "low": 1.0, "high": 3.0, "n": 3, "values": [3.0, 1.0, 2.0]}
     assert medians([{"a": 1.0, "b": 5.0}, {"a": 3.0}]) == {"a": 2.0}
