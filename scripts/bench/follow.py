@@ -39,7 +39,8 @@ class Watch:
     """State of a protected job in `directory`, put together from its events. Call `update()`, then look.
 
     pids: rank -> the process that plays it.  agents: node -> its agent's process.
-    spares: node -> number of spares ready to take over (-1: one did before it was ready).  w: newest version safe on every rank, -1 if none.
+    spares: node -> number of spares ready to take over (-1: one did before it was ready).
+    w: newest version safe on every rank, -1 if none.
     failovers: their events, in order; recovering: one is under way.
     stats: rank -> its newest `rank_stats` event.  ended: the exit code, in the end.
     """
