@@ -13,7 +13,7 @@
 
 namespace ff {
 
-constexpr uint64_t kStagingBytes = 32 << 20;  // one gather, or less
+constexpr uint64_t kStagingBytes = 64 << 20;  // one gather, or less; half as much disturbs training more
 
 struct DeviceOperation {
   uint64_t offset;       // in the payload
