@@ -104,6 +104,12 @@ class FailoverConfig(_Strict):
     transport: Literal["auto", "tcp"] = _field(
         "auto", '"auto" or "tcp"', "How replicas travel. auto: the fastest there is."
     )
+    pacing: bool = _field(
+        False,
+        "true or false",
+        "Send a version evenly until the next optimizer step is expected, and not while collectives run; false: at "
+        "once.",
+    )
     checksum: bool = _field(
         True,
         "true or false",

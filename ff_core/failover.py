@@ -166,6 +166,8 @@ class Failover:
         self.replicator.connect(message["holders"], self.epoch)
         if self.rank == 0:
             print(describe(self.plan, self.protection), file=sys.stderr, flush=True)
+            if message["holders"]:
+                print(f"fftrain: replicas travel by {self.replicator.transport}", file=sys.stderr, flush=True)
         self.replicator.keep_blob(0, blob)
         self.fence.resume(0, self.replicator.recommit)
         self.link.send("training", rank=self.rank)
@@ -206,6 +208,7 @@ class Failover:
                 "ask the loop for the next batches (or call seal()) between steps"
             )
         started = time.perf_counter()
+        self.replicator.window.gate()
         self._gate.pass_(self.version + 1, self._scheduled(self.version + 1))
         self.fence.enter_step()
         self._blocked += time.perf_counter() - started
@@ -310,6 +313,12 @@ class Failover:
             "bytes_copied": engine.bytes_copied,
             "bytes_sent": engine.bytes_sent,
             "engine_cpu_s": engine.cpu_ns / 1e9,
+            "send_s": engine.send_ns / 1e9,
+            "send_bytes_per_s": engine.bytes_sent * 1e9 / engine.send_ns if engine.send_ns else 0.0,
+            "yielded_s": engine.yielded_ns / 1e9,
+            "paced_s": engine.paced_ns / 1e9,
+            "deadlines": engine.deadlines,
+            "deadlines_missed": engine.deadlines_missed,
         }
 
     # ---- fault injection and reports --------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from ff_core.control.auth import connect_data
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
 from ff_core.copy.stamps import epoch_of, version_of
+from ff_core.copy.transports import choose
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
+from ff_core.pacing import CopyWindow
 from ff_core.replica.store import slot_with
 from ff_core.state.device import device_of, step_stream
 from ff_core.state.razor import Plan
@@ -38,6 +40,8 @@ class Replicator:
     ) -> None:
         self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
         self.arena = arena
+        self.transport = choose(config.transport)
+        self._pacing, self.window = config.pacing, CopyWindow()
         self._writer = Writer(
             arena,
             page=page,
@@ -69,7 +73,9 @@ class Replicator:
         """Start copying the live tensors as `version`, which what the current CUDA stream (if they lie on a device) has
         been given so far makes. Returns at once."""
         slot = self._slot_for(version)
+        self._writer.set_window(self.window.seconds() if self._pacing else 0.0)
         self._writer.begin(slot, self._epoch, version, step_stream(self._device))
+        self.window.begun()
         self.newest, self._newest_slot = version, slot
 
     def seal(self, version: int, blob: bytes) -> None:
@@ -178,6 +184,7 @@ class Replicator:
 
     def cancel(self) -> None:
         """Stop and join everything that reads live tensors, slots or sockets."""
+        self.window.forget()
         self._writer.cancel()
 
     def close(self) -> None:
