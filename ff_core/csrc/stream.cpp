@@ -5,7 +5,6 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
-#include <cstdlib>
 #include <mutex>
 
 namespace ff {
@@ -21,20 +20,6 @@ void set_timeout(int fd, int option, int ms) {
   const timeval slice{ms / 1000, (ms % 1000) * 1000};
   if (::setsockopt(fd, SOL_SOCKET, option, &slice, sizeof slice) != 0)
     raise_errno(errno, "setsockopt on descriptor %d", fd);
-}
-
-// Room for several chunks on their way. Only where the system's limit allows for it: a smaller size would end the
-// kernel's own tuning and make things worse.
-void widen(int fd, int option, const char* limit_file) {
-  constexpr int kWanted = 4 << 20;
-  static constexpr int kAsDoubled = 2 * kWanted;
-  char text[32] = "";
-  const UniqueFd file(::open(limit_file, O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0 || ::read(file.get(), text, sizeof text - 1) <= 0 || std::atoll(text) < kWanted) return;
-  int now = 0;
-  socklen_t size = sizeof now;
-  if (::getsockopt(fd, SOL_SOCKET, option, &now, &size) != 0 || now >= kAsDoubled) return;
-  ::setsockopt(fd, SOL_SOCKET, option, &kWanted, sizeof kWanted);  // a matter of speed only
 }
 
 }  // namespace
@@ -53,8 +38,6 @@ Stream::Stream(UniqueFd owned) : fd_(std::move(owned)) {
   set_timeout(fd, SO_RCVTIMEO, 0);
   const int on = 1;
   ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // fails on AF_UNIX, which needs it not
-  widen(fd, SO_SNDBUF, "/proc/sys/net/core/wmem_max");
-  widen(fd, SO_RCVBUF, "/proc/sys/net/core/rmem_max");
   forked::remember(fd);
 }
 
