@@ -16,6 +16,7 @@ from typing import Any
 from ff_core.copy.arena import ArenaLayout, SlotInfo, SlotState
 from ff_core.copy.stamps import stamp
 from ff_core.errors import CorruptSlotError
+from ff_core.pacing import CopyWindow
 from ff_core.replicator import Replicator
 
 History = tuple[int, ...]  # the epochs in which the iterations were made that led to a version: its lineage
@@ -173,7 +174,10 @@ class SimWriter:
         flight.stage = dict.fromkeys(range(len(self.links)), 0)
         self.flights.append(flight)
 
-    def begin(self, slot: int, epoch: int, version: int) -> None:
+    def set_window(self, seconds: float) -> None:
+        assert seconds == 0.0, "pacing is off"
+
+    def begin(self, slot: int, epoch: int, version: int, stream: int) -> None:
         self._launch(Flight(slot, epoch, version))
         self.arena.begin(slot, epoch, version)
 
@@ -273,6 +277,8 @@ class SimReplicator(Replicator):
         self.newest = self._newest_slot = -1
         self._epoch = 0
         self._blobs = {}
+        self._pacing, self.window = False, CopyWindow()
+        self._device = None
         self.sim = writer
 
     def _connect_all(self) -> None:
