@@ -4,14 +4,12 @@ job."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.jobs import ENV, Job, fftrain
+from tests.e2e.jobs import Job, fftrain, torchrun
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "train_gpt.py")
@@ -33,9 +31,7 @@ def results(out: Path) -> dict[int, Any]:
 
 def uninterrupted(out: Path, config: str, *extra: str) -> dict[int, Any]:
     out.mkdir(parents=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", "--standalone"]
-    command = [*torchrun, *words(out, config, *extra)]
-    done = subprocess.run(command, env=ENV, text=True, capture_output=True, timeout=240, check=False)
+    done = torchrun(words(out, config, *extra))
     assert done.returncode == 0, done.stderr[-3000:]
     return results(out)
 
