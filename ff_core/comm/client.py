@@ -39,7 +39,8 @@ class StoreClient:
             except Exception:  # the first use meets it again, in a thread that can report it
                 return
 
-        threading.Thread(target=connect, name="ff-store", daemon=True).start()
+        # Not a daemon: a script that ends at once must not tear the interpreter down under torch's C++.
+        threading.Thread(target=connect, name="ff-store").start()
 
     def get(self) -> dist.Store:
         """The connected store. Never block on it: others use it too. Raises what `connect_store` raises."""

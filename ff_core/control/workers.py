@@ -90,6 +90,7 @@ class Workers:
         self._on_message, self._on_commit, self._on_exit = on_message, on_commit, on_exit
         self.by_uid: dict[str, Worker] = {}
         self.restart = 0
+        self._ending = False
         self._waiting: set[asyncio.Task[None]] = set()
 
     def of_rank(self, rank: int) -> Worker | None:
@@ -168,7 +169,7 @@ class Workers:
         code = await worker.process.wait()
         at = time.time()
         worker.gone = True
-        if code != 0:  # whatever it forked (DataLoader workers) holds sockets of the job open
+        if code != 0 or self._ending:  # whatever it forked (DataLoader workers) holds sockets of the job open
             worker.process.kill_group(signal.SIGKILL)
         self.by_uid.pop(worker.uid, None)
         try:
@@ -184,6 +185,7 @@ class Workers:
 
     async def end_all(self, grace_s: float) -> None:
         """SIGTERM, then SIGKILL after grace_s; returns when all are reaped."""
+        self._ending = True
         for worker in list(self.by_uid.values()):
             worker.process.kill_group(signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
         deadline = time.monotonic() + grace_s
@@ -193,3 +195,4 @@ class Workers:
             worker.process.kill_group(signal.SIGKILL)
         while self._waiting:
             await asyncio.wait(list(self._waiting))
+        self._ending = False
