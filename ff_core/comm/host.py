@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ff_core.activity import ACTIVITY_COLLECTIVE, ACTIVITY_USER
+
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-ACTIVITY_USER = 0  # values of the status page's `activity` word, see csrc/ff_engine.h
-ACTIVITY_COLLECTIVE = 1
+__all__ = ["ACTIVITY_COLLECTIVE", "ACTIVITY_USER", "CommHost"]
 
 
 class CommHost(Protocol):

@@ -14,7 +14,6 @@ import os
 import select
 import socket
 import threading
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -212,8 +211,3 @@ class AgentEnd:
             for fd in fds:
                 os.close(fd)
         self._queue.clear()
-
-
-def monotonic_s() -> float:
-    """Seconds on the clock all processes of one machine share."""
-    return time.clock_gettime(time.CLOCK_MONOTONIC)

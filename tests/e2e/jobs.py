@@ -124,6 +124,11 @@ def pid_of(out: Path, rank: int) -> int:
     return [event for event in read_events(out) if event["kind"] == "worker_start" and event["rank"] == rank][-1]["pid"]
 
 
+def agent_pid(out: Path, node: int) -> int:
+    """The process of the agent of `node`."""
+    return next(event["pid"] for event in read_events(out) if event["kind"] == "node_start" and event["node"] == node)
+
+
 def _family(pid: int) -> list[int]:
     import psutil
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.e2e.jobs import committed, fftrain, pid_of, read_events, toy, wait_for
+from tests.e2e.jobs import agent_pid, committed, fftrain, pid_of, toy, wait_for
 
 NODES = ("--emulate-nodes", "2")
 
@@ -60,8 +60,7 @@ def test_loss_of_everything_is_unrecoverable_and_says_so(tmp_path: Path) -> None
 
     def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
         wait_for(out, committed(3))
-        agent = next(e["pid"] for e in read_events(out) if e["kind"] == "node_start" and e["node"] == 1)
-        os.kill(agent, signal.SIGKILL)
+        os.kill(agent_pid(out, 1), signal.SIGKILL)
 
     job = fftrain(
         tmp_path,

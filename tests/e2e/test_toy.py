@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.jobs import Job, committed, fftrain, pid_of, read_events, reference, toy, wait_for
+from tests.e2e.jobs import Job, agent_pid, committed, fftrain, pid_of, reference, toy, wait_for
 
 NODES = ("--emulate-nodes", "2")
 
@@ -58,12 +58,7 @@ def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: Job) -> None:
 def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
     def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
         wait_for(out, committed(6))
-        agent = next(
-            event["pid"]
-            for event in wait_for(out, lambda events: events)
-            if event["kind"] == "node_start" and event["node"] == 1
-        )
-        os.kill(agent, signal.SIGKILL)
+        os.kill(agent_pid(out, 1), signal.SIGKILL)
 
     job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, meanwhile=kill_agent)
     assert_same(job, uninterrupted)
@@ -159,9 +154,7 @@ def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: Job
 
     def freeze(out: Path, process: subprocess.Popen[str]) -> None:
         wait_for(out, committed(6))
-        frozen.extend(
-            event["pid"] for event in read_events(out) if event["kind"] == "node_start" and event["node"] == 1
-        )
+        frozen.append(agent_pid(out, 1))
         os.kill(frozen[0], signal.SIGSTOP)
 
     job = fftrain(
