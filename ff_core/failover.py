@@ -345,6 +345,8 @@ class Failover:
         self.link.send("persisted", rank=self.rank, path=str(path), version=version)
 
     def close(self) -> None:
-        """The process ends: join the engine's threads."""
+        """The process ends: join the engine's threads and the one that may still connect to the store."""
+        if self.registry is not None:
+            self.registry.client.close()
         if self.replicator is not None:
             self.replicator.close()

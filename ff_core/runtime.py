@@ -33,19 +33,21 @@ class Host:
         """See CommHost."""
         return self._owner.epoch
 
-    def connect_store(self) -> dist.Store:
-        """A new connection to the store that the launcher hosts."""
+    def connect_store(self, timeout_s: float) -> dist.Store:
+        """See CommHost: a connection to the store that the launcher hosts."""
         from datetime import timedelta
 
         import torch.distributed as dist
 
-        return dist.TCPStore(
+        store = dist.TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
             wait_for_workers=False,
-            timeout=timedelta(seconds=_STORE_TIMEOUT_S),
+            timeout=timedelta(seconds=timeout_s),
         )
+        store.set_timeout(timedelta(seconds=_STORE_TIMEOUT_S))
+        return store
 
     def halted(self) -> int | None:
         return self._owner.fence.halted()

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .host import CommHost
 
 POLL_MIN_S, POLL_MAX_S = 0.0002, 0.01
-_RENDEZVOUS_TIMEOUT = timedelta(seconds=300)  # of a `get` that names none; torch's own default
+STORE_TIMEOUT_S = 300.0  # torch's own default
+_RENDEZVOUS_TIMEOUT = timedelta(seconds=STORE_TIMEOUT_S)  # of a `get` that names none
+_EARLY_TIMEOUT_S = 2.0
 
 
 class StoreClient:
@@ -29,32 +31,39 @@ class StoreClient:
         self._host = host
         self._lock = threading.Lock()
         self._store: dist.Store | None = None
+        self._early: threading.Thread | None = None
 
     def connect_early(self) -> None:
         """Begins to connect. A failure is not reported here: the first use tries again."""
 
         def connect() -> None:
             try:
-                self.get()
+                self.get(_EARLY_TIMEOUT_S)
             except Exception:  # the first use meets it again, in a thread that can report it
                 return
 
-        # Not a daemon: a script that ends at once must not tear the interpreter down under torch's C++.
-        threading.Thread(target=connect, name="ff-store").start()
+        self._early = threading.Thread(target=connect, name="ff-store", daemon=True)
+        self._early.start()
 
-    def get(self) -> dist.Store:
+    def get(self, timeout_s: float = STORE_TIMEOUT_S) -> dist.Store:
         """The connected store. Never block on it: others use it too. Raises what `connect_store` raises."""
         with self._lock:
             if self._store is None:
-                self._store = self._host.connect_store()
+                self._store = self._host.connect_store(timeout_s)
             return self._store
 
     def another(self) -> dist.Store:
         """A connection of the caller's own, for those whose C++ blocks on it from threads of its own (NCCL)."""
-        return self._host.connect_store()
+        return self._host.connect_store(STORE_TIMEOUT_S)
 
     def close(self) -> None:
-        """Drops the connection; the next use opens another."""
+        """Drops the connection; the next use opens another.
+
+        Waits for an early attempt that is under way (two seconds at most): a script that ends at once must not tear
+        the interpreter down under torch's C++.
+        """
+        if self._early is not None:
+            self._early.join()
         with self._lock:
             self._store = None
 

@@ -23,8 +23,8 @@ class CommHost(Protocol):
     def epoch(self) -> int:
         """Membership epoch this process belongs to; groups created now carry it."""
 
-    def connect_store(self) -> dist.Store:
-        """A new client connection to the job's key-value store.
+    def connect_store(self, timeout_s: float) -> dist.Store:
+        """A new client connection to the job's key-value store; raises if there is none within timeout_s.
 
         New on every call: a client is busy for everybody while one thread blocks in `wait` on it.
         """

@@ -43,7 +43,7 @@ class Host:
         self.left = 0
         self.connections = 0
 
-    def connect_store(self) -> dist.Store:
+    def connect_store(self, timeout_s: float = 300.0) -> dist.Store:
         self.connections += 1
         return dist.TCPStore("127.0.0.1", self.port, is_master=False, wait_for_workers=False)
 

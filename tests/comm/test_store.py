@@ -78,7 +78,7 @@ def test_rendezvous_is_abandoned_at_once(registry: GroupRegistry) -> None:
 
 def test_first_use_reports_what_connecting_early_met() -> None:
     class Unreachable(Host):
-        def connect_store(self) -> dist.Store:
+        def connect_store(self, timeout_s: float = 300.0) -> dist.Store:
             self.connections += 1
             raise RuntimeError("no route to the store")
 

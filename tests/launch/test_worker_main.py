@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from ff_core.control.job import JobSpec
 from ff_core.control.link import WorkerLink, pair
@@ -28,6 +29,7 @@ class Agent:
 
     def __init__(self, place: Path) -> None:
         self.place = place
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a worker connects early
         self.page = StatusPage.create()
         self.bell = os.eventfd(0)
         ours, theirs = pair()
@@ -41,7 +43,7 @@ class Agent:
 
     def give_role(self, entrypoint: list[str], code: str = "", **changes: Any) -> None:
         (self.place / "train.py").write_text(textwrap.dedent(code))
-        job = JobSpec(entrypoint, 1, 2, master_addr="127.0.0.1", master_port=1, out_dir=str(self.place))
+        job = JobSpec(entrypoint, 1, 2, master_addr="127.0.0.1", master_port=self.store.port, out_dir=str(self.place))
         fields = {"rank": 1, "env": worker_env(job, 1, 0), "entrypoint": entrypoint, "no_python": False, "epoch": 0,
                   "newcomer": False, "secret": b"x" * 16, "job": job.to_wire(), "injections": [], "world_size": 2}
         self.link.send("role", (self.page.fd, self.bell), **{**fields, **changes})
