@@ -71,7 +71,7 @@ class Failover:
         self.plan: Plan | None = None
         self.replicator: Replicator | None = None
         self.protection = ""
-        self.preload_calls: list[list[Any]] = []
+        self.preload_calls: list[list[Any]] = [["ff_core.launch.script:compile_ahead", [role["entrypoint"]]]]
         self._gate = CommitGate(self)
         self.blocked_ms: deque[float] = deque(maxlen=100_000)
         self._blocked = 0.0
@@ -157,6 +157,7 @@ class Failover:
             chunk_bytes=self.config.chunk_bytes,
             settings=self.config.to_dict(),
             has_constant=self._recovery.has_constant(self.plan),
+            on_device=self.plan.on_device,
         )
         message, fds = self.inbox.take("arena", lambda m: True, self.check)
         self.protection = message["protected"]

@@ -97,6 +97,7 @@ def boot(link: WorkerLink, role: Message, fds: list[int]) -> Failover:
         os._exit(1)  # the agent is gone, and with it this rank's protection and its place in the job
 
     link.serve(on_message, on_gone)
+    page.hold_life()
     link.send("booted")
     return owner
 
@@ -130,3 +131,4 @@ def shutdown(failure: BaseException | None) -> None:
             flush=True,
         )
     owner.close()
+    owner.page.release_life()

@@ -30,8 +30,12 @@ def loaded() -> list[str]:
 
 def load_ops(names: list[str]) -> None:
     """Load operators by name. One that does not load is logged and left to the first use."""
+    import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
 
+    if get_accelerator().device_name() == "cpu":
+        # Found out at first use, by running the compiler. On a GPU that would open a context, on some device.
+        _ = deepspeed.ops.__compatible_ops__
     for name in names:
         if name not in BUILDERS:
             log.warning("operator %r: unknown; known: %s", name, ", ".join(sorted(BUILDERS)))

@@ -58,7 +58,13 @@ class Agent:
         self.store = ReplicaStore(node)
         self.port = port
         self.workers = Workers(
-            job, node, secret, on_message=self._from_worker, on_commit=self._committed, on_exit=self._exited
+            job,
+            node,
+            secret,
+            on_message=self._from_worker,
+            on_commit=self._committed,
+            on_dying=self._dying,
+            on_exit=self._exited,
         )
         self.live: dict[int, int] = {}
         self.newcomers = Newcomers(self.store, self.workers)
@@ -124,7 +130,7 @@ class Agent:
         self.live.clear()
         self.newcomers.no_fills()
         for worker in self.workers.ranks():
-            worker.halted = None
+            worker.asked, worker.halted = epoch, None
             worker.page.store("halt_epoch", epoch)
             worker.page.notify()
             worker.send("halt", epoch=epoch, dead=dead)
@@ -133,24 +139,24 @@ class Agent:
         asyncio.get_running_loop().call_later(self.config.halt_timeout_s, self._halt_overdue, epoch)
 
     def _halt_progress(self) -> None:
-        """Send the inventory once every worker that can answer has; the fence is done by then or its own call comes
-        later."""
+        """Send the inventory once every worker that can answer has, and whoever is dying is gone: slots change no more.
+        The fence is done by then or its own call comes later."""
         epoch = self.halting
-        if (
-            epoch is None
-            or self.port.fenced_epoch < epoch
-            or any(w.booted and w.halted != epoch for w in self.workers.ranks())
-        ):
+        if epoch is None or self.port.fenced_epoch < epoch or any(self._awaited(w) for w in self.workers.ranks()):
             return
         playing = {worker.rank for worker in self.workers.ranks()}
         frozen = {rank for rank in self.store.own if rank not in playing} | {w.rank for w in self.workers.ranks()}
         reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in self.store.reports(frozen)]
         self.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
 
+    def _awaited(self, worker: Worker) -> bool:
+        """A newcomer that was assigned after the halt has nothing to stop."""
+        return worker.dying or (worker.booted and worker.asked == self.halting and worker.halted != self.halting)
+
     def _halt_overdue(self, epoch: int) -> None:
         if self.halting == epoch and not self.stopping:
             for worker in self.workers.ranks():
-                if worker.booted and worker.halted != epoch:
+                if self._awaited(worker) and not worker.dying:
                     self.say(
                         f"rank {worker.rank} did not halt within {self.config.halt_timeout_s:g} s "
                         "(halt_timeout_s); it is killed"
@@ -164,13 +170,11 @@ class Agent:
         version: int,
         newcomers: list[int],
         roles: dict[int, Any],
-        assign: list[Any],
         send: list[Any],
         own: dict[int, Any],
         replicas: dict[int, Any],
         holders: dict[int, Any],
         protected: str,
-        injections: list[Any],
         source_rank: int | None = None,
     ) -> None:
         if epoch != self.halting:
@@ -190,8 +194,6 @@ class Agent:
                 failed("it is not here")
             else:
                 self.port.send(order, arena, epoch, version, failed)
-        for entry in assign:
-            await self._assign(entry, epoch, injections)
         for rank, role in roles.items():
             worker = self.workers.of_rank(rank)
             if rank not in own or worker is None:
@@ -208,19 +210,18 @@ class Agent:
                 source_rank=source_rank,
                 newcomers=newcomers,
                 roles={rank: role},
-                assign=[],
                 send=[],
                 own={},
                 replicas={},
                 holders={rank: holders[rank]},
                 protected=protected,
-                injections=[],
             )
         self.data_arrived()
 
-    async def _assign(self, entry: dict[str, Any], epoch: int, injections: list[Any]) -> None:
+    async def on_assign(self, epoch: int, rank: int, uid: str, injections: list[Any], after_exit: bool) -> None:
         """A spare, or a process started now, becomes a rank; its role follows when its journal is here."""
-        rank, uid = entry["rank"], entry["uid"]
+        if epoch != self.halting:
+            return
         worker = self.workers.by_uid.get(uid)
         warm = worker is not None
         if worker is None:
@@ -228,8 +229,9 @@ class Agent:
         else:
             self.workers.promote(worker, rank)
             self.spares.taken()
-        self.newcomers.assigned(rank, worker, epoch=epoch, injections=injections)
+        self.newcomers.assigned(rank, worker, epoch=epoch, injections=injections, after_exit=after_exit)
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=warm)
+        self.data_arrived()
 
     def _source_failed(self, kind: str, rank: int, epoch: int, text: str) -> None:
         arena = self.store.find(kind, rank)
@@ -287,13 +289,15 @@ class Agent:
         return {
             w.rank: [w.page.load("progress"), w.page.load("activity")]
             for w in self.workers.ranks()
-            if w.booted and not w.gone
+            if w.booted and not w.dying and not w.gone
         }
 
     # ---- from workers -----------------------------------------------------------------------------------------------
 
     def _from_worker(self, worker: Worker, message: Message) -> None:
         name = message["t"]
+        if worker.dying and name not in ("persisted", "inject_fired"):
+            return  # what else it still had to say is about an epoch that is over
         if name in _FORWARDED:
             if "rank" in message:
                 message["rank"] = worker.rank
@@ -302,6 +306,7 @@ class Agent:
             self.send("spare_ready", uid=worker.uid)
         elif name == "booted":
             worker.booted = True
+            worker.watch()
         elif name == "halted":
             worker.halted = message["epoch"]
             if message["epoch"] == self.halting:
@@ -313,6 +318,10 @@ class Agent:
         committed = worker.page.load("committed")
         if committed and epoch_of(committed) == self.epoch and self.halting is None:
             self.send("commit", epoch=self.epoch, versions={worker.rank: version_of(committed)})
+
+    def _dying(self, worker: Worker, at: float) -> None:
+        if worker.rank >= 0:
+            self.send("worker_dying", rank=worker.rank, uid=worker.uid, at=at)
 
     def _exited(self, worker: Worker, code: int, at: float) -> None:
         self.newcomers.forget(worker)
@@ -332,6 +341,7 @@ class Agent:
             at=at,
         )
         self._halt_progress()
+        self.data_arrived()
 
     # ---- data -------------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,10 @@ class Outbox(Protocol):
         """Wall clock, seconds."""
 
 
+def _how(rank: int, code: int) -> str:
+    return f"rank {rank} was killed by signal {-code}" if code < 0 else f"rank {rank} exited with code {code}"
+
+
 class Controller:
     """One job's controller. Methods are called from one thread."""
 
@@ -65,6 +69,7 @@ class Controller:
         self.fired: set[int] = set()
         self.hangs = HangDetector(config.hang_timeout_s)
         self.kill_times: dict[int, float] = {}
+        self.dying: dict[str, tuple[int, int]] = {}  # uid -> rank, iteration as far as known; its exit is still to come
         self.last_checkpoint: tuple[str, int] | None = None
         self.protection = ""
 
@@ -215,9 +220,21 @@ class Controller:
 
     # ---- deaths ----------------------------------------------------------------------------------------------------
 
-    def on_worker_exit(self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
+    def on_worker_dying(self, node: int, rank: int, uid: str, at: float) -> None:
+        """Its end has begun: what need not wait is done now. `worker_exit` follows and says the rest."""
         entry = self.members.by_uid(uid)
-        if entry is None or entry.rank != rank or self.finished or entry.exited:
+        if entry is None or entry.rank != rank or not self.protected or self.loop_end.has_left():
+            return
+        self.dying[uid] = rank, self._iteration_of(entry, -1)
+        entry.alive, entry.leaving = False, None
+        self.failovers.begin({rank}, f"rank {rank} died", min(at, self.kill_times.pop(rank, at)))
+
+    def on_worker_exit(self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
+        if uid in self.dying:
+            self._end_of_dying(uid, code, tail, sealed, at)
+            return
+        entry = self.members.by_uid(uid)
+        if entry is None or entry.rank != rank or entry.exited:
             return
         entry.tail = tail
         self.out.emit("worker_exit", rank=entry.rank, code=code, at=at)
@@ -225,23 +242,40 @@ class Controller:
             self._exited_cleanly(entry)
             return
         at = min(at, self.kill_times.pop(entry.rank, at))
-        cause = f"rank {entry.rank} {'was killed by signal ' + str(-code) if code < 0 else f'exited with code {code}'}"
-        self._dead(entry, cause, self._iteration_of(entry, sealed))
+        cause = _how(rank, code)
+        entry.alive, entry.leaving = False, None
+        self._count_death(entry, cause, self._iteration_of(entry, sealed))
         if not self.finished:
             self._after_deaths({entry.rank}, cause, at)
+
+    def _end_of_dying(self, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
+        """The failover for it is under way, and its rank is somebody else's by now."""
+        rank, iteration = self.dying.pop(uid)
+        entry = self.members.ranks[rank]
+        entry.tail = tail
+        self.out.emit("worker_exit", rank=rank, code=code, at=at)
+        if code == 0:
+            self._left_early(rank)
+            return
+        cause = _how(rank, code)
+        self.failovers.explain(f"rank {rank} died", cause)
+        self._count_death(entry, cause, max(iteration, sealed + 1))
 
     def _exited_cleanly(self, entry: Rank) -> None:
         entry.alive = False
         if self.protected and self.loop_end.left_version is None:
-            self.finish(
-                1,
-                f"rank {entry.rank} exited with code 0 before training had ended on every rank; "
-                "a script must leave its training loop on all ranks together",
-            )
+            self._left_early(entry.rank)
             return
         entry.exited = True
         if all(rank.exited for rank in self.members.ranks.values()):
             self.finish(0, "")
+
+    def _left_early(self, rank: int) -> None:
+        self.finish(
+            1,
+            f"rank {rank} exited with code 0 before training had ended on every rank; "
+            "a script must leave its training loop on all ranks together",
+        )
 
     def _iteration_of(self, rank: Rank, sealed: int) -> int:
         """The iteration a rank died in: one after its last sealed version, or after v* for a newcomer that never
@@ -250,9 +284,7 @@ class Controller:
         base = current.version if current is not None and not rank.restored else self.w
         return max(sealed, base, rank.committed[1]) + 1
 
-    def _dead(self, rank: Rank, cause: str, iteration: int) -> None:
-        rank.alive = False
-        rank.leaving = None
+    def _count_death(self, rank: Rank, cause: str, iteration: int) -> None:
         rank.failures[iteration] = rank.failures.get(iteration, 0) + 1
         if self.protected and rank.failures[iteration] >= 2:
             self.finish(
@@ -305,6 +337,7 @@ class Controller:
         for number, counts in failures.items():
             self.members.ranks[number].failures = counts if self.protected else {}
         self.w, self.protected = -1, False
+        self.dying.clear()
         self.startup, self.failovers, self.loop_end = Startup(self), Failovers(self), LoopEnd(self)
         self.startup.begin()
 

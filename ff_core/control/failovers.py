@@ -59,10 +59,39 @@ class Failovers:
             detected_at=last.detected_at if last else self.out.now(),
             version=last.version if last else -1,
             attempts=last.attempts + 1 if last else 1,
+            warm=dict(last.warm) if last else {},
         )
         for node in self.members.live_nodes():
             self.out.send(node, "halt", epoch=owner.epoch, dead=sorted(self._absent()))
         self.out.emit("halt", epoch=owner.epoch, dead=sorted(self.round.dead), cause=cause)
+        self._assign(self.round)
+
+    def explain(self, guess: str, cause: str) -> None:
+        """What is known now of a death that a failover has begun with."""
+        if self.round is not None:
+            self.round.cause = self.round.cause.replace(guess, cause)
+
+    def _assign(self, current: FailoverRound) -> None:
+        """Processes for the ranks that have none. They begin with the script at once, alone; whether there is anything
+        for them to go on from is decided meanwhile. Ranks for which there is no place stay absent."""
+        for number in sorted(self._absent()):
+            rank = self.members.ranks[number]
+            place_for = self.members.take_replacement(rank.node)
+            if place_for is None:
+                continue
+            # a new process: worthless as a source until it has restored
+            rank.node, rank.uid = place_for[0], place_for[1] or f"e{current.epoch}-r{number}"
+            rank.alive, rank.restored = True, False
+            current.warm[number] = place_for[2]
+            self.out.send(
+                rank.node,
+                "assign",
+                epoch=current.epoch,
+                rank=number,
+                uid=rank.uid,
+                injections=self.controller.injections_left(),
+                after_exit=self.controller.startup.on_device,
+            )
 
     def _absent(self) -> set[int]:
         """Ranks that no process plays now."""
@@ -99,25 +128,12 @@ class Failovers:
         if isinstance(decision, Impossible):
             self.controller.unrecoverable(decision, current)
             return
-        homes: dict[int, tuple[int, str | None]] = {}
-        for number in sorted(absent):
-            place_for = self.members.take_replacement(self.members.ranks[number].node)
-            if place_for is None:
-                self.controller.restart_job(
-                    f"{current.cause}; no spare and no node is left for rank {number} (start with more --spares)",
-                    {number},
-                )
-                return
-            homes[number] = place_for[:2]
-            rank = self.members.ranks[number]
-            # a new process: not alive until its agent says so, and worthless as a source until it has restored
-            rank.node, rank.uid, rank.alive, rank.restored = (
-                place_for[0],
-                place_for[1] or f"e{current.epoch}-r{number}",
-                True,
-                False,
+        if absent:
+            ranks = ", ".join(map(str, sorted(absent)))
+            self.controller.restart_job(
+                f"{current.cause}; no spare and no node is left for rank {ranks} (start with more --spares)", absent
             )
-            current.warm[number] = place_for[2]
+            return
         if decision.version > self.best:
             self.best, self.without_progress = decision.version, 0
         self.without_progress += 1
@@ -137,11 +153,9 @@ class Failovers:
         for rank in self.members.ranks.values():
             rank.holders, rank.committed, rank.leaving = holders[rank.rank], (-1, -1), None
         self.controller.startup.describe_protection()
-        self._send_verdict(current, decision, homes)
+        self._send_verdict(current, decision)
 
-    def _send_verdict(
-        self, current: FailoverRound, decision: Decision, homes: dict[int, tuple[int, str | None]]
-    ) -> None:
+    def _send_verdict(self, current: FailoverRound, decision: Decision) -> None:
         needs_broadcast = sorted(
             set(current.newcomers) | {rank for rank, source in decision.sources.items() if not source.full}
         )
@@ -177,17 +191,11 @@ class Failovers:
                 source_rank=decision.source_rank,
                 newcomers=needs_broadcast,
                 roles=roles,
-                assign=[
-                    {"rank": rank, "uid": uid or f"e{current.epoch}-r{rank}", "spare": uid is not None}
-                    for rank, (where, uid) in homes.items()
-                    if where == node
-                ],
                 send=[order for order in sends if order["from"] == node],
                 own=layouts["own"],
                 replicas=layouts["replicas"],
                 holders=addresses,
                 protected=self.controller.protection,
-                injections=self.controller.injections_left(),
             )
 
     def on_bad_slot(self, node: int, rank: int, epoch: int, reason: str) -> None:

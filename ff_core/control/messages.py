@@ -49,6 +49,7 @@ _define("arenas", epoch=_I, own=_D, replicas=_D)
 _define("placement", epoch=_I, holders=_D, protected=_S)
 _define("w", epoch=_I, version=_I)
 _define("halt", epoch=_I, dead=_L)
+_define("assign", epoch=_I, rank=_I, uid=_S, injections=_L, after_exit=_BOOL)
 _define(
     "verdict",
     epoch=_I,
@@ -57,13 +58,11 @@ _define(
     source_rank=_opt(_I),
     newcomers=_L,
     roles=_D,
-    assign=_L,
     send=_L,
     own=_D,
     replicas=_D,
     holders=_D,
     protected=_S,
-    injections=_L,
 )
 _define("regroup", epoch=_I)
 _define("may_leave", epoch=_I, version=_I)
@@ -76,6 +75,7 @@ _define("fail_worker", rank=_I, reason=_S)
 # --- agent -> controller ---
 _define("beat", free_bytes=_I, progress=_D)
 _define("worker_started", rank=_I, uid=_S, pid=_I, warm=_BOOL)
+_define("worker_dying", rank=_I, uid=_S, at=_F)
 _define("worker_exit", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F)
 _define(
     "protect",
@@ -87,6 +87,7 @@ _define(
     chunk_bytes=_I,
     settings=_D,
     has_constant=_BOOL,
+    on_device=_BOOL,
 )
 _define("arenas_ready", epoch=_I)
 _define("arenas_failed", epoch=_I, reason=_S)
@@ -105,7 +106,6 @@ _define("spare_gone", uid=_S)
 _define("inject_fired", rank=_I, id=_I, at=_F, action=_S)
 _define("corrupted", rank=_I, id=_I, to=_I)
 _define("stopped")
-_define("halt_slow", rank=_I)
 
 # --- worker <-> agent only (forwarded ones are above) ---
 _define(

@@ -15,11 +15,15 @@ class Newcomers:
     def __init__(self, store: ReplicaStore, workers: Workers) -> None:
         self._store, self._workers = store, workers
         self._roles: dict[int, tuple[Worker, dict[str, Any]]] = {}
+        self._after: dict[int, list[Worker]] = {}
         self._fills: dict[int, tuple[int, int]] = {}
 
-    def assigned(self, rank: int, worker: Worker, *, epoch: int, injections: list[Any]) -> None:
-        """`worker` will play `rank`, from `epoch` on."""
+    def assigned(self, rank: int, worker: Worker, *, epoch: int, injections: list[Any], after_exit: bool) -> None:
+        """`worker` will play `rank`, from `epoch` on; after_exit: once those who played it are gone and have given
+        their device's memory back."""
         self._roles[rank] = worker, {"epoch": epoch, "newcomer": True, "injections": injections}
+        playing = [other for other in self._workers.ranks() if other.rank == rank and other is not worker]
+        self._after[rank] = playing if after_exit else []
 
     def filling(self, rank: int, epoch: int, version: int) -> None:
         """Slot (epoch, version) of `rank` is being streamed in from elsewhere."""
@@ -35,13 +39,14 @@ class Newcomers:
 
     def clear(self) -> None:
         self._roles.clear()
+        self._after.clear()
         self._fills.clear()
 
     def look(self, current_epoch: int) -> None:
         """Something arrived: hand out what is complete now."""
         for rank, (worker, details) in list(self._roles.items()):
             arena = self._store.own.get(rank)
-            if arena is not None and arena.journal():
+            if all(other.gone for other in self._after[rank]) and arena is not None and arena.journal():
                 del self._roles[rank]
                 self._workers.give_role(worker, rank, arena=arena, **details)
         for rank, (epoch, version) in list(self._fills.items()):

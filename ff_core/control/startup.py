@@ -29,6 +29,7 @@ class Startup:
         self.members, self.out, self.job = controller.members, controller.out, controller.job
         self.settings: dict[str, Any] | None = None
         self.has_constant = False
+        self.on_device = False  # of some rank
         self.ready_nodes: set[int] = set()
 
     def begin(self) -> None:
@@ -57,7 +58,14 @@ class Startup:
             )
 
     def on_protect(
-        self, node: int, rank: int, settings: dict[str, Any], journal_bytes: int, has_constant: bool, **sizes: int
+        self,
+        node: int,
+        rank: int,
+        settings: dict[str, Any],
+        journal_bytes: int,
+        has_constant: bool,
+        on_device: bool,
+        **sizes: int,
     ) -> None:
         """A rank has built everything and knows what it must protect."""
         entry = self.members.ranks[rank]
@@ -75,6 +83,7 @@ class Startup:
             )
             return
         self.has_constant |= has_constant
+        self.on_device |= on_device
         # room for the journal of a replacement, whose script may take other turns before it is replayed
         entry.layout = {"rank": rank, "slots": 2, "journal_capacity": 2 * journal_bytes + 65536, **sizes}
         if all(other.layout is not None for other in self.members.ranks.values()):

@@ -15,7 +15,7 @@ from ff_core.control.job import JobSpec
 from ff_core.control.link import LINK_VARIABLE, AgentEnd, pair
 from ff_core.control.messages import Message
 from ff_core.copy.arena import Arena
-from ff_core.copy.page import StatusPage
+from ff_core.copy.page import LifeWatch, StatusPage
 from ff_core.launch.env import RANK_VARIABLES, worker_env
 from ff_core.launch.process import WorkerProcess
 
@@ -28,12 +28,16 @@ class Worker:
     def __init__(self, uid: str, rank: int, process: WorkerProcess, page: StatusPage) -> None:
         self.uid, self.rank, self.process, self.page = uid, rank, process, page
         self.notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.death_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.link: AgentEnd | None = None
         self.booted = False  # the runtime serves the link: it can answer a halt
         self.has_role = False
         self.warm = rank < 0
+        self.asked: int | None = None  # the epoch of the last halt it was sent
         self.halted: int | None = None  # the epoch it confirmed
+        self.dying = False  # its own code runs no more; the kernel is not through with it
         self.gone = False
+        self._watch: LifeWatch | None = None
         self._before_role: list[tuple[str, list[int], dict[str, Any]]] = []
 
     def send(self, name: str, fds: tuple[int, ...] = (), **fields: Any) -> None:
@@ -55,13 +59,21 @@ class Worker:
             for fd in fds:
                 os.close(fd)
 
+    def watch(self) -> None:
+        """It holds its page's life from now on: the bell death_fd rings when it dies."""
+        if self._watch is None:
+            self._watch = LifeWatch(self.page, self.death_fd)
+
     def close(self) -> None:
         """After the process was reaped: no descriptor of it stays."""
         if self.link is not None:
             self.link.close()
+        if self._watch is not None:
+            self._watch.close()
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self.notify_fd)
-        os.close(self.notify_fd)
+        for fd in (self.notify_fd, self.death_fd):
+            loop.remove_reader(fd)
+            os.close(fd)
         self.page.close()
         for _, fds, _ in self._before_role:
             for fd in fds:
@@ -71,9 +83,9 @@ class Worker:
 class Workers:
     """Starts processes and reports what happens to them.
 
-    on_message(worker, message): from a worker's link.  on_commit(worker): its engine rang.  on_exit(worker, code,
-    at): the process
-    is reaped and its session is killed; `at` is wall-clock seconds.
+    on_message(worker, message): from a worker's link.  on_commit(worker): its engine rang.  on_dying(worker, at): it
+    has been killed, and is torn down now; not told of an end in order.  on_exit(worker, code, at): the process is
+    reaped and its session is killed. `at` is wall-clock seconds.
     """
 
     def __init__(
@@ -84,20 +96,22 @@ class Workers:
         *,
         on_message: Callable[[Worker, Message], None],
         on_commit: Callable[[Worker], None],
+        on_dying: Callable[[Worker, float], None],
         on_exit: Callable[[Worker, int, float], None],
     ) -> None:
         self.job, self.node, self.secret = job, node, secret
-        self._on_message, self._on_commit, self._on_exit = on_message, on_commit, on_exit
+        self._on_message, self._on_commit, self._on_dying, self._on_exit = on_message, on_commit, on_dying, on_exit
         self.by_uid: dict[str, Worker] = {}
         self.restart = 0
         self._ending = False
         self._waiting: set[asyncio.Task[None]] = set()
 
     def of_rank(self, rank: int) -> Worker | None:
-        return next((worker for worker in self.by_uid.values() if worker.rank == rank), None)
+        """Who plays `rank`: not a dying one."""
+        return next((worker for worker in self.by_uid.values() if worker.rank == rank and not worker.dying), None)
 
     def ranks(self) -> list[Worker]:
-        """Workers that play a rank."""
+        """Workers that play a rank, dying ones too."""
         return [worker for worker in self.by_uid.values() if worker.rank >= 0]
 
     def spares(self) -> list[Worker]:
@@ -126,6 +140,7 @@ class Workers:
         worker = Worker(uid, rank, process, StatusPage.create())
         worker.link = AgentEnd(ours, lambda message: self._on_message(worker, message), lambda: None)
         asyncio.get_running_loop().add_reader(worker.notify_fd, self._rung, worker)
+        asyncio.get_running_loop().add_reader(worker.death_fd, self._died, worker)
         self.by_uid[uid] = worker
         task = asyncio.get_running_loop().create_task(self._watch(worker))
         self._waiting.add(task)
@@ -164,6 +179,15 @@ class Workers:
         except BlockingIOError:
             return
         self._on_commit(worker)
+
+    def _died(self, worker: Worker) -> None:
+        os.eventfd_read(worker.death_fd)
+        if not worker.gone:
+            worker.dying = True
+            # Whatever it forked holds sockets of the job open; and should it live on after all (it has replaced itself
+            # by another program), then not as this rank.
+            worker.process.kill_group(signal.SIGKILL)
+            self._on_dying(worker, time.time())
 
     async def _watch(self, worker: Worker) -> None:
         code = await worker.process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from enum import Enum
 from time import monotonic
@@ -36,6 +37,7 @@ class StatusPage:
         """A new page, all words 0 but the magic."""
         page = cls(memory.allocate(name, memory.PAGE))
         page.store("magic", _MAGIC)
+        check(engine().ff_life_init(page.address))
         return page
 
     @classmethod
@@ -91,6 +93,17 @@ class StatusPage:
             check(code)
             return WaitResult.REACHED
 
+    def hold_life(self) -> None:
+        """Worker: from now on the death of the calling thread, which must be the main one, is seen by LifeWatch.
+
+        EngineError if another thread holds it.
+        """
+        check(engine().ff_life_hold(self.address))
+
+    def release_life(self) -> None:
+        """Worker, in the thread of hold_life(): the process ends in order. EngineError in another thread."""
+        check(engine().ff_life_release(self.address))
+
     def close(self) -> None:
         """Unmap and close the descriptor. Idempotent."""
         if self.fd < 0:
@@ -98,3 +111,22 @@ class StatusPage:
         self._mapping.close()
         os.close(self.fd)
         self.fd = -1
+
+
+class LifeWatch:
+    """Agent: rings an eventfd when the thread that holds a page's life dies, long before waitpid would tell.
+
+    None of the process's own code runs any more then; what its threads were doing in the kernel may still be ending.
+    """
+
+    def __init__(self, page: StatusPage, notify_fd: int) -> None:
+        """page: held already; it must stay mapped until close().  notify_fd: duplicated."""
+        handle = ctypes.c_void_p()
+        check(engine().ff_life_watch_open(page.address, notify_fd, ctypes.byref(handle)))
+        self._handle: ctypes.c_void_p | None = handle
+
+    def close(self) -> None:
+        """Stop watching: at once after the end of the process, within half a second before. Idempotent."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            check(engine().ff_life_watch_close(handle))

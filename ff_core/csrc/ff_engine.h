@@ -110,6 +110,15 @@ void ff_page_notify(ff_status_page* page); /* agent: after storing w_stamp or ha
 /* Waits until halt_epoch > epoch (FF_EHALTED, looked at first), w_stamp >= stamp (FF_OK) or FF_ETIMEOUT. */
 int ff_page_wait_w(ff_status_page* page, uint64_t stamp, uint64_t epoch, int64_t timeout_ms);
 
+/* ---- life: a worker's death, known to its agent before its memory is torn down; see life.cpp ---- */
+typedef struct ff_life_watch ff_life_watch;
+int ff_life_init(ff_status_page* page);    /* agent, when the page is made */
+int ff_life_hold(ff_status_page* page);    /* worker, in the thread whose end is the process's: the main thread */
+int ff_life_release(ff_status_page* page); /* the same thread: what comes now is an orderly end, not a death */
+/* agent, after the hold: rings notify_fd (duplicated) once if the holder dies; nothing happens after a release. */
+int ff_life_watch_open(ff_status_page* page, int notify_fd, ff_life_watch** out);
+int ff_life_watch_close(ff_life_watch* watch); /* joins; up to half a second while the holder lives */
+
 /* ---- writer (worker) ---- */
 typedef struct ff_writer ff_writer;
 typedef struct {

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import CodeType, ModuleType, TracebackType
 
 
 def run_as_main(entrypoint: Sequence[str]) -> None:
@@ -42,9 +42,28 @@ def run_as_main(entrypoint: Sequence[str]) -> None:
     main.__dict__.update(
         __file__=path, __cached__=None, __loader__=importlib.machinery.SourceFileLoader("__main__", path)
     )
+    exec(_compiled(path), main.__dict__)
+
+
+_ahead: dict[bytes, CodeType] = {}
+
+
+def compile_ahead(entrypoint: Sequence[str]) -> None:
+    """In a spare: compile the script, if it is one; it is run when the spare has got a rank."""
+    path = os.path.abspath(entrypoint[0])  # noqa: PTH100 (as in run_as_main)
+    if entrypoint[0] != "-m" and pkgutil.get_importer(path) is None:
+        _compiled(path, _ahead)
+
+
+def _compiled(path: str, keep: dict[bytes, CodeType] | None = None) -> CodeType:
     with io.open_code(path) as file:
         source = file.read()
-    exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)
+    code = _ahead.get(source)  # only if nobody has changed it since
+    if code is None:
+        code = compile(source, path, "exec", dont_inherit=True)
+        if keep is not None:
+            keep[source] = code
+    return code
 
 
 def _fresh_main() -> ModuleType:
@@ -81,7 +100,8 @@ def _users_frames(frames: TracebackType | None) -> TracebackType | None:
     position = frames
     while position is not None:
         if position.tb_frame.f_code is run_as_main.__code__:
-            return position.tb_next
+            below = position.tb_next
+            return below.tb_next if below is not None and below.tb_frame.f_code is _compiled.__code__ else below
         position = position.tb_next
     return frames
 

@@ -59,6 +59,11 @@ class Plan:
     def payload_bytes(self) -> int:
         return self.sent_bytes + self.local_bytes
 
+    @property
+    def on_device(self) -> bool:
+        """Whether some of the state lies in the memory of a GPU, which a dying process gives back only at its end."""
+        return any(spec.tensor.device.type != "cpu" for spec in self.specs)
+
     def fingerprint(self) -> str:
         """Hash of names, kinds, dtypes, shapes and places: equal exactly if slots of one plan fit the other."""
         digest = hashlib.sha256()

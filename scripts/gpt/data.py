@@ -27,7 +27,6 @@ def library_sources() -> list[Path]:
     """The library's source files, sorted by their path."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = []
-    # Every process does this, a replacement while the others wait: what is excluded is not even looked at.
     for directory, below, names in os.walk(root):
         below[:] = [name for name in below if name not in _EXCLUDED]
         files += [Path(directory, name) for name in names if name.endswith(".py")]
@@ -41,16 +40,15 @@ def text_file(cache: Path | None = None) -> Path:
 
     cache: directory to keep it in, default the machine's temporary directory. Every process may call this at once.
     """
-    sources = library_sources()
-    key = hashlib.sha256(sys.version.encode())
-    for path in sources:
-        key.update(f"{path}:{path.stat().st_size}\n".encode())
+    # A replacement comes here while all others wait: nothing is listed or read if the file is there. An interpreter's
+    # library does not change but with its version.
+    key = hashlib.sha256(f"{sys.version} {sysconfig.get_paths()['stdlib']}".encode())
     directory = cache or Path(tempfile.gettempdir()) / f"fftrain-text-{os.getuid()}"
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"stdlib-{key.hexdigest()[:16]}.bin"
     if not file.exists():
         with tempfile.NamedTemporaryFile(dir=directory, delete=False) as new:
-            for path in sources:
+            for path in library_sources():
                 new.write(path.read_bytes())
                 new.write(b"\n")
         os.replace(new.name, file)  # noqa: PTH105 - whole or not at all, whoever else writes it too

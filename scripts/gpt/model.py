@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +26,11 @@ class Shape:
 SIZES = {"tiny": Shape(64, 2, 2), "5m": Shape(256, 6, 8), "20m": Shape(512, 6, 8)}
 
 
+def _empty(kind: type[nn.Module], *arguments: int, **options: bool) -> Any:
+    """A layer without torch's own initial values: `Gpt` sets others. A replacement builds the model while all wait."""
+    return nn.utils.skip_init(kind, *arguments, **options)
+
+
 class Block(nn.Module):
     """Causal self-attention and a feed-forward layer. In and out: (batch, sequence, width)."""
 
@@ -32,9 +38,10 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.dropout = shape.heads, dropout
         self.norm_attention, self.norm_mlp = nn.LayerNorm(shape.width), nn.LayerNorm(shape.width)
-        self.qkv = nn.Linear(shape.width, 3 * shape.width)
-        self.out = nn.Linear(shape.width, shape.width)
-        self.up, self.down = nn.Linear(shape.width, 4 * shape.width), nn.Linear(4 * shape.width, shape.width)
+        self.qkv = _empty(nn.Linear, shape.width, 3 * shape.width)
+        self.out = _empty(nn.Linear, shape.width, shape.width)
+        self.up = _empty(nn.Linear, shape.width, 4 * shape.width)
+        self.down = _empty(nn.Linear, 4 * shape.width, shape.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.shape
@@ -54,12 +61,12 @@ class Gpt(nn.Module):
 
     def __init__(self, shape: Shape, sequence: int, dropout: float) -> None:
         super().__init__()
-        self.bytes = nn.Embedding(VOCABULARY, shape.width)
-        self.positions = nn.Embedding(sequence, shape.width)
+        self.bytes = _empty(nn.Embedding, VOCABULARY, shape.width)
+        self.positions = _empty(nn.Embedding, sequence, shape.width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(shape, dropout) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width)
-        self.head = nn.Linear(shape.width, VOCABULARY, bias=False)
+        self.head = _empty(nn.Linear, shape.width, VOCABULARY, bias=False)
         self.apply(self._initialise)
         for name, parameter in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):  # keeps the residual stream's variance at any depth

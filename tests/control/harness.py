@@ -94,11 +94,13 @@ class Job:
         self.heard(self.home(rank), name, rank=rank, **fields)
 
     def protect(self, rank: int, **changes: Any) -> None:
-        fields = {**LAYOUT, "settings": self.settings, "journal_bytes": 10, "has_constant": False, **changes}
+        fields = {**LAYOUT, "settings": self.settings, "journal_bytes": 10, "has_constant": False}
+        fields |= {"on_device": False, **changes}
         self.from_rank(rank, "protect", **fields)
 
     def start(self) -> Job:
         """Through start-up: all ranks are training, nothing is committed yet."""
+        self.own_at = {rank: self.home(rank) for rank in self.ranks}
         for rank in self.ranks:
             self.protect(rank)
         for node in self.controller.members.live_nodes():
@@ -127,7 +129,7 @@ class Job:
         old = current.old_epoch if epoch is None else epoch
         arenas: list[list[Any]] = []
         for rank in self.controller.members.ranks.values():
-            if rank.node == node:
+            if self.own_at[rank.rank] == node:
                 arenas.append([rank.rank, node, "own", old, version, True])
             if node in rank.holders:
                 arenas.append([rank.rank, node, "replica", old, version, True])
@@ -140,6 +142,7 @@ class Job:
     def resume(self) -> None:
         """From the verdict until everybody trains again."""
         epoch = self.controller.epoch
+        self.own_at = {rank: self.home(rank) for rank in self.ranks}
         for rank in self.ranks:
             self.from_rank(rank, "ready", epoch=epoch, restored_bytes=7, at=self.out.clock)
         for rank in self.ranks:

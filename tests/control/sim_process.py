@@ -29,7 +29,8 @@ class SimProcess:
         self.page = SimPage()
         self.process = self  # the agent says worker.process.kill_group(9)
         self.pid = 1
-        self.booted = self.has_role = self.gone = False
+        self.booted = self.has_role = self.gone = self.dying = False
+        self.asked: int | None = None
         self.halted: int | None = None
         self.code: int | None = None
         self.frozen = False
@@ -62,7 +63,7 @@ class SimProcess:
         return self.code is None and self.host.alive
 
     def steps(self) -> list[Callable[[], bool]]:
-        return [self.deliver, self.main_step, self.engine_step, self.to_agent, self.ring, self.reap]
+        return [self.deliver, self.main_step, self.engine_step, self.to_agent, self.ring, self.notice, self.reap]
 
     def deliver(self) -> bool:
         if not self.alive() or self.frozen or not self.to_worker:
@@ -81,7 +82,8 @@ class SimProcess:
         return self.alive() and not self.frozen and self.worker.step()
 
     def engine_step(self) -> bool:
-        return self.alive() and not self.frozen and self.worker.engine_step()
+        # a killed process's threads may be in the middle of something until it has been reaped
+        return not self.gone and self.host.alive and not self.frozen and self.worker.engine_step()
 
     def to_agent(self) -> bool:
         if self.gone or not self.host.alive or not self.worker.to_agent:
@@ -94,6 +96,16 @@ class SimProcess:
             return False
         self.worker.rang = False
         self.host.agent._committed(self)  # type: ignore[arg-type]
+        return True
+
+    def watch(self) -> None:
+        """From now on its death is noticed before its end; or not, if the end is quicker."""
+
+    def notice(self) -> bool:
+        if self.gone or self.dying or not self.booted or self.code is None or self.code >= 0 or not self.host.alive:
+            return False
+        self.dying = True
+        self.host.agent._dying(self, 0.0)  # type: ignore[arg-type]
         return True
 
     def reap(self) -> bool:
@@ -115,7 +127,7 @@ class SimWorkers:
         self.restart = 0
 
     def of_rank(self, rank: int) -> SimProcess | None:
-        return next((worker for worker in self.by_uid.values() if worker.rank == rank), None)
+        return next((worker for worker in self.by_uid.values() if worker.rank == rank and not worker.dying), None)
 
     def ranks(self) -> list[SimProcess]:
         return [worker for worker in self.by_uid.values() if worker.rank >= 0]

@@ -135,6 +135,7 @@ class SimWorker:
             chunk_bytes=4096,
             settings=world.settings,
             has_constant=world.options.has_constant,
+            on_device=self.world.seed % 2 == 1,
         )
         message, arena = yield from self._take("arena", lambda m: True)
         self._open(arena)

@@ -26,7 +26,7 @@ def test_one_death_from_halt_to_resume() -> None:
     job.inventory(1, 4, {3: 4})
     verdicts = dict(job.out.take("verdict"))
     assert {(m["epoch"], m["old_epoch"], m["version"], m["source_rank"]) for m in verdicts.values()} == {(1, 0, 4, 0)}
-    assert verdicts[1]["assign"] == [{"rank": 2, "uid": "e1-r2", "spare": False}] and verdicts[0]["assign"] == []
+    assert [(node, m["rank"], m["uid"], m["epoch"]) for node, m in job.out.take("assign")] == [(1, 2, "e1-r2", 1)]
     assert verdicts[0]["newcomers"] == [2]
     assert verdicts[0]["roles"][2] == {"source": "slot", "full": True, "filled": False}
     assert verdicts[0]["roles"][3]["source"] == "live"
@@ -83,7 +83,7 @@ def test_a_death_while_joining_starts_over_from_the_restamped_slots() -> None:
     job.inventories(4, {1: 4, 2: 4})
     message = job.out.take("verdict")[0][1]
     assert (message["epoch"], message["old_epoch"]) == (2, 1)
-    assert message["assign"] == [] or message["assign"][0]["rank"] == 3, "rank 0 has its replacement already"
+    assert [m["rank"] for _, m in job.out.take("assign")] == [0, 3], "rank 0 has its replacement already"
 
 
 def test_inventories_of_another_round_are_dropped() -> None:
@@ -104,9 +104,8 @@ def test_a_spare_at_home_comes_first_then_elsewhere_then_a_cold_start() -> None:
     for uid, node in (("n1-spare1", 1), ("n0-spare1", 0), (None, 0)):
         rank = 3
         job.fail_over(rank, job.controller.failovers.best + 5)
-        verdicts = dict(job.out.take("verdict"))
-        (entry,) = verdicts[node]["assign"]
-        assert entry["rank"] == rank and entry["spare"] == (uid is not None) and (uid is None or entry["uid"] == uid)
+        ((at, entry),) = job.out.take("assign")
+        assert at == node and entry["rank"] == rank and entry["uid"] == (uid or f"e{job.controller.epoch}-r{rank}")
         assert job.home(rank) == node
         job.commit(job.controller.failovers.best)
     # what lies elsewhere is sent
@@ -119,7 +118,7 @@ def test_a_lost_spare_is_not_counted_on() -> None:
     job.heard(1, "spare_ready", uid="n1-spare1")
     job.heard(1, "spare_gone", uid="n1-spare1")
     job.fail_over(2, 4)
-    assert not dict(job.out.take("verdict"))[1]["assign"][0]["spare"]
+    assert job.out.take("assign")[0][1]["uid"] == "e1-r2"
 
 
 def test_node_loss_moves_ranks_and_does_not_count_against_them() -> None:
@@ -130,7 +129,7 @@ def test_node_loss_moves_ranks_and_does_not_count_against_them() -> None:
     job.inventories(4, {0: 4, 2: 4})
     verdicts = dict(job.out.take("verdict"))
     home = job.home(1)
-    assert home != 1 and verdicts[home]["assign"][0]["rank"] == 1
+    assert home != 1 and [(node, m["rank"]) for node, m in job.out.take("assign")] == [(home, 1)]
     (order,) = [order for message in verdicts.values() for order in message["send"]]
     assert order["rank"] == 1 and order["kind"] == "replica" and order["from"] == 2 and order["to_node"] == home
     assert all(1 not in [node for node, *_ in chosen] for chosen in verdicts[0]["holders"].values())
@@ -314,3 +313,81 @@ def test_the_interrupted_iteration_was_the_last() -> None:
     job.commit(5)
     assert len(job.out.take("may_leave")) == 2
     assert [kind for kind, _ in job.out.events].count("failover") == 1
+
+
+def dying(job: Job, rank: int) -> str:
+    uid = job.controller.members.ranks[rank].uid
+    job.from_rank(rank, "worker_dying", uid=uid, at=job.out.clock)
+    return uid
+
+
+def gone(job: Job, rank: int, uid: str, code: int = -9, sealed: int = 4) -> None:
+    job.from_rank(rank, "worker_exit", uid=uid, code=code, tail="last words", sealed=sealed, at=job.out.clock)
+
+
+def test_a_dying_rank_is_replaced_before_it_is_gone() -> None:
+    job = running()
+    uid = dying(job, 2)
+    assert [m["dead"] for _, m in job.out.take("halt")] == [[2], [2]]
+    assert [(node, m["rank"]) for node, m in job.out.take("assign")] == [(1, 2)]
+    job.inventory(0, 4, {0: 4, 1: 4})
+    gone(job, 2, uid)
+    assert job.controller.epoch == 1, "its end is no second death"
+    assert job.controller.members.ranks[2].alive, "that is the newcomer"
+    job.inventory(1, 4, {3: 4})
+    assert job.out.take("verdict")
+    job.resume()
+    assert job.controller.failovers.round is not None
+    assert job.controller.failovers.round.cause == "rank 2 was killed by signal 9"
+
+
+def test_a_dying_rank_counts_once_and_twice_in_an_iteration_is_the_scripts_fault() -> None:
+    job = running()
+    for _ in range(2):
+        assert job.out.result is None
+        uid = dying(job, 2)
+        gone(job, 2, uid)
+        if job.out.result is None:
+            job.inventories(4, {0: 4, 1: 4, 3: 4})
+            job.resume()
+    assert job.out.result is not None and "failed twice in iteration 5" in job.out.result[1]
+    assert "last words" in job.out.result[1]
+
+
+def test_ending_without_a_word_and_without_an_error_is_an_error() -> None:
+    job = running()
+    uid = dying(job, 2)  # os._exit(0)
+    gone(job, 2, uid, code=0)
+    assert job.out.result is not None and "rank 2 exited with code 0 before" in job.out.result[1]
+
+
+def test_dying_before_protection_waits_for_the_end() -> None:
+    job = Job(nodes=2, nproc=2)
+    uid = dying(job, 2)
+    assert not job.out.take("halt") and job.out.result is None
+    gone(job, 2, uid)
+    assert job.out.result is not None and "before training was protected" in job.out.result[1]
+
+
+def test_a_dying_rank_of_a_lost_node_is_not_waited_for() -> None:
+    job = running(nodes=3, nproc=1)
+    uid = dying(job, 1)
+    (assigned,) = job.out.take("assign")
+    job.controller.node_down(1, "its connection closed")
+    gone(job, 1, uid)
+    for node in job.controller.members.live_nodes():
+        job.inventory(node, 4, {node: 4})
+    assert job.out.take("verdict") and assigned[1]["rank"] == 1 and job.home(1) != 1
+
+
+def test_a_replacement_waits_for_the_device_of_the_dead() -> None:
+    job = Job(nodes=2, nproc=2)
+    for rank in job.ranks:
+        job.protect(rank, on_device=True)
+    for node in range(2):
+        job.heard(node, "arenas_ready", epoch=0)
+    for rank in job.ranks:
+        job.from_rank(rank, "training")
+    job.commit(4)
+    dying(job, 2)
+    assert job.out.take("assign")[0][1]["after_exit"] is True

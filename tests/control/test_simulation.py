@@ -175,6 +175,14 @@ def _inventory_without_waiting(self: Agent) -> None:
     self.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
 
 
+def _the_dying_are_not_awaited(self: Agent, worker: Any) -> bool:
+    return bool(worker.booted and not worker.dying and worker.asked == self.halting and worker.halted != self.halting)
+
+
+def _the_new_are_awaited(self: Agent, worker: Any) -> bool:
+    return bool(worker.dying or (worker.booted and worker.halted != self.halting))
+
+
 async def _no_fence(self: SimPort, epoch: int) -> None:
     self.fenced_epoch = epoch
 
@@ -217,6 +225,14 @@ MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     "inventories do not wait until ranks are frozen": (
         Options(faults=5, iterations=6),
         [(Agent, "_halt_progress", _inventory_without_waiting)],
+    ),
+    "inventories do not wait until the dying are gone": (
+        Options(faults=5, iterations=6),
+        [(Agent, "_awaited", _the_dying_are_not_awaited)],
+    ),
+    "inventories wait for replacements": (
+        Options(faults=5, iterations=6),
+        [(Agent, "_awaited", _the_new_are_awaited)],
     ),
     "connections of the old epoch stay open": (
         Options(**THREE, faults=3, kinds=("process", "node"), iterations=5),

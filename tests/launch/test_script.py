@@ -162,3 +162,22 @@ def test_error_file_of_record_is_kept(place: Path) -> None:
     (place / "train.py").write_text("raise ValueError('bad')")
     both(place, "train.py", env={"TORCHELASTIC_ERROR_FILE": str(name)})
     assert json.loads(name.read_text()) == "record's own"
+
+
+def test_compiled_ahead_is_what_runs_unless_it_has_changed(tmp_path: Path) -> None:
+    program = """
+import sys
+from ff_core.launch import script
+script.compile_ahead(["train.py"])
+script.compile = None  # nothing is compiled any more
+if len(sys.argv) > 1:
+    del script.compile
+    open("train.py", "w").write("print('new')")
+script.run_as_main(["train.py"])
+"""
+    (tmp_path / "train.py").write_text("print('old', __file__)")
+    for arguments, expected in (([], "old " + str(tmp_path / "train.py")), (["x"], "new")):
+        ran = subprocess.run(
+            [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert ran.stdout.strip() == expected
