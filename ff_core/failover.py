@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,7 @@ class Failover:
         self._blocked = 0.0
         self._redo_until: int | None = None
         self._recovery = Recovery(self)
+        self._at_end: list[Callable[[], None]] = []
         injections = [parse(text, number) for number, text in role["injections"]]
         self._injections = InjectionPoints(self.rank, injections, self._report_injection)
         self._actions = {injection.id: injection.action for injection in injections}
@@ -264,6 +265,9 @@ class Failover:
     def halt(self, epoch: int) -> None:
         """Watchdog thread: stop everything that touches state, and say what the live tensors hold."""
         version, sealed = self.fence.halt(epoch)
+        # Asked before the groups are aborted: a step that waits on the device for a collective will never be whole.
+        if version >= 0 and self.replicator is not None and not self.replicator.step_ended(version):
+            version, sealed = -1, False
         if self.registry is not None:
             self.registry.halt(epoch)
         if self.replicator is not None:
@@ -344,6 +348,16 @@ class Failover:
     def persisted(self, path: str, version: int) -> None:
         """A checkpoint of `version` was saved to disk at `path`; an unrecoverable loss will name it."""
         self.link.send("persisted", rank=self.rank, path=str(path), version=version)
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback()` called when the script has ended well: for a trainer whose loop does not say that it is
+        over. What it raises ends the process as if the script had raised it."""
+        self._at_end.append(callback)
+
+    def script_ended(self) -> None:
+        """The script has ended well: see at_end()."""
+        for callback in self._at_end:
+            callback()
 
     def close(self) -> None:
         """The process ends: join the engine's threads and the one that may still connect to the store."""

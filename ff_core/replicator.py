@@ -147,6 +147,10 @@ class Replicator:
             self.arena.empty(index)
             raise
 
+    def step_ended(self, version: int) -> bool:
+        """Whether the live tensors hold `version` already: on a CUDA device its step may still be queued."""
+        return self._writer.step_ended(version)
+
     def wait_copied(self, timeout_s: float) -> None:
         """Until what the caller does next to the live tensors comes behind the newest version's copy: on the host by
         waiting for it, on a CUDA device by letting the current stream wait. TimeoutError."""

@@ -122,11 +122,13 @@ def shutdown(failure: BaseException | None) -> None:
     owner = failover_module.current()
     if owner is None:
         return
+    if failure is None:
+        owner.script_ended()
     if isinstance(failure, FailoverInterrupt):
         print(
             f"fftrain: rank {owner.rank}: the job lost a rank while the script was outside the part that can be "
-            "repeated, and this rank could not go back. Put collectives of the training loop inside "
-            "`with ff_deepspeed.iteration():`.",
+            "repeated, and this rank could not go back. Keep the collectives of training inside the loop that is "
+            "protected (with DeepSpeed's exact loop: inside `with ff_deepspeed.iteration():`).",
             file=sys.stderr,
             flush=True,
         )

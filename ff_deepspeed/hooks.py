@@ -38,9 +38,10 @@ def install() -> None:
     if "deepspeed" not in _installed:
         _installed.add("deepspeed")
         _install_in_deepspeed()
-    if "script" not in _installed and runtime.current() is not None:
+    failover = runtime.current()
+    if "script" not in _installed and failover is not None:
         install_in_script()
-        _at_end_of_script()
+        failover.at_end(_end_of_script)
 
 
 def install_in_script() -> None:
@@ -153,19 +154,11 @@ def _load_checkpoint(original: Callable[..., Any], engine: Any, *args: Any, **kw
     return found.load_checkpoint(original, args, kwargs)
 
 
-def _at_end_of_script() -> None:
+def _end_of_script() -> None:
     """An unmodified loop says nothing when it is over: the end of the script is its last sign."""
-    from ff_core import runtime as worker
-
-    shutdown = worker.shutdown
-
-    def after_script(failure: BaseException | None) -> None:
-        found = protection.current()
-        if failure is None and found is not None:
-            found.unmodified.end()
-        shutdown(failure)
-
-    worker.shutdown = after_script
+    found = protection.current()
+    if found is not None:
+        found.unmodified.end()
 
 
 def _cpu_adam_init(original: Callable[..., Any], optimizer: Any, *args: Any, **kwargs: Any) -> None:

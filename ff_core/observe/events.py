@@ -38,7 +38,6 @@ KINDS = {
     "worker_exit": "rank, code (negative: the signal), at",
     "spare_ready": "node, uid",
     "training_start": "protected (text)",
-    "iteration": "version, loss: of rank 0, where it is known",
     "commit": "W: newest version safe on every rank, epoch",
     "injection": "rank, id, action, iteration, at (time)",
     "hint": "rank, text, site: a collective failed and no death is known yet",

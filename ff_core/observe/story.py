@@ -101,7 +101,7 @@ def load_story(directory: str | Path) -> Story:
     # A directory that was used for several jobs tells of the last one.
     starts = [index for index, event in enumerate(events) if event.kind == "job_start"]
     story = tell(events[starts[-1] :] if starts else events)
-    story.losses = read_losses(Path(directory) / LOSSES) or story.losses
+    story.losses = read_losses(Path(directory) / LOSSES)
     return story
 
 
@@ -110,7 +110,6 @@ def tell(events: list[Event]) -> Story:
     first = events[0].t if events else 0.0
     story = Story(start=first, end=events[-1].t if events else first, world_size=0)
     playing: dict[int, Life] = {}
-    losses: dict[int, float] = {}
     for event in events:
         get = event.fields.get
         if event.kind == "job_start":
@@ -132,8 +131,6 @@ def tell(events: list[Event]) -> Story:
             story.stats[int(get("rank", 0))] = {name: value for name, value in event.fields.items() if name != "rank"}
         elif event.kind == "commit":
             story.commits.append((event.t, int(get("W", -1))))
-        elif event.kind == "iteration" and get("loss") is not None:
-            losses[int(get("version", 0))] = float(get("loss", 0.0))
         elif event.kind == "job_end":
             story.code, story.summary = int(get("code", 0)), str(get("summary") or "")
         if event.kind == "restart":
@@ -142,7 +139,6 @@ def tell(events: list[Event]) -> Story:
             story.protected = str(get("text") or "")
         if event.kind in NOTABLE:
             story.notes.append(event)
-    story.losses = sorted(losses.items())
     story.world_size = max([story.world_size, *(life.rank + 1 for life in story.lives)])
     return story
 

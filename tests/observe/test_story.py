@@ -49,15 +49,6 @@ def test_a_restart_ends_the_processes_before_it() -> None:
     assert [note.kind for note in story.notes] == ["restart"]
 
 
-def test_losses_from_iteration_events_if_there_is_no_file(tmp_path: Path) -> None:
-    with EventLog(tmp_path) as log:
-        log.emit("iteration", version=1, loss=3.0)
-        log.emit("iteration", version=2, loss=2.0)
-        log.emit("iteration", version=1, loss=2.5)
-        log.emit("iteration", version=3)
-    assert load_story(tmp_path).losses == [(1, 2.5), (2, 2.0)]
-
-
 def test_the_last_line_of_a_step_counts_and_torn_lines_do_not(tmp_path: Path) -> None:
     path = tmp_path / "losses.jsonl"
     path.write_text('{"step": 2, "loss": 1.0}\n{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n{"step": 3, "lo')
