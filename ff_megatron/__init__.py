@@ -1,20 +1,8 @@
-"""FFTrainer's plugin for Megatron-LM, which is coming: `--ff-failover` will protect a job as ff_deepspeed does.
+"""FFTrainer for Megatron-LM: a rank may die, the job goes on.
 
-Until then importing this package works and using any name of it raises UnsupportedError.
+Switched on by `--ff-failover` among the arguments of a pretrain script that `fftrain run` starts:
+
+    fftrain run --nproc-per-node 8 --spares 1 pretrain_gpt.py <Megatron's arguments> --ff-failover
+
+The script does not change; `ff_megatron.hooks` says where FFTrainer looks in.
 """
-
-from __future__ import annotations
-
-from typing import NoReturn
-
-from ff_core.errors import UnsupportedError
-
-
-def __getattr__(name: str) -> NoReturn:
-    # Names that Python's own machinery asks for must be absent in the ordinary way.
-    if name.startswith("__"):
-        raise AttributeError(f"module 'ff_megatron' has no attribute {name!r}")
-    raise UnsupportedError(
-        f"ff_megatron.{name}: Megatron-LM jobs cannot be protected yet; this is being built. "
-        "What works today: DeepSpeed with ZeRO 0, 1 and 2 (ff_deepspeed)"
-    )

@@ -1,4 +1,5 @@
-"""The job's FailoverConfig, before any process starts: from --ff-config, the script's DeepSpeed file, the options."""
+"""The job's FailoverConfig, before any process starts: from --ff-config, from the script's own arguments (its DeepSpeed
+file, or Megatron's --ff-failover and --ff-* flags), and from the launcher's options."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ff_core import config_file, flags
 from ff_core.config import BLOCK, FailoverConfig
 from ff_core.errors import ConfigError
 
@@ -25,12 +27,15 @@ def find_config(script_args: Sequence[str], ff_config: str | None, spares: int |
     """
     found: list[tuple[str, FailoverConfig]] = []
     if ff_config is not None:
-        found.append((ff_config, FailoverConfig.from_dict(_load_ff_config(ff_config), source=ff_config)))
+        found.append((ff_config, FailoverConfig.from_dict(config_file.load_fields(ff_config), source=ff_config)))
     for option, value in _options(script_args):
         block = _deepspeed_block(option, value)
         if block is not None:
             name = value if Path(value).is_file() else option
             found.append((name, FailoverConfig.from_dict(block, source=name)))
+    flagged = flags.from_words(script_args)
+    if flagged is not None:
+        found.append((f"the script's {flags.SWITCH}", flagged))
     for name, config in found[1:]:
         if config != found[0][1]:
             raise ConfigError(f'{found[0][0]} and {name} have different "{BLOCK}" blocks; allowed: one, or equal ones')
@@ -52,37 +57,6 @@ def _options(script_args: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def _load_ff_config(name: str) -> Any:
-    fields = _parse(_read(name), name)
-    return fields.get(BLOCK, fields) if isinstance(fields, dict) else fields
-
-
-def _read(name: str) -> str:
-    try:
-        return Path(name).read_text()
-    except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{name}: not a text file; allowed: JSON") from None
-
-
-def _parse(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        problem = error
-    # DeepSpeed reads Hjson, which is JSON with comments and fewer commas.
-    try:
-        import hjson  # type: ignore[import-untyped, import-not-found, unused-ignore]
-
-        return hjson.loads(text)
-    except ImportError:
-        pass
-    except ValueError as error:
-        problem = error
-    raise ConfigError(f"{name}: not JSON: {problem}")
-
-
 def _deepspeed_block(option: str, value: str) -> Any | None:
     """The "ff_failover" block of a DeepSpeed configuration (a file, or its text in base64), or None.
 
@@ -91,7 +65,7 @@ def _deepspeed_block(option: str, value: str) -> Any | None:
     sure = option in _DEEPSPEED_OPTIONS
     if Path(value).is_file():
         try:
-            fields = _parse(_read(value), value)
+            fields = config_file.parse(config_file.read(value), value)
         except ConfigError:
             if sure:
                 raise

@@ -9,7 +9,7 @@ import torch
 
 from ff_core.errors import FailoverError
 from ff_core.state import codec
-from ff_deepspeed.buffers import Buffers
+from ff_core.state.buffers import Buffers
 
 
 class Model(torch.nn.Module):

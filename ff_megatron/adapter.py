@@ -1,0 +1,64 @@
+"""MegatronAdapter: the answers to ff_core's questions about one `train()` of Megatron (see ff_core.adapter)."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from ff_core.adapter import TensorSpec
+from ff_core.state.buffers import Buffers
+from ff_megatron import optimizers, rebuild, scalars, state_map
+from ff_megatron.buckets import GoldenCounts
+from ff_megatron.data import Data
+from ff_megatron.reset import Reset
+
+
+class Place(Protocol):
+    """Where in the script a version stands: plain values, as `scalars` are."""
+
+    def place(self) -> dict[str, Any]: ...
+
+    def set_place(self, saved: dict[str, Any]) -> None: ...
+
+
+class MegatronAdapter:
+    """One model and optimizer. args, timers: Megatron's own.  loop: knows iteration and operation count."""
+
+    name = "megatron"
+
+    def __init__(
+        self, model: list[Any], optimizer: Any, scheduler: Any, config: Any, args: Any, timers: Any, data: Data, loop: Place
+    ) -> None:  # fmt: skip
+        self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
+        self._data, self._loop = data, loop
+        self._buffers = Buffers(torch.nn.ModuleList(model))
+        self._golden = GoldenCounts(model)
+        self._reset = Reset(model, optimizer, config, timers)
+
+    def tensors(self) -> list[TensorSpec]:
+        steps = [optimizers.prepare(part) for part in optimizers.parts(self._optimizer)]
+        self._buffers.begin()
+        return state_map.declare(self._model, self._optimizer, steps)
+
+    def scalars(self) -> dict[str, Any]:
+        return {
+            "trainer": scalars.save(self._args, self._optimizer, self._scheduler),
+            "golden": self._golden.save(),
+            "buffers": self._buffers.save(),
+            "data": self._data.positions(),
+            "place": self._loop.place(),
+        }
+
+    def load_scalars(self, saved: dict[str, Any]) -> None:
+        scalars.load(self._args, self._optimizer, self._scheduler, saved["trainer"])
+        self._golden.load(saved["golden"])
+        self._buffers.load(saved["buffers"], {})
+        self._data.seek(saved["data"])
+        self._loop.set_place(saved["place"])
+
+    def drop_iteration(self) -> None:
+        self._reset.run()
+
+    def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
+        rebuild.weights_from_masters(self._model, self._optimizer)

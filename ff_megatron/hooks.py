@@ -1,0 +1,151 @@
+"""The places in Megatron-LM where FFTrainer looks in: functions of megatron.training.training, replaced once.
+
+| function                                | what happens there |
+| ---                                     | --- |
+| pretrain                                | --ff-* flags are added; at its end a rank waits until nobody needs it |
+| setup_model_and_optimizer               | unsupported jobs are refused, protection begins |
+| build_train_valid_test_data_iterators   | a newcomer's data begins where the dead rank's stood; all can be rewound |
+| train                                   | entered again after a failure |
+| train_step                              | the iteration before it is complete: sealed |
+| save_checkpoint                         | remembers the checkpoint; a final one is repeated after a failure |
+| evaluate_and_print_results, print_datetime | at the end of pretrain they are repeated after a failure |
+| schedules.forward_step, backward_step   | points of injected faults |
+
+All of these are looked up in their module whenever they are called. Arguments are bound by name, because signatures
+differ between versions. Without --ff-failover Megatron's own code runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from ff_core import failover as runtime
+from ff_core import flags
+from ff_core.errors import UnsupportedError
+from ff_megatron import protection
+
+_installed: set[str] = set()
+_NEEDED = (
+    "pretrain", "setup_model_and_optimizer", "build_train_valid_test_data_iterators", "train", "train_step",
+    "save_checkpoint", "evaluate_and_print_results", "print_datetime", "get_args", "get_timers",
+)  # fmt: skip
+
+
+def install() -> None:
+    """Put the hooks in place, once per process; megatron.training has been imported. Raises UnsupportedError."""
+    if _installed:
+        return
+    training = importlib.import_module("megatron.training.training")
+    missing = [name for name in _NEEDED if not callable(getattr(training, name, None))]
+    if missing:
+        raise UnsupportedError(
+            f"this version of Megatron-LM cannot be protected: megatron.training.training has no {', '.join(missing)}"
+        )
+    _installed.add("megatron")
+    package = sys.modules["megatron.training"]
+    _wrap(training, "pretrain", _pretrain)
+    package.pretrain = training.pretrain  # type: ignore[attr-defined]
+    _wrap(training, "setup_model_and_optimizer", _setup)
+    _wrap(training, "build_train_valid_test_data_iterators", _data_iterators)
+    _wrap(training, "train", _train)
+    _wrap(training, "train_step", _train_step)
+    _wrap(training, "save_checkpoint", _save_checkpoint)
+    _wrap(training, "evaluate_and_print_results", _after)
+    _wrap(training, "print_datetime", _after)
+    schedules = importlib.import_module("megatron.core.pipeline_parallel.schedules")
+    _wrap(schedules, "forward_step", functools.partial(_point, "forward"))
+    _wrap(schedules, "backward_step", functools.partial(_point, "backward"))
+
+
+def _wrap(module: ModuleType, name: str, around: Callable[..., Any]) -> None:
+    """Replace module.name by a function that calls around(original, *args, **kwargs)."""
+    original = getattr(module, name)
+
+    @functools.wraps(original)
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        return around(original, *args, **kwargs)
+
+    setattr(module, name, hooked)
+
+
+def _bind(function: Callable[..., Any], args: Any, kwargs: Any) -> inspect.BoundArguments:
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound
+
+
+def _pretrain(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    bound = _bind(original, args, kwargs)
+    theirs = bound.arguments.get("extra_args_provider")
+
+    def provider(parser: Any) -> Any:
+        flags.add_arguments(parser)
+        return parser if theirs is None else theirs(parser)
+
+    bound.arguments["extra_args_provider"] = provider
+    result = original(*bound.args, **bound.kwargs)
+    found = protection.current()
+    if found is not None:
+        found.loop.end()
+    return result
+
+
+def _setup(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    protection.begin(sys.modules["megatron.training.training"])
+    return original(*args, **kwargs)
+
+
+def _data_iterators(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    found = protection.current()
+    if found is None:
+        return original(*args, **kwargs)
+    return found.data_iterators(lambda: original(*args, **kwargs))
+
+
+def _train(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    found = protection.current()
+    if found is None:
+        return original(*args, **kwargs)
+    given = _bind(original, args, kwargs).arguments
+    return found.train(original, given, lambda: original(*args, **kwargs))
+
+
+def _train_step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    found = protection.current()
+    if found is not None:
+        found.loop.next_iteration()
+    return original(*args, **kwargs)
+
+
+def _save_checkpoint(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    found = protection.current()
+    if found is None:
+        return original(*args, **kwargs)
+    iteration = _bind(original, args, kwargs).arguments["iteration"]
+
+    def save() -> Any:
+        result = original(*args, **kwargs)
+        found.saved(iteration)
+        return result
+
+    return found.loop.after(save)
+
+
+def _after(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    found = protection.current()
+    if found is None:
+        return original(*args, **kwargs)
+    return found.loop.after(lambda: original(*args, **kwargs))
+
+
+def _point(at: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    failover = runtime.current()
+    if failover is not None and failover.training:
+        failover.inject(at)
+    return original(*args, **kwargs)

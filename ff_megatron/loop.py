@@ -1,0 +1,148 @@
+"""From a halt back into `train()`: survivors leave it and enter it again, newcomers enter it for the first time.
+
+    pretrain: ... build data iterators -> train() -> final save, final evaluations -> end
+
+Both sides then issue the same collectives: the barriers of a first iteration, those of logging, of an evaluation or a
+save. A version is sealed when the loop asks for the next iteration, after logging, evaluation and save of its own; so
+an evaluation or a save that was interrupted is done again with its iteration.
+
+What pretrain does after `train()` has returned cannot be entered again from outside. Its calls with collectives are
+remembered instead, and made again in their order, once `train()` has been gone through again; then the interrupted call
+is made once more and its caller notices nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
+
+from ff_core.errors import FailoverInterrupt, UnsupportedError
+
+if TYPE_CHECKING:
+    from ff_core.failover import Failover
+    from ff_megatron.data import Data
+
+OPERATIONS = "num_floating_point_operations_so_far"
+
+
+class Exit:
+    """`train()` ended the process (--exit-interval and the like) with this code."""
+
+    def __init__(self, code: Any) -> None:
+        self.code = code
+
+
+class Loop:
+    """One protected training. args: Megatron's."""
+
+    def __init__(self, failover: Failover, args: Any, data: Data) -> None:
+        self._failover, self._args, self._data = failover, args, data
+        self._train: Callable[[], Any] | None = None
+        self._code: CodeType | None = None
+        self._iteration = 0
+        self._operations: float = 0
+        self._exit: Exit | None = None
+        self._calls: list[Callable[[], Any]] = []
+        self._returned = False
+        self._busy = False  # inside train() or one of the calls: what they call in turn is theirs
+
+    # ---- Place (see ff_megatron.adapter) ----------------------------------------------------------------------------
+
+    def place(self) -> dict[str, Any]:
+        exited = None if self._exit is None else {"code": self._exit.code}
+        return {"iteration": self._iteration, "operations": self._operations, "exit": exited}
+
+    def set_place(self, saved: dict[str, Any]) -> None:
+        self._iteration, self._operations = saved["iteration"], saved["operations"]
+        self._exit = None if saved["exit"] is None else Exit(saved["exit"]["code"])
+        self._args.iteration = self._iteration
+        self._args.num_floating_point_operations_so_far = self._operations
+
+    # ---- what hooks call --------------------------------------------------------------------------------------------
+
+    def train(self, original: Callable[[], Any], code: CodeType) -> Any:
+        """`train(...)`; `original` makes the call, `code` is the function's. Returns what it returns."""
+        if OPERATIONS not in code.co_varnames:
+            raise UnsupportedError(f"this Megatron-LM's train() has no local variable {OPERATIONS}")
+        self._train, self._code = original, code
+        self._iteration = self._args.iteration
+        self._operations = self._args.num_floating_point_operations_so_far
+        self._failover.start_training()
+        self._data.sealed(self._failover.version, self._failover.oldest_needed)
+        result = self._attempt(self._run_train)
+        self._returned = True
+        return result
+
+    def next_iteration(self) -> None:
+        """train() is about to make iteration args.curr_iteration + 1: the one before is complete."""
+        self._iteration = self._args.curr_iteration
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame.f_code is not self._code:
+            frame = frame.f_back
+        assert frame is not None, "train_step() was not called by train()"
+        self._operations = frame.f_locals[OPERATIONS]
+        del frame
+        self._seal()
+
+    def after(self, call: Callable[[], Any]) -> Any:
+        """A call of pretrain's. Before and inside train() it is just made; afterwards it survives failures."""
+        if not self._returned or self._busy:
+            return call()
+        self._calls.append(call)
+        return self._attempt(call)
+
+    def end(self) -> None:
+        """pretrain is over: wait until nobody needs this rank any more."""
+        if self._returned:
+            self.after(self._failover.finish)
+
+    # ---- going on after a failure -----------------------------------------------------------------------------------
+
+    def _attempt(self, call: Callable[[], Any]) -> Any:
+        self._busy = True
+        try:
+            while True:
+                try:
+                    return call()
+                except FailoverInterrupt as interrupt:
+                    epoch = interrupt.epoch
+                # No exception is alive here any more: its traceback would keep the halted groups alive.
+                self._recover(epoch)
+                call = self._again
+        finally:
+            self._busy = False
+
+    def _recover(self, epoch: int) -> None:
+        self._failover.recover(FailoverInterrupt(epoch))
+        if self._failover.rank in (0, self._failover.world_size - 1):
+            print(
+                f"fftrain: rank {self._failover.rank} goes on after iteration {self._iteration}; "
+                "log lines of later ones appear again",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _again(self) -> Any:
+        result = self._run_train()
+        for call in self._calls:
+            result = call()
+        return result
+
+    def _run_train(self) -> Any:
+        assert self._train is not None
+        if self._exit is None:
+            try:
+                result = self._train()
+                if isinstance(result, tuple):
+                    self._iteration, self._operations = result[0], result[1]
+                return result
+            except SystemExit as leaving:
+                self._exit, self._iteration = Exit(leaving.code), self._args.curr_iteration + 1
+        self._failover.finish()
+        raise SystemExit(self._exit.code)
+
+    def _seal(self) -> None:
+        self._failover.seal()
+        self._data.sealed(self._failover.version, self._failover.oldest_needed)

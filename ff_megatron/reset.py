@@ -1,0 +1,52 @@
+"""Forgets a half-done iteration and makes the process fit to enter `train()` again. No collectives are used here.
+
+Each line answers something that was seen to go wrong: timers that run assert when they are started again, a no_sync_func
+that is set asserts under overlap_grad_reduce, a rerun state machine in the middle of a step takes a path with another
+collective and hangs the job, and so on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.distributed import distributed_c10d as c10d
+
+from ff_megatron import buckets
+
+_FUNCTIONS = ("no_sync_func", "grad_sync_func", "param_sync_func")
+
+
+class Reset:
+    """Made once, before `train()` is entered for the first time; `run()` goes back to where it is entered."""
+
+    def __init__(self, model: list[Any], optimizer: Any, config: Any, timers: Any) -> None:
+        from megatron.core.rerun_state_machine import get_rerun_state_machine
+
+        self._model, self._optimizer, self._config, self._timers = model, optimizer, config, timers
+        self._functions = {name: getattr(config, name) for name in _FUNCTIONS}
+        self._rerun_mode = get_rerun_state_machine().get_mode()
+
+    def run(self) -> None:
+        buckets.reset(self._model)  # first: other ranks wait for these sockets to close
+        for chunk in self._model:
+            for p in chunk.parameters():
+                p.grad = None
+            chunk.force_all_reduce = False
+            chunk.zero_grad_buffer()
+            if getattr(chunk, "use_forward_hook", False) and not chunk.remove_forward_pre_hook_handles:
+                chunk.enable_forward_pre_hook()
+        self._optimizer.zero_grad()
+        for name, function in self._functions.items():
+            setattr(self._config, name, function)
+        for timer in self._timers._timers.values():
+            timer._started = False
+        c10d._world.pg_coalesce_state.clear()
+        self._rerun()
+
+    def _rerun(self) -> None:
+        from megatron.core.rerun_state_machine import RerunState, get_rerun_state_machine
+
+        machine = get_rerun_state_machine()
+        machine.state = RerunState.NOT_RUNNING_YET
+        machine.mode = self._rerun_mode
+        machine.saved_state = machine.data_iterator_checkpoints = None

@@ -1,0 +1,130 @@
+"""What cannot be protected, said before training starts, by name and with what would work instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ff_core.errors import UnsupportedError
+from ff_megatron import optimizers
+
+WORKS = (
+    "What works: Adam with --use-distributed-optimizer (with or without --overlap-grad-reduce and "
+    "--overlap-param-gather), fp32, bf16 or fp16, tensor, pipeline and data parallelism"
+)
+HINT = "Use that, or leave --ff-failover out to train unprotected."
+
+#: argument -> (value that is fine, why another one is not).
+_ARGUMENTS: dict[str, tuple[Any, str]] = {
+    "inprocess_restart": (
+        False, "--inprocess-restart restarts the whole of pretrain() when a rank fails; it and --ff-failover would both "
+        "take hold of the failure. Drop it: a spare takes the dead rank's place without a restart",
+    ),
+    "enable_ft_package": (
+        False, "--enable-ft-package kills and restarts ranks from outside (ft_launcher), which `fftrain run` does itself",
+    ),
+    "use_megatron_fsdp": (False, "--use-megatron-fsdp: Megatron-FSDP shards parameters; use --use-distributed-optimizer"),
+    "use_torch_fsdp2": (False, "--use-torch-fsdp2 shards parameters; use --use-distributed-optimizer"),
+    "optimizer_cpu_offload": (False, "--optimizer-cpu-offload: the optimizer's state lies in two places"),
+    "use_precision_aware_optimizer": (
+        False, "--use-precision-aware-optimizer keeps masters inside TransformerEngine's optimizer",
+    ),
+    "fp8": (None, "--fp8-format: fp8 parameters and their scales are not copied yet; use --bf16"),
+    "fp4": (None, "--fp4-format: fp4 parameters are not copied yet; use --bf16"),
+    "async_save": (False, "--async-save leaves saves under way that only the survivors know of; save without it"),
+    "perform_rl_step": (False, "--perform-rl-step: reinforcement learning loops are not supported"),
+    "skip_train": (False, "--skip-train: there is no training to protect"),
+    "overlap_param_gather_with_optimizer_step": (
+        False, "--overlap-param-gather-with-optimizer-step: gathers before the step is over; use --overlap-param-gather",
+    ),
+    "hybrid_context_parallel": (False, "--hybrid-context-parallel: its data loader cannot be rewound"),
+    "enable_cuda_graph": (False, "--enable-cuda-graph: captured graphs hold on to the groups of their epoch"),
+    "external_cuda_graph": (False, "--external-cuda-graph: captured graphs hold on to the groups of their epoch"),
+    "cuda_graph_impl": ("none", "--cuda-graph-impl: captured graphs hold on to the groups of their epoch"),
+    "moe_use_upcycling": (False, "--moe-use-upcycling: convert the checkpoint in a job of its own first"),
+    "delay_wgrad_compute": (False, "--delay-wgrad-compute: gradients wait in queues that are not reset"),
+    "decrease_batch_size_if_needed": (False, "--decrease-batch-size-if-needed: not supported"),
+}  # fmt: skip
+#: Sizes that must be 1 (or unset).
+_SIZES: dict[str, str] = {
+    "context_parallel_size": "--context-parallel-size > 1: context parallelism is not supported yet",
+    "expert_model_parallel_size": "--expert-model-parallel-size > 1: expert parallelism is not supported yet",
+    "num_distributed_optimizer_instances": "--num-distributed-optimizer-instances > 1 is not supported yet",
+    "virtual_pipeline_model_parallel_size": "virtual pipeline stages are not supported yet",
+}
+_LOADERS = ("single", "cyclic")
+
+
+def check_arguments(args: Any, persist: bool) -> None:
+    """Before the model is built. persist: the configuration asks for checkpoints of FFTrainer's own.
+
+    Raises UnsupportedError listing every obstacle.
+    """
+    obstacles = list(_argument_obstacles(args))
+    if persist:
+        obstacles.append("--ff-persist-*: Megatron saves checkpoints itself; use --save and --save-interval")
+    _refuse(obstacles)
+
+
+def check_training(model: list[Any], optimizer: Any, scheduler: Any) -> None:
+    """When everything is built: model, optimizer, schedule. Raises UnsupportedError listing every obstacle."""
+    _refuse(list(_training_obstacles(model, optimizer, scheduler)))
+
+
+def _refuse(obstacles: list[str]) -> None:
+    if obstacles:
+        raise UnsupportedError(f"this job cannot be protected: {'; '.join(obstacles)}. {WORKS}. {HINT}")
+
+
+def _argument_obstacles(args: Any) -> Iterator[str]:
+    for name, (fine, why) in _ARGUMENTS.items():
+        value = getattr(args, name, fine)
+        if value != fine and value:
+            yield why
+    for name, why in _SIZES.items():
+        if (getattr(args, name, None) or 1) > 1:
+            yield why
+    if getattr(args, "num_experts", None):
+        yield "--num-experts: mixtures of experts are not supported yet"
+    if getattr(args, "dataloader_type", "single") not in (*_LOADERS, None):
+        yield (
+            f"--dataloader-type {args.dataloader_type}: a replacement cannot find its place in data of the script's own; "
+            f"allowed: {', '.join(_LOADERS)}"
+        )
+    if getattr(args, "load", None) or getattr(args, "pretrained_checkpoint", None):
+        yield "--load: a replacement's load_checkpoint is not answered from memory yet"
+    if not getattr(args, "use_distributed_optimizer", False):
+        yield "without --use-distributed-optimizer state is replicated, which is not supported yet"
+
+
+def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Iterator[str]:
+    from megatron.core.distributed import DistributedDataParallel
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+    from megatron.core.optimizer.optimizer import FP32Optimizer, Float16OptimizerWithFloat16Params
+
+    for chunk in model:
+        if type(chunk) is not DistributedDataParallel:
+            yield f"the model is wrapped in a {type(chunk).__module__}.{type(chunk).__qualname__}"
+    frozen = [name for chunk in model for name, p in chunk.named_parameters() if not p.requires_grad]
+    if frozen:
+        yield f"frozen parameters ({', '.join(frozen[:3])}) are not supported yet"
+    for part in optimizers.parts(optimizer):
+        if type(part) not in (DistributedOptimizer, Float16OptimizerWithFloat16Params, FP32Optimizer):
+            yield f"the optimizer is a {type(part).__module__}.{type(part).__qualname__}"
+        elif getattr(part, "is_stub_optimizer", False) or part.optimizer is None:
+            yield "a rank without trainable parameters (its optimizer is a stub)"
+        elif not (optimizers.is_torch(part.optimizer) or optimizers.is_fused(part.optimizer)):
+            kind = type(part.optimizer)
+            yield f"the inner optimizer is a {kind.__module__}.{kind.__qualname__}"
+    yield from _missing(model, optimizer, scheduler)
+
+
+def _missing(model: list[Any], optimizer: Any, scheduler: Any) -> Iterator[str]:
+    """Attributes that the state map reads; a version of Megatron without them keeps its state elsewhere."""
+    wanted = [(scheduler, "num_steps"), (optimizer, "step"), (optimizer, "param_groups")]
+    wanted += [(chunk, name) for chunk in model for name in ("bucket_groups", "expert_parallel_bucket_groups", "buffers")]
+    wanted += [(group, "per_param_grad_ready_counts") for chunk in model for group in getattr(chunk, "bucket_groups", [])]
+    for owner, name in wanted:
+        if not hasattr(owner, name):
+            yield f"this version of Megatron keeps its state elsewhere: {type(owner).__qualname__} has no {name!r}"
+            return

@@ -1,0 +1,39 @@
+"""Batches by consumed samples, as megatron.training's data_samplers order them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from megatron.core import mpu
+
+from .global_vars import get_args
+
+
+class _Sampler:
+    def __init__(self, total: int, consumed: int) -> None:
+        args = get_args()
+        self.total, self.consumed, self.micro = total, consumed, args.micro_batch_size
+        self.rank, self.size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for index in range(self.consumed, self.total):
+            batch.append(index)
+            if len(batch) == self.micro * self.size:
+                yield batch[self.rank * self.micro : (self.rank + 1) * self.micro]
+                batch = []
+
+
+def build_pretraining_data_loader(dataset: Any, consumed_samples: int) -> Any:
+    if dataset is None:
+        return None
+    sampler = _Sampler(len(dataset), consumed_samples)
+    workers = get_args().num_workers
+    return torch.utils.data.DataLoader(
+        dataset, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0
+    )

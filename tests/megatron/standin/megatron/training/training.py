@@ -1,0 +1,338 @@
+"""`pretrain` and what it calls, in the order and with the collectives of megatron.training.training."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from megatron.core import mpu
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.num_microbatches_calculator import get_num_microbatches, update_num_microbatches
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.rerun_state_machine import RerunDataIterator, RerunMode, get_rerun_state_machine
+from megatron.core.utils import get_model_config
+
+from .build import get_model, initialize_megatron, make_optimizer
+from .checkpointing import load_checkpoint, save_checkpoint
+from .data import build_pretraining_data_loader
+from .global_vars import get_args, get_timers
+
+
+def print_datetime(string: str) -> None:
+    torch.distributed.barrier()
+    print_rank_0(f"[{string}]")
+
+
+def print_rank_0(message: str) -> None:
+    if torch.distributed.get_rank() == 0:
+        print(message, flush=True)
+
+
+def num_floating_point_operations(args: Any, batch_size: int) -> float:
+    return 6.0 * batch_size * args.seq_length * args.hidden_size**2 * args.num_layers
+
+
+def reduce_max_stat_across_model_parallel_group(stat: float) -> float:
+    value = torch.tensor([stat], dtype=torch.float32)
+    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX, group=mpu.get_model_parallel_group())
+    return value.item()
+
+
+def should_disable_forward_pre_hook(args: Any) -> bool:
+    return args.use_distributed_optimizer and args.overlap_param_gather
+
+
+def enable_forward_pre_hook(model_chunks: Any) -> None:
+    for model_chunk in model_chunks:
+        model_chunk.enable_forward_pre_hook()
+
+
+def disable_forward_pre_hook(model_chunks: Any, param_sync: bool = True) -> None:
+    for model_chunk in model_chunks:
+        model_chunk.disable_forward_pre_hook(param_sync=param_sync)
+
+
+def pretrain(
+    train_valid_test_dataset_provider: Any,
+    model_provider: Any,
+    model_type: Any,
+    forward_step_func: Any,
+    process_non_loss_data_func: Any = None,
+    extra_args_provider: Any = None,
+    args_defaults: Any = None,
+) -> None:
+    initialize_megatron(extra_args_provider=extra_args_provider, args_defaults=args_defaults)
+    args, timers = get_args(), get_timers()
+    timers("model-and-optimizer-setup", log_level=0).start(barrier=True)
+    model, optimizer, opt_param_scheduler = setup_model_and_optimizer(model_provider, model_type)
+    timers("model-and-optimizer-setup").stop()
+    print_datetime("after model, optimizer, and learning rate scheduler are built")
+    config = get_model_config(model[0])
+    if args.virtual_pipeline_model_parallel_size is not None:
+        built = [build_train_valid_test_data_iterators(train_valid_test_dataset_provider) for _ in model]
+        train_data_iterator, valid_data_iterator, test_data_iterator = (list(part) for part in zip(*built, strict=True))
+    else:
+        train_data_iterator, valid_data_iterator, test_data_iterator = build_train_valid_test_data_iterators(
+            train_valid_test_dataset_provider
+        )
+    print_datetime("after dataloaders are built")
+    iteration = 0
+    if args.do_train and args.train_iters > 0:
+        iteration, num_floating_point_operations_so_far = train(
+            forward_step_func, model, optimizer, opt_param_scheduler, train_data_iterator, valid_data_iterator,
+            process_non_loss_data_func, config, {}, None,
+        )  # fmt: skip
+    print_datetime("after training is done")
+    if args.save and iteration != 0 and iteration % args.save_interval != 0:
+        save_checkpoint(
+            iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far, {},
+            train_data_iterator=train_data_iterator,
+        )  # fmt: skip
+    if args.do_valid:
+        prefix = f"iteration {iteration} on validation set"
+        evaluate_and_print_results(
+            prefix, forward_step_func, valid_data_iterator, model, iteration, process_non_loss_data_func, config
+        )
+    if args.do_test:
+        prefix = f"iteration {iteration} on test set"
+        evaluate_and_print_results(
+            prefix, forward_step_func, test_data_iterator, model, iteration, process_non_loss_data_func, config
+        )
+
+
+def setup_model_and_optimizer(
+    model_provider_func: Any, model_type: Any, checkpointing_context: Any = None
+) -> tuple[Any, Any, Any]:
+    args = get_args()
+    model = get_model(model_provider_func)
+    optimizer, opt_param_scheduler = make_optimizer(model)
+    args.iteration = args.num_floating_point_operations_so_far = 0
+    if args.load is not None:
+        args.iteration, args.num_floating_point_operations_so_far = load_checkpoint(
+            model, optimizer, opt_param_scheduler, checkpointing_context=checkpointing_context
+        )
+    return model, optimizer, opt_param_scheduler
+
+
+def train_step(
+    forward_step_func: Any, data_iterator: Any, model: Any, optimizer: Any, opt_param_scheduler: Any, config: Any,
+    forward_backward_func: Any, iteration: int | None = None,
+) -> Any:  # fmt: skip
+    args = get_args()
+    rerun_state_machine = get_rerun_state_machine()
+    while rerun_state_machine.should_run_forward_backward(data_iterator):
+        for model_chunk in model:
+            model_chunk.zero_grad_buffer()
+        optimizer.zero_grad()
+        losses_reduced = forward_backward_func(
+            forward_step_func=forward_step_func, data_iterator=data_iterator, model=model,
+            num_microbatches=get_num_microbatches(), seq_length=args.seq_length,
+            micro_batch_size=args.micro_batch_size, forward_only=False,
+        )  # fmt: skip
+    update_successful, grad_norm, _ = optimizer.step()
+    grad_norm = reduce_max_stat_across_model_parallel_group(-1.0 if grad_norm is None else float(grad_norm))
+    if update_successful:
+        opt_param_scheduler.step(
+            increment=get_num_microbatches() * args.micro_batch_size * args.data_parallel_size
+        )
+    loss_reduced = {}
+    if mpu.is_pipeline_last_stage(ignore_virtual=True):
+        value = torch.vstack([loss["lm loss"].view(-1) for loss in losses_reduced]).sum(dim=0)
+        torch.distributed.all_reduce(value, group=mpu.get_data_parallel_group(with_context_parallel=True))
+        loss_reduced = {"lm loss": value[0] / value[1]}
+    return loss_reduced, int(not update_successful), False, False, 0, grad_norm, None, 0
+
+
+def training_log(
+    loss_dict: Any, total_loss_dict: Any, learning_rate: float, iteration: int, loss_scale: float,
+    report_memory_flag: bool, skipped_iter: int, grad_norm: float, is_first_iteration: bool = False,
+) -> bool:  # fmt: skip
+    args, timers = get_args(), get_timers()
+    learning_rate = reduce_max_stat_across_model_parallel_group(learning_rate)
+    if iteration % args.log_interval == 0 or is_first_iteration:
+        timers("interval-time").elapsed(barrier=True)
+        loss = float(loss_dict["lm loss"]) if loss_dict else float("nan")
+        if torch.distributed.get_rank() == args.world_size - 1:
+            print(f"iteration {iteration} loss {loss:.6f} lr {learning_rate:.6f} grad norm {grad_norm:.5f}", flush=True)
+    return report_memory_flag
+
+
+def save_checkpoint_and_time(
+    iteration: int, model: Any, optimizer: Any, opt_param_scheduler: Any, num_floating_point_operations_so_far: Any,
+    checkpointing_context: Any, train_data_iterator: Any = None,
+) -> None:  # fmt: skip
+    timers = get_timers()
+    timers("interval-time").stop()
+    timers("save-checkpoint", log_level=0).start(barrier=True)
+    if should_disable_forward_pre_hook(get_args()):
+        for chunk in model:
+            chunk.start_param_sync(force_sync=True)
+    save_checkpoint(
+        iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far, checkpointing_context,
+        train_data_iterator=train_data_iterator,
+    )  # fmt: skip
+    timers("save-checkpoint").stop(barrier=True)
+    timers("interval-time", log_level=0).start(barrier=True)
+
+
+def train(
+    forward_step_func: Any, model: Any, optimizer: Any, opt_param_scheduler: Any, train_data_iterator: Any,
+    valid_data_iterator: Any, process_non_loss_data_func: Any, config: Any, checkpointing_context: Any,
+    non_loss_data_func: Any, inference_model: Any = None,
+) -> tuple[int, float]:  # fmt: skip
+    args, timers = get_args(), get_timers()
+    for model_module in model:
+        model_module.train()
+    total_loss_dict: dict[str, Any] = {}
+    iteration = args.iteration
+    rerun_state_machine = get_rerun_state_machine()
+    if rerun_state_machine.current_iteration != iteration:
+        rerun_state_machine.current_iteration = iteration
+    num_floating_point_operations_so_far = args.num_floating_point_operations_so_far
+    config.grad_scale_func = optimizer.scale_loss
+    config.timers = timers
+    if args.overlap_grad_reduce:
+        assert config.no_sync_func is None, "config.no_sync_func must be None"
+        config.no_sync_func = [model_chunk.no_sync for model_chunk in model]
+        if len(model) == 1:
+            config.no_sync_func = config.no_sync_func[0]
+    if args.overlap_param_gather and args.align_param_gather:
+        config.param_sync_func = [model_chunk.start_param_sync for model_chunk in model]
+        if len(model) == 1:
+            config.param_sync_func = config.param_sync_func[0]
+    config.finalize_model_grads_func = finalize_model_grads
+    timers("interval-time", log_level=0).start(barrier=True)
+    print_datetime("before the start of training step")
+    report_memory_flag, pre_hook_enabled, should_exit, exit_code, is_first_iteration = True, False, False, 0, True
+    num_microbatches = get_num_microbatches()
+    forward_backward_func = get_forward_backward_func()
+    start_iteration = iteration
+    if should_disable_forward_pre_hook(args):
+        disable_forward_pre_hook(model, param_sync=False)
+        param_sync_func = config.param_sync_func
+        config.param_sync_func = None
+        pre_hook_enabled = False
+    while iteration < args.train_iters:
+        update_num_microbatches(args.consumed_train_samples, consistency_check=False)
+        if get_num_microbatches() != num_microbatches and iteration != 0:
+            assert get_num_microbatches() > num_microbatches, "number of microbatches should be increasing"
+        num_microbatches = get_num_microbatches()
+        update_num_microbatches(args.consumed_train_samples, consistency_check=True)
+        args.curr_iteration = iteration
+        loss_dict, skipped_iter, _, should_exit, exit_code, grad_norm, _, _ = train_step(
+            forward_step_func, train_data_iterator, model, optimizer, opt_param_scheduler, config,
+            forward_backward_func, iteration=iteration,
+        )  # fmt: skip
+        if should_exit:
+            break
+        if iteration == start_iteration:
+            if skipped_iter:
+                start_iteration = iteration + 1
+            elif should_disable_forward_pre_hook(args):
+                enable_forward_pre_hook(model)
+                config.param_sync_func = param_sync_func
+                pre_hook_enabled = True
+        iteration += 1
+        batch_size = mpu.get_data_parallel_world_size() * args.micro_batch_size * get_num_microbatches()
+        args.consumed_train_samples += batch_size
+        num_floating_point_operations_so_far += num_floating_point_operations(args, batch_size)
+        report_memory_flag = training_log(
+            loss_dict, total_loss_dict, max(group["lr"] for group in optimizer.param_groups), iteration,
+            float(optimizer.get_loss_scale()), report_memory_flag, skipped_iter, grad_norm,
+            is_first_iteration=is_first_iteration,
+        )  # fmt: skip
+        is_first_iteration = False
+        if iteration % args.eval_interval == 0 and args.do_valid:
+            timers("interval-time").stop()
+            if should_disable_forward_pre_hook(args):
+                disable_forward_pre_hook(model)
+                pre_hook_enabled = False
+            timers("eval-time", log_level=0).start(barrier=True)
+            evaluate_and_print_results(
+                f"iteration {iteration}", forward_step_func, valid_data_iterator, model, iteration,
+                process_non_loss_data_func, config,
+            )  # fmt: skip
+            timers("eval-time").stop()
+            if should_disable_forward_pre_hook(args):
+                enable_forward_pre_hook(model)
+                pre_hook_enabled = True
+            timers("interval-time", log_level=0).start(barrier=True)
+        if args.save and args.save_interval and iteration % args.save_interval == 0:
+            save_checkpoint_and_time(
+                iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far,
+                checkpointing_context, train_data_iterator=train_data_iterator,
+            )  # fmt: skip
+        if args.exit_interval and iteration % args.exit_interval == 0:
+            print_datetime(f"exiting program at iteration {iteration}")
+            should_exit = True
+            break
+    if pre_hook_enabled:
+        disable_forward_pre_hook(model)
+    if should_exit:
+        sys.exit(exit_code)
+    return iteration, num_floating_point_operations_so_far
+
+
+def evaluate(forward_step_func: Any, data_iterator: Any, model: Any, config: Any) -> dict[str, Any]:
+    args, timers = get_args(), get_timers()
+    timers("evaluate", log_level=0).start(barrier=True)
+    for model_module in model:
+        model_module.eval()
+    rerun_state_machine = get_rerun_state_machine()
+    rerun_mode = rerun_state_machine.get_mode()
+    rerun_state_machine.set_mode(RerunMode.DISABLED)
+    total = torch.zeros(2)
+    with torch.no_grad():
+        for _ in range(args.eval_iters):
+            config.timers = None
+            losses = get_forward_backward_func()(
+                forward_step_func=forward_step_func, data_iterator=data_iterator, model=model,
+                num_microbatches=args.global_batch_size // (args.micro_batch_size * args.data_parallel_size),
+                seq_length=args.seq_length, micro_batch_size=args.micro_batch_size, forward_only=True,
+            )  # fmt: skip
+            config.timers = get_timers()
+            if mpu.is_pipeline_last_stage(ignore_virtual=True):
+                value = torch.vstack([loss["lm loss"].view(-1) for loss in losses]).sum(dim=0)
+                torch.distributed.all_reduce(value, group=mpu.get_data_parallel_group(with_context_parallel=True))
+                total += value
+            args.consumed_valid_samples += args.global_batch_size
+    for model_module in model:
+        model_module.train()
+    timers("evaluate").stop()
+    rerun_state_machine.set_mode(rerun_mode)
+    return {"lm loss": total[0] / total[1]}
+
+
+def evaluate_and_print_results(
+    prefix: str, forward_step_func: Any, data_iterator: Any, model: Any, iteration: int,
+    process_non_loss_data_func: Any, config: Any, verbose: bool = False,
+) -> None:  # fmt: skip
+    losses = evaluate(forward_step_func, data_iterator, model, config)
+    if torch.distributed.get_rank() == get_args().world_size - 1:
+        print(f"validation loss at {prefix}: {float(losses['lm loss']):.6f}", flush=True)
+
+
+def build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:
+    args = get_args()
+    loaders: tuple[Any, Any, Any] = (None, None, None)
+    flags = torch.tensor([0, 0, 0], dtype=torch.long)
+    if mpu.get_tensor_model_parallel_rank() == 0:
+        samples = (args.train_iters * args.global_batch_size, 10_000, args.eval_iters * args.global_batch_size)
+        train, valid, test = build_train_valid_test_datasets_provider(samples)
+        loaders = (
+            build_pretraining_data_loader(train, args.consumed_train_samples),
+            [build_pretraining_data_loader(valid, args.consumed_valid_samples)],
+            build_pretraining_data_loader(test, 0),
+        )
+        flags = torch.tensor([args.train_iters > 0, args.eval_iters > 0, args.eval_iters > 0], dtype=torch.long)
+    torch.distributed.broadcast(flags, 0)
+    args.do_train, args.do_valid, args.do_test = (bool(flag) for flag in flags)
+    return loaders
+
+
+def build_train_valid_test_data_iterators(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:
+    train, valid, test = build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider)
+    if train is None:
+        return None, None, None
+    return RerunDataIterator(iter(train)), RerunDataIterator(iter(valid[0])), RerunDataIterator(iter(test))

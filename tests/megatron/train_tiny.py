@@ -1,0 +1,170 @@
+"""A small GPT trained by `pretrain`, on CPU, as a Megatron-LM user's script would: the workload of the tests.
+
+    torchrun --nproc-per-node 4 train_tiny.py --bf16 --use-distributed-optimizer --result out/result.json
+    fftrain run --nproc-per-node 4 --spares 1 train_tiny.py ... --ff-failover
+
+Writes out/result.rank<R>.json: the loss of each iteration that this process finished, digests of parameters and
+optimizer state, counters and random states at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+warnings.simplefilter("ignore")
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import cuda_on_cpu  # noqa: E402, F401
+import torch  # noqa: E402
+
+sys.path.insert(0, str(HERE / "standin"))
+
+import megatron.training.training as training  # noqa: E402
+from megatron.core import mpu, tensor_parallel  # noqa: E402
+from megatron.core.enums import ModelType  # noqa: E402
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
+from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
+from megatron.core.rerun_state_machine import get_rerun_state_machine  # noqa: E402
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+from megatron.training import get_args, pretrain  # noqa: E402
+
+built: list[Any] = []
+losses: dict[int, str] = {}
+
+
+def extra_args(parser: Any) -> Any:
+    parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    return parser
+
+
+def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage: int | None = None) -> GPTModel:
+    args = get_args()
+    config = TransformerConfig(
+        num_layers=args.num_layers, hidden_size=args.hidden_size, num_attention_heads=args.num_attention_heads,
+        use_cpu_initialization=True, tensor_model_parallel_size=args.tensor_model_parallel_size,
+        pipeline_model_parallel_size=args.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=args.virtual_pipeline_model_parallel_size,
+        context_parallel_size=args.context_parallel_size, hidden_dropout=args.dropout, attention_dropout=args.dropout,
+        bf16=args.bf16, fp16=args.fp16, params_dtype=args.params_dtype, pipeline_dtype=args.params_dtype,
+        gradient_accumulation_fusion=False, persist_layer_norm=False, bias_dropout_fusion=False,
+        masked_softmax_fusion=False, num_moe_experts=args.num_experts, add_bias_linear=args.num_experts is None,
+        expert_model_parallel_size=args.expert_model_parallel_size,
+        moe_token_dispatcher_type="alltoall", moe_router_load_balancing_type="none",
+    )  # fmt: skip
+    return GPTModel(
+        config=config,
+        transformer_layer_spec=get_gpt_layer_local_spec(num_experts=args.num_experts),
+        vocab_size=args.padded_vocab_size,
+        max_sequence_length=args.seq_length,
+        pre_process=pre_process,
+        post_process=post_process,
+        share_embeddings_and_output_weights=True,
+        vp_stage=vp_stage,
+    )
+
+
+class Samples(torch.utils.data.Dataset[Any]):
+    """Sample i is drawn from a generator seeded with i."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        args = get_args()
+        generator = torch.Generator().manual_seed(self.seed + index)
+        return {"text": torch.randint(0, args.padded_vocab_size, (args.seq_length + 1,), generator=generator)}
+
+
+def datasets(counts: Any, vp_stage: int | None = None) -> Any:
+    return Samples(counts[0], 10_000), Samples(counts[1], 20_000_000), Samples(counts[2], 30_000_000)
+
+
+def loss_func(output: torch.Tensor) -> Any:
+    losses = output.float().view(-1)
+    count = torch.tensor(losses.numel(), dtype=torch.int)
+    return losses.sum(), count, {"lm loss": torch.stack([losses.sum().detach(), count.float()])}
+
+
+def forward_step(data_iterator: Any, model: Any) -> Any:
+    length = get_args().seq_length
+    batch = next(data_iterator) if data_iterator is not None else None
+    text = tensor_parallel.broadcast_data(["text"], batch, torch.int64)["text"]
+    tokens, labels = text[:, :-1].contiguous(), text[:, 1:].contiguous()
+    positions = torch.arange(length).unsqueeze(0).expand_as(tokens)
+    mask = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)[None, None]
+    return model(tokens, positions, mask, labels=labels), loss_func
+
+
+def _setup(original: Any) -> Any:
+    def setup(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        built[:] = result
+        return result
+
+    return setup
+
+
+def _log(original: Any) -> Any:
+    def log(loss_dict: Any, total: Any, learning_rate: Any, iteration: int, *args: Any, **kwargs: Any) -> Any:
+        result = original(loss_dict, total, learning_rate, iteration, *args, **kwargs)
+        losses[iteration] = float(loss_dict["lm loss"]).hex() if loss_dict else "none"
+        return result
+
+    return log
+
+
+def digest(tensors: Any) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def report() -> None:
+    model, optimizer, scheduler = built
+    inner = [o.optimizer for o in getattr(optimizer, "chained_optimizers", [optimizer])]
+    mains = [p for o in inner for group in o.param_groups for p in group["params"]]
+    states = [value for o in inner for g in o.param_groups for p in g["params"] for _, value in sorted(o.state[p].items())]
+    args = get_args()
+    trackers = tensor_parallel.get_cuda_rng_tracker().get_states()
+    scaler = getattr(optimizer.chained_optimizers[0], "grad_scaler", None) if args.fp16 else None
+    found = {
+        "losses": losses,
+        "parameters": digest(p for chunk in model for _, p in chunk.named_parameters()),
+        "mains": digest(mains),
+        "moments": digest(state for state in states if torch.is_tensor(state)),
+        "scheduler": scheduler.num_steps,
+        "lr": [float(g["lr"]).hex() for o in inner for g in o.param_groups],
+        "scaler": repr(scaler.state_dict()) if scaler is not None else None,
+        "samples": [args.consumed_train_samples, args.skipped_train_samples, args.consumed_valid_samples],
+        "rerun": get_rerun_state_machine().current_iteration,
+        "rng": digest([torch.get_rng_state(), *(trackers[name] for name in sorted(trackers))]),
+        "python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
+    }
+    path = args.result.with_suffix(f".rank{args.rank}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found))
+
+
+training.setup_model_and_optimizer = _setup(training.setup_model_and_optimizer)
+training.training_log = _log(training.training_log)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    try:
+        pretrain(datasets, model_provider, ModelType.encoder_or_decoder, forward_step, extra_args_provider=extra_args)
+    finally:
+        if built and sys.exc_info()[0] in (None, SystemExit):
+            assert mpu.model_parallel_is_initialized()
+            report()
+    torch.distributed.destroy_process_group()
