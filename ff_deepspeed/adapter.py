@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ff_core.adapter import TensorSpec
-from ff_deepspeed import cpu_adam, moments, rebuild, scalars, state_map
 from ff_core.state.buffers import Buffers
+from ff_deepspeed import cpu_adam, moments, rebuild, scalars, state_map
 from ff_deepspeed.reset import Reset
 
 

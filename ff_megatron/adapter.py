@@ -28,8 +28,16 @@ class MegatronAdapter:
     name = "megatron"
 
     def __init__(
-        self, model: list[Any], optimizer: Any, scheduler: Any, config: Any, args: Any, timers: Any, data: Data, loop: Place
-    ) -> None:  # fmt: skip
+        self,
+        model: list[Any],
+        optimizer: Any,
+        scheduler: Any,
+        config: Any,
+        args: Any,
+        timers: Any,
+        data: Data,
+        loop: Place,
+    ) -> None:
         self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
         self._data, self._loop = data, loop
         self._buffers = Buffers(torch.nn.ModuleList(model))

@@ -7,7 +7,8 @@ others, in another order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -51,6 +52,42 @@ class GoldenCounts:
 
 def _parameters(group: Any) -> list[Any]:
     return [p for bucket in group.buckets for p in bucket.params_list]
+
+
+class NoSync:
+    """DDP's no_sync contexts, all of which can be closed.
+
+    Pipeline schedules enter them by hand. One that an interrupted schedule left open closes when Python happens to
+    collect that frame, possibly in the middle of a later iteration, where it would switch reduction on too early.
+    """
+
+    def __init__(self, model: list[Any]) -> None:
+        self._open: list[AbstractContextManager[None]] = []
+        for chunk in model:
+            chunk.no_sync = self._tracked(chunk.no_sync)
+
+    def _tracked(self, original: Callable[[], AbstractContextManager[None]]) -> Callable[[], Any]:
+        @contextmanager
+        def no_sync() -> Iterator[None]:
+            context = original()
+            context.__enter__()
+            self._open.append(context)
+            try:
+                yield
+            finally:
+                self._close(context)
+
+        return no_sync
+
+    def _close(self, context: AbstractContextManager[None]) -> None:
+        if context in self._open:
+            self._open.remove(context)
+            context.__exit__(None, None, None)
+
+    def close(self) -> None:
+        """Close every context that is open."""
+        for context in list(self._open):
+            self._close(context)
 
 
 def reset(model: list[Any]) -> None:

@@ -1,8 +1,8 @@
 """Forgets a half-done iteration and makes the process fit to enter `train()` again. No collectives are used here.
 
-Each line answers something that was seen to go wrong: timers that run assert when they are started again, a no_sync_func
-that is set asserts under overlap_grad_reduce, a rerun state machine in the middle of a step takes a path with another
-collective and hangs the job, and so on.
+Each line answers something that was seen to go wrong: timers that run assert when they are started again, a
+no_sync_func that is set asserts under overlap_grad_reduce, a rerun state machine in the middle of a step takes a path
+with another collective and hangs the job, and so on.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ class Reset:
         from megatron.core.rerun_state_machine import get_rerun_state_machine
 
         self._model, self._optimizer, self._config, self._timers = model, optimizer, config, timers
+        self._no_sync = buckets.NoSync(model)
         self._functions = {name: getattr(config, name) for name in _FUNCTIONS}
         self._rerun_mode = get_rerun_state_machine().get_mode()
 
     def run(self) -> None:
+        self._no_sync.close()
         buckets.reset(self._model)  # first: other ranks wait for these sockets to close
         for chunk in self._model:
             for p in chunk.parameters():

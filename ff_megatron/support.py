@@ -17,13 +17,14 @@ HINT = "Use that, or leave --ff-failover out to train unprotected."
 #: argument -> (value that is fine, why another one is not).
 _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "inprocess_restart": (
-        False, "--inprocess-restart restarts the whole of pretrain() when a rank fails; it and --ff-failover would both "
-        "take hold of the failure. Drop it: a spare takes the dead rank's place without a restart",
+        False,
+        "--inprocess-restart runs all of pretrain() again when a rank fails; use it or --ff-failover, not both",
     ),
     "enable_ft_package": (
-        False, "--enable-ft-package kills and restarts ranks from outside (ft_launcher), which `fftrain run` does itself",
+        False,
+        "--enable-ft-package kills and restarts ranks from outside (ft_launcher); `fftrain run` does that itself",
     ),
-    "use_megatron_fsdp": (False, "--use-megatron-fsdp: Megatron-FSDP shards parameters; use --use-distributed-optimizer"),
+    "use_megatron_fsdp": (False, "--use-megatron-fsdp shards parameters; use --use-distributed-optimizer"),
     "use_torch_fsdp2": (False, "--use-torch-fsdp2 shards parameters; use --use-distributed-optimizer"),
     "optimizer_cpu_offload": (False, "--optimizer-cpu-offload: the optimizer's state lies in two places"),
     "use_precision_aware_optimizer": (
@@ -35,7 +36,8 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "perform_rl_step": (False, "--perform-rl-step: reinforcement learning loops are not supported"),
     "skip_train": (False, "--skip-train: there is no training to protect"),
     "overlap_param_gather_with_optimizer_step": (
-        False, "--overlap-param-gather-with-optimizer-step: gathers before the step is over; use --overlap-param-gather",
+        False,
+        "--overlap-param-gather-with-optimizer-step gathers before the step is over; use --overlap-param-gather",
     ),
     "hybrid_context_parallel": (False, "--hybrid-context-parallel: its data loader cannot be rewound"),
     "enable_cuda_graph": (False, "--enable-cuda-graph: captured graphs hold on to the groups of their epoch"),
@@ -88,8 +90,8 @@ def _argument_obstacles(args: Any) -> Iterator[str]:
         yield "--num-experts: mixtures of experts are not supported yet"
     if getattr(args, "dataloader_type", "single") not in (*_LOADERS, None):
         yield (
-            f"--dataloader-type {args.dataloader_type}: a replacement cannot find its place in data of the script's own; "
-            f"allowed: {', '.join(_LOADERS)}"
+            f"--dataloader-type {args.dataloader_type}: a replacement cannot find its place in data of the script's "
+            f"own; allowed: {', '.join(_LOADERS)}"
         )
     if getattr(args, "load", None) or getattr(args, "pretrained_checkpoint", None):
         yield "--load: a replacement's load_checkpoint is not answered from memory yet"
@@ -100,7 +102,7 @@ def _argument_obstacles(args: Any) -> Iterator[str]:
 def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Iterator[str]:
     from megatron.core.distributed import DistributedDataParallel
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-    from megatron.core.optimizer.optimizer import FP32Optimizer, Float16OptimizerWithFloat16Params
+    from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer
 
     for chunk in model:
         if type(chunk) is not DistributedDataParallel:
@@ -122,8 +124,9 @@ def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Ite
 def _missing(model: list[Any], optimizer: Any, scheduler: Any) -> Iterator[str]:
     """Attributes that the state map reads; a version of Megatron without them keeps its state elsewhere."""
     wanted = [(scheduler, "num_steps"), (optimizer, "step"), (optimizer, "param_groups")]
-    wanted += [(chunk, name) for chunk in model for name in ("bucket_groups", "expert_parallel_bucket_groups", "buffers")]
-    wanted += [(group, "per_param_grad_ready_counts") for chunk in model for group in getattr(chunk, "bucket_groups", [])]
+    for chunk in model:
+        wanted += [(chunk, name) for name in ("bucket_groups", "expert_parallel_bucket_groups", "buffers")]
+        wanted += [(group, "per_param_grad_ready_counts") for group in getattr(chunk, "bucket_groups", [])]
     for owner, name in wanted:
         if not hasattr(owner, name):
             yield f"this version of Megatron keeps its state elsewhere: {type(owner).__qualname__} has no {name!r}"

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Sets up the environment in which this project is developed, tested and demonstrated.
 
-A virtual environment with torch, DeepSpeed and the project itself, and DeepSpeed's C++ operators for the CPU compiled
-ahead, so that the first job does not spend minutes on them. Running it again does what is missing. `make setup` runs:
+A virtual environment with torch, DeepSpeed, megatron-core and the project itself, and DeepSpeed's C++ operators for the
+CPU compiled ahead, so that the first job does not spend minutes on them. Running it again does what is missing.
+`make setup` runs:
 
     python3 scripts/setup_env.py [--venv .venv] [--torch 2.13.0]
 
@@ -24,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEEPSPEED = "0.19.8"
+MEGATRON = "0.16.1"
 OPERATORS = ("ShareMemCommBuilder", "CPUAdamBuilder")
 # Needed before `--no-build-isolation`, with which DeepSpeed's and this project's setup.py run in the environment.
 BUILD_TOOLS = (
@@ -113,6 +115,11 @@ def install(python: Path, torch: str) -> None:
         subprocess.run([*pip, *BUILD_TOOLS], check=True)
         environment = {**os.environ, "DS_BUILD_OPS": "0"}
         subprocess.run([*pip, "--no-build-isolation", f"deepspeed=={DEEPSPEED}"], check=True, env=environment)
+    if installed_version(python, "megatron-core") != MEGATRON:
+        say(f"installing megatron-core {MEGATRON}")
+        # What it needs (torch, numpy, packaging) is there; its own wish for a torch must not replace this one.
+        subprocess.run([*pip, "packaging"], check=True)
+        subprocess.run([*pip, "--no-deps", f"megatron-core=={MEGATRON}"], check=True)
     say("building and installing this project")
     subprocess.run([*pip, *BUILD_TOOLS], check=True)
     subprocess.run([*pip, "--no-build-isolation", "--editable", f"{ROOT}[dev]"], check=True)

@@ -163,8 +163,11 @@ class SwappableGroup(dist.ProcessGroup):
             failure = error
         finally:
             host.leave()
-        self.registry.failed(failure, cell.epoch)  # outside `except`: no exception must hang on to the generation
-        raise failure
+        try:
+            self.registry.failed(failure, cell.epoch)  # outside `except`: no exception must hang on to the generation
+            raise failure
+        finally:
+            failure = None  # it refers to this frame: together they would keep all callers' frames alive
 
     def monitored_barrier(self, timeout: timedelta | None = None, wait_all_ranks: bool = False) -> None:
         cell = self.live()

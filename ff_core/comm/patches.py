@@ -169,9 +169,12 @@ class Patches:
                 return original(*args, **kwargs)
             except RuntimeError as error:
                 failure = error
-            if registry.over or registry.noted is not None:
-                registry.failed(failure, None)
-            raise failure
+            try:
+                if registry.over or registry.noted is not None:
+                    registry.failed(failure, None)
+                raise failure
+            finally:
+                del failure  # it refers to this frame: together they would keep all callers' frames alive
 
         return run_backward
 
@@ -185,10 +188,13 @@ class Patches:
                 return original(future)
             except RuntimeError as error:
                 failure = error
-            if "FailoverInterrupt" in str(failure):
-                raise registry.interrupt()
-            if registry.noted is not None:
-                registry.failed(failure, None)
-            raise failure
+            try:
+                if "FailoverInterrupt" in str(failure):
+                    raise registry.interrupt()
+                if registry.noted is not None:
+                    registry.failed(failure, None)
+                raise failure
+            finally:
+                del failure  # as above
 
         return result

@@ -172,10 +172,13 @@ class GroupRegistry:
             return batch.wait(interrupted)
         except Exception as error:
             failure = error
-        interrupted()
-        self.host.on_failure(failure, f"connecting process groups in epoch {epoch}")
-        interrupted()
-        raise failure
+        try:
+            interrupted()
+            self.host.on_failure(failure, f"connecting process groups in epoch {epoch}")
+            interrupted()
+            raise failure
+        finally:
+            failure = None  # it refers to this frame: together they would keep all callers' frames alive
 
     def close_group(self, group: SwappableGroup) -> None:
         """The user destroyed `group`: it is closed now and never built again."""

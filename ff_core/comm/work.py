@@ -128,10 +128,13 @@ class SwappableWork(compat.Work):
             inner = None
             registry.host.leave()
         if failure is not None:
-            # A user who waits in slices expects the timeout back at once.
-            if not (given and not registry.over and compat.is_timeout(failure)):
-                registry.failed(failure, self._cell.epoch)
-            raise failure
+            try:
+                # A user who waits in slices expects the timeout back at once.
+                if not (given and not registry.over and compat.is_timeout(failure)):
+                    registry.failed(failure, self._cell.epoch)
+                raise failure
+            finally:
+                failure = None  # it refers to this frame: together they would keep all callers' frames alive
         self._alive()
         self._done()
         return result

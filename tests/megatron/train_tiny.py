@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import sys
 import warnings
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 warnings.simplefilter("ignore")
+# One generator serves as CPU's and CUDA's under the shim, which megatron-core remarks on in every forward.
+logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import cuda_on_cpu  # noqa: E402, F401
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 
 sys.path.insert(0, str(HERE / "standin"))
 
@@ -130,18 +134,39 @@ def digest(tensors: Any) -> str:
     return found.hexdigest()
 
 
+def check_groups() -> None:
+    """Whoever holds a group holds a swappable one, and all of them are connected in the current epoch."""
+    from ff_core import failover
+    from ff_core.comm import SwappableGroup
+
+    owner = failover.current()
+    if owner is None or owner.adapter is None:
+        return
+    assert owner.registry is not None
+    owner.registry.assert_generation(owner.epoch)
+    model, optimizer, _ = built
+    holders: list[Any] = [mpu, optimizer, *getattr(optimizer, "chained_optimizers", [])]
+    for chunk in model:
+        holders += [chunk, *chunk.modules(), *chunk.buffers, *chunk.bucket_groups]
+    holders += [value for holder in holders for value in vars(holder).values() if hasattr(value, "dp_cp")]
+    groups = [value for holder in holders for value in vars(holder).values() if isinstance(value, dist.ProcessGroup)]
+    assert len(groups) > 20, f"{len(groups)} groups found: the search looks in the wrong places"
+    stale = [group for group in groups if not isinstance(group, SwappableGroup) or group.cell is None]
+    assert not stale, f"{len(stale)} of {len(groups)} groups are not swappable or not connected"
+
+
 def report() -> None:
     model, optimizer, scheduler = built
     inner = [o.optimizer for o in getattr(optimizer, "chained_optimizers", [optimizer])]
-    mains = [p for o in inner for group in o.param_groups for p in group["params"]]
-    states = [value for o in inner for g in o.param_groups for p in g["params"] for _, value in sorted(o.state[p].items())]
+    pairs = [(o.state, p) for o in inner for group in o.param_groups for p in group["params"]]
+    states = [value for state, p in pairs for _, value in sorted(state[p].items())]
     args = get_args()
     trackers = tensor_parallel.get_cuda_rng_tracker().get_states()
     scaler = getattr(optimizer.chained_optimizers[0], "grad_scaler", None) if args.fp16 else None
     found = {
         "losses": losses,
         "parameters": digest(p for chunk in model for _, p in chunk.named_parameters()),
-        "mains": digest(mains),
+        "mains": digest(p for _, p in pairs),
         "moments": digest(state for state in states if torch.is_tensor(state)),
         "scheduler": scheduler.num_steps,
         "lr": [float(g["lr"]).hex() for o in inner for g in o.param_groups],
@@ -166,5 +191,6 @@ if __name__ == "__main__":
     finally:
         if built and sys.exc_info()[0] in (None, SystemExit):
             assert mpu.model_parallel_is_initialized()
+            check_groups()
             report()
     torch.distributed.destroy_process_group()

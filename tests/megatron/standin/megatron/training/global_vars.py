@@ -37,9 +37,9 @@ def parse_args(extra_args_provider: Callable[[Any], Any] | None = None, ignore_u
     for name, default in whole.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     for name in (
-        "bf16", "fp16", "use-distributed-optimizer", "overlap-grad-reduce", "overlap-param-gather", "align-param-gather",
-        "disable-gloo-process-groups", "async-save", "inprocess-restart", "enable-ft-package", "use-megatron-fsdp",
-        "use-torch-fsdp2", "optimizer-cpu-offload", "use-precision-aware-optimizer", "skip-train",
+        "bf16", "fp16", "use-distributed-optimizer", "overlap-grad-reduce", "overlap-param-gather",
+        "align-param-gather", "disable-gloo-process-groups", "async-save", "inprocess-restart", "enable-ft-package",
+        "use-megatron-fsdp", "use-torch-fsdp2", "optimizer-cpu-offload", "use-precision-aware-optimizer", "skip-train",
     ):  # fmt: skip
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--rampup-batch-size", nargs=3, default=None)

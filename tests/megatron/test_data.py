@@ -1,0 +1,76 @@
+"""Data iterators that go back: kept micro-batches are handed out again, forgotten ones are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ff_core.errors import FailoverError
+from ff_megatron.data import Data, Rewindable
+
+
+class Rerun:
+    """As megatron's RerunDataIterator: an `iterable`, and the micro-batches of the running step."""
+
+    def __init__(self, iterable: Any) -> None:
+        self.iterable, self.saved_microbatches, self.replaying, self.replay_pos = iterable, [1], True, 1
+
+
+def take(source: Any, count: int) -> list[int]:
+    return [next(source) for _ in range(count)]
+
+
+def test_items_come_again_and_then_go_on() -> None:
+    source = Rewindable(iter(range(10)))
+    assert take(source, 5) == [0, 1, 2, 3, 4]
+    source.seek(2)
+    assert take(source, 5) == [2, 3, 4, 5, 6]
+
+
+def test_forgotten_items_are_refused() -> None:
+    source = Rewindable(iter(range(10)))
+    take(source, 5)
+    source.forget(3)
+    source.seek(3)
+    assert take(source, 1) == [3]
+    with pytest.raises(FailoverError, match="micro-batch 2 is needed again, but the data of this process begins at 3"):
+        source.seek(2)
+
+
+def test_what_is_still_to_come_is_not_forgotten() -> None:
+    source = Rewindable(iter(range(10)))
+    take(source, 2)
+    source.forget(9)
+    assert take(source, 2) == [2, 3]
+
+
+def test_the_end_is_the_end_again() -> None:
+    source = Rewindable(iter(range(2)))
+    assert list(source) == [0, 1]
+    source.seek(1)
+    assert list(source) == [1]
+
+
+def test_a_newcomer_counts_on_and_goes_forward() -> None:
+    data = Data()
+    train = Rerun(iter(range(100, 200)))
+    data.track((train, None, [Rerun(iter("ab"))]), [40, 7])
+    assert data.positions() == [40, 7]
+    data.seek([42, 7])
+    assert next(train.iterable) == 102
+    assert (train.saved_microbatches, train.replaying, train.replay_pos) == ([], False, 0)
+
+
+def test_versions_keep_what_may_be_needed() -> None:
+    data = Data()
+    train = Rerun(iter(range(100)))
+    data.track([train], None)
+    for version in range(6):
+        data.sealed(version, version - 2)
+        take(train.iterable, 3)
+    assert data.positions() == [18]
+    data.seek([9])
+    assert take(train.iterable, 2) == [9, 10]
+    with pytest.raises(FailoverError, match="begins at 9"):
+        data.seek([8])

@@ -1,0 +1,109 @@
+"""The inner optimizers: state made ahead changes nothing, step counts are one tensor, unknown state is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ff_core.errors import UnsupportedError
+from ff_megatron import optimizers, scalars
+
+
+def make(kind: Any, **extra: Any) -> tuple[list[torch.nn.Parameter], Any]:
+    generator = torch.Generator().manual_seed(3)
+    parameters = [torch.nn.Parameter(torch.randn(n, generator=generator)) for n in (5, 7, 1)]
+    groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
+    return parameters, kind(groups, lr=0.1, **extra)
+
+
+def train(parameters: list[torch.nn.Parameter], inner: Any, steps: int) -> list[float]:
+    for step in range(steps):
+        for p in parameters:
+            p.grad = torch.sin(p.detach() + step)
+        inner.step()
+    return [value for p in parameters for value in p.detach().tolist()]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adam])
+@pytest.mark.parametrize("extra", [{}, {"foreach": True}, {"foreach": False}])
+def test_torch_steps_are_views_of_one_tensor(kind: Any, extra: dict[str, Any]) -> None:
+    wanted = train(*make(kind, **extra), 4)
+    parameters, inner = make(kind, **extra)
+    steps = optimizers.prepare(SimpleNamespace(optimizer=inner))
+    assert steps is not None and steps.tolist() == [0.0, 0.0, 0.0]
+    assert train(parameters, inner, 4) == wanted
+    assert steps.tolist() == [4.0, 4.0, 4.0]
+    assert all(inner.state[p]["step"].data_ptr() == steps[i].data_ptr() for i, p in enumerate(parameters))
+
+
+def test_state_that_exists_keeps_its_values() -> None:
+    wanted = train(*make(torch.optim.AdamW), 5)
+    parameters, inner = make(torch.optim.AdamW)
+    train(parameters, inner, 2)
+    steps = optimizers.prepare(SimpleNamespace(optimizer=inner))
+    assert steps is not None and steps.tolist() == [2.0, 2.0, 2.0]
+    for step in range(2, 5):
+        for p in parameters:
+            p.grad = torch.sin(p.detach() + step)
+        inner.step()
+    assert [value for p in parameters for value in p.detach().tolist()] == wanted
+
+
+def test_writing_the_one_tensor_sets_every_step() -> None:
+    parameters, inner = make(torch.optim.AdamW)
+    steps = optimizers.prepare(SimpleNamespace(optimizer=inner))
+    assert steps is not None
+    train(parameters, inner, 3)
+    steps.fill_(1.0)  # what a restore does
+    assert [float(inner.state[p]["step"]) for p in parameters] == [1.0, 1.0, 1.0]
+
+
+def fused(module: str) -> Any:
+    """The recorded layout of apex's and TransformerEngine's FusedAdam: moments per parameter, the step in the group."""
+
+    def step(self: Any) -> None:
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            for p in group["params"]:
+                state = self.state[p]
+                state.setdefault("exp_avg", torch.zeros_like(p))
+                state.setdefault("exp_avg_sq", torch.zeros_like(p))
+                state["exp_avg"].lerp_(p.grad, 0.1)
+                p.data.sub_(state["exp_avg"], alpha=group["lr"])
+
+    def init(self: Any, groups: Any, lr: float) -> None:
+        torch.optim.Optimizer.__init__(self, groups, {"lr": lr, "betas": (0.9, 0.95), "bias_correction": True})
+
+    return type("FusedAdam", (torch.optim.Optimizer,), {"__module__": module, "__init__": init, "step": step})
+
+
+@pytest.mark.parametrize("module", ["apex.optimizers.fused_adam", "transformer_engine.pytorch.optimizers.fused_adam"])
+def test_fused_layout_counts_in_the_group(module: str) -> None:
+    kind = fused(module)
+    wanted = train(*make(kind), 4)
+    parameters, inner = make(kind)
+    assert optimizers.is_fused(inner) and not optimizers.is_torch(inner)
+    assert optimizers.prepare(SimpleNamespace(optimizer=inner)) is None
+    before = scalars._values(inner.param_groups[0])
+    assert "step" not in before
+    assert train(parameters, inner, 4) == wanted
+    after = scalars._values(inner.param_groups[0])
+    assert after["step"] == 4 and after["betas"] == (0.9, 0.95) and "params" not in after
+
+
+def test_an_optimizer_of_another_name_is_neither() -> None:
+    _, inner = make(torch.optim.SGD)
+    assert not optimizers.is_torch(inner) and not optimizers.is_fused(inner)
+
+
+def test_unknown_state_is_refused_by_name() -> None:
+    parameters, inner = make(torch.optim.AdamW, amsgrad=True)
+    with pytest.raises(UnsupportedError, match="keeps 'max_exp_avg_sq'"):
+        optimizers.prepare(SimpleNamespace(optimizer=inner))
+    parameters, inner = make(fused("apex.optimizers.fused_adam"))
+    inner.state[parameters[0]]["exp_avg"] = torch.zeros(2)
+    with pytest.raises(UnsupportedError, match=r"keeps 'exp_avg' \(\(2,\)\) for a parameter of shape \(5,\)"):
+        optimizers.prepare(SimpleNamespace(optimizer=inner))

@@ -1,0 +1,44 @@
+"""What cannot be protected is refused before training, all of it at once, by name."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ff_core.errors import UnsupportedError
+from ff_megatron import support
+
+FINE: dict[str, Any] = {"use_distributed_optimizer": True, "dataloader_type": "single", "load": None, "fp8": None}
+
+
+def test_a_usual_job_is_fine() -> None:
+    support.check_arguments(SimpleNamespace(**FINE, context_parallel_size=1, cuda_graph_impl="none"), False)
+    support.check_arguments(SimpleNamespace(**FINE, pipeline_model_parallel_size=4), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("inprocess_restart", True, "--inprocess-restart runs all of pretrain.. again"),
+        ("enable_ft_package", True, "--enable-ft-package kills and restarts"),
+        ("use_megatron_fsdp", True, "--use-megatron-fsdp .*--use-distributed-optimizer"),
+        ("use_torch_fsdp2", True, "--use-torch-fsdp2"),
+        ("fp8", "hybrid", "--fp8-format: .* use --bf16"),
+        ("optimizer_cpu_offload", True, "--optimizer-cpu-offload"),
+        ("use_precision_aware_optimizer", True, "--use-precision-aware-optimizer"),
+        ("async_save", True, "--async-save"),
+        ("cuda_graph_impl", "local", "--cuda-graph-impl"),
+        ("dataloader_type", "external", "--dataloader-type external: .* allowed: single, cyclic"),
+    ],
+)
+def test_refusals(name: str, value: Any, message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        support.check_arguments(SimpleNamespace(**{**FINE, name: value}), False)
+    assert "leave --ff-failover out" in str(caught.value)
+
+
+def test_all_obstacles_at_once() -> None:
+    with pytest.raises(UnsupportedError, match=r"--async-save.*--skip-train.*--ff-persist"):
+        support.check_arguments(SimpleNamespace(**FINE, async_save=True, skip_train=True), True)
