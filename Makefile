@@ -1,7 +1,8 @@
 # make setup       virtual environment with torch, DeepSpeed and this project; does only what is missing
 # make test        the quick tests (sets up first)            make test TORCH=2.9.0   the same with another torch
 # make test-full   all tests                                  make lint               ruff and mypy
-# make demo        train, kill, recover, prove it             make clean              remove what was built
+# make demo        train, kill, recover, prove it             make demo-megatron      the same with Megatron
+# make clean       remove what was built
 TORCH_DEFAULT := 2.13.0
 TORCH ?= $(TORCH_DEFAULT)
 PYTHON ?= python3
@@ -21,7 +22,7 @@ export OMP_NUM_THREADS ?= 1
 SOURCES := $(wildcard ff_core/csrc/*.cpp ff_core/csrc/*.h ff_core/csrc/*.cu ff_core/csrc/build.py)
 READY := $(VENV)/.ready
 
-.PHONY: setup test test-full lint demo clean
+.PHONY: setup test test-full lint demo demo-megatron clean
 setup: $(READY)
 
 $(READY): setup.py pyproject.toml constraints.txt scripts/setup_env.py $(SOURCES)
@@ -40,6 +41,9 @@ lint: $(READY)
 
 demo: $(READY)
 	python scripts/demo.py
+
+demo-megatron: $(READY)
+	python scripts/demo.py --framework megatron --size tiny --out out/demo-megatron
 
 clean:
 	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info ff_core/copy/_ff_engine*.so $(READY)

@@ -4,6 +4,7 @@
 | ---                                     | --- |
 | pretrain                                | --ff-* flags are added; at its end a rank waits until nobody needs it |
 | setup_model_and_optimizer               | unsupported jobs are refused, protection begins |
+| load_checkpoint                         | a newcomer is answered from memory |
 | build_train_valid_test_data_iterators   | a newcomer's data begins where the dead rank's stood; all can be rewound |
 | train                                   | entered again after a failure |
 | train_step                              | the iteration before it is complete: sealed |
@@ -32,8 +33,8 @@ from ff_megatron import protection
 
 _installed: set[str] = set()
 _NEEDED = (
-    "pretrain", "setup_model_and_optimizer", "build_train_valid_test_data_iterators", "train", "train_step",
-    "save_checkpoint", "evaluate_and_print_results", "print_datetime", "get_args", "get_timers",
+    "pretrain", "setup_model_and_optimizer", "load_checkpoint", "build_train_valid_test_data_iterators", "train",
+    "train_step", "save_checkpoint", "evaluate_and_print_results", "print_datetime", "get_args", "get_timers",
 )  # fmt: skip
 
 
@@ -52,6 +53,7 @@ def install() -> None:
     _wrap(training, "pretrain", _pretrain)
     package.pretrain = training.pretrain  # type: ignore[attr-defined]
     _wrap(training, "setup_model_and_optimizer", _setup)
+    _wrap(training, "load_checkpoint", _load_checkpoint)
     _wrap(training, "build_train_valid_test_data_iterators", _data_iterators)
     _wrap(training, "train", _train)
     _wrap(training, "train_step", _train_step)
@@ -99,6 +101,13 @@ def _pretrain(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def _setup(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     protection.begin(sys.modules["megatron.training.training"])
     return original(*args, **kwargs)
+
+
+def _load_checkpoint(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    found = protection.current()
+    if found is None:
+        return original(*args, **kwargs)
+    return found.load_checkpoint(lambda: original(*args, **kwargs))
 
 
 def _data_iterators(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

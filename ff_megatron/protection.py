@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core import failover as runtime
 from ff_core import flags
-from ff_core.errors import FailoverError
+from ff_core.errors import FailoverError, UnsupportedError
 from ff_megatron import scalars, support
 from ff_megatron.adapter import MegatronAdapter
 from ff_megatron.data import Data
@@ -36,14 +36,32 @@ class Protection:
         self.data = Data()
         self.loop = Loop(failover, self.args, self.data)
 
+    def load_checkpoint(self, original: Callable[[], Any]) -> Any:
+        """load_checkpoint(): in a newcomer answered from memory, iteration and operation count; else Megatron's own."""
+        registry = self.failover.registry
+        assert registry is not None
+        if self.failover.is_newcomer:
+            self._go_to_saved()
+            log.info("load_checkpoint() was answered from memory: iteration %d", self.args.iteration)
+            return self.args.iteration, self.args.num_floating_point_operations_so_far
+        before = len(registry.groups())
+        with registry.journal.paused():  # a replacement does not come here
+            loaded = original()
+        if len(registry.groups()) != before:
+            raise UnsupportedError(
+                "load_checkpoint() made process groups, which a replacement would lack; use another --ckpt-format"
+            )
+        return loaded
+
+    def _go_to_saved(self) -> dict[str, Any]:
+        saved = self.failover.saved_scalars()
+        scalars.set_counters(self.args, saved["trainer"]["counters"])
+        self.loop.set_place(saved["place"])
+        return saved
+
     def data_iterators(self, original: Callable[[], Any]) -> Any:
         """build_train_valid_test_data_iterators(): in a newcomer from where the dead rank's data stood."""
-        positions: list[int] | None = None
-        if self.failover.is_newcomer:
-            saved = self.failover.saved_scalars()
-            scalars.set_counters(self.args, saved["trainer"]["counters"])
-            self.loop.set_place(saved["place"])
-            positions = saved["data"]
+        positions: list[int] | None = self._go_to_saved()["data"] if self.failover.is_newcomer else None
         built = original()
         self.data.track(built, positions)
         return built

@@ -27,7 +27,7 @@ def save(args: Any, optimizer: Any, scheduler: Any) -> dict[str, Any]:
         "counters": {name: getattr(args, name) for name in COUNTERS if hasattr(args, name)},
         "groups": [[_values(group) for group in part.optimizer.param_groups] for part in parts],
         "scalers": [_scaler(part).state_dict() if _scaler(part) is not None else None for part in parts],
-        "scheduler": scheduler.num_steps,
+        "scheduler": {name: value for name, value in vars(scheduler).items() if isinstance(value, _PLAIN)},
         "rerun": {name: getattr(machine, name) for name in _RERUN},
         "rng": get_cuda_rng_tracker().get_states(),
     }
@@ -41,7 +41,8 @@ def load(args: Any, optimizer: Any, scheduler: Any, saved: dict[str, Any]) -> No
     machine = get_rerun_state_machine()
     for name, value in saved["rerun"].items():
         setattr(machine, name, value)
-    scheduler.num_steps = saved["scheduler"]
+    for name, value in saved["scheduler"].items():  # all of it: a loaded checkpoint may have changed the schedule
+        setattr(scheduler, name, value)
     for part, groups, scaler in zip(optimizers.parts(optimizer), saved["groups"], saved["scalers"], strict=True):
         for group, values in zip(part.optimizer.param_groups, groups, strict=True):
             for name, value in values.items():

@@ -93,8 +93,6 @@ def _argument_obstacles(args: Any) -> Iterator[str]:
             f"--dataloader-type {args.dataloader_type}: a replacement cannot find its place in data of the script's "
             f"own; allowed: {', '.join(_LOADERS)}"
         )
-    if getattr(args, "load", None) or getattr(args, "pretrained_checkpoint", None):
-        yield "--load: a replacement's load_checkpoint is not answered from memory yet"
     if not getattr(args, "use_distributed_optimizer", False):
         yield "without --use-distributed-optimizer state is replicated, which is not supported yet"
 

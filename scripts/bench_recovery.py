@@ -4,6 +4,7 @@
     python scripts/bench_recovery.py                    a table
     python scripts/bench_recovery.py --json             the same as JSON on standard output
     python scripts/bench_recovery.py --failovers 20     also: what twenty failovers leave behind in the survivors
+    python scripts/bench_recovery.py --framework megatron    recovery of a Megatron job (sections recovery and cold)
     python scripts/bench_recovery.py --quick            everything with a tiny model and few kills, to see that it works
 
 Four ranks on two emulated nodes, ZeRO-1, bf16, GPT of 5 M parameters, micro-batch 2 x 128 (20 M for the cost of
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import baseline, leaks, overhead, recovery
-from bench.jobs import ROOT, Cluster, Job, Training, end_on_sigterm, torchrun_command
+from bench.jobs import FRAMEWORKS, ROOT, Cluster, Job, Training, end_on_sigterm, torchrun_command
 from bench.numbers import load, machine, medians, spread
 from bench.results import differences
 from bench.table import print_results
@@ -32,6 +33,7 @@ from rich.console import Console
 from ff_core.errors import FailoverError
 
 SECTIONS = ("recovery", "cold", "baseline", "overhead", "leak")
+MEGATRON_SECTIONS = ("recovery", "cold")
 CLUSTER = Cluster(ranks=4, nodes=2, spares=1)
 COLD = Cluster(ranks=4, nodes=2, spares=0)
 #: A spare is refilled in the time of about this many iterations, on two cores that train as well.
@@ -43,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
     end_on_sigterm()
     console = Console(stderr=arguments.json, width=None if sys.stdout.isatty() else 140)
     results: dict[str, Any] = {"machine": machine(), "load": {}, "bit_exact": None, "differences": []}
-    results |= {"quick": arguments.quick, "seed": arguments.seed}
+    results |= {"framework": arguments.framework, "quick": arguments.quick, "seed": arguments.seed}
     try:
         if arguments.out.exists():
             shutil.rmtree(arguments.out)
@@ -72,14 +74,19 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--failovers", type=int, default=0, metavar="N", help="look for leaks over N failovers of a job"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the moments and the ranks of kills")
+    parser.add_argument("--framework", choices=FRAMEWORKS, default="deepspeed", help="what trains (default: deepspeed)")
     parser.add_argument("--quick", action="store_true", help="tiny model, few kills: does it work, not how fast is it")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     arguments = parser.parse_args(words)
     arguments.out = arguments.out.resolve()
     if arguments.quick:
         arguments.kills, arguments.failovers = min(arguments.kills, 2), 3
+    sections = MEGATRON_SECTIONS if arguments.framework == "megatron" else SECTIONS
     if arguments.only is None:
-        arguments.only = [name for name in SECTIONS if name != "leak" or arguments.failovers]
+        arguments.only = [name for name in sections if name != "leak" or arguments.failovers]
+    for name in arguments.only:
+        if name not in sections:
+            parser.error(f"--only {name}: allowed with --framework {arguments.framework}: {', '.join(sections)}")
     if "leak" in arguments.only and arguments.failovers < 3:
         parser.error(f"--failovers {arguments.failovers}: allowed: 3 or more, to compare with the state after two")
     if arguments.kills < 1:
@@ -99,8 +106,13 @@ class Bench:
         self.out: Path = arguments.out
         self.quick: bool = arguments.quick
         self.size = "tiny" if self.quick else "5m"
-        # The tiny model's iterations would be over before a spare has done its imports.
-        self.extra = ("--micro-batch", "32") if self.quick else ()
+        # The tiny model's iterations would otherwise be over before a spare has done its imports.
+        self.framework: str = arguments.framework
+        self.extra: tuple[str, ...] = ()
+        if self.quick and self.framework == "megatron":
+            self.extra = ("--micro-batch-size", "32", "--global-batch-size", "128")
+        elif self.quick:
+            self.extra = ("--micro-batch", "32")
 
     def run(self) -> None:
         for name in self.arguments.only:
@@ -117,7 +129,7 @@ class Bench:
 
     def recovery(self) -> None:
         kills: int = self.arguments.kills
-        training = Training(_STEPS_PER_KILL * (kills + 1), self.size, extra=self.extra)
+        training = Training(_STEPS_PER_KILL * (kills + 1), self.size, extra=self.extra, framework=self.framework)
         measured = recovery.measure(self.out / "spare", training, CLUSTER, kills, self.arguments.seed, self.say)
         iteration = measured.median_iteration_s
         self.results["kill_to_step_s"] = spread([kill.seconds for kill in measured.kills])
@@ -132,7 +144,7 @@ class Bench:
 
     def cold(self) -> None:
         kills = 1 if self.quick else 5
-        training = Training(_STEPS_PER_COLD_KILL * (kills + 1), self.size, extra=self.extra)
+        training = Training(_STEPS_PER_COLD_KILL * (kills + 1), self.size, extra=self.extra, framework=self.framework)
         measured = recovery.measure(self.out / "cold", training, COLD, kills, self.arguments.seed, self.say)
         self.results["kill_to_step_no_spare_s"] = spread([kill.seconds for kill in measured.kills])
         self.results["phases_no_spare"] = medians([kill.phases for kill in measured.kills])
@@ -141,7 +153,7 @@ class Bench:
     def baseline(self) -> None:
         kills, every = (1, 10) if self.quick else (3, 10)
         # Enough steps, but not far more: a large data set would take time at every start.
-        training = Training(5 * every * (kills + 1), self.size, extra=self.extra)
+        training = Training(5 * every * (kills + 1), self.size, extra=self.extra, framework=self.framework)
         restarts = baseline.measure(
             self.out / "baseline", training, CLUSTER.ranks, kills, every, self.arguments.seed, self.say
         )
@@ -164,7 +176,7 @@ class Bench:
 
     def leak(self) -> None:
         failovers: int = self.arguments.failovers
-        training = Training(_STEPS_PER_KILL * (failovers + 2), self.size, extra=self.extra)
+        training = Training(_STEPS_PER_KILL * (failovers + 2), self.size, extra=self.extra, framework=self.framework)
         self.results["leak"] = leaks.measure(
             self.out / "leak", training, CLUSTER, failovers, self.arguments.seed, self.say
         )

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The demonstration: a training job loses two ranks, goes on, and ends with exactly the same bits.
 
-    make demo        or        python scripts/demo.py
+    make demo              or    python scripts/demo.py
+    make demo-megatron     or    python scripts/demo.py --framework megatron --size tiny --out out/demo-megatron
 
-1. trains a small GPT with DeepSpeed on four ranks under plain torchrun, uninterrupted;
+1. trains a small GPT with DeepSpeed (or Megatron) on four ranks under plain torchrun, uninterrupted;
 2. trains it again under `fftrain run`, on two emulated nodes with a spare process each. One rank is killed in the
    middle of a backward pass, later rank 0 is killed from outside;
 3. compares every loss and the hashes of parameters, optimizer state and RNG of every rank.
@@ -27,7 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.follow import JsonLines, Watch
-from bench.jobs import ROOT, Cluster, Job, Training, end_on_sigterm, fftrain_command, shown, torchrun_command
+from bench.jobs import (
+    FRAMEWORKS,
+    ROOT,
+    Cluster,
+    Job,
+    Training,
+    end_on_sigterm,
+    fftrain_command,
+    shown,
+    torchrun_command,
+)
 from bench.results import differences
 from bench.screen import Screen
 
@@ -67,6 +78,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=120, help="optimizer steps of each of the two jobs")
     parser.add_argument("--size", default="5m", help="of the model, as in scripts/train_gpt.py")
     parser.add_argument("--config", type=Path, default=Training(1).config, metavar="FILE", help="DeepSpeed's JSON file")
+    parser.add_argument("--framework", choices=FRAMEWORKS, default="deepspeed", help="what trains (default: deepspeed)")
     arguments = parser.parse_args(words)
     if arguments.steps < 12:
         parser.error(f"--steps {arguments.steps}: allowed: 12 or more, for two kills with iterations between them")
@@ -84,7 +96,7 @@ def demonstrate(arguments: argparse.Namespace, out: Path, screen: Screen, report
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     write(out, report)
-    training = Training(arguments.steps, arguments.size, arguments.config.resolve())
+    training = Training(arguments.steps, arguments.size, arguments.config.resolve(), framework=arguments.framework)
     plain, protected = out / "uninterrupted", out / "with-kills"
 
     screen.say("1. The same script under torchrun, uninterrupted", "bold")

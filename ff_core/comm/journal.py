@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgpack
@@ -113,6 +115,7 @@ class Journal:
         self._frozen: bytes | None = data
         self.active = record or self._replaying
         self.frozen = False
+        self._paused = False
         if data is not None:
             self._load(data)
 
@@ -138,6 +141,18 @@ class Journal:
             self._store.clear()
             return self._frozen
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around a part of initialisation that a newcomer leaves out, because its result comes from memory.
+
+        Operations inside are neither recorded nor counted. It must create no groups: the newcomer would lack them.
+        """
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
     def unused(self) -> list[str]:
         """Recorded collectives that the newcomer has not issued (yet), in words."""
         with self._lock:
@@ -154,7 +169,7 @@ class Journal:
 
         Raises JournalMismatch if the journal has another operation there, or none.
         """
-        if not self.active:
+        if not self.active or self._paused:
             return None
         site, is_object = call_site()
         signature = _signature(outputs)
@@ -181,7 +196,7 @@ class Journal:
 
     def store_result(self, op: str, key: str, result: Any) -> Any:
         """Records what the store answered to `op` on `key` (None, bool, int, bytes or lists of those); returns it."""
-        if self._recording:
+        if self._recording and not self._paused:
             with self._lock:
                 self._store.setdefault((op, key), []).append(result)
         return result

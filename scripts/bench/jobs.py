@@ -1,4 +1,6 @@
-"""Jobs as child processes: `scripts/train_gpt.py` under torchrun or `fftrain run`; what they leave is in one directory.
+"""Jobs as child processes: a training script under torchrun or `fftrain run`; what they leave is in one directory.
+
+The script is `scripts/train_gpt.py` (DeepSpeed) or `tests/megatron/train_tiny.py` (Megatron, on CPU by a test's shim).
 
 DIR/output.log: what the launcher and its workers printed. DIR/losses.jsonl: loss per step, written by rank 0.
 DIR/result.rankR.json: hashes and losses of rank R, written when training has ended. DIR/events.jsonl: by `fftrain run`.
@@ -22,6 +24,9 @@ from ff_core.errors import FailoverError
 
 ROOT = Path(__file__).resolve().parents[2]
 _STOP_S = 30.0
+FRAMEWORKS = ("deepspeed", "megatron")
+#: Megatron's (layers, hidden size) for models of about the size that scripts/train_gpt.py calls by that name.
+MEGATRON_SIZES = {"tiny": (4, 32), "5m": (4, 320)}
 
 
 class JobFailed(FailoverError):
@@ -30,7 +35,7 @@ class JobFailed(FailoverError):
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What is trained: arguments of scripts/train_gpt.py.
+    """What is trained, and with which framework ("deepspeed" or "megatron").
 
     steps: optimizer steps.  size: of the model.  config: DeepSpeed's JSON file.  extra: further arguments.
     """
@@ -39,9 +44,17 @@ class Training:
     size: str = "5m"
     config: Path = ROOT / "configs" / "deepspeed" / "zero1_bf16.json"
     extra: tuple[str, ...] = ()
+    framework: str = "deepspeed"
 
     def command(self, directory: Path) -> list[str]:
         """The script with its arguments; what it writes goes to `directory`."""
+        if self.framework == "megatron":
+            layers, hidden = MEGATRON_SIZES[self.size]
+            return [
+                str(ROOT / "tests" / "megatron" / "train_tiny.py"), "--bf16", "--use-distributed-optimizer",
+                "--num-layers", str(layers), "--hidden-size", str(hidden), "--train-iters", str(self.steps),
+                "--result", str(directory / "result.json"), "--loss-log", str(directory / "losses.jsonl"), *self.extra,
+            ]  # fmt: skip
         return [
             str(ROOT / "scripts" / "train_gpt.py"), "--deepspeed_config", str(self.config), "--size", self.size,
             "--steps", str(self.steps), "--result", str(directory / "result.json"),
@@ -60,10 +73,11 @@ class Cluster:
 
 def fftrain_command(directory: Path, training: Training, cluster: Cluster, options: Sequence[str] = ()) -> list[str]:
     """`fftrain run`, events and logs in `directory`."""
+    switch = ("--ff-failover",) if training.framework == "megatron" else ()
     return [
         sys.executable, "-m", "ff_core.launch.cli", "run", "--nproc-per-node", str(cluster.ranks),
         "--emulate-nodes", str(cluster.nodes), "--spares", str(cluster.spares), "--out-dir", str(directory),
-        *options, *training.command(directory),
+        *options, *training.command(directory), *switch,
     ]  # fmt: skip
 
 

@@ -102,6 +102,18 @@ def test_nothing_is_recorded_after_freezing() -> None:
     assert operations[0][4] == [torch.ones(2).numpy().tobytes()]
 
 
+def test_what_a_newcomer_leaves_out_is_not_recorded_and_not_counted() -> None:
+    recording = Journal(record=True)
+    with recording.paused():
+        assert recording.begin("g", "allreduce", [torch.zeros(2)]) is None
+        assert recording.store_result("get", "key", b"x") == b"x"
+    entry = recording.begin("g", "barrier", [])
+    assert entry is not None and entry.seq == 0
+    replaying = Journal(record=False, data=recording.freeze())
+    assert replaying.begin("g", "barrier", []) is not None
+    assert replaying.stored("get", "key") == (False, None)
+
+
 def test_limit_is_per_tensor() -> None:
     journal = Journal(record=True)
     entry = journal.begin("0", "allgather", [torch.zeros(LIMIT // 4), torch.zeros(LIMIT // 4 + 1)])

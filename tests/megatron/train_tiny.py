@@ -3,16 +3,12 @@
     torchrun --nproc-per-node 4 train_tiny.py --bf16 --use-distributed-optimizer --result out/result.json
     fftrain run --nproc-per-node 4 --spares 1 train_tiny.py ... --ff-failover
 
-Writes out/result.rank<R>.json: the loss of each iteration that this process finished, digests of parameters and
-optimizer state, counters and random states at the end.
+Writes out/result.rank<R>.json (see record.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import random
 import sys
 import warnings
 from pathlib import Path
@@ -24,26 +20,23 @@ logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import cuda_on_cpu  # noqa: E402, F401
+import record  # noqa: E402
 import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
 
 sys.path.insert(0, str(HERE / "standin"))
 
 import megatron.training.training as training  # noqa: E402
-from megatron.core import mpu, tensor_parallel  # noqa: E402
+from megatron.core import tensor_parallel  # noqa: E402
 from megatron.core.enums import ModelType  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
-from megatron.core.rerun_state_machine import get_rerun_state_machine  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 from megatron.training import get_args, pretrain  # noqa: E402
-
-built: list[Any] = []
-losses: dict[int, str] = {}
 
 
 def extra_args(parser: Any) -> Any:
     parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--loss-log", type=Path)
     parser.add_argument("--dropout", type=float, default=0.1)
     return parser
 
@@ -109,88 +102,8 @@ def forward_step(data_iterator: Any, model: Any) -> Any:
     return model(tokens, positions, mask, labels=labels), loss_func
 
 
-def _setup(original: Any) -> Any:
-    def setup(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        built[:] = result
-        return result
-
-    return setup
-
-
-def _log(original: Any) -> Any:
-    def log(loss_dict: Any, total: Any, learning_rate: Any, iteration: int, *args: Any, **kwargs: Any) -> Any:
-        result = original(loss_dict, total, learning_rate, iteration, *args, **kwargs)
-        losses[iteration] = float(loss_dict["lm loss"]).hex() if loss_dict else "none"
-        return result
-
-    return log
-
-
-def digest(tensors: Any) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def check_groups() -> None:
-    """Whoever holds a group holds a swappable one, and all of them are connected in the current epoch."""
-    from ff_core import failover
-    from ff_core.comm import SwappableGroup
-
-    owner = failover.current()
-    if owner is None or owner.adapter is None:
-        return
-    assert owner.registry is not None
-    owner.registry.assert_generation(owner.epoch)
-    model, optimizer, _ = built
-    holders: list[Any] = [mpu, optimizer, *getattr(optimizer, "chained_optimizers", [])]
-    for chunk in model:
-        holders += [chunk, *chunk.modules(), *chunk.buffers, *chunk.bucket_groups]
-    holders += [value for holder in holders for value in vars(holder).values() if hasattr(value, "dp_cp")]
-    groups = [value for holder in holders for value in vars(holder).values() if isinstance(value, dist.ProcessGroup)]
-    assert len(groups) > 20, f"{len(groups)} groups found: the search looks in the wrong places"
-    stale = [group for group in groups if not isinstance(group, SwappableGroup) or group.cell is None]
-    assert not stale, f"{len(stale)} of {len(groups)} groups are not swappable or not connected"
-
-
-def report() -> None:
-    model, optimizer, scheduler = built
-    inner = [o.optimizer for o in getattr(optimizer, "chained_optimizers", [optimizer])]
-    pairs = [(o.state, p) for o in inner for group in o.param_groups for p in group["params"]]
-    states = [value for state, p in pairs for _, value in sorted(state[p].items())]
-    args = get_args()
-    trackers = tensor_parallel.get_cuda_rng_tracker().get_states()
-    scaler = getattr(optimizer.chained_optimizers[0], "grad_scaler", None) if args.fp16 else None
-    found = {
-        "losses": losses,
-        "parameters": digest(p for chunk in model for _, p in chunk.named_parameters()),
-        "mains": digest(p for _, p in pairs),
-        "moments": digest(state for state in states if torch.is_tensor(state)),
-        "scheduler": scheduler.num_steps,
-        "lr": [float(g["lr"]).hex() for o in inner for g in o.param_groups],
-        "scaler": repr(scaler.state_dict()) if scaler is not None else None,
-        "samples": [args.consumed_train_samples, args.skipped_train_samples, args.consumed_valid_samples],
-        "rerun": get_rerun_state_machine().current_iteration,
-        "rng": digest([torch.get_rng_state(), *(trackers[name] for name in sorted(trackers))]),
-        "python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
-    }
-    path = args.result.with_suffix(f".rank{args.rank}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found))
-
-
-training.setup_model_and_optimizer = _setup(training.setup_model_and_optimizer)
-training.training_log = _log(training.training_log)
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    try:
+    with record.recorded(training):
         pretrain(datasets, model_provider, ModelType.encoder_or_decoder, forward_step, extra_args_provider=extra_args)
-    finally:
-        if built and sys.exc_info()[0] in (None, SystemExit):
-            assert mpu.model_parallel_is_initialized()
-            check_groups()
-            report()
     torch.distributed.destroy_process_group()

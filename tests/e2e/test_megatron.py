@@ -1,0 +1,125 @@
+"""Whole Megatron jobs on the real megatron-core, killed at every point: losses, parameters, optimizer state, counters
+and random states as of the uninterrupted job under plain torchrun."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.jobs import Job, fftrain, torchrun
+
+SCRIPT = str(Path(__file__).parents[1] / "megatron" / "train_tiny.py")
+ZERO = ("--use-distributed-optimizer",)
+OVERLAP = ("--overlap-grad-reduce", "--overlap-param-gather", "--ddp-bucket-size", "2000")
+EVALUATION = ("--eval-iters", "1", "--eval-interval", "4")
+#: Every rank once; iteration 9 is killed in the evaluation that follows iteration 8, 11 in the one after the loop.
+KILLS = ("2 3 backward", "0 4 step", "1 6 after-step", "3 9 forward", "0 11 forward")
+#: Ranks 0 and 1 are one node, and under TP2 one tensor-parallel group.
+NODES = ("0 4 backward", "1 4 backward", "2 7 after-step", "3 7 after-step")
+
+
+def words(out: Path, *extra: str) -> list[str]:
+    return [SCRIPT, "--result", str(out / "result.json"), *extra]
+
+
+def results(out: Path) -> dict[int, Any]:
+    return {rank: json.loads((out / f"result.rank{rank}.json").read_text()) for rank in range(4)}
+
+
+def uninterrupted(out: Path, *extra: str) -> dict[int, Any]:
+    out.mkdir(parents=True)
+    done = torchrun(words(out, *extra))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return results(out)
+
+
+def injections(kills: tuple[str, ...]) -> list[str]:
+    texts = ["kill rank={} iteration={} at={}".format(*kill.split()) for kill in kills]
+    return [word for text in texts for word in ("--inject", text)]
+
+
+def assert_same(job: Job, wanted: dict[int, Any]) -> None:
+    assert job.code == 0, job.stderr[-4000:]
+    ours = results(job.out)
+    for rank, theirs in wanted.items():
+        for key, value in theirs.items():
+            if key != "losses":
+                assert ours[rank][key] == value, f"rank {rank}: {key} differs"
+        # a replaced rank knows the losses since it came; the others all of them
+        losses = ours[rank]["losses"]
+        assert losses and all(theirs["losses"][step] == loss for step, loss in losses.items())
+
+
+def both(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...], *options: str) -> Job:
+    """The job uninterrupted and with `kills`; they must agree."""
+    wanted = uninterrupted(tmp_path / "reference", *extra)
+    job = fftrain(
+        tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1",
+        *options, *injections(kills), timeout_s=400,
+    )  # fmt: skip
+    assert_same(job, wanted)
+    return job
+
+
+slow = pytest.mark.slow
+TP2, PP2, PP4 = (("--tensor-model-parallel-size", "2"), *(("--pipeline-model-parallel-size", n) for n in "24"))
+CASES = [
+    pytest.param(("--bf16", *ZERO, *OVERLAP), id="dp4-bf16-overlap"),
+    pytest.param(("--bf16", *ZERO), id="dp4-bf16", marks=slow),
+    pytest.param((*ZERO, "--num-workers", "2"), id="dp4-fp32-workers", marks=slow),
+    pytest.param(("--fp16", *ZERO), id="dp4-fp16", marks=slow),
+    pytest.param(("--bf16", *ZERO, "--disable-gloo-process-groups", *TP2), id="tp2-dp2-no-gloo-groups", marks=slow),
+    pytest.param(("--bf16", *ZERO, *PP2, *OVERLAP, "--global-batch-size", "16"), id="pp2-dp2-overlap"),
+    pytest.param(("--bf16", *ZERO, *PP2), id="pp2-dp2", marks=slow),
+    pytest.param(("--bf16", *ZERO, *PP4), id="pp4", marks=slow),
+]
+
+
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize("extra", CASES)
+def test_every_rank_once_and_in_evaluations(tmp_path: Path, extra: tuple[str, ...]) -> None:
+    job = both(tmp_path, (*extra, *EVALUATION), KILLS)
+    assert len(job.of("failover")) == len(KILLS)
+
+
+@pytest.mark.timeout(700)
+def test_both_ranks_of_a_node_at_once(tmp_path: Path) -> None:
+    """TP2 DP2: the two ranks of a tensor-parallel group die together; and the others later."""
+    job = both(tmp_path, ("--bf16", *ZERO, *TP2), NODES)
+    assert len(job.of("failover")) >= 2
+
+
+@pytest.mark.timeout(700)
+@slow
+def test_batch_ramp_up_saves_and_sparse_logs(tmp_path: Path) -> None:
+    extra = ("--bf16", *ZERO, "--rampup-batch-size", "8", "8", "32", "--log-interval", "3", "--save-interval", "4")
+    job = both(tmp_path, (*extra, "--save", str(tmp_path / "checkpoints")), KILLS[:4])
+    assert [e["version"] for e in job.of("persisted")][-1] == 10
+    assert (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "10"
+
+
+@pytest.mark.timeout(700)
+@slow
+def test_a_loop_that_exits_by_itself(tmp_path: Path) -> None:
+    both(tmp_path, ("--bf16", *ZERO, "--exit-interval", "7"), ("2 3 backward", "1 7 after-step"))
+
+
+@pytest.mark.timeout(900)
+@slow
+def test_a_job_that_begins_from_a_checkpoint(tmp_path: Path) -> None:
+    """A replacement's load_checkpoint() is answered from memory, not with what lies on disk."""
+    checkpoints = str(tmp_path / "checkpoints")
+    saving = ("--save", checkpoints, "--save-interval", "3", "--train-iters", "3")
+    uninterrupted(tmp_path / "first", "--bf16", *ZERO, *saving)
+    extra = ("--bf16", *ZERO, "--load", checkpoints, "--train-iters", "9")
+    both(tmp_path, extra, ("2 2 backward", "0 4 step"))
+
+
+@pytest.mark.timeout(300)
+def test_what_cannot_be_protected_is_refused_at_the_start(tmp_path: Path) -> None:
+    job = fftrain(tmp_path / "job", [*words(tmp_path, "--bf16", "--async-save", *ZERO), "--ff-failover"], ranks=1)
+    assert job.code != 0
+    assert "this job cannot be protected: --async-save" in job.stderr

@@ -1,0 +1,64 @@
+"""Megatron-LM's own pretrain_gpt.py, unmodified, on CPU: MEGATRON_LM_PATH is a checkout of tag core_v0.16.1.
+
+    MEGATRON_LM_PATH=... fftrain run --nproc-per-node 4 pretrain_real.py --result out/result.json <Megatron's arguments>
+
+Beyond the shim it answers what Megatron's training asks of a GPU: that there is one, its properties, and the fused
+kernels of `megatron.legacy`, which build nothing in this version. PyPI's six, regex, triton and pyyaml are needed too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import runpy
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+warnings.simplefilter("ignore")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
+HERE = Path(__file__).resolve().parent
+CHECKOUT = os.environ["MEGATRON_LM_PATH"]
+sys.path[:0] = [CHECKOUT, str(HERE)]
+import cuda_on_cpu  # noqa: E402, F401
+import record  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+torch.cuda.is_available = lambda: True
+_properties = SimpleNamespace(major=8, minor=0, name="cpu", multi_processor_count=1, total_memory=1 << 34)
+torch.cuda.get_device_properties = lambda *args: _properties  # type: ignore[assignment, misc]
+
+
+class _Loader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "pin_memory": False})
+
+
+torch.utils.data.DataLoader = _Loader  # type: ignore[misc]
+
+import megatron.legacy.fused_kernels as fused_kernels  # noqa: E402
+import megatron.training.arguments as arguments  # noqa: E402
+import megatron.training.training as training  # noqa: E402
+
+fused_kernels.load = lambda args: None
+
+
+def _with_result(original: Any) -> Any:
+    def add(parser: Any) -> Any:
+        parser.add_argument("--result", type=Path, required=True)
+        return original(parser)
+
+    return add
+
+
+arguments.add_megatron_arguments = _with_result(arguments.add_megatron_arguments)
+
+if __name__ == "__main__":
+    sys.argv[0] = f"{CHECKOUT}/pretrain_gpt.py"
+    with record.recorded(training):
+        runpy.run_path(sys.argv[0], run_name="__main__")
