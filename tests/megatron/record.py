@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,7 @@ def _append(loss: float | None, iteration: int) -> None:
     (args,) = _args
     if getattr(args, "loss_log", None) and args.rank == args.world_size - 1:
         with open(args.loss_log, "a") as file:
-            file.write(json.dumps({"step": iteration, "loss": loss}) + "\n")
+            file.write(json.dumps({"step": iteration, "loss": loss, "t": time.time()}) + "\n")
 
 
 def digest(tensors: Any) -> str:
