@@ -49,6 +49,12 @@ class TrainerAdapter(Protocol):
     def tensors(self) -> list[TensorSpec]:
         """All persistent tensors. Called once, at start of training, when every tensor exists (moments included)."""
 
+    def peers(self) -> list[int] | None:
+        """Global ranks that hold the same REPLICATED and CONSTANT tensors as this one, itself included; None: all.
+
+        Called once, after tensors(). The same on each of these ranks.
+        """
+
     def scalars(self) -> dict[str, Any]:
         """Everything else that an iteration changes: counters, scheduler, scaler, RNG, data position, forward-changed
         buffers.
@@ -68,6 +74,7 @@ class TrainerAdapter(Protocol):
         """Recompute DERIVED tensors and broadcast REPLICATED and CONSTANT ones to newcomers.
 
         Called on every rank, after unique tensors are restored and groups work again; collectives are allowed and
-        must be the
-        same on every rank. source_rank: lowest global rank that survived, None if none did (then own slots held all).
+        must be the same on every rank.  source_rank: the lowest global rank whose state is complete, None if own slots
+        held all.  newcomers: ranks whose state is not; where peers() are not all ranks, the lowest of them that is not
+        a newcomer has everything (if any of them needs it).
         """

@@ -147,7 +147,7 @@ class Failover:
             version = self._recovery.join()
             self.is_newcomer = False
             return version
-        blob = self.take_scalars()
+        blob, peers = self.take_scalars(), self.adapter.peers()
         self.link.send(
             "protect",
             rank=self.rank,
@@ -159,6 +159,7 @@ class Failover:
             settings=self.config.to_dict(),
             has_constant=self._recovery.has_constant(self.plan),
             on_device=self.plan.on_device,
+            **({} if peers is None else {"peers": peers}),
         )
         message, fds = self.inbox.take("arena", lambda m: True, self.check)
         self.protection = message["protected"]

@@ -42,6 +42,9 @@ class DeepSpeedAdapter:
         self._specs = state_map.declare(self.engine, self._buffers.changing)
         return self._specs
 
+    def peers(self) -> list[int] | None:
+        return None  # data parallelism only: all ranks hold the same
+
     def scalars(self) -> dict[str, Any]:
         return {
             "trainer": scalars.save(self.engine),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 
 from ff_core.adapter import TensorSpec
 from ff_core.state.buffers import Buffers
@@ -43,11 +44,19 @@ class MegatronAdapter:
         self._buffers = Buffers(torch.nn.ModuleList(model))
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
+        self._specs: list[TensorSpec] = []
 
     def tensors(self) -> list[TensorSpec]:
         steps = [optimizers.prepare(part) for part in optimizers.parts(self._optimizer)]
         self._buffers.begin()
-        return state_map.declare(self._model, self._optimizer, steps)
+        self._specs = state_map.declare(self._model, self._optimizer, steps)
+        return self._specs
+
+    def peers(self) -> list[int] | None:
+        group = self._model[0].dp_cp_group
+        if not rebuild.redundant(self._specs) or group.size() == dist.get_world_size():
+            return None
+        return list(dist.get_process_group_ranks(group))
 
     def scalars(self) -> dict[str, Any]:
         return {
@@ -69,4 +78,5 @@ class MegatronAdapter:
         self._reset.run()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
+        rebuild.from_peers(self._specs, self._model[0].dp_cp_group, newcomers)
         rebuild.weights_from_masters(self._model, self._optimizer)

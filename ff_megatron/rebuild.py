@@ -1,10 +1,37 @@
-"""What is not copied comes back here: weights from the masters. Every rank calls this; the groups work again."""
+"""What is not copied comes back here: state of the peers, weights from the masters.
+
+Every rank calls these functions in the same order; the groups work again.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch.distributed as dist
+
+from ff_core.adapter import Held, TensorSpec
+from ff_core.state import peers
 from ff_megatron import optimizers
+
+
+def redundant(specs: list[TensorSpec]) -> list[TensorSpec]:
+    """Those of `specs` that data-parallel ranks have in common."""
+    return [spec for spec in specs if spec.held in (Held.REPLICATED, Held.CONSTANT)]
+
+
+def from_peers(specs: list[TensorSpec], group: Any, newcomers: list[int]) -> None:
+    """In `newcomers`, `redundant` tensors of `specs` are overwritten by those of the group's lowest other rank.
+
+    Nothing happens in a group without newcomers, or where all are (then their own slots held everything).
+    """
+    ranks = dist.get_process_group_ranks(group)
+    complete = [rank for rank in ranks if rank not in newcomers]
+    if not complete or len(complete) == len(ranks):
+        return
+    me = dist.get_rank() in newcomers
+    for spec, value in peers.broadcast(redundant(specs), min(complete), group):
+        if me:
+            spec.tensor.copy_(value)
 
 
 def weights_from_masters(model: list[Any], optimizer: Any) -> None:

@@ -6,6 +6,7 @@
 | Float16OptimizerWithFloat16Params | masters, moments, steps, if nobody has them too | weights: cast of the masters |
 | FP32Optimizer                     | weights, moments, steps, if nobody has them too |                        |
 
+Frozen parameters are CONSTANT: data-parallel ranks have them too; without any, they are copied as unique ones are.
 Without DistributedOptimizer the data-parallel ranks hold the same: then the state is REPLICATED, and copied to the own
 slot only. A fragment is the part of one parameter that a rank updates; under DistributedOptimizer a rank has a slice
 of each bucket, so fragments begin and end anywhere in a parameter. Fragments of fp32 weights are views of DDP's buffer.
@@ -44,7 +45,7 @@ def declare(model: list[Any], optimizer: Any, steps: list[torch.Tensor | None]) 
         counted = steps[number]
         if counted is not None:
             specs.append(TensorSpec(f"step.{number}", counted, held, over))
-    return specs + _weights(model, {_place(spec.tensor) for spec in specs})
+    return specs + _weights(model, {_place(spec.tensor) for spec in specs}) + _frozen(model)
 
 
 def _held(model: list[Any], part: Any) -> tuple[Held, str]:
@@ -68,6 +69,17 @@ def _weights(model: list[Any], copied: set[int]) -> list[TensorSpec]:
                         name = f"weights.{number}.{index}.{place}"
                         specs.append(TensorSpec(name, p.data, Held.DERIVED, source=MASTERS))
     return specs
+
+
+def _frozen(model: list[Any]) -> list[TensorSpec]:
+    size = model[0].dp_cp_group.size()
+    held = Held.CONSTANT if size > 1 else Held.UNIQUE
+    return [
+        TensorSpec(f"frozen.{number}.{name}", p.data, held, f"data-parallel, {size} ranks")
+        for number, chunk in enumerate(model)
+        for name, p in chunk.named_parameters()
+        if not p.requires_grad
+    ]
 
 
 def _place(tensor: torch.Tensor) -> int:

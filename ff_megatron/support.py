@@ -9,8 +9,8 @@ from ff_core.errors import UnsupportedError
 from ff_megatron import optimizers
 
 WORKS = (
-    "What works: Adam with --use-distributed-optimizer (with or without --overlap-grad-reduce and "
-    "--overlap-param-gather), fp32, bf16 or fp16, tensor, pipeline and data parallelism"
+    "What works: Adam, with or without --use-distributed-optimizer, --overlap-grad-reduce and --overlap-param-gather, "
+    "in fp32, bf16 or fp16, with tensor, pipeline and data parallelism"
 )
 HINT = "Use that, or leave --ff-failover out to train unprotected."
 
@@ -93,8 +93,6 @@ def _argument_obstacles(args: Any) -> Iterator[str]:
             f"--dataloader-type {args.dataloader_type}: a replacement cannot find its place in data of the script's "
             f"own; allowed: {', '.join(_LOADERS)}"
         )
-    if not getattr(args, "use_distributed_optimizer", False):
-        yield "without --use-distributed-optimizer state is replicated, which is not supported yet"
 
 
 def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Iterator[str]:
@@ -105,9 +103,6 @@ def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Ite
     for chunk in model:
         if type(chunk) is not DistributedDataParallel:
             yield f"the model is wrapped in a {type(chunk).__module__}.{type(chunk).__qualname__}"
-    frozen = [name for chunk in model for name, p in chunk.named_parameters() if not p.requires_grad]
-    if frozen:
-        yield f"frozen parameters ({', '.join(frozen[:3])}) are not supported yet"
     for part in optimizers.parts(optimizer):
         if type(part) not in (DistributedOptimizer, Float16OptimizerWithFloat16Params, FP32Optimizer):
             yield f"the optimizer is a {type(part).__module__}.{type(part).__qualname__}"

@@ -63,6 +63,7 @@ def decide(
     has_local: bool,
     has_constant: bool,
     node_of: Mapping[int, int],
+    groups: Iterable[Set[int]] = (),
 ) -> Decision | Impossible:
     """Choose v*.
 
@@ -71,7 +72,9 @@ def decide(
     has_local: the job has REPLICATED tensors, which replicas lack.  has_constant: it has CONSTANT ones, which no
     slot holds.
     node_of: rank -> its node before the death; an own slot there is preferred to a replica.
+    groups: redundancy groups, the ranks that hold the same REPLICATED and CONSTANT tensors; empty: all ranks are one.
     """
+    redundant = [frozenset(group) for group in groups] or [frozenset(range(world_size))]
     by_rank: dict[int, list[SlotReport]] = {rank: [] for rank in range(world_size)}
     for report in slots:
         if report.epoch == epoch and report.rank in by_rank:
@@ -89,11 +92,11 @@ def decide(
     reason = "no version exists that every rank can supply"
     for version in sorted(common, reverse=True):
         sources = {rank: _source(rank, version, live, by_rank[rank], node_of) for rank in range(world_size)}
-        complete = [rank for rank, source in sources.items() if source.full and rank in survivors]
-        if complete:
-            return Decision(version, sources, min(complete))
-        if not has_constant and (not has_local or all(source.full for source in sources.values())):
-            return Decision(version, sources, None)
+        complete = {rank for rank, source in sources.items() if source.full and rank in survivors}
+        without = [group for group in redundant if not complete & group]
+        kept = not has_local or all(sources[rank].full for group in without for rank in group)
+        if not without or (not has_constant and kept):
+            return Decision(version, sources, min(complete, default=None))
         reason = "no process that holds the replicated and frozen state survives, and replicas do not carry it"
     return Impossible(lost, reason)
 

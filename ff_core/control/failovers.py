@@ -124,6 +124,7 @@ class Failovers:
             has_local=any((r.layout or {}).get("local_bytes", 0) for r in self.members.ranks.values()),
             has_constant=self.controller.startup.has_constant,
             node_of=self.members.node_of(),
+            groups=self.controller.startup.groups,
         )
         if isinstance(decision, Impossible):
             self.controller.unrecoverable(decision, current)

@@ -88,6 +88,7 @@ _define(
     settings=_D,
     has_constant=_BOOL,
     on_device=_BOOL,
+    peers=_opt(_L),
 )
 _define("arenas_ready", epoch=_I)
 _define("arenas_failed", epoch=_I, reason=_S)

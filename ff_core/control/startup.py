@@ -30,6 +30,7 @@ class Startup:
         self.settings: dict[str, Any] | None = None
         self.has_constant = False
         self.on_device = False  # of some rank
+        self.groups: set[frozenset[int]] = set()  # redundancy groups, where they are not all ranks
         self.ready_nodes: set[int] = set()
 
     def begin(self) -> None:
@@ -65,6 +66,7 @@ class Startup:
         journal_bytes: int,
         has_constant: bool,
         on_device: bool,
+        peers: list[int] | None = None,
         **sizes: int,
     ) -> None:
         """A rank has built everything and knows what it must protect."""
@@ -84,6 +86,8 @@ class Startup:
             return
         self.has_constant |= has_constant
         self.on_device |= on_device
+        if peers is not None:
+            self.groups.add(frozenset(peers))
         # room for the journal of a replacement, whose script may take other turns before it is replayed
         entry.layout = {"rank": rank, "slots": 2, "journal_capacity": 2 * journal_bytes + 65536, **sizes}
         if all(other.layout is not None for other in self.members.ranks.values()):

@@ -27,6 +27,7 @@ def choose(
     *,
     has_local: bool = False,
     has_constant: bool = False,
+    groups: tuple[set[int], ...] = (),
 ) -> Decision | Impossible:
     live = live or {}
     return decide(
@@ -38,6 +39,7 @@ def choose(
         has_local=has_local,
         has_constant=has_constant,
         node_of=NODE_OF,
+        groups=groups,
     )
 
 
@@ -156,6 +158,25 @@ def test_frozen_state_needs_a_survivor() -> None:
     assert isinstance(found, Impossible) and "frozen state" in found.reason
     found = choose(slots, survivors={1}, has_constant=True)
     assert isinstance(found, Decision) and found.source_rank == 1
+
+
+def test_every_redundancy_group_needs_a_member_that_has_everything() -> None:
+    slots = [own(0, 5), own(1, 5), replica(2, 5)]
+    found = choose(slots, survivors={0, 1}, has_local=True, groups=({0}, {1, 2}))
+    assert isinstance(found, Decision) and not found.sources[2].full
+    found = choose(slots, survivors={0, 1}, has_local=True, groups=({0, 1}, {2}))
+    assert isinstance(found, Impossible) and "replicated" in found.reason
+    older = [*slots, own(0, 4), own(1, 4), own(2, 4)]
+    found = choose(older, survivors={0, 1}, has_local=True, groups=({0, 1}, {2}))
+    assert isinstance(found, Decision) and found.version == 4
+
+
+def test_a_group_of_newcomers_whose_own_slots_are_full_needs_nobody() -> None:
+    slots = [own(r, 5) for r in range(WORLD)]
+    found = choose(slots, survivors={0}, has_local=True, groups=({0}, {1, 2}))
+    assert isinstance(found, Decision) and found.source_rank == 0
+    found = choose(slots, survivors={0}, has_constant=True, groups=({0}, {1, 2}))
+    assert isinstance(found, Impossible)
 
 
 @pytest.mark.parametrize("missing", range(WORLD))

@@ -31,7 +31,7 @@ def results(out: Path) -> dict[int, Any]:
 
 def uninterrupted(out: Path, *extra: str) -> dict[int, Any]:
     out.mkdir(parents=True)
-    done = torchrun(words(out, *extra))
+    done = torchrun(words(out, *extra), timeout_s=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return results(out)
 
@@ -75,6 +75,9 @@ CASES = [
     pytest.param(("--bf16", *ZERO, *PP2, *OVERLAP, "--global-batch-size", "16"), id="pp2-dp2-overlap"),
     pytest.param(("--bf16", *ZERO, *PP2), id="pp2-dp2", marks=slow),
     pytest.param(("--bf16", *ZERO, *PP4), id="pp4", marks=slow),
+    pytest.param(("--bf16",), id="dp4-bf16-replicated", marks=slow),
+    pytest.param(("--bf16", *TP2), id="tp2-dp2-bf16-replicated", marks=slow),
+    pytest.param((), id="dp4-fp32-replicated", marks=slow),
 ]
 
 

@@ -63,6 +63,9 @@ class Toy:
     def load_scalars(self, scalars: dict[str, Any]) -> None:
         self.losses = dict(scalars["losses"])
 
+    def peers(self) -> list[int] | None:
+        return None
+
     def drop_iteration(self) -> None:
         pass
 
