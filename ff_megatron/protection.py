@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core import failover as runtime
 from ff_core import flags
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_megatron import scalars, support
+from ff_megatron import preload, scalars, support
 from ff_megatron.adapter import MegatronAdapter
 from ff_megatron.data import Data
 from ff_megatron.loop import Loop
@@ -114,4 +114,5 @@ def begin(training: ModuleType) -> None:
     if _protection is not None:
         raise FailoverError("pretrain() was called a second time: one training per process can be protected")
     failover.configure(config)
+    preload.publish(failover)
     _protection = Protection(training, failover)

@@ -33,6 +33,23 @@ def test_hooks_replace_what_is_looked_up_and_bind_by_name() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_spare_imports_what_lies_in_the_checkout() -> None:
+    standin = str(HERE / "standin")
+    done = python(
+        "import sys, cuda_on_cpu, megatron.training\n"
+        "from ff_megatron import preload\n"
+        "root, names = preload.from_checkout()\n"
+        f"assert root == {standin!r}, root\n"
+        "assert 'megatron.training.training' in names and 'megatron.core' not in names\n"
+        f"sys.path[:] = [p for p in sys.path if p != {standin!r}]; before = list(sys.path)\n"
+        "for name in names: del sys.modules[name]\n"
+        "preload.load(root, [*names, 'megatron.training.nothing'])\n"
+        "assert set(names) <= set(sys.modules) and sys.path == before\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "megatron.training.nothing did not import" in done.stderr
+
+
 def test_a_version_without_what_is_needed_is_refused_by_name() -> None:
     done = python(
         "import cuda_on_cpu, megatron.training, megatron.training.training as t\n"
