@@ -150,6 +150,7 @@ class SwappableGroup(dist.ProcessGroup):
             entry.capture if entry is not None else None,
             limit=self.spec.timeout if gloo_p2p else None,
             deaf=gloo_p2p and op == "recv_anysource",
+            patient=self.name() == "gloo" and not gloo_p2p,
         )
 
     def _call(self, cell: Cell, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ sockets or buffers alive. C++ callers (DDP's reducer, functional collectives) re
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .group import Cell
 
 _POLL_S = 0.01
+_LOOK = timedelta(seconds=0.5)  # a halt ends a patient wait after this time at the latest
 _future_value = torch._C.Future.value  # torch's own: what `patches` puts in its place waits for a verdict
 
 
@@ -78,6 +80,8 @@ class SwappableWork(compat.Work):
     on_done: called once, when success was first observed (the journal copies the outputs then).
     limit: timeout of a wait that is given none. gloo's sends and receives would use the one they connected with.
     deaf: the inner wait does not notice that its sockets are cut (gloo's receive from anyone): it is left to a thread.
+    patient: the inner wait may miss it (gloo's collectives, in a send that is cut at the wrong moment) but can be left
+    and entered again: it is, now and then, to look for a halt.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class SwappableWork(compat.Work):
         on_done: Callable[[Any], None] | None,
         limit: timedelta | None = None,
         deaf: bool = False,
+        patient: bool = False,
     ) -> None:
         super().__init__()
         self._cell = cell
@@ -94,6 +99,7 @@ class SwappableWork(compat.Work):
         self._on_done = on_done
         self._limit = limit
         self._deaf = deaf
+        self._patient = patient
         cell.works.add(self)
 
     def release(self) -> None:
@@ -121,7 +127,12 @@ class SwappableWork(compat.Work):
         registry.host.enter(ACTIVITY_COLLECTIVE)
         try:
             inner = self._alive()
-            result = self._wait_aside(inner, timeout) if self._deaf else inner.wait(timeout)
+            if self._deaf:
+                result = self._wait_aside(inner, timeout)
+            elif self._patient:
+                result = self._wait_looking(inner, timeout)
+            else:
+                result = inner.wait(timeout)
         except Exception as error:
             failure = error
         finally:
@@ -157,6 +168,21 @@ class SwappableWork(compat.Work):
         if isinstance(outcome[0], Exception):
             raise outcome[0]
         return bool(outcome[0])
+
+    def _wait_looking(self, inner: Any, timeout: timedelta) -> bool:
+        """`inner.wait(timeout)`, left every now and then to see whether a halt has come."""
+        deadline = time.monotonic() + timeout.total_seconds() if timeout else None
+        while True:
+            left = None if deadline is None else timedelta(seconds=deadline - time.monotonic())
+            if left is not None and left <= _LOOK:
+                return bool(inner.wait(max(left, timedelta(milliseconds=1))))
+            try:
+                return bool(inner.wait(_LOOK))
+            except RuntimeError:
+                if inner.is_completed():
+                    break
+            self._alive()
+        return bool(inner.wait())  # returns at once, or raises the operation's own error
 
     def is_completed(self) -> bool:
         completed = bool(self._alive().is_completed())
