@@ -164,6 +164,8 @@ def test_leaving_a_job_ends_its_processes(tmp_path: Path) -> None:
         (("--kills", "0"), "--kills 0: allowed: 1 or more"),
         (("--only", "leak"), "--failovers 0: allowed: 3 or more"),
         (("--only", "everything"), "invalid choice: 'everything'"),
+        (("--framework", "megatron", "--only", "overhead"), "allowed with --framework megatron: recovery, cold"),
+        (("--framework", "jax"), "invalid choice: 'jax'"),
     ],
 )
 def test_bad_arguments(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +173,21 @@ def test_bad_arguments(words: tuple[str, ...], message: str, capsys: pytest.Capt
         bench_recovery.parse_arguments(words)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_recovery_of_a_megatron_job(tmp_path: Path) -> None:
+    words = ["--framework", "megatron", "--only", "recovery", "--quick", "--json", "--out", str(tmp_path / "bench")]
+    done = subprocess.run(
+        [sys.executable, "scripts/bench_recovery.py", *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=850, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert results["framework"] == "megatron" and results["bit_exact"]
+    assert results["kill_to_step_s"]["n"] == 2
+    assert all(kill["warm"] for kill in results["kills"])
 
 
 @pytest.mark.slow

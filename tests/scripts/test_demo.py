@@ -121,14 +121,15 @@ def test_someone_elses_directory_is_not_emptied(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_make_demo(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "extra"), [("demo", []), ("demo-megatron", ["--framework", "megatron"])])
+def test_make_demo(tmp_path: Path, target: str, extra: list[str]) -> None:
     """As a user runs it, with a smaller model."""
     assert shutil.which("make")
-    recipe = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "python scripts/demo.py" in recipe
+    recipe = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert " ".join(["python scripts/demo.py", *extra]) in recipe
     out = tmp_path / "demo"
     done = subprocess.run(
-        [sys.executable, "scripts/demo.py", "--out", str(out), "--size", "tiny", "--steps", "60"], cwd=ROOT,
+        [sys.executable, "scripts/demo.py", "--out", str(out), "--size", "tiny", "--steps", "60", *extra], cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
