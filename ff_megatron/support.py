@@ -46,6 +46,13 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "moe_use_upcycling": (False, "--moe-use-upcycling: convert the checkpoint in a job of its own first"),
     "delay_wgrad_compute": (False, "--delay-wgrad-compute: gradients wait in queues that are not reset"),
     "decrease_batch_size_if_needed": (False, "--decrease-batch-size-if-needed: not supported"),
+    "profile": (False, "--profile: train() would start its profiler a second time after a failure"),
+    "log_energy": (False, "--log-energy: train() would set its monitor up a second time after a failure"),
+    "log_straggler": (False, "--log-straggler: train() would set its detector up a second time after a failure"),
+    "run_workload_inspector_server": (
+        False,
+        "--run-workload-inspector-server: train() would start it a second time after a failure",
+    ),
 }  # fmt: skip
 #: Sizes that must be 1 (or unset).
 _SIZES: dict[str, str] = {
