@@ -17,12 +17,12 @@ import torch.distributed as dist
 
 from ff_core.errors import UnsupportedError
 
-from . import compat
+from . import compat, waiting
 from .host import ACTIVITY_COLLECTIVE
 from .journal import Entry
 from .solo import SoloGroup, flatten
 from .spec import GroupSpec
-from .work import SwappableWork
+from .work import SwappableWork, Waits
 
 if TYPE_CHECKING:
     from .builder import Batch
@@ -143,15 +143,22 @@ class SwappableGroup(dist.ProcessGroup):
             if entry is not None and self._coalesced is not None:
                 self._coalesced.append(entry)
             return None
-        gloo_p2p = op in compat.POINT_TO_POINT and self.name() == "gloo"
+        waits = self._waits(op, (*args, *kwargs.values()))
         return SwappableWork(
             cell,
             work,
             entry.capture if entry is not None else None,
-            limit=self.spec.timeout if gloo_p2p else None,
-            deaf=gloo_p2p and op == "recv_anysource",
-            patient=self.name() == "gloo" and not gloo_p2p,
+            limit=self.spec.timeout if waits is Waits.ASIDE else None,
+            waits=waits,
         )
+
+    def _waits(self, op: str, values: tuple[Any, ...]) -> Waits:
+        """gloo's operations are those on host tensors, and all of a group that has nothing else."""
+        tensors = flatten(values[0]) if values and op != "barrier" else []
+        host = tensors[0].device.type == "cpu" if tensors else self.name() == "gloo"
+        if not host or self.spec.devices.get("cpu", "gloo") != "gloo":
+            return Waits.INNER
+        return Waits.ASIDE if op in compat.POINT_TO_POINT else Waits.SLICES
 
     def _call(self, cell: Cell, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`inner.name(*args)`; a failure that belongs to a failover raises FailoverInterrupt."""
@@ -175,7 +182,7 @@ class SwappableGroup(dist.ProcessGroup):
         entry = self.registry.journal.begin(self.spec.key, "monitored_barrier", [])
         if isinstance(cell.inner, SoloGroup):
             return
-        self._call(cell, "monitored_barrier", (timeout, wait_all_ranks), {})
+        waiting.aside(self.registry, lambda: self._call(cell, "monitored_barrier", (timeout, wait_all_ranks), {}))
         if entry is not None:
             entry.capture(None)
 
@@ -196,7 +203,7 @@ class SwappableGroup(dist.ProcessGroup):
             for entry in entries:
                 entry.capture(None)
 
-        return None if work is None else SwappableWork(cell, work, capture)
+        return None if work is None else SwappableWork(cell, work, capture, waits=self._waits("barrier", ()))
 
     # ---- settings, which every later generation gets too --------------------------------------------------------
 

@@ -30,6 +30,7 @@ from .sites import call_site
 from .sockets import GroupSockets
 from .solo import SoloGroup
 from .store import SwappableStore
+from .waiting import Cut
 
 if TYPE_CHECKING:
     from .host import CommHost
@@ -51,6 +52,7 @@ class GroupRegistry:
         self._sockets = GroupSockets()
         self.client = StoreClient(host)
         self._builder = Builder(self.client, self._sockets)
+        self.cut = Cut()
         self._lock = threading.RLock()
         self._groups: list[weakref.ref[SwappableGroup]] = []
         self._names: dict[str, int] = {}
@@ -206,6 +208,7 @@ class GroupRegistry:
             self.halted_epoch = max(epoch, self.halted_epoch or 0)
             inner = [group.cell.inner for group in self.groups() if group.cell is not None]
         self._sockets.shutdown()
+        self.cut.made()
         nccl.abort([group for group in inner if isinstance(group, dist.ProcessGroup)])
 
     def drop(self) -> None:
@@ -248,6 +251,7 @@ class GroupRegistry:
             self._generation = epoch
             self.noted = None
             self.halted_epoch = None
+            self.cut.mended()
             for group in self.groups():
                 if group.deferred:
                     group.pending = self._builder.start([group.spec], epoch, group.spec.timeout)

@@ -7,23 +7,28 @@ sockets or buffers alive. C++ callers (DDP's reducer, functional collectives) re
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import compat
+from . import compat, waiting
 from .host import ACTIVITY_COLLECTIVE
 
 if TYPE_CHECKING:
     from .group import Cell
 
-_POLL_S = 0.01
-_LOOK = timedelta(seconds=0.5)  # a halt ends a patient wait after this time at the latest
 _future_value = torch._C.Future.value  # torch's own: what `patches` puts in its place waits for a verdict
+
+
+class Waits(Enum):
+    """How to wait for an inner handle. gloo may forget a waiter when its connections are cut: see `waiting`."""
+
+    INNER = "as torch does"
+    SLICES = "leaving it and coming back, to look for a halt"
+    ASIDE = "in a thread, which is left behind if need be"
 
 
 class DoneWork(compat.Work):
@@ -79,9 +84,7 @@ class SwappableWork(compat.Work):
 
     on_done: called once, when success was first observed (the journal copies the outputs then).
     limit: timeout of a wait that is given none. gloo's sends and receives would use the one they connected with.
-    deaf: the inner wait does not notice that its sockets are cut (gloo's receive from anyone): it is left to a thread.
-    patient: the inner wait may miss it (gloo's collectives, in a send that is cut at the wrong moment) but can be left
-    and entered again: it is, now and then, to look for a halt.
+    waits: how to wait for `inner`: see Waits.
     """
 
     def __init__(
@@ -90,16 +93,14 @@ class SwappableWork(compat.Work):
         inner: Any,
         on_done: Callable[[Any], None] | None,
         limit: timedelta | None = None,
-        deaf: bool = False,
-        patient: bool = False,
+        waits: Waits = Waits.INNER,
     ) -> None:
         super().__init__()
         self._cell = cell
         self._inner = inner
         self._on_done = on_done
         self._limit = limit
-        self._deaf = deaf
-        self._patient = patient
+        self._waits = waits
         cell.works.add(self)
 
     def release(self) -> None:
@@ -127,12 +128,7 @@ class SwappableWork(compat.Work):
         registry.host.enter(ACTIVITY_COLLECTIVE)
         try:
             inner = self._alive()
-            if self._deaf:
-                result = self._wait_aside(inner, timeout)
-            elif self._patient:
-                result = self._wait_looking(inner, timeout)
-            else:
-                result = inner.wait(timeout)
+            result = self._wait(inner, timeout)
         except Exception as error:
             failure = error
         finally:
@@ -150,39 +146,12 @@ class SwappableWork(compat.Work):
         self._done()
         return result
 
-    def _wait_aside(self, inner: Any, timeout: timedelta) -> bool:
-        """`inner.wait(timeout)` in a thread, which is abandoned (until its timeout) when a halt comes."""
-        outcome: list[Any] = []
-        done = threading.Event()
-
-        def wait() -> None:
-            try:
-                outcome.append(inner.wait(timeout))
-            except Exception as error:
-                outcome.append(error)
-            done.set()
-
-        threading.Thread(target=wait, name="ff-recv-any", daemon=True).start()
-        while not done.wait(_POLL_S):
-            self._alive()
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return bool(outcome[0])
-
-    def _wait_looking(self, inner: Any, timeout: timedelta) -> bool:
-        """`inner.wait(timeout)`, left every now and then to see whether a halt has come."""
-        deadline = time.monotonic() + timeout.total_seconds() if timeout else None
-        while True:
-            left = None if deadline is None else timedelta(seconds=deadline - time.monotonic())
-            if left is not None and left <= _LOOK:
-                return bool(inner.wait(max(left, timedelta(milliseconds=1))))
-            try:
-                return bool(inner.wait(_LOOK))
-            except RuntimeError:
-                if inner.is_completed():
-                    break
-            self._alive()
-        return bool(inner.wait())  # returns at once, or raises the operation's own error
+    def _wait(self, inner: Any, timeout: timedelta) -> Any:
+        if self._waits is Waits.SLICES:
+            return waiting.in_slices(self._cell.registry, inner, timeout)
+        if self._waits is Waits.ASIDE:
+            return waiting.aside(self._cell.registry, lambda: inner.wait(timeout))
+        return inner.wait(timeout)
 
     def is_completed(self) -> bool:
         completed = bool(self._alive().is_completed())
@@ -223,15 +192,19 @@ class SwappableWork(compat.Work):
     def get_future(self) -> Any:
         """A future of the outputs; one of an interrupted operation raises, also when C++ waits for it."""
 
-        def finish(future: Any) -> Any:
+        inner = self._alive().get_future()
+
+        def finish(_: Any) -> Any:
             if self._inner is None or self._cell.registry.over:
                 raise self._cell.registry.interrupt()
             try:
-                value = _future_value(future)
+                value = _future_value(inner)
             except Exception as error:
                 self._cell.registry.note_failure(error)
                 raise
             self._done()
             return value
 
-        return self._alive().get_future().then(finish)
+        if self._waits is Waits.INNER:
+            return inner.then(finish)
+        return waiting.Gate(self._cell.registry.cut, inner).future.then(finish)

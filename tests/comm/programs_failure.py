@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -141,6 +143,27 @@ def waiting_thread(worker: Worker) -> dict[str, Any]:
     worker.regroup(1)
     out["sum"] = check_sum(worker)
     return out
+
+
+def cut_in_the_middle(worker: Worker, kind: str) -> tuple[int | None, float]:
+    """Rank 1 freezes while a large message is under way in both directions, or in one."""
+    dist.init_process_group("gloo", timeout=LONG)
+    tensor = torch.ones(64 << 20)
+    operation = {
+        "all_reduce": lambda: dist.all_reduce(tensor, async_op=True),
+        "future": lambda: dist.all_reduce(tensor, async_op=True),
+        "send": lambda: dist.isend(tensor, 1) if worker.rank == 0 else dist.irecv(tensor, 0),
+        "recv": lambda: dist.irecv(tensor, 1) if worker.rank == 0 else dist.isend(tensor, 0),
+        "recv_any": lambda: dist.irecv(tensor) if worker.rank == 0 else dist.isend(tensor, 0),
+    }[kind]
+    check_sum(worker)
+    worker.say("ready")
+    work = operation()
+    assert work is not None
+    if worker.rank == 1:
+        time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return interrupted(work.get_future().wait if kind == "future" else work.wait)
 
 
 def twenty_swaps(worker: Worker) -> list[Any]:

@@ -46,6 +46,18 @@ def test_halt_frees_every_kind_of_wait(first: int) -> None:
     assert max(seconds for _, seconds in out.values()) < SOON_S
 
 
+@pytest.mark.parametrize("kind", ["all_reduce", "future", "send", "recv", "recv_any"])
+def test_cut_in_the_middle_of_a_message(kind: str) -> None:
+    """gloo forgets who waits for the rest of a message."""
+    with Job(2) as job:
+        job.start_all(programs_failure.cut_in_the_middle, kind)
+        job.hear("ready")
+        time.sleep(2)  # frozen by now, a few megabytes of 256 have gone over
+        job.halt(1, 0)
+        epoch, seconds = job.receive(0, "result")
+    assert epoch == 1 and seconds < SOON_S
+
+
 def test_halt_frees_threads_and_backward() -> None:
     with Job(2) as job:
         job.start_all(programs_failure.waiting_thread)

@@ -1,4 +1,4 @@
-"""Waiting for gloo's collectives: a halt ends it even if gloo never notices that its sockets were cut."""
+"""Waiting for gloo: a halt ends it even if gloo never notices that its connections were cut."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from ff_core.comm import work as work_module
-from ff_core.comm.work import SwappableWork
+from ff_core.comm import waiting
+from ff_core.comm.waiting import Cut
+from ff_core.comm.work import SwappableWork, Waits
 from ff_core.errors import FailoverInterrupt
 
 
 class Registry:
     over = False
     host = SimpleNamespace(enter=lambda activity: None, leave=lambda: None)
+
+    def __init__(self) -> None:
+        self.cut = Cut()
+
+    def halt(self) -> None:
+        self.over = True
+        self.cut.made()
 
     def failed(self, error: BaseException, epoch: int | None) -> None:
         if self.over:
@@ -46,24 +55,64 @@ class Inner:
         return self.done.is_set()
 
 
-def make(inner: Inner) -> tuple[SwappableWork, Registry]:
+def make(inner: Inner, waits: Waits = Waits.SLICES) -> tuple[SwappableWork, Registry]:
     registry = Registry()
     cell: Any = SimpleNamespace(registry=registry, epoch=0, works=weakref.WeakSet())
-    return SwappableWork(cell, inner, None, patient=True), registry
+    return SwappableWork(cell, inner, None, waits=waits), registry
 
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work_module, "_LOOK", timedelta(milliseconds=20))
+    monkeypatch.setattr(waiting, "_SLICE_S", 0.02)
 
 
-def test_a_halt_ends_a_wait_that_would_never_end() -> None:
+@pytest.mark.parametrize("waits", [Waits.SLICES, Waits.ASIDE])
+def test_a_halt_ends_a_wait_that_would_never_end(waits: Waits) -> None:
     inner = Inner()
-    work, registry = make(inner)
-    threading.Timer(0.1, lambda: setattr(registry, "over", True)).start()
+    work, registry = make(inner, waits)
+    threading.Timer(0.1, registry.halt).start()
     with pytest.raises(FailoverInterrupt):
         work.wait()
-    assert not inner.done.is_set() and len(inner.waits) > 1
+    assert not inner.done.is_set()
+    inner.done.set()
+
+
+def test_what_gloo_still_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may yet write to its tensors."""
+    sleeps = threading.Event()
+    monkeypatch.setattr(waiting, "_gloo_sleeps", sleeps.is_set)
+    inner = Inner()
+    work, registry = make(inner)
+    registry.halt()
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            waiting.in_slices(registry, inner, timedelta(0))  # type: ignore[arg-type]
+        except FailoverInterrupt as interrupt:
+            ended.append(interrupt)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive() and not ended
+    sleeps.set()
+    thread.join(20)
+    assert ended and work is not None
+
+
+def test_a_gate_opens_once_when_its_operation_ends_or_is_lost() -> None:
+    for lost in (False, True):
+        cut, inner = Cut(), torch.futures.Future()  # type: ignore[var-annotated]
+        gate = waiting.Gate(cut, inner)
+        assert not gate.future.done()
+        if lost:
+            cut.made()
+        else:
+            inner.set_result([])
+        gate.future.wait()
+        inner.set_result([]) if lost else cut.made()
+        assert not cut._gates
 
 
 def test_what_takes_longer_is_waited_for() -> None:
