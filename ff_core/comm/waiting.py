@@ -1,9 +1,9 @@
 """Waiting for gloo, which may never call back.
 
-When a connection ends in the middle of a message, gloo forgets whoever waits for the rest of it: `Pair::signalException`
+When a connection ends in the middle of a message, gloo forgets who waits for the rest of it: `Pair::signalException`
 tells what is queued, not what is under way. Such an operation ends with its own timeout only, half an hour later. So
-nothing here blocks in gloo without looking up, and what a halt has cut off is given up once it is *lost*:
-none of gloo's threads is running any more, so that it cannot touch its tensors later.
+nothing here blocks in gloo without looking up, and what a halt has cut off is given up once it is *lost*: none of
+gloo's threads is running any more, so that it cannot touch its tensors later.
 """
 
 from __future__ import annotations
