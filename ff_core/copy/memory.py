@@ -1,4 +1,4 @@
-"""Memory files: anonymous, really allocated, shared between processes by descriptor."""
+"""Memory files: anonymous, really allocated, shared between processes by descriptor, of huge pages if there are any."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import fcntl
 import mmap
 import os
 from pathlib import Path
+
+from ff_core.copy.binding import check, engine
 
 PAGE = mmap.PAGESIZE
 _CGROUP = Path("/sys/fs/cgroup")
@@ -81,6 +83,8 @@ def allocate(name: str, size: int) -> int:
         raise MemoryError(f"{name}: {size} bytes needed, {free} bytes free")
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
+        os.ftruncate(fd, size)
+        check(engine().ff_memory_huge(fd, size, ctypes.byref(ctypes.c_uint64())))
         os.posix_fallocate(fd, 0, size)
         # Nobody who gets the descriptor can shrink the file under the others' mappings (SIGBUS).
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
@@ -94,12 +98,13 @@ class Mapping:
     """A shared read-write mapping of a memfd, with its address for the engine."""
 
     def __init__(self, fd: int, size: int) -> None:
-        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._pin: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
-        self.address = ctypes.addressof(self._pin)
+        base = ctypes.c_void_p()
+        check(engine().ff_memory_map(fd, size, ctypes.byref(base)))
+        self.address: int = base.value or 0
         self.size = size
 
     def close(self) -> None:
-        """Unmap. Nobody may use the address any more."""
-        self._pin = None
-        self._map.close()
+        """Unmap. Nobody may use the address any more. Idempotent."""
+        if self.address:
+            check(engine().ff_memory_unmap(self.address, self.size))
+        self.address = 0

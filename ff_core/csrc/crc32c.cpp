@@ -77,16 +77,7 @@ uint32_t crc32c_portable(uint32_t crc, const void* data, size_t bytes) {
   return ~crc;
 }
 
-}  // namespace detail
-
-uint32_t crc32c(uint32_t crc, const void* data, size_t bytes) {
-  static const auto implementation = detail::crc32c_sse42_available() ? detail::crc32c_sse42 : detail::crc32c_portable;
-  return implementation(crc, data, bytes);
-}
-
-uint32_t copy_crc32c(uint32_t crc, void* target, const void* source, size_t bytes) {
-  static const bool hardware = detail::crc32c_sse42_available();
-  if (hardware) return detail::copy_crc32c_sse42(crc, target, source, bytes);
+uint32_t copy_crc32c_portable(uint32_t crc, void* target, const void* source, size_t bytes) {
   // In blocks that stay in the first-level cache between copy and checksum.
   constexpr size_t kBlock = 16384;
   auto* to = static_cast<uint8_t*>(target);
@@ -94,7 +85,7 @@ uint32_t copy_crc32c(uint32_t crc, void* target, const void* source, size_t byte
   while (bytes > 0) {
     const size_t block = bytes < kBlock ? bytes : kBlock;
     std::memcpy(to, from, block);
-    crc = detail::crc32c_portable(crc, to, block);
+    crc = crc32c_portable(crc, to, block);
     to += block;
     from += block;
     bytes -= block;
@@ -102,8 +93,38 @@ uint32_t copy_crc32c(uint32_t crc, void* target, const void* source, size_t byte
   return crc;
 }
 
+}  // namespace detail
+
+namespace {
+
+struct Implementation {
+  const char* name;
+  uint32_t (*checksum)(uint32_t crc, const void* data, size_t bytes);
+  uint32_t (*copy)(uint32_t crc, void* target, const void* source, size_t bytes);
+};
+
+const Implementation& chosen() {
+  static const Implementation best =
+      detail::crc32c_avx512_available()
+          ? Implementation{"vpclmulqdq", detail::crc32c_avx512, detail::copy_crc32c_avx512}
+      : detail::crc32c_sse42_available()
+          ? Implementation{"sse4.2", detail::crc32c_sse42, detail::copy_crc32c_sse42}
+          : Implementation{"portable", detail::crc32c_portable, detail::copy_crc32c_portable};
+  return best;
+}
+
+}  // namespace
+
+uint32_t crc32c(uint32_t crc, const void* data, size_t bytes) {
+  return chosen().checksum(crc, data, bytes);
+}
+
+uint32_t copy_crc32c(uint32_t crc, void* target, const void* source, size_t bytes) {
+  return chosen().copy(crc, target, source, bytes);
+}
+
 const char* crc32c_implementation() {
-  return detail::crc32c_sse42_available() ? "sse4.2" : "portable";
+  return chosen().name;
 }
 
 }  // namespace ff

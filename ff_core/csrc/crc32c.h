@@ -18,7 +18,7 @@ uint32_t copy_crc32c(uint32_t crc, void* target, const void* source, size_t byte
 // Orders the stores of copy_crc32c before later ones.
 void publish_stores();
 
-// "sse4.2" or "portable".
+// "vpclmulqdq", "sse4.2" or "portable".
 const char* crc32c_implementation();
 
 namespace detail {
@@ -33,9 +33,13 @@ struct ZerosOperator {
 };
 
 uint32_t crc32c_portable(uint32_t crc, const void* data, size_t bytes);
+uint32_t copy_crc32c_portable(uint32_t crc, void* target, const void* source, size_t bytes);
 bool crc32c_sse42_available();
 uint32_t crc32c_sse42(uint32_t crc, const void* data, size_t bytes);
 uint32_t copy_crc32c_sse42(uint32_t crc, void* target, const void* source, size_t bytes);
+bool crc32c_avx512_available();  // only where crc32c_sse42_available()
+uint32_t crc32c_avx512(uint32_t crc, const void* data, size_t bytes);
+uint32_t copy_crc32c_avx512(uint32_t crc, void* target, const void* source, size_t bytes);
 
 }  // namespace detail
 }  // namespace ff

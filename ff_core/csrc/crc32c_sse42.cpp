@@ -160,7 +160,7 @@ uint32_t crc32c_sse42(uint32_t crc, const void* data, size_t bytes) {
   return crc32c_portable(crc, data, bytes);
 }
 uint32_t copy_crc32c_sse42(uint32_t crc, void* target, const void* source, size_t bytes) {
-  return copy_crc32c(crc, target, source, bytes);
+  return copy_crc32c_portable(crc, target, source, bytes);
 }
 }  // namespace detail
 }  // namespace ff

@@ -39,6 +39,14 @@ const char* ff_last_error(void);
 const char* ff_build_info(void); /* JSON: compiler, crc implementation, cuda, transports */
 uint32_t ff_crc32c(uint32_t crc, const void* data, size_t bytes);
 
+/* ---- memory files ---- */
+/* Allocates a new memory file of `bytes` from the front as huge pages, as far as the kernel has any at hand: best effort,
+   *huge says how many bytes. The rest is still to be allocated. Takes about as long as zeroing. FF_EIO: no mapping. */
+int ff_memory_huge(int fd, uint64_t bytes, uint64_t* huge);
+/* A shared read-write mapping, aligned so that huge pages are mapped as such. */
+int ff_memory_map(int fd, uint64_t bytes, void** base);
+int ff_memory_unmap(void* base, uint64_t bytes);
+
 /* ---- arena: header page | journal | slot 0 | slot 1; position-independent, lives in a memfd ---- */
 typedef struct {
   uint32_t rank;

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from ff_core.copy import memory
 from ff_core.copy.arena import Arena, ArenaLayout
+from ff_core.copy.binding import check, engine
+from ff_core.errors import EngineError
 
 
 def test_allocation_is_real() -> None:
@@ -18,6 +21,41 @@ def test_allocation_is_real() -> None:
             os.ftruncate(fd, 4096)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("size", [4096, (2 << 20) - 4096, 2 << 20, (70 << 20) + 8192])
+def test_huge_pages_change_nothing_but_speed(size: int) -> None:
+    """As many as the kernel has at hand; every byte is there, zero, and shared either way."""
+    huge = 2 << 20
+    fd = os.memfd_create("ff-test", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+        got = ctypes.c_uint64(1)
+        check(engine().ff_memory_huge(fd, size, ctypes.byref(got)))
+        assert got.value % huge == 0 and got.value <= size
+        assert os.fstat(fd).st_blocks * 512 >= got.value
+    finally:
+        os.close(fd)
+    fd = memory.allocate("ff-test", size)
+    one, other = memory.Mapping(fd, size), memory.Mapping(fd, size)
+    try:
+        assert one.address % huge == other.address % huge == 0
+        assert os.fstat(fd).st_blocks * 512 >= size
+        assert ctypes.string_at(one.address, size) == bytes(size)
+        ctypes.memset(one.address, 7, size)
+        assert ctypes.string_at(other.address, size) == b"\x07" * size
+    finally:
+        one.close()
+        one.close()  # idempotent
+        other.close()
+        os.close(fd)
+
+
+def test_impossible_mappings_are_named() -> None:
+    with pytest.raises(EngineError, match="mapping of 4096 bytes: Bad file descriptor"):
+        memory.Mapping(1 << 20, 4096)
+    with pytest.raises(EngineError, match="mapping of no bytes"):
+        memory.Mapping(0, 0)
 
 
 def test_lack_of_memory_fails_at_start_with_bytes() -> None:
