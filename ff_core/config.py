@@ -101,8 +101,11 @@ class FailoverConfig(_Strict):
         "Most bytes per second that a rank sends to one replica; 0: unlimited.",
         ge=0,
     )
-    transport: Literal["auto", "tcp"] = _field(
-        "auto", '"auto" or "tcp"', "How replicas travel. auto: the fastest there is."
+    transport: Literal["auto", "shm", "tcp"] = _field(
+        "auto",
+        '"auto", "shm" or "tcp"',
+        "How replicas travel. shm: shared memory, to nodes of the same host only. auto: shm to real nodes of the same "
+        "host, tcp to others and to emulated ones.",
     )
     pacing: bool = _field(
         False,

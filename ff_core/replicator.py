@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ff_core.config import FailoverConfig
-from ff_core.control.auth import connect_data
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
 from ff_core.copy.stamps import epoch_of, version_of
-from ff_core.copy.transports import choose
+from ff_core.copy.transports import candidates
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.pacing import CopyWindow
+from ff_core.replica.connect import connect
 from ff_core.replica.store import slot_with
 from ff_core.state.device import device_of, step_stream
 from ff_core.state.razor import Plan
@@ -40,7 +40,9 @@ class Replicator:
     ) -> None:
         self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
         self.arena = arena
-        self.transport = choose(config.transport)
+        candidates(config.transport)  # complains early of one that there is not
+        self._wanted = config.transport
+        self._transports: set[str] = set()
         self._pacing, self.window = config.pacing, CopyWindow()
         self._writer = Writer(
             arena,
@@ -65,9 +67,17 @@ class Replicator:
 
     def _connect_all(self) -> None:
         self._writer.clear_holders()
+        self._transports.clear()
         for address in self._holders:
             hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
-            self._writer.add_holder(connect_data(address, self._secret, hello, _CONNECT_S).detach())
+            sock, transport = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd)
+            self._writer.add_holder(sock.detach(), shared=transport == "shm")
+            self._transports.add(transport)
+
+    @property
+    def transport(self) -> str:
+        """How the connected holders are reached: "tcp", "shm", both, or "" without holders."""
+        return " and ".join(sorted(self._transports))
 
     def begin(self, version: int) -> None:
         """Start copying the live tensors as `version`, which what the current CUDA stream (if they lie on a device) has

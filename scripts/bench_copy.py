@@ -23,7 +23,7 @@ from bench.copy_pair import Pair
 from bench.numbers import load, machine, spread
 
 MB = 10**6
-PAIR_ACTIONS = ("stream", "send", "gloo", "durable")
+PAIR_ACTIONS = ("stream", "send", "gloo", "durable", "shared")
 
 
 def rounds(count: int, actions: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -74,9 +74,12 @@ def measure(size: int, count: int) -> dict[str, Any]:
     found["cpu.durable_200MB_both_ways_s"] = spread([s * 200 * MB / size for s in two["durable"]])
     found["cpu.gloo_200MB_both_ways_s"] = spread([s * 200 * MB / size for s in two["gloo"]])
     found["cpu.durable_over_gloo"] = ratio(two["durable"], two["gloo"])
+    found["cpu.shared_200MB_both_ways_s"] = spread([s * 200 * MB / size for s in two["shared"]])
+    found["cpu.shared_over_gloo"] = ratio(two["shared"], two["gloo"])
     # On a busy machine CPU time says more than the clock does.
     found["cpu.send_cpu_over_tcp_cpu"] = ratio(cpu["send"][1:], cpu["stream"][1:])
     found["cpu.durable_cpu_over_gloo_cpu"] = ratio(cpu["durable"][1:], cpu["gloo"][1:])
+    found["cpu.shared_cpu_over_gloo_cpu"] = ratio(cpu["shared"][1:], cpu["gloo"][1:])
     return {**{key: value["median"] for key, value in found.items()}, "spread": found}
 
 

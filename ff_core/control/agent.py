@@ -23,7 +23,7 @@ from ff_core.copy.arena import Arena
 from ff_core.copy.stamps import epoch_of, stamp, version_of
 from ff_core.errors import ProtocolError
 from ff_core.replica.data_port import DataPort
-from ff_core.replica.store import ReplicaStore
+from ff_core.replica.store import ReplicaStore, create_arenas
 
 Send = Callable[..., None]
 
@@ -103,9 +103,10 @@ class Agent:
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=False)
         return worker
 
-    def on_arenas(self, epoch: int, own: dict[int, Any], replicas: dict[int, Any]) -> None:
+    async def on_arenas(self, epoch: int, own: dict[int, Any], replicas: dict[int, Any]) -> None:
         try:
-            self.store.allocate(own, replicas)
+            made = await asyncio.to_thread(create_arenas, self.store.missing(own, replicas))
+            self.store.allocate(own, replicas, made)
         except (OSError, MemoryError) as error:
             self.send("arenas_failed", epoch=epoch, reason=str(error))
             return
@@ -179,10 +180,19 @@ class Agent:
     ) -> None:
         if epoch != self.halting:
             return
+        # In a thread, for it takes long; before anything is changed, for a newer halt may come meanwhile.
+        try:
+            made = await asyncio.to_thread(create_arenas, self.store.missing(own, replicas))
+        except (OSError, MemoryError):
+            made = {}  # allocate() meets the same and reports it
+        if epoch != self.halting:
+            for unwanted in made.values():
+                unwanted.close()
+            return
         self.epoch, self.halting = epoch, None
         self.store.restamp(version, old_epoch, epoch)
         try:
-            self.store.allocate(own, replicas)
+            self.store.allocate(own, replicas, made)
         except (OSError, MemoryError) as error:
             self.send("arenas_failed", epoch=epoch, reason=str(error))
             return

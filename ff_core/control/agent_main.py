@@ -69,6 +69,7 @@ async def run(orders: dict[str, Any]) -> int:
         lambda name, **fields: stream.send(make(name, **fields)),
         say,
     )
+    port.share(agent.config.transport, agent.job.emulated)
     pending.append(agent)
     tasks = [
         asyncio.create_task(stream.pump()),

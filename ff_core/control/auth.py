@@ -11,6 +11,7 @@ import hmac
 import secrets
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -52,21 +53,34 @@ def connect_data(address: tuple[str, int], secret: bytes, hello: dict[str, Any],
     sock = socket.create_connection(address, timeout=timeout_s)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        mine = new_nonce()
-        sock.sendall(_MAGIC + mine)
-        answer = _receive_exactly(sock, NONCE_BYTES + PROOF_BYTES)
-        theirs, given = answer[:NONCE_BYTES], answer[NONCE_BYTES:]
-        if not verify(secret, "server", mine, theirs, given):
-            raise ProtocolError(f"data port {address[0]}:{address[1]} does not know the job's secret")
-        body = msgpack.packb(hello, use_bin_type=True)
-        sock.sendall(proof(secret, "client", theirs, mine, body) + struct.pack("<I", len(body)) + body)
-        if _receive_exactly(sock, 1) != b"+":
-            raise ProtocolError(f"data port {address[0]}:{address[1]} refused {hello}")
+        prove_data(sock, f"data port {address[0]}:{address[1]}", secret, hello)
         sock.settimeout(None)
         return sock
     except BaseException:
         sock.close()
         raise
+
+
+def prove_data(
+    sock: socket.socket, peer: str, secret: bytes, hello: dict[str, Any], hand_over: Callable[[], None] | None = None
+) -> None:
+    """The client's side of the handshake on a connected socket, to the end. `hand_over` sends what goes with the hello;
+    it is called when `peer` has proved itself.
+
+    Raises OSError or ProtocolError, which names `peer`.
+    """
+    mine = new_nonce()
+    sock.sendall(_MAGIC + mine)
+    answer = _receive_exactly(sock, NONCE_BYTES + PROOF_BYTES)
+    theirs, given = answer[:NONCE_BYTES], answer[NONCE_BYTES:]
+    if not verify(secret, "server", mine, theirs, given):
+        raise ProtocolError(f"{peer} does not know the job's secret")
+    body = msgpack.packb(hello, use_bin_type=True)
+    sock.sendall(proof(secret, "client", theirs, mine, body) + struct.pack("<I", len(body)) + body)
+    if hand_over is not None:
+        hand_over()
+    if _receive_exactly(sock, 1) != b"+":
+        raise ProtocolError(f"{peer} refused {hello}")
 
 
 def _receive_exactly(sock: socket.socket, count: int) -> bytes:

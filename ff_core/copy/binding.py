@@ -143,6 +143,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_writer_open": (c_int, [POINTER(CWriterOptions), POINTER(c_void_p)]),
     "ff_writer_set_segments": (c_int, [c_void_p, POINTER(CSegment), c_size_t]),
     "ff_writer_add_holder": (c_int, [c_void_p, c_int]),
+    "ff_writer_add_holder_shared": (c_int, [c_void_p, c_int]),
     "ff_writer_clear_holders": (c_int, [c_void_p]),
     "ff_writer_begin": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
     "ff_writer_begin_on": (c_int, [c_void_p, c_uint32, c_uint64, c_int64, c_void_p]),
@@ -158,11 +159,16 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_writer_close": (c_int, [c_void_p]),
     "ff_receiver_open": (c_int, [c_int, POINTER(c_void_p)]),
     "ff_receiver_attach": (c_int, [c_void_p, c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)]),
+    "ff_receiver_attach_shared": (
+        c_int,
+        [c_void_p, c_int, c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)],
+    ),
     "ff_receiver_detach": (c_int, [c_void_p, c_void_p]),
     "ff_receiver_fence": (c_int, [c_void_p, c_uint64]),
     "ff_receiver_poll": (c_int, [c_void_p, POINTER(CReceiverStatus), c_size_t, POINTER(c_size_t)]),
     "ff_receiver_close": (c_int, [c_void_p]),
     "ff_send_slot": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
+    "ff_send_slot_shared": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
 }
 
 

@@ -50,14 +50,19 @@ class Receiver:
             raise EngineError("the receiver is closed")
         return self._handle
 
-    def attach(self, fd: int, arena: Arena, epoch: int) -> int:
+    def attach(self, fd: int, arena: Arena, epoch: int, peers_file: int = -1) -> int:
         """Receive into `arena` from this connected, authenticated stream socket; returns the connection's number.
 
-        Takes `fd` over, also on failure. An older connection for the arena is closed and joined first. EngineError:
-        `epoch` is fenced.
+        peers_file: over shared memory, the memory file that the peer's slots lie in, sealed against shrinking; -1: data
+        come over the socket. Takes both descriptors over, also on failure. An older connection for the arena is closed
+        and joined first. EngineError: `epoch` is fenced.
         """
         number = ctypes.c_uint64()
-        check(engine().ff_receiver_attach(self._open(), fd, arena.address, arena.size, epoch, ctypes.byref(number)))
+        place = (arena.address, arena.size, epoch, ctypes.byref(number))
+        if peers_file < 0:
+            check(engine().ff_receiver_attach(self._open(), fd, *place))
+        else:
+            check(engine().ff_receiver_attach_shared(self._open(), fd, peers_file, *place))
         arena.before_close(self, lambda: self._detach(arena))
         return number.value
 

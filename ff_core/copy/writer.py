@@ -93,12 +93,14 @@ class Writer:
         array = segment_array(segments)
         check(engine().ff_writer_set_segments(self._open(), array, len(array)))
 
-    def add_holder(self, fd: int) -> None:
+    def add_holder(self, fd: int, shared: bool = False) -> None:
         """Send to the receiver behind this connected, authenticated stream socket too. Takes `fd` over.
 
-        Nothing may be in flight.
+        shared: the receiver is on this host, the socket a Unix one, and the receiver has the memory file of this
+        writer's arena. Nothing may be in flight.
         """
-        check(engine().ff_writer_add_holder(self._open(), fd))
+        add = engine().ff_writer_add_holder_shared if shared else engine().ff_writer_add_holder
+        check(add(self._open(), fd))
 
     def clear_holders(self) -> None:
         """Close and forget all holders. Nothing may be in flight."""

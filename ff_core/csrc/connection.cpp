@@ -4,7 +4,6 @@
 
 #include "crc32c.h"
 #include "receiver.h"
-#include "transport_tcp.h"
 
 namespace ff {
 namespace {
@@ -13,12 +12,13 @@ using ull = unsigned long long;
 
 }  // namespace
 
-Connection::Connection(uint64_t id, UniqueFd fd, void* arena, uint64_t arena_bytes, uint64_t epoch, const Bell& bell)
+Connection::Connection(uint64_t id, std::unique_ptr<Transport> transport, void* arena, uint64_t arena_bytes,
+                       uint64_t epoch, const Bell& bell)
     : id_(id),
       arena_(arena, arena_bytes),
       epoch_(epoch),
       bell_(bell),
-      transport_(std::make_unique<TcpTransport>(std::move(fd))) {
+      transport_(std::move(transport)) {
   thread_ = start_thread("ff-recv", [this] { run(); });
 }
 

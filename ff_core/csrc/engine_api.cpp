@@ -5,6 +5,7 @@
 #include "cuda_device.h"
 #include "error.h"
 #include "receiver.h"
+#include "transport_shm.h"
 #include "writer.h"
 
 struct ff_writer {
@@ -49,7 +50,7 @@ extern "C" {
 const char* ff_build_info(void) {
   static const std::string text = [] {
     char buffer[1024];
-    std::snprintf(buffer, sizeof buffer, R"({"compiler": "%s", "crc32c": "%s", "cuda": %s, "transports": ["tcp"]})",
+    std::snprintf(buffer, sizeof buffer, R"({"compiler": "%s", "crc32c": "%s", "cuda": %s, "transports": ["shm", "tcp"]})",
                   "gcc-compatible " __VERSION__, ff::crc32c_implementation(), ff::cuda_build_info().c_str());
     return std::string(buffer);
   }();
@@ -73,7 +74,12 @@ int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t coun
 
 int ff_writer_add_holder(ff_writer* w, int fd) {
   ff::UniqueFd owned(w == nullptr ? fd : -1);  // taken over in every case
-  return with(w, [&](ff::Writer& writer) { writer.add_holder(fd); });
+  return with(w, [&](ff::Writer& writer) { writer.add_holder(fd, false); });
+}
+
+int ff_writer_add_holder_shared(ff_writer* w, int fd) {
+  ff::UniqueFd owned(w == nullptr ? fd : -1);
+  return with(w, [&](ff::Writer& writer) { writer.add_holder(fd, true); });
 }
 
 int ff_writer_clear_holders(ff_writer* w) {
@@ -141,9 +147,20 @@ int ff_receiver_open(int notify_fd, ff_receiver** out) {
 
 int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
                        uint64_t* connection_id) {
-  ff::UniqueFd owned(r == nullptr ? fd : -1);
+  ff::UniqueFd owned(fd);
   return with(r, [&](ff::Receiver& receiver) {
-    const uint64_t id = receiver.attach(fd, arena, arena_bytes, epoch);
+    auto transport = std::make_unique<ff::TcpTransport>(std::move(owned));
+    const uint64_t id = receiver.attach(std::move(transport), arena, arena_bytes, epoch);
+    if (connection_id != nullptr) *connection_id = id;
+  });
+}
+
+int ff_receiver_attach_shared(ff_receiver* r, int fd, int peers_file, void* arena, uint64_t arena_bytes, uint64_t epoch,
+                              uint64_t* connection_id) {
+  ff::UniqueFd owned(fd), file(peers_file);
+  return with(r, [&](ff::Receiver& receiver) {
+    auto transport = std::make_unique<ff::ShmReceiver>(std::move(owned), file);
+    const uint64_t id = receiver.attach(std::move(transport), arena, arena_bytes, epoch);
     if (connection_id != nullptr) *connection_id = id;
   });
 }

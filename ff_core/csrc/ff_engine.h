@@ -146,6 +146,8 @@ int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t coun
    Only while no version is in flight. A holder whose connection breaks is remembered as lost: versions stay uncommitted
    (in flight) until the next cancel. */
 int ff_writer_add_holder(ff_writer* w, int fd);
+/* The same over a Unix socket to a receiver on this host, which has the own arena's memory file. */
+int ff_writer_add_holder_shared(ff_writer* w, int fd);
 int ff_writer_clear_holders(ff_writer* w);
 /* Copy live tensors into `slot` from the engine's own threads and stream UNIQUE bytes to holders. Returns at once. The
    next version may begin, in another slot, while this one is still being sent; it must be sealed by then. FF_EINVAL: slot
@@ -195,6 +197,10 @@ int ff_receiver_open(int notify_fd, ff_receiver** out);
    slot. An older connection for the same arena is closed and joined first. FF_EINVAL: `epoch` is fenced off. */
 int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
                        uint64_t* connection_id);
+/* The same over a Unix socket from a sender on this host; peers_file: the memory file in which its slots lie, sealed
+   against shrinking. It is read only. Both descriptors are the engine's from here on, also on failure. */
+int ff_receiver_attach_shared(ff_receiver* r, int fd, int peers_file, void* arena, uint64_t arena_bytes, uint64_t epoch,
+                              uint64_t* connection_id);
 /* Closes and joins the connection of the arena mapped at `arena`: call it before unmapping. */
 int ff_receiver_detach(ff_receiver* r, const void* arena);
 /* Closes and joins every connection whose epoch is < `epoch`; afterwards none of them touches an arena. */
@@ -216,6 +222,9 @@ int ff_receiver_close(ff_receiver* r);
 /* Blocks: call it from a thread of its own. Frames carry `epoch`, which must be the slot's. Returns when the peer has
    acknowledged. FF_ECORRUPT: a checksum did not match here. shutdown(2) on a duplicate of the descriptor ends it early. */
 int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch, int64_t timeout_ms);
+/* The same over a Unix socket to a receiver on this host, which has the arena's memory file. */
+int ff_send_slot_shared(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
+                        int64_t timeout_ms);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

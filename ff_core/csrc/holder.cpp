@@ -5,18 +5,17 @@
 #include <algorithm>
 #include <cstring>
 
-#include "transport_tcp.h"
 #include "version_frames.h"
 
 namespace ff {
 
-HolderLink::HolderLink(UniqueFd fd, const ArenaView& arena, const LinkOptions& options, Counters& counters,
-                       LinkOwner& owner)
+HolderLink::HolderLink(std::unique_ptr<Transport> transport, const ArenaView& arena, const LinkOptions& options,
+                       Counters& counters, LinkOwner& owner)
     : arena_(arena),
       options_(options),
       counters_(counters),
       owner_(owner),
-      transport_(std::make_unique<TcpTransport>(std::move(fd))),
+      transport_(std::move(transport)),
       pacer_(options.bandwidth_bytes_per_s) {
   thread_ = start_thread("ff-send", [this] { run(); });
 }

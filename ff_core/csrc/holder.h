@@ -38,7 +38,8 @@ struct LinkOptions {
 
 class HolderLink {
  public:
-  HolderLink(UniqueFd fd, const ArenaView& arena, const LinkOptions& options, Counters& counters, LinkOwner& owner);
+  HolderLink(std::unique_ptr<Transport> transport, const ArenaView& arena, const LinkOptions& options,
+             Counters& counters, LinkOwner& owner);
   ~HolderLink();  // stop()
 
   void enqueue(std::shared_ptr<Flight> flight);

@@ -15,8 +15,7 @@ void Receiver::stop_where(Match match) {
   }
 }
 
-uint64_t Receiver::attach(int fd, void* arena, uint64_t arena_bytes, uint64_t epoch) {
-  UniqueFd close_on_error(fd);
+uint64_t Receiver::attach(std::unique_ptr<Transport> transport, void* arena, uint64_t arena_bytes, uint64_t epoch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (epoch < epoch_) {
     raise(FF_EINVAL, "connection of epoch %llu: epochs before %llu are fenced off",
@@ -24,7 +23,7 @@ uint64_t Receiver::attach(int fd, void* arena, uint64_t arena_bytes, uint64_t ep
   }
   stop_where([&](const Connection& connection) { return connection.arena_address() == arena; });
   connections_.push_back(
-      std::make_unique<Connection>(next_id_, std::move(close_on_error), arena, arena_bytes, epoch, bell_));
+      std::make_unique<Connection>(next_id_, std::move(transport), arena, arena_bytes, epoch, bell_));
   return next_id_++;
 }
 

@@ -22,7 +22,8 @@ namespace ff {
 
 class Connection {
  public:
-  Connection(uint64_t id, UniqueFd fd, void* arena, uint64_t arena_bytes, uint64_t epoch, const Bell& bell);
+  Connection(uint64_t id, std::unique_ptr<Transport> transport, void* arena, uint64_t arena_bytes, uint64_t epoch,
+             const Bell& bell);
   ~Connection();  // stop()
 
   void interrupt();  // shuts the socket down: the thread ends soon
@@ -70,7 +71,7 @@ class Receiver {
  public:
   explicit Receiver(int notify_fd) : bell_(notify_fd) {}
 
-  uint64_t attach(int fd, void* arena, uint64_t arena_bytes, uint64_t epoch);
+  uint64_t attach(std::unique_ptr<Transport> transport, void* arena, uint64_t arena_bytes, uint64_t epoch);
   void detach(const void* arena);
   void fence(uint64_t epoch);
   size_t poll(ff_receiver_status* out, size_t capacity);

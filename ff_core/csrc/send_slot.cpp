@@ -7,7 +7,7 @@
 
 #include "crc32c.h"
 #include "error.h"
-#include "transport_tcp.h"
+#include "transport_shm.h"
 #include "version_frames.h"
 
 namespace ff {
@@ -91,7 +91,7 @@ void send_version(Transport& transport, const ArenaView& arena, const SlotView& 
   send_frame(transport, blob_frame(id, record.blob_bytes, record.blob_crc), slot.blob(), patience);
 }
 
-void send_slot(UniqueFd fd, const ArenaView& arena, uint32_t index, uint64_t epoch, int64_t timeout_ms) {
+void send_slot(std::unique_ptr<Transport> transport, const ArenaView& arena, uint32_t index, uint64_t epoch, int64_t timeout_ms) {
   const Patience patience{timeout_ms, Deadline::after_ms(timeout_ms)};
   const SlotView slot(arena, index);
   const SlotRecord record = slot.complete_record();
@@ -101,14 +101,13 @@ void send_slot(UniqueFd fd, const ArenaView& arena, uint32_t index, uint64_t epo
   }
   slot.verify_head(record);
   const VersionId id{arena.layout().rank, epoch, record.version};
-  TcpTransport transport(std::move(fd));
   try {
-    send_version(transport, arena, slot, record, patience);
+    send_version(*transport, arena, slot, record, patience);
   } catch (const Error& error) {
-    if (error.code() == FF_EIO) explain(transport, id);
+    if (error.code() == FF_EIO) explain(*transport, id);
     throw;
   }
-  await_acknowledgement(transport, id, patience.end);
+  await_acknowledgement(*transport, id, patience.end);
 }
 
 }  // namespace
@@ -119,7 +118,17 @@ extern "C" int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uin
   return ff::guarded([&] {
     ff::UniqueFd owned(fd);
     const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);
-    ff::send_slot(std::move(owned), view, slot, epoch, timeout_ms);
+    ff::send_slot(std::make_unique<ff::TcpTransport>(std::move(owned)), view, slot, epoch, timeout_ms);
+    return FF_OK;
+  });
+}
+
+extern "C" int ff_send_slot_shared(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
+                                   int64_t timeout_ms) {
+  return ff::guarded([&] {
+    ff::UniqueFd owned(fd);
+    const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);
+    ff::send_slot(std::make_unique<ff::ShmSender>(std::move(owned), arena), view, slot, epoch, timeout_ms);
     return FF_OK;
   });
 }

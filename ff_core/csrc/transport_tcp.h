@@ -1,7 +1,7 @@
 // TCP (or any other stream socket): headers and data one after the other, through the kernel's buffers.
 //
-// sendfile(2) from the arena's memory file and wider socket buffers were measured and brought nothing on loopback, see
-// docs/benchmarks.md; and fixed buffers would end the kernel's own tuning on real networks.
+// sendfile(2) from the arena's memory file, SO_RCVLOWAT and wider socket buffers were measured and brought nothing on
+// loopback, see docs/benchmarks.md; and fixed buffers would end the kernel's own tuning on real networks.
 #pragma once
 #include "stream.h"
 #include "transport.h"
@@ -9,7 +9,7 @@
 
 namespace ff {
 
-class TcpTransport final : public Transport {
+class TcpTransport : public Transport {
  public:
   explicit TcpTransport(UniqueFd fd) : stream_(std::move(fd)) {}
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "error.h"
+#include "transport_shm.h"
 
 namespace ff {
 namespace {
@@ -62,14 +63,20 @@ void Writer::set_segments(const ff_segment* segments, size_t count) {
   source_.swap(source);
 }
 
-void Writer::add_holder(int fd) {
+void Writer::add_holder(int fd, bool shared) {
   UniqueFd owned(fd);
   const std::lock_guard<std::mutex> control(control_);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     check_idle("add_holder");
   }
-  auto link = std::make_unique<HolderLink>(std::move(owned), arena_, link_options_, counters_, *this);
+  std::unique_ptr<Transport> transport;
+  if (shared) {
+    transport = std::make_unique<ShmSender>(std::move(owned), arena_.at(0));
+  } else {
+    transport = std::make_unique<TcpTransport>(std::move(owned));
+  }
+  auto link = std::make_unique<HolderLink>(std::move(transport), arena_, link_options_, counters_, *this);
   const std::lock_guard<std::mutex> lock(mutex_);
   links_.push_back(std::move(link));
   journal_sequence_ = 0;  // the new one has none

@@ -29,7 +29,7 @@ class Writer final : public LinkOwner {
   Writer& operator=(const Writer&) = delete;
 
   void set_segments(const ff_segment* segments, size_t count);
-  void add_holder(int fd);
+  void add_holder(int fd, bool shared);
   void clear_holders();
   void begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream stream = nullptr);
   void resend(uint32_t slot, uint64_t epoch, int64_t version);

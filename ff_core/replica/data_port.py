@@ -1,4 +1,4 @@
-"""An agent's data port: versions arrive here over TCP, and slots leave from here.
+"""An agent's data port: versions arrive here over TCP or shared memory, and slots leave from here.
 
 Python accepts and authenticates, the engine's receiver then owns the descriptor. Connections name the epoch they
 belong to; one of
@@ -13,11 +13,13 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ff_core.control.auth import accept_data, answer_data, connect_data
+from ff_core.control.auth import accept_data, answer_data
 from ff_core.copy.arena import Arena
 from ff_core.copy.receiver import Receiver
 from ff_core.copy.sender import send_slot
+from ff_core.copy.transports import listens_shared
 from ff_core.errors import EngineError, FailoverError, ProtocolError
+from ff_core.replica.connect import accept_arena, connect, listen_shared
 from ff_core.replica.store import slot_with
 
 _HANDSHAKE_S = 10.0
@@ -45,6 +47,8 @@ class DataPort:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[socket.socket] = set()
         self._sends: set[asyncio.Task[None]] = set()
+        self._shared: socket.socket | None = None
+        self._transport = "tcp"
 
     async def open(self, host: str) -> tuple[str, int]:
         """Listen on a free port of `host`; returns the address peers connect to."""
@@ -53,9 +57,17 @@ class DataPort:
         self._listener = socket.create_server((host, 0), family=family, backlog=256)
         self._listener.setblocking(False)
         loop.add_reader(self._notify_fd, self._notified)
-        self._spawn(self._accept())
-        address: tuple[str, int] = self._listener.getsockname()[:2]
-        return address
+        self._spawn(self._accept(self._listener))
+        self._address = self._listener.getsockname()[:2]
+        return self._address
+
+    def share(self, transport: str, emulated: bool) -> None:
+        """The job is known: its choice of transport for what this agent sends, and shared memory for other nodes of
+        this host where that allows it."""
+        self._transport = transport
+        if listens_shared(transport, emulated):
+            self._shared = listen_shared(self._address)
+            self._spawn(self._accept(self._shared))
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -68,16 +80,19 @@ class DataPort:
         self._receiver.poll()
         self._on_activity()
 
-    async def _accept(self) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sock, peer = await loop.sock_accept(self._listener)
+            sock, peer = await loop.sock_accept(listener)
             sock.setblocking(False)
-            self._spawn(self._welcome(sock, f"{peer[0]}:{peer[1]}"))
+            self._spawn(self._welcome(sock, f"{peer[0]}:{peer[1]}" if sock.family != socket.AF_UNIX else "this host"))
 
     async def _welcome(self, sock: socket.socket, peer: str) -> None:
+        arena_fd = -1
         try:
             hello = await accept_data(sock, self._secret, _HANDSHAKE_S)
+            if sock.family == socket.AF_UNIX:
+                arena_fd = await accept_arena(sock, _HANDSHAKE_S)
             epoch = hello.get("epoch")
             if not isinstance(epoch, int):
                 raise ProtocolError("hello without an epoch")
@@ -87,7 +102,8 @@ class DataPort:
             if epoch != self._epoch:
                 raise ProtocolError(f"epoch {epoch} ended during the handshake")
             sock.setblocking(True)
-            self._receiver.attach(sock.detach(), arena, epoch)
+            fd, arena_fd = arena_fd, -1  # the receiver's from here on
+            self._receiver.attach(sock.detach(), arena, epoch, fd)
         except (FailoverError, OSError, asyncio.TimeoutError) as error:
             self._say(f"data connection from {peer} closed: {error or type(error).__name__}")
             try:
@@ -95,6 +111,9 @@ class DataPort:
             except OSError:
                 pass
             sock.close()
+        finally:
+            if arena_fd >= 0:
+                os.close(arena_fd)
 
     async def _wait_epoch(self, epoch: int) -> None:
         async with self._epoch_changed:
@@ -141,12 +160,13 @@ class DataPort:
         arena.hold()  # until the thread is done with it
 
         def run() -> None:
-            sock = connect_data(
-                tuple(order["to"]), self._secret, {"rank": order["rank"], "kind": "own", "epoch": epoch}, _HANDSHAKE_S
-            )
+            hello = {"rank": order["rank"], "kind": "own", "epoch": epoch}
+            sock, transport = connect(tuple(order["to"]), self._secret, hello, _HANDSHAKE_S, self._transport, arena.fd)
             self._sending.add(sock)
             try:
-                send_slot(os.dup(sock.fileno()), arena, slot_with(arena, epoch, version), epoch, _SEND_S)
+                send_slot(
+                    os.dup(sock.fileno()), arena, slot_with(arena, epoch, version), epoch, _SEND_S, transport == "shm"
+                )
             finally:
                 self._sending.discard(sock)
                 sock.close()
@@ -171,6 +191,8 @@ class DataPort:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
+        if self._shared is not None:
+            self._shared.close()
         asyncio.get_running_loop().remove_reader(self._notify_fd)
         await asyncio.get_running_loop().run_in_executor(None, self._receiver.close)
         os.close(self._notify_fd)

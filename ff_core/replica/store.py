@@ -16,6 +16,7 @@ from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.errors import CorruptSlotError
 
 Layouts = Mapping[int, Mapping[str, int]]
+ArenaKey = tuple[str, int]  # "own" or "replica", rank
 
 
 class ReplicaStore:
@@ -27,11 +28,23 @@ class ReplicaStore:
         self.replicas: dict[int, Arena] = {}
         self._retired: list[tuple[str, int, Arena]] = []
 
-    def allocate(self, own: Layouts, replicas: Layouts) -> None:
-        """Make exactly these arenas exist; keep those that do, retire those that are no longer wanted.
+    def missing(self, own: Layouts, replicas: Layouts) -> dict[ArenaKey, Mapping[str, int]]:
+        """Layouts of the arenas that `allocate` would have to create."""
+        retired = {entry[:2] for entry in self._retired}
+        return {
+            (kind, rank): fields
+            for wanted, have, kind in ((own, self.own, "own"), (replicas, self.replicas, "replica"))
+            for rank, fields in wanted.items()
+            if rank not in have and (kind, rank) not in retired
+        }
+
+    def allocate(self, own: Layouts, replicas: Layouts, made: dict[ArenaKey, Arena] | None = None) -> None:
+        """Make exactly these arenas exist; keep those that do, retire those that are no longer wanted. `made`: from
+        `create_arenas`, for what is missing.
 
         Raises OSError or MemoryError naming the bytes needed when memory cannot be had; nothing is lost then.
         """
+        made = made or {}
         for wanted, have, kind in ((own, self.own, "own"), (replicas, self.replicas, "replica")):
             for rank in [rank for rank in have if rank not in wanted]:
                 self._retired.append((kind, rank, have.pop(rank)))
@@ -42,8 +55,10 @@ class ReplicaStore:
                 if returned is not None:
                     self._retired.remove(returned)
                     have[rank] = returned[2]
+                elif (kind, rank) in made:
+                    have[rank] = made[kind, rank]
                 else:
-                    have[rank] = Arena.create(ArenaLayout(**fields), name=f"ff-{kind}-{rank}")
+                    have[rank] = _create(kind, rank, fields)
 
     def free_retired(self) -> None:
         """The new epoch has its first W: what was retired is not needed any more."""
@@ -93,6 +108,26 @@ class ReplicaStore:
 
     def _all(self) -> list[Arena]:
         return [*self.own.values(), *self.replicas.values(), *(arena for _, _, arena in self._retired)]
+
+
+def create_arenas(missing: Mapping[ArenaKey, Mapping[str, int]]) -> dict[ArenaKey, Arena]:
+    """New arenas of these layouts. Takes as long as zeroing their memory: for a thread, not the event loop.
+
+    Raises OSError or MemoryError naming the bytes needed; then none is left.
+    """
+    made: dict[ArenaKey, Arena] = {}
+    try:
+        for (kind, rank), fields in missing.items():
+            made[kind, rank] = _create(kind, rank, fields)
+    except BaseException:
+        for arena in made.values():
+            arena.close()
+        raise
+    return made
+
+
+def _create(kind: str, rank: int, fields: Mapping[str, int]) -> Arena:
+    return Arena.create(ArenaLayout(**fields), name=f"ff-{kind}-{rank}")
 
 
 def slot_with(arena: Arena, epoch: int, version: int) -> int:

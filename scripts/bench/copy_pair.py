@@ -21,6 +21,7 @@ from ff_core.copy.receiver import Receiver
 from ff_core.copy.sender import send_slot
 from ff_core.copy.stamps import stamp
 from ff_core.copy.writer import Writer
+from ff_core.replica.connect import listen_shared, shared_name
 
 _PIECE = 1 << 20  # of the raw stream: the engine's chunk
 _TIMEOUT_S = 120.0
@@ -56,6 +57,8 @@ class Rank:
         out, into = self._connect(), self._listener.accept()[0]
         self._receiver.attach(into.detach(), self._replica, 1)
         self._writer.add_holder(out.detach())
+        self._shared_listener = listen_shared(self._listener.getsockname())
+        dist.barrier()
         self._plain = self._connect() if rank == 0 else self._listener.accept()[0]
         self._plain.settimeout(None)
 
@@ -63,7 +66,7 @@ class Rank:
         return socket.create_connection(self._peer)
 
     def run(self, action: str) -> tuple[float, float]:
-        """Seconds and CPU seconds of `action` on this rank: stream, send, gloo or durable."""
+        """Seconds and CPU seconds of `action` on this rank: stream, send, gloo, durable or shared."""
         prepared = getattr(self, f"_prepare_{action}", lambda: None)()
         self._dist.barrier()
         started, worked = perf_counter(), process_time()
@@ -115,6 +118,20 @@ class Rank:
             if not select.select([self._bell], [], [], _TIMEOUT_S)[0]:
                 raise TimeoutError(f"version {version} was not committed within {_TIMEOUT_S} s")
             os.eventfd_read(self._bell)
+
+    def _prepare_shared(self) -> None:
+        """As durable, but the holders copy out of this rank's memory."""
+        self._writer.clear_holders()
+        out = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        out.connect(shared_name(self._peer))
+        socket.send_fds(out, [b"F"], [self._own.fd])
+        into = self._shared_listener.accept()[0]
+        _, (peers_file,), _, _ = socket.recv_fds(into, 1, 1)
+        self._receiver.attach(into.detach(), self._replica, 1, peers_file)
+        self._writer.add_holder(out.detach(), shared=True)
+
+    def _shared(self, _: object) -> None:
+        self._durable(None)
 
     def _gloo(self, _: object) -> None:
         """Both ranks: the same bytes to the other one through gloo."""

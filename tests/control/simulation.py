@@ -32,8 +32,15 @@ from ff_core.replica import store as store_module
 from tests.control.sim_agent import AgentHost
 from tests.control.sim_checks import Checks, Options
 from tests.control.sim_memory import Connection, SimArena, Violation
+from tests.control.sim_process import pause
 
 MOST_STEPS = 60_000
+
+
+async def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
+    """For asyncio.to_thread: others may go on before the work is done."""
+    await pause()
+    return work(*arguments)
 
 
 class World(Checks):
@@ -229,7 +236,7 @@ class World(Checks):
             assert self.hosting is not None
             return self.hosting.workers
 
-        loop = SimpleNamespace(get_running_loop=lambda: self.hosting, Event=asyncio.Event)
+        loop = SimpleNamespace(get_running_loop=lambda: self.hosting, Event=asyncio.Event, to_thread=_elsewhere)
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(store_module, "Arena", SimpleNamespace(create=create)))
             stack.enter_context(mock.patch.object(startup_module, "arena_bytes", lambda layout: 4096))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from dataclasses import dataclass, replace
 
+from ff_core.copy import memory
 from ff_core.copy.binding import crc32c
 
 HEADER = struct.Struct("<IHHIIQqQQI")  # without the trailing header checksum
@@ -41,6 +43,47 @@ class Frame:
         return head + struct.pack("<I", crc32c(head) if self.header_crc is None else self.header_crc) + self.data
 
 
+class Inline:
+    """Over a stream socket everything follows its header."""
+
+    name = "tcp"
+
+    def encode(self, frame: Frame) -> bytes:
+        return frame.encode()
+
+    def peers_file(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        pass
+
+
+class Shared:
+    """Over shared memory a CHUNK's data lie in the sender's memory file, and their offset follows the header."""
+
+    name = "shm"
+
+    def __init__(self, size: int = 1 << 20) -> None:
+        self._fd = memory.allocate("ff-test-shared", size)
+        self._size, self._at = size, 0
+
+    def encode(self, frame: Frame) -> bytes:
+        if frame.type != CHUNK:
+            return frame.encode()
+        if self._at + len(frame.data) > self._size:
+            self._at = 0
+        os.pwrite(self._fd, frame.data, self._at)
+        offset = struct.pack("<Q", self._at)
+        self._at += len(frame.data)
+        return frame.encode()[:SIZE] + offset
+
+    def peers_file(self) -> int:
+        return os.dup(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 def conversation(
     payload: bytes, chunk: int, epoch: int, version: int, blob: bytes, journal: bytes = b""
 ) -> list[Frame]:
@@ -52,8 +95,8 @@ def conversation(
     return [*frames, Frame(BLOB, epoch, version, blob)]
 
 
-def receive(sock: socket.socket) -> Frame | None:
-    """The next frame, checksums verified; None when the peer closed."""
+def receive(sock: socket.socket, file: int = -1) -> Frame | None:
+    """The next frame, checksums verified; None when the peer closed. file: the sender's memory, if it is shared."""
     sock.settimeout(60)
     head = b""
     while len(head) < SIZE:
@@ -68,10 +111,12 @@ def receive(sock: socket.socket) -> Frame | None:
     magic, kind, flags, rank, data_crc, epoch, version, index, length, reserved = HEADER.unpack(head[:-4])
     assert (magic, reserved) == (MAGIC, 0)
     assert struct.unpack("<I", head[-4:])[0] == crc32c(head[:-4])
-    data = b""
-    while len(data) < length:
-        part = sock.recv(length - len(data))
+    data, follows = b"", 8 if file >= 0 and kind == CHUNK else length
+    while len(data) < follows:
+        part = sock.recv(follows - len(data))
         assert part, "closed within a frame"
         data += part
+    if follows != length:
+        data = os.pread(file, length, struct.unpack("<Q", data)[0])
     assert crc32c(data) == data_crc
     return Frame(kind, epoch, version, data, index, flags, rank)

@@ -34,6 +34,14 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
+def shared_pair() -> tuple[socket.socket, socket.socket]:
+    """For shared memory: where data lie is what counts, not the socket."""
+    return socket.socketpair()
+
+
+PairMaker = Callable[[], tuple[socket.socket, socket.socket]]
+
+
 class Live:
     """One block of memory that plays a rank's tensors: `size` bytes, all mapped to the payload from offset 0."""
 
@@ -69,10 +77,16 @@ class Rig:
         self.receiver = Receiver()
 
     def connect(self, epoch: int) -> None:
+        """The first holder over TCP, the second over a Unix socket, the third through shared memory, and again."""
         for index, arena in enumerate(self.holders):
-            near, far = tcp_pair() if index % 2 == 0 else socket.socketpair()
-            self.receiver.attach(far.detach(), arena, epoch)
-            self.writer.add_holder(near.detach())
+            pair = (tcp_pair, socket.socketpair, shared_pair)[index % 3]
+            near, far = pair()
+            self.receiver.attach(far.detach(), arena, epoch, self.peers_file(pair))
+            self.writer.add_holder(near.detach(), shared=pair is shared_pair)
+
+    def peers_file(self, pair: PairMaker) -> int:
+        """What a receiver at the other end of such a pair gets to read this writer's memory."""
+        return os.dup(self.own.fd) if pair is shared_pair else -1
 
     def committed(self, epoch: int, version: int) -> bool:
         return self.page.load("committed") == stamp(epoch, version)

@@ -7,17 +7,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.errors import EngineError, ProtocolError
 from tests.copy.frames import ACK, BLOB, REJECT, Frame, receive
-from tests.copy.rig import Rig, eventually, tcp_pair
+from tests.copy.rig import PairMaker, Rig, eventually, shared_pair, tcp_pair
 
-PAIRS = pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair], ids=["tcp", "unix"])
-Pair = Callable[[], tuple[socket.socket, socket.socket]]
+PAIRS = pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair, shared_pair], ids=["tcp", "unix", "shm"])
 
 
 def lost(rig: Rig, error: type[Exception], message: str) -> None:
@@ -41,10 +39,10 @@ def lost(rig: Rig, error: type[Exception], message: str) -> None:
 
 
 @PAIRS
-def test_peer_gone_from_the_start(pair: Pair) -> None:
+def test_peer_gone_from_the_start(pair: PairMaker) -> None:
     with Rig() as rig:
         near, far = pair()
-        rig.writer.add_holder(near.detach())
+        rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
         far.close()
         eventually(lambda: rig.writer.stats().holders_lost == 1, "notice without anything to send")
         rig.writer.begin(0, 1, 0)
@@ -53,17 +51,17 @@ def test_peer_gone_from_the_start(pair: Pair) -> None:
 
 
 @PAIRS
-def test_peer_gone_after_any_frame(pair: Pair) -> None:
+def test_peer_gone_after_any_frame(pair: PairMaker) -> None:
     """A journal, BEGIN, 3 chunks, BLOB: the peer reads so many frames, then closes."""
     for count in range(6):
         with Rig(sent=20_000) as rig:
             rig.own.set_journal(b"j")
             near, far = pair()
-            rig.writer.add_holder(near.detach())
+            rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
             rig.writer.begin(0, 1, 0)
             rig.writer.seal(0, b"s")
             for _ in range(count):
-                assert receive(far) is not None
+                assert receive(far, rig.own.fd if pair is shared_pair else -1) is not None
             far.close()
             lost(rig, EngineError, "closed by the peer|reset|Broken")
 
@@ -78,10 +76,11 @@ def test_peer_that_stalls() -> None:
         far.close()
 
 
-def test_peer_that_does_not_acknowledge() -> None:
+@PAIRS
+def test_peer_that_does_not_acknowledge(pair: PairMaker) -> None:
     with Rig(sent=20_000, stall_timeout_s=0.3) as rig:
-        near, far = socket.socketpair()
-        rig.writer.add_holder(near.detach())
+        near, far = pair()
+        rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
         rig.writer.begin(0, 1, 0)
         rig.writer.seal(0, b"s")
         lost(rig, TimeoutError, "no acknowledgement for 300 ms")
@@ -115,14 +114,14 @@ def test_unsealed_version_is_no_stall() -> None:
         (Frame(ACK, 1, 0, header_crc=1), "header's checksum"),
     ],
 )
-def test_wrong_answers(pair: Pair, answer: Frame, message: str) -> None:
+def test_wrong_answers(pair: PairMaker, answer: Frame, message: str) -> None:
     with Rig(sent=20_000) as rig:
         near, far = pair()
-        rig.writer.add_holder(near.detach())
+        rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
         rig.writer.begin(0, 1, 0)
         rig.writer.seal(0, b"s")
         while True:
-            frame = receive(far)
+            frame = receive(far, rig.own.fd if pair is shared_pair else -1)
             assert frame is not None
             if frame.type == BLOB:
                 break
@@ -145,12 +144,12 @@ def test_answer_to_nothing() -> None:
 
 
 @PAIRS
-def test_refusal_reaches_the_writer(pair: Pair) -> None:
+def test_refusal_reaches_the_writer(pair: PairMaker) -> None:
     """Even though the connection breaks under the writer while it sends: the reason is what is reported."""
     with Rig(sent=20_000_000) as rig, Arena.create(ArenaLayout(3, 777, 0, 4096, 4096, 8192)) as other:
         near, far = pair()
-        rig.receiver.attach(far.detach(), other, 1)
-        rig.writer.add_holder(near.detach())
+        rig.receiver.attach(far.detach(), other, 1, rig.peers_file(pair))
+        rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
         rig.writer.begin(0, 1, 0)
         rig.writer.seal(0, b"s")
         lost(

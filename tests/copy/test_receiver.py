@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -21,10 +22,15 @@ LAYOUT = ArenaLayout(3, len(PAYLOAD), 0, 100, 50, 8192)
 EPOCH = 4
 
 
+Carrier = frames.Inline | frames.Shared
+CARRIERS = pytest.mark.parametrize("carrier", [frames.Inline, frames.Shared], ids=["tcp", "shm"])
+
+
 class Peer:
     """A receiver with one arena, and the other end of its connection."""
 
-    def __init__(self, layout: ArenaLayout = LAYOUT) -> None:
+    def __init__(self, carrier: Callable[[], Carrier] = frames.Inline, layout: ArenaLayout = LAYOUT) -> None:
+        self.carrier = carrier()
         self.arena = Arena.create(layout)
         self.receiver = Receiver()
         self.ended: list[ConnectionStatus] = []
@@ -32,10 +38,10 @@ class Peer:
 
     def connect(self, epoch: int = EPOCH) -> None:
         self.sock, far = socket.socketpair()
-        self.connection = self.receiver.attach(far.detach(), self.arena, epoch)
+        self.connection = self.receiver.attach(far.detach(), self.arena, epoch, self.carrier.peers_file())
 
     def send(self, *what: Frame) -> None:
-        self.sock.sendall(b"".join(frame.encode() for frame in what))
+        self.sock.sendall(b"".join(self.carrier.encode(frame) for frame in what))
 
     def deliver(self, version: int, blob: bytes = b"scalars", epoch: int = EPOCH) -> None:
         self.send(*conversation(PAYLOAD, 8192, epoch, version, blob))
@@ -73,10 +79,12 @@ class Peer:
         self.sock.close()
         self.receiver.close()
         self.arena.close()
+        self.carrier.close()
 
 
-def test_versions_alternate_between_slots() -> None:
-    with Peer() as peer:
+@CARRIERS
+def test_versions_alternate_between_slots(carrier: Callable[[], Carrier]) -> None:
+    with Peer(carrier) as peer:
         for version in range(4):
             peer.deliver(version, bytes([version]))
             held = {info.version for info in peer.arena.slot_infos() if info.complete}
@@ -86,9 +94,10 @@ def test_versions_alternate_between_slots() -> None:
         assert peer.receiver.poll()[0].last_stamp == stamp(EPOCH, 3)
 
 
-def test_only_complete_version_is_never_overwritten() -> None:
+@CARRIERS
+def test_only_complete_version_is_never_overwritten(carrier: Callable[[], Carrier]) -> None:
     """While the next version arrives, the newest complete one stays, whichever slot it is in."""
-    with Peer() as peer:
+    with Peer(carrier) as peer:
         peer.deliver(0)
         peer.deliver(1)
         newest = peer.arena.find(EPOCH, 1)
@@ -106,6 +115,7 @@ BEGUN = conversation(PAYLOAD, 8192, EPOCH, 9, b"s")
 GOOD = BEGUN[0]
 
 
+@CARRIERS
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
@@ -142,8 +152,8 @@ GOOD = BEGUN[0]
         ([Frame(JOURNAL, EPOCH, -1, b"bad", data_crc=1)], "JOURNAL 0 of version (4, -1): checksum"),
     ],
 )
-def test_bad_frames_cost_nothing(sent: list[Frame], message: str) -> None:
-    with Peer() as peer:
+def test_bad_frames_cost_nothing(carrier: Callable[[], Carrier], sent: list[Frame], message: str) -> None:
+    with Peer(carrier) as peer:
         peer.send(Frame(JOURNAL, EPOCH, -1, b"journal"))
         peer.deliver(7)
         peer.deliver(8)
@@ -157,8 +167,9 @@ def test_bad_frames_cost_nothing(sent: list[Frame], message: str) -> None:
         peer.deliver(9)
 
 
-def test_older_version_than_the_newest_is_refused() -> None:
-    with Peer() as peer:
+@CARRIERS
+def test_older_version_than_the_newest_is_refused(carrier: Callable[[], Carrier]) -> None:
+    with Peer(carrier) as peer:
         peer.deliver(8)
         peer.send(GOOD.but(version=7))
         peer.refused("BEGIN of (4, 7), but (4, 8) is here already")
@@ -167,34 +178,39 @@ def test_older_version_than_the_newest_is_refused() -> None:
         assert receive(peer.sock) == Frame(ACK, EPOCH + 1, 2)
 
 
-def test_cut_at_every_message_boundary_and_between() -> None:
+@CARRIERS
+def test_cut_at_every_message_boundary_and_between(carrier: Callable[[], Carrier]) -> None:
     """The peer goes away after any frame, after any header, and within both."""
-    sequence = conversation(PAYLOAD, 8192, EPOCH, 9, b"blob", b"journal")
-    wire = b"".join(frame.encode() for frame in sequence)
-    cuts, at = {0}, 0
+    with Peer(carrier) as peer:
+        sequence = [peer.carrier.encode(frame) for frame in conversation(PAYLOAD, 8192, EPOCH, 9, b"blob", b"journal")]
+        cut_everywhere(peer, sequence)
+
+
+def cut_everywhere(peer: Peer, sequence: list[bytes]) -> None:
+    wire, cuts, at = b"".join(sequence), {0}, 0
     for frame in sequence:
-        size = len(frame.encode())
+        size = len(frame)
         cuts |= {at + 1, at + frames.SIZE - 1, at + frames.SIZE, at + frames.SIZE + 1, at + size - 1, at + size}
         at += size
     assert at == len(wire)
-    with Peer() as peer:
-        peer.deliver(8)
-        for cut in sorted(cuts - {len(wire)}):
-            peer.connect()
-            peer.sock.sendall(wire[:cut])
-            peer.sock.close()
-            status = peer.end()
-            between = cut in (0, len(sequence[0].encode()))
-            assert (status.error == "") == between, (cut, status)
-            assert peer.arena.find(EPOCH, 9) is None and peer.arena.find(EPOCH, 8) is not None
-            assert peer.arena.journal() in (b"", b"journal")
+    peer.deliver(8)
+    for cut in sorted(cuts - {len(wire)}):
         peer.connect()
-        peer.sock.sendall(wire)
-        assert receive(peer.sock) == Frame(ACK, EPOCH, 9)
+        peer.sock.sendall(wire[:cut])
+        peer.sock.close()
+        status = peer.end()
+        between = cut in (0, len(sequence[0]))
+        assert (status.error == "") == between, (cut, status)
+        assert peer.arena.find(EPOCH, 9) is None and peer.arena.find(EPOCH, 8) is not None
+        assert peer.arena.journal() in (b"", b"journal")
+    peer.connect()
+    peer.sock.sendall(wire)
+    assert receive(peer.sock) == Frame(ACK, EPOCH, 9)
 
 
-def test_newer_connection_replaces_the_older() -> None:
-    with Peer() as peer:
+@CARRIERS
+def test_newer_connection_replaces_the_older(carrier: Callable[[], Carrier]) -> None:
+    with Peer(carrier) as peer:
         peer.send(*BEGUN[:2])
         old, number = peer.sock, peer.connection
         peer.connect()
@@ -204,8 +220,9 @@ def test_newer_connection_replaces_the_older() -> None:
         peer.deliver(9)
 
 
-def test_fenced_epochs_are_refused() -> None:
-    with Peer() as peer:
+@CARRIERS
+def test_fenced_epochs_are_refused(carrier: Callable[[], Carrier]) -> None:
+    with Peer(carrier) as peer:
         peer.receiver.fence(EPOCH + 1)
         near, far = socket.socketpair()
         with pytest.raises(EngineError, match="connection of epoch 4: epochs before 5 are fenced off"):
@@ -267,3 +284,28 @@ def test_frames_of_a_version_without_checksums() -> None:
         assert not peer.arena.slot_info(0).checksummed
         assert peer.content(0) == PAYLOAD
         assert [frame.type for frame in sequence][-1] == BLOB
+
+
+def test_offsets_beyond_the_peers_file() -> None:
+    """Nothing outside of it is touched: the connection is closed, complete versions stay."""
+    for offset in (2**64 - 1, 2**63, 1 << 20, (1 << 20) - 8191):
+        with Peer(frames.Shared) as peer:
+            peer.deliver(8)
+            peer.send(GOOD)
+            peer.sock.sendall(BEGUN[1].encode()[: frames.SIZE] + struct.pack("<Q", offset))
+            peer.refused(f"CHUNK of 8192 bytes at offset {offset} of a memory file of {1 << 20}")
+            assert peer.arena.find(EPOCH, 8) is not None
+
+
+def test_what_is_no_sealed_memory_file_is_refused() -> None:
+    with Peer() as peer:
+        for fd, message in (
+            (os.open("/dev/null", os.O_RDONLY), "is not a memory file"),
+            (os.memfd_create("ff-test", os.MFD_ALLOW_SEALING), "can shrink"),
+        ):
+            near, far = socket.socketpair()
+            with pytest.raises(EngineError, match=message):
+                peer.receiver.attach(far.detach(), peer.arena, EPOCH, fd)
+            near.settimeout(60)
+            assert near.recv(1) == b"", "the engine has closed its end"
+            near.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 
@@ -18,13 +19,17 @@ def newcomer(rig: Rig, local: int = 30_000) -> Arena:
     return Arena.create(ArenaLayout(3, rig.sent, local, 4096, 4096, CHUNK))
 
 
-def send(rig: Rig, source: Arena, slot: int, epoch: int, target: Arena) -> None:
-    near, far = tcp_pair()
-    rig.receiver.attach(far.detach(), target, epoch)
-    send_slot(near.detach(), source, slot, epoch, 60)
+SHARED = pytest.mark.parametrize("shared", [False, True], ids=["tcp", "shm"])
 
 
-def test_newcomer_gets_slot_and_journal_from_a_replica() -> None:
+def send(rig: Rig, source: Arena, slot: int, epoch: int, target: Arena, shared: bool = False) -> None:
+    near, far = socket.socketpair() if shared else tcp_pair()
+    rig.receiver.attach(far.detach(), target, epoch, os.dup(source.fd) if shared else -1)
+    send_slot(near.detach(), source, slot, epoch, 60, shared)
+
+
+@SHARED
+def test_newcomer_gets_slot_and_journal_from_a_replica(shared: bool) -> None:
     with Rig() as rig:
         rig.own.set_journal(b"init")
         rig.connect(1)
@@ -32,7 +37,7 @@ def test_newcomer_gets_slot_and_journal_from_a_replica() -> None:
         rig.receiver.fence(2)
         rig.holders[0].restamp(0, 2)
         with newcomer(rig) as arena:
-            send(rig, rig.holders[0], 0, 2, arena)
+            send(rig, rig.holders[0], 0, 2, arena, shared)
             slot = arena.find(2, 9)
             assert slot is not None and arena.journal() == b"init" and arena.blob(slot) == b"scalars of 9"
             info = arena.slot_info(slot)
@@ -51,11 +56,12 @@ def test_newcomer_gets_slot_and_journal_from_a_replica() -> None:
             )
 
 
-def test_own_slot_of_a_dead_worker_is_sent_without_its_local_part() -> None:
+@SHARED
+def test_own_slot_of_a_dead_worker_is_sent_without_its_local_part(shared: bool) -> None:
     with Rig() as rig:
         content = rig.run(1, 1, 3)
         with newcomer(rig, local=0) as replica:
-            send(rig, rig.own, 1, 1, replica)
+            send(rig, rig.own, 1, 1, replica, shared)
             slot = replica.find(1, 3)
             assert slot is not None and rig.restored(replica, slot) == content[: rig.sent]
 
@@ -75,22 +81,24 @@ def test_what_cannot_be_sent() -> None:
             far.close()
 
 
-def test_damage_is_found_before_it_is_sent() -> None:
+@SHARED
+def test_damage_is_found_before_it_is_sent(shared: bool) -> None:
     with Rig() as rig:
         rig.run(0, 1, 0)
         rig.own.corrupt(0, 50_000)
         with newcomer(rig) as arena:
             with pytest.raises(CorruptSlotError, match="checksum of chunk 6"):
-                send(rig, rig.own, 0, 1, arena)
+                send(rig, rig.own, 0, 1, arena, shared)
             rig.receiver.detach(arena)
             assert arena.find(1, 0) is None
 
 
-def test_refusal_is_the_error() -> None:
+@SHARED
+def test_refusal_is_the_error(shared: bool) -> None:
     with Rig(sent=20_000_000) as rig, Arena.create(ArenaLayout(8, 20_000_000, 0, 4096, 4096, CHUNK)) as other:
         rig.run(0, 1, 0)
         with pytest.raises(ProtocolError, match="the receiver refused: BEGIN frame of rank 3 for the arena of rank 8"):
-            send(rig, rig.own, 0, 1, other)
+            send(rig, rig.own, 0, 1, other, shared)
 
 
 def test_deadlines() -> None:

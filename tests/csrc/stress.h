@@ -1,5 +1,6 @@
-// Small tools of the stress program: checks, seeded randomness, live tensors, arenas in plain memory.
+// Small tools of the stress program: checks, seeded randomness, live tensors, arenas in memory files.
 #pragma once
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -61,17 +62,34 @@ void eventually(Condition condition) {
   std::abort();
 }
 
-class ArenaMemory {
+// A memory file as agents make them, mapped.
+class SharedMemory {
  public:
-  explicit ArenaMemory(const ff_arena_layout& layout) : bytes(ff_arena_bytes(&layout)) {
-    CHECK(bytes > 0);
-    base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(base != MAP_FAILED);
+  explicit SharedMemory(uint64_t size) : bytes(size), fd_(::memfd_create("stress", MFD_CLOEXEC | MFD_ALLOW_SEALING)) {
+    CHECK(bytes > 0 && fd_ >= 0 && ::ftruncate(fd_, static_cast<off_t>(bytes)) == 0);
+    CHECK(::fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0);
+    OK(ff_memory_map(fd_, bytes, &base));
+  }
+  ~SharedMemory() {
+    ff_memory_unmap(base, bytes);
+    ::close(fd_);
+  }
+  SharedMemory(const SharedMemory&) = delete;
+  SharedMemory& operator=(const SharedMemory&) = delete;
+  int file() const { return ::dup(fd_); }  // to be given away
+
+  const uint64_t bytes;
+  void* base = nullptr;
+
+ private:
+  const int fd_;
+};
+
+class ArenaMemory : public SharedMemory {
+ public:
+  explicit ArenaMemory(const ff_arena_layout& layout) : SharedMemory(ff_arena_bytes(&layout)) {
     OK(ff_arena_format(base, bytes, &layout));
   }
-  ~ArenaMemory() { ::munmap(base, bytes); }
-  ArenaMemory(const ArenaMemory&) = delete;
-  ArenaMemory& operator=(const ArenaMemory&) = delete;
 
   ff_slot_info info(uint32_t slot) const {
     ff_slot_info out;
@@ -85,9 +103,6 @@ class ArenaMemory {
     }
     return -1;
   }
-
-  uint64_t bytes;
-  void* base;
 };
 
 // Tensors in one block, cut at random places, with holes in the payload between some of them.

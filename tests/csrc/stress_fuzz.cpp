@@ -80,6 +80,20 @@ void mutate(Random& random, std::vector<Frame>& frames) {
   }
 }
 
+// Over shared memory: the data of CHUNKs go into the file, their offset there takes their place on the wire.
+void share(Random& random, std::vector<Frame>& frames, const SharedMemory& memory) {
+  uint64_t at = 0;
+  for (Frame& f : frames) {
+    if (f.header.type != 3) continue;
+    if (at + f.data.size() > memory.bytes) at = 0;
+    std::memcpy(static_cast<uint8_t*>(memory.base) + at, f.data.data(), f.data.size());
+    const uint64_t offset = random.below(200) ? at : odd(random, at);
+    at += f.data.size();
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&offset);
+    f.data.assign(bytes, bytes + sizeof offset);
+  }
+}
+
 std::vector<uint8_t> encode(Random& random, std::vector<Frame>& frames) {
   std::vector<uint8_t> out;
   for (Frame& f : frames) {
@@ -116,6 +130,7 @@ void fuzz_receiver(Random& random) {
   OK(ff_receiver_open(-1, &receiver));
   {
     ArenaMemory arena(layout_of(0));
+    const SharedMemory memory(4 * kSent);
     int64_t version = 10, newest = -1;
     for (int round = 0; round < 300; ++round) {
       std::vector<Frame> frames = conversation(random, version);
@@ -126,7 +141,9 @@ void fuzz_receiver(Random& random) {
       for (uint64_t i = round % 10 == 0 ? 0 : 1 + random.below(3); i > 0 && !frames.empty(); --i) mutate(random, frames);
       const Pair pair = connect_pair(false);
       uint64_t id;
-      OK(ff_receiver_attach(receiver, pair.far, arena.base, arena.bytes, kEpoch, &id));
+      const bool shared = round % 3 == 0;
+      if (shared) share(random, frames, memory);
+      attach(receiver, pair.far, arena, kEpoch, shared ? memory.file() : -1, &id);
       send_all(pair.near, encode(random, frames));
       ::shutdown(pair.near, SHUT_WR);
       wait_ended(receiver, id);

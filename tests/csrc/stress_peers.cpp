@@ -3,12 +3,25 @@
 
 #include "stress_setup.h"
 
+namespace {
+
+constexpr size_t kHeader = 56, kChunks = (kSent + kChunk - 1) / kChunk;
+
+// On the socket: journal, BEGIN, chunks, a blob of one byte. Over shared memory chunks are eight bytes.
+constexpr size_t inline_bytes(size_t journal) {
+  return (kHeader + journal) + (kHeader + 16) + kSent + kChunks * kHeader + (kHeader + 1);
+}
+constexpr size_t shared_bytes(size_t journal) { return inline_bytes(journal) - kSent + kChunks * 8; }
+
+}  // namespace
+
 // The cable is pulled after a random number of bytes in either direction. What is complete is always whole.
 void unplug(Random& random) {
   Setup s(random);
   for (uint64_t epoch = 1; epoch <= 40; ++epoch) {
-    const Pair to_proxy = connect_pair(false), to_receiver = connect_pair(epoch % 2 == 0);
-    const uint64_t limit = random.below(3 * kSent);
+    const bool shared = epoch % 3 == 0;
+    const Pair to_proxy = connect_pair(false), to_receiver = connect_pair(!shared && epoch % 2 == 0);
+    const uint64_t limit = random.below(shared ? 2 * shared_bytes(7) : 3 * kSent);
     std::thread proxy([&, limit] {
       uint64_t passed = 0;
       std::vector<char> buffer(7001);
@@ -28,8 +41,7 @@ void unplug(Random& random) {
       ::shutdown(to_receiver.near, SHUT_RDWR);
       back.join();
     });
-    OK(ff_receiver_attach(s.receiver, to_receiver.far, s.holder0.base, s.holder0.bytes, epoch, nullptr));
-    OK(ff_writer_add_holder(s.writer, to_proxy.near));
+    s.connect(s.holder0, {to_proxy.near, to_receiver.far}, epoch, shared);
     for (int64_t v = 0; v < 2; ++v) {  // never blocked by the lost holder
       s.tensors.step(static_cast<uint8_t>(epoch + v));
       OK(ff_writer_begin(s.writer, v % 2, epoch, v));
@@ -66,25 +78,30 @@ void malformed(Random& random) {
   eventually([&] { return s.committed(1, 0); });
   OK(ff_writer_cancel(s.writer));
 
-  // Record one whole conversation.
-  std::vector<uint8_t> recorded;
-  const Pair wire = connect_pair(false);
+  // Record one whole conversation for each way.
+  std::vector<uint8_t> recordings[2];
   const int slot = s.own.find(1, 0);
   CHECK(slot >= 0);
-  std::thread sender([&] { ff_send_slot(wire.near, s.own.base, s.own.bytes, static_cast<uint32_t>(slot), 1, 60000); });
-  constexpr size_t kHeader = 56;
-  const size_t whole = (kHeader + 7) + (kHeader + 16) + kSent + (kSent + kChunk - 1) / kChunk * kHeader + (kHeader + 1);
-  recorded.resize(whole);
-  for (size_t got = 0; got < whole;) {
-    const ssize_t part = ::recv(wire.far, recorded.data() + got, whole - got, 0);
-    CHECK(part > 0);
-    got += static_cast<size_t>(part);
+  for (const bool shared : {false, true}) {
+    const Pair wire = connect_pair(false);
+    std::thread sender([&] {
+      const auto send = shared ? ff_send_slot_shared : ff_send_slot;
+      send(wire.near, s.own.base, s.own.bytes, static_cast<uint32_t>(slot), 1, 60000);
+    });
+    std::vector<uint8_t>& recorded = recordings[shared];
+    recorded.resize(shared ? shared_bytes(7) : inline_bytes(7));
+    for (size_t got = 0; got < recorded.size();) {
+      const ssize_t part = ::recv(wire.far, recorded.data() + got, recorded.size() - got, 0);
+      CHECK(part > 0);
+      got += static_cast<size_t>(part);
+    }
+    ::close(wire.far);
+    sender.join();
   }
-  ::close(wire.far);
-  sender.join();
 
-  for (int round = 0; round < 60; ++round) {
-    std::vector<uint8_t> bad = recorded;
+  for (int round = 0; round < 120; ++round) {
+    const bool shared = round % 2 == 1;
+    std::vector<uint8_t> bad = recordings[shared];
     const bool garbage = round % 3 == 0;
     if (garbage) {
       bad = random.bytes(1 + random.below(2000));
@@ -94,7 +111,7 @@ void malformed(Random& random) {
     }
     const Pair pair = connect_pair(false);
     uint64_t id;
-    OK(ff_receiver_attach(s.receiver, pair.far, s.holder0.base, s.holder0.bytes, 1, &id));
+    attach(s.receiver, pair.far, s.holder0, 1, shared ? s.own.file() : -1, &id);
     for (size_t sent = 0; sent < bad.size();) {
       const ssize_t part = ::send(pair.near, bad.data() + sent, bad.size() - sent, MSG_NOSIGNAL);
       if (part <= 0) break;

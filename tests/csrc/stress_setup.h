@@ -8,6 +8,12 @@ inline ff_arena_layout layout_of(uint64_t local) {
   return {7, 2, kSent, local, 4096, 4096, kChunk};
 }
 
+// file: the sender's; -1: data come over the socket.
+inline void attach(ff_receiver* receiver, int fd, ArenaMemory& arena, uint64_t epoch, int file, uint64_t* id) {
+  OK(file < 0 ? ff_receiver_attach(receiver, fd, arena.base, arena.bytes, epoch, id)
+              : ff_receiver_attach_shared(receiver, fd, file, arena.base, arena.bytes, epoch, id));
+}
+
 // One worker and its holders' agents.
 struct Setup {
   explicit Setup(Random& random, uint64_t bandwidth = 0)
@@ -23,12 +29,13 @@ struct Setup {
     OK(ff_writer_close(writer));
     OK(ff_receiver_close(receiver));
   }
+  // The holders' connections: both over TCP, or one over a Unix socket and one over shared memory.
   void connect(uint64_t epoch, bool tcp) {
-    for (ArenaMemory* holder : {&holder0, &holder1}) {
-      const Pair pair = connect_pair(tcp);
-      OK(ff_receiver_attach(receiver, pair.far, holder->base, holder->bytes, epoch, nullptr));
-      OK(ff_writer_add_holder(writer, pair.near));
-    }
+    for (ArenaMemory* holder : {&holder0, &holder1}) connect(*holder, connect_pair(tcp), epoch, !tcp && holder == &holder1);
+  }
+  void connect(ArenaMemory& holder, const Pair& pair, uint64_t epoch, bool shared) {
+    attach(receiver, pair.far, holder, epoch, shared ? own.file() : -1, nullptr);
+    OK(shared ? ff_writer_add_holder_shared(writer, pair.near) : ff_writer_add_holder(writer, pair.near));
   }
   bool committed(uint64_t epoch, int64_t version) const {
     return ff_page_load(&page.committed) >= stamp_of(epoch, version);

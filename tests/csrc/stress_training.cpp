@@ -85,8 +85,9 @@ void send_slot(Random& random) {
   eventually([&] { return s.committed(1, 8); });
   for (int round = 0; round < 40; ++round) {
     ArenaMemory newcomer(layout_of(kLocal));
-    const Pair pair = connect_pair(round % 2 == 0);
-    OK(ff_receiver_attach(s.receiver, pair.far, newcomer.base, newcomer.bytes, 1, nullptr));
+    const bool shared = round % 3 == 0;
+    const Pair pair = connect_pair(!shared && round % 2 == 0);
+    attach(s.receiver, pair.far, newcomer, 1, shared ? s.own.file() : -1, nullptr);
     const int handle = ::dup(pair.near);
     const bool interrupt = round % 4 != 0;
     std::thread killer([&, delay = random.below(1500)] {
@@ -94,7 +95,8 @@ void send_slot(Random& random) {
       sleep_us(delay);
       ::shutdown(handle, SHUT_RDWR);
     });
-    const int code = ff_send_slot(pair.near, s.own.base, s.own.bytes, 0, 1, 60000);
+    const auto send = shared ? ff_send_slot_shared : ff_send_slot;
+    const int code = send(pair.near, s.own.base, s.own.bytes, 0, 1, 60000);
     killer.join();
     ::close(handle);
     CHECK(interrupt ? code == FF_OK || code == FF_EIO : code == FF_OK);
