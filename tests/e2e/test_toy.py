@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -49,6 +50,7 @@ def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: Job) -> None:
     ]
     job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, "--spares", "1", *options)
     assert_same(job, uninterrupted)
+    assert "replicas travel by tcp" in job.stderr  # emulated nodes stand for different hosts
     assert [event["dead"] for event in job.of("failover")] == [[rank] for rank, _, _ in kills]
     for event, (_, iteration, _) in zip(job.of("failover"), kills, strict=True):
         assert event["v_star"] in (iteration - 1, iteration)  # no finished iteration is lost
@@ -65,6 +67,22 @@ def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
     (event,) = job.of("failover")
     assert event["newcomers"] == [2, 3]
     assert job.of("protected")[-1]["degraded"]
+
+
+def test_shared_memory_between_emulated_nodes(tmp_path: Path, uninterrupted: Job) -> None:
+    """Only where it is asked for; a rank, then a whole node is lost."""
+
+    def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(12))
+        os.kill(agent_pid(out, 1), signal.SIGKILL)
+
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"transport": "shm"}))
+    words = ("--ff-config", str(config), "--inject", "kill rank=2 iteration=6 at=backward")
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent)
+    assert_same(job, uninterrupted)
+    assert "replicas travel by shm" in job.stderr
+    assert len(job.of("failover")) == 2
 
 
 def test_random_moments(tmp_path: Path, uninterrupted: Job) -> None:
