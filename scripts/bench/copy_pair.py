@@ -58,6 +58,7 @@ class Rank:
         self._receiver.attach(into.detach(), self._replica, 1)
         self._writer.add_holder(out.detach())
         self._shared_listener = listen_shared(self._listener.getsockname())
+        self._shared_listener.setblocking(True)
         dist.barrier()
         self._plain = self._connect() if rank == 0 else self._listener.accept()[0]
         self._plain.settimeout(None)
