@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from ff_core.config import FailoverConfig
+from ff_core.control.halting import Halting
 from ff_core.control.job import JobSpec
 from ff_core.control.messages import Message
 from ff_core.control.newcomers import Newcomers
@@ -54,7 +55,6 @@ class Agent:
         self.node, self.job, self.send, self.say = node, job, send, say
         self.config = FailoverConfig.from_dict(job.config, source="job")
         self.epoch = 0
-        self.halting: int | None = None
         self.store = ReplicaStore(node)
         self.port = port
         self.workers = Workers(
@@ -66,8 +66,8 @@ class Agent:
             on_dying=self._dying,
             on_exit=self._exited,
         )
-        self.live: dict[int, int] = {}
         self.newcomers = Newcomers(self.store, self.workers)
+        self.halting = Halting(self)
         self.spares = SparePool(node, job.spares, self.workers, self._start)
         self.stopping = False
         self.exit_code = 1
@@ -92,7 +92,8 @@ class Agent:
         await self.port.quiet()
         self.store.clear()
         self.newcomers.clear()
-        self.workers.restart, self.epoch, self.halting = restart, epoch, None
+        self.workers.restart, self.epoch = restart, epoch
+        self.halting.over()
         self.port.enter_epoch(epoch)
         for rank, uid in ranks:
             worker = await self._start(uid, rank)
@@ -118,7 +119,7 @@ class Agent:
             worker.send("arena", (arena.fd,), epoch=epoch, holders=holders[worker.rank], protected=protected)
 
     def on_w(self, epoch: int, version: int) -> None:
-        if epoch != self.epoch or self.halting is not None:
+        if epoch != self.epoch or self.halting.epoch is not None:
             return
         self.store.free_retired()
         for worker in self.workers.ranks():
@@ -127,42 +128,7 @@ class Agent:
         self.spares.refill()
 
     async def on_halt(self, epoch: int, dead: list[int]) -> None:
-        self.halting = epoch
-        self.live.clear()
-        self.newcomers.no_fills()
-        for worker in self.workers.ranks():
-            worker.asked, worker.halted = epoch, None
-            worker.page.store("halt_epoch", epoch)
-            worker.page.notify()
-            worker.send("halt", epoch=epoch, dead=dead)
-        await self.port.fence(epoch)
-        self._halt_progress()
-        asyncio.get_running_loop().call_later(self.config.halt_timeout_s, self._halt_overdue, epoch)
-
-    def _halt_progress(self) -> None:
-        """Send the inventory once every worker that can answer has, and whoever is dying is gone: slots change no more.
-        The fence is done by then or its own call comes later."""
-        epoch = self.halting
-        if epoch is None or self.port.fenced_epoch < epoch or any(self._awaited(w) for w in self.workers.ranks()):
-            return
-        playing = {worker.rank for worker in self.workers.ranks()}
-        frozen = {rank for rank in self.store.own if rank not in playing} | {w.rank for w in self.workers.ranks()}
-        reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in self.store.reports(frozen)]
-        self.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
-
-    def _awaited(self, worker: Worker) -> bool:
-        """A newcomer that was assigned after the halt has nothing to stop."""
-        return worker.dying or (worker.booted and worker.asked == self.halting and worker.halted != self.halting)
-
-    def _halt_overdue(self, epoch: int) -> None:
-        if self.halting == epoch and not self.stopping:
-            for worker in self.workers.ranks():
-                if self._awaited(worker) and not worker.dying:
-                    self.say(
-                        f"rank {worker.rank} did not halt within {self.config.halt_timeout_s:g} s "
-                        "(halt_timeout_s); it is killed"
-                    )
-                    worker.process.kill_group(9)
+        await self.halting.begin(epoch, dead)
 
     async def on_verdict(
         self,
@@ -178,18 +144,19 @@ class Agent:
         protected: str,
         source_rank: int | None = None,
     ) -> None:
-        if epoch != self.halting:
+        if epoch != self.halting.epoch:
             return
         # In a thread, for it takes long; before anything is changed, for a newer halt may come meanwhile.
         try:
             made = await asyncio.to_thread(create_arenas, self.store.missing(own, replicas))
         except (OSError, MemoryError):
             made = {}  # allocate() meets the same and reports it
-        if epoch != self.halting:
+        if epoch != self.halting.epoch:
             for unwanted in made.values():
                 unwanted.close()
             return
-        self.epoch, self.halting = epoch, None
+        self.epoch = epoch
+        self.halting.over()
         self.store.restamp(version, old_epoch, epoch)
         try:
             self.store.allocate(own, replicas, made)
@@ -230,7 +197,7 @@ class Agent:
 
     async def on_assign(self, epoch: int, rank: int, uid: str, injections: list[Any], after_exit: bool) -> None:
         """A spare, or a process started now, becomes a rank; its role follows when its journal is here."""
-        if epoch != self.halting:
+        if epoch != self.halting.epoch:
             return
         worker = self.workers.by_uid.get(uid)
         warm = worker is not None
@@ -318,15 +285,11 @@ class Agent:
             worker.booted = True
             worker.watch()
         elif name == "halted":
-            worker.halted = message["epoch"]
-            if message["epoch"] == self.halting:
-                if message["sealed"] and message["version"] >= 0:
-                    self.live[worker.rank] = message["version"]
-                self._halt_progress()
+            self.halting.confirmed(worker, message["epoch"], message["version"], message["sealed"])
 
     def _committed(self, worker: Worker) -> None:
         committed = worker.page.load("committed")
-        if committed and epoch_of(committed) == self.epoch and self.halting is None:
+        if committed and epoch_of(committed) == self.epoch and self.halting.epoch is None:
             self.send("commit", epoch=self.epoch, versions={worker.rank: version_of(committed)})
 
     def _dying(self, worker: Worker, at: float) -> None:
@@ -340,7 +303,7 @@ class Agent:
                 self.send("spare_gone", uid=worker.uid)
             return
         sealed = worker.page.load("sealed")
-        self.live.pop(worker.rank, None)
+        self.halting.gone(worker)
         self.send(
             "worker_exit",
             rank=worker.rank,
@@ -350,7 +313,7 @@ class Agent:
             sealed=version_of(sealed) if sealed else -1,
             at=at,
         )
-        self._halt_progress()
+        self.halting.progress()
         self.data_arrived()
 
     # ---- data -------------------------------------------------------------------------------------------------------

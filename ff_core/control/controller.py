@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ff_core.config import FailoverConfig
+from ff_core.control.deaths import Deaths
 from ff_core.control.decide import Impossible
 from ff_core.control.failover_round import FailoverRound
 from ff_core.control.failovers import Failovers
 from ff_core.control.hang import HangDetector
 from ff_core.control.job import JobSpec
 from ff_core.control.loop_end import LoopEnd
-from ff_core.control.membership import Membership, Node, Rank
+from ff_core.control.membership import Membership, Node
 from ff_core.control.messages import Message
 from ff_core.control.startup import Startup
 from ff_core.errors import ProtocolError
@@ -47,10 +48,6 @@ class Outbox(Protocol):
         """Wall clock, seconds."""
 
 
-def _how(rank: int, code: int) -> str:
-    return f"rank {rank} was killed by signal {-code}" if code < 0 else f"rank {rank} exited with code {code}"
-
-
 class Controller:
     """One job's controller. Methods are called from one thread."""
 
@@ -61,6 +58,7 @@ class Controller:
         self.restart = 0
         self.w = -1
         self.startup = Startup(self)
+        self.deaths = Deaths(self)
         self.failovers = Failovers(self)
         self.loop_end = LoopEnd(self)
         self.protected = False  # arenas exist and the loop has begun on every rank
@@ -68,8 +66,6 @@ class Controller:
         self.preload: dict[str, Any] | None = None
         self.fired: set[int] = set()
         self.hangs = HangDetector(config.hang_timeout_s)
-        self.kill_times: dict[int, float] = {}
-        self.dying: dict[str, tuple[int, int]] = {}  # uid -> rank, iteration as far as known; its exit is still to come
         self.last_checkpoint: tuple[str, int] | None = None
         self.protection = ""
 
@@ -108,7 +104,7 @@ class Controller:
         if not lost and self.protected and not self.loop_end.has_left():
             self.failovers.begin(set(), f"node {node_id} lost: {reason}", now)  # its replicas must move
         elif lost:
-            self._after_deaths({rank.rank for rank in lost}, f"node {node_id} lost: {reason}", now)
+            self.deaths.happened({rank.rank for rank in lost}, f"node {node_id} lost: {reason}", now)
 
     # ---- messages --------------------------------------------------------------------------------------------------
 
@@ -124,7 +120,7 @@ class Controller:
         handler = next(
             (
                 getattr(part, name)
-                for part in (self, self.startup, self.failovers, self.loop_end)
+                for part in (self, self.startup, self.deaths, self.failovers, self.loop_end)
                 if hasattr(part, name)
             ),
             None,
@@ -190,7 +186,7 @@ class Controller:
         self.fired.add(id)
         self.out.emit("injection", rank=rank, id=id, action=action, at=at)
         if action != "corrupt-slot":
-            self.kill_times[rank] = at
+            self.deaths.kill_times[rank] = at
             self.out.send(node, "inject_ack", id=id, rank=rank)
             return
         kind = parse(self.job.injections[id]).slot
@@ -217,89 +213,6 @@ class Controller:
     def injections_left(self) -> list[list[Any]]:
         """[id, text] of the injections that have not fired yet."""
         return [[index, text] for index, text in enumerate(self.job.injections) if index not in self.fired]
-
-    # ---- deaths ----------------------------------------------------------------------------------------------------
-
-    def on_worker_dying(self, node: int, rank: int, uid: str, at: float) -> None:
-        """Its end has begun: what need not wait is done now. `worker_exit` follows and says the rest."""
-        entry = self.members.by_uid(uid)
-        if entry is None or entry.rank != rank or not self.protected or self.loop_end.has_left():
-            return
-        self.dying[uid] = rank, self._iteration_of(entry, -1)
-        entry.alive, entry.leaving = False, None
-        self.failovers.begin({rank}, f"rank {rank} died", min(at, self.kill_times.pop(rank, at)))
-
-    def on_worker_exit(self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
-        if uid in self.dying:
-            self._end_of_dying(uid, code, tail, sealed, at)
-            return
-        entry = self.members.by_uid(uid)
-        if entry is None or entry.rank != rank or entry.exited:
-            return
-        entry.tail = tail
-        self.out.emit("worker_exit", rank=entry.rank, code=code, at=at)
-        if code == 0:
-            self._exited_cleanly(entry)
-            return
-        at = min(at, self.kill_times.pop(entry.rank, at))
-        cause = _how(rank, code)
-        entry.alive, entry.leaving = False, None
-        self._count_death(entry, cause, self._iteration_of(entry, sealed))
-        if not self.finished:
-            self._after_deaths({entry.rank}, cause, at)
-
-    def _end_of_dying(self, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
-        """The failover for it is under way, and its rank is somebody else's by now."""
-        rank, iteration = self.dying.pop(uid)
-        entry = self.members.ranks[rank]
-        entry.tail = tail
-        self.out.emit("worker_exit", rank=rank, code=code, at=at)
-        if code == 0:
-            self._left_early(rank)
-            return
-        cause = _how(rank, code)
-        self.failovers.explain(f"rank {rank} died", cause)
-        self._count_death(entry, cause, max(iteration, sealed + 1))
-
-    def _exited_cleanly(self, entry: Rank) -> None:
-        entry.alive = False
-        if self.protected and self.loop_end.left_version is None:
-            self._left_early(entry.rank)
-            return
-        entry.exited = True
-        if all(rank.exited for rank in self.members.ranks.values()):
-            self.finish(0, "")
-
-    def _left_early(self, rank: int) -> None:
-        self.finish(
-            1,
-            f"rank {rank} exited with code 0 before training had ended on every rank; "
-            "a script must leave its training loop on all ranks together",
-        )
-
-    def _iteration_of(self, rank: Rank, sealed: int) -> int:
-        """The iteration a rank died in: one after its last sealed version, or after v* for a newcomer that never
-        sealed."""
-        current = self.failovers.round
-        base = current.version if current is not None and not rank.restored else self.w
-        return max(sealed, base, rank.committed[1]) + 1
-
-    def _count_death(self, rank: Rank, cause: str, iteration: int) -> None:
-        rank.failures[iteration] = rank.failures.get(iteration, 0) + 1
-        if self.protected and rank.failures[iteration] >= 2:
-            self.finish(
-                1,
-                f"{cause}; it failed twice in iteration {iteration}: not a hardware failure. "
-                f"Its last words:\n{rank.tail}",
-            )
-
-    def _after_deaths(self, dead: set[int], cause: str, at: float) -> None:
-        if not self.protected:
-            self.restart_job(f"{cause} before training was protected", dead)
-        elif self.loop_end.has_left():
-            self.restart_job(f"{cause} after the training loop had ended on every rank", dead)
-        else:
-            self.failovers.begin(dead, cause, at)
 
     # ---- end -------------------------------------------------------------------------------------------------------
 
@@ -337,8 +250,8 @@ class Controller:
         for number, counts in failures.items():
             self.members.ranks[number].failures = counts if self.protected else {}
         self.w, self.protected = -1, False
-        self.dying.clear()
-        self.startup, self.failovers, self.loop_end = Startup(self), Failovers(self), LoopEnd(self)
+        self.startup, self.deaths = Startup(self), Deaths(self)
+        self.failovers, self.loop_end = Failovers(self), LoopEnd(self)
         self.startup.begin()
 
     def finish(self, code: int, summary: str) -> None:

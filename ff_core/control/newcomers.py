@@ -46,7 +46,7 @@ class Newcomers:
         """Something arrived: hand out what is complete now."""
         for rank, (worker, details) in list(self._roles.items()):
             arena = self._store.own.get(rank)
-            if all(other.gone for other in self._after[rank]) and arena is not None and arena.journal():
+            if all(other.gone or other.stuck for other in self._after[rank]) and arena is not None and arena.journal():
                 del self._roles[rank]
                 self._workers.give_role(worker, rank, arena=arena, **details)
         for rank, (epoch, version) in list(self._fills.items()):

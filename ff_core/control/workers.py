@@ -35,6 +35,7 @@ class Worker:
         self.warm = rank < 0
         self.asked: int | None = None  # the epoch of the last halt it was sent
         self.halted: int | None = None  # the epoch it confirmed
+        self.stuck = False  # dying, and for so long that nobody waits for its end any more
         self.dying = False  # its own code runs no more; the kernel is not through with it
         self.gone = False
         self._watch: LifeWatch | None = None

@@ -27,6 +27,7 @@ class ReplicaStore:
         self.own: dict[int, Arena] = {}
         self.replicas: dict[int, Arena] = {}
         self._retired: list[tuple[str, int, Arena]] = []
+        self._discarded: list[Arena] = []
 
     def missing(self, own: Layouts, replicas: Layouts) -> dict[ArenaKey, Mapping[str, int]]:
         """Layouts of the arenas that `allocate` would have to create."""
@@ -65,6 +66,15 @@ class ReplicaStore:
         for entry in [entry for entry in self._retired if not entry[2].in_use]:
             entry[2].close()
             self._retired.remove(entry)
+        for arena in [arena for arena in self._discarded if not arena.in_use]:
+            arena.close()
+            self._discarded.remove(arena)
+
+    def discard(self, rank: int) -> None:
+        """The own arena of `rank` counts no more: somebody may still be writing to it. `allocate` makes another."""
+        arena = self.own.pop(rank, None)
+        if arena is not None:
+            self._discarded.append(arena)
 
     def clear(self) -> None:
         """Free everything (the script starts over, or the job ends)."""
@@ -74,11 +84,10 @@ class ReplicaStore:
                 arena.close()
             arenas.clear()
 
-    def reports(self, frozen_ranks: set[int]) -> list[SlotReport]:
-        """Complete slots. Receivers are fenced. Own arenas only of `frozen_ranks`: halted or reaped, nobody is
-        writing there."""
+    def reports(self) -> list[SlotReport]:
+        """Complete slots. Receivers are fenced, and the ranks here are halted or gone: nobody is writing."""
         found = []
-        sources = [("own", rank, arena) for rank, arena in self.own.items() if rank in frozen_ranks]
+        sources = [("own", rank, arena) for rank, arena in self.own.items()]
         sources += [("replica", rank, arena) for rank, arena in self.replicas.items()]
         sources += self._retired
         for kind, rank, arena in sources:

@@ -95,7 +95,7 @@ class Checks:
 
     def overwritten(self, host: AgentHost, arena: SimArena, slot: SimSlot) -> None:
         """A slot of `host` is about to change."""
-        if host.agent.halting is not None and host.reported == host.agent.halting:
+        if host.agent.halting.epoch is not None and host.reported == host.agent.halting.epoch:
             raise Violation(f"rank {arena.layout.rank}: a slot changes after node {host.node} has reported its slots")
         if slot.state is not SlotState.COMPLETE:
             return

@@ -29,11 +29,12 @@ class SimProcess:
         self.page = SimPage()
         self.process = self  # the agent says worker.process.kill_group(9)
         self.pid = 1
-        self.booted = self.has_role = self.gone = self.dying = False
+        self.booted = self.has_role = self.gone = self.dying = self.stuck = False
         self.asked: int | None = None
         self.halted: int | None = None
         self.code: int | None = None
         self.frozen = False
+        self.undead = False  # the kernel does not get through with it
         self.waiting: list[tuple[str, Any, dict[str, Any]]] = []
         self.to_worker: deque[tuple[dict[str, Any], Any]] = deque()
         self.worker = SimWorker(host.world, self, self.page)
@@ -83,7 +84,7 @@ class SimProcess:
 
     def engine_step(self) -> bool:
         # a killed process's threads may be in the middle of something until it has been reaped
-        return not self.gone and self.host.alive and not self.frozen and self.worker.engine_step()
+        return not self.gone and not self.stuck and self.host.alive and not self.frozen and self.worker.engine_step()
 
     def to_agent(self) -> bool:
         if self.gone or not self.host.alive or not self.worker.to_agent:
@@ -109,7 +110,7 @@ class SimProcess:
         return True
 
     def reap(self) -> bool:
-        if self.gone or self.code is None or not self.host.alive:
+        if self.gone or self.code is None or self.undead or not self.host.alive:
             return False
         self.gone = True
         self.host.workers.by_uid.pop(self.uid)
@@ -174,4 +175,5 @@ class SimWorkers:
         while self.by_uid:
             for worker in self.by_uid.values():
                 worker.exit(-15)
+                worker.undead = False
             await pause()

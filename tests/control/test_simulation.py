@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ff_core.control import decide as decide_module
-from ff_core.control.agent import Agent
 from ff_core.control.controller import Controller
 from ff_core.control.failovers import Failovers
+from ff_core.control.halting import Halting
 from ff_core.control.loop_end import LoopEnd
 from ff_core.fence import Fence
 from ff_core.replica.store import ReplicaStore
@@ -50,6 +50,8 @@ JOBS: dict[str, Options] = {
     "no replicas": Options(nproc=1, replicas=0, faults=2),
     "silent nodes": Options(**THREE, faults=2, kinds=("partition", "process")),
     "processes that stop answering": Options(faults=2, kinds=("frozen", "process")),
+    "processes that do not get torn down": Options(faults=2, kinds=("undead", "process"), iterations=5),
+    "the same, and nodes": Options(**THREE, replicas=2, faults=2, kinds=("undead", "node")),
     "every second version": Options(**THREE, interval=2, iterations=5, faults=3, kinds=("node", "process")),
     "every third, relaxed": Options(
         **THREE, interval=3, iterations=7, faults=2, commit="relaxed", kinds=("node", "process")
@@ -167,20 +169,20 @@ def _free_sources_at_once(self: ReplicaStore, own: Any, replicas: Any) -> None:
     self.free_retired()
 
 
-def _inventory_without_waiting(self: Agent) -> None:
-    epoch = self.halting
+def _inventory_without_waiting(self: Halting) -> None:
+    agent, epoch = self._agent, self.epoch
     if epoch is None:
         return
-    reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in self.store.reports(set(self.store.own))]
-    self.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
+    reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in agent.store.reports()]
+    agent.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
 
 
-def _the_dying_are_not_awaited(self: Agent, worker: Any) -> bool:
-    return bool(worker.booted and not worker.dying and worker.asked == self.halting and worker.halted != self.halting)
+def _the_dying_are_not_awaited(self: Halting, worker: Any) -> bool:
+    return bool(worker.booted and not worker.dying and worker.asked == self.epoch and worker.halted != self.epoch)
 
 
-def _the_new_are_awaited(self: Agent, worker: Any) -> bool:
-    return bool(worker.dying or (worker.booted and worker.halted != self.halting))
+def _the_new_are_awaited(self: Halting, worker: Any) -> bool:
+    return bool(worker.dying or (worker.booted and worker.halted != self.epoch))
 
 
 async def _no_fence(self: SimPort, epoch: int) -> None:
@@ -224,15 +226,15 @@ MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     "versions above v* stay": (Options(faults=2, iterations=5), [(ReplicaStore, "restamp", _newer_versions_stay)]),
     "inventories do not wait until ranks are frozen": (
         Options(faults=5, iterations=6),
-        [(Agent, "_halt_progress", _inventory_without_waiting)],
+        [(Halting, "progress", _inventory_without_waiting)],
     ),
     "inventories do not wait until the dying are gone": (
         Options(faults=5, iterations=6),
-        [(Agent, "_awaited", _the_dying_are_not_awaited)],
+        [(Halting, "awaited", _the_dying_are_not_awaited)],
     ),
     "inventories wait for replacements": (
         Options(faults=5, iterations=6),
-        [(Agent, "_awaited", _the_new_are_awaited)],
+        [(Halting, "awaited", _the_new_are_awaited)],
     ),
     "connections of the old epoch stay open": (
         Options(**THREE, faults=3, kinds=("process", "node"), iterations=5),
