@@ -64,7 +64,7 @@ class Loop:
 
     def train(self, original: Callable[[], Any], code: CodeType) -> Any:
         """`train(...)`; `original` makes the call, `code` is the function's. Returns what it returns."""
-        if OPERATIONS not in code.co_varnames:
+        if OPERATIONS not in (*code.co_varnames, *code.co_cellvars):
             raise UnsupportedError(f"this Megatron-LM's train() has no local variable {OPERATIONS}")
         self._train, self._code = original, code
         self._iteration = self._args.iteration

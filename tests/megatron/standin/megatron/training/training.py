@@ -207,6 +207,11 @@ def train(
     report_memory_flag, pre_hook_enabled, should_exit, exit_code, is_first_iteration = True, False, False, 0, True
     num_microbatches = get_num_microbatches()
     forward_backward_func = get_forward_backward_func()
+
+    def get_e2e_base_metrics() -> dict[str, Any]:  # makes these variables cells, as in Megatron
+        return {"iteration": iteration, "operations": num_floating_point_operations_so_far}
+
+    assert get_e2e_base_metrics()["iteration"] == args.iteration
     start_iteration = iteration
     if should_disable_forward_pre_hook(args):
         disable_forward_pre_hook(model, param_sync=False)
