@@ -1,10 +1,11 @@
 """Megatron-LM's own pretrain_gpt.py, unmodified, on CPU: MEGATRON_LM_PATH is a checkout of tag core_v0.16.1.
 
-    TORCHDYNAMO_DISABLE=1 MEGATRON_LM_PATH=... fftrain run --nproc-per-node 4 pretrain_real.py --result out/result.json <Megatron's arguments>
+    TORCHDYNAMO_DISABLE=1 MEGATRON_LM_PATH=... fftrain run --nproc-per-node 4 pretrain_real.py --result out/r.json ...
 
 torch.compile would look at the GPU that the shim pretends; a spare has imported it before this script runs, so it is
-disabled from outside. Beyond the shim it answers what Megatron's training asks of a GPU: that there is one, its properties, and the fused
-kernels of `megatron.legacy`, which build nothing in this version. PyPI's six, regex, triton and pyyaml are needed too.
+disabled from outside. Beyond the shim this script answers what Megatron's training asks of a GPU: that there is one,
+its properties, and the fused kernels of `megatron.legacy`, which build nothing in this version. PyPI's six, regex, triton
+and pyyaml are needed too.
 """
 
 from __future__ import annotations
