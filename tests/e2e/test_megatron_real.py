@@ -1,7 +1,7 @@
 """Megatron-LM's own pretrain_gpt.py, unmodified, loses ranks and ends with the bits of the uninterrupted run.
 
-Megatron-LM is not on PyPI: MEGATRON_LM_PATH names a checkout of tag core_v0.16.1, with its datasets' helpers_cpp built, or
-copied from the wheel of megatron-core. Its script also imports six, regex, triton and yaml.
+Megatron-LM is not on PyPI: MEGATRON_LM_PATH names a checkout of tag core_v0.16.1, with its datasets' helpers_cpp
+built, or copied from the wheel of megatron-core. Its script also imports six, regex, triton and yaml.
 """
 
 from __future__ import annotations

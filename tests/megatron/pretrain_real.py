@@ -4,8 +4,8 @@
 
 torch.compile would look at the GPU that the shim pretends; a spare has imported it before this script runs, so it is
 disabled from outside. Beyond the shim this script answers what Megatron's training asks of a GPU: that there is one,
-its properties, and the fused kernels of `megatron.legacy`, which build nothing in this version. PyPI's six, regex, triton
-and pyyaml are needed too.
+its properties, and the fused kernels of `megatron.legacy`, which build nothing in this version. PyPI's six, regex,
+triton and pyyaml are needed too.
 """
 
 from __future__ import annotations
