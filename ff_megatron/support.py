@@ -10,7 +10,7 @@ from ff_megatron import optimizers
 
 WORKS = (
     "What works: Adam, with or without --use-distributed-optimizer, --overlap-grad-reduce and --overlap-param-gather, "
-    "in fp32, bf16 or fp16, with tensor, pipeline and data parallelism"
+    "in fp32, bf16 or fp16, with tensor, (virtual) pipeline and data parallelism"
 )
 HINT = "Use that, or leave --ff-failover out to train unprotected."
 
@@ -59,7 +59,6 @@ _SIZES: dict[str, str] = {
     "context_parallel_size": "--context-parallel-size > 1: context parallelism is not supported yet",
     "expert_model_parallel_size": "--expert-model-parallel-size > 1: expert parallelism is not supported yet",
     "num_distributed_optimizer_instances": "--num-distributed-optimizer-instances > 1 is not supported yet",
-    "virtual_pipeline_model_parallel_size": "virtual pipeline stages are not supported yet",
 }
 _LOADERS = ("single", "cyclic")
 

@@ -66,6 +66,7 @@ def both(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...], *option
 
 slow = pytest.mark.slow
 TP2, PP2, PP4 = (("--tensor-model-parallel-size", "2"), *(("--pipeline-model-parallel-size", n) for n in "24"))
+VPP2 = ("--num-layers-per-virtual-pipeline-stage", "1")
 CASES = [
     pytest.param(("--bf16", *ZERO, *OVERLAP), id="dp4-bf16-overlap"),
     pytest.param(("--bf16", *ZERO), id="dp4-bf16", marks=slow),
@@ -75,6 +76,7 @@ CASES = [
     pytest.param(("--bf16", *ZERO, *PP2, *OVERLAP, "--global-batch-size", "16"), id="pp2-dp2-overlap"),
     pytest.param(("--bf16", *ZERO, *PP2), id="pp2-dp2", marks=slow),
     pytest.param(("--bf16", *ZERO, *PP4), id="pp4", marks=slow),
+    pytest.param(("--bf16", *ZERO, *PP2, *VPP2, *OVERLAP), id="pp2-vpp2-dp2-overlap", marks=slow),
     pytest.param(("--bf16",), id="dp4-bf16-replicated", marks=slow),
     pytest.param(("--bf16", *TP2), id="tp2-dp2-bf16-replicated", marks=slow),
     pytest.param((), id="dp4-fp32-replicated", marks=slow),
