@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,9 +31,8 @@ class _Anything:
         return lambda *args, **kwargs: None
 
 
-@contextlib.contextmanager
-def _nothing(*args: Any, **kwargs: Any) -> Iterator[None]:
-    yield
+def _nothing(*args: Any, **kwargs: Any) -> contextlib.nullcontext[None]:
+    return contextlib.nullcontext()  # may be entered more than once, as a stream's context may
 
 
 class _Generators:

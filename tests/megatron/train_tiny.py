@@ -54,6 +54,7 @@ def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage
         masked_softmax_fusion=False, num_moe_experts=args.num_experts, add_bias_linear=args.num_experts is None,
         expert_model_parallel_size=args.expert_model_parallel_size,
         moe_token_dispatcher_type="alltoall", moe_router_load_balancing_type="none",
+        moe_router_dtype="fp64",  # any other needs TransformerEngine
     )  # fmt: skip
     return GPTModel(
         config=config,
