@@ -30,6 +30,7 @@ from megatron.core import tensor_parallel  # noqa: E402
 from megatron.core.enums import ModelType  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
+from megatron.core.transformer.moe import moe_utils  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 from megatron.training import get_args, pretrain  # noqa: E402
 
@@ -43,6 +44,8 @@ def extra_args(parser: Any) -> Any:
 
 def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage: int | None = None) -> GPTModel:
     args = get_args()
+    if args.num_experts is not None and not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None  # megatron-core asks for its value without TransformerEngine too
     config = TransformerConfig(
         num_layers=args.num_layers, hidden_size=args.hidden_size, num_attention_heads=args.num_attention_heads,
         use_cpu_initialization=True, tensor_model_parallel_size=args.tensor_model_parallel_size,
@@ -54,7 +57,6 @@ def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage
         masked_softmax_fusion=False, num_moe_experts=args.num_experts, add_bias_linear=args.num_experts is None,
         expert_model_parallel_size=args.expert_model_parallel_size,
         moe_token_dispatcher_type="alltoall", moe_router_load_balancing_type="none",
-        moe_router_dtype="fp64",  # any other needs TransformerEngine
     )  # fmt: skip
     return GPTModel(
         config=config,
