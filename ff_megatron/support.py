@@ -58,7 +58,6 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
 _SIZES: dict[str, str] = {
     "context_parallel_size": "--context-parallel-size > 1: context parallelism is not supported yet",
     "expert_model_parallel_size": "--expert-model-parallel-size > 1: expert parallelism is not supported yet",
-    "num_distributed_optimizer_instances": "--num-distributed-optimizer-instances > 1 is not supported yet",
 }
 _LOADERS = ("single", "cyclic")
 

@@ -77,6 +77,11 @@ CASES = [
     pytest.param(("--bf16", *ZERO, *PP2), id="pp2-dp2", marks=slow),
     pytest.param(("--bf16", *ZERO, *PP4), id="pp4", marks=slow),
     pytest.param(("--bf16", *ZERO, *PP2, *VPP2, *OVERLAP), id="pp2-vpp2-dp2-overlap", marks=slow),
+    pytest.param(
+        ("--bf16", *ZERO, "--overlap-grad-reduce", "--num-distributed-optimizer-instances", "2"),
+        id="dp4-two-optimizer-instances",
+        marks=slow,
+    ),
     pytest.param(("--bf16",), id="dp4-bf16-replicated", marks=slow),
     pytest.param(("--bf16", *TP2), id="tp2-dp2-bf16-replicated", marks=slow),
     pytest.param((), id="dp4-fp32-replicated", marks=slow),
