@@ -105,7 +105,8 @@ def test_both_ranks_of_a_node_at_once(tmp_path: Path) -> None:
 @pytest.mark.timeout(700)
 @slow
 def test_batch_ramp_up_saves_and_sparse_logs(tmp_path: Path) -> None:
-    extra = ("--bf16", *ZERO, "--rampup-batch-size", "8", "8", "32", "--log-interval", "3", "--save-interval", "4")
+    ramp = ("--global-batch-size", "16", "--rampup-batch-size", "8", "8", "32")
+    extra = ("--bf16", *ZERO, *ramp, "--log-interval", "3", "--save-interval", "4")
     job = both(tmp_path, (*extra, "--save", str(tmp_path / "checkpoints")), KILLS[:4])
     assert [e["version"] for e in job.of("persisted")][-1] == 10
     assert (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "10"
