@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from ff_core.gate import CommitGate
 from ff_core.inbox import Inbox
 from ff_core.launch.inject import InjectionPoints, parse
 from ff_core.launch.preload import library_modules
+from ff_core.rank_stats import BlockedTime, rank_stats
 from ff_core.recovery import Recovery
 from ff_core.replicator import Replicator, open_arena
 from ff_core.state import codec, registered, rng
@@ -73,8 +73,7 @@ class Failover:
         self.protection = ""
         self.preload_calls: list[list[Any]] = [["ff_core.launch.script:compile_ahead", [role["entrypoint"]]]]
         self._gate = CommitGate(self)
-        self.blocked_ms: deque[float] = deque(maxlen=100_000)
-        self._blocked = 0.0
+        self._blocked = BlockedTime()
         self._redo_until: int | None = None
         self._recovery = Recovery(self)
         self._at_end: list[Callable[[], None]] = []
@@ -210,15 +209,13 @@ class Failover:
                 f"a second optimizer step before iteration {self.version} was complete: an iteration is one step; "
                 "ask the loop for the next batches (or call seal()) between steps"
             )
-        started = time.perf_counter()
-        self.replicator.window.gate()
-        self._gate.pass_(self.version + 1, self._scheduled(self.version + 1))
-        self.fence.enter_step()
-        self._blocked += time.perf_counter() - started
+        with self._blocked:
+            self.replicator.window.gate()
+            self._gate.pass_(self.version + 1, self._scheduled(self.version + 1))
+            self.fence.enter_step()
         yield
-        started = time.perf_counter()
-        self.fence.leave_step(self._copy)
-        self._blocked += time.perf_counter() - started
+        with self._blocked:
+            self.fence.leave_step(self._copy)
         self.inject("copying", self.version)
 
     def _scheduled(self, version: int) -> bool:
@@ -248,13 +245,12 @@ class Failover:
         if self.fence.sealed == self.version:
             self.check()
             return
-        started = time.perf_counter()
-        self.check()
-        blob, replicator = self.take_scalars(), self.replicator
-        self.fence.seal(lambda version: replicator.seal(version, blob))
-        self.page.store("progress", self.page.load("progress") + 1)
-        self.blocked_ms.append((self._blocked + time.perf_counter() - started) * 1e3)
-        self._blocked = 0.0
+        with self._blocked:
+            self.check()
+            blob, replicator = self.take_scalars(), self.replicator
+            self.fence.seal(lambda version: replicator.seal(version, blob))
+            self.page.store("progress", self.page.load("progress") + 1)
+        self._blocked.iteration_ended()
         if self._redo_until is not None and self.version >= self._redo_until:
             self._redo_until = None
             self.link.send("redone", rank=self.rank, epoch=self.epoch, version=self.version, at=time.time())
@@ -283,7 +279,7 @@ class Failover:
         interrupted = self.fence.sealed + 1
         version = self._recovery.survive()
         self._redo_until = max(version + 1, interrupted)
-        self._blocked = 0.0
+        self._blocked.iteration_dropped()
         return version
 
     def resumed_as_newcomer(self, version: int) -> None:
@@ -302,30 +298,9 @@ class Failover:
             self._gate.wait_copied()
             self._gate.wait_committed(replicator.newest)  # or both slots would be needed
             self.fence.resume(self.version, replicator.recommit)
-        self.link.send("leaving", rank=self.rank, epoch=self.epoch, version=self.version, stats=self._stats())
+        self.link.send("leaving", rank=self.rank, epoch=self.epoch, version=self.version, stats=rank_stats(self._blocked, replicator.stats()))
         epoch, version = self.epoch, self.version
         self.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), self.check)
-
-    def _stats(self) -> dict[str, Any]:
-        assert self.replicator is not None
-        engine = self.replicator.stats()
-        blocked = sorted(self.blocked_ms)
-        middle = blocked[len(blocked) // 2] if blocked else 0.0
-        return {
-            "iterations": len(blocked),
-            "blocked_ms_median": middle,
-            "blocked_ms_max": blocked[-1] if blocked else 0.0,
-            "versions": engine.versions,
-            "bytes_copied": engine.bytes_copied,
-            "bytes_sent": engine.bytes_sent,
-            "engine_cpu_s": engine.cpu_ns / 1e9,
-            "send_s": engine.send_ns / 1e9,
-            "send_bytes_per_s": engine.bytes_sent * 1e9 / engine.send_ns if engine.send_ns else 0.0,
-            "yielded_s": engine.yielded_ns / 1e9,
-            "paced_s": engine.paced_ns / 1e9,
-            "deadlines": engine.deadlines,
-            "deadlines_missed": engine.deadlines_missed,
-        }
 
     # ---- fault injection and reports --------------------------------------------------------------------------------
 
