@@ -298,8 +298,8 @@ class Failover:
             self._gate.wait_copied()
             self._gate.wait_committed(replicator.newest)  # or both slots would be needed
             self.fence.resume(self.version, replicator.recommit)
-        self.link.send("leaving", rank=self.rank, epoch=self.epoch, version=self.version, stats=rank_stats(self._blocked, replicator.stats()))
-        epoch, version = self.epoch, self.version
+        epoch, version, stats = self.epoch, self.version, rank_stats(self._blocked, replicator.stats())
+        self.link.send("leaving", rank=self.rank, epoch=epoch, version=version, stats=stats)
         self.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), self.check)
 
     # ---- fault injection and reports --------------------------------------------------------------------------------
