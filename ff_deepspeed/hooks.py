@@ -16,7 +16,6 @@ own code.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from ff_core import failover as runtime
+from ff_core.launch.hooks import wrap
 from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, support
 from ff_deepspeed import config as configuration
 
@@ -55,25 +55,14 @@ def _install_in_deepspeed() -> None:
     from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    _wrap(DeepSpeedEngine, "__init__", _init)
-    _wrap(DeepSpeedEngine, "_take_model_step", _take_model_step)
-    _wrap(DeepSpeedEngine, "forward", _forward)
-    _wrap(DeepSpeedEngine, "backward", _backward)
-    _wrap(DeepSpeedEngine, "step", _step)
-    _wrap(DeepSpeedEngine, "save_checkpoint", _save_checkpoint)
-    _wrap(DeepSpeedEngine, "load_checkpoint", _load_checkpoint)
-    _wrap(DeepSpeedCPUAdam, "__init__", _cpu_adam_init)
-
-
-def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
-    """Replace owner.name by a function that calls around(original, self, *args, **kwargs)."""
-    original = getattr(owner, name)
-
-    @functools.wraps(original)
-    def hooked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return around(original, self, *args, **kwargs)
-
-    setattr(owner, name, hooked)
+    wrap(DeepSpeedEngine, "__init__", _init)
+    wrap(DeepSpeedEngine, "_take_model_step", _take_model_step)
+    wrap(DeepSpeedEngine, "forward", _forward)
+    wrap(DeepSpeedEngine, "backward", _backward)
+    wrap(DeepSpeedEngine, "step", _step)
+    wrap(DeepSpeedEngine, "save_checkpoint", _save_checkpoint)
+    wrap(DeepSpeedEngine, "load_checkpoint", _load_checkpoint)
+    wrap(DeepSpeedCPUAdam, "__init__", _cpu_adam_init)
 
 
 def _init(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> None:

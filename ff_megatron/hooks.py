@@ -23,12 +23,12 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from ff_core import failover as runtime
 from ff_core import flags
 from ff_core.errors import UnsupportedError
+from ff_core.launch.hooks import wrap
 from ff_megatron import protection
 
 _installed: set[str] = set()
@@ -50,30 +50,19 @@ def install() -> None:
         )
     _installed.add("megatron")
     package = sys.modules["megatron.training"]
-    _wrap(training, "pretrain", _pretrain)
+    wrap(training, "pretrain", _pretrain)
     package.pretrain = training.pretrain  # type: ignore[attr-defined]
-    _wrap(training, "setup_model_and_optimizer", _setup)
-    _wrap(training, "load_checkpoint", _load_checkpoint)
-    _wrap(training, "build_train_valid_test_data_iterators", _data_iterators)
-    _wrap(training, "train", _train)
-    _wrap(training, "train_step", _train_step)
-    _wrap(training, "save_checkpoint", _save_checkpoint)
-    _wrap(training, "evaluate_and_print_results", _after)
-    _wrap(training, "print_datetime", _after)
+    wrap(training, "setup_model_and_optimizer", _setup)
+    wrap(training, "load_checkpoint", _load_checkpoint)
+    wrap(training, "build_train_valid_test_data_iterators", _data_iterators)
+    wrap(training, "train", _train)
+    wrap(training, "train_step", _train_step)
+    wrap(training, "save_checkpoint", _save_checkpoint)
+    wrap(training, "evaluate_and_print_results", _after)
+    wrap(training, "print_datetime", _after)
     schedules = importlib.import_module("megatron.core.pipeline_parallel.schedules")
-    _wrap(schedules, "forward_step", functools.partial(_point, "forward"))
-    _wrap(schedules, "backward_step", functools.partial(_point, "backward"))
-
-
-def _wrap(module: ModuleType, name: str, around: Callable[..., Any]) -> None:
-    """Replace module.name by a function that calls around(original, *args, **kwargs)."""
-    original = getattr(module, name)
-
-    @functools.wraps(original)
-    def hooked(*args: Any, **kwargs: Any) -> Any:
-        return around(original, *args, **kwargs)
-
-    setattr(module, name, hooked)
+    wrap(schedules, "forward_step", functools.partial(_point, "forward"))
+    wrap(schedules, "backward_step", functools.partial(_point, "backward"))
 
 
 def _bind(function: Callable[..., Any], args: Any, kwargs: Any) -> inspect.BoundArguments:

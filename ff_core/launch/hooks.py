@@ -6,6 +6,7 @@ touched. The loader and the spec that the module ends up with are its own.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -28,6 +29,17 @@ def resolve(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{name!r} is a {type(found).__name__}, not a function")
     return found
+
+
+def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Replace the function owner.name (of a class or a module) by one that calls around(original, *args, **kwargs)."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        return around(original, *args, **kwargs)
+
+    setattr(owner, name, hooked)
 
 
 def _prefixes(module: str) -> list[str]:

@@ -3,13 +3,13 @@ job."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.jobs import Job, fftrain, torchrun
+from tests.e2e.compare import assert_same, injections, results
+from tests.e2e.jobs import fftrain, torchrun
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "train_gpt.py")
@@ -25,32 +25,11 @@ def words(out: Path, config: str, *extra: str) -> list[str]:
     ]  # fmt: skip
 
 
-def results(out: Path) -> dict[int, Any]:
-    return {rank: json.loads((out / f"result.rank{rank}.json").read_text()) for rank in range(4)}
-
-
 def uninterrupted(out: Path, config: str, *extra: str) -> dict[int, Any]:
     out.mkdir(parents=True)
     done = torchrun(words(out, config, *extra))
     assert done.returncode == 0, done.stderr[-3000:]
     return results(out)
-
-
-def injections(*kills: str) -> list[str]:
-    texts = ["kill rank={} iteration={} at={}".format(*kill.split()) for kill in kills]
-    return [word for text in texts for word in ("--inject", text)]
-
-
-def assert_same(job: Job, wanted: dict[int, Any]) -> None:
-    assert job.code == 0, job.stderr[-4000:]
-    ours = results(job.out)
-    for rank, theirs in wanted.items():
-        for key, value in theirs.items():
-            if key != "losses":
-                assert ours[rank][key] == value, f"rank {rank}: {key} differs"
-        # a replaced rank knows the losses since it came; the others all of them
-        losses = ours[rank]["losses"]
-        assert losses and all(theirs["losses"][step] == loss for step, loss in losses.items())
 
 
 CASES = [

@@ -3,12 +3,12 @@ and random states as of the uninterrupted job under plain torchrun."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.compare import assert_same, injections, results
 from tests.e2e.jobs import Job, fftrain, torchrun
 
 SCRIPT = str(Path(__file__).parents[1] / "megatron" / "train_tiny.py")
@@ -25,10 +25,6 @@ def words(out: Path, *extra: str) -> list[str]:
     return [SCRIPT, "--result", str(out / "result.json"), *extra]
 
 
-def results(out: Path) -> dict[int, Any]:
-    return {rank: json.loads((out / f"result.rank{rank}.json").read_text()) for rank in range(4)}
-
-
 def uninterrupted(out: Path, *extra: str) -> dict[int, Any]:
     out.mkdir(parents=True)
     done = torchrun(words(out, *extra), timeout_s=500)
@@ -36,29 +32,12 @@ def uninterrupted(out: Path, *extra: str) -> dict[int, Any]:
     return results(out)
 
 
-def injections(kills: tuple[str, ...]) -> list[str]:
-    texts = ["kill rank={} iteration={} at={}".format(*kill.split()) for kill in kills]
-    return [word for text in texts for word in ("--inject", text)]
-
-
-def assert_same(job: Job, wanted: dict[int, Any]) -> None:
-    assert job.code == 0, job.stderr[-4000:]
-    ours = results(job.out)
-    for rank, theirs in wanted.items():
-        for key, value in theirs.items():
-            if key != "losses":
-                assert ours[rank][key] == value, f"rank {rank}: {key} differs"
-        # a replaced rank knows the losses since it came; the others all of them
-        losses = ours[rank]["losses"]
-        assert losses and all(theirs["losses"][step] == loss for step, loss in losses.items())
-
-
 def both(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...], *options: str) -> Job:
     """The job uninterrupted and with `kills`; they must agree."""
     wanted = uninterrupted(tmp_path / "reference", *extra)
     job = fftrain(
         tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1",
-        *options, *injections(kills), timeout_s=400,
+        *options, *injections(*kills), timeout_s=400,
     )  # fmt: skip
     assert_same(job, wanted)
     return job

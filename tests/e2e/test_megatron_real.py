@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import jobs
+from tests.e2e.compare import assert_same, injections, results
 from tests.e2e.jobs import fftrain, torchrun
-from tests.e2e.test_megatron import assert_same, injections, results
 
 SCRIPT = str(Path(__file__).parents[1] / "megatron" / "pretrain_real.py")
 CONFIG = Path(__file__).parents[2] / "configs" / "megatron" / "cpu_small.args"
@@ -54,7 +54,7 @@ def test_pretrain_gpt_survives(
     done = torchrun(words(reference, *extra), timeout_s=500)
     assert done.returncode == 0, done.stderr[-3000:]
     job = fftrain(
-        out, [*words(out, *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1", *injections(kills),
+        out, [*words(out, *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1", *injections(*kills),
         timeout_s=500,
     )  # fmt: skip
     assert_same(job, results(reference))
