@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ff_core.errors import ProtocolError, UnsupportedError
@@ -189,6 +189,7 @@ def test_truncated(cut: int) -> None:
         decode(data[:cut])
 
 
+@example(45675, 4)  # a type name that is no Python
 @given(st.integers(min_value=0), st.integers(0, 7))
 @settings(max_examples=300, deadline=None)
 @pytest.mark.filterwarnings("ignore:Data type alias:DeprecationWarning")  # NumPy on a damaged dtype
