@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ff_core.control.link import WorkerLink
     from ff_core.control.messages import Message
 
-_STORE_TIMEOUT_S = 300.0
 _LINK_MESSAGES = frozenset(("arena", "verdict", "regroup", "may_leave", "slot_ready", "inject_ack"))
 
 
@@ -39,6 +38,8 @@ class Host:
 
         import torch.distributed as dist
 
+        from ff_core.comm.client import STORE_TIMEOUT_S
+
         store = dist.TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
@@ -46,7 +47,7 @@ class Host:
             wait_for_workers=False,
             timeout=timedelta(seconds=timeout_s),
         )
-        store.set_timeout(timedelta(seconds=_STORE_TIMEOUT_S))
+        store.set_timeout(timedelta(seconds=STORE_TIMEOUT_S))
         return store
 
     def halted(self) -> int | None:

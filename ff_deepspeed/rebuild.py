@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ff_core.adapter import Held, TensorSpec
+from ff_core.adapter import TensorSpec
 from ff_core.state import peers
 
 
@@ -25,9 +25,8 @@ def from_peers(specs: list[TensorSpec], source: int, newcomers: list[int], rank:
     A newcomer takes REPLICATED tensors and frozen parameters in place; survivors keep theirs. Returns, in a newcomer,
     what arrived for the constant buffers: name of the spec -> tensor, for `Buffers.load` to decide; else {}.
     """
-    sent = [spec for spec in specs if spec.held in (Held.REPLICATED, Held.CONSTANT) and spec.tensor.numel()]
     arrived: dict[str, torch.Tensor] = {}
-    for spec, value in peers.broadcast(sent, source):
+    for spec, value in peers.broadcast(peers.redundant(specs), source):
         if rank not in newcomers:
             continue
         if spec.name.startswith("buffer."):

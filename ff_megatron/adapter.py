@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from ff_core.adapter import TensorSpec
+from ff_core.state import peers
 from ff_core.state.buffers import Buffers
 from ff_megatron import optimizers, rebuild, scalars, state_map
 from ff_megatron.buckets import GoldenCounts
@@ -54,7 +55,7 @@ class MegatronAdapter:
 
     def peers(self) -> list[int] | None:
         group = self._model[0].dp_cp_group
-        if not rebuild.redundant(self._specs) or group.size() == dist.get_world_size():
+        if not peers.redundant(self._specs) or group.size() == dist.get_world_size():
             return None
         return list(dist.get_process_group_ranks(group))
 

@@ -9,18 +9,13 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ff_core.adapter import Held, TensorSpec
+from ff_core.adapter import TensorSpec
 from ff_core.state import peers
 from ff_megatron import optimizers
 
 
-def redundant(specs: list[TensorSpec]) -> list[TensorSpec]:
-    """Those of `specs` that data-parallel ranks have in common."""
-    return [spec for spec in specs if spec.held in (Held.REPLICATED, Held.CONSTANT)]
-
-
 def from_peers(specs: list[TensorSpec], group: Any, newcomers: list[int]) -> None:
-    """In `newcomers`, `redundant` tensors of `specs` are overwritten by those of the group's lowest other rank.
+    """In `newcomers`, redundant tensors of `specs` are overwritten by those of the group's lowest other rank.
 
     Nothing happens in a group without newcomers, or where all are (then their own slots held everything).
     """
@@ -29,7 +24,7 @@ def from_peers(specs: list[TensorSpec], group: Any, newcomers: list[int]) -> Non
     if not complete or len(complete) == len(ranks):
         return
     me = dist.get_rank() in newcomers
-    for spec, value in peers.broadcast(redundant(specs), min(complete), group):
+    for spec, value in peers.broadcast(peers.redundant(specs), min(complete), group):
         if me:
             spec.tensor.copy_(value)
 

@@ -40,8 +40,7 @@ class Cut:
         with self._lock:
             if self._at is None:
                 self._at = time.monotonic()
-                if self._gates:
-                    threading.Thread(target=self._open_lost, name="ff-lost", daemon=True).start()
+                self._watch()
 
     def mended(self) -> None:
         """New connections exist."""
@@ -60,12 +59,15 @@ class Cut:
         """`gate` is opened at the latest when its operation is lost."""
         with self._lock:
             self._gates.add(gate)
-            if self._at is not None:
-                threading.Thread(target=self._open_lost, name="ff-lost", daemon=True).start()
+            self._watch()
 
     def remove(self, gate: Gate) -> None:
         with self._lock:
             self._gates.discard(gate)
+
+    def _watch(self) -> None:
+        if self._at is not None and self._gates:
+            threading.Thread(target=self._open_lost, name="ff-lost", daemon=True).start()
 
     def _open_lost(self) -> None:
         while not self.lost():

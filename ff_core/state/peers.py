@@ -10,9 +10,14 @@ from typing import Any
 
 import torch
 
-from ff_core.adapter import TensorSpec
+from ff_core.adapter import Held, TensorSpec
 
 BUCKET_BYTES = 64 << 20
+
+
+def redundant(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Those of `specs` that peers have too, and no slot of a newcomer need hold."""
+    return [spec for spec in specs if spec.held in (Held.REPLICATED, Held.CONSTANT)]
 
 
 def broadcast(specs: Sequence[TensorSpec], source: int, group: Any = None) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
