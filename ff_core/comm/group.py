@@ -243,9 +243,8 @@ class SwappableGroup(dist.ProcessGroup):
 
     def abort(self) -> None:
         """As torch's; the group is not built again in later epochs."""
-        inner = self.cell.inner if self.cell is not None else None
-        if isinstance(inner, dist.ProcessGroup):
-            inner.abort()
+        if self.cell is not None and isinstance(self.cell.inner, dist.ProcessGroup):
+            self.cell.inner.abort()
         self.registry.close_group(self)
 
     def split_group(

@@ -36,6 +36,11 @@ def build(spec: GroupSpec, store: dist.Store) -> Any:
     return backend
 
 
+def is_in(spec: GroupSpec) -> bool:
+    """Whether NCCL carries any of the group's operations."""
+    return "nccl" in spec.devices.values()
+
+
 def abort(groups: list[dist.ProcessGroup]) -> int:
     """Aborts every NCCL communicator of `groups`, all at the same time; returns how many. Any thread."""
     nccl = compat.nccl_type()

@@ -22,6 +22,7 @@ from ff_core.errors import FailoverInterrupt
 from . import nccl
 from .builder import Batch, Builder, Built
 from .client import StoreClient
+from .closing import Closer
 from .group import Cell, SwappableGroup
 from .journal import Journal
 from .late import LateGroups
@@ -58,7 +59,7 @@ class GroupRegistry:
         self._names: dict[str, int] = {}
         self._stores: list[SwappableStore] = []
         self._generation: int | None = None if solo else host.epoch
-        self._closers: list[threading.Thread] = []
+        self._closer = Closer()
         self.noted: BaseException | None = None  # by note_failure, until it is known what it means
         self._connecting = -1 if solo else host.epoch  # the newest epoch that groups were or are being connected in
         self._preparing = False
@@ -187,12 +188,10 @@ class GroupRegistry:
         if not group.closed:
             self.late.destroyed(group)
         group.closed = True
-        if group.pending is not None:
-            group.pending.abandon()
-            group.pending = None
-        cell, group.cell = group.cell, None
-        if cell is not None:
-            cell.release()
+        closing: list[dist.ProcessGroup] = []
+        self._release(group, closing)
+        if self.over:
+            self._closer.close(closing)
 
     # ---- from epoch to epoch ------------------------------------------------------------------------------------
 
@@ -206,10 +205,14 @@ class GroupRegistry:
             if epoch <= self._connecting:
                 return
             self.halted_epoch = max(epoch, self.halted_epoch or 0)
-            inner = [group.cell.inner for group in self.groups() if group.cell is not None]
+            nccl_groups = [group for group in self.groups() if nccl.is_in(group.spec)]
+            aborting = [group.cell.inner for group in nccl_groups if group.cell is not None]
         self._sockets.shutdown()
         self.cut.made()
-        nccl.abort([group for group in inner if isinstance(group, dist.ProcessGroup)])
+        try:
+            nccl.abort([group for group in aborting if isinstance(group, dist.ProcessGroup)])
+        finally:
+            self._closer.close(aborting)
 
     def drop(self) -> None:
         """Lets go of every inner group and store connection; they are closed in the background."""
@@ -217,21 +220,23 @@ class GroupRegistry:
         with self._lock:
             for group in self.groups():
                 group.remember_timeouts()
-                if group.pending is not None:
-                    group.pending.abandon()
-                    group.pending = None
-                cell, group.cell = group.cell, None
-                inner = cell.release() if cell is not None else None
-                if inner is not None:
-                    closing.append(inner)
+                self._release(group, closing)
             for store in self._stores:
                 store.drop()
             self._generation = None
-            self._closers = [thread for thread in self._closers if thread.is_alive()]
-            if closing:
-                thread = threading.Thread(target=closing.clear, name="ff-close", daemon=True)
-                self._closers.append(thread)
-                thread.start()
+        self._closer.close(closing)
+
+    @staticmethod
+    def _release(group: SwappableGroup, into: list[dist.ProcessGroup]) -> None:
+        """Ends the group's generation. What is to be closed goes `into` the list, and this frame with its references
+        is gone before anybody closes it: see Closer."""
+        if group.pending is not None:
+            group.pending.abandon()
+            group.pending = None
+        cell, group.cell = group.cell, None
+        inner = cell.release() if cell is not None else None
+        if inner is not None:
+            into.append(inner)
 
     def regroup(self, epoch: int) -> None:
         """Connects every group in `epoch`; returns when all are. Not solo from then on.
@@ -258,8 +263,7 @@ class GroupRegistry:
 
     def wait_closed(self) -> None:
         """Returns when the background closing of dropped groups is over."""
-        for thread in self._closers:
-            thread.join()
+        self._closer.wait()
 
     # ---- groups created after training began --------------------------------------------------------------------
 

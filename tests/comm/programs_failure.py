@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -187,6 +189,31 @@ def twenty_swaps(worker: Worker) -> list[Any]:
                 settled(lambda: tuple(len(list(Path(f"/proc/self/{name}").iterdir())) for name in ("fd", "task")))
             )
     return counts
+
+
+def closed_by(worker: Worker) -> list[str]:
+    """Names of the threads that let go of two inner groups, where closing overtakes the thread that dropped them."""
+    start, closers = threading.Thread.start, []
+
+    def overtake(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "ff-close":
+            thread.join()
+
+    dist.init_process_group("gloo", timeout=LONG)
+    dist.new_group()
+    check_sum(worker)
+    watches = [
+        weakref.ref(group.cell.inner, lambda _: closers.append(threading.current_thread().name))
+        for group in worker.registry.groups()
+        if group.cell is not None
+    ]
+    worker.say("ready")
+    worker.wait_for("halt:1")
+    with mock.patch.object(threading.Thread, "start", overtake):
+        worker.registry.drop()
+    assert [watch() for watch in watches] == [None, None]
+    return closers
 
 
 def settled(measure: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:

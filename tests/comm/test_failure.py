@@ -71,6 +71,15 @@ def test_halt_frees_threads_and_backward() -> None:
     assert out["sum"] == 3.0
 
 
+def test_groups_are_closed_in_the_background() -> None:
+    """A group of a lost operation takes half an hour to close: the training thread must never be the last to let go."""
+    with Job(2) as job:
+        job.start_all(programs_failure.closed_by)
+        job.hear("ready")
+        job.halt(1)
+        assert job.results() == [["ff-close", "ff-close"]] * 2
+
+
 def test_twenty_swaps_leak_nothing() -> None:
     with Job(2) as job:
         job.start_all(programs_failure.twenty_swaps)

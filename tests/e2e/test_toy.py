@@ -52,8 +52,10 @@ def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: Job) -> None:
     assert_same(job, uninterrupted)
     assert "replicas travel by tcp" in job.stderr  # emulated nodes stand for different hosts
     assert [event["dead"] for event in job.of("failover")] == [[rank] for rank, _, _ in kills]
-    for event, (_, iteration, _) in zip(job.of("failover"), kills, strict=True):
-        assert event["v_star"] in (iteration - 1, iteration)  # no finished iteration is lost
+    for event, (_, iteration, at) in zip(job.of("failover"), kills, strict=True):
+        # Before the gate, the copy of the version before may still be under way (a slow machine); behind it, not.
+        oldest = iteration - 2 if at in ("forward", "backward") else iteration - 1
+        assert oldest <= event["v_star"] <= iteration
         assert set(event["phases"]) == {"detect", "halt", "verdict", "join", "regroup", "restore", "resume"}
 
 
