@@ -148,7 +148,10 @@ class FailoverConfig(_Strict):
         600.0, "seconds > 0", "Time a replacement has from its start until it is ready to train.", gt=0
     )
     regroup_timeout_s: float = _field(
-        60.0, "seconds > 0", "Time for all ranks to connect anew; then recovery starts over.", gt=0
+        60.0,
+        "seconds > 0",
+        "Time for survivors to come back out of their iteration, and for all ranks to connect anew.",
+        gt=0,
     )
     spares: int = _field(
         0,

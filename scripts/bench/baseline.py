@@ -79,12 +79,14 @@ def _workers(job: Job) -> dict[int, psutil.Process]:
 
 
 def _restarted(job: Job, old: int) -> float:
-    """Wait for rank 0's new process; when it started, wall clock."""
+    """Wait for rank 0's new process; the wall clock then. Its predecessors are gone, and it is seconds from its first
+    step. (What the kernel says of its start is relative to a boot time that is wrong by as much as the clock was set
+    since.)"""
     deadline = time.monotonic() + _STUCK_S
     while True:
         process = _workers(job).get(0)
         if process is not None and process.pid != old:
-            return process.create_time()
+            return time.time()
         job.check(deadline, "a restart")
         time.sleep(_POLL_S)
 
