@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from ff_core.config import FailoverConfig
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.faults import Faults
 from ff_core.fence import Fence
 from ff_core.gate import CommitGate
 from ff_core.inbox import Inbox
-from ff_core.launch.inject import InjectionPoints, parse
 from ff_core.launch.preload import library_modules
 from ff_core.rank_stats import BlockedTime, rank_stats
 from ff_core.recovery import Recovery
@@ -77,9 +77,7 @@ class Failover:
         self._redo_until: int | None = None
         self._recovery = Recovery(self)
         self._at_end: list[Callable[[], None]] = []
-        injections = [parse(text, number) for number, text in role["injections"]]
-        self._injections = InjectionPoints(self.rank, injections, self._report_injection)
-        self._actions = {injection.id: injection.action for injection in injections}
+        self._faults = Faults(link, self.inbox, self.rank, role["injections"])
 
     # ---- what hooks ask ---------------------------------------------------------------------------------------------
 
@@ -309,17 +307,7 @@ class Failover:
         happens here."""
         if iteration is None:
             iteration = self.version if at == "after-step" else self.version + 1
-        self._injections.point(at, iteration)
-
-    def _report_injection(self, number: int) -> None:
-        self.link.send("inject_fired", rank=self.rank, id=number, at=time.time(), action=self._actions[number])
-        try:
-            self.inbox.take("inject_ack", lambda m: m["id"] == number, lambda: None, timeout_s=10.0)
-        except TimeoutError:
-            print(
-                f"fftrain: rank {self.rank}: injection {number} was not confirmed; it happens all the same",
-                file=sys.stderr,
-            )
+        self._faults.point(at, iteration)
 
     def persisted(self, path: str, version: int) -> None:
         """A checkpoint of `version` was saved to disk at `path`; an unrecoverable loss will name it."""

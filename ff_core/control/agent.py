@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from ff_core.config import FailoverConfig
@@ -19,6 +18,7 @@ from ff_core.control.job import JobSpec
 from ff_core.control.messages import Message
 from ff_core.control.newcomers import Newcomers
 from ff_core.control.spares import SparePool
+from ff_core.control.verdicts import Verdicts
 from ff_core.control.workers import Worker, Workers
 from ff_core.copy.arena import Arena
 from ff_core.copy.stamps import epoch_of, stamp, version_of
@@ -68,6 +68,7 @@ class Agent:
         )
         self.newcomers = Newcomers(self.store, self.workers)
         self.halting = Halting(self)
+        self.verdicts = Verdicts(self)
         self.spares = SparePool(node, job.spares, self.workers, self._start)
         self.stopping = False
         self.exit_code = 1
@@ -130,70 +131,8 @@ class Agent:
     async def on_halt(self, epoch: int, dead: list[int]) -> None:
         await self.halting.begin(epoch, dead)
 
-    async def on_verdict(
-        self,
-        epoch: int,
-        old_epoch: int,
-        version: int,
-        newcomers: list[int],
-        roles: dict[int, Any],
-        send: list[Any],
-        own: dict[int, Any],
-        replicas: dict[int, Any],
-        holders: dict[int, Any],
-        protected: str,
-        source_rank: int | None = None,
-    ) -> None:
-        if epoch != self.halting.epoch:
-            return
-        # In a thread, for it takes long; before anything is changed, for a newer halt may come meanwhile.
-        try:
-            made = await asyncio.to_thread(create_arenas, self.store.missing(own, replicas))
-        except (OSError, MemoryError):
-            made = {}  # allocate() meets the same and reports it
-        if epoch != self.halting.epoch:
-            for unwanted in made.values():
-                unwanted.close()
-            return
-        self.epoch = epoch
-        self.halting.over()
-        self.store.restamp(version, old_epoch, epoch)
-        try:
-            self.store.allocate(own, replicas, made)
-        except (OSError, MemoryError) as error:
-            self.send("arenas_failed", epoch=epoch, reason=str(error))
-            return
-        self.port.enter_epoch(epoch)
-        for order in send:
-            failed = partial(self._source_failed, order["kind"], order["rank"], epoch)
-            arena = self.store.find(order["kind"], order["rank"])
-            if arena is None:
-                failed("it is not here")
-            else:
-                self.port.send(order, arena, epoch, version, failed)
-        for rank, role in roles.items():
-            worker = self.workers.of_rank(rank)
-            if rank not in own or worker is None:
-                continue
-            arena = self.store.own[rank]
-            if role["filled"]:
-                self.newcomers.filling(rank, epoch, version)
-            worker.send(
-                "verdict",
-                (arena.fd,),
-                epoch=epoch,
-                old_epoch=old_epoch,
-                version=version,
-                source_rank=source_rank,
-                newcomers=newcomers,
-                roles={rank: role},
-                send=[],
-                own={},
-                replicas={},
-                holders={rank: holders[rank]},
-                protected=protected,
-            )
-        self.data_arrived()
+    async def on_verdict(self, **verdict: Any) -> None:
+        await self.verdicts.carry_out(**verdict)
 
     async def on_assign(self, epoch: int, rank: int, uid: str, injections: list[Any], after_exit: bool) -> None:
         """A spare, or a process started now, becomes a rank; its role follows when its journal is here."""
@@ -209,17 +148,6 @@ class Agent:
         self.newcomers.assigned(rank, worker, epoch=epoch, injections=injections, after_exit=after_exit)
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=warm)
         self.data_arrived()
-
-    def _source_failed(self, kind: str, rank: int, epoch: int, text: str) -> None:
-        arena = self.store.find(kind, rank)
-        if arena is not None:
-            for index, info in enumerate(arena.slot_infos()):
-                if info.complete:
-                    try:
-                        arena.verify(index)
-                    except Exception:  # whatever is wrong with it: it is no source
-                        arena.empty(index)
-        self.send("bad_slot", rank=rank, epoch=epoch, reason=f"the copy on node {self.node} could not be sent: {text}")
 
     def on_regroup(self, epoch: int) -> None:
         for worker in self.workers.ranks():

@@ -24,6 +24,7 @@ from ff_core.control import agent as agent_module
 from ff_core.control import halting as halting_module
 from ff_core.control import spares as spares_module
 from ff_core.control import startup as startup_module
+from ff_core.control import verdicts as verdicts_module
 from ff_core.control.controller import Controller
 from ff_core.control.job import JobSpec
 from ff_core.control.membership import Node
@@ -251,6 +252,7 @@ class World(Checks):
             stack.enter_context(mock.patch.object(agent_module, "asyncio", loop))
             stack.enter_context(mock.patch.object(halting_module, "asyncio", loop))
             stack.enter_context(mock.patch.object(spares_module, "asyncio", loop))
+            stack.enter_context(mock.patch.object(verdicts_module, "asyncio", loop))
             yield
 
     def run(self) -> tuple[int, str]:
