@@ -252,6 +252,8 @@ class Failover:
         if self._redo_until is not None and self.version >= self._redo_until:
             self._redo_until = None
             self.link.send("redone", rank=self.rank, epoch=self.epoch, version=self.version, at=time.time())
+            assert self.registry is not None
+            self.registry.give_back()
         if self.version == 1 and self.rank == 0:
             self.link.send("preload", modules=library_modules(), calls=self.preload_calls)
 

@@ -6,6 +6,7 @@ an hour later. So neither the training thread nor the watchdog may be that one.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from typing import Any
 
@@ -25,6 +26,14 @@ class Closer:
         with self._lock:
             self._threads = [other for other in self._threads if other.is_alive()] + [thread]
             thread.start()
+
+    def give_back(self) -> None:
+        """Returns freed memory to the system, in the background. Every generation's threads leave glibc arenas with the
+        buffers that they have freed: ten megabytes here and there, until there are eight arenas per core.
+        """
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+        if trim is not None:
+            threading.Thread(target=trim, args=(0,), name="ff-trim", daemon=True).start()
 
     def wait(self) -> None:
         """Returns when everything is closed."""

@@ -261,6 +261,10 @@ class GroupRegistry:
                 if group.deferred:
                     group.pending = self._builder.start([group.spec], epoch, group.spec.timeout)
 
+    def give_back(self) -> None:
+        """The failover is over: memory that the groups before have left goes back to the system."""
+        self._closer.give_back()
+
     def wait_closed(self) -> None:
         """Returns when the background closing of dropped groups is over."""
         self._closer.wait()
