@@ -13,6 +13,7 @@ from ff_core.state.buffers import Buffers
 from ff_megatron import optimizers, rebuild, scalars, state_map
 from ff_megatron.buckets import GoldenCounts
 from ff_megatron.data import Data
+from ff_megatron.redundancy import Redundancy
 from ff_megatron.reset import Reset
 
 
@@ -48,13 +49,13 @@ class MegatronAdapter:
         self._specs: list[TensorSpec] = []
 
     def tensors(self) -> list[TensorSpec]:
-        steps = [optimizers.prepare(part) for part in optimizers.parts(self._optimizer)]
+        numbers = [optimizers.prepare(part) for part in optimizers.parts(self._optimizer)]
         self._buffers.begin()
-        self._specs = state_map.declare(self._model, self._optimizer, steps)
+        self._specs = state_map.declare(self._model, self._optimizer, numbers)
         return self._specs
 
     def peers(self) -> list[int] | None:
-        group = self._model[0].dp_cp_group
+        group = Redundancy(self._model).group
         if not peers.redundant(self._specs) or group.size() == dist.get_world_size():
             return None
         return list(dist.get_process_group_ranks(group))
@@ -79,5 +80,5 @@ class MegatronAdapter:
         self._reset.run()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
-        rebuild.from_peers(self._specs, self._model[0].dp_cp_group, newcomers)
+        rebuild.from_peers(self._specs, Redundancy(self._model).group, newcomers)
         rebuild.weights_from_masters(self._model, self._optimizer)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.distributed import distributed_c10d as c10d
 
-from ff_megatron import buckets
+from ff_megatron import buckets, experts
 
 _FUNCTIONS = ("no_sync_func", "grad_sync_func", "param_sync_func")
 
@@ -43,6 +43,7 @@ class Reset:
         for timer in self._timers._timers.values():
             timer._started = False
         c10d._world.pg_coalesce_state.clear()
+        experts.reset(self._model)
         self._rerun()
 
     def _rerun(self) -> None:

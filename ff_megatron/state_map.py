@@ -1,25 +1,29 @@
 """Where a Megatron optimizer keeps its tensors, and who else holds each: the declarations behind the razor.
 
-| part of the optimizer             | unique to the rank                        | derived                      |
-| ---                               | ---                                       | ---                          |
-| DistributedOptimizer              | its fragments: masters, moments, steps    | weights: cast and all-gather |
+| part of the optimizer             | unique to the rank                              | derived                      |
+| ---                               | ---                                             | ---                          |
+| DistributedOptimizer              | its fragments: masters, moments, steps          | weights: cast and all-gather |
+| the same, precision-aware         | its fragments: weights, masters, moments, scales | weights: all-gather         |
 | Float16OptimizerWithFloat16Params | masters, moments, steps, if nobody has them too | weights: cast of the masters |
-| FP32Optimizer                     | weights, moments, steps, if nobody has them too |                        |
+| FP32Optimizer                     | weights, moments, steps, if nobody has them too |                              |
 
 Frozen parameters are CONSTANT: data-parallel ranks have them too; without any, they are copied as unique ones are.
 Without DistributedOptimizer the data-parallel ranks hold the same: then the state is REPLICATED, and copied to the own
 slot only. A fragment is the part of one parameter that a rank updates; under DistributedOptimizer a rank has a slice
-of each bucket, so fragments begin and end anywhere in a parameter. Fragments of fp32 weights are views of DDP's buffer.
+of each bucket, so fragments begin and end anywhere in a parameter. Fragments of fp32 weights are views of DDP's buffer,
+as those of all weights are that a precision-aware optimizer updates.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import torch
 
 from ff_core.adapter import Held, TensorSpec
 from ff_megatron import optimizers
+from ff_megatron.redundancy import Redundancy, is_expert, of_experts
 
 MASTERS = "master"
 
@@ -31,56 +35,56 @@ def is_distributed(part: Any) -> bool:
     return isinstance(part, DistributedOptimizer)
 
 
-def declare(model: list[Any], optimizer: Any, steps: list[torch.Tensor | None]) -> list[TensorSpec]:
-    """All persistent tensors of `optimizer` over the DDP chunks `model`; `steps`: of `optimizers.prepare`, per part."""
+def declare(model: list[Any], optimizer: Any, numbers: list[dict[str, torch.Tensor]]) -> list[TensorSpec]:
+    """All persistent tensors of `optimizer` over the DDP chunks `model`. numbers: of `optimizers.prepare`, per part."""
     specs: list[TensorSpec] = []
+    addresses: list[int] = []
+    redundancy = Redundancy(model)
     for number, part in enumerate(optimizers.parts(optimizer)):
-        held, over = _held(model, part)
+        held, over = _held(redundancy, part)
         inner = part.optimizer
         for group, index, p in optimizers.parameters(part):
-            name, state = f"{number}.{group}.{index}", inner.state[p]
-            specs.append(TensorSpec(f"{MASTERS}.{name}", p.data, held, over))
-            for moment in optimizers.MOMENTS:
-                specs.append(TensorSpec(f"{moment}.{name}", state[moment], held, over))
-        counted = steps[number]
-        if counted is not None:
-            specs.append(TensorSpec(f"step.{number}", counted, held, over))
-    return specs + _weights(model, {_place(spec.tensor) for spec in specs}) + _frozen(model)
+            name, state, master = f"{number}.{group}.{index}", inner.state[p], p.data
+            addresses.append(master.data_ptr())
+            specs.append(TensorSpec(f"{MASTERS}.{name}", master, held, over))
+            for kept in optimizers.kept(state):
+                specs.append(TensorSpec(f"{kept}.{name}", state[kept], held, over))
+        for kind, tensor in numbers[number].items():
+            specs.append(TensorSpec(f"{kind}.{number}", tensor, held, over))
+    return specs + _weights(model, sorted(addresses)) + _frozen(model, redundancy)
 
 
-def _held(model: list[Any], part: Any) -> tuple[Held, str]:
-    if is_distributed(part):
-        return Held.UNIQUE, ""
-    size = model[0].dp_cp_group.size()
-    return (Held.REPLICATED, f"data-parallel, {size} ranks") if size > 1 else (Held.UNIQUE, "")
+def _held(redundancy: Redundancy, part: Any) -> tuple[Held, str]:
+    return (Held.UNIQUE, "") if is_distributed(part) else redundancy.held(of_experts(part), Held.REPLICATED)
 
 
-def _weights(model: list[Any], copied: set[int]) -> list[TensorSpec]:
-    """The weights, as DDP's buffers or as parameters; those that are themselves copied (fp32) are left out."""
+def _weights(model: list[Any], copied: list[int]) -> list[TensorSpec]:
+    """The weights, as DDP's buffers or as parameters. copied: sorted addresses of what is itself copied: left out."""
     specs = []
     for number, chunk in enumerate(model):
         for index, buffer in enumerate([*chunk.buffers, *chunk.expert_parallel_buffers]):
-            if buffer.param_data is not None and buffer.param_dtype != torch.float32:
-                name = f"weights.{number}.{index}"
-                specs.append(TensorSpec(name, buffer.param_data, Held.DERIVED, source=MASTERS))
-            elif buffer.param_data is None:
-                for place, p in enumerate(buffer.params):
-                    if _place(p.data) not in copied:
-                        name = f"weights.{number}.{index}.{place}"
-                        specs.append(TensorSpec(name, p.data, Held.DERIVED, source=MASTERS))
+            if buffer.param_data is not None:
+                if not _any_within(copied, buffer.param_data):
+                    name = f"weights.{number}.{index}"
+                    specs.append(TensorSpec(name, buffer.param_data, Held.DERIVED, source=MASTERS))
+                continue
+            for place, p in enumerate(buffer.params):
+                if not _any_within(copied, p.data):
+                    name = f"weights.{number}.{index}.{place}"
+                    specs.append(TensorSpec(name, p.data, Held.DERIVED, source=MASTERS))
     return specs
 
 
-def _frozen(model: list[Any]) -> list[TensorSpec]:
-    size = model[0].dp_cp_group.size()
-    held = Held.CONSTANT if size > 1 else Held.UNIQUE
+def _any_within(addresses: list[int], tensor: torch.Tensor) -> bool:
+    begin = tensor.data_ptr()
+    place = bisect_left(addresses, begin)
+    return place < len(addresses) and addresses[place] < begin + tensor.numel() * tensor.element_size()
+
+
+def _frozen(model: list[Any], redundancy: Redundancy) -> list[TensorSpec]:
     return [
-        TensorSpec(f"frozen.{number}.{name}", p.data, held, f"data-parallel, {size} ranks")
+        TensorSpec(f"frozen.{number}.{name}", p.data, *redundancy.held(is_expert(p), Held.CONSTANT))
         for number, chunk in enumerate(model)
         for name, p in chunk.named_parameters()
         if not p.requires_grad
     ]
-
-
-def _place(tensor: torch.Tensor) -> int:
-    return tensor.data_ptr()

@@ -10,7 +10,7 @@ from ff_megatron import optimizers
 
 WORKS = (
     "What works: Adam, with or without --use-distributed-optimizer, --overlap-grad-reduce and --overlap-param-gather, "
-    "in fp32, bf16 or fp16, with tensor, (virtual) pipeline and data parallelism"
+    "in fp32, bf16 or fp16, with tensor, (virtual) pipeline, context, expert and data parallelism"
 )
 HINT = "Use that, or leave --ff-failover out to train unprotected."
 
@@ -27,9 +27,6 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "use_megatron_fsdp": (False, "--use-megatron-fsdp shards parameters; use --use-distributed-optimizer"),
     "use_torch_fsdp2": (False, "--use-torch-fsdp2 shards parameters; use --use-distributed-optimizer"),
     "optimizer_cpu_offload": (False, "--optimizer-cpu-offload: the optimizer's state lies in two places"),
-    "use_precision_aware_optimizer": (
-        False, "--use-precision-aware-optimizer keeps masters inside TransformerEngine's optimizer",
-    ),
     "fp8": (None, "--fp8-format: fp8 parameters and their scales are not copied yet; use --bf16"),
     "fp4": (None, "--fp4-format: fp4 parameters are not copied yet; use --bf16"),
     "async_save": (False, "--async-save leaves saves under way that only the survivors know of; save without it"),
@@ -43,6 +40,15 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "enable_cuda_graph": (False, "--enable-cuda-graph: captured graphs hold on to the groups of their epoch"),
     "external_cuda_graph": (False, "--external-cuda-graph: captured graphs hold on to the groups of their epoch"),
     "cuda_graph_impl": ("none", "--cuda-graph-impl: captured graphs hold on to the groups of their epoch"),
+    "moe_enable_deepep": (
+        False,
+        "--moe-enable-deepep: its buffers hold connections of their own; use --moe-token-dispatcher-type alltoall",
+    ),
+    "moe_enable_routing_replay": (False, "--moe-enable-routing-replay: recorded routes are not copied"),
+    "overlap_moe_expert_parallel_comm": (
+        False, "--overlap-moe-expert-parallel-comm: its schedule cannot be interrupted; leave it out",
+    ),
+    "qk_clip": (False, "--qk-clip changes weights after the optimizer step, while they are being copied"),
     "moe_use_upcycling": (False, "--moe-use-upcycling: convert the checkpoint in a job of its own first"),
     "delay_wgrad_compute": (False, "--delay-wgrad-compute: gradients wait in queues that are not reset"),
     "decrease_batch_size_if_needed": (False, "--decrease-batch-size-if-needed: not supported"),
@@ -54,12 +60,8 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
         "--run-workload-inspector-server: train() would start it a second time after a failure",
     ),
 }  # fmt: skip
-#: Sizes that must be 1 (or unset).
-_SIZES: dict[str, str] = {
-    "context_parallel_size": "--context-parallel-size > 1: context parallelism is not supported yet",
-    "expert_model_parallel_size": "--expert-model-parallel-size > 1: expert parallelism is not supported yet",
-}
 _LOADERS = ("single", "cyclic")
+_DISPATCHERS = ("alltoall", "allgather")
 
 
 def check_arguments(args: Any, persist: bool) -> None:
@@ -88,11 +90,16 @@ def _argument_obstacles(args: Any) -> Iterator[str]:
         value = getattr(args, name, fine)
         if value != fine and value:
             yield why
-    for name, why in _SIZES.items():
-        if (getattr(args, name, None) or 1) > 1:
-            yield why
+    for name in ("exp_avg_dtype", "exp_avg_sq_dtype"):
+        if str(getattr(args, name, None)) in ("fp8", "torch.uint8"):
+            yield f"--{name.replace('_', '-')} fp8: fp8 moments are not copied; allowed: fp32, fp16, bf16"
     if getattr(args, "num_experts", None):
-        yield "--num-experts: mixtures of experts are not supported yet"
+        dispatcher = getattr(args, "moe_token_dispatcher_type", _DISPATCHERS[0])
+        if dispatcher not in _DISPATCHERS:
+            yield (
+                f"--moe-token-dispatcher-type {dispatcher}: its buffers hold connections of their own, which cannot be "
+                f"remade; allowed: {', '.join(_DISPATCHERS)}"
+            )
     if getattr(args, "dataloader_type", "single") not in (*_LOADERS, None):
         yield (
             f"--dataloader-type {args.dataloader_type}: a replacement cannot find its place in data of the script's "
@@ -108,11 +115,11 @@ def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Ite
     for chunk in model:
         if type(chunk) is not DistributedDataParallel:
             yield f"the model is wrapped in a {type(chunk).__module__}.{type(chunk).__qualname__}"
+    if not optimizers.parts(optimizer):
+        yield "a rank without trainable parameters (its optimizer is a stub)"
     for part in optimizers.parts(optimizer):
         if type(part) not in (DistributedOptimizer, Float16OptimizerWithFloat16Params, FP32Optimizer):
             yield f"the optimizer is a {type(part).__module__}.{type(part).__qualname__}"
-        elif getattr(part, "is_stub_optimizer", False) or part.optimizer is None:
-            yield "a rank without trainable parameters (its optimizer is a stub)"
         elif not (optimizers.is_torch(part.optimizer) or optimizers.is_fused(part.optimizer)):
             kind = type(part.optimizer)
             yield f"the inner optimizer is a {kind.__module__}.{kind.__qualname__}"
@@ -124,6 +131,7 @@ def _missing(model: list[Any], optimizer: Any, scheduler: Any) -> Iterator[str]:
     wanted = [(scheduler, "num_steps"), (optimizer, "step"), (optimizer, "param_groups")]
     for chunk in model:
         wanted += [(chunk, name) for name in ("bucket_groups", "expert_parallel_bucket_groups", "buffers")]
+        wanted += [(chunk, name) for name in ("expert_parallel_buffers", "dp_cp_group", "expt_dp_group")]
         wanted += [(group, "per_param_grad_ready_counts") for group in getattr(chunk, "bucket_groups", [])]
     for owner, name in wanted:
         if not hasattr(owner, name):

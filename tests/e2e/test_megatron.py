@@ -46,6 +46,7 @@ def both(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...], *option
 slow = pytest.mark.slow
 TP2, PP2, PP4 = (("--tensor-model-parallel-size", "2"), *(("--pipeline-model-parallel-size", n) for n in "24"))
 VPP2 = ("--num-layers-per-virtual-pipeline-stage", "1")
+EP2, CP2 = (("--num-experts", "4", "--expert-model-parallel-size", "2"), ("--context-parallel-size", "2"))
 CASES = [
     pytest.param(("--bf16", *ZERO, *OVERLAP), id="dp4-bf16-overlap"),
     pytest.param(("--bf16", *ZERO), id="dp4-bf16", marks=slow),
@@ -59,6 +60,22 @@ CASES = [
     pytest.param(
         ("--bf16", *ZERO, "--overlap-grad-reduce", "--num-distributed-optimizer-instances", "2"),
         id="dp4-two-optimizer-instances",
+        marks=slow,
+    ),
+    pytest.param(("--bf16", *ZERO, *EP2, *OVERLAP), id="ep2-dp4-overlap", marks=slow),
+    pytest.param(("--bf16", *ZERO, *EP2, *PP2, "--moe-token-dispatcher-type", "allgather"), id="ep2-pp2", marks=slow),
+    pytest.param(("--fp16", *EP2), id="ep2-dp4-fp16-replicated", marks=slow),
+    pytest.param(("--bf16", *EP2, *PP2), id="ep2-pp2-experts-on-one-rank", marks=slow),
+    pytest.param(("--bf16", *ZERO, *CP2, *OVERLAP), id="cp2-dp2-overlap", marks=slow),
+    pytest.param(("--bf16", *CP2, *TP2), id="cp2-tp2-replicated", marks=slow),
+    pytest.param(
+        ("--bf16", *ZERO, *OVERLAP, "--precision-aware", "float16", "bfloat16", "remainders"),
+        id="dp4-precision-aware-remainders",
+        marks=slow,
+    ),
+    pytest.param(
+        ("--bf16", *ZERO, *EP2, "--precision-aware", "bfloat16", "float16", "float16"),
+        id="ep2-dp4-precision-aware-fp16-masters",
         marks=slow,
     ),
     pytest.param(("--bf16",), id="dp4-bf16-replicated", marks=slow),
@@ -79,6 +96,13 @@ def test_both_ranks_of_a_node_at_once(tmp_path: Path) -> None:
     """TP2 DP2: the two ranks of a tensor-parallel group die together; and the others later."""
     job = both(tmp_path, ("--bf16", *ZERO, *TP2), NODES)
     assert len(job.of("failover")) >= 2
+
+
+@pytest.mark.timeout(700)
+def test_experts(tmp_path: Path) -> None:
+    """EP2: experts have data-parallel ranks, optimizer and random states of their own; routers remember."""
+    job = both(tmp_path, ("--bf16", *ZERO, *EP2, "--train-iters", "6"), ("2 3 backward", "1 5 step"))
+    assert len(job.of("failover")) == 2
 
 
 @pytest.mark.timeout(700)

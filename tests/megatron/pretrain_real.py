@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import runpy
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -45,19 +46,37 @@ torch.utils.data.DataLoader = _Loader  # type: ignore[misc]
 import megatron.legacy.fused_kernels as fused_kernels  # noqa: E402
 import megatron.training.arguments as arguments  # noqa: E402
 import megatron.training.training as training  # noqa: E402
+from megatron.core import dist_checkpointing  # noqa: E402
 
 fused_kernels.load = lambda args: None
 
 
-def _with_result(original: Any) -> Any:
+def _with_ours(original: Any) -> Any:
     def add(parser: Any) -> Any:
         parser.add_argument("--result", type=Path, required=True)
+        parser.add_argument("--die-in-save", nargs=2, type=int, metavar=("RANK", "ITERATION"))
         return original(parser)
 
     return add
 
 
-arguments.add_megatron_arguments = _with_result(arguments.add_megatron_arguments)
+def _deadly(original: Any) -> Any:
+    """dist_checkpointing.save(), in which the rank of --die-in-save dies once, while the others go on with theirs."""
+
+    def save(state: Any, directory: Any, *args: Any, **kwargs: Any) -> Any:
+        ours = training.get_args()
+        rank, iteration = ours.die_in_save or (None, None)
+        died = Path(ours.result).with_name("died-in-save")
+        if ours.rank == rank and Path(directory).name == f"iter_{iteration:07d}" and not died.exists():
+            died.write_text(str(directory))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(state, directory, *args, **kwargs)
+
+    return save
+
+
+arguments.add_megatron_arguments = _with_ours(arguments.add_megatron_arguments)
+dist_checkpointing.save = _deadly(dist_checkpointing.save)
 
 if __name__ == "__main__":
     sys.argv[0] = f"{CHECKOUT}/pretrain_gpt.py"

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 built: list[Any] = []
-losses: dict[int, float | None] = {}  # None on pipeline stages that know no loss
+losses: dict[int, list[float]] = {}  # the loss and auxiliary ones; nothing on pipeline stages that know none
 _args: list[Any] = []
 
 
@@ -54,9 +54,8 @@ def _setup(training: Any) -> Any:
 def _log(original: Any) -> Any:
     def log(loss_dict: Any, total: Any, learning_rate: Any, iteration: int, *args: Any, **kwargs: Any) -> Any:
         result = original(loss_dict, total, learning_rate, iteration, *args, **kwargs)
-        loss = float(loss_dict["lm loss"]) if loss_dict else None
-        losses[iteration] = loss
-        _append(loss, iteration)
+        losses[iteration] = [float(value) for value in loss_dict.values()]
+        _append(float(loss_dict["lm loss"]) if "lm loss" in loss_dict else None, iteration)
         return result
 
     return log
@@ -93,6 +92,7 @@ def check_groups() -> None:
     holders: list[Any] = [mpu, optimizer, *getattr(optimizer, "chained_optimizers", [])]
     for chunk in model:
         holders += [chunk, *chunk.modules(), *chunk.buffers, *chunk.bucket_groups]
+        holders += [*chunk.expert_parallel_buffers, *chunk.expert_parallel_bucket_groups]
     holders += [value for holder in holders for value in vars(holder).values() if hasattr(value, "dp_cp")]
     groups = [value for holder in holders for value in vars(holder).values() if isinstance(value, dist.ProcessGroup)]
     assert len(groups) > 20, f"{len(groups)} groups found: the search looks in the wrong places"
@@ -116,6 +116,7 @@ def report(args: Any) -> None:
         "steps": args.consumed_train_samples // args.global_batch_size,
         "losses": losses,
         "parameters_sha256": digest(p for chunk in model for _, p in chunk.named_parameters()),
+        "buffers_sha256": digest(b for chunk in model for _, b in chunk.named_buffers()),
         "optimizer_sha256": digest([*(p for _, p in pairs), *(state for state in states if torch.is_tensor(state))]),
         "scheduler": scheduler.num_steps,
         "lr": [float(g["lr"]).hex() for o in inner for g in o.param_groups],

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ff_core.errors import UnsupportedError
 from ff_megatron import support
@@ -16,6 +17,9 @@ FINE: dict[str, Any] = {"use_distributed_optimizer": True, "dataloader_type": "s
 def test_a_usual_job_is_fine() -> None:
     support.check_arguments(SimpleNamespace(**FINE, context_parallel_size=1, cuda_graph_impl="none"), False)
     support.check_arguments(SimpleNamespace(**FINE, pipeline_model_parallel_size=4), False)
+    support.check_arguments(SimpleNamespace(**FINE, context_parallel_size=2), False)
+    experts = {"num_experts": 8, "expert_model_parallel_size": 4, "moe_token_dispatcher_type": "allgather"}
+    support.check_arguments(SimpleNamespace(**FINE, **experts), False)
 
 
 @pytest.mark.parametrize(
@@ -27,9 +31,14 @@ def test_a_usual_job_is_fine() -> None:
         ("use_torch_fsdp2", True, "--use-torch-fsdp2"),
         ("fp8", "hybrid", "--fp8-format: .* use --bf16"),
         ("optimizer_cpu_offload", True, "--optimizer-cpu-offload"),
-        ("use_precision_aware_optimizer", True, "--use-precision-aware-optimizer"),
+        ("exp_avg_dtype", torch.uint8, "--exp-avg-dtype fp8: .* allowed: fp32, fp16, bf16"),
+        ("exp_avg_sq_dtype", torch.uint8, "--exp-avg-sq-dtype fp8"),
         ("async_save", True, "--async-save"),
         ("cuda_graph_impl", "local", "--cuda-graph-impl"),
+        ("moe_enable_deepep", True, "--moe-enable-deepep: .* use --moe-token-dispatcher-type alltoall"),
+        ("moe_enable_routing_replay", True, "--moe-enable-routing-replay"),
+        ("overlap_moe_expert_parallel_comm", True, "--overlap-moe-expert-parallel-comm"),
+        ("qk_clip", True, "--qk-clip changes weights after the optimizer step"),
         ("dataloader_type", "external", "--dataloader-type external: .* allowed: single, cyclic"),
     ],
 )
@@ -37,6 +46,11 @@ def test_refusals(name: str, value: Any, message: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as caught:
         support.check_arguments(SimpleNamespace(**{**FINE, name: value}), False)
     assert "leave --ff-failover out" in str(caught.value)
+
+
+def test_dispatchers_with_connections_of_their_own() -> None:
+    with pytest.raises(UnsupportedError, match=r"--moe-token-dispatcher-type flex: .* allowed: alltoall, allgather"):
+        support.check_arguments(SimpleNamespace(**FINE, num_experts=8, moe_token_dispatcher_type="flex"), False)
 
 
 def test_all_obstacles_at_once() -> None:

@@ -20,32 +20,50 @@ logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import cuda_on_cpu  # noqa: E402, F401
-import record  # noqa: E402
-import torch  # noqa: E402
 
 sys.path.insert(0, str(HERE / "standin"))
 
+import context_parallel  # noqa: E402
 import megatron.training.training as training  # noqa: E402
+import precision_aware  # noqa: E402
+import record  # noqa: E402
+import torch  # noqa: E402
 from megatron.core import tensor_parallel  # noqa: E402
 from megatron.core.enums import ModelType  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
 from megatron.core.transformer.moe import moe_utils  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
-from megatron.training import get_args, pretrain  # noqa: E402
+from megatron.training import build, get_args, pretrain  # noqa: E402
 
 
 def extra_args(parser: Any) -> Any:
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--loss-log", type=Path)
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--precision-aware", nargs=3, metavar=("EXP_AVG", "EXP_AVG_SQ", "MASTERS"))
     return parser
+
+
+def experts(args: Any) -> dict[str, Any]:
+    """Routing with everything that a router remembers: biases and counts of tokens in buffers, auxiliary losses."""
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None  # megatron-core asks for its value without TransformerEngine too
+    return {
+        "num_moe_experts": args.num_experts, "moe_ffn_hidden_size": 2 * args.hidden_size, "moe_router_topk": 2,
+        "moe_token_dispatcher_type": args.moe_token_dispatcher_type,
+        "moe_router_load_balancing_type": args.moe_router_load_balancing_type, "moe_aux_loss_coeff": [1e-2, 1e-2],
+        "moe_z_loss_coeff": args.moe_z_loss_coeff, "moe_input_jitter_eps": 1e-2,
+        "moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True,
+        "moe_shared_expert_intermediate_size": args.hidden_size,
+        "moe_shared_expert_overlap": args.moe_token_dispatcher_type == "alltoall",
+    }  # fmt: skip
 
 
 def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage: int | None = None) -> GPTModel:
     args = get_args()
-    if args.num_experts is not None and not hasattr(moe_utils, "te_general_gemm"):
-        moe_utils.te_general_gemm = None  # megatron-core asks for its value without TransformerEngine too
+    if args.precision_aware:
+        precision_aware.enable(build, args.precision_aware)
     config = TransformerConfig(
         num_layers=args.num_layers, hidden_size=args.hidden_size, num_attention_heads=args.num_attention_heads,
         use_cpu_initialization=True, tensor_model_parallel_size=args.tensor_model_parallel_size,
@@ -54,13 +72,15 @@ def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage
         context_parallel_size=args.context_parallel_size, hidden_dropout=args.dropout, attention_dropout=args.dropout,
         bf16=args.bf16, fp16=args.fp16, params_dtype=args.params_dtype, pipeline_dtype=args.params_dtype,
         gradient_accumulation_fusion=False, persist_layer_norm=False, bias_dropout_fusion=False,
-        masked_softmax_fusion=False, num_moe_experts=args.num_experts, add_bias_linear=args.num_experts is None,
-        expert_model_parallel_size=args.expert_model_parallel_size,
-        moe_token_dispatcher_type="alltoall", moe_router_load_balancing_type="none",
+        masked_softmax_fusion=False, add_bias_linear=args.num_experts is None,
+        expert_model_parallel_size=args.expert_model_parallel_size, **(experts(args) if args.num_experts else {}),
     )  # fmt: skip
+    spec = get_gpt_layer_local_spec(num_experts=args.num_experts)
+    if args.context_parallel_size > 1:
+        spec.submodules.self_attention.submodules.core_attention = context_parallel.GatheringAttention
     return GPTModel(
         config=config,
-        transformer_layer_spec=get_gpt_layer_local_spec(num_experts=args.num_experts),
+        transformer_layer_spec=spec,
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.seq_length,
         pre_process=pre_process,
@@ -101,8 +121,9 @@ def forward_step(data_iterator: Any, model: Any) -> Any:
     text = tensor_parallel.broadcast_data(["text"], batch, torch.int64)["text"]
     tokens, labels = text[:, :-1].contiguous(), text[:, 1:].contiguous()
     positions = torch.arange(length).unsqueeze(0).expand_as(tokens)
-    mask = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)[None, None]
-    return model(tokens, positions, mask, labels=labels), loss_func
+    part = context_parallel.cut({"tokens": tokens, "labels": labels, "positions": positions})
+    mask = context_parallel.mask(length)
+    return model(part["tokens"], part["positions"], mask, labels=part["labels"]), loss_func
 
 
 if __name__ == "__main__":

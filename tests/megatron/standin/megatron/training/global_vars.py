@@ -46,6 +46,9 @@ def parse_args(extra_args_provider: Callable[[Any], Any] | None = None, ignore_u
     parser.add_argument("--save")
     parser.add_argument("--load")
     parser.add_argument("--dataloader-type", default="single")
+    parser.add_argument("--moe-token-dispatcher-type", default="alltoall")
+    parser.add_argument("--moe-z-loss-coeff", type=float, default=1e-3)
+    parser.add_argument("--moe-router-load-balancing-type", nargs="+", default=["aux_loss", "global_aux_loss"])
     parser.add_argument("--optimizer", default="adam")
     parser.add_argument("--lr", type=float, default=1e-2)
     if extra_args_provider is not None:

@@ -10,12 +10,14 @@ from megatron.core import mpu
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.num_microbatches_calculator import get_num_microbatches, update_num_microbatches
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.rerun_state_machine import RerunDataIterator, RerunMode, get_rerun_state_machine
+from megatron.core.rerun_state_machine import RerunDataIterator, get_rerun_state_machine
+from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, track_moe_metrics
 from megatron.core.utils import get_model_config
 
 from .build import get_model, initialize_megatron, make_optimizer
 from .checkpointing import load_checkpoint, save_checkpoint
-from .data import build_pretraining_data_loader
+from .data import build_train_valid_test_data_loaders
+from .evaluation import evaluate
 from .global_vars import get_args, get_timers
 
 
@@ -150,6 +152,13 @@ def training_log(
 ) -> bool:  # fmt: skip
     args, timers = get_args(), get_timers()
     learning_rate = reduce_max_stat_across_model_parallel_group(learning_rate)
+    if args.num_experts is not None:
+        names = {"aux_loss": "load_balancing_loss", "global_aux_loss": "global_load_balancing_loss"}
+        track_moe_metrics(
+            loss_scale=1 / get_num_microbatches(), iteration=iteration, total_loss_dict=loss_dict,
+            force_initialize=True, num_layers=args.num_layers, moe_layer_freq=1,
+            track_names=[*(names[kind] for kind in args.moe_router_load_balancing_type), "z_loss"],
+        )  # fmt: skip
     if iteration % args.log_interval == 0 or is_first_iteration:
         timers("interval-time").elapsed(barrier=True)
         loss = float(loss_dict["lm loss"]) if loss_dict else float("nan")
@@ -263,6 +272,8 @@ def train(
                 enable_forward_pre_hook(model)
                 pre_hook_enabled = True
             timers("interval-time", log_level=0).start(barrier=True)
+            if args.num_experts is not None:
+                clear_aux_losses_tracker()
         if args.save and args.save_interval and iteration % args.save_interval == 0:
             save_checkpoint_and_time(
                 iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far,
@@ -279,36 +290,6 @@ def train(
     return iteration, num_floating_point_operations_so_far
 
 
-def evaluate(forward_step_func: Any, data_iterator: Any, model: Any, config: Any) -> dict[str, Any]:
-    args, timers = get_args(), get_timers()
-    timers("evaluate", log_level=0).start(barrier=True)
-    for model_module in model:
-        model_module.eval()
-    rerun_state_machine = get_rerun_state_machine()
-    rerun_mode = rerun_state_machine.get_mode()
-    rerun_state_machine.set_mode(RerunMode.DISABLED)
-    total = torch.zeros(2)
-    with torch.no_grad():
-        for _ in range(args.eval_iters):
-            config.timers = None
-            losses = get_forward_backward_func()(
-                forward_step_func=forward_step_func, data_iterator=data_iterator, model=model,
-                num_microbatches=args.global_batch_size // (args.micro_batch_size * args.data_parallel_size),
-                seq_length=args.seq_length, micro_batch_size=args.micro_batch_size, forward_only=True,
-            )  # fmt: skip
-            config.timers = get_timers()
-            if mpu.is_pipeline_last_stage(ignore_virtual=True):
-                value = torch.vstack([loss["lm loss"].view(-1) for loss in losses]).sum(dim=0)
-                torch.distributed.all_reduce(value, group=mpu.get_data_parallel_group(with_context_parallel=True))
-                total += value
-            args.consumed_valid_samples += args.global_batch_size
-    for model_module in model:
-        model_module.train()
-    timers("evaluate").stop()
-    rerun_state_machine.set_mode(rerun_mode)
-    return {"lm loss": total[0] / total[1]}
-
-
 def evaluate_and_print_results(
     prefix: str, forward_step_func: Any, data_iterator: Any, model: Any, iteration: int,
     process_non_loss_data_func: Any, config: Any, verbose: bool = False,
@@ -316,24 +297,6 @@ def evaluate_and_print_results(
     losses = evaluate(forward_step_func, data_iterator, model, config)
     if torch.distributed.get_rank() == get_args().world_size - 1:
         print(f"validation loss at {prefix}: {float(losses['lm loss']):.6f}", flush=True)
-
-
-def build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:
-    args = get_args()
-    loaders: tuple[Any, Any, Any] = (None, None, None)
-    flags = torch.tensor([0, 0, 0], dtype=torch.long)
-    if mpu.get_tensor_model_parallel_rank() == 0:
-        samples = (args.train_iters * args.global_batch_size, 10_000, args.eval_iters * args.global_batch_size)
-        train, valid, test = build_train_valid_test_datasets_provider(samples)
-        loaders = (
-            build_pretraining_data_loader(train, args.consumed_train_samples),
-            [build_pretraining_data_loader(valid, args.consumed_valid_samples)],
-            build_pretraining_data_loader(test, 0),
-        )
-        flags = torch.tensor([args.train_iters > 0, args.eval_iters > 0, args.eval_iters > 0], dtype=torch.long)
-    torch.distributed.broadcast(flags, 0)
-    args.do_train, args.do_valid, args.do_test = (bool(flag) for flag in flags)
-    return loaders
 
 
 def build_train_valid_test_data_iterators(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:
