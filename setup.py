@@ -89,8 +89,16 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_namespace_packages(include=["ff_core", "ff_core.*", "ff_deepspeed", "ff_deepspeed.*", "ff_megatron"]),
-    package_data={"ff_core.csrc": ["*.h", "*.cpp", "*.cu"], "ff_core": ["py.typed"]},
+    packages=[
+        *find_namespace_packages(include=["ff_core", "ff_core.*", "ff_deepspeed", "ff_deepspeed.*", "ff_megatron"]),
+        "ff_core.patches",
+    ],
+    package_dir={"ff_core.patches": "patches"},
+    package_data={
+        "ff_core": ["py.typed"],
+        "ff_core.csrc": ["*.h", "*.cpp", "*.cu"],
+        "ff_core.patches": ["*.patch"],
+    },
     distclass=BinaryDistribution,
     cmdclass={"build": Build, "build_engine": BuildEngine, "bdist_wheel": Wheel},
     install_requires=["grpcio>=1.60", "msgpack>=1.0.5", "psutil>=5.9", "pydantic>=2.6", "rich>=13"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ff_core import failover as failover_module
@@ -100,14 +101,28 @@ def boot(link: WorkerLink, role: Message, fds: list[int]) -> Failover:
     link.serve(on_message, on_gone)
     page.hold_life()
     link.send("booted")
+    for callback in _for_workers:
+        callback()
     return owner
 
 
 _boot_journal: list[bytes] = []
+_for_workers: list[Callable[[], None]] = []
+
+
+def when_worker(callback: Callable[[], None]) -> None:
+    """Call `callback` if this process is a worker: now, or when it becomes one. A spare imports much before that."""
+    if failover_module.current() is not None:
+        callback()
+    elif callback not in _for_workers:
+        _for_workers.append(callback)
 
 
 def on_torch_distributed() -> None:
-    """Import hook: torch.distributed has just been imported. Every group made from now on is swappable."""
+    """torch.distributed has been imported: every group made from now on is swappable. Idempotent.
+
+    Called by the import hook, or by an adapter. Raises UnsupportedError if groups have been made already.
+    """
     owner = failover_module.current()
     if owner is None or owner.registry is not None:
         return

@@ -24,6 +24,7 @@ import torch
 
 from ff_core import failover as runtime
 from ff_core.launch.hooks import wrap
+from ff_core.runtime import on_torch_distributed, when_worker
 from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, support
 from ff_deepspeed import config as configuration
 
@@ -33,13 +34,20 @@ _installed: set[str] = set()
 def install() -> None:
     """Put the hooks in place. Idempotent; imports deepspeed.
 
-    A spare comes here before it has a rank to play, and again when it has one: only then is there a runtime.
+    An import hook calls it, a patched DeepSpeed (ff_deepspeed.native), or the script by `import ff_deepspeed`. A spare
+    comes here before it has a rank to play; the rest follows when it has one.
     """
     if "deepspeed" not in _installed:
         _installed.add("deepspeed")
         _install_in_deepspeed()
+    when_worker(_install_in_worker)
+
+
+def _install_in_worker() -> None:
     failover = runtime.current()
-    if "script" not in _installed and failover is not None:
+    assert failover is not None
+    on_torch_distributed()
+    if "script" not in _installed:
         install_in_script()
         failover.at_end(_end_of_script)
 

@@ -29,6 +29,7 @@ from ff_core import failover as runtime
 from ff_core import flags
 from ff_core.errors import UnsupportedError
 from ff_core.launch.hooks import wrap
+from ff_core.runtime import on_torch_distributed, when_worker
 from ff_megatron import protection
 
 _installed: set[str] = set()
@@ -39,9 +40,16 @@ _NEEDED = (
 
 
 def install() -> None:
-    """Put the hooks in place, once per process; megatron.training has been imported. Raises UnsupportedError."""
-    if _installed:
-        return
+    """Put the hooks in place. Idempotent; megatron.training.training has been imported. Raises UnsupportedError.
+
+    An import hook calls it, or a patched Megatron-LM (ff_megatron.native); in a spare before it has a rank to play.
+    """
+    if not _installed:
+        _install_in_megatron()
+    when_worker(on_torch_distributed)
+
+
+def _install_in_megatron() -> None:
     training = importlib.import_module("megatron.training.training")
     missing = [name for name in _NEEDED if not callable(getattr(training, name, None))]
     if missing:

@@ -12,6 +12,7 @@ class JobSpec:
 
     entrypoint: argv after the interpreter: ["train.py", "--x"] or ["-m", "pkg.mod", "--x"] (as torchrun's);
     no_python: run argv[0] itself.
+    import_hooks: workers watch imports, so that frameworks need not call FFTrainer themselves.
     nodes: number of failure domains (real or emulated).  nproc_per_node: ranks per failure domain.
     emulated: the failure domains share one machine; LOCAL_RANK and LOCAL_WORLD_SIZE then count over the machine.
     spares: waiting processes per failure domain.  max_restarts: restarts of the whole script when failover is
@@ -29,6 +30,7 @@ class JobSpec:
     run_id: str = "fftrain"
     emulated: bool = False
     no_python: bool = False
+    import_hooks: bool = True
     spares: int = 0
     max_restarts: int = 0
     out_dir: str = ""

@@ -38,6 +38,7 @@ class RunPlan:
     node_rank: int
     emulated: bool
     no_python: bool
+    import_hooks: bool
     master_addr: str
     master_port: int
     local_addr: str
@@ -53,7 +54,7 @@ class RunPlan:
 
 def build_parser() -> argparse.ArgumentParser:
     """torchrun's parser with our options added. Imports torch."""
-    from torch.distributed.argparse_util import env
+    from torch.distributed.argparse_util import check_env, env
     from torch.distributed.run import get_args_parser
 
     parser = get_args_parser()
@@ -82,6 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
     ours.add_argument(
         "--out-dir", "--out_dir", action=env, default=None, metavar="DIR",
         help="Where events and logs are written (for `fftrain report DIR`). Default: nothing is written.",
+    )  # fmt: skip
+    ours.add_argument(
+        "--no-import-hooks", "--no_import_hooks", action=check_env,
+        help="Leave Python's imports alone. Protected is then what calls FFTrainer itself: a DeepSpeed or Megatron-LM "
+        "patched by `fftrain patch`, or a script that imports ff_deepspeed.",
     )  # fmt: skip
     return parser
 
@@ -171,6 +177,7 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
         node_rank=_node_rank(args, machines, given),
         emulated=emulated,
         no_python=args.no_python and not args.run_path,
+        import_hooks=not args.no_import_hooks,
         master_addr=address,
         master_port=port,
         local_addr=args.local_addr or "",

@@ -1,7 +1,8 @@
-"""`fftrain`: run a protected job, or report on one.
+"""`fftrain`: run a protected job, report on one, or patch a framework.
 
     fftrain run --nproc-per-node 4 --spares 1 train.py --deepspeed --deepspeed_config ds.json
     fftrain report OUT_DIR
+    fftrain patch deepspeed PATH
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from ff_core.errors import ConfigError, FailoverError
 
 _USAGE = """usage: fftrain run [options] script.py [script's arguments]
        fftrain report [options] OUT_DIR
+       fftrain patch [options] deepspeed|megatron PATH
        fftrain --version
 
 run     train, as torchrun does, and go on when a rank dies (fftrain run --help)
 report  a table and an HTML page about the failovers of a run (fftrain report --help)
+patch   have a framework call FFTrainer itself, for runs with --no-import-hooks (fftrain patch --help)
 """
+
+_COMMANDS = ("run", "report", "patch")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,15 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"fftrain {__version__}")
         return 0
-    if command not in ("run", "report"):
+    if command not in _COMMANDS:
         said = f"{command!r} is not a command" if command else "a command is needed"
-        print(f"{_USAGE}\nfftrain: error: {said}; allowed: run, report", file=sys.stderr)
+        print(f"{_USAGE}\nfftrain: error: {said}; allowed: {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
     try:
         if command == "report":
             from ff_core.observe import report
 
             return report.main(words[1:])
+        if command == "patch":
+            from ff_core.patching import command as patch
+
+            return patch.main(words[1:])
         if importlib.util.find_spec("torch") is None:
             raise ConfigError("PyTorch is not installed in this environment: pip install torch (2.9 or newer)")
         from ff_core.launch import run

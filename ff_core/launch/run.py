@@ -147,6 +147,7 @@ def _job(plan: RunPlan, config: FailoverConfig, port: int) -> JobSpec:
         run_id=plan.run_id,
         emulated=plan.emulated,
         no_python=plan.no_python,
+        import_hooks=plan.import_hooks,
         spares=config.spares,
         max_restarts=plan.max_restarts,
         out_dir=plan.out_dir,

@@ -21,6 +21,11 @@ from ff_core.launch.lifeline import die_with_parent
 if TYPE_CHECKING:
     from ff_core.control.messages import Message
 
+_NOTHING_CALLED = (
+    "fftrain: THIS JOB WAS NOT PROTECTED: --no-import-hooks was given, and nothing that the script imported called "
+    "FFTrainer. Patch DeepSpeed or Megatron-LM (`fftrain patch --help`), or import ff_deepspeed in the script."
+)
+
 
 def main() -> int:
     """Be one worker, from start to exit code. Ends quietly with 0 if the agent goes before there is a rank to play."""
@@ -78,8 +83,9 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
     from ff_core import runtime
 
     sys.argv = list(role["entrypoint"])
-    runtime.boot(link, role, fds)
-    default_hooks()
+    owner = runtime.boot(link, role, fds)
+    if role["job"]["import_hooks"]:
+        default_hooks()
     failure: BaseException | None = None
     try:
         script.run_as_main(role["entrypoint"])
@@ -89,6 +95,8 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
     if failure is not None:
         code = script.report_exception(failure)
         script.write_error_file(failure)
+    if owner.registry is None and not role["job"]["import_hooks"] and owner.rank == 0:
+        print(_NOTHING_CALLED, file=sys.stderr, flush=True)
     runtime.shutdown(failure if code else None)
     if isinstance(failure, KeyboardInterrupt):
         # A parent must see that it was the signal, as with any Python program.

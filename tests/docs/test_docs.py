@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +41,9 @@ def commands(page: Path) -> list[str]:
 def test_commands_are_known() -> None:
     """A new command in a page needs a test that runs it: here, or in the file that ELSEWHERE names."""
     ours = {page.name: [c for c in commands(page) if not elsewhere(c)] for page in PAGES}
-    assert {name: len(found) for name, found in ours.items() if found} == {"README.md": 1, "troubleshooting.md": 2}
+    assert {name: len(found) for name, found in ours.items() if found} == {
+        "README.md": 1, "patching.md": 3, "troubleshooting.md": 2,
+    }  # fmt: skip
     for place in ELSEWHERE.values():
         assert (ROOT / place).is_file()
 
@@ -100,6 +104,24 @@ def test_trying_a_fault_out(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "failovers (seconds)" in done.stdout
     assert (project / "out/try/report.html").exists()
+
+
+def test_patching(project: Path) -> None:
+    site = project / ".venv/lib/python3.11/site-packages"
+    spec = importlib.util.find_spec("deepspeed")
+    assert spec is not None and spec.origin is not None
+    names = ("deepspeed/__init__.py", "deepspeed/runtime/config.py")
+    (site / "deepspeed/runtime").mkdir(parents=True)
+    for name in names:
+        shutil.copyfile(Path(spec.origin).parents[1] / name, site / name)
+    before = [(site / name).read_bytes() for name in names]
+    said = []
+    for command in commands(ROOT / "docs/patching.md"):
+        done = type_in(project, command)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.split(": ")[2].split(";")[0].strip())
+    assert said == ["applicable", "applied", "reverted"]
+    assert [(site / name).read_bytes() for name in names] == before
 
 
 def test_the_loop_of_the_readme_is_the_loop_of_the_training_script() -> None:
