@@ -3,6 +3,7 @@
 | function                                | what happens there |
 | ---                                     | --- |
 | pretrain                                | --ff-* flags are added; at its end a rank waits until nobody needs it |
+| arguments.add_megatron_arguments        | --ff-* flags, where arguments are parsed before pretrain (core_v0.18) |
 | setup_model_and_optimizer               | unsupported jobs are refused, protection begins |
 | load_checkpoint                         | a newcomer is answered from memory |
 | build_train_valid_test_data_iterators   | a newcomer's data begins where the dead rank's stood; all can be rewound |
@@ -58,6 +59,8 @@ def _install_in_megatron() -> None:
         )
     _installed.add("megatron")
     package = sys.modules["megatron.training"]
+    if "extra_args_provider" not in inspect.signature(training.pretrain).parameters:
+        wrap(importlib.import_module("megatron.training.arguments"), "add_megatron_arguments", _add_arguments)
     wrap(training, "pretrain", _pretrain)
     package.pretrain = training.pretrain  # type: ignore[attr-defined]
     wrap(training, "setup_model_and_optimizer", _setup)
@@ -81,18 +84,24 @@ def _bind(function: Callable[..., Any], args: Any, kwargs: Any) -> inspect.Bound
 
 def _pretrain(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     bound = _bind(original, args, kwargs)
-    theirs = bound.arguments.get("extra_args_provider")
+    if "extra_args_provider" in bound.arguments:
+        theirs = bound.arguments["extra_args_provider"]
 
-    def provider(parser: Any) -> Any:
-        flags.add_arguments(parser)
-        return parser if theirs is None else theirs(parser)
+        def provider(parser: Any) -> Any:
+            flags.add_arguments(parser)
+            return parser if theirs is None else theirs(parser)
 
-    bound.arguments["extra_args_provider"] = provider
+        bound.arguments["extra_args_provider"] = provider
     result = original(*bound.args, **bound.kwargs)
     found = protection.current()
     if found is not None:
         found.loop.end()
     return result
+
+
+def _add_arguments(original: Callable[..., Any], parser: Any) -> Any:
+    flags.add_arguments(parser)
+    return original(parser)
 
 
 def _setup(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ triton and pyyaml are needed too.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import runpy
@@ -43,12 +44,14 @@ class _Loader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
 
 torch.utils.data.DataLoader = _Loader  # type: ignore[misc]
 
-import megatron.legacy.fused_kernels as fused_kernels  # noqa: E402
 import megatron.training.arguments as arguments  # noqa: E402
 import megatron.training.training as training  # noqa: E402
 from megatron.core import dist_checkpointing  # noqa: E402
 
-fused_kernels.load = lambda args: None
+if importlib.util.find_spec("megatron.legacy") is not None:  # newer versions have none
+    import megatron.legacy.fused_kernels as fused_kernels
+
+    fused_kernels.load = lambda args: None
 
 
 def _with_ours(original: Any) -> Any:
