@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ff_core.patching.patchfile import FilePatch, Insertion, Patch, PatchError, difference, digest, load, read, write
@@ -31,6 +31,10 @@ def changes(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return b"".join(old) + tail, b"".join(new) + tail
 
 
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
+
+
+@CALM
 @given(st.lists(changes(), min_size=1, max_size=3))
 def test_there_and_back(contents: list[tuple[bytes, bytes]]) -> None:
     files = tuple(difference(f"dir/file{n}", before, after) for n, (before, after) in enumerate(contents))
@@ -41,6 +45,7 @@ def test_there_and_back(contents: list[tuple[bytes, bytes]]) -> None:
         assert file.revert(after) == before
 
 
+@CALM
 @given(changes(), st.binary(min_size=1, max_size=3))
 def test_other_contents_are_refused(contents: tuple[bytes, bytes], more: bytes) -> None:
     before, after = contents
@@ -106,7 +111,7 @@ def test_a_missing_patch_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "gone.patch")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(CALM, max_examples=12)
 @given(changes())
 @pytest.mark.parametrize("command", [["git", "apply", "--unidiff-zero"], ["patch", "-p1", "--binary", "-s"]])
 def test_other_tools_take_it(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ff_core.patching import tree
@@ -134,7 +134,7 @@ FILES = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.binary(max_siz
 FAILURES: dict[str, type[BaseException]] = {"OSError": OSError, "KeyboardInterrupt": KeyboardInterrupt}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FILES, st.integers(0, 20), st.sampled_from(sorted(FAILURES)))
 def test_a_failure_at_any_point_leaves_every_file_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], at: int, kind: str
