@@ -53,6 +53,12 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--num-workers", type=int, default=0, help="data loading processes per rank")
+    parser.add_argument(
+        "--backend", choices=("nccl", "gloo"), help="of collectives, instead of DeepSpeed's; over gloo ranks share GPUs"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="on a GPU: only algorithms that give the same bits every time"
+    )
     parser.add_argument("--data-cache", type=Path, metavar="DIR", help="where the text is kept (default: temporary)")
     parser.add_argument("--loss-log", type=Path, metavar="FILE", help="a line per step: step, mean loss, time")
     parser.add_argument("--result", type=Path, metavar="FILE", help="result.json becomes result.rank0.json, ...")
@@ -71,6 +77,19 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.steps % arguments.epochs:
         parser.error(f"--steps {arguments.steps} is not a multiple of --epochs {arguments.epochs}")
     return arguments
+
+
+def prepare_device(arguments: argparse.Namespace) -> None:
+    """Before anything is put on a GPU."""
+    if arguments.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when a rank first multiplies
+        torch.use_deterministic_algorithms(True)
+    if arguments.backend is None:
+        return
+    devices = torch.cuda.device_count()
+    if arguments.backend == "gloo" and devices:  # DeepSpeed takes the device of this number
+        os.environ["LOCAL_RANK"] = str(int(os.environ["LOCAL_RANK"]) % devices)
+    deepspeed.init_distributed(dist_backend=arguments.backend)
 
 
 def make_engine(arguments: argparse.Namespace) -> deepspeed.DeepSpeedEngine:
@@ -181,6 +200,13 @@ def optimizer_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
     return state
 
 
+def random_states() -> dict[str, torch.Tensor]:
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
 def write_result(arguments: argparse.Namespace, engine: deepspeed.DeepSpeedEngine, losses: dict[int, float]) -> None:
     rank = dist.get_rank()
     result = {
@@ -189,7 +215,7 @@ def write_result(arguments: argparse.Namespace, engine: deepspeed.DeepSpeedEngin
         "steps": engine.global_steps,
         "parameters_sha256": digest(dict(engine.module.named_parameters())),
         "optimizer_sha256": digest(optimizer_state(engine)),
-        "rng_sha256": digest({"torch": torch.get_rng_state()}),
+        "rng_sha256": digest(random_states()),
         "losses": {str(step): loss for step, loss in losses.items()},
     }
     if arguments.result is not None:
@@ -204,6 +230,7 @@ def write_result(arguments: argparse.Namespace, engine: deepspeed.DeepSpeedEngin
 
 def main() -> None:
     arguments = parse_arguments()
+    prepare_device(arguments)
     engine = make_engine(arguments)
     if has_checkpoint(arguments):
         engine.load_checkpoint(str(arguments.checkpoint))

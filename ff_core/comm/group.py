@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ff_core.errors import UnsupportedError
 
-from . import compat, waiting
+from . import compat, nccl, waiting
 from .host import ACTIVITY_COLLECTIVE
 from .journal import Entry
 from .solo import SoloGroup, flatten
@@ -153,10 +153,10 @@ class SwappableGroup(dist.ProcessGroup):
         )
 
     def _waits(self, op: str, values: tuple[Any, ...]) -> Waits:
-        """gloo's operations are those on host tensors, and all of a group that has nothing else."""
-        tensors = flatten(values[0]) if values and op != "barrier" else []
-        host = tensors[0].device.type == "cpu" if tensors else self.name() == "gloo"
-        if not host or self.spec.devices.get("cpu", "gloo") != "gloo":
+        """How to wait for an operation, by the backend that carries it: gloo carries tensors of a GPU too."""
+        tensors = flatten(list(values[:2]))  # only the inputs where this rank gets no outputs
+        device = tensors[0].device if tensors else getattr(values[0], "device", None) if values else None
+        if (self.name() if device is None else self.spec.devices.get(device.type)) != "gloo":
             return Waits.INNER
         return Waits.ASIDE if op in compat.POINT_TO_POINT else Waits.SLICES
 
@@ -239,6 +239,9 @@ class SwappableGroup(dist.ProcessGroup):
 
     def shutdown(self) -> None:
         """As torch's; the group is not built again in later epochs."""
+        inner = self.cell.inner if self.cell is not None else None
+        if isinstance(inner, dist.ProcessGroup):
+            nccl.shut_down(inner)
         self.registry.close_group(self)
 
     def abort(self) -> None:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ff_core.errors import UnsupportedError
 
+from . import nccl
 from .registry import GroupRegistry
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def install(host: CommHost, *, solo: bool, replay: bytes | None = None) -> Group
         )
     if replay is not None and not solo:
         raise UnsupportedError("an init journal is replayed in a solo process only")
+    nccl.leave_errors_to_us()
     registry = GroupRegistry(host, solo=solo, replay=replay)
     registry.apply_patches()
     registry.client.connect_early()

@@ -2,11 +2,15 @@
 
 A collective whose peer died never raises by itself: its kernel spins until the communicator is aborted. All of a
 process's communicators are aborted together, because one after another can deadlock in NCCL.
+
+Where it does notice (a connection to another host breaks), torch's watchdog would by default end this process, a
+survivor: `leave_errors_to_us` forbids that. Whether somebody died, and who hangs, is for the job's controller to say.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +19,20 @@ import torch.distributed as dist
 
 from . import compat
 from .spec import GroupSpec
+
+#: Read by torch when an NCCL group is made. 0: report an error of a peer, do not end the process; do not throw a CUDA
+#: error in the watchdog's thread, the training thread meets it; do not take a watchdog that an abort holds up for hung.
+_SETTINGS = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_RETHROW_CUDA_ERRORS": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+}
+
+
+def leave_errors_to_us() -> None:
+    """Before the process makes its first group. What the user has set is left alone."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 def build(spec: GroupSpec, store: dist.Store) -> Any:
@@ -43,20 +61,28 @@ def is_in(spec: GroupSpec) -> bool:
 
 def abort(groups: list[dist.ProcessGroup]) -> int:
     """Aborts every NCCL communicator of `groups`, all at the same time; returns how many. Any thread."""
-    nccl = compat.nccl_type()
-    if nccl is None:
-        return 0
-    cuda = torch.device("cuda")
-    backends = []
-    for group in groups:
-        try:
-            backend = group._get_backend(cuda)
-        except RuntimeError:  # this group has none
-            continue
-        if isinstance(backend, nccl):
-            backends.append(backend)
+    backends = [backend for backend in map(_backend, groups) if backend is not None]
     if not backends:
         return 0
     with ThreadPoolExecutor(max_workers=len(backends), thread_name_prefix="ff-abort") as pool:
         list(pool.map(lambda backend: backend.abort(), backends))
     return len(backends)
+
+
+def shut_down(group: dist.ProcessGroup) -> None:
+    """Ends the NCCL communicators of `group` in order, if it has any: every member does, and nothing is pending."""
+    backend = _backend(group)
+    if backend is not None:
+        backend.shutdown()
+
+
+def _backend(group: dist.ProcessGroup) -> Any:
+    """The `ProcessGroupNCCL` in `group`, or None."""
+    nccl = compat.nccl_type()
+    if nccl is None:
+        return None
+    try:
+        backend = group._get_backend(torch.device("cuda"))
+    except RuntimeError:  # this group has none
+        return None
+    return backend if isinstance(backend, nccl) else None

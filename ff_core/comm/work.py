@@ -155,7 +155,8 @@ class SwappableWork(compat.Work):
 
     def is_completed(self) -> bool:
         completed = bool(self._alive().is_completed())
-        if completed and self._alive().is_success():
+        if completed and self._on_done is not None and self._alive().is_success():
+            self._alive().wait()  # at once; the outputs may still be on their way to a GPU, on a stream of their own
             self._done()
         return completed
 

@@ -248,8 +248,8 @@ def _nproc(text: str) -> int:
 
 
 def _master(args: argparse.Namespace, machines: int, given: set[str]) -> tuple[str, int]:
-    """Where the torch store listens. One machine and no port named: any free port, as torchrun does."""
-    address, port = args.master_addr, args.master_port
+    """Where the torch store listens. One machine and no port named: any free port, as newer versions of torchrun do."""
+    address, port = args.master_addr, args.master_port if "master_port" in given else None
     if args.standalone:
         return "127.0.0.1", 0
     if args.rdzv_endpoint:

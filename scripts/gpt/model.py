@@ -22,8 +22,12 @@ class Shape:
     heads: int
 
 
-#: Parameters at sequence length 128: about 0.15, 5.1 and 19.2 million. Heads of 64, as GPT-2's, but for the tiny one.
-SIZES = {"tiny": Shape(64, 2, 2), "5m": Shape(320, 4, 5), "20m": Shape(512, 6, 8)}
+#: Parameters at sequence length 128: about 0.15, 5.1, 19.2, 99.7 and 303 million. Heads of 64, as GPT-2's, but for the
+#: tiny one.
+SIZES = {
+    "tiny": Shape(64, 2, 2), "5m": Shape(320, 4, 5), "20m": Shape(512, 6, 8), "100m": Shape(768, 14, 12),
+    "300m": Shape(1024, 24, 16),
+}  # fmt: skip
 
 
 def _empty(kind: type[nn.Module], *arguments: int, **options: bool) -> Any:

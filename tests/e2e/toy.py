@@ -1,8 +1,11 @@
 """A trainer without a framework: what ff_core needs of an adapter, in the fewest lines. Used by the end-to-end tests.
 
 Every rank owns a unique shard (momentum SGD on it); the full parameters are derived from the shards by all-gather.
-Dropout and a
-per-rank RNG make the scalars matter. Writes one JSON line per finished iteration and a final digest to --out.
+Dropout and a per-rank RNG make the scalars matter. Writes losses and a final digest to --out.
+
+--device cuda: state, gradients and dropout live on a GPU; ranks beyond the number of GPUs share them, over gloo, which
+carries CUDA tensors (NCCL takes no two ranks on one GPU). --nccl-alone gives each rank an NCCL group of its own beside
+that, which a failure must abort and connect anew too.
 """
 
 from __future__ import annotations
@@ -26,20 +29,23 @@ SHARD = 50_000
 
 
 class Toy:
-    """Trainer and adapter in one."""
+    """Trainer and adapter in one. shard: of the parameters, per rank.  alone: whether to have an NCCL group of one."""
 
     name = "toy"
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device, shard: int, alone: bool) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.device, self.shard = device, shard
+        groups = [dist.new_group([rank], backend="nccl") for rank in range(self.size if alone else 0)]
+        self.alone = groups[self.rank] if alone else None
         torch.manual_seed(7)
-        start = torch.randn(SHARD * self.size)
+        start = torch.randn(shard * self.size).to(device)
         dist.broadcast(start, 0)
-        self.master = start[self.rank * SHARD : (self.rank + 1) * SHARD].clone()
-        self.momentum = torch.zeros(SHARD)
-        self.counter = torch.zeros(3)  # replicated: the same on every rank
-        self.full = torch.empty(SHARD * self.size)
-        self.frozen = torch.full((10,), float(os.getpid()))
+        self.master = start[self.rank * shard : (self.rank + 1) * shard].clone()
+        self.momentum = torch.zeros(shard, device=device)
+        self.counter = torch.zeros(3, device=device)  # replicated: the same on every rank
+        self.full = torch.empty(shard * self.size, device=device)
+        self.frozen = torch.full((10,), float(os.getpid()), device=device)
         dist.broadcast(self.frozen, 0)  # constant, and different in a newcomer until it is rebuilt
         torch.manual_seed(100 + self.rank)
         self.losses: dict[int, float] = {}
@@ -80,14 +86,16 @@ class Toy:
         if failover:
             failover.inject("forward")
         generator = torch.Generator().manual_seed(iteration * 1000 + self.rank)
-        data = torch.randn(SHARD * self.size, generator=generator)
-        kept = torch.rand(SHARD * self.size) > 0.1
+        data = torch.randn(self.shard * self.size, generator=generator).to(self.device)
+        kept = torch.rand(self.shard * self.size, device=self.device) > 0.1
         error = (self.full - data) * kept + self.frozen.mean() * 1e-6 * 0
         if failover:
             failover.inject("backward")
         gradient = error / self.size
         loss = (error**2).mean()
         dist.all_reduce(gradient)
+        if self.alone is not None:
+            dist.all_reduce(gradient, group=self.alone)
         if failover:
             with failover.step():
                 failover.inject("step")
@@ -99,7 +107,7 @@ class Toy:
         self.losses[iteration] = loss.item()
 
     def _step(self, gradient: torch.Tensor) -> None:
-        mine = gradient[self.rank * SHARD : (self.rank + 1) * SHARD]
+        mine = gradient[self.rank * self.shard : (self.rank + 1) * self.shard]
         self.momentum.mul_(0.9).add_(mine)
         self.master.sub_(self.momentum, alpha=0.05)
         self.counter.add_(1)
@@ -108,9 +116,11 @@ class Toy:
     def digest(self) -> str:
         hashed = hashlib.sha256()
         for tensor in (self.master, self.momentum, self.counter, self.full):
-            hashed.update(tensor.numpy().tobytes())
+            hashed.update(tensor.cpu().numpy().tobytes())
         hashed.update(json.dumps(sorted(self.losses.items())).encode())
         hashed.update(torch.get_rng_state().numpy().tobytes())
+        if self.device.type == "cuda":
+            hashed.update(torch.cuda.get_rng_state(self.device).numpy().tobytes())
         return hashed.hexdigest()
 
 
@@ -145,12 +155,20 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--raise-at-start", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--backend", choices=("gloo", "nccl"), default="gloo")
+    parser.add_argument("--nccl-alone", action="store_true")
+    parser.add_argument("--shard", type=int, default=SHARD, help="numbers per rank")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.raise_at_start:
         raise ValueError("broken on purpose")
-    dist.init_process_group("gloo")
-    toy = Toy()
+    device = torch.device(args.device)
+    if args.device == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    dist.init_process_group(args.backend)
+    toy = Toy(device, args.shard, args.nccl_alone)
     failover = current()
     if failover:
         failover.attach(toy)
