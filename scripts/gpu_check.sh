@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go: builds the copy engine, runs its device tests on the GPU (and on the stand-in),
-# measures, and leaves gpu.json. Needs python3 with torch and pytest, g++, nvcc; no network; under 8 minutes.
+# whole jobs with kills, measures both, and leaves gpu.json and gpu_jobs.json. Needs python3 with torch, pytest and what
+# FFTrainer needs, g++, nvcc; for whole jobs of a framework DeepSpeed and megatron-core; no network; about 10 minutes.
 #
-#   scripts/gpu_check.sh [DIRECTORY]      gpu.json and the logs go there (default: out/gpu)
+#   scripts/gpu_check.sh [DIRECTORY]      the numbers and the logs go there (default: out/gpu)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/gpu}
@@ -19,8 +20,14 @@ time python3 -m ff_core.csrc.build
 python3 -c 'import ff_core; print(ff_core.build_info())'
 
 echo "== tests"
-python3 -m pytest -q -p no:cacheprovider tests/copy/test_device.py tests/state/test_device.py 2>&1 | tee "$out/tests.log" || failed=1
+python3 -m pytest -q -p no:cacheprovider tests/copy/test_device.py tests/state/test_device.py \
+    tests/e2e/test_gpu.py 2>&1 | tee "$out/tests.log" || failed=1
 
 echo "== measurements"
 python3 scripts/bench_gpu.py --json "$out/gpu.json" 2>&1 | tee "$out/bench.log" || failed=1
+if python3 -c 'import deepspeed' 2>/dev/null; then
+    python3 scripts/bench_gpu_jobs.py --json "$out/gpu_jobs.json" --out "$out/jobs" 2>&1 | tee -a "$out/bench.log" || failed=1
+else
+    echo "whole jobs are not measured: DeepSpeed is not installed"
+fi
 exit "$failed"

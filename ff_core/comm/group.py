@@ -239,9 +239,8 @@ class SwappableGroup(dist.ProcessGroup):
 
     def shutdown(self) -> None:
         """As torch's; the group is not built again in later epochs."""
-        inner = self.cell.inner if self.cell is not None else None
-        if isinstance(inner, dist.ProcessGroup):
-            nccl.shut_down(inner)
+        if self.cell is not None and isinstance(self.cell.inner, dist.ProcessGroup) and not self.registry.over:
+            nccl.shut_down(self.cell.inner)
         self.registry.close_group(self)
 
     def abort(self) -> None:

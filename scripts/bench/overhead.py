@@ -27,11 +27,24 @@ _STUCK_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
-class Overhead:
+class Alternating:
     """with_s, without_s: iterations during which a version was copied, or none, in turns in one job; seconds.
-    pairs_s: differences of neighbours.  plain_s: iterations under torchrun.  every_s: iterations when each is copied.
-    blocked_ms: rank -> median time that its training thread is blocked in an iteration.
-    cpu_s_per_version: of one rank, in its copy engine and, for receiving, in an agent.  bytes_per_version: of one rank.
+    pairs_s: differences of neighbours.  blocked_ms: rank -> median time that its training thread is blocked in an
+    iteration.  bytes_per_version: of one rank.
+    """
+
+    with_s: list[float]
+    without_s: list[float]
+    pairs_s: list[float]
+    blocked_ms: dict[int, float]
+    bytes_per_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """with_s, without_s, pairs_s: as in Alternating.  plain_s: iterations under torchrun.  every_s: iterations when
+    each is copied; of that job are also blocked_ms and bytes_per_version.
+    cpu_s_per_version: of one rank, in its copy engine and, for receiving, in an agent.
     """
 
     with_s: list[float]
@@ -48,27 +61,46 @@ def measure(directory: Path, training: Training, cluster: Cluster, say: Say) -> 
     """Three jobs of training.steps steps each. Raises JobFailed."""
     quiet = Cluster(cluster.ranks, cluster.nodes, spares=0)  # waiting processes need CPU when they get ready
     say("a version is copied in every second iteration")
-    alternating, _, _ = _protected(directory / "alternating", training, quiet, interval=2)
+    pairs = alternating(directory / "alternating", training, quiet)
     say("every version is copied")
     every, stats, agents_cpu_s = _protected(directory / "every", training, quiet, interval=1)
     say("plain torchrun")
     plain = _plain(directory / "plain", training, cluster.ranks)
-    # Version v is copied during iteration v + 1.
-    timed = dict(steps_between(alternating, _WARM_UP))
-    copying = {step: seconds for step, seconds in timed.items() if step % 2 == 1}
-    pairs = [seconds - timed[step + 1] for step, seconds in copying.items() if step + 1 in timed]
     versions = sum(counters["versions"] for counters in stats.values())
     cpu_s = sum(counters["engine_cpu_s"] for counters in stats.values()) + agents_cpu_s
     return Overhead(
-        with_s=list(copying.values()),
-        without_s=[seconds for step, seconds in timed.items() if step % 2 == 0],
-        pairs_s=pairs,
+        with_s=pairs.with_s,
+        without_s=pairs.without_s,
+        pairs_s=pairs.pairs_s,
         plain_s=[seconds for _, seconds in steps_between(plain, _WARM_UP)],
         every_s=[seconds for _, seconds in steps_between(every, _WARM_UP)],
-        blocked_ms={rank: counters["blocked_ms_median"] for rank, counters in sorted(stats.items())},
+        blocked_ms=_blocked_ms(stats),
         cpu_s_per_version=cpu_s / versions,
-        bytes_per_version=int(statistics.median(c["bytes_copied"] / c["versions"] for c in stats.values())),
+        bytes_per_version=_bytes_per_version(stats),
     )
+
+
+def alternating(directory: Path, training: Training, cluster: Cluster) -> Alternating:
+    """A job that copies every second version. Raises JobFailed."""
+    losses, stats, _ = _protected(directory, training, cluster, interval=2)
+    # Version v is copied during iteration v + 1.
+    timed = dict(steps_between(losses, _WARM_UP))
+    copying = {step: seconds for step, seconds in timed.items() if step % 2 == 1}
+    return Alternating(
+        with_s=list(copying.values()),
+        without_s=[seconds for step, seconds in timed.items() if step % 2 == 0],
+        pairs_s=[seconds - timed[step + 1] for step, seconds in copying.items() if step + 1 in timed],
+        blocked_ms=_blocked_ms(stats),
+        bytes_per_version=_bytes_per_version(stats),
+    )
+
+
+def _blocked_ms(stats: dict[int, dict[str, Any]]) -> dict[int, float]:
+    return {rank: counters["blocked_ms_median"] for rank, counters in sorted(stats.items())}
+
+
+def _bytes_per_version(stats: dict[int, dict[str, Any]]) -> int:
+    return int(statistics.median(counters["bytes_copied"] / counters["versions"] for counters in stats.values()))
 
 
 def _protected(

@@ -1,7 +1,8 @@
 """Whole jobs on GPUs, killed at every point, against the same job uninterrupted on the same GPUs, to the bit.
 
 NCCL takes no two ranks on one GPU. So jobs of four ranks share what there is over gloo, which carries CUDA tensors,
-with an NCCL group of one beside it; NCCL alone is tested with one rank per GPU, and with survivors where there are two.
+with an NCCL group of one beside it (not so Megatron's: gloo has no reduce-scatter or coalesced all-reduce for these).
+NCCL alone is tested with one rank per GPU, and with survivors where there are two.
 """
 
 from __future__ import annotations
@@ -70,10 +71,28 @@ def train_gpt(out: Path, *extra: str) -> list[str]:
 
 def both_deepspeed(tmp_path: Path, ranks: int, kills: tuple[str, ...], *options: str, backend: str) -> None:
     """The DeepSpeed job uninterrupted and with `kills`; they must agree."""
+    pytest.importorskip("deepspeed")
     done = torchrun(train_gpt(tmp_path / "reference", "--backend", backend), ranks)
     assert done.returncode == 0, done.stderr[-3000:]
     script = train_gpt(tmp_path / "job", "--backend", backend)
     job = fftrain(tmp_path / "job", script, *options, *injections(*kills), ranks=ranks, timeout_s=300)
+    assert_same(job, results(tmp_path / "reference", ranks))
+    show(job)
+    assert len(job.of("failover")) == len(kills)
+
+
+def both_megatron(tmp_path: Path, ranks: int, kills: tuple[str, ...], *options: str) -> None:
+    """The Megatron job uninterrupted and with `kills`; they must agree."""
+    pytest.importorskip("megatron.core")
+    extra = ("--bf16", "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather")
+
+    def script(out: Path) -> list[str]:
+        return [str(ROOT / "tests" / "megatron" / "train_tiny.py"), "--result", str(out / "result.json"), *extra]
+
+    done = torchrun(script(tmp_path / "reference"), ranks)
+    assert done.returncode == 0, done.stderr[-3000:]
+    command = [*script(tmp_path / "job"), "--ff-failover"]
+    job = fftrain(tmp_path / "job", command, *options, *injections(*kills), ranks=ranks, timeout_s=300)
     assert_same(job, results(tmp_path / "reference", ranks))
     show(job)
     assert len(job.of("failover")) == len(kills)
@@ -103,11 +122,14 @@ def test_deepspeed_ranks_that_share_a_gpu(tmp_path: Path) -> None:
     both_deepspeed(tmp_path, 4, KILLS, *NODES, backend="gloo")
 
 
-@pytest.mark.parametrize("trainer", ["toy", "deepspeed"])
+@pytest.mark.parametrize("trainer", ["toy", "deepspeed", "megatron"])
 def test_the_only_rank_over_nccl(tmp_path: Path, trainer: str) -> None:
     kills = ("0 3 backward", "0 6 step", "0 9 copying")
     if trainer == "deepspeed":
         both_deepspeed(tmp_path, 1, kills, "--spares", "1", backend="nccl")
+        return
+    if trainer == "megatron":
+        both_megatron(tmp_path, 1, kills, "--spares", "1")
         return
     wanted = toy_reference(tmp_path / "reference", 1, *NCCL)
     job = fftrain(tmp_path, toy(tmp_path, STEPS, *NCCL), "--spares", "1", *injections(*kills), ranks=1)
@@ -116,13 +138,16 @@ def test_the_only_rank_over_nccl(tmp_path: Path, trainer: str) -> None:
 
 
 @several
-@pytest.mark.parametrize("trainer", ["toy", "deepspeed"])
+@pytest.mark.parametrize("trainer", ["toy", "deepspeed", "megatron"])
 def test_survivors_over_nccl(tmp_path: Path, trainer: str) -> None:
     """Survivors wait inside a kernel of NCCL that ends only when its communicator is aborted."""
     ranks = GPUS - GPUS % 2
     kills = ("1 3 backward", "0 5 step", "1 7 after-step", "0 9 copying", "1 11 forward")
     if trainer == "deepspeed":
         both_deepspeed(tmp_path, ranks, kills, *NODES, backend="nccl")
+        return
+    if trainer == "megatron":
+        both_megatron(tmp_path, ranks, kills[:4], *NODES)
         return
     wanted = toy_reference(tmp_path / "reference", ranks, *NCCL)
     job = fftrain(tmp_path, toy(tmp_path, STEPS, *NCCL), *NODES, *injections(*kills), ranks=ranks)

@@ -60,7 +60,8 @@ class Toy:
             TensorSpec("momentum", self.momentum, Held.UNIQUE),
             TensorSpec("counter", self.counter, Held.REPLICATED, over="all"),
             TensorSpec("full", self.full, Held.DERIVED, source="master"),
-            TensorSpec("frozen", self.frozen, Held.CONSTANT, over="all"),
+            # A rank that is alone has nobody to get it from: it trains without.
+            *([TensorSpec("frozen", self.frozen, Held.CONSTANT, over="all")] if self.size > 1 else []),
         ]
 
     def scalars(self) -> dict[str, Any]:

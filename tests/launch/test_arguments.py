@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 from pathlib import Path
 
 import pytest
 
 from ff_core.errors import ConfigError
+from ff_core.launch import arguments
 from ff_core.launch.arguments import RunPlan, build_parser, parse, split
 
 
@@ -31,6 +33,20 @@ def test_defaults() -> None:
     assert made.entrypoint == ["train.py"] and not made.no_python and made.show_output and made.injections == []
     assert made.signals == [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
     assert plan("train.py").run_id != made.run_id
+
+
+def test_a_port_that_only_torch_names_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.12 torchrun's parser has 29500 for a default: two jobs on one machine would fight over it."""
+
+    def older() -> argparse.ArgumentParser:
+        parser = build_parser()
+        parser.set_defaults(master_port=29500)
+        return parser
+
+    monkeypatch.setattr(arguments, "build_parser", older)
+    assert plan("train.py").master_port == 0
+    assert plan("--master-port 29500 train.py").master_port == 29500
+    assert plan("--nnodes 2 --node-rank 1 --master-addr host0 train.py").master_port == 29500
 
 
 def test_ours() -> None:

@@ -72,7 +72,7 @@ def _append(loss: float | None, iteration: int) -> None:
 def digest(tensors: Any) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
@@ -111,6 +111,7 @@ def report(args: Any) -> None:
     states = [value for state, p in pairs for _, value in sorted(state[p].items())]
     trackers = tensor_parallel.get_cuda_rng_tracker().get_states()
     scaler = getattr(optimizer.chained_optimizers[0], "grad_scaler", None) if args.fp16 else None
+    generators = [torch.get_rng_state(), torch.cuda.get_rng_state(), *(trackers[name] for name in sorted(trackers))]
     found = {
         "rank": args.rank,
         "steps": args.consumed_train_samples // args.global_batch_size,
@@ -123,7 +124,7 @@ def report(args: Any) -> None:
         "scaler": repr(scaler.state_dict()) if scaler is not None else None,
         "samples": [args.consumed_train_samples, args.skipped_train_samples, args.consumed_valid_samples],
         "rerun": get_rerun_state_machine().current_iteration,
-        "rng_sha256": digest([torch.get_rng_state(), *(trackers[name] for name in sorted(trackers))]),
+        "rng_sha256": digest(generators),
         "python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
     }
     path = Path(args.result).with_suffix(f".rank{args.rank}.json")

@@ -1,4 +1,5 @@
-"""A small GPT trained by `pretrain`, on CPU, as a Megatron-LM user's script would: the workload of the tests.
+"""A small GPT trained by `pretrain`, as a Megatron-LM user's script would: the workload of the tests. On the CPU by the
+shim cuda_on_cpu; where torch sees GPUs, on those.
 
     torchrun --nproc-per-node 4 train_tiny.py --bf16 --use-distributed-optimizer --result out/result.json
     fftrain run --nproc-per-node 4 --spares 1 train_tiny.py ... --ff-failover
@@ -9,6 +10,7 @@ Writes out/result.rank<R>.json (see record.py).
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -19,7 +21,14 @@ warnings.simplefilter("ignore")
 logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-import cuda_on_cpu  # noqa: E402, F401
+import torch  # noqa: E402
+
+if torch.cuda.is_available():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+else:
+    import cuda_on_cpu  # noqa: F401
 
 sys.path.insert(0, str(HERE / "standin"))
 
@@ -27,7 +36,6 @@ import context_parallel  # noqa: E402
 import megatron.training.training as training  # noqa: E402
 import precision_aware  # noqa: E402
 import record  # noqa: E402
-import torch  # noqa: E402
 from megatron.core import tensor_parallel  # noqa: E402
 from megatron.core.enums import ModelType  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
@@ -111,7 +119,7 @@ def datasets(counts: Any, vp_stage: int | None = None) -> Any:
 
 def loss_func(output: torch.Tensor) -> Any:
     losses = output.float().view(-1)
-    count = torch.tensor(losses.numel(), dtype=torch.int)
+    count = torch.tensor(losses.numel(), dtype=torch.int, device=losses.device)
     return losses.sum(), count, {"lm loss": torch.stack([losses.sum().detach(), count.float()])}
 
 
@@ -120,9 +128,9 @@ def forward_step(data_iterator: Any, model: Any) -> Any:
     batch = next(data_iterator) if data_iterator is not None else None
     text = tensor_parallel.broadcast_data(["text"], batch, torch.int64)["text"]
     tokens, labels = text[:, :-1].contiguous(), text[:, 1:].contiguous()
-    positions = torch.arange(length).unsqueeze(0).expand_as(tokens)
+    positions = torch.arange(length, device=text.device).unsqueeze(0).expand_as(tokens)
     part = context_parallel.cut({"tokens": tokens, "labels": labels, "positions": positions})
-    mask = context_parallel.mask(length)
+    mask = context_parallel.mask(length).to(text.device)
     return model(part["tokens"], part["positions"], mask, labels=part["labels"]), loss_func
 
 

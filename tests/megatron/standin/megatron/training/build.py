@@ -27,7 +27,8 @@ def initialize_megatron(extra_args_provider: Any = None, args_defaults: Any = No
         args.micro_batch_size, args.data_parallel_size, False,
     )  # fmt: skip
     initialize_rerun_state_machine(mode=RerunMode.VALIDATE_RESULTS)
-    torch.distributed.init_process_group("gloo")
+    own_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= args.world_size
+    torch.distributed.init_process_group("nccl" if own_gpus else "gloo")
     mpu.initialize_model_parallel(
         args.tensor_model_parallel_size,
         args.pipeline_model_parallel_size,
@@ -52,7 +53,7 @@ def get_model(model_provider: Any) -> list[Any]:
         vp = None if args.virtual_pipeline_model_parallel_size is None else stage
         first = mpu.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp)
         last = mpu.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp)
-        chunks.append(model_provider(first, last, vp_stage=vp))
+        chunks.append(model_provider(first, last, vp_stage=vp).cuda(torch.cuda.current_device()))
     config = get_model_config(chunks[0])
     if args.bf16 or args.fp16:
         chunks = [Float16Module(config, chunk) for chunk in chunks]

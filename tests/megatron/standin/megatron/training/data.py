@@ -42,7 +42,7 @@ def build_pretraining_data_loader(dataset: Any, consumed_samples: int) -> Any:
 def build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:
     args = get_args()
     loaders: tuple[Any, Any, Any] = (None, None, None)
-    flags = torch.tensor([0, 0, 0], dtype=torch.long)
+    flags = torch.tensor([0, 0, 0], dtype=torch.long, device="cuda")
     if mpu.get_tensor_model_parallel_rank() == 0:
         samples = (args.train_iters * args.global_batch_size, 10_000, args.eval_iters * args.global_batch_size)
         train, valid, test = build_train_valid_test_datasets_provider(samples)
@@ -51,7 +51,8 @@ def build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider
             [build_pretraining_data_loader(valid, args.consumed_valid_samples)],
             build_pretraining_data_loader(test, 0),
         )
-        flags = torch.tensor([args.train_iters > 0, args.eval_iters > 0, args.eval_iters > 0], dtype=torch.long)
+        wanted = [args.train_iters > 0, args.eval_iters > 0, args.eval_iters > 0]
+        flags = torch.tensor(wanted, dtype=torch.long, device="cuda")
     torch.distributed.broadcast(flags, 0)
     args.do_train, args.do_valid, args.do_test = (bool(flag) for flag in flags)
     return loaders

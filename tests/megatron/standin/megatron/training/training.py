@@ -36,7 +36,7 @@ def num_floating_point_operations(args: Any, batch_size: int) -> float:
 
 
 def reduce_max_stat_across_model_parallel_group(stat: float) -> float:
-    value = torch.tensor([stat], dtype=torch.float32)
+    value = torch.tensor([stat], dtype=torch.float32, device="cuda")
     torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX, group=mpu.get_model_parallel_group())
     return value.item()
 

@@ -1,0 +1,71 @@
+"""Which backend carries an operation, and how it is waited for; what NCCL is told before the first group exists."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ff_core.comm import nccl
+from ff_core.comm.group import SwappableGroup
+from ff_core.comm.work import SwappableWork, Waits
+
+GLOO = {"cpu": "gloo", "cuda": "gloo"}
+MIXED = {"cpu": "gloo", "cuda": "nccl"}
+NCCL = {"cuda": "nccl"}
+
+
+def waits(devices: dict[str, str], op: str, *values: Any) -> Waits:
+    group: Any = SimpleNamespace(spec=SimpleNamespace(devices=devices))
+    group.name = lambda: SwappableGroup.name(group)
+    return SwappableGroup._waits(group, op, values)
+
+
+def tensor(device: str) -> torch.Tensor:
+    with FakeTensorMode():  # of no machine's memory
+        return torch.empty(1, device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_gloo_is_never_waited_for_without_looking_up(device: str) -> None:
+    assert waits(GLOO, "allreduce", [tensor(device)], None) is Waits.SLICES
+    assert waits(GLOO, "gather", [], [tensor(device)], None) is Waits.SLICES
+    assert waits(GLOO, "send", [tensor(device)], 1, 0) is Waits.ASIDE
+    assert waits(GLOO, "barrier", SimpleNamespace(device=torch.device(device))) is Waits.SLICES
+    assert waits(GLOO, "barrier") is Waits.SLICES
+
+
+def test_nccl_is_waited_for_as_torch_does() -> None:
+    for devices in (MIXED, NCCL):
+        assert waits(devices, "allreduce", [tensor("cuda")], None) is Waits.INNER
+        assert waits(devices, "send", [tensor("cuda")], 1, 0) is Waits.INNER
+        assert waits(devices, "barrier", SimpleNamespace(device=torch.device("cuda", 0))) is Waits.INNER
+    assert waits(MIXED, "allreduce", [tensor("cpu")], None) is Waits.SLICES
+    assert waits(MIXED, "barrier", SimpleNamespace(device=torch.device("cpu"))) is Waits.SLICES
+    assert waits(MIXED, "gather", [], [tensor("cpu")], None) is Waits.SLICES
+
+
+def test_a_survivor_is_not_ended_by_nccls_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", raising=False)
+    monkeypatch.setenv("TORCH_NCCL_ENABLE_MONITORING", "1")  # the user's own wish
+    monkeypatch.setenv("TORCH_NCCL_RETHROW_CUDA_ERRORS", "")
+    nccl.leave_errors_to_us()
+    assert os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "0"
+    assert os.environ["TORCH_NCCL_ENABLE_MONITORING"] == "1"
+
+
+def test_results_found_complete_are_read_after_a_wait() -> None:
+    """A result on a GPU may be complete for the host while its last copy waits on a stream of gloo's."""
+    calls: list[str] = []
+    inner = SimpleNamespace(
+        is_completed=lambda: True, is_success=lambda: True, wait=lambda: calls.append("wait") or True
+    )
+    registry: Any = SimpleNamespace(over=False)
+    cell: Any = SimpleNamespace(registry=registry, works=set())
+    work = SwappableWork(cell, inner, lambda _: calls.append("read"), waits=Waits.SLICES)
+    assert work.is_completed() and work.is_completed()
+    assert calls == ["wait", "read"]
