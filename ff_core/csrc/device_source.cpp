@@ -1,11 +1,19 @@
 #include "device_source.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "slot.h"
 
 namespace ff {
+namespace {
+
+constexpr uint64_t kPieceBytes = 8 << 20;  // 0.15 ms on PCIe 5
+constexpr std::chrono::microseconds kShortPause{40}, kLongPause{400};  // a step that is still running is no hurry
+
+}  // namespace
 
 DeviceMarks::DeviceMarks(std::shared_ptr<DeviceArena> arena)
     : arena_(std::move(arena)), begun_(arena_->device()), copied_(arena_->device()) {}
@@ -16,6 +24,7 @@ DeviceSource::DeviceSource(std::shared_ptr<DeviceArena> arena, const std::vector
       plan_(segments, arena_->arena().geometry(), device_.can_gather()),
       half_bytes_(std::min(kStagingBytes, arena_->arena().geometry().payload_bytes() / kPage * kPage + kPage) + kPage) {
   for (size_t i = 0; i < plan_.groups().size(); ++i) landed_.push_back(std::make_unique<OwnedEvent>(device_, true));
+  for (auto& event : pieces_) event = std::make_unique<OwnedEvent>(device_);
   copy_ = std::make_unique<OwnedStream>(device_);
   if (plan_.tiles().empty()) return;
   pack_ = std::make_unique<OwnedStream>(device_);
@@ -54,16 +63,16 @@ void DeviceSource::fence(const DeviceMarks& marks, DeviceStream caller) {
 }
 
 bool DeviceSource::enqueue(const DeviceMarks& marks, uint32_t slot, const std::atomic<bool>& cancelled,
-                           const std::function<void(size_t)>& progress) {
+                           const std::atomic<bool>& urgent, const std::function<void(size_t)>& progress) {
   if (!arena_->await_pinned(slot, cancelled)) return false;
   uint8_t* const payload = SlotView(arena_->arena(), slot).payload();
   device_.wait(copy_->get(), marks.begun());
   if (pack_ != nullptr) device_.wait(pack_->get(), marks.begun());
-  size_t next = 0;
-  for (size_t group = 0; group < landed_.size(); ++group) {
+  size_t next = 0, group = 0;
+  Pace pace{cancelled, urgent, [&] { progress(group); }};
+  for (; group < landed_.size(); ++group) {
     for (; next < plan_.groups()[group].end_operation; ++next) {
-      if (cancelled.load(std::memory_order_relaxed)) return false;
-      download(plan_.operations()[next], payload);
+      if (!copy(plan_.operations()[next], payload, pace)) return false;
     }
     device_.record(landed_[group]->get(), copy_->get());
     progress(group + 1);
@@ -72,20 +81,42 @@ bool DeviceSource::enqueue(const DeviceMarks& marks, uint32_t slot, const std::a
   return true;
 }
 
-void DeviceSource::download(const DeviceOperation& operation, uint8_t* payload) {
-  if (operation.tiles == 0) {
-    device_.download(payload + operation.offset, operation.source, operation.bytes, copy_->get());
-    return;
-  }
+bool DeviceSource::copy(const DeviceOperation& operation, uint8_t* payload, Pace& pace) {
+  if (operation.tiles == 0) return download(payload + operation.offset, operation.source, operation.bytes, pace);
   // A half is packed again only when its last download is over; an event never recorded holds nobody up.
   const DeviceAddress staging = staging_ + half_ * half_bytes_;
   device_.wait(pack_->get(), drained_[half_]->get());
   device_.gather(tiles_ + operation.first_tile * sizeof(GatherTile), operation.tiles, staging, pack_->get());
   device_.record(packed_[half_]->get(), pack_->get());
   device_.wait(copy_->get(), packed_[half_]->get());
-  device_.download(payload + operation.offset, staging + operation.skew, operation.bytes, copy_->get());
+  const bool whole = download(payload + operation.offset, staging + operation.skew, operation.bytes, pace);
   device_.record(drained_[half_]->get(), copy_->get());
   half_ ^= 1;
+  return whole;
+}
+
+bool DeviceSource::download(uint8_t* to, DeviceAddress from, uint64_t bytes, Pace& pace) {
+  for (uint64_t at = 0; at < bytes;) {
+    if (!await_room(pace)) return false;
+    const bool urgent = pace.urgent.load(std::memory_order_relaxed);
+    const uint64_t piece = urgent ? bytes - at : std::min(kPieceBytes, bytes - at);
+    device_.download(to + at, from + at, piece, copy_->get());
+    if (!urgent) device_.record(pieces_[pace.pieces++ % kAhead]->get(), copy_->get());
+    at += piece;
+  }
+  return true;
+}
+
+bool DeviceSource::await_room(const Pace& pace) {
+  auto pause = kShortPause;
+  for (;;) {
+    if (pace.cancelled.load(std::memory_order_relaxed)) return false;
+    if (pace.urgent.load(std::memory_order_relaxed) || pace.pieces < kAhead) return true;
+    if (device_.passed(pieces_[pace.pieces % kAhead]->get())) return true;
+    pace.idle();
+    std::this_thread::sleep_for(pause);
+    pause = std::min(2 * pause, kLongPause);
+  }
 }
 
 bool DeviceSource::group_landed(size_t group) {

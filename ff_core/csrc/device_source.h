@@ -4,6 +4,10 @@
 //   caller's stream   step v ──mark── forward, backward ──────────── fence ── step v+1
 //   pack stream            └▶ gather into half 0, half 1, half 0 ...    ▲
 //   copy stream            └▶ download ... event per group ... ─────copied
+//
+// A process's downloads reach the host one after another, whatever their streams. A small one that the script waits for,
+// its loss say, would come behind all of a version. So downloads are enqueued in pieces, a few ahead of the device, until
+// somebody is in a hurry: the training thread at the fence, which must not wait for the device but may let it wait.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -42,20 +46,32 @@ class DeviceSource {
   static void fence(const DeviceMarks& marks, DeviceStream caller);
 
   // One thread at a time, the copy thread. False: cancelled; what was put on the streams still runs, see settle().
-  // progress: called after each group, for a device whose queues are full makes this take as long as the copy.
+  // Takes as long as the copy, or from when `urgent` is set on as long as the device's queues do.
+  // progress: called after each group, and while there is nothing to do.
   bool enqueue(const DeviceMarks& marks, uint32_t slot, const std::atomic<bool>& cancelled,
-               const std::function<void(size_t enqueued_groups)>& progress);
+               const std::atomic<bool>& urgent, const std::function<void(size_t enqueued_groups)>& progress);
   bool group_landed(size_t group);  // of those enqueued: its bytes that come from the device are in the slot
   void await_group(size_t group);
   void settle();                   // until the streams are empty
 
  private:
-  void download(const DeviceOperation& operation, uint8_t* payload);
+  struct Pace {  // of one enqueue()
+    const std::atomic<bool>& cancelled;
+    const std::atomic<bool>& urgent;
+    const std::function<void()> idle;
+    uint64_t pieces = 0;  // enqueued so far
+  };
+  static constexpr uint32_t kAhead = 3;  // pieces that may be on the device's queues
+
+  bool copy(const DeviceOperation& operation, uint8_t* payload, Pace& pace);  // false: cancelled
+  bool download(uint8_t* to, DeviceAddress from, uint64_t bytes, Pace& pace);
+  bool await_room(const Pace& pace);
 
   const std::shared_ptr<DeviceArena> arena_;
   Device& device_;
   const DevicePlan plan_;
   std::vector<std::unique_ptr<OwnedEvent>> landed_;  // per group
+  std::unique_ptr<OwnedEvent> pieces_[kAhead];       // piece n uses event n % kAhead
   const uint64_t half_bytes_;  // of the staging memory, which has two
   DeviceAddress tiles_ = 0, staging_ = 0;
   std::unique_ptr<OwnedEvent> packed_[2], drained_[2];  // per half of the staging memory
