@@ -139,9 +139,11 @@ class SwappableGroup(dist.ProcessGroup):
                 work = inner.run(op, values[0] if outputs else [], values[1:])
                 return entry.replay(outputs, work) if entry is not None else work
         work = self._call(cell, op, args, kwargs)
-        if work is None:  # inside a coalesced block of NCCL: the block's own handle stands for it
+        if work is None:  # NCCL: in a coalesced block, or waited for already, by the current stream
             if entry is not None and self._coalesced is not None:
                 self._coalesced.append(entry)
+            elif entry is not None:
+                entry.capture(None)
             return None
         waits = self._waits(op, (*args, *kwargs.values()))
         return SwappableWork(
@@ -203,7 +205,10 @@ class SwappableGroup(dist.ProcessGroup):
             for entry in entries:
                 entry.capture(None)
 
-        return None if work is None else SwappableWork(cell, work, capture, waits=self._waits("barrier", ()))
+        if work is None:  # as in _run
+            capture(None)
+            return None
+        return SwappableWork(cell, work, capture, waits=self._waits("barrier", ()))
 
     # ---- settings, which every later generation gets too --------------------------------------------------------
 

@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ff_core.comm import nccl
 from ff_core.comm.group import SwappableGroup
-from ff_core.comm.work import SwappableWork, Waits
+from ff_core.comm.journal import Journal
+from ff_core.comm.work import DoneWork, SwappableWork, Waits
 
 GLOO = {"cpu": "gloo", "cuda": "gloo"}
 MIXED = {"cpu": "gloo", "cuda": "nccl"}
@@ -56,6 +57,40 @@ def test_a_survivor_is_not_ended_by_nccls_watchdog(monkeypatch: pytest.MonkeyPat
     nccl.leave_errors_to_us()
     assert os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "0"
     assert os.environ["TORCH_NCCL_ENABLE_MONITORING"] == "1"
+
+
+class Sync:
+    """As a group of NCCL's, whose operations are waited for when they return, and which then gives no handle out."""
+
+    _run, _end_coalescing = SwappableGroup._run, SwappableGroup._end_coalescing
+
+    def __init__(self) -> None:
+        self.registry = SimpleNamespace(journal=Journal(record=True), host=None)
+        self.spec = SimpleNamespace(key="world", devices=NCCL)
+        self._coalesced: list[Any] | None = None
+
+    def live(self) -> Any:
+        return SimpleNamespace(inner=None)
+
+    def _call(self, cell: Any, op: str, args: Any, kwargs: Any) -> None:
+        if op == "broadcast":
+            args[0][0].fill_(7)
+
+
+@pytest.mark.parametrize("coalesced", [False, True])
+def test_what_torch_has_waited_for_itself_is_in_the_journal(coalesced: bool) -> None:
+    """With a value of 0 in its place a replacement would take another way through the script."""
+    group: Any = Sync()
+    group._coalesced = [] if coalesced else None
+    assert group._run("broadcast", ([torch.zeros(3)], None), {}) is None
+    if coalesced:
+        group._end_coalescing(torch.device("cuda"))
+    replay = Journal(record=False, data=group.registry.journal.freeze())
+    value = torch.zeros(3)
+    entry = replay.begin("world", "broadcast", [value])
+    assert entry is not None
+    entry.replay([value], DoneWork([value]))
+    assert value.tolist() == [7, 7, 7]
 
 
 def test_results_found_complete_are_read_after_a_wait() -> None:
