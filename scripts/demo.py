@@ -79,6 +79,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", default="5m", help="of the model, as in scripts/train_gpt.py")
     parser.add_argument("--config", type=Path, default=Training(1).config, metavar="FILE", help="DeepSpeed's JSON file")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="deepspeed", help="what trains (default: deepspeed)")
+    parser.add_argument("--no-import-hooks", action="store_true", help="for a patched framework: see `fftrain patch`")
     arguments = parser.parse_args(words)
     if arguments.steps < 12:
         parser.error(f"--steps {arguments.steps}: allowed: 12 or more, for two kills with iterations between them")
@@ -107,8 +108,10 @@ def demonstrate(arguments: argparse.Namespace, out: Path, screen: Screen, report
 
     kill_at = arguments.steps // 2
     screen.say("2. Under fftrain, on two emulated nodes with a spare each; two ranks will be killed", "bold")
-    inject = ("--inject", f"kill rank={VICTIM} iteration={kill_at} at=backward")
-    with Job(protected, fftrain_command(protected, training, CLUSTER, inject)) as job:
+    options = ["--inject", f"kill rank={VICTIM} iteration={kill_at} at=backward"]
+    if arguments.no_import_hooks:
+        options.append("--no-import-hooks")
+    with Job(protected, fftrain_command(protected, training, CLUSTER, options)) as job:
         screen.say(f"   {shown(job.command)}", "dim")
         killer = Killer(protected, screen, not_before=kill_at + 5, at_latest=max(kill_at + 5, arguments.steps - 10))
         follow(job, training, screen, "with kills", killer)

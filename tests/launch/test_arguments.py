@@ -53,6 +53,7 @@ def test_ours() -> None:
     made = parse(["--nproc_per_node=4", "--emulate-nodes", "2", "--spares", "1", "--out-dir", "o", "--inject", "a b",
                   "--inject", "c", "--ff-config", "f.json", "train.py"])  # fmt: skip
     assert (made.nodes, made.nproc_per_node, made.emulated, made.spares) == (2, 2, True, 1)
+    assert made.import_hooks and not plan("--no-import-hooks train.py").import_hooks
     assert made.injections == ["a b", "c"] and made.ff_config == "f.json" and made.out_dir == str(Path("o").resolve())
 
 

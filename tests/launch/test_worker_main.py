@@ -131,6 +131,34 @@ def test_hooks_are_set(agent: Agent) -> None:
     assert (code, out) == (0, "True\n"), err
 
 
+def test_without_import_hooks(agent: Agent) -> None:
+    """Nothing watches imports; who calls FFTrainer is protected, and a job in which nobody did is told so."""
+    code = """
+        import sys, torch.distributed
+        from ff_core import failover
+        print([type(finder).__module__ for finder in sys.meta_path if type(finder).__module__.startswith("ff_")])
+        print(failover.current().registry is not None)
+        """
+    job = JobSpec(["train.py"], 1, 2, "127.0.0.1", agent.store.port, import_hooks=False).to_wire()
+    agent.give_role(["train.py"], code, job=job, rank=0)
+    status, out, err = agent.end()
+    assert (status, out) == (0, "[]\nFalse\n")
+    assert err.startswith("fftrain: THIS JOB WAS NOT PROTECTED: --no-import-hooks was given")
+
+
+def test_without_import_hooks_but_called(agent: Agent) -> None:
+    job = JobSpec(["train.py"], 1, 2, "127.0.0.1", agent.store.port, import_hooks=False).to_wire()
+    # A spare imports what calls FFTrainer before it has a rank: the call takes effect when it has one.
+    (agent.place / "calls.py").write_text(
+        "from ff_core import runtime\nimport torch.distributed\nruntime.when_worker(runtime.on_torch_distributed)\n"
+    )
+    agent.link.send("preload", modules=["runpy"], calls=[["runpy:run_path", [str(agent.place / "calls.py")]]])
+    assert agent.receive()["t"] == "spare_ready"
+    code = "from ff_core import failover\nprint(failover.current().registry is not None)"
+    agent.give_role(["train.py"], code, job=job, rank=0)
+    assert agent.end() == (0, "True\n", "")
+
+
 def test_no_python(agent: Agent) -> None:
     agent.give_role(["sh", "-c", "echo $RANK $0", "word"], no_python=True)
     code, out, err = agent.end()

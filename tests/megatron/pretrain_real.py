@@ -10,7 +10,6 @@ triton and pyyaml are needed too.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import runpy
@@ -48,7 +47,7 @@ import megatron.training.arguments as arguments  # noqa: E402
 import megatron.training.training as training  # noqa: E402
 from megatron.core import dist_checkpointing  # noqa: E402
 
-if importlib.util.find_spec("megatron.legacy") is not None:  # newer versions have none
+if Path(CHECKOUT, "megatron/legacy/fused_kernels").is_dir():  # newer versions have none
     import megatron.legacy.fused_kernels as fused_kernels
 
     fused_kernels.load = lambda args: None

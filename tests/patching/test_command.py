@@ -119,7 +119,8 @@ def test_a_file_that_cannot_be_written(fftrain: Run, site: Path, monkeypatch: py
 
 def test_the_shipped_patches_are_named_after_what_they_are_for() -> None:
     files = sorted((ROOT / "patches").glob("*.patch"))
-    assert {"deepspeed-0.19.8.patch", "megatron-lm-core_v0.16.1.patch"} <= {file.name for file in files}
+    wanted = {"deepspeed-0.19.8.patch", "megatron-lm-core_v0.16.1.patch", "megatron-lm-core_v0.18.2.patch"}
+    assert wanted <= {file.name for file in files}
     for file in files:
         patch = load(file)
         assert file.name.endswith(f"-{patch.version}.patch") and patch.framework in command.NAMES
