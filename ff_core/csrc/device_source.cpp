@@ -5,13 +5,15 @@
 #include <thread>
 #include <utility>
 
+#include "fd.h"
 #include "slot.h"
 
 namespace ff {
 namespace {
 
-constexpr uint64_t kPieceBytes = 8 << 20;  // 0.15 ms on PCIe 5
+constexpr uint64_t kBurstBytes = 64 << 20;  // 1.2 ms on PCIe 5: the longest that somebody else has to wait
 constexpr std::chrono::microseconds kShortPause{40}, kLongPause{400};  // a step that is still running is no hurry
+constexpr std::chrono::microseconds kNothing{10};  // between bursts; waking up takes longer than that by itself
 
 }  // namespace
 
@@ -22,9 +24,9 @@ DeviceSource::DeviceSource(std::shared_ptr<DeviceArena> arena, const std::vector
     : arena_(std::move(arena)),
       device_(arena_->device()),
       plan_(segments, arena_->arena().geometry(), device_.can_gather()),
+      burst_(device_),
       half_bytes_(std::min(kStagingBytes, arena_->arena().geometry().payload_bytes() / kPage * kPage + kPage) + kPage) {
   for (size_t i = 0; i < plan_.groups().size(); ++i) landed_.push_back(std::make_unique<OwnedEvent>(device_, true));
-  for (auto& event : pieces_) event = std::make_unique<OwnedEvent>(device_);
   copy_ = std::make_unique<OwnedStream>(device_);
   if (plan_.tiles().empty()) return;
   pack_ = std::make_unique<OwnedStream>(device_);
@@ -97,26 +99,41 @@ bool DeviceSource::copy(const DeviceOperation& operation, uint8_t* payload, Pace
 
 bool DeviceSource::download(uint8_t* to, DeviceAddress from, uint64_t bytes, Pace& pace) {
   for (uint64_t at = 0; at < bytes;) {
-    if (!await_room(pace)) return false;
+    if (pace.bytes == kBurstBytes && !await_burst(pace)) return false;
+    if (pace.cancelled.load(std::memory_order_relaxed)) return false;
     const bool urgent = pace.urgent.load(std::memory_order_relaxed);
-    const uint64_t piece = urgent ? bytes - at : std::min(kPieceBytes, bytes - at);
+    const uint64_t piece = urgent ? bytes - at : std::min(kBurstBytes - pace.bytes, bytes - at);
     device_.download(to + at, from + at, piece, copy_->get());
-    if (!urgent) device_.record(pieces_[pace.pieces++ % kAhead]->get(), copy_->get());
     at += piece;
+    if (urgent) continue;
+    pace.bytes += piece;
+    if (pace.bytes == kBurstBytes) device_.record(burst_.get(), copy_->get());
   }
   return true;
 }
 
-bool DeviceSource::await_room(const Pace& pace) {
+// Returns a moment after the burst has landed, or at once when that does not matter any more. False: cancelled.
+bool DeviceSource::await_burst(Pace& pace) {
   auto pause = kShortPause;
-  for (;;) {
+  while (!pace.urgent.load(std::memory_order_relaxed)) {
     if (pace.cancelled.load(std::memory_order_relaxed)) return false;
-    if (pace.urgent.load(std::memory_order_relaxed) || pace.pieces < kAhead) return true;
-    if (device_.passed(pieces_[pace.pieces % kAhead]->get())) return true;
+    const int64_t now = monotonic_ns();
+    if (device_.passed(burst_.get())) {
+      if (pace.began_ns != 0) pace.lasted_ns = now - pace.began_ns;
+      pace.began_ns = now;
+      std::this_thread::sleep_for(kNothing);
+      break;
+    }
     pace.idle();
-    std::this_thread::sleep_for(pause);
-    pause = std::min(2 * pause, kLongPause);
+    if (pace.lasted_ns != 0 && now - pace.began_ns > pace.lasted_ns - pace.lasted_ns / 8) {
+      std::this_thread::yield();  // it is as good as over, and the way to the host should not lie idle for long
+    } else {
+      std::this_thread::sleep_for(pause);
+      pause = std::min(2 * pause, pace.began_ns == 0 ? kLongPause : kShortPause);
+    }
   }
+  pace.bytes = 0;
+  return true;
 }
 
 bool DeviceSource::group_landed(size_t group) {

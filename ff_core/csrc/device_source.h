@@ -5,9 +5,10 @@
 //   pack stream            └▶ gather into half 0, half 1, half 0 ...    ▲
 //   copy stream            └▶ download ... event per group ... ─────copied
 //
-// A process's downloads reach the host one after another, whatever their streams. A small one that the script waits for,
-// its loss say, would come behind all of a version. So downloads are enqueued in pieces, a few ahead of the device, until
-// somebody is in a hurry: the training thread at the fence, which must not wait for the device but may let it wait.
+// A small download that the script waits for, its loss say, comes behind all that a version has enqueued on another
+// stream: the device takes up others only when it has nothing left of this one. So downloads are enqueued in bursts, with
+// a moment of nothing in between, until somebody is in a hurry: the training thread at the fence, which must not wait
+// for the device but may let it wait.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -59,19 +60,20 @@ class DeviceSource {
     const std::atomic<bool>& cancelled;
     const std::atomic<bool>& urgent;
     const std::function<void()> idle;
-    uint64_t pieces = 0;  // enqueued so far
+    uint64_t bytes = 0;     // of the burst that is being enqueued
+    int64_t began_ns = 0;   // when the last burst was found to be over; 0: none was
+    int64_t lasted_ns = 0;  // how long it took; 0: not known
   };
-  static constexpr uint32_t kAhead = 3;  // pieces that may be on the device's queues
 
   bool copy(const DeviceOperation& operation, uint8_t* payload, Pace& pace);  // false: cancelled
   bool download(uint8_t* to, DeviceAddress from, uint64_t bytes, Pace& pace);
-  bool await_room(const Pace& pace);
+  bool await_burst(Pace& pace);
 
   const std::shared_ptr<DeviceArena> arena_;
   Device& device_;
   const DevicePlan plan_;
   std::vector<std::unique_ptr<OwnedEvent>> landed_;  // per group
-  std::unique_ptr<OwnedEvent> pieces_[kAhead];       // piece n uses event n % kAhead
+  const OwnedEvent burst_;                           // the end of a burst
   const uint64_t half_bytes_;  // of the staging memory, which has two
   DeviceAddress tiles_ = 0, staging_ = 0;
   std::unique_ptr<OwnedEvent> packed_[2], drained_[2];  // per half of the staging memory

@@ -131,10 +131,43 @@ def measure_slowdown(size: int, rounds: int) -> dict[str, Any]:
     return found
 
 
+def measure_script_download(size: int, rounds: int) -> dict[str, Any]:
+    """How long a script waits for a number from the device (its loss) while a version is on its way to the host."""
+    number = torch.ones((), device="cuda")
+
+    def item_s() -> float:
+        started = time.perf_counter()
+        number.item()
+        return time.perf_counter() - started
+
+    def alone() -> float:
+        torch.cuda.synchronize()
+        return item_s()
+
+    def beside() -> float:
+        torch.cuda.synchronize()
+        one.begin()
+        time.sleep(0.003)  # the copy is under way
+        seconds = item_s()
+        one.wait_complete()
+        return seconds
+
+    with rig(size) as one:
+        one.set_flat()
+        one.copy_s()
+        quiet, waited = alternate([alone, beside], rounds)
+    return {
+        "gpu.item_ms": round(1e3 * median(waited), 4),
+        "item_worst_ms": round(1e3 * max(waited), 4),
+        "item_alone_ms": round(1e3 * median(quiet), 4),
+    }
+
+
 def measure_all(scale: int, rounds: int) -> dict[str, Any]:
     """scale: MiB of state."""
     return {
         **measure_transfer(2 * scale * MIB, rounds),
         **measure_fragments(scale * MIB, rounds),
         **measure_slowdown(2 * scale * MIB, rounds),
+        **measure_script_download(2 * scale * MIB, rounds),
     }
