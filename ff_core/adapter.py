@@ -6,9 +6,8 @@ It holds no protocol, no threads and no sockets. `ff_core.failover.Failover` cal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +22,7 @@ class Held(Enum):
     CONSTANT = "constant"  # never changes after start, same on all ranks: never copied, newcomers get it by broadcast
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """One tensor of a rank's state.
 
     name: unique within the rank, the same in survivor and newcomer.  tensor: the live tensor itself; restored in place.

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ff_core import garbage
 from ff_core.config import FailoverConfig
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverError, FailoverInterrupt
@@ -138,7 +139,8 @@ class Failover:
         if self.adapter is None:
             raise FailoverError("start_training() before attach(): no engine has been made yet")
         assert self.registry is not None
-        self.plan = make_plan(self.adapter.tensors())
+        with garbage.put_off():
+            self.plan = make_plan(self.adapter.tensors())
         journal = self.registry.freeze_journal()
         if self.is_newcomer:
             version = self._recovery.join()

@@ -98,16 +98,17 @@ def kept(state: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _complete(inner: torch.optim.Optimizer) -> None:
-    """torch's own lazy initialisation, which knows about amsgrad, fused and capturable; it wants to see a gradient."""
+    """torch's own lazy initialisation, which knows about amsgrad, fused and capturable; it wants to see gradients."""
     for group in inner.param_groups:
-        for p in group["params"]:
-            if inner.state[p]:
-                continue
-            before, p.grad = p.grad, torch.zeros_like(p)
-            try:
-                inner._init_group({**group, "params": [p]}, [], [], [], [], [], [])  # type: ignore[attr-defined]
-            finally:
-                p.grad = before
+        bare = [p for p in group["params"] if not inner.state[p]]
+        before = [p.grad for p in bare]
+        try:
+            for p in bare:
+                p.grad = torch.zeros((), dtype=p.dtype, device=p.device).expand(p.shape)  # no memory of its shape
+            inner._init_group({**group, "params": bare}, [], [], [], [], [], [])  # type: ignore[attr-defined]
+        finally:
+            for p, grad in zip(bare, before, strict=True):
+                p.grad = grad
 
 
 def _gather(places: list[tuple[dict[str, Any], str]]) -> torch.Tensor:

@@ -16,7 +16,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cache
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ff_core.adapter import Held, TensorSpec
 from ff_core.errors import UnsupportedError
@@ -29,8 +31,7 @@ ALIGNMENT = 64  # of a segment: a cache line
 PAGE = 4096  # of sent_bytes: replicas hold whole pages
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A copied tensor and its place: payload bytes [offset, offset + bytes)."""
 
     name: str
@@ -43,6 +44,9 @@ class Segment:
         """(address, bytes, payload offset, device: -1 for the host), as the copy engine takes it."""
         device = -1 if self.tensor.device.type == "cpu" else self.tensor.device.index or 0
         return self.tensor.data_ptr(), self.bytes, self.offset, device
+
+
+Span = tuple[int, int, bool, TensorSpec]  # address of the first byte, of the one behind the last, is it copied, of what
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +84,38 @@ def make_plan(specs: Iterable[TensorSpec]) -> Plan:
     """
     specs = tuple(specs)
     _check_names(specs)
-    totals = dict.fromkeys(Held, 0)
-    for spec in specs:
-        totals[spec.held] += _bytes(spec.tensor)
-    copied = [spec for spec in specs if spec.held in (Held.UNIQUE, Held.REPLICATED)]
-    for spec in copied:
-        _check_tensor(spec)
-    _check_overlap(specs)
+    sized: dict[Held, list[tuple[TensorSpec, int]]] = {held: [] for held in Held}
+    spans: dict[torch.device, list[Span]] = {}
+    for spec in specs:  # may be tens of thousands: every tensor is asked once
+        tensor, held = spec.tensor, spec.held
+        device = tensor.device
+        strided, place = _is_strided(tensor.layout), _is_place(device)
+        size = tensor.nbytes if strided else _bytes(tensor)
+        sized[held].append((spec, size))
+        copied = held is Held.UNIQUE or held is Held.REPLICATED
+        dense = strided and tensor.is_contiguous()
+        if copied and not (dense and place):
+            _refuse(spec)
+        if size and strided and place:
+            begin = tensor.data_ptr()
+            spans.setdefault(device, []).append((begin, begin + (size if dense else _span(tensor)), copied, spec))
+    for of_device in spans.values():
+        _check_overlap(of_device)
+    totals = {held: sum(size for _, size in listed) for held, listed in sized.items()}
 
     segments: list[Segment] = []
-    end = _place([spec for spec in copied if spec.held is Held.UNIQUE], 0, segments)
+    end = _place(sized[Held.UNIQUE], 0, segments)
     sent = _align(end, PAGE)
-    end = _place([spec for spec in copied if spec.held is Held.REPLICATED], sent, segments)
+    end = _place(sized[Held.REPLICATED], sent, segments)
     return Plan(tuple(segments), sent, _align(end, ALIGNMENT) - sent, totals, specs)
 
 
-def _place(specs: Sequence[TensorSpec], start: int, segments: list[Segment]) -> int:
+def _place(sized: Iterable[tuple[TensorSpec, int]], start: int, segments: list[Segment]) -> int:
     end = start
-    for spec in specs:
-        size = _bytes(spec.tensor)
+    for spec, size in sized:
         if size == 0:  # nothing to copy
             continue
-        offset = _align(end, ALIGNMENT)
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
         segments.append(Segment(spec.name, spec.tensor, size, offset, spec.held))
         end = offset + size
     return end
@@ -116,48 +130,55 @@ def _align(value: int, multiple: int) -> int:
 
 
 def _check_names(specs: Sequence[TensorSpec]) -> None:
+    if len({spec.name for spec in specs}) == len(specs):
+        return
     twice = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
-    if twice:
-        raise UnsupportedError(f"tensor names must be unique within a rank; declared twice: {', '.join(twice)}")
+    raise UnsupportedError(f"tensor names must be unique within a rank; declared twice: {', '.join(twice)}")
 
 
-def _check_tensor(spec: TensorSpec) -> None:
+def _refuse(spec: TensorSpec) -> NoReturn:
     tensor = spec.tensor
-    if tensor.device.type not in ("cpu", "cuda"):
+    if not _is_place(tensor.device):
         raise UnsupportedError(f"{spec.name}: a tensor on {tensor.device} cannot be copied; allowed: cpu and cuda")
-    if str(tensor.layout) != "torch.strided" or not tensor.is_contiguous():
-        raise UnsupportedError(
-            f"{spec.name}: a tensor of shape {tuple(tensor.shape)} with layout {tensor.layout} is not contiguous; "
-            "declare the flat buffer that it is a view of"
-        )
+    raise UnsupportedError(
+        f"{spec.name}: a tensor of shape {tuple(tensor.shape)} with layout {tensor.layout} is not contiguous; "
+        "declare the flat buffer that it is a view of"
+    )
 
 
-def _check_overlap(specs: Sequence[TensorSpec]) -> None:
+@cache
+def _is_place(device: torch.device) -> bool:
+    return device.type in ("cpu", "cuda")
+
+
+@cache
+def _is_strided(layout: torch.layout) -> bool:
+    return str(layout) == "torch.strided"
+
+
+def _span(tensor: torch.Tensor) -> int:
+    """Bytes from the first to the last element."""
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
+def _check_overlap(spans: list[Span]) -> None:
     """Copied bytes may be declared once only: restoring them twice, or as derived too, has no defined outcome."""
-    placed = []
-    for spec in specs:
-        tensor = spec.tensor
-        if _bytes(tensor) and tensor.device.type in ("cpu", "cuda") and str(tensor.layout) == "torch.strided":
-            span = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-            begin = tensor.data_ptr()
-            placed.append((str(tensor.device), begin, begin + span * tensor.element_size(), spec))
-    placed.sort(key=lambda item: item[:2])
-    # The span seen so far that reaches furthest, among all and among copied tensors.
-    furthest: tuple[str, int, TensorSpec] | None = None
-    furthest_copied: tuple[str, int, TensorSpec] | None = None
-    for device, begin, end, spec in placed:
-        is_copied = spec.held in (Held.UNIQUE, Held.REPLICATED)
-        before = furthest if is_copied else furthest_copied
-        if before is not None and before[0] == device and before[1] > begin:
-            other = before[2]
+    spans.sort(key=itemgetter(0))
+    # The end, and the spec, of the span seen so far that reaches furthest: among all, and among copied tensors.
+    furthest = furthest_copied = 0
+    owner = owner_copied = spans[0][3]
+    for begin, end, copied, spec in spans:
+        if (furthest if copied else furthest_copied) > begin:
+            other = owner if copied else owner_copied
             raise UnsupportedError(
                 f"{other.name} ({other.held.value}) and {spec.name} ({spec.held.value}) share memory; "
                 "declare each copied byte once, in one tensor"
             )
-        if furthest is None or furthest[0] != device or end > furthest[1]:
-            furthest = (device, end, spec)
-        if is_copied:  # copied ones do not overlap each other, so the last reaches furthest
-            furthest_copied = (device, end, spec)
+        if end > furthest:
+            furthest, owner = end, spec
+        if copied:  # copied ones do not overlap each other, so the last reaches furthest
+            furthest_copied, owner_copied = end, spec
 
 
 _COPIED = {

@@ -7,14 +7,18 @@ built, or copied from the wheel of megatron-core. Its script also imports six, r
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e import jobs
 from tests.e2e.compare import assert_same, injections, results
-from tests.e2e.jobs import fftrain, torchrun
+from tests.e2e.jobs import Job, fftrain, torchrun
 
 SCRIPT = str(Path(__file__).parents[1] / "megatron" / "pretrain_real.py")
 CONFIG = Path(__file__).parents[2] / "configs" / "megatron" / "cpu_small.args"
@@ -29,9 +33,47 @@ OVERLAP = ("--overlap-grad-reduce", "--overlap-param-gather")
 SMALL = ("--train-iters", "8", "--lr-decay-iters", "8", "--eval-interval", "4")
 
 
+@pytest.fixture(autouse=True)
+def without_torch_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(jobs.ENV, "TORCHDYNAMO_DISABLE", "1")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bytes of the Python standard library as the checkout's tools/preprocess_data.py prepares them: the prefix."""
+    folder = tmp_path_factory.mktemp("library")
+    modules = [path for path in sorted(Path(os.__file__).parent.glob("*.py")) if path.stat().st_size]
+    with open(folder / "library.jsonl", "w") as file:
+        for path in modules:
+            file.write(json.dumps({"text": " ".join(str(byte) for byte in path.read_bytes())}) + "\n")
+    command = [
+        sys.executable, f"{CHECKOUT}/tools/preprocess_data.py", "--input", str(folder / "library.jsonl"), "--workers",
+        "1", "--output-prefix", str(folder / "library"), "--tokenizer-type", "NullTokenizer", "--vocab-size", "256",
+        "--append-eod",
+    ]  # fmt: skip
+    done = subprocess.run(command, env=jobs.ENV, text=True, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "library_text_document"
+
+
 def words(out: Path, *extra: str) -> list[str]:
     config = [word for word in CONFIG.read_text().split() if word != "--ff-failover"]
+    if "--data-path" in extra:
+        config.remove("--mock-data")
     return [SCRIPT, "--result", str(out / "result.json"), *config, *SMALL, *extra]
+
+
+def uninterrupted(out: Path, *extra: str) -> dict[int, Any]:
+    done = torchrun(words(out, *extra), timeout_s=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return results(out)
+
+
+def interrupted(out: Path, kills: tuple[str, ...], *extra: str) -> Job:
+    return fftrain(
+        out, [*words(out, *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1", *injections(*kills),
+        timeout_s=500,
+    )  # fmt: skip
 
 
 @pytest.mark.timeout(1200)
@@ -46,16 +88,45 @@ def words(out: Path, *extra: str) -> list[str]:
         ),
     ],
 )  # fmt: skip
-def test_pretrain_gpt_survives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...], kills: tuple[str, ...]
-) -> None:
-    monkeypatch.setitem(jobs.ENV, "TORCHDYNAMO_DISABLE", "1")
-    reference, out = tmp_path / "reference", tmp_path / "job"
-    done = torchrun(words(reference, *extra), timeout_s=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    job = fftrain(
-        out, [*words(out, *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1", *injections(*kills),
-        timeout_s=500,
-    )  # fmt: skip
-    assert_same(job, results(reference))
+def test_pretrain_gpt_survives(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...]) -> None:
+    wanted = uninterrupted(tmp_path / "reference", *extra)
+    job = interrupted(tmp_path / "job", kills, *extra)
+    assert_same(job, wanted)
     assert len(job.of("failover")) == len(kills)
+
+
+@pytest.mark.timeout(1200)
+def test_real_data_with_index_files_that_exist(tmp_path: Path, library: Path) -> None:
+    """Replacements, of rank 0 too, which builds them in a job's beginning, use the index files and write none."""
+    cache = tmp_path / "cache"
+    extra = (
+        "--data-path", str(library), "--data-cache-path", str(cache), "--split", "90,5,5", "--vocab-size", "256",
+        "--tensor-model-parallel-size", "2",
+    )  # fmt: skip
+    wanted = uninterrupted(tmp_path / "reference", *extra)
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    assert any(path.suffix == ".npy" for path in before)
+    job = interrupted(tmp_path / "job", ("3 3 backward", "0 6 forward"), *extra)
+    assert_same(job, wanted)
+    assert len(job.of("failover")) == 2
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+@pytest.mark.timeout(2400)
+def test_torch_dist_checkpoints(tmp_path: Path) -> None:
+    """A save that a death interrupts is done again; a job that begins from it replaces ranks without reading it."""
+    saving = ("--ckpt-format", "torch_dist", "--save-interval", "4", "--lr-decay-iters", "12")
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    wanted = uninterrupted(tmp_path / "reference", *saving, "--save", theirs)
+    job = interrupted(tmp_path / "job", ("0 6 step",), *saving, "--save", ours, "--die-in-save", "2", "4")
+    assert_same(job, wanted)
+    assert (tmp_path / "job" / "died-in-save").exists()
+    assert len(job.of("failover")) == 2
+    assert [event["version"] for event in job.of("persisted")][-1] == 8
+
+    # megatron-core 0.16 cannot load the state of torch's Adam under DistributedOptimizer: weights and counters only
+    loading = ("--ckpt-format", "torch_dist", "--no-load-optim", "--train-iters", "12", "--lr-decay-iters", "12")
+    wanted = uninterrupted(tmp_path / "reference2", *loading, "--load", theirs)
+    job = interrupted(tmp_path / "job2", ("1 2 backward", "0 3 after-step"), *loading, "--load", ours)
+    assert_same(job, wanted)
+    assert "load_checkpoint() was answered from memory: iteration 9" in job.stdout

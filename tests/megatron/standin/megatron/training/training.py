@@ -161,7 +161,7 @@ def training_log(
         )  # fmt: skip
     if iteration % args.log_interval == 0 or is_first_iteration:
         timers("interval-time").elapsed(barrier=True)
-        loss = float(loss_dict["lm loss"]) if loss_dict else float("nan")
+        loss = float(loss_dict.get("lm loss", "nan"))
         if torch.distributed.get_rank() == args.world_size - 1:
             print(f"iteration {iteration} loss {loss:.6f} lr {learning_rate:.6f} grad norm {grad_norm:.5f}", flush=True)
     return report_memory_flag
