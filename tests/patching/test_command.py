@@ -119,7 +119,7 @@ def test_a_file_that_cannot_be_written(fftrain: Run, site: Path, monkeypatch: py
 
 def test_the_shipped_patches_are_named_after_what_they_are_for() -> None:
     files = sorted((ROOT / "patches").glob("*.patch"))
-    wanted = {"deepspeed-0.19.8.patch", "megatron-lm-core_v0.16.1.patch", "megatron-lm-core_v0.18.2.patch"}
+    wanted = {"deepspeed-0.19.8.patch", "megatron-lm-core_v0.16.1.patch", "megatron-lm-core_v0.19.0.patch"}
     assert wanted <= {file.name for file in files}
     for file in files:
         patch = load(file)
