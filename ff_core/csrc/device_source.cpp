@@ -1,21 +1,11 @@
 #include "device_source.h"
 
 #include <algorithm>
-#include <chrono>
-#include <thread>
 #include <utility>
 
-#include "fd.h"
 #include "slot.h"
 
 namespace ff {
-namespace {
-
-constexpr uint64_t kBurstBytes = 64 << 20;  // 1.2 ms on PCIe 5: the longest that somebody else has to wait
-constexpr std::chrono::microseconds kShortPause{40}, kLongPause{400};  // a step that is still running is no hurry
-constexpr std::chrono::microseconds kNothing{10};  // between bursts; waking up takes longer than that by itself
-
-}  // namespace
 
 DeviceMarks::DeviceMarks(std::shared_ptr<DeviceArena> arena)
     : arena_(std::move(arena)), begun_(arena_->device()), copied_(arena_->device()) {}
@@ -24,7 +14,6 @@ DeviceSource::DeviceSource(std::shared_ptr<DeviceArena> arena, const std::vector
     : arena_(std::move(arena)),
       device_(arena_->device()),
       plan_(segments, arena_->arena().geometry(), device_.can_gather()),
-      burst_(device_),
       half_bytes_(std::min(kStagingBytes, arena_->arena().geometry().payload_bytes() / kPage * kPage + kPage) + kPage) {
   for (size_t i = 0; i < plan_.groups().size(); ++i) landed_.push_back(std::make_unique<OwnedEvent>(device_, true));
   copy_ = std::make_unique<OwnedStream>(device_);
@@ -65,16 +54,16 @@ void DeviceSource::fence(const DeviceMarks& marks, DeviceStream caller) {
 }
 
 bool DeviceSource::enqueue(const DeviceMarks& marks, uint32_t slot, const std::atomic<bool>& cancelled,
-                           const std::atomic<bool>& urgent, const std::function<void(size_t)>& progress) {
+                           const std::function<void(size_t)>& progress) {
   if (!arena_->await_pinned(slot, cancelled)) return false;
   uint8_t* const payload = SlotView(arena_->arena(), slot).payload();
   device_.wait(copy_->get(), marks.begun());
   if (pack_ != nullptr) device_.wait(pack_->get(), marks.begun());
-  size_t next = 0, group = 0;
-  Pace pace{cancelled, urgent, [&] { progress(group); }};
-  for (; group < landed_.size(); ++group) {
+  size_t next = 0;
+  for (size_t group = 0; group < landed_.size(); ++group) {
     for (; next < plan_.groups()[group].end_operation; ++next) {
-      if (!copy(plan_.operations()[next], payload, pace)) return false;
+      if (cancelled.load(std::memory_order_relaxed)) return false;
+      download(plan_.operations()[next], payload);
     }
     device_.record(landed_[group]->get(), copy_->get());
     progress(group + 1);
@@ -83,57 +72,20 @@ bool DeviceSource::enqueue(const DeviceMarks& marks, uint32_t slot, const std::a
   return true;
 }
 
-bool DeviceSource::copy(const DeviceOperation& operation, uint8_t* payload, Pace& pace) {
-  if (operation.tiles == 0) return download(payload + operation.offset, operation.source, operation.bytes, pace);
+void DeviceSource::download(const DeviceOperation& operation, uint8_t* payload) {
+  if (operation.tiles == 0) {
+    device_.download(payload + operation.offset, operation.source, operation.bytes, copy_->get());
+    return;
+  }
   // A half is packed again only when its last download is over; an event never recorded holds nobody up.
   const DeviceAddress staging = staging_ + half_ * half_bytes_;
   device_.wait(pack_->get(), drained_[half_]->get());
   device_.gather(tiles_ + operation.first_tile * sizeof(GatherTile), operation.tiles, staging, pack_->get());
   device_.record(packed_[half_]->get(), pack_->get());
   device_.wait(copy_->get(), packed_[half_]->get());
-  const bool whole = download(payload + operation.offset, staging + operation.skew, operation.bytes, pace);
+  device_.download(payload + operation.offset, staging + operation.skew, operation.bytes, copy_->get());
   device_.record(drained_[half_]->get(), copy_->get());
   half_ ^= 1;
-  return whole;
-}
-
-bool DeviceSource::download(uint8_t* to, DeviceAddress from, uint64_t bytes, Pace& pace) {
-  for (uint64_t at = 0; at < bytes;) {
-    if (pace.bytes == kBurstBytes && !await_burst(pace)) return false;
-    if (pace.cancelled.load(std::memory_order_relaxed)) return false;
-    const bool urgent = pace.urgent.load(std::memory_order_relaxed);
-    const uint64_t piece = urgent ? bytes - at : std::min(kBurstBytes - pace.bytes, bytes - at);
-    device_.download(to + at, from + at, piece, copy_->get());
-    at += piece;
-    if (urgent) continue;
-    pace.bytes += piece;
-    if (pace.bytes == kBurstBytes) device_.record(burst_.get(), copy_->get());
-  }
-  return true;
-}
-
-// Returns a moment after the burst has landed, or at once when that does not matter any more. False: cancelled.
-bool DeviceSource::await_burst(Pace& pace) {
-  auto pause = kShortPause;
-  while (!pace.urgent.load(std::memory_order_relaxed)) {
-    if (pace.cancelled.load(std::memory_order_relaxed)) return false;
-    const int64_t now = monotonic_ns();
-    if (device_.passed(burst_.get())) {
-      if (pace.began_ns != 0) pace.lasted_ns = now - pace.began_ns;
-      pace.began_ns = now;
-      std::this_thread::sleep_for(kNothing);
-      break;
-    }
-    pace.idle();
-    if (pace.lasted_ns != 0 && now - pace.began_ns > pace.lasted_ns - pace.lasted_ns / 8) {
-      std::this_thread::yield();  // it is as good as over, and the way to the host should not lie idle for long
-    } else {
-      std::this_thread::sleep_for(pause);
-      pause = std::min(2 * pause, pace.began_ns == 0 ? kLongPause : kShortPause);
-    }
-  }
-  pace.bytes = 0;
-  return true;
 }
 
 bool DeviceSource::group_landed(size_t group) {

@@ -4,11 +4,6 @@
 //   caller's stream   step v ──mark── forward, backward ──────────── fence ── step v+1
 //   pack stream            └▶ gather into half 0, half 1, half 0 ...    ▲
 //   copy stream            └▶ download ... event per group ... ─────copied
-//
-// A small download that the script waits for, its loss say, comes behind all that a version has enqueued on another
-// stream: the device takes up others only when it has nothing left of this one. So downloads are enqueued in bursts, with
-// a moment of nothing in between, until somebody is in a hurry: the training thread at the fence, which must not wait
-// for the device but may let it wait.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -47,33 +42,20 @@ class DeviceSource {
   static void fence(const DeviceMarks& marks, DeviceStream caller);
 
   // One thread at a time, the copy thread. False: cancelled; what was put on the streams still runs, see settle().
-  // Takes as long as the copy, or from when `urgent` is set on as long as the device's queues do.
-  // progress: called after each group, and while there is nothing to do.
+  // progress: called after each group, for a device whose queues are full makes this take as long as the copy.
   bool enqueue(const DeviceMarks& marks, uint32_t slot, const std::atomic<bool>& cancelled,
-               const std::atomic<bool>& urgent, const std::function<void(size_t enqueued_groups)>& progress);
+               const std::function<void(size_t enqueued_groups)>& progress);
   bool group_landed(size_t group);  // of those enqueued: its bytes that come from the device are in the slot
   void await_group(size_t group);
   void settle();                   // until the streams are empty
 
  private:
-  struct Pace {  // of one enqueue()
-    const std::atomic<bool>& cancelled;
-    const std::atomic<bool>& urgent;
-    const std::function<void()> idle;
-    uint64_t bytes = 0;     // of the burst that is being enqueued
-    int64_t began_ns = 0;   // when the last burst was found to be over; 0: none was
-    int64_t lasted_ns = 0;  // how long it took; 0: not known
-  };
-
-  bool copy(const DeviceOperation& operation, uint8_t* payload, Pace& pace);  // false: cancelled
-  bool download(uint8_t* to, DeviceAddress from, uint64_t bytes, Pace& pace);
-  bool await_burst(Pace& pace);
+  void download(const DeviceOperation& operation, uint8_t* payload);
 
   const std::shared_ptr<DeviceArena> arena_;
   Device& device_;
   const DevicePlan plan_;
   std::vector<std::unique_ptr<OwnedEvent>> landed_;  // per group
-  const OwnedEvent burst_;                           // the end of a burst
   const uint64_t half_bytes_;  // of the staging memory, which has two
   DeviceAddress tiles_ = 0, staging_ = 0;
   std::unique_ptr<OwnedEvent> packed_[2], drained_[2];  // per half of the staging memory

@@ -194,11 +194,11 @@ void Writer::seal(int64_t version, const void* blob, uint64_t bytes) {
 }
 
 void Writer::wait_copied(int64_t version, int64_t timeout_ms) {
-  await_flight(version, timeout_ms, "wait_copied", [](Flight&) { return false; });
+  await_flight(version, timeout_ms, "wait_copied", [](const Flight&) { return false; });
 }
 
 std::shared_ptr<Flight> Writer::await_flight(int64_t version, int64_t timeout_ms, const char* what,
-                                             bool (*enough)(Flight&)) {
+                                             bool (*enough)(const Flight&)) {
   const Deadline deadline = Deadline::after_ms(timeout_ms);
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {

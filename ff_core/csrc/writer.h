@@ -55,7 +55,7 @@ class Writer final : public LinkOwner {
   std::shared_ptr<Flight> find(int64_t version) const;
   // Waits until `enough` of the flight or until it is copied. Null: nothing reads its live tensors any more.
   std::shared_ptr<Flight> await_flight(int64_t version, int64_t timeout_ms, const char* what,
-                                       bool (*enough)(Flight&));
+                                       bool (*enough)(const Flight&));
   bool was_cancelled(int64_t version) const { return version > committed_version_ && version <= cancelled_version_; }
 
   // The copy thread (writer_copy.cpp).

@@ -114,7 +114,7 @@ bool Writer::copy_from_device(Flight& flight) {
     landing.land(static_cast<uint32_t>(++landed));
     if (start == 0) start = monotonic_ns();
   };
-  const bool all = source.enqueue(*flight.marks, flight.slot, flight.cancelled, flight.urgent, [&](size_t enqueued) {
+  const bool all = source.enqueue(*flight.marks, flight.slot, flight.cancelled, [&](size_t enqueued) {
     while (landed < enqueued && source.group_landed(landed)) land();
   });
   if (!all) return false;
@@ -137,10 +137,7 @@ bool Writer::copy_from_device(Flight& flight) {
 }
 
 void Writer::fence_stream(int64_t version, DeviceStream stream, int64_t timeout_ms) {
-  const auto flight = await_flight(version, timeout_ms, "fence_stream", [](Flight& f) {
-    f.urgent = true;
-    return f.enqueued;
-  });
+  const auto flight = await_flight(version, timeout_ms, "fence_stream", [](const Flight& f) { return f.enqueued; });
   // Not copied yet: it will be, in the order of the device's streams. No marks: all of it lay on the host.
   if (flight != nullptr && flight->marks != nullptr) DeviceSource::fence(*flight->marks, stream);
 }
