@@ -101,11 +101,12 @@ class FailoverConfig(_Strict):
         "Most bytes per second that a rank sends to one replica; 0: unlimited.",
         ge=0,
     )
-    transport: Literal["auto", "shm", "tcp"] = _field(
+    transport: Literal["auto", "shm", "tcp", "ucx"] = _field(
         "auto",
-        '"auto", "shm" or "tcp"',
-        "How replicas travel. shm: shared memory, to nodes of the same host only. auto: shm to real nodes of the same "
-        "host, tcp to others and to emulated ones.",
+        '"auto", "shm", "tcp" or "ucx"',
+        "How replicas travel. shm: shared memory, to nodes of the same host only. ucx: through libucx 1.13 or newer, "
+        "which every node must have. auto: shm to real nodes of the same host; to others and to emulated ones ucx "
+        "where both sides have libucx and an RDMA port that is up, else tcp.",
     )
     pacing: bool = _field(
         False,

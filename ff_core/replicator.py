@@ -6,18 +6,20 @@ Decides which slot a version goes to and mends connections; when something is co
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
 from ff_core.config import FailoverConfig
 from ff_core.copy.arena import Arena
+from ff_core.copy.binding import CopyCancelled, TransportError
 from ff_core.copy.page import StatusPage
 from ff_core.copy.stamps import epoch_of, version_of
 from ff_core.copy.transports import candidates
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.pacing import CopyWindow
-from ff_core.replica.connect import connect
+from ff_core.replica.connect import reach
 from ff_core.replica.store import slot_with
 from ff_core.state.device import device_of, step_stream
 from ff_core.state.razor import Plan
@@ -70,13 +72,21 @@ class Replicator:
         self._transports.clear()
         for address in self._holders:
             hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
-            sock, transport = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd)
-            self._writer.add_holder(sock.detach(), shared=transport == "shm")
-            self._transports.add(transport)
+
+            def use(sock: socket.socket, transport: str) -> None:
+                try:
+                    self._writer.add_holder(sock.detach(), transport)
+                except (CopyCancelled, TransportError):
+                    raise
+                except EngineError as error:  # the holder went away while the two were getting to know each other
+                    raise ConnectionError(str(error)) from error
+
+            used = reach(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, use)
+            self._transports.add(used)
 
     @property
     def transport(self) -> str:
-        """How the connected holders are reached: "tcp", "shm", both, or "" without holders."""
+        """How the connected holders are reached: "tcp", "shm", "ucx", several of them, or "" without holders."""
         return " and ".join(sorted(self._transports))
 
     def begin(self, version: int) -> None:
@@ -187,7 +197,7 @@ class Replicator:
             self.arena.empty(slot)
         try:
             self._connect_all()
-        except (OSError, ProtocolError):
+        except (OSError, ProtocolError, TransportError):
             return ""  # tried again at the next look; the controller hears of a lost node by itself
         if version >= 0:
             self.recommit(version)

@@ -22,8 +22,12 @@ from bench.copy_local import LocalCopy
 from bench.copy_pair import Pair
 from bench.numbers import load, machine, spread
 
+from ff_core.copy.transports import missing_for_ucx
+
 MB = 10**6
-PAIR_ACTIONS = ("stream", "send", "gloo", "durable", "shared")
+PAIR_ACTIONS: tuple[str, ...] = ("stream", "send", "gloo", "durable", "shared")
+if not missing_for_ucx():
+    PAIR_ACTIONS += ("ucx",)
 
 
 def rounds(count: int, actions: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -76,6 +80,10 @@ def measure(size: int, count: int) -> dict[str, Any]:
     found["cpu.durable_over_gloo"] = ratio(two["durable"], two["gloo"])
     found["cpu.shared_200MB_both_ways_s"] = spread([s * 200 * MB / size for s in two["shared"]])
     found["cpu.shared_over_gloo"] = ratio(two["shared"], two["gloo"])
+    if "ucx" in two:  # over what UCX chooses, or $UCX_TLS
+        found["cpu.ucx_200MB_both_ways_s"] = spread([s * 200 * MB / size for s in two["ucx"]])
+        found["cpu.ucx_over_gloo"] = ratio(two["ucx"], two["gloo"])
+        found["cpu.ucx_cpu_over_gloo_cpu"] = ratio(cpu["ucx"][1:], cpu["gloo"][1:])
     # On a busy machine CPU time says more than the clock does.
     found["cpu.send_cpu_over_tcp_cpu"] = ratio(cpu["send"][1:], cpu["stream"][1:])
     found["cpu.durable_cpu_over_gloo_cpu"] = ratio(cpu["durable"][1:], cpu["gloo"][1:])

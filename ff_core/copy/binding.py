@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 
-OK, EINVAL, ETIMEOUT, ECANCELLED, ECORRUPT, EIO, EPROTO, ENOSPACE, EHALTED, EINTERNAL, EDEVICE = range(0, -11, -1)
+OK, EINVAL, ETIMEOUT, ECANCELLED, ECORRUPT, EIO = range(0, -6, -1)
+EPROTO, ENOSPACE, EHALTED, EINTERNAL, EDEVICE, ETRANSPORT = range(-6, -12, -1)
 CODE_NAMES = {
     OK: "ok",
     EINVAL: "invalid argument",
@@ -26,11 +27,16 @@ CODE_NAMES = {
     EHALTED: "halted",
     EINTERNAL: "internal",
     EDEVICE: "device",
+    ETRANSPORT: "transport",
 }
 
 
 class CopyCancelled(EngineError):
     """What was asked for was abandoned by a cancel, most likely because a failover began."""
+
+
+class TransportError(EngineError):
+    """The transport asked for cannot be had, here or with this peer; another one can."""
 
 
 class CLayout(ctypes.Structure):
@@ -144,6 +150,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_writer_set_segments": (c_int, [c_void_p, POINTER(CSegment), c_size_t]),
     "ff_writer_add_holder": (c_int, [c_void_p, c_int]),
     "ff_writer_add_holder_shared": (c_int, [c_void_p, c_int]),
+    "ff_writer_add_holder_ucx": (c_int, [c_void_p, c_int, c_int64]),
     "ff_writer_clear_holders": (c_int, [c_void_p]),
     "ff_writer_begin": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
     "ff_writer_begin_on": (c_int, [c_void_p, c_uint32, c_uint64, c_int64, c_void_p]),
@@ -163,12 +170,16 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         c_int,
         [c_void_p, c_int, c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)],
     ),
+    "ff_receiver_attach_ucx": (c_int, [c_void_p, c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)]),
     "ff_receiver_detach": (c_int, [c_void_p, c_void_p]),
     "ff_receiver_fence": (c_int, [c_void_p, c_uint64]),
     "ff_receiver_poll": (c_int, [c_void_p, POINTER(CReceiverStatus), c_size_t, POINTER(c_size_t)]),
     "ff_receiver_close": (c_int, [c_void_p]),
     "ff_send_slot": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
     "ff_send_slot_shared": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
+    "ff_send_slot_ucx": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
+    "ff_ucx_check": (c_int, []),
+    "ff_rdma_ports": (ctypes.c_char_p, [ctypes.c_char_p]),
 }
 
 
@@ -206,6 +217,8 @@ def error_of(code: int, message: str) -> Exception:
         return CorruptSlotError(message)
     if code == EPROTO:
         return ProtocolError(message)
+    if code == ETRANSPORT:
+        return TransportError(message)
     if code == ECANCELLED:
         return CopyCancelled(message)
     return EngineError(f"{message} [{CODE_NAMES.get(code, code)}]")

@@ -50,16 +50,18 @@ class Receiver:
             raise EngineError("the receiver is closed")
         return self._handle
 
-    def attach(self, fd: int, arena: Arena, epoch: int, peers_file: int = -1) -> int:
+    def attach(self, fd: int, arena: Arena, epoch: int, peers_file: int = -1, ucx: bool = False) -> int:
         """Receive into `arena` from this connected, authenticated stream socket; returns the connection's number.
 
         peers_file: over shared memory, the memory file that the peer's slots lie in, sealed against shrinking; -1: data
-        come over the socket. Takes both descriptors over, also on failure. An older connection for the arena is closed
-        and joined first. EngineError: `epoch` is fenced.
+        come over the socket or, with ucx, through UCX. Takes both descriptors over, also on failure. An older
+        connection for the arena is closed and joined first. EngineError: `epoch` is fenced.
         """
         number = ctypes.c_uint64()
         place = (arena.address, arena.size, epoch, ctypes.byref(number))
-        if peers_file < 0:
+        if ucx:
+            check(engine().ff_receiver_attach_ucx(self._open(), fd, *place))
+        elif peers_file < 0:
             check(engine().ff_receiver_attach(self._open(), fd, *place))
         else:
             check(engine().ff_receiver_attach_shared(self._open(), fd, peers_file, *place))

@@ -1,34 +1,51 @@
-"""How replicas travel: what this build of the engine has, and which of it a job may use.
+"""How replicas travel: what this machine and this build of the engine have, and which of it a job may use.
 
-shm: between processes of one host, the holder copies out of the sender's memory file.  tcp: anywhere.
+shm: between processes of one host, the holder copies out of the sender's memory file.  tcp: anywhere.  ucx: through
+libucx, loaded at run time: RDMA on clusters that have it.
 """
 
 from __future__ import annotations
 
 import json
 
-from ff_core.copy.binding import build_info
-from ff_core.errors import ConfigError
+from ff_core.copy.binding import build_info, check, engine
+from ff_core.errors import ConfigError, EngineError
+
+_RDMA = b"/sys/class/infiniband"
 
 
-def available() -> tuple[str, ...]:
-    """Names of the engine's transports, the fastest first."""
-    return tuple(json.loads(build_info())["transports"])
+def missing_for_ucx() -> str:
+    """What keeps this process from using UCX; "" if nothing does."""
+    try:
+        check(engine().ff_ucx_check())
+    except EngineError as error:
+        return str(error)
+    return ""
+
+
+def rdma_ports(root: bytes = _RDMA) -> str:
+    """The ports of this host's RDMA devices that are up, "mlx5_0:1 mlx5_1:1"; "" if there are none."""
+    found: bytes = engine().ff_rdma_ports(root)
+    return found.decode()
 
 
 def candidates(wanted: str) -> tuple[str, ...]:
-    """The transports to try, the best first, for `wanted`, the configuration's value: "auto" means all there are.
+    """The transports to try, the best first, for `wanted`, the configuration's value.
 
-    Raises ConfigError, saying what is missing, for one that this build of the engine does not have.
+    "auto" means all that bring something: UCX over an ordinary network is slower than this engine's own TCP, so it is
+    among them only where an RDMA port is up. Raises ConfigError, saying what is missing, for one that cannot be had.
     """
-    have = available()
+    have = tuple(json.loads(build_info())["transports"])
     if wanted == "auto":
-        return have
+        useful = rdma_ports() and not missing_for_ucx()
+        return tuple(name for name in have if name != "ucx" or useful)
     if wanted not in have:
         raise ConfigError(
             f"transport = {wanted!r}: this build of the copy engine has {', '.join(have)}; "
             "allowed: one of these, or auto"
         )
+    if wanted == "ucx" and (missing := missing_for_ucx()):
+        raise ConfigError(f"transport = 'ucx': {missing}; allowed without it: auto, shm, tcp")
     return (wanted,)
 
 

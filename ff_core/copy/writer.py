@@ -16,6 +16,7 @@ from ff_core.copy.page import StatusPage
 from ff_core.errors import EngineError
 
 _SLICE_S = 0.25  # see page.py
+_UCX_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +94,19 @@ class Writer:
         array = segment_array(segments)
         check(engine().ff_writer_set_segments(self._open(), array, len(array)))
 
-    def add_holder(self, fd: int, shared: bool = False) -> None:
+    def add_holder(self, fd: int, transport: str = "tcp") -> None:
         """Send to the receiver behind this connected, authenticated stream socket too. Takes `fd` over.
 
-        shared: the receiver is on this host, the socket a Unix one, and the receiver has the memory file of this
-        writer's arena. Nothing may be in flight.
+        transport: "shm": the receiver is on this host, the socket a Unix one, and the receiver has the memory file of
+        this writer's arena.  "ucx": the receiver expects it; waits for its answer, up to 10 s, and raises
+        TransportError if it cannot be reached this way. Nothing may be in flight.
         """
-        add = engine().ff_writer_add_holder_shared if shared else engine().ff_writer_add_holder
-        check(add(self._open(), fd))
+        if transport == "ucx":
+            check(engine().ff_writer_add_holder_ucx(self._open(), fd, _UCX_MS))
+        elif transport == "shm":
+            check(engine().ff_writer_add_holder_shared(self._open(), fd))
+        else:
+            check(engine().ff_writer_add_holder(self._open(), fd))
 
     def clear_holders(self) -> None:
         """Close and forget all holders. Nothing may be in flight."""

@@ -68,6 +68,7 @@ void Connection::run() noexcept {
     } catch (const std::exception&) {  // the peer is gone: it cannot be told why
     }
   }
+  transport_->release();
   transport_->shutdown();
   finished_.store(true);
   bell_.ring();

@@ -6,6 +6,8 @@
 #include "error.h"
 #include "receiver.h"
 #include "transport_shm.h"
+#include "transport_ucx.h"
+#include "ucx_library.h"
 #include "writer.h"
 
 struct ff_writer {
@@ -50,7 +52,7 @@ extern "C" {
 const char* ff_build_info(void) {
   static const std::string text = [] {
     char buffer[1024];
-    std::snprintf(buffer, sizeof buffer, R"({"compiler": "%s", "crc32c": "%s", "cuda": %s, "transports": ["shm", "tcp"]})",
+    std::snprintf(buffer, sizeof buffer, R"({"compiler": "%s", "crc32c": "%s", "cuda": %s, "transports": ["shm", "ucx", "tcp"]})",
                   "gcc-compatible " __VERSION__, ff::crc32c_implementation(), ff::cuda_build_info().c_str());
     return std::string(buffer);
   }();
@@ -73,13 +75,24 @@ int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t coun
 }
 
 int ff_writer_add_holder(ff_writer* w, int fd) {
-  ff::UniqueFd owned(w == nullptr ? fd : -1);  // taken over in every case
-  return with(w, [&](ff::Writer& writer) { writer.add_holder(fd, false); });
+  ff::UniqueFd owned(fd);  // taken over in every case
+  return with(w, [&](ff::Writer& writer) {
+    writer.add_holder([&](const void*) { return std::make_unique<ff::TcpTransport>(std::move(owned)); });
+  });
 }
 
 int ff_writer_add_holder_shared(ff_writer* w, int fd) {
-  ff::UniqueFd owned(w == nullptr ? fd : -1);
-  return with(w, [&](ff::Writer& writer) { writer.add_holder(fd, true); });
+  ff::UniqueFd owned(fd);
+  return with(w, [&](ff::Writer& writer) {
+    writer.add_holder([&](const void* arena) { return std::make_unique<ff::ShmSender>(std::move(owned), arena); });
+  });
+}
+
+int ff_writer_add_holder_ucx(ff_writer* w, int fd, int64_t timeout_ms) {
+  ff::UniqueFd owned(fd);
+  return with(w, [&](ff::Writer& writer) {
+    writer.add_holder([&](const void*) { return std::make_unique<ff::UcxSender>(std::move(owned), timeout_ms); });
+  });
 }
 
 int ff_writer_clear_holders(ff_writer* w) {
@@ -165,6 +178,16 @@ int ff_receiver_attach_shared(ff_receiver* r, int fd, int peers_file, void* aren
   });
 }
 
+int ff_receiver_attach_ucx(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
+                           uint64_t* connection_id) {
+  ff::UniqueFd owned(fd);
+  return with(r, [&](ff::Receiver& receiver) {
+    auto transport = std::make_unique<ff::UcxReceiver>(std::move(owned));
+    const uint64_t id = receiver.attach(std::move(transport), arena, arena_bytes, epoch);
+    if (connection_id != nullptr) *connection_id = id;
+  });
+}
+
 int ff_receiver_detach(ff_receiver* r, const void* arena) {
   return with(r, [&](ff::Receiver& receiver) { receiver.detach(arena); });
 }
@@ -185,5 +208,21 @@ int ff_receiver_close(ff_receiver* r) {
     const std::unique_ptr<ff_receiver> owned(&not_null(r, "receiver"));
     return FF_OK;
   });
+}
+
+int ff_ucx_check(void) {
+  return ff::guarded([] {
+    std::string why;
+    const ff::UcxLibrary* ucx = ff::find_ucx(&why);
+    if (ucx == nullptr) ff::raise(FF_ETRANSPORT, "%s", why.c_str());
+    ff::ucx_context(*ucx);
+    return FF_OK;
+  });
+}
+
+const char* ff_rdma_ports(const char* root) {
+  thread_local std::string found;
+  found = root == nullptr ? "" : ff::rdma_ports(root);
+  return found.c_str();
 }
 }

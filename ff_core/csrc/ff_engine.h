@@ -32,7 +32,8 @@ enum {
   FF_ENOSPACE = -7,
   FF_EHALTED = -8,
   FF_EINTERNAL = -9,
-  FF_EDEVICE = -10 /* CUDA: not there, or it reported an error */
+  FF_EDEVICE = -10,   /* CUDA: not there, or it reported an error */
+  FF_ETRANSPORT = -11 /* the transport asked for cannot be had, here or with this peer */
 };
 
 const char* ff_last_error(void);
@@ -148,6 +149,9 @@ int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t coun
 int ff_writer_add_holder(ff_writer* w, int fd);
 /* The same over a Unix socket to a receiver on this host, which has the own arena's memory file. */
 int ff_writer_add_holder_shared(ff_writer* w, int fd);
+/* The same through UCX; the receiver expects it (ff_receiver_attach_ucx). Waits until the two have found each other, at
+   most timeout_ms. FF_ETRANSPORT: they cannot. */
+int ff_writer_add_holder_ucx(ff_writer* w, int fd, int64_t timeout_ms);
 int ff_writer_clear_holders(ff_writer* w);
 /* Copy live tensors into `slot` from the engine's own threads and stream UNIQUE bytes to holders. Returns at once. The
    next version may begin, in another slot, while this one is still being sent; it must be sealed by then. FF_EINVAL: slot
@@ -201,6 +205,9 @@ int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes
    against shrinking. It is read only. Both descriptors are the engine's from here on, also on failure. */
 int ff_receiver_attach_shared(ff_receiver* r, int fd, int peers_file, void* arena, uint64_t arena_bytes, uint64_t epoch,
                               uint64_t* connection_id);
+/* The same from a sender that uses UCX. */
+int ff_receiver_attach_ucx(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
+                           uint64_t* connection_id);
 /* Closes and joins the connection of the arena mapped at `arena`: call it before unmapping. */
 int ff_receiver_detach(ff_receiver* r, const void* arena);
 /* Closes and joins every connection whose epoch is < `epoch`; afterwards none of them touches an arena. */
@@ -225,6 +232,16 @@ int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot,
 /* The same over a Unix socket to a receiver on this host, which has the arena's memory file. */
 int ff_send_slot_shared(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
                         int64_t timeout_ms);
+/* The same through UCX to a receiver that expects it. FF_ETRANSPORT: they cannot reach each other this way. */
+int ff_send_slot_ucx(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
+                     int64_t timeout_ms);
+
+/* ---- UCX, found at run time ---- */
+/* FF_OK: loaded (once and for all) and usable. FF_ETRANSPORT: ff_last_error says what is missing. */
+int ff_ucx_check(void);
+/* Ports of RDMA devices that are up, as "mlx5_0:1 mlx5_1:1", "" without any. root: /sys/class/infiniband, but in tests.
+   Valid until the calling thread's next call. */
+const char* ff_rdma_ports(const char* root);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -68,6 +68,7 @@ void HolderLink::run() noexcept {
   } catch (const std::exception& error) {
     lose(Error(FF_EINTERNAL, error.what()));
   }
+  transport_->release();
   counters_.cpu_ns += cpu.lap();
 }
 

@@ -8,6 +8,7 @@
 #include "crc32c.h"
 #include "error.h"
 #include "transport_shm.h"
+#include "transport_ucx.h"
 #include "version_frames.h"
 
 namespace ff {
@@ -129,6 +130,16 @@ extern "C" int ff_send_slot_shared(int fd, const void* arena, uint64_t arena_byt
     ff::UniqueFd owned(fd);
     const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);
     ff::send_slot(std::make_unique<ff::ShmSender>(std::move(owned), arena), view, slot, epoch, timeout_ms);
+    return FF_OK;
+  });
+}
+
+extern "C" int ff_send_slot_ucx(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
+                                int64_t timeout_ms) {
+  return ff::guarded([&] {
+    ff::UniqueFd owned(fd);
+    const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);
+    ff::send_slot(std::make_unique<ff::UcxSender>(std::move(owned), timeout_ms), view, slot, epoch, timeout_ms);
     return FF_OK;
   });
 }

@@ -45,6 +45,8 @@ class Transport {
   virtual size_t receive_some(void* target, size_t bytes) = 0;
 
   virtual void shutdown() noexcept = 0;
+  // The using thread's last call: afterwards nothing of the transport reads or writes what it was given.
+  virtual void release() noexcept {}
   virtual int fd() const = 0;  // becomes readable when receive_some() has something, or the connection ends
 };
 

@@ -29,6 +29,8 @@ const char* name_of(uint16_t type) {
       return "ACK";
     case FrameType::kReject:
       return "REJECT";
+    case FrameType::kAddress:
+      return "ADDRESS";
   }
   return "unknown";
 }
@@ -50,7 +52,7 @@ void seal_frame(FrameHeader& frame) {
 void check_frame(const FrameHeader& frame) {
   if (frame.magic != kMagic) raise(FF_EPROTO, "frame magic is %#x, expected %#x", frame.magic, kMagic);
   if (frame.header_crc != crc_of(frame)) raise(FF_EPROTO, "frame header's checksum does not match");
-  if (frame.type < 1 || frame.type > 6) raise(FF_EPROTO, "frame type is %u, known are 1 to 6", frame.type);
+  if (frame.type < 1 || frame.type > 7) raise(FF_EPROTO, "frame type is %u, known are 1 to 7", frame.type);
 }
 
 void send_frame(Transport& transport, FrameHeader frame, const void* data, const Patience& patience) {

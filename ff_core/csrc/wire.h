@@ -8,7 +8,7 @@
 
 namespace ff {
 
-enum class FrameType : uint16_t { kJournal = 1, kBegin = 2, kChunk = 3, kBlob = 4, kAck = 5, kReject = 6 };
+enum class FrameType : uint16_t { kJournal = 1, kBegin = 2, kChunk = 3, kBlob = 4, kAck = 5, kReject = 6, kAddress = 7 };
 const char* name_of(uint16_t type);
 
 struct FrameHeader {  // little-endian, no padding

@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "error.h"
-#include "transport_shm.h"
 
 namespace ff {
 namespace {
@@ -63,19 +62,15 @@ void Writer::set_segments(const ff_segment* segments, size_t count) {
   source_.swap(source);
 }
 
-void Writer::add_holder(int fd, bool shared) {
-  UniqueFd owned(fd);
-  const std::lock_guard<std::mutex> control(control_);
-  {
+void Writer::add_holder(const std::function<std::unique_ptr<Transport>(const void* arena)>& connect) {
+  const auto expect_idle = [this] {
     const std::lock_guard<std::mutex> lock(mutex_);
     check_idle("add_holder");
-  }
-  std::unique_ptr<Transport> transport;
-  if (shared) {
-    transport = std::make_unique<ShmSender>(std::move(owned), arena_.at(0));
-  } else {
-    transport = std::make_unique<TcpTransport>(std::move(owned));
-  }
+  };
+  expect_idle();
+  auto transport = connect(arena_.at(0));  // may wait for the peer: no cancel shall wait for that
+  const std::lock_guard<std::mutex> control(control_);
+  expect_idle();
   auto link = std::make_unique<HolderLink>(std::move(transport), arena_, link_options_, counters_, *this);
   const std::lock_guard<std::mutex> lock(mutex_);
   links_.push_back(std::move(link));

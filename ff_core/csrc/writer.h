@@ -6,6 +6,7 @@
 #pragma once
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -29,7 +30,9 @@ class Writer final : public LinkOwner {
   Writer& operator=(const Writer&) = delete;
 
   void set_segments(const ff_segment* segments, size_t count);
-  void add_holder(int fd, bool shared);
+  // `connect` makes the transport, given the own arena's address. It is called without any lock, and only if nothing is
+  // in flight: FF_EINVAL.
+  void add_holder(const std::function<std::unique_ptr<Transport>(const void* arena)>& connect);
   void clear_holders();
   void begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream stream = nullptr);
   void resend(uint32_t slot, uint64_t epoch, int64_t version);

@@ -1,4 +1,4 @@
-"""An agent's data port: versions arrive here over TCP or shared memory, and slots leave from here.
+"""An agent's data port: versions arrive here over TCP, shared memory or UCX, and slots leave from here.
 
 Python accepts and authenticates, the engine's receiver then owns the descriptor. Connections name the epoch they
 belong to; one of
@@ -17,9 +17,9 @@ from ff_core.control.auth import accept_data, answer_data
 from ff_core.copy.arena import Arena
 from ff_core.copy.receiver import Receiver
 from ff_core.copy.sender import send_slot
-from ff_core.copy.transports import listens_shared
+from ff_core.copy.transports import listens_shared, missing_for_ucx
 from ff_core.errors import EngineError, FailoverError, ProtocolError
-from ff_core.replica.connect import accept_arena, connect, listen_shared
+from ff_core.replica.connect import accept_arena, listen_shared, reach
 from ff_core.replica.store import slot_with
 
 _HANDSHAKE_S = 10.0
@@ -96,6 +96,9 @@ class DataPort:
             epoch = hello.get("epoch")
             if not isinstance(epoch, int):
                 raise ProtocolError("hello without an epoch")
+            ucx = hello.get("transport") == "ucx"
+            if ucx and (missing := await asyncio.to_thread(missing_for_ucx)):
+                raise ProtocolError(f"the peer wants to use UCX: {missing}")
             await self._wait_epoch(epoch)
             arena = self._arena_for(hello)
             await answer_data(sock, True)
@@ -103,7 +106,7 @@ class DataPort:
                 raise ProtocolError(f"epoch {epoch} ended during the handshake")
             sock.setblocking(True)
             fd, arena_fd = arena_fd, -1  # the receiver's from here on
-            self._receiver.attach(sock.detach(), arena, epoch, fd)
+            self._receiver.attach(sock.detach(), arena, epoch, fd, ucx)
         except (FailoverError, OSError, asyncio.TimeoutError) as error:
             self._say(f"data connection from {peer} closed: {error or type(error).__name__}")
             try:
@@ -161,15 +164,17 @@ class DataPort:
 
         def run() -> None:
             hello = {"rank": order["rank"], "kind": "own", "epoch": epoch}
-            sock, transport = connect(tuple(order["to"]), self._secret, hello, _HANDSHAKE_S, self._transport, arena.fd)
-            self._sending.add(sock)
-            try:
-                send_slot(
-                    os.dup(sock.fileno()), arena, slot_with(arena, epoch, version), epoch, _SEND_S, transport == "shm"
-                )
-            finally:
-                self._sending.discard(sock)
-                sock.close()
+
+            def stream(sock: socket.socket, transport: str) -> None:
+                self._sending.add(sock)
+                try:
+                    slot = slot_with(arena, epoch, version)
+                    send_slot(os.dup(sock.fileno()), arena, slot, epoch, _SEND_S, transport)
+                finally:
+                    self._sending.discard(sock)
+                    sock.close()
+
+            reach(tuple(order["to"]), self._secret, hello, _HANDSHAKE_S, self._transport, arena.fd, stream)
 
         async def work() -> None:
             try:

@@ -67,7 +67,7 @@ class Rank:
         return socket.create_connection(self._peer)
 
     def run(self, action: str) -> tuple[float, float]:
-        """Seconds and CPU seconds of `action` on this rank: stream, send, gloo, durable or shared."""
+        """Seconds and CPU seconds of `action` on this rank: stream, send, gloo, durable, shared or ucx."""
         prepared = getattr(self, f"_prepare_{action}", lambda: None)()
         self._dist.barrier()
         started, worked = perf_counter(), process_time()
@@ -129,9 +129,19 @@ class Rank:
         into = self._shared_listener.accept()[0]
         _, (peers_file,), _, _ = socket.recv_fds(into, 1, 1)
         self._receiver.attach(into.detach(), self._replica, 1, peers_file)
-        self._writer.add_holder(out.detach(), shared=True)
+        self._writer.add_holder(out.detach(), "shm")
 
     def _shared(self, _: object) -> None:
+        self._durable(None)
+
+    def _prepare_ucx(self) -> None:
+        """As durable, but the bytes travel through UCX."""
+        self._writer.clear_holders()
+        out, into = self._connect(), self._listener.accept()[0]
+        self._receiver.attach(into.detach(), self._replica, 1, ucx=True)
+        self._writer.add_holder(out.detach(), "ucx")
+
+    def _ucx(self, _: object) -> None:
         self._durable(None)
 
     def _gloo(self, _: object) -> None:

@@ -7,13 +7,16 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+
+import pytest
 
 from ff_core.copy.arena import Arena, ArenaLayout, Segment
 from ff_core.copy.page import StatusPage
 from ff_core.copy.receiver import Receiver
 from ff_core.copy.stamps import stamp
+from ff_core.copy.transports import missing_for_ucx
 from ff_core.copy.writer import Writer
 
 CHUNK = 8192
@@ -39,7 +42,20 @@ def shared_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair()
 
 
+UCX = pytest.mark.skipif(bool(missing_for_ucx()), reason=missing_for_ucx())
+
+
+def ucx_pair() -> tuple[socket.socket, socket.socket]:
+    """The control connection of UCX: tcp's."""
+    return tcp_pair()
+
+
 PairMaker = Callable[[], tuple[socket.socket, socket.socket]]
+
+
+def over(pair: PairMaker) -> str:
+    """The transport that such a pair is for."""
+    return {shared_pair: "shm", ucx_pair: "ucx"}.get(pair, "tcp")
 
 
 class Live:
@@ -65,9 +81,11 @@ class Live:
 class Rig:
     """sent and local bytes of the own arena; holders' arenas have the sent part."""
 
-    def __init__(self, sent: int = 100_000, local: int = 30_000, holders: int = 1, **options: object) -> None:
-        self.own = Arena.create(ArenaLayout(3, sent, local, 4096, 4096, CHUNK))
-        self.holders = [Arena.create(ArenaLayout(3, sent, 0, 4096, 4096, CHUNK)) for _ in range(holders)]
+    def __init__(
+        self, sent: int = 100_000, local: int = 30_000, holders: int = 1, blob: int = 4096, **options: object
+    ) -> None:
+        self.own = Arena.create(ArenaLayout(3, sent, local, blob, 4096, CHUNK))
+        self.holders = [Arena.create(ArenaLayout(3, sent, 0, blob, 4096, CHUNK)) for _ in range(holders)]
         self.live = Live(sent + local)
         self.sent = sent
         self.page = StatusPage.create()
@@ -76,13 +94,14 @@ class Rig:
         self.writer.set_segments(self.live.segments(sent))
         self.receiver = Receiver()
 
-    def connect(self, epoch: int) -> None:
-        """The first holder over TCP, the second over a Unix socket, the third through shared memory, and again."""
+    def connect(self, epoch: int, pairs: Sequence[PairMaker] = (tcp_pair, socket.socketpair, shared_pair)) -> None:
+        """The first holder over TCP, the second over a Unix socket, the third through shared memory, and again; or
+        otherwise."""
         for index, arena in enumerate(self.holders):
-            pair = (tcp_pair, socket.socketpair, shared_pair)[index % 3]
+            pair = pairs[index % len(pairs)]
             near, far = pair()
-            self.receiver.attach(far.detach(), arena, epoch, self.peers_file(pair))
-            self.writer.add_holder(near.detach(), shared=pair is shared_pair)
+            self.receiver.attach(far.detach(), arena, epoch, self.peers_file(pair), ucx=pair is ucx_pair)
+            self.writer.add_holder(near.detach(), over(pair))
 
     def peers_file(self, pair: PairMaker) -> int:
         """What a receiver at the other end of such a pair gets to read this writer's memory."""

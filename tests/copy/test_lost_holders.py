@@ -13,7 +13,7 @@ import pytest
 from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.errors import EngineError, ProtocolError
 from tests.copy.frames import ACK, BLOB, REJECT, Frame, receive
-from tests.copy.rig import PairMaker, Rig, eventually, shared_pair, tcp_pair
+from tests.copy.rig import PairMaker, Rig, eventually, over, shared_pair, tcp_pair
 
 PAIRS = pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair, shared_pair], ids=["tcp", "unix", "shm"])
 
@@ -42,7 +42,7 @@ def lost(rig: Rig, error: type[Exception], message: str) -> None:
 def test_peer_gone_from_the_start(pair: PairMaker) -> None:
     with Rig() as rig:
         near, far = pair()
-        rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
+        rig.writer.add_holder(near.detach(), over(pair))
         far.close()
         eventually(lambda: rig.writer.stats().holders_lost == 1, "notice without anything to send")
         rig.writer.begin(0, 1, 0)
@@ -57,7 +57,7 @@ def test_peer_gone_after_any_frame(pair: PairMaker) -> None:
         with Rig(sent=20_000) as rig:
             rig.own.set_journal(b"j")
             near, far = pair()
-            rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
+            rig.writer.add_holder(near.detach(), over(pair))
             rig.writer.begin(0, 1, 0)
             rig.writer.seal(0, b"s")
             for _ in range(count):
@@ -80,7 +80,7 @@ def test_peer_that_stalls() -> None:
 def test_peer_that_does_not_acknowledge(pair: PairMaker) -> None:
     with Rig(sent=20_000, stall_timeout_s=0.3) as rig:
         near, far = pair()
-        rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
+        rig.writer.add_holder(near.detach(), over(pair))
         rig.writer.begin(0, 1, 0)
         rig.writer.seal(0, b"s")
         lost(rig, TimeoutError, "no acknowledgement for 300 ms")
@@ -117,7 +117,7 @@ def test_unsealed_version_is_no_stall() -> None:
 def test_wrong_answers(pair: PairMaker, answer: Frame, message: str) -> None:
     with Rig(sent=20_000) as rig:
         near, far = pair()
-        rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
+        rig.writer.add_holder(near.detach(), over(pair))
         rig.writer.begin(0, 1, 0)
         rig.writer.seal(0, b"s")
         while True:
@@ -149,7 +149,7 @@ def test_refusal_reaches_the_writer(pair: PairMaker) -> None:
     with Rig(sent=20_000_000) as rig, Arena.create(ArenaLayout(3, 777, 0, 4096, 4096, 8192)) as other:
         near, far = pair()
         rig.receiver.attach(far.detach(), other, 1, rig.peers_file(pair))
-        rig.writer.add_holder(near.detach(), shared=pair is shared_pair)
+        rig.writer.add_holder(near.detach(), over(pair))
         rig.writer.begin(0, 1, 0)
         rig.writer.seal(0, b"s")
         lost(

@@ -12,24 +12,25 @@ from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.sender import send_slot
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from tests.copy.frames import ACK, BLOB, Frame, receive
-from tests.copy.rig import CHUNK, Live, Rig, tcp_pair
+from tests.copy.rig import CHUNK, UCX, Live, PairMaker, Rig, over, shared_pair, tcp_pair, ucx_pair
 
 
 def newcomer(rig: Rig, local: int = 30_000) -> Arena:
     return Arena.create(ArenaLayout(3, rig.sent, local, 4096, 4096, CHUNK))
 
 
-SHARED = pytest.mark.parametrize("shared", [False, True], ids=["tcp", "shm"])
+OVER = pytest.mark.parametrize("pair", [tcp_pair, shared_pair, pytest.param(ucx_pair, marks=UCX)], ids=over)
 
 
-def send(rig: Rig, source: Arena, slot: int, epoch: int, target: Arena, shared: bool = False) -> None:
-    near, far = socket.socketpair() if shared else tcp_pair()
-    rig.receiver.attach(far.detach(), target, epoch, os.dup(source.fd) if shared else -1)
-    send_slot(near.detach(), source, slot, epoch, 60, shared)
+def send(rig: Rig, source: Arena, slot: int, epoch: int, target: Arena, pair: PairMaker = tcp_pair) -> None:
+    near, far = pair()
+    peers_file = os.dup(source.fd) if pair is shared_pair else -1
+    rig.receiver.attach(far.detach(), target, epoch, peers_file, ucx=pair is ucx_pair)
+    send_slot(near.detach(), source, slot, epoch, 60, over(pair))
 
 
-@SHARED
-def test_newcomer_gets_slot_and_journal_from_a_replica(shared: bool) -> None:
+@OVER
+def test_newcomer_gets_slot_and_journal_from_a_replica(pair: PairMaker) -> None:
     with Rig() as rig:
         rig.own.set_journal(b"init")
         rig.connect(1)
@@ -37,7 +38,7 @@ def test_newcomer_gets_slot_and_journal_from_a_replica(shared: bool) -> None:
         rig.receiver.fence(2)
         rig.holders[0].restamp(0, 2)
         with newcomer(rig) as arena:
-            send(rig, rig.holders[0], 0, 2, arena, shared)
+            send(rig, rig.holders[0], 0, 2, arena, pair)
             slot = arena.find(2, 9)
             assert slot is not None and arena.journal() == b"init" and arena.blob(slot) == b"scalars of 9"
             info = arena.slot_info(slot)
@@ -56,12 +57,12 @@ def test_newcomer_gets_slot_and_journal_from_a_replica(shared: bool) -> None:
             )
 
 
-@SHARED
-def test_own_slot_of_a_dead_worker_is_sent_without_its_local_part(shared: bool) -> None:
+@OVER
+def test_own_slot_of_a_dead_worker_is_sent_without_its_local_part(pair: PairMaker) -> None:
     with Rig() as rig:
         content = rig.run(1, 1, 3)
         with newcomer(rig, local=0) as replica:
-            send(rig, rig.own, 1, 1, replica, shared)
+            send(rig, rig.own, 1, 1, replica, pair)
             slot = replica.find(1, 3)
             assert slot is not None and rig.restored(replica, slot) == content[: rig.sent]
 
@@ -81,24 +82,24 @@ def test_what_cannot_be_sent() -> None:
             far.close()
 
 
-@SHARED
-def test_damage_is_found_before_it_is_sent(shared: bool) -> None:
+@OVER
+def test_damage_is_found_before_it_is_sent(pair: PairMaker) -> None:
     with Rig() as rig:
         rig.run(0, 1, 0)
         rig.own.corrupt(0, 50_000)
         with newcomer(rig) as arena:
             with pytest.raises(CorruptSlotError, match="checksum of chunk 6"):
-                send(rig, rig.own, 0, 1, arena, shared)
+                send(rig, rig.own, 0, 1, arena, pair)
             rig.receiver.detach(arena)
             assert arena.find(1, 0) is None
 
 
-@SHARED
-def test_refusal_is_the_error(shared: bool) -> None:
+@OVER
+def test_refusal_is_the_error(pair: PairMaker) -> None:
     with Rig(sent=20_000_000) as rig, Arena.create(ArenaLayout(8, 20_000_000, 0, 4096, 4096, CHUNK)) as other:
         rig.run(0, 1, 0)
         with pytest.raises(ProtocolError, match="the receiver refused: BEGIN frame of rank 3 for the arena of rank 8"):
-            send(rig, rig.own, 0, 1, other, shared)
+            send(rig, rig.own, 0, 1, other, pair)
 
 
 def test_deadlines() -> None:

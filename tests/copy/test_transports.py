@@ -1,21 +1,64 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from ff_core.copy import transports
+from ff_core.csrc import build
 from ff_core.errors import ConfigError
 
 
-def test_auto_tries_all_that_the_engine_has_the_fastest_first() -> None:
-    assert transports.candidates("auto") == transports.available() == ("shm", "tcp")
+def test_auto_tries_what_brings_something_the_fastest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transports, "rdma_ports", lambda: "")
+    assert transports.candidates("auto") == ("shm", "tcp")
     assert transports.candidates("tcp") == ("tcp",)
     assert transports.candidates("shm") == ("shm",)
+    monkeypatch.setattr(transports, "rdma_ports", lambda: "mlx5_0:1")
+    monkeypatch.setattr(transports, "missing_for_ucx", lambda: "")
+    assert transports.candidates("auto") == ("shm", "ucx", "tcp")
+    assert transports.candidates("ucx") == ("ucx",)
+    monkeypatch.setattr(transports, "missing_for_ucx", lambda: "it is not there")
+    assert transports.candidates("auto") == ("shm", "tcp")
+    with pytest.raises(ConfigError, match="transport = 'ucx': it is not there; allowed without it: auto, shm, tcp"):
+        transports.candidates("ucx")
 
 
 def test_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transports, "available", lambda: ("tcp",))
+    monkeypatch.setattr(transports, "build_info", lambda: '{"transports": ["tcp"]}')
     with pytest.raises(ConfigError, match=r"transport = 'shm'.*has tcp.*allowed"):
         transports.candidates("shm")
+
+
+def test_rdma_ports_that_are_up(tmp_path: Path) -> None:
+    assert transports.rdma_ports(bytes(tmp_path / "infiniband")) == ""
+    states = {"mlx5_0/ports/1": "4: ACTIVE\n", "mlx5_0/ports/2": "1: DOWN\n", "mlx5_1/ports/1": "2: INIT\n"}
+    for port, state in states.items():
+        (tmp_path / port).mkdir(parents=True)
+        (tmp_path / port / "state").write_text(state)
+    assert transports.rdma_ports(bytes(tmp_path)) == "mlx5_0:1"
+    (tmp_path / "mlx5_1/ports/1/state").write_text("4: ACTIVE\n")
+    assert transports.rdma_ports(bytes(tmp_path)) == "mlx5_0:1 mlx5_1:1"
+
+
+def asked(library: str) -> str:
+    """What a process with this $FF_UCX_LIBRARY misses."""
+    code = "from ff_core.copy.transports import missing_for_ucx; print(missing_for_ucx())"
+    environment = {**os.environ, "FF_UCX_LIBRARY": library}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout.strip()
+
+
+def test_ucx_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    assert "UCX cannot be loaded (/nowhere/libucp.so" in asked("/nowhere/libucp.so")
+    source = tmp_path / "old.c"
+    source.write_text("void ucp_get_version(unsigned*a,unsigned*b,unsigned*c){*a=1;*b=9;*c=2;}\n")
+    library = tmp_path / "libold.so"
+    subprocess.run([*build.compiler(), "-x", "c", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    said = asked(str(library))
+    assert f"UCX ({library}) is version 1.9.2, needed is 1.13 or a later 1.x; it lacks ucp_config_read" in said
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_immutable() -> None:
         ({"interval": 0}, ["ff_failover.interval = 0", ">= 1"]),
         ({"interval": "auto"}, ["ff_failover.interval = 'auto'", "not available yet", "whole number >= 1"]),
         ({"commit": "eager"}, ["ff_failover.commit = 'eager'", '"strict" or "relaxed"']),
-        ({"transport": "rdma"}, ["ff_failover.transport = 'rdma'", '"auto", "shm" or "tcp"']),
+        ({"transport": "rdma"}, ["ff_failover.transport = 'rdma'", '"auto", "shm", "tcp" or "ucx"']),
         ({"chunk_bytes": 5000}, ["ff_failover.chunk_bytes = 5000", "multiple of 4096"]),
         ({"chunk_bytes": 0}, ["ff_failover.chunk_bytes = 0"]),
         ({"chunk_bytes": "3 foo"}, ["ff_failover.chunk_bytes = '3 foo'", "unknown unit 'foo'"]),

@@ -56,3 +56,8 @@ void gate(Random& random);
 void unplug(Random& random);
 void malformed(Random& random);
 void fuzz(Random& random);
+void ucx_steady(Random& random);
+void ucx_cancel(Random& random);
+void ucx_unplug(Random& random);
+void ucx_fuzz(Random& random);
+void ucx_send_slot(Random& random);

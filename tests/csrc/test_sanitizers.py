@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from ff_core.csrc import build
+from tests.copy.rig import UCX
 
 STRESS = sorted(Path(__file__).parent.glob("stress*.cpp"))
 SCENARIOS = ("steady", "cancel", "unplug", "malformed", "send_slot", "gate", "fuzz")
+UCX_SCENARIOS = ("ucx_steady", "ucx_cancel", "ucx_unplug", "ucx_fuzz", "ucx_send_slot")
+_SUPPRESSIONS = Path(__file__).with_name("tsan_ucx.supp")
 
 
 @pytest.fixture(scope="session", params=["address", "thread"])
@@ -34,3 +37,23 @@ def test_stress(program: list[str], scenario: str) -> None:
         done = subprocess.run([*program, seed, scenario], capture_output=True, text=True, timeout=400, env=environment)
         assert done.returncode == 0, f"seed {seed}:\n{done.stdout}\n{done.stderr[-8000:]}"
         assert f"{scenario} ok" in done.stdout
+
+
+@UCX
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("network", ["tcp", pytest.param("posix", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenario", UCX_SCENARIOS)
+def test_stress_through_ucx(program: list[str], scenario: str, network: str) -> None:
+    """Over UCX's TCP and shared memory."""
+    environment = {
+        **os.environ,
+        "UCX_TLS": network,
+        "UCX_POSIX_ERROR_HANDLING": "y",  # off by default: then it is not used where failures must be told
+        # UCX patches madvise(2), which the C library calls when a thread has ended, as a sanitizer sees it.
+        "UCX_MEM_EVENTS": "n",
+        "TSAN_OPTIONS": f"halt_on_error=1 suppressions={_SUPPRESSIONS}",
+        "ASAN_OPTIONS": "detect_leaks=0",  # connections that never came about are kept, see UcxPort::dispose
+    }
+    done = subprocess.run([*program, "1", scenario], capture_output=True, text=True, timeout=400, env=environment)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-8000:]}"
+    assert f"{scenario} ok" in done.stdout

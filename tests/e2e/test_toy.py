@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.jobs import Job, agent_pid, committed, fftrain, pid_of, reference, toy, wait_for
+from tests.copy.rig import UCX
+from tests.e2e.jobs import ENV, Job, agent_pid, committed, fftrain, pid_of, reference, toy, wait_for
 
 NODES = ("--emulate-nodes", "2")
 
@@ -85,6 +86,34 @@ def test_shared_memory_between_emulated_nodes(tmp_path: Path, uninterrupted: Job
     assert_same(job, uninterrupted)
     assert "replicas travel by shm" in job.stderr
     assert len(job.of("failover")) == 2
+
+
+@UCX
+@pytest.mark.slow
+def test_ucx(tmp_path: Path, uninterrupted: Job) -> None:
+    """A rank, then a whole node is lost."""
+
+    def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(12))
+        os.kill(agent_pid(out, 1), signal.SIGKILL)
+
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"transport": "ucx"}))
+    words = ("--ff-config", str(config), "--inject", "kill rank=2 iteration=6 at=backward")
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent)
+    assert_same(job, uninterrupted)
+    assert "replicas travel by ucx" in job.stderr
+    assert len(job.of("failover")) == 2
+
+
+def test_ucx_that_is_not_there_ends_the_job_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENV, "FF_UCX_LIBRARY", str(tmp_path / "libucp.so.0"))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"transport": "ucx"}))
+    job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, "--ff-config", str(config))
+    assert job.code != 0
+    assert f"transport = 'ucx': UCX cannot be loaded ({tmp_path}/libucp.so.0: cannot open shared object" in job.stderr
+    assert "allowed without it: auto, shm, tcp" in job.stderr
 
 
 def test_random_moments(tmp_path: Path, uninterrupted: Job) -> None:

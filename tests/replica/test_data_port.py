@@ -1,21 +1,25 @@
-"""A data port and those who connect to it, over both transports."""
+"""A data port and those who connect to it, over every transport."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ff_core.control.auth import new_secret
+from ff_core.copy import transports
 from ff_core.copy.arena import Arena, ArenaLayout
+from ff_core.copy.binding import TransportError
 from ff_core.errors import ProtocolError
-from ff_core.replica.connect import connect, shared_name
+from ff_core.replica import data_port
+from ff_core.replica.connect import connect, reach, shared_name
 from ff_core.replica.data_port import DataPort
-from tests.copy.rig import Rig
+from tests.copy.rig import UCX, Rig
 
 SECRET = new_secret()
 LAYOUT = ArenaLayout(3, 100_000, 0, 4096, 4096, 8192)
@@ -73,6 +77,7 @@ async def join(address: Address, transport: str, arena: Arena, **hello: Any) -> 
         ("shm", True, "shm", "shm"),
         ("auto", False, "auto", "shm"),
         ("auto", True, "auto", "tcp"),
+        pytest.param("ucx", True, "ucx", "ucx", marks=UCX),
     ],
 )
 def test_versions_travel(agents: str, emulated: bool, workers: str, used: str) -> None:
@@ -80,7 +85,7 @@ def test_versions_travel(agents: str, emulated: bool, workers: str, used: str) -
         with Rig(holders=0) as rig:
             sock, transport = await join(address, workers, rig.own)
             assert transport == used
-            rig.writer.add_holder(sock.detach(), shared=transport == "shm")
+            rig.writer.add_holder(sock.detach(), transport)
             for version in range(3):
                 content = await asyncio.to_thread(rig.run, version % 2, EPOCH, version)
                 slot = agent.arena.find(EPOCH, version)
@@ -91,7 +96,7 @@ def test_versions_travel(agents: str, emulated: bool, workers: str, used: str) -
     with_agent(agents, emulated, body)
 
 
-@pytest.mark.parametrize("transport", ["tcp", "shm"])
+@pytest.mark.parametrize("transport", ["tcp", "shm", pytest.param("ucx", marks=UCX)])
 def test_slots_are_sent_from_agent_to_agent(transport: str) -> None:
     async def body(agent: Agent, address: Address) -> None:
         with Rig(holders=0) as rig:
@@ -124,7 +129,7 @@ def test_forced_shared_memory_says_what_is_missing() -> None:
     with_agent("tcp", True, body)
 
 
-@pytest.mark.parametrize("transport", ["tcp", "shm"])
+@pytest.mark.parametrize("transport", ["tcp", "shm", pytest.param("ucx", marks=UCX)])
 def test_strangers_and_old_epochs_are_refused(transport: str) -> None:
     async def body(agent: Agent, address: Address) -> None:
         with pytest.raises(ProtocolError, match="does not know the job's secret"):
@@ -137,6 +142,46 @@ def test_strangers_and_old_epochs_are_refused(transport: str) -> None:
         assert any("rank 4 has no arena here" in line for line in agent.said)
 
     with_agent(transport, True, body)
+
+
+@UCX
+def test_what_does_not_reach_the_peer_is_given_up_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With "auto"; what was asked for by name is an error. (Both have UCX and RDMA here, but no way to each other.)"""
+    monkeypatch.setattr(transports, "rdma_ports", lambda: "mlx5_0:1")
+
+    async def body(agent: Agent, address: Address) -> None:
+        tried: list[str] = []
+
+        def use(sock: socket.socket, transport: str) -> None:
+            tried.append(transport)
+            sock.close()
+            if transport == "ucx":
+                raise TransportError("Destination is unreachable")
+
+        hello = {"rank": 3, "kind": "replica", "epoch": EPOCH}
+        call = partial(reach, address, SECRET, hello, 30.0, arena_fd=agent.arena.fd, use=use)
+        assert await asyncio.to_thread(call, transport="auto") == "tcp"
+        assert tried == ["ucx", "tcp"]
+        with pytest.raises(TransportError, match="unreachable"):
+            await asyncio.to_thread(call, transport="ucx")
+
+    with_agent("auto", True, body)
+
+
+@UCX
+def test_agent_without_ucx_is_reached_over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transports, "rdma_ports", lambda: "mlx5_0:1")
+    monkeypatch.setattr(data_port, "missing_for_ucx", lambda: "it is not there")
+
+    async def body(agent: Agent, address: Address) -> None:
+        sock, transport = await join(address, "auto", agent.arena)
+        sock.close()
+        assert transport == "tcp"
+        assert any("the peer wants to use UCX: it is not there" in line for line in agent.said)
+        with pytest.raises(ProtocolError, match="refused"):
+            await join(address, "ucx", agent.arena)
+
+    with_agent("auto", True, body)
 
 
 @pytest.mark.parametrize("sent", [0, 2])
