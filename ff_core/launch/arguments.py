@@ -19,6 +19,7 @@ from typing import Any
 from ff_core.errors import ConfigError
 
 _DEFAULT_PORT = 29500
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"  # as torchrun's default
 
 
 @dataclass(slots=True)
@@ -187,7 +188,7 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
         out_dir=str(Path(out_dir).resolve()) if out_dir else "",
         ff_config=args.ff_config,
         show_output=_show_output(args, out_dir),
-        signals=_signals(args.signals_to_handle),
+        signals=_signals(getattr(args, "signals_to_handle", _SIGNALS)),  # not every torch has it
         injections=list(args.inject),
     )
 
@@ -200,7 +201,8 @@ def _refuse(args: argparse.Namespace) -> None:
         (bool(args.rdzv_conf), f"--rdzv-conf {args.rdzv_conf}", "nothing: there is no rendezvous to configure"),
         (bool(args.local_ranks_filter), f"--local-ranks-filter {args.local_ranks_filter}",
          "nothing: all ranks are shown, or with --redirects 3 none; each has its own log file below --out-dir"),
-        (bool(args.duplicate_stdout_filters or args.duplicate_stderr_filters), "--duplicate-stdout/stderr-filters",
+        (any(getattr(args, f"duplicate_{name}_filters", "") for name in ("stdout", "stderr")),
+         "--duplicate-stdout/stderr-filters",
          "nothing: filter the log files below --out-dir"),
         (args.logs_specs is not None, f"--logs-specs {args.logs_specs}", "nothing: logs go to DIR/logs/RESTART/rankR"),
         (args.event_log_handler != "null", f"--event-log-handler {args.event_log_handler}",

@@ -158,6 +158,9 @@ def test_output_options() -> None:
     ],
 )
 def test_refused(text: str, words: list[str]) -> None:
+    option = text.split()[0].partition("=")[0]
+    if option.startswith("--") and option not in build_parser()._option_string_actions:
+        pytest.skip(f"torchrun of this torch has no {option}")
     with pytest.raises(ConfigError) as caught:
         plan(text)
     assert all(word in str(caught.value) for word in words), caught.value
