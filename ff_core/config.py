@@ -105,8 +105,8 @@ class FailoverConfig(_Strict):
         "auto",
         '"auto", "shm", "tcp" or "ucx"',
         "How replicas travel. shm: shared memory, to nodes of the same host only. ucx: through libucx 1.13 or newer, "
-        "which every node must have. auto: shm to real nodes of the same host; to others and to emulated ones ucx "
-        "where both sides have libucx and an RDMA port that is up, else tcp.",
+        "which every node must have; for RDMA. auto: shm to real nodes of the same host, tcp to others and to emulated "
+        "ones.",
     )
     pacing: bool = _field(
         False,
@@ -149,10 +149,7 @@ class FailoverConfig(_Strict):
         600.0, "seconds > 0", "Time a replacement has from its start until it is ready to train.", gt=0
     )
     regroup_timeout_s: float = _field(
-        60.0,
-        "seconds > 0",
-        "Time for survivors to come back out of their iteration, and for all ranks to connect anew.",
-        gt=0,
+        60.0, "seconds > 0", "Time for all ranks to connect anew; then recovery starts over.", gt=0
     )
     spares: int = _field(
         0,

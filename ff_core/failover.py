@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core import garbage
 from ff_core.config import FailoverConfig
+from ff_core.copy import transports
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.faults import Faults
@@ -169,7 +170,9 @@ class Failover:
         if self.rank == 0:
             print(describe(self.plan, self.protection), file=sys.stderr, flush=True)
             if message["holders"]:
-                print(f"fftrain: replicas travel by {self.replicator.transport}", file=sys.stderr, flush=True)
+                advice = transports.advice(self.config.transport)
+                text = f"replicas travel by {self.replicator.transport}" + (f"; {advice}" if advice else "")
+                print(f"fftrain: {text}", file=sys.stderr, flush=True)
         self.replicator.keep_blob(0, blob)
         self.fence.resume(0, self.replicator.recommit)
         self.link.send("training", rank=self.rank)

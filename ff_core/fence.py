@@ -42,6 +42,12 @@ class Fence:
         if epoch is not None:
             raise FailoverInterrupt(epoch)
 
+    def unless_halted(self, action: Callable[[], None]) -> None:
+        """`action()`, which must not wait, with no halt before or within it. Raises FailoverInterrupt."""
+        with self._changed:
+            self.check()
+            action()
+
     def enter_step(self) -> None:
         """Live tensors begin to change."""
         with self._changed:

@@ -64,7 +64,11 @@ class CommitGate:
             except TimeoutError:
                 waited += _SLICE_S
             owner.check()
-            mended = owner.replicator.mend()
+            try:
+                mended = owner.replicator.mend(owner.fence.unless_halted)
+            except FailoverError:
+                owner.fence.check()  # a halt cancelled it
+                raise
             if mended:
                 self._say(mended)
             if waited >= _WARN_S and not warned:

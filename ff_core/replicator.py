@@ -6,8 +6,7 @@ Decides which slot a version goes to and mends connections; when something is co
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ff_core.config import FailoverConfig
@@ -19,7 +18,7 @@ from ff_core.copy.transports import candidates
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.pacing import CopyWindow
-from ff_core.replica.connect import reach
+from ff_core.replica.connect import connect
 from ff_core.replica.store import slot_with
 from ff_core.state.device import device_of, step_stream
 from ff_core.state.razor import Plan
@@ -57,13 +56,14 @@ class Replicator:
         self._writer.set_segments([segment.for_engine() for segment in plan.segments])
         self._holders: list[tuple[str, int]] = []
         self.newest = -1  # newest version begun in this epoch
+        self._broken = False  # a connection that broke has not been made again yet
         self._newest_slot = -1  # where it is being written: incomplete, yet not free
         self._epoch = 0
         self._blobs: dict[int, bytes] = {}
 
     def connect(self, holders: Sequence[Sequence[Any]], epoch: int) -> None:
         """Connect to the holders' agents [[node, host, port], ...]. Nothing is in flight (after open or cancel)."""
-        self._epoch, self.newest, self._newest_slot = epoch, -1, -1
+        self._epoch, self.newest, self._newest_slot, self._broken = epoch, -1, -1, False
         self._holders = [(host, port) for _, host, port in holders]
         self._connect_all()
 
@@ -72,17 +72,14 @@ class Replicator:
         self._transports.clear()
         for address in self._holders:
             hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
-
-            def use(sock: socket.socket, transport: str) -> None:
-                try:
-                    self._writer.add_holder(sock.detach(), transport)
-                except (CopyCancelled, TransportError):
-                    raise
-                except EngineError as error:  # the holder went away while the two were getting to know each other
-                    raise ConnectionError(str(error)) from error
-
-            used = reach(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, use)
-            self._transports.add(used)
+            sock, transport = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd)
+            try:
+                self._writer.add_holder(sock.detach(), transport)
+            except (CopyCancelled, TransportError):
+                raise
+            except EngineError as error:  # the holder went away while the two were getting to know each other
+                raise ConnectionError(str(error)) from error
+            self._transports.add(transport)
 
     @property
     def transport(self) -> str:
@@ -177,16 +174,21 @@ class Replicator:
         if self.newest >= 0:
             self._writer.fence(self.newest, step_stream(self._device), timeout_s)
 
-    def mend(self) -> str:
+    def mend(self, unless_halted: Callable[[Callable[[], None]], None]) -> str:
         """Versions in flight cannot commit although nobody died: put it right. Returns what was done, "" if nothing
         was.
 
         A holder's broken connection is made again; an own slot found damaged on its way out is copied anew from the
         live tensors, which are whole at the gate, the only place this is called from.
+
+        unless_halted: runs what begins to copy, with no halt in between. What it raises goes on to the caller, as do
+        CopyCancelled and other errors of the engine.
         """
         try:
             self._writer.check()
-            return ""
+            if not self._broken:
+                return ""
+            done, damaged = "a connection to a replica that had broken was made again", False
         except CorruptSlotError as error:
             done, damaged = f"the own slot was damaged ({error}) and was copied anew", True
         except (EngineError, ProtocolError, TimeoutError) as error:
@@ -194,13 +196,15 @@ class Replicator:
         self._writer.cancel()
         version, slot = self.newest, self._newest_slot
         if damaged and slot >= 0:
-            self.arena.empty(slot)
+            unless_halted(lambda: self.arena.empty(slot))
+        self._broken = True
         try:
             self._connect_all()
         except (OSError, ProtocolError, TransportError):
             return ""  # tried again at the next look; the controller hears of a lost node by itself
         if version >= 0:
-            self.recommit(version)
+            unless_halted(lambda: self.recommit(version))
+        self._broken = False
         return done
 
     def stats(self) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.distributed import distributed_c10d as c10d
 
-from ff_megatron import buckets, experts, optimizers
+from ff_megatron import buckets, experts
 
 _FUNCTIONS = ("no_sync_func", "grad_sync_func", "param_sync_func")
 
@@ -38,8 +38,8 @@ class Reset:
             if getattr(chunk, "use_forward_hook", False) and not chunk.remove_forward_pre_hook_handles:
                 chunk.enable_forward_pre_hook()
         self._optimizer.zero_grad()
-        for optimizer in (self._optimizer, *optimizers.parts(self._optimizer)):
-            # core_v0.19 asks all ranks at the first step; a newcomer asks again, so everybody must.
+        for optimizer in (self._optimizer, *getattr(self._optimizer, "chained_optimizers", ())):
+            # core_v0.19 asks all ranks at the first step, stubs too; a newcomer asks again, so everybody must.
             vars(optimizer).pop("_has_grad_norm_group_cache", None)
         for name, function in self._functions.items():
             setattr(self._config, name, function)

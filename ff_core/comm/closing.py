@@ -18,14 +18,19 @@ class Closer:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
-    def close(self, groups: list[Any]) -> None:
-        """Empties `groups`. Callers must hold these groups by this very list alone: the thread may overtake them."""
+    def close(self, groups: list[Any], wait_s: float = 0.0) -> None:
+        """Empties `groups`. Callers must hold these groups by this very list alone: the thread may overtake them.
+
+        wait_s: how long to wait for that.
+        """
         if not groups:
             return
         thread = threading.Thread(target=groups.clear, name="ff-close", daemon=True)
         with self._lock:
             self._threads = [other for other in self._threads if other.is_alive()] + [thread]
             thread.start()
+        if wait_s:
+            thread.join(wait_s)
 
     def give_back(self) -> None:
         """Returns freed memory to the system, in the background. Every generation's threads leave glibc arenas with the

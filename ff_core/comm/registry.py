@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .host import CommHost
     from .spec import GroupSpec
 
+CLOSE_S = 10.0  # closing a group that the user destroys, when nobody has died, takes milliseconds
 CONNECT_TIMEOUT = timedelta(seconds=60)  # for regrouping, where every rank is known to be ready
 
 
@@ -189,9 +190,9 @@ class GroupRegistry:
             self.late.destroyed(group)
         group.closed = True
         closing: list[dist.ProcessGroup] = []
-        self._release(group, closing)
-        if self.over:
-            self._closer.close(closing)
+        with self._lock:
+            self._release(group, closing)
+        self._closer.close(closing, wait_s=CLOSE_S)
 
     # ---- from epoch to epoch ------------------------------------------------------------------------------------
 

@@ -270,7 +270,13 @@ class Controller:
                 self.node_down(node.id, f"no heartbeat for {self.config.heartbeat_timeout_s:g} s")
         self.failovers.tick(now)
         if self.protected and self.failovers.settled and self.loop_end.left_version is None:
-            for rank in self.hangs.culprits(self.job.world_size, now):
+            culprits = self.hangs.culprits(self.job.world_size, now)
+            if not culprits and self.hangs.stalled(self.job.world_size, now):
+                text = f"no progress for {self.hangs.deadline_s:g} s, and no rank is behind others: nobody is blamed"
+                self.out.emit("hang", rank=-1, text=text)
+                self.out.say(text)
+                self.hangs.reset()
+            for rank in culprits:
                 text = f"no progress for {self.hangs.deadline_s:g} s while others wait for it (hang_timeout_s)"
                 self.out.emit("hang", rank=rank, text=text)
                 self.out.send(self.members.ranks[rank].node, "fail_worker", rank=rank, reason=text)

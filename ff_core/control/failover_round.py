@@ -38,8 +38,6 @@ class FailoverRound:
     version: int = -1
     newcomers: list[int] = field(default_factory=list)
     warm: dict[int, bool] = field(default_factory=dict)  # newcomer -> came from a spare
-    joining: set[int] = field(default_factory=set)  # newcomers, and ranks that are sent a slot
-    given_up: dict[int, float] = field(default_factory=dict)  # rank -> when it was told to end
     ready_at: dict[int, float] = field(default_factory=dict)
     restored_bytes: int = 0
     resumed: dict[int, dict[str, float]] = field(default_factory=dict)

@@ -180,7 +180,6 @@ class Failovers:
                         "to": list(self.members.nodes[home].data_address),
                     }
                 )
-        current.joining = set(current.newcomers) | {number for number, role in roles.items() if role["filled"]}
         current.verdict_at, current.step = self.out.now(), Step.JOINING
         for node in self.members.live_nodes():
             layouts = self.members.layouts_for(node)
@@ -254,23 +253,19 @@ class Failovers:
 
     def tick(self, now: float) -> None:
         """Deadlines: joining and regrouping. (Agents see to that of halting.)"""
-        current = self.round
+        current, limit = self.round, self.controller.config.join_timeout_s
         regroup_s = self.controller.config.regroup_timeout_s
         if current is not None and current.step is Step.REGROUPING and now - current.all_ready_at > regroup_s:
             # Who holds the others up cannot be told from here; a process that hangs will not answer the halt either.
             missing = [number for number in self.members.ranks if number not in current.resumed]
             self.begin(set(), f"ranks {missing} did not resume within {regroup_s:g} s (regroup_timeout_s)", now)
-        elif current is not None and current.step is Step.JOINING:
-            self._give_up_unready(current, now)
-
-    def _give_up_unready(self, current: FailoverRound, now: float) -> None:
-        """A survivor with its state at hand has only to unwind; whoever builds a trainer or is sent a slot, more."""
-        for number, rank in self.members.ranks.items():
-            if number in current.ready_at:
-                continue
-            setting = "join_timeout_s" if number in current.joining else "regroup_timeout_s"
-            limit = getattr(self.controller.config, setting)
-            if now - current.given_up.get(number, current.verdict_at) > limit:
-                current.given_up[number] = now  # one more period for its death to come in
-                reason = f"not ready {limit:g} s after the verdict ({setting})"
-                self.out.send(rank.node, "fail_worker", rank=number, reason=reason)
+        elif current is not None and current.step is Step.JOINING and now - current.verdict_at > limit:
+            for number, rank in self.members.ranks.items():
+                if number not in current.ready_at:
+                    self.out.send(
+                        rank.node,
+                        "fail_worker",
+                        rank=number,
+                        reason=f"not ready {limit:g} s after the verdict (join_timeout_s)",
+                    )
+            current.verdict_at = now  # one more period for the deaths to come in

@@ -1,12 +1,10 @@
 """Which rank hangs: it stopped making progress while others wait for it.
 
 Every agent reports, with its heartbeat, each rank's progress count (collectives, steps, seals) and what it is doing.
-The job hangs
-when no rank has made progress for the deadline. The culprits are then the ranks that are *not* waiting (in a
-collective, at the
-gate, in recovery): they keep the others. If all wait, those with the fewest collectives behind them keep the rest,
-provided that others are
-ahead. If neither tells, nobody is blamed: the collectives' own timeouts decide.
+The job hangs when no rank has made progress for the deadline. The culprits are then the ranks that are *not* waiting
+(in a collective, at the gate, in recovery): they keep the others. If all wait, or none seems to (a collective on a GPU
+returns at once, and the rank waits for it in the user's code), those with the fewest collectives behind them keep the
+rest, provided that others are ahead. If neither tells, nobody is blamed, and the job says so.
 """
 
 from __future__ import annotations
@@ -56,13 +54,18 @@ class HangDetector:
         typical = median(self._iterations) if self._iterations else 0.0
         return max(_AUTO_FLOOR_S, _AUTO_ITERATIONS * typical)
 
+    def stalled(self, world_size: int, now: float) -> bool:
+        """Whether no rank has made progress for the deadline."""
+        silent = (now - since >= self.deadline_s for _, _, since in self._seen.values())
+        return len(self._seen) >= world_size and all(silent)
+
     def culprits(self, world_size: int, now: float) -> list[int]:
         """Ranks that keep the job from going on; empty if it goes on or if it cannot be told."""
-        if len(self._seen) < world_size or any(now - since < self.deadline_s for _, _, since in self._seen.values()):
+        if not self.stalled(world_size, now):
             return []
         busy = [rank for rank, (_, activity, _) in self._seen.items() if activity not in _WAITING]
         if busy and len(busy) < world_size:
             return sorted(busy)
-        counts = {rank: progress for rank, (progress, _, _) in self._seen.items()}
-        behind = [rank for rank, count in counts.items() if count == min(counts.values())]
-        return sorted(behind) if not busy and len(behind) < world_size else []
+        least = min(progress for progress, _, _ in self._seen.values())
+        behind = [rank for rank, (progress, _, _) in self._seen.items() if progress == least]
+        return sorted(behind) if len(behind) < world_size else []

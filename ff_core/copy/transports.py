@@ -32,13 +32,13 @@ def rdma_ports(root: bytes = _RDMA) -> str:
 def candidates(wanted: str) -> tuple[str, ...]:
     """The transports to try, the best first, for `wanted`, the configuration's value.
 
-    "auto" means all that bring something: UCX over an ordinary network is slower than this engine's own TCP, so it is
-    among them only where an RDMA port is up. Raises ConfigError, saying what is missing, for one that cannot be had.
+    "auto" means those that need no thought, so not UCX: over an ordinary network it is slower than this engine's own
+    TCP, and whether two hosts' RDMA ports reach each other is not known before it has been tried. Raises ConfigError,
+    saying what is missing, for one that cannot be had.
     """
     have = tuple(json.loads(build_info())["transports"])
     if wanted == "auto":
-        useful = rdma_ports() and not missing_for_ucx()
-        return tuple(name for name in have if name != "ucx" or useful)
+        return tuple(name for name in have if name != "ucx")
     if wanted not in have:
         raise ConfigError(
             f"transport = {wanted!r}: this build of the copy engine has {', '.join(have)}; "
@@ -47,6 +47,12 @@ def candidates(wanted: str) -> tuple[str, ...]:
     if wanted == "ucx" and (missing := missing_for_ucx()):
         raise ConfigError(f"transport = 'ucx': {missing}; allowed without it: auto, shm, tcp")
     return (wanted,)
+
+
+def advice(wanted: str) -> str:
+    """What the user may want to know of the choice; "" if there is nothing."""
+    ports = rdma_ports() if wanted == "auto" else ""
+    return f'RDMA ports are up ({ports}): "transport": "ucx" uses them' if ports and not missing_for_ucx() else ""
 
 
 def listens_shared(wanted: str, emulated: bool) -> bool:

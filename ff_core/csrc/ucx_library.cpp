@@ -52,6 +52,8 @@ std::string fill(void* library, UcxLibrary* u) {
   get("ucp_config_modify", &u->config_modify);
   get("ucp_config_release", &u->config_release);
   get("ucp_init_version", &u->init);
+  get("ucp_context_query", &u->context_query);
+  get("ucp_cleanup", &u->cleanup);
   get("ucp_worker_create", &u->worker_create);
   get("ucp_worker_destroy", &u->worker_destroy);
   get("ucp_worker_get_address", &u->worker_address);
@@ -109,6 +111,8 @@ void* open_context(const UcxLibrary& ucx) {
   if (::getenv("UCX_TLS") == nullptr && !rdma_ports("/sys/class/infiniband").empty()) {
     status = ucx.config_modify(config, "TLS", "^tcp");
   }
+  // The receiver reads the sender's memory; never does the sender write the receiver's, where a fence has to hold.
+  if (status == kUcsOk) status = ucx.config_modify(config, "RNDV_SCHEME", "get_zcopy");
   if (status == kUcsOk) {
     UcpParams params{};
     params.field_mask = UcpParams::kFeatures | UcpParams::kMtWorkersShared;
@@ -118,7 +122,13 @@ void* open_context(const UcxLibrary& ucx) {
   }
   ucx.config_release(config);
   check_ucx(ucx, status, "opening UCX");
-  return context;
+  UcpContextAttributes is{};
+  is.field_mask = UcpContextAttributes::kThreadMode;
+  status = ucx.context_query(context, &is);
+  if (status == kUcsOk && is.thread_mode == UcpContextAttributes::kMulti) return context;
+  ucx.cleanup(context);
+  check_ucx(ucx, status, "asking UCX about threads");
+  raise(FF_ETRANSPORT, "this build of UCX is for one thread only; needed is one that was configured with --enable-mt");
 }
 
 std::string first_line(const std::string& path) {

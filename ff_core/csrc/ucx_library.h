@@ -24,8 +24,18 @@ struct UcpParams {
   int mt_workers_shared;
   size_t estimated_eps, estimated_ppn;
   const char* name;
+  uint8_t rest[128];
   static constexpr uint64_t kFeatures = 1 << 0, kMtWorkersShared = 1 << 5;
   static constexpr uint64_t kWakeup = 1 << 4, kAm = 1 << 6;
+};
+
+struct UcpContextAttributes {
+  uint64_t field_mask;  // kThreadMode
+  size_t request_size;
+  int thread_mode;  // kMulti: workers of one context may be used by several threads
+  uint8_t rest[256];
+  static constexpr uint64_t kThreadMode = 1 << 1;
+  static constexpr int kMulti = 2;
 };
 
 struct UcpWorkerParams {
@@ -60,6 +70,7 @@ struct UcpRequestParam {
   int memory_type;  // kHost
   void* receive_info;
   void* memory_handle;
+  uint8_t rest[128];
   static constexpr uint32_t kFlags = 1 << 4, kMemoryType = 1 << 6;
   static constexpr uint32_t kRendezvous = 1 << 2, kForce = 1 << 0;
   static constexpr int kHost = 0;
@@ -78,6 +89,7 @@ struct UcpAmHandler {
   UcsStatus (*call)(void* argument, const void* header, size_t header_bytes, void* data, size_t bytes,
                     const UcpAmReceived* received);
   void* argument;
+  uint8_t rest[128];
   static constexpr uint64_t kAll = 1 << 0 | 1 << 2 | 1 << 3;
 };
 
@@ -87,6 +99,8 @@ struct UcxLibrary {
   UcsStatus (*config_modify)(void* config, const char* name, const char* value);
   void (*config_release)(void* config);
   UcsStatus (*init)(unsigned major, unsigned minor, const UcpParams*, const void* config, void** context);
+  UcsStatus (*context_query)(void* context, UcpContextAttributes*);
+  void (*cleanup)(void* context);
   UcsStatus (*worker_create)(void* context, const UcpWorkerParams*, void** worker);
   void (*worker_destroy)(void* worker);
   UcsStatus (*worker_address)(void* worker, void** address, size_t* bytes);

@@ -6,7 +6,7 @@ automatic choice is made. The same challenge and response as on the data port co
 sender's arena is handed over, from which the holder will copy.
 
 UCX begins as a connection to the data port like TCP; the hello says what it is for. Whether the two sides reach each
-other that way is known only when the engine has tried: `reach` then takes the next best.
+other that way is known only when the engine has tried, so it is used only where the configuration asks for it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import array
 import asyncio
 import os
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from ff_core.control.auth import connect_data, prove_data
-from ff_core.copy.binding import TransportError
 from ff_core.copy.transports import candidates
 from ff_core.errors import ProtocolError
 
@@ -44,64 +42,26 @@ def listen_shared(address: tuple[str, int]) -> socket.socket:
         raise
 
 
-def reach(
-    address: tuple[str, int],
-    secret: bytes,
-    hello: dict[str, Any],
-    timeout_s: float,
-    transport: str,
-    arena_fd: int,
-    use: Callable[[socket.socket, str], None],
-) -> str:
-    """Connect, and let `use` hand the socket, which is its own then, to the engine for the transport named. Returns
-    that transport.
-
-    With "auto" a transport that turns out not to work with this peer (`use` raises TransportError) is given up for the
-    next one. Otherwise as connect(); raises what `use` does.
-    """
-    without: tuple[str, ...] = ()
-    while True:
-        sock, chosen = connect(address, secret, hello, timeout_s, transport, arena_fd, without)
-        try:
-            use(sock, chosen)
-            return chosen
-        except TransportError:
-            if transport != "auto":
-                raise
-            without = (*without, chosen)
-
-
 def connect(
-    address: tuple[str, int],
-    secret: bytes,
-    hello: dict[str, Any],
-    timeout_s: float,
-    transport: str,
-    arena_fd: int,
-    without: tuple[str, ...] = (),
+    address: tuple[str, int], secret: bytes, hello: dict[str, Any], timeout_s: float, transport: str, arena_fd: int
 ) -> tuple[socket.socket, str]:
     """The connected, authenticated socket and the transport that it is for: "shm", "ucx" or "tcp".
 
-    transport: the configuration's; without: what not to try. arena_fd: the memory file that the slots to be sent lie
-    in. Raises OSError (not reachable this way, and how else), ProtocolError (the other side refused or does not know
-    the secret).
+    transport: the configuration's. arena_fd: the memory file that the slots to be sent lie in. Raises OSError (not
+    reachable this way, and how else), ProtocolError (the other side refused or does not know the secret).
     """
-    allowed = tuple(name for name in candidates(transport) if name not in without)
+    allowed = candidates(transport)
     if "shm" in allowed:
         try:
             return _connect_shared(address, secret, hello, timeout_s, arena_fd), "shm"
         except OSError as error:
-            if allowed == ("shm",):
+            if "tcp" not in allowed:
                 raise ConnectionRefusedError(
                     f"transport = {transport!r}: no agent of this job on this host (and in this network namespace) is "
                     f"behind {address[0]}:{address[1]} ({error.strerror or error}); other hosts need 'tcp' or 'auto'"
                 ) from error
     if "ucx" in allowed:
-        try:
-            return connect_data(address, secret, {**hello, "transport": "ucx"}, timeout_s), "ucx"
-        except ProtocolError:
-            if "tcp" not in allowed:
-                raise
+        return connect_data(address, secret, {**hello, "transport": "ucx"}, timeout_s), "ucx"
     return connect_data(address, secret, hello, timeout_s), "tcp"
 
 

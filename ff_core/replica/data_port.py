@@ -19,7 +19,7 @@ from ff_core.copy.receiver import Receiver
 from ff_core.copy.sender import send_slot
 from ff_core.copy.transports import listens_shared, missing_for_ucx
 from ff_core.errors import EngineError, FailoverError, ProtocolError
-from ff_core.replica.connect import accept_arena, listen_shared, reach
+from ff_core.replica.connect import accept_arena, connect, listen_shared
 from ff_core.replica.store import slot_with
 
 _HANDSHAKE_S = 10.0
@@ -97,6 +97,8 @@ class DataPort:
             if not isinstance(epoch, int):
                 raise ProtocolError("hello without an epoch")
             ucx = hello.get("transport") == "ucx"
+            if ucx and arena_fd >= 0:
+                raise ProtocolError("UCX was asked for on the socket for shared memory")
             if ucx and (missing := await asyncio.to_thread(missing_for_ucx)):
                 raise ProtocolError(f"the peer wants to use UCX: {missing}")
             await self._wait_epoch(epoch)
@@ -164,17 +166,14 @@ class DataPort:
 
         def run() -> None:
             hello = {"rank": order["rank"], "kind": "own", "epoch": epoch}
-
-            def stream(sock: socket.socket, transport: str) -> None:
-                self._sending.add(sock)
-                try:
-                    slot = slot_with(arena, epoch, version)
-                    send_slot(os.dup(sock.fileno()), arena, slot, epoch, _SEND_S, transport)
-                finally:
-                    self._sending.discard(sock)
-                    sock.close()
-
-            reach(tuple(order["to"]), self._secret, hello, _HANDSHAKE_S, self._transport, arena.fd, stream)
+            sock, transport = connect(tuple(order["to"]), self._secret, hello, _HANDSHAKE_S, self._transport, arena.fd)
+            self._sending.add(sock)
+            try:
+                slot = slot_with(arena, epoch, version)
+                send_slot(os.dup(sock.fileno()), arena, slot, epoch, _SEND_S, transport)
+            finally:
+                self._sending.discard(sock)
+                sock.close()
 
         async def work() -> None:
             try:

@@ -12,19 +12,23 @@ from ff_core.csrc import build
 from ff_core.errors import ConfigError
 
 
-def test_auto_tries_what_brings_something_the_fastest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transports, "rdma_ports", lambda: "")
+def test_auto_tries_the_fastest_first_and_ucx_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert transports.candidates("auto") == ("shm", "tcp")
     assert transports.candidates("tcp") == ("tcp",)
     assert transports.candidates("shm") == ("shm",)
-    monkeypatch.setattr(transports, "rdma_ports", lambda: "mlx5_0:1")
     monkeypatch.setattr(transports, "missing_for_ucx", lambda: "")
-    assert transports.candidates("auto") == ("shm", "ucx", "tcp")
     assert transports.candidates("ucx") == ("ucx",)
     monkeypatch.setattr(transports, "missing_for_ucx", lambda: "it is not there")
-    assert transports.candidates("auto") == ("shm", "tcp")
     with pytest.raises(ConfigError, match="transport = 'ucx': it is not there; allowed without it: auto, shm, tcp"):
         transports.candidates("ucx")
+
+
+def test_rdma_that_lies_idle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transports, "rdma_ports", lambda: "mlx5_0:1")
+    monkeypatch.setattr(transports, "missing_for_ucx", lambda: "")
+    assert "mlx5_0:1" in transports.advice("auto") and transports.advice("tcp") == ""
+    monkeypatch.setattr(transports, "missing_for_ucx", lambda: "it is not there")
+    assert transports.advice("auto") == ""
 
 
 def test_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,7 @@ from ff_core.copy.receiver import Receiver
 
 with Arena.create(ArenaLayout(3, 60_000_000, 0, 4096, 4096, 8192)) as arena, Receiver() as receiver:
     receiver.attach(int(sys.argv[1]), arena, 1, ucx=True)
+    print(flush=True)
     sys.stdin.read()
 """
 
@@ -240,10 +241,11 @@ with Arena.create(ArenaLayout(3, 60_000_000, 0, 4096, 4096, 8192)) as arena, Rec
 def test_holder_process_dies_or_stops(blow: signal.Signals) -> None:
     near, far = tcp_pair()
     command = [sys.executable, "-c", HOLDER, str(far.fileno())]
-    process = subprocess.Popen(command, pass_fds=[far.fileno()], stdin=subprocess.PIPE)
+    process = subprocess.Popen(command, pass_fds=[far.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     far.close()
+    assert process.stdout is not None and process.stdout.readline(), "the holder did not start"
     try:
-        with Rig(sent=60_000_000, local=0, stall_timeout_s=2.0, bandwidth_bytes_per_s=100_000_000) as rig:
+        with Rig(sent=60_000_000, local=0, stall_timeout_s=10.0, bandwidth_bytes_per_s=10_000_000) as rig:
             rig.writer.add_holder(near.detach(), "ucx")
             rig.writer.begin(0, 1, 0)
             rig.writer.seal(0, b"s")

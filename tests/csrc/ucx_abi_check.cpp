@@ -22,6 +22,12 @@ static_assert(UcpParams::kFeatures == UCP_PARAM_FIELD_FEATURES);
 static_assert(UcpParams::kMtWorkersShared == UCP_PARAM_FIELD_MT_WORKERS_SHARED);
 static_assert(UcpParams::kWakeup == UCP_FEATURE_WAKEUP && UcpParams::kAm == UCP_FEATURE_AM);
 
+SAME(UcpContextAttributes, field_mask, ucp_context_attr_t, field_mask);
+SAME(UcpContextAttributes, thread_mode, ucp_context_attr_t, thread_mode);
+static_assert(UcpContextAttributes::kThreadMode == UCP_ATTR_FIELD_THREAD_MODE);
+static_assert(UcpContextAttributes::kMulti == UCS_THREAD_MODE_MULTI);
+static_assert(sizeof(UcpContextAttributes) >= sizeof(ucp_context_attr_t));
+
 SAME(UcpWorkerParams, field_mask, ucp_worker_params_t, field_mask);
 SAME(UcpWorkerParams, thread_mode, ucp_worker_params_t, thread_mode);
 static_assert(UcpWorkerParams::kThreadMode == UCP_WORKER_PARAM_FIELD_THREAD_MODE);
@@ -87,6 +93,8 @@ CALL(config_read, ucp_config_read);
 CALL(config_modify, ucp_config_modify);
 CALL(config_release, ucp_config_release);
 CALL(init, ucp_init_version);
+CALL(context_query, ucp_context_query);
+CALL(cleanup, ucp_cleanup);
 CALL(worker_create, ucp_worker_create);
 CALL(worker_destroy, ucp_worker_destroy);
 CALL(worker_address, ucp_worker_get_address);

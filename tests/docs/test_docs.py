@@ -164,13 +164,15 @@ def test_files_named_in_tables_exist(page: Path) -> None:
 def source_texts() -> str:
     """All string constants of the packages; {} where an f-string fills something in."""
     texts = []
-    for package in ("ff_core", "ff_deepspeed"):
+    for package in ("ff_core", "ff_deepspeed", "ff_megatron"):
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.JoinedStr):
                     texts.append("".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     texts.append(node.value)
+    for file in (ROOT / "ff_core/csrc").glob("*.cpp"):
+        texts += re.findall(r'"([^"\n]*)"', file.read_text())
     texts += re.findall(r"^class (\w+)", (ROOT / "ff_core/errors.py").read_text(), re.MULTILINE)
     return "\n".join(texts)
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ff_core.control.auth import new_secret
-from ff_core.copy import transports
 from ff_core.copy.arena import Arena, ArenaLayout
-from ff_core.copy.binding import TransportError
 from ff_core.errors import ProtocolError
 from ff_core.replica import data_port
-from ff_core.replica.connect import connect, reach, shared_name
+from ff_core.replica.connect import connect, shared_name
 from ff_core.replica.data_port import DataPort
 from tests.copy.rig import UCX, Rig
 
@@ -145,41 +142,13 @@ def test_strangers_and_old_epochs_are_refused(transport: str) -> None:
 
 
 @UCX
-def test_what_does_not_reach_the_peer_is_given_up_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With "auto"; what was asked for by name is an error. (Both have UCX and RDMA here, but no way to each other.)"""
-    monkeypatch.setattr(transports, "rdma_ports", lambda: "mlx5_0:1")
-
-    async def body(agent: Agent, address: Address) -> None:
-        tried: list[str] = []
-
-        def use(sock: socket.socket, transport: str) -> None:
-            tried.append(transport)
-            sock.close()
-            if transport == "ucx":
-                raise TransportError("Destination is unreachable")
-
-        hello = {"rank": 3, "kind": "replica", "epoch": EPOCH}
-        call = partial(reach, address, SECRET, hello, 30.0, arena_fd=agent.arena.fd, use=use)
-        assert await asyncio.to_thread(call, transport="auto") == "tcp"
-        assert tried == ["ucx", "tcp"]
-        with pytest.raises(TransportError, match="unreachable"):
-            await asyncio.to_thread(call, transport="ucx")
-
-    with_agent("auto", True, body)
-
-
-@UCX
-def test_agent_without_ucx_is_reached_over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transports, "rdma_ports", lambda: "mlx5_0:1")
+def test_agent_without_ucx_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_port, "missing_for_ucx", lambda: "it is not there")
 
     async def body(agent: Agent, address: Address) -> None:
-        sock, transport = await join(address, "auto", agent.arena)
-        sock.close()
-        assert transport == "tcp"
-        assert any("the peer wants to use UCX: it is not there" in line for line in agent.said)
         with pytest.raises(ProtocolError, match="refused"):
             await join(address, "ucx", agent.arena)
+        assert any("the peer wants to use UCX: it is not there" in line for line in agent.said)
 
     with_agent("auto", True, body)
 
