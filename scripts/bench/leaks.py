@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from bench.follow import Watch
 from bench.jobs import Cluster, Job, Training, fftrain_command
 from bench.recovery import Assassin, Say
 
+#: An iteration's activations come and go; what stays shows at the lowest point.
+_SAMPLED_S, _SAMPLE_S = 3.0, 0.01
 #: Growth that counts as none, as a fraction; and, as a page or two always move, in absolute numbers.
 _ALLOWED = 0.05
 _SLACK = {"descriptors": 0, "threads": 0, "shared_bytes": 0, "resident_bytes": 4 << 20}
@@ -37,6 +40,10 @@ class Footprint:
             resident_bytes=int(status["VmRSS"].split()[0]) * 1024,
         )
 
+    def lower(self, other: Footprint) -> Footprint:
+        """The lower of the two in everything."""
+        return Footprint(*(min(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
+
 
 def _shared(line: str) -> int:
     """Bytes of a line of /proc/PID/maps if it is a shared mapping of memory (memfd, /dev/shm), else 0."""
@@ -51,7 +58,8 @@ def _shared(line: str) -> int:
 def measure(
     directory: Path, training: Training, cluster: Cluster, failovers: int, seed: int, say: Say
 ) -> dict[str, Any]:
-    """Survivors' and supervisors' footprints after two failovers and after `failovers`. Raises JobFailed.
+    """Survivors' and supervisors' footprints after two failovers and after `failovers`, each at its lowest within a few
+    iterations. Raises JobFailed.
 
     The last rank of every node dies in turns; the others and the agents live on. The job is stopped, not finished.
     """
@@ -74,7 +82,12 @@ def _footprints(job: Job, watch: Watch, victims: list[int]) -> dict[str, Footpri
     pids = {f"rank {rank}": pid for rank, pid in sorted(watch.pids.items()) if rank not in victims}
     pids |= {f"agent {node}": pid for node, pid in sorted(watch.agents.items())}
     pids["controller"] = job.process.pid
-    return {name: Footprint.of(pid) for name, pid in pids.items()}
+    lowest = {name: Footprint.of(pid) for name, pid in pids.items()}
+    end = time.monotonic() + _SAMPLED_S
+    while time.monotonic() < end:
+        time.sleep(_SAMPLE_S)
+        lowest = {name: lowest[name].lower(Footprint.of(pid)) for name, pid in pids.items()}
+    return lowest
 
 
 def compare(early: dict[str, Footprint], late: dict[str, Footprint], failovers: int) -> dict[str, Any]:
