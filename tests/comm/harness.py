@@ -23,7 +23,7 @@ import torch.distributed as dist
 from ff_core.comm import GroupRegistry, install
 from ff_core.errors import FailoverInterrupt
 
-DEADLINE_S = 60  # for anything that would otherwise hang
+DEADLINE_S = 180  # for anything that would otherwise hang
 _context = mp.get_context("forkserver")
 _context.set_forkserver_preload(
     ["tests.comm.harness", "torch.distributed.tensor", "torch.distributed._functional_collectives"]
