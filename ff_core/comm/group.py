@@ -90,7 +90,7 @@ class SwappableGroup(dist.ProcessGroup):
 
     def name(self) -> str:
         """The backend's name, as if the group were not swappable."""
-        return "nccl" if "nccl" in self.spec.devices.values() else "gloo"
+        return "nccl" if nccl.is_in(self.spec) else "gloo"
 
     def get_group_store(self) -> dist.Store:
         """The default store under this group's prefix."""

@@ -269,9 +269,10 @@ class Controller:
             if node.alive and now - node.last_beat > self.config.heartbeat_timeout_s:
                 self.node_down(node.id, f"no heartbeat for {self.config.heartbeat_timeout_s:g} s")
         self.failovers.tick(now)
-        if self.protected and self.failovers.settled and self.loop_end.left_version is None:
+        looking = self.protected and self.failovers.settled and self.loop_end.left_version is None
+        if looking and self.hangs.stalled(self.job.world_size, now):
             culprits = self.hangs.culprits(self.job.world_size, now)
-            if not culprits and self.hangs.stalled(self.job.world_size, now):
+            if not culprits:
                 text = f"no progress for {self.hangs.deadline_s:g} s, and no rank is behind others: nobody is blamed"
                 self.out.emit("hang", rank=-1, text=text)
                 self.out.say(text)

@@ -56,7 +56,8 @@ class HangDetector:
 
     def stalled(self, world_size: int, now: float) -> bool:
         """Whether no rank has made progress for the deadline."""
-        silent = (now - since >= self.deadline_s for _, _, since in self._seen.values())
+        deadline_s = self.deadline_s
+        silent = (now - since >= deadline_s for _, _, since in self._seen.values())
         return len(self._seen) >= world_size and all(silent)
 
     def culprits(self, world_size: int, now: float) -> list[int]:

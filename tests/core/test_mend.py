@@ -46,8 +46,11 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Replicator, list[OSE
     arena.close()
 
 
-def broken_once(replicator: Replicator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine reports a broken connection, and after the cancel that follows nothing any more."""
+def break_once(replicator: Replicator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 1 is on its way to a holder. The engine reports a broken connection, and after the cancel that follows
+    nothing any more."""
+    replicator.connect([[1, "holder", 1]], 0)
+    replicator.begin(1)
     errors = [EngineError("reset by peer")]
 
     def check() -> None:
@@ -61,9 +64,7 @@ def test_a_connection_that_cannot_be_made_again_at_once_is_tried_again(
     made: tuple[Replicator, list[OSError]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replicator, refusals = made
-    replicator.connect([[1, "holder", 1]], 0)
-    replicator.begin(1)
-    broken_once(replicator, monkeypatch)
+    break_once(replicator, monkeypatch)
     again: list[int] = []
     monkeypatch.setattr(replicator, "recommit", again.append)
     refusals += [ConnectionRefusedError(), ConnectionRefusedError()]
@@ -76,9 +77,7 @@ def test_nothing_is_copied_after_a_halt(
     made: tuple[Replicator, list[OSError]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replicator, _ = made
-    replicator.connect([[1, "holder", 1]], 0)
-    replicator.begin(1)
-    broken_once(replicator, monkeypatch)
+    break_once(replicator, monkeypatch)
     fence = Fence(StatusPage.create(), 0)
     fence.halt(1)
     monkeypatch.setattr(replicator, "recommit", lambda version: pytest.fail("copied after a halt"))
@@ -90,9 +89,7 @@ def test_a_cancel_meanwhile_reaches_the_gate(
     made: tuple[Replicator, list[OSError]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replicator, _ = made
-    replicator.connect([[1, "holder", 1]], 0)
-    replicator.begin(1)
-    broken_once(replicator, monkeypatch)
+    break_once(replicator, monkeypatch)
 
     def cancelled(version: int) -> None:
         raise CopyCancelled("a cancel is under way")

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -60,49 +61,33 @@ def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: Job) -> None:
         assert set(event["phases"]) == {"detect", "halt", "verdict", "join", "regroup", "restore", "resume"}
 
 
-def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
+def kill_agent_after(version: int) -> Callable[[Path, subprocess.Popen[str]], None]:
+    """Node 1 is lost when `version` is committed."""
+
     def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
-        wait_for(out, committed(6))
+        wait_for(out, committed(version))
         os.kill(agent_pid(out, 1), signal.SIGKILL)
 
-    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, meanwhile=kill_agent)
+    return kill_agent
+
+
+def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, meanwhile=kill_agent_after(6))
     assert_same(job, uninterrupted)
     (event,) = job.of("failover")
     assert event["newcomers"] == [2, 3]
     assert job.of("protected")[-1]["degraded"]
 
 
-def test_shared_memory_between_emulated_nodes(tmp_path: Path, uninterrupted: Job) -> None:
+@pytest.mark.parametrize("transport", ["shm", pytest.param("ucx", marks=[UCX, pytest.mark.slow])])
+def test_transport_between_emulated_nodes(tmp_path: Path, uninterrupted: Job, transport: str) -> None:
     """Only where it is asked for; a rank, then a whole node is lost."""
-
-    def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
-        wait_for(out, committed(12))
-        os.kill(agent_pid(out, 1), signal.SIGKILL)
-
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"transport": "shm"}))
+    config.write_text(json.dumps({"transport": transport}))
     words = ("--ff-config", str(config), "--inject", "kill rank=2 iteration=6 at=backward")
-    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent)
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent_after(12))
     assert_same(job, uninterrupted)
-    assert "replicas travel by shm" in job.stderr
-    assert len(job.of("failover")) == 2
-
-
-@UCX
-@pytest.mark.slow
-def test_ucx(tmp_path: Path, uninterrupted: Job) -> None:
-    """A rank, then a whole node is lost."""
-
-    def kill_agent(out: Path, process: subprocess.Popen[str]) -> None:
-        wait_for(out, committed(12))
-        os.kill(agent_pid(out, 1), signal.SIGKILL)
-
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps({"transport": "ucx"}))
-    words = ("--ff-config", str(config), "--inject", "kill rank=2 iteration=6 at=backward")
-    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent)
-    assert_same(job, uninterrupted)
-    assert "replicas travel by ucx" in job.stderr
+    assert f"replicas travel by {transport}" in job.stderr
     assert len(job.of("failover")) == 2
 
 
