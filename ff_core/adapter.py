@@ -68,11 +68,12 @@ class TrainerAdapter(Protocol):
         """Forget the half-done iteration: gradients, buckets, flags and *work handles*. No collectives (groups are
         halted)."""
 
-    def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
+    def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
         """Recompute DERIVED tensors and broadcast REPLICATED and CONSTANT ones to newcomers.
 
         Called on every rank, after unique tensors are restored and groups work again; collectives are allowed and
         must be the same on every rank.  source_rank: the lowest global rank whose state is complete, None if own slots
         held all.  newcomers: ranks whose state is not; where peers() are not all ranks, the lowest of them that is not
-        a newcomer has everything (if any of them needs it).
+        a newcomer has everything (if any of them needs it).  restored: ranks that took this version from a slot, all
+        newcomers among them: their DERIVED tensors are stale. The others kept their live tensors, DERIVED ones too.
         """

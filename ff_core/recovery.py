@@ -116,7 +116,7 @@ class Recovery:
         clock = [time.perf_counter()]
         owner.registry.regroup(epoch)
         clock.append(time.perf_counter())
-        owner.adapter.rebuild(message.get("source_rank"), list(message["newcomers"]))
+        owner.adapter.rebuild(message.get("source_rank"), list(message["newcomers"]), list(message["restored"]))
         clock.append(time.perf_counter())
         self._load(blob)
         owner.protection = message["protected"]

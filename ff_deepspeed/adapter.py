@@ -62,7 +62,7 @@ class DeepSpeedAdapter:
     def drop_iteration(self) -> None:
         self._reset.run()
 
-    def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
-        rebuild.weights_from_masters(self.engine)
+    def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
+        rebuild.weights_from_masters(self.engine, restored)
         if source_rank is not None and newcomers:
             self._from_peers = rebuild.from_peers(self._specs, source_rank, newcomers, self._rank)

@@ -8,15 +8,49 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ff_core.adapter import TensorSpec
 from ff_core.state import peers
 
 
-def weights_from_masters(engine: Any) -> None:
-    """ZeRO-1 and 2: each rank casts its fp32 partition, all gather. A no-op where weights are copied themselves."""
-    if hasattr(engine.optimizer, "update_lp_params"):
-        engine.optimizer.update_lp_params()
+def weights_from_masters(engine: Any, restored: list[int]) -> None:
+    """ZeRO-1 and 2: the bf16 or fp16 weights of the ranks in `restored`, cast from the fp32 partitions of all.
+
+    A rank that kept its live tensors has the weights, too, so it only sends its own part of them; where most ranks of
+    a data-parallel group were restored, all of it gather as after a step. A no-op where weights are copied themselves.
+    """
+    optimizer = engine.optimizer
+    if not hasattr(optimizer, "update_lp_params"):
+        return
+    if not hasattr(optimizer, "parallel_partitioned_bit16_groups"):  # not ZeRO-1 or 2: BF16_Optimizer
+        optimizer.update_lp_params()
+        return
+    groups = [dist.get_process_group_ranks(group) for group in optimizer.real_dp_process_group]
+    if any(2 * len(_among(restored, ranks)) > len(ranks) for ranks in groups):
+        optimizer.update_lp_params()
+        return
+    pending = []
+    for ranks, group, parts, master in zip(
+        groups,
+        optimizer.real_dp_process_group,
+        optimizer.parallel_partitioned_bit16_groups,
+        optimizer.single_partition_of_fp32_groups,
+        strict=True,
+    ):
+        me = dist.get_rank()
+        own = parts[ranks.index(me)].detach()
+        if me in restored:
+            own.copy_(master.detach())
+        for rank in _among(restored, ranks):
+            everybodys = [part.detach() for part in parts] if rank == me else None
+            pending.append(dist.gather(own, everybodys, dst=rank, group=group, async_op=True))
+    for work in pending:
+        work.wait()
+
+
+def _among(restored: list[int], ranks: list[int]) -> list[int]:
+    return [rank for rank in restored if rank in ranks]
 
 
 def from_peers(specs: list[TensorSpec], source: int, newcomers: list[int], rank: int) -> dict[str, torch.Tensor]:

@@ -79,6 +79,6 @@ class MegatronAdapter:
     def drop_iteration(self) -> None:
         self._reset.run()
 
-    def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
+    def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
         rebuild.from_peers(self._specs, Redundancy(self._model).group, newcomers)
         rebuild.weights_from_masters(self._model, self._optimizer)

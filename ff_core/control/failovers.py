@@ -191,6 +191,7 @@ class Failovers:
                 version=decision.version,
                 source_rank=decision.source_rank,
                 newcomers=needs_broadcast,
+                restored=[number for number, role in roles.items() if role["source"] != "live"],
                 roles=roles,
                 send=[order for order in sends if order["from"] == node],
                 own=layouts["own"],

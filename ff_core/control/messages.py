@@ -57,6 +57,7 @@ _define(
     version=_I,
     source_rank=_opt(_I),
     newcomers=_L,
+    restored=_L,
     roles=_D,
     send=_L,
     own=_D,

@@ -149,11 +149,12 @@ class FakeFailover:
         return self.version
 
     def _restore(self, version: int, source: int | None, newcomers: list[int], everything: bool) -> None:
+        """All ranks take `version` from their slots."""
         slot = self.slots[version]
         for spec in self.specs:
             if spec.name in slot["tensors"] and (everything or spec.held is Held.UNIQUE):
                 spec.tensor.copy_(slot["tensors"][spec.name])
-        self.adapter.rebuild(source, newcomers)
+        self.adapter.rebuild(source, newcomers, list(range(self.world_size)))
         saved = codec.decode(slot["blob"])
         self.adapter.load_scalars(saved["scalars"])
         rng.restore(saved["rng"])

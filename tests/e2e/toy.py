@@ -76,7 +76,7 @@ class Toy:
     def drop_iteration(self) -> None:
         pass
 
-    def rebuild(self, source_rank: int | None, newcomers: list[int]) -> None:
+    def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
         if source_rank is not None and newcomers:
             dist.broadcast(self.counter, source_rank)
             dist.broadcast(self.frozen, source_rank)
