@@ -21,7 +21,7 @@ from bench.gpu_rig import MIB
 import ff_core
 
 AT_LEAST = {"gpu.d2h_over_memcpy": 0.95, "gpu.fragments_over_flat": 0.8, "gpu.restore_over_tcp": 0.8}
-AT_MOST = {"gpu.step_slowdown": 0.01, "gpu.blocked_ms": 1.0}
+AT_MOST = {"gpu.step_slowdown": 0.01, "gpu.blocked_ms": 1.0, "gpu.item_ms": 2.0}
 EXACT = ("gpu.d2h_bit_exact", "gpu.restore_bit_exact")
 
 

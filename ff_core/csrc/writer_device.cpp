@@ -114,10 +114,15 @@ bool Writer::copy_from_device(Flight& flight) {
     landing.land(static_cast<uint32_t>(++landed));
     if (start == 0) start = monotonic_ns();
   };
-  const bool all = source.enqueue(*flight.marks, flight.slot, flight.cancelled, [&](size_t enqueued) {
-    while (landed < enqueued && source.group_landed(landed)) land();
-  });
-  if (!all) return false;
+  const DeviceSource::Pace pace{flight.cancelled, flight.urgent,
+                                [&](size_t enqueued) {
+                                  while (landed < enqueued && source.group_landed(landed)) land();
+                                },
+                                [&](std::chrono::microseconds time) {
+                                  std::unique_lock<std::mutex> lock(mutex_);
+                                  changed_.wait_for(lock, time, [&] { return flight.urgent || flight.cancelled; });
+                                }};
+  if (!source.enqueue(*flight.marks, flight.slot, pace)) return false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     flight.enqueued = true;
@@ -137,6 +142,11 @@ bool Writer::copy_from_device(Flight& flight) {
 }
 
 void Writer::fence_stream(int64_t version, DeviceStream stream, int64_t timeout_ms) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto flight = find(version);
+    if (flight != nullptr && !flight->urgent.exchange(true)) changed_.notify_all();
+  }
   const auto flight = await_flight(version, timeout_ms, "fence_stream", [](const Flight& f) { return f.enqueued; });
   // Not copied yet: it will be, in the order of the device's streams. No marks: all of it lay on the host.
   if (flight != nullptr && flight->marks != nullptr) DeviceSource::fence(*flight->marks, stream);

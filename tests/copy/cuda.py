@@ -56,6 +56,14 @@ class Cuda:
         self._call("cuMemFreeHost", memory)
         return data
 
+    def waiting_downloads(self) -> int | None:
+        """Bytes that are still to be downloaded of what has been asked for; None on a real driver."""
+        if not hasattr(self.lib, "ff_standin_waiting_downloads"):
+            return None
+        self.lib.ff_standin_waiting_downloads.restype = c_ulonglong
+        waiting: int = self.lib.ff_standin_waiting_downloads()
+        return waiting
+
     def left(self) -> list[int] | None:
         """The stand-in's contexts, streams, device allocations and pinned ranges; None on a real driver."""
         if not hasattr(self.lib, "ff_standin_left"):

@@ -138,6 +138,40 @@ def fence_is_needed() -> None:
     raise AssertionError("400 versions without a fence, and none was torn")
 
 
+def few_pieces_ahead() -> None:
+    """A version leaves room for others on the way to the host: no more than three pieces of it are enqueued, until
+    somebody is at the fence, who does not wait for the device all the same."""
+    size, most = 160 << 20, 96 << 20
+    cuda = Cuda()
+    stream, base, scratch = cuda.stream(), cuda.allocate(size), cuda.allocate(1 << 30)
+    arena = Arena.create(ArenaLayout(5, size, 0, 4096, 4096, 1 << 20))
+    writer = Writer(arena)
+    writer.set_segments([(base, size, 0, 0)])
+    for version, fenced in enumerate((False, True, False, True)):
+        cuda.fill(base, version + 1, size, stream)
+        if fenced:
+            cuda.fill(scratch, 0, 1 << 30, stream)  # the step takes a while
+        writer.begin(version % 2, 1, version, stream)
+        writer.seal(version, b"")
+        if fenced:
+            writer.fence(version, stream, 60)
+            waiting = cuda.waiting_downloads()
+            assert waiting in (None, size), f"{waiting} bytes were enqueued when the fence let pass"
+            cuda.fill(base, 0xEE, size, stream)
+        while arena.find(1, version) != version % 2:
+            writer.check()
+            waiting = cuda.waiting_downloads()
+            assert fenced or waiting is None or waiting <= most, f"{waiting} bytes were enqueued"
+        out = Live(size)
+        arena.restore(version % 2, [(out.address, size, 0, -1)])
+        assert bytes(out.memory) == bytes([version + 1]) * size
+    writer.close()
+    arena.close()
+    cuda.synchronize(stream)
+    for address in (base, scratch):
+        cuda.free(address)
+
+
 def cancel() -> None:
     """After a cancel nothing reads tensors or slots, whenever it comes; the next version is whole."""
     rng = random.Random(3)
@@ -228,7 +262,8 @@ def failing() -> None:
 
 
 CHECKS = {
-    check.__name__: check for check in (round_trip, ordering, fence_is_needed, cancel, corrupt, reopened, failing)
+    check.__name__: check
+    for check in (round_trip, ordering, fence_is_needed, few_pieces_ahead, cancel, corrupt, reopened, failing)
 }
 
 if __name__ == "__main__":

@@ -186,6 +186,8 @@ void run_gather(const ff::GatherTile* tiles, uint32_t count, char* staging) {
   if (current == 0) return kInvalidContext; \
   if (fails(name)) return kUnknown
 
+std::atomic<uint64_t> waiting_downloads{0};  // bytes of those enqueued and not done
+
 #pragma GCC visibility push(default)
 extern "C" {
 
@@ -351,7 +353,11 @@ int cuMemcpyDtoHAsync_v2(void* to, unsigned long long from, size_t bytes, void* 
   NEED_CONTEXT("cuMemcpyDtoHAsync_v2");
   const auto* const source = reinterpret_cast<const void*>(from);
   if (!is_pinned(to, bytes) || !is_device(source, bytes)) return kInvalidValue;
-  of(stream).push([=] { std::memcpy(to, source, bytes); });
+  waiting_downloads += bytes;
+  of(stream).push([=] {
+    std::memcpy(to, source, bytes);
+    waiting_downloads -= bytes;
+  });
   return kSuccess;
 }
 int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t bytes, void* stream) {
@@ -393,6 +399,7 @@ int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsi
   of(stream).push([=] { run_gather(tiles, count, staging); });
   return kSuccess;
 }
+uint64_t ff_standin_waiting_downloads() { return waiting_downloads; }
 // How much is left: contexts, streams, device allocations, pinned ranges. For leak checks.
 void ff_standin_left(int* out) {
   const std::lock_guard<std::mutex> lock(machine().mutex);
