@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from ctypes import POINTER, c_char, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 
@@ -148,7 +150,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_life_watch_close": (c_int, [c_void_p]),
     "ff_writer_open": (c_int, [POINTER(CWriterOptions), POINTER(c_void_p)]),
     "ff_writer_set_segments": (c_int, [c_void_p, POINTER(CSegment), c_size_t]),
-    "ff_writer_add_holder": (c_int, [c_void_p, c_int]),
+    "ff_writer_add_holder": (c_int, [c_void_p, POINTER(c_int), c_size_t]),
     "ff_writer_add_holder_shared": (c_int, [c_void_p, c_int]),
     "ff_writer_add_holder_ucx": (c_int, [c_void_p, c_int, c_int64]),
     "ff_writer_clear_holders": (c_int, [c_void_p]),
@@ -165,7 +167,10 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_writer_stats_get": (c_int, [c_void_p, POINTER(CWriterStats)]),
     "ff_writer_close": (c_int, [c_void_p]),
     "ff_receiver_open": (c_int, [c_int, POINTER(c_void_p)]),
-    "ff_receiver_attach": (c_int, [c_void_p, c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)]),
+    "ff_receiver_attach": (
+        c_int,
+        [c_void_p, POINTER(c_int), c_size_t, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)],
+    ),
     "ff_receiver_attach_shared": (
         c_int,
         [c_void_p, c_int, c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)],
@@ -175,12 +180,22 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_receiver_fence": (c_int, [c_void_p, c_uint64]),
     "ff_receiver_poll": (c_int, [c_void_p, POINTER(CReceiverStatus), c_size_t, POINTER(c_size_t)]),
     "ff_receiver_close": (c_int, [c_void_p]),
-    "ff_send_slot": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
+    "ff_send_slot": (c_int, [POINTER(c_int), c_size_t, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
     "ff_send_slot_shared": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
     "ff_send_slot_ucx": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
     "ff_ucx_check": (c_int, []),
     "ff_rdma_ports": (ctypes.c_char_p, [ctypes.c_char_p]),
 }
+
+
+MAX_STREAMS = 16  # of one connection
+Streams: TypeAlias = int | Sequence[int]  # the descriptor of a connection, or of each of its streams, in order
+
+
+def descriptors(fds: Streams) -> tuple[ctypes.Array[c_int], int]:
+    """A connection's descriptors as the engine takes them, and their count."""
+    several = (fds,) if isinstance(fds, int) else tuple(fds)
+    return (c_int * len(several))(*several), len(several)
 
 
 def library_path() -> Path:

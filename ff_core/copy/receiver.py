@@ -1,4 +1,4 @@
-"""An agent's receiver: takes versions off connections and puts them into slots, one engine thread per connection."""
+"""An agent's receiver: takes versions off connections and puts them into slots, one engine thread per stream of a connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from ff_core.copy.arena import Arena
-from ff_core.copy.binding import CODE_NAMES, CReceiverStatus, check, engine
+from ff_core.copy.binding import CODE_NAMES, CReceiverStatus, Streams, check, descriptors, engine
 from ff_core.errors import EngineError
 
 
@@ -50,21 +50,23 @@ class Receiver:
             raise EngineError("the receiver is closed")
         return self._handle
 
-    def attach(self, fd: int, arena: Arena, epoch: int, peers_file: int = -1, ucx: bool = False) -> int:
-        """Receive into `arena` from this connected, authenticated stream socket; returns the connection's number.
+    def attach(self, fds: Streams, arena: Arena, epoch: int, peers_file: int = -1, ucx: bool = False) -> int:
+        """Receive into `arena` from this connected, authenticated stream socket, or from the 1 to 16 streams of one
+        connection, stream 0 first; returns the connection's number.
 
         peers_file: over shared memory, the memory file that the peer's slots lie in, sealed against shrinking; -1: data
-        come over the socket or, with ucx, through UCX. Takes both descriptors over, also on failure. An older
+        come over the socket or, with ucx, through UCX. Takes all descriptors over, also on failure. An older
         connection for the arena is closed and joined first. EngineError: `epoch` is fenced.
         """
         number = ctypes.c_uint64()
+        streams, count = descriptors(fds)
         place = (arena.address, arena.size, epoch, ctypes.byref(number))
         if ucx:
-            check(engine().ff_receiver_attach_ucx(self._open(), fd, *place))
+            check(engine().ff_receiver_attach_ucx(self._open(), streams[0], *place))
         elif peers_file < 0:
-            check(engine().ff_receiver_attach(self._open(), fd, *place))
+            check(engine().ff_receiver_attach(self._open(), streams, count, *place))
         else:
-            check(engine().ff_receiver_attach_shared(self._open(), fd, peers_file, *place))
+            check(engine().ff_receiver_attach_shared(self._open(), streams[0], peers_file, *place))
         arena.before_close(self, lambda: self._detach(arena))
         return number.value
 

@@ -11,7 +11,7 @@ from time import monotonic
 from types import TracebackType
 
 from ff_core.copy.arena import Arena, Segment, segment_array
-from ff_core.copy.binding import ETIMEOUT, CWriterOptions, CWriterStats, check, engine
+from ff_core.copy.binding import ETIMEOUT, CWriterOptions, CWriterStats, Streams, check, descriptors, engine
 from ff_core.copy.page import StatusPage
 from ff_core.errors import EngineError
 
@@ -94,19 +94,21 @@ class Writer:
         array = segment_array(segments)
         check(engine().ff_writer_set_segments(self._open(), array, len(array)))
 
-    def add_holder(self, fd: int, transport: str = "tcp") -> None:
-        """Send to the receiver behind this connected, authenticated stream socket too. Takes `fd` over.
+    def add_holder(self, fds: Streams, transport: str = "tcp") -> None:
+        """Send to the receiver behind this connected, authenticated stream socket too; over "tcp" also behind several,
+        in the same order as over there. Takes the descriptors over.
 
         transport: "shm": the receiver is on this host, the socket a Unix one, and the receiver has the memory file of
         this writer's arena.  "ucx": the receiver expects it; waits for its answer, up to 10 s, and raises
         TransportError if it cannot be reached this way. Nothing may be in flight.
         """
+        streams, count = descriptors(fds)
         if transport == "ucx":
-            check(engine().ff_writer_add_holder_ucx(self._open(), fd, _UCX_MS))
+            check(engine().ff_writer_add_holder_ucx(self._open(), streams[0], _UCX_MS))
         elif transport == "shm":
-            check(engine().ff_writer_add_holder_shared(self._open(), fd))
+            check(engine().ff_writer_add_holder_shared(self._open(), streams[0]))
         else:
-            check(engine().ff_writer_add_holder(self._open(), fd))
+            check(engine().ff_writer_add_holder(self._open(), streams, count))
 
     def clear_holders(self) -> None:
         """Close and forget all holders. Nothing may be in flight."""

@@ -12,14 +12,24 @@ using ull = unsigned long long;
 
 }  // namespace
 
-Connection::Connection(uint64_t id, std::unique_ptr<Transport> transport, void* arena, uint64_t arena_bytes,
-                       uint64_t epoch, const Bell& bell)
+Connection::Connection(uint64_t id, Streams streams, void* arena, uint64_t arena_bytes, uint64_t epoch, const Bell& bell)
     : id_(id),
       arena_(arena, arena_bytes),
       epoch_(epoch),
       bell_(bell),
-      transport_(std::move(transport)) {
-  thread_ = start_thread("ff-recv", [this] { run(); });
+      streams_(std::move(streams)),
+      arrival_(arena_.geometry(), epoch, streams_.size()) {
+  try {
+    for (size_t stream = 1; stream < streams_.size(); ++stream) {
+      const std::string name = "ff-recv-" + std::to_string(stream);
+      further_.push_back(start_thread(name.c_str(), [this, stream] { run_further(stream); }));
+    }
+    thread_ = start_thread("ff-recv", [this] { run(); });
+  } catch (...) {
+    hang_up();
+    join_further();
+    throw;
+  }
 }
 
 Connection::~Connection() {
@@ -27,13 +37,43 @@ Connection::~Connection() {
 }
 
 void Connection::interrupt() {
-  if (!finished_) stopping_.store(true);  // what it ended with before stays its reason
-  transport_->shutdown();
+  set_reason(FF_ECANCELLED, "closed here");  // what it ended with before stays its reason
+  hang_up();
 }
 
 void Connection::stop() {
   interrupt();
   if (thread_.joinable()) thread_.join();
+}
+
+void Connection::hang_up() noexcept {
+  arrival_.stop();
+  for (auto& transport : streams_) transport->shutdown();
+}
+
+void Connection::join_further() {
+  for (auto& thread : further_) thread.join();
+}
+
+bool Connection::set_reason(int error, std::string message) {
+  const std::lock_guard<std::mutex> lock(reason_mutex_);
+  if (concluded_) return false;
+  concluded_ = true;
+  error_ = error;
+  message_ = std::move(message);
+  return true;
+}
+
+bool Connection::conclude(size_t stream, const std::exception& error) noexcept {
+  const auto* known = dynamic_cast<const Error*>(&error);
+  const int code = known != nullptr ? known->code() : int{FF_EINTERNAL};
+  const std::string text = stream > 0 ? "stream " + std::to_string(stream) + ": " + error.what() : error.what();
+  if (!set_reason(code, text)) return false;
+  try {
+    if (code != FF_EIO) reply(FrameType::kReject, -1, text);
+  } catch (const std::exception&) {  // the peer is gone: it cannot be told why
+  }
+  return true;
 }
 
 ff_receiver_status Connection::status() const {
@@ -53,55 +93,60 @@ ff_receiver_status Connection::status() const {
 
 void Connection::run() noexcept {
   try {
-    serve();
-    if (stopping_) raise(FF_ECANCELLED, "closed here");
-    if (arriving_ != nullptr) {
-      raise(FF_EIO, "the peer closed in the middle of version (%llu, %lld)", ull{epoch_},
-            static_cast<long long>(arriving_->version));
-    }
+    serve(0);
+    set_reason(FF_OK, "");
   } catch (const std::exception& error) {
-    const auto* known = dynamic_cast<const Error*>(&error);
-    error_ = stopping_ ? int{FF_ECANCELLED} : known != nullptr ? known->code() : int{FF_EINTERNAL};
-    message_ = stopping_ ? "closed here" : error.what();
-    try {
-      if (!stopping_ && error_ != FF_EIO) reply(FrameType::kReject, -1, message_);
-    } catch (const std::exception&) {  // the peer is gone: it cannot be told why
-    }
+    conclude(0, error);
   }
-  transport_->release();
-  transport_->shutdown();
+  arrival_.stop();
+  for (size_t stream = 1; stream < streams_.size(); ++stream) streams_[stream]->shutdown();
+  join_further();
+  streams_[0]->release();
+  streams_[0]->shutdown();
   finished_.store(true);
   bell_.ring();
 }
 
-void Connection::serve() {
+void Connection::run_further(size_t stream) noexcept {
+  try {
+    serve(stream);
+  } catch (const std::exception& error) {
+    if (conclude(stream, error)) hang_up();  // else whoever was first does, when the peer has been told
+  }
+}
+
+void Connection::serve(size_t stream) {
+  Transport& transport = *streams_[stream];
   FrameHeader frame;
-  while (transport_->next(&frame)) {
+  while (transport.next(&frame)) {
     check_frame(frame);
-    if (frame.epoch != epoch_)
-      raise(FF_EPROTO, "%s frame of epoch %llu on a connection of epoch %llu", name_of(frame.type), ull{frame.epoch},
-            ull{epoch_});
-    if (frame.rank != arena_.layout().rank)
-      raise(FF_EPROTO, "%s frame of rank %u for the arena of rank %u", name_of(frame.type), frame.rank,
-            arena_.layout().rank);
-    switch (static_cast<FrameType>(frame.type)) {
-      case FrameType::kJournal:
-        on_journal(frame);
-        break;
-      case FrameType::kBegin:
-        on_begin(frame);
-        break;
-      case FrameType::kChunk:
-        on_chunk(frame);
-        break;
-      case FrameType::kBlob:
-        on_blob(frame);
-        break;
-      default:
-        raise(FF_EPROTO, "unexpected %s frame", name_of(frame.type));
+    check_addressee(frame);
+    const auto type = static_cast<FrameType>(frame.type);
+    if (type == FrameType::kChunk) {
+      on_chunk(frame, stream);
+    } else if (stream > 0) {
+      raise(FF_EPROTO, "unexpected %s frame on a further stream", name_of(frame.type));
+    } else if (type == FrameType::kJournal) {
+      on_journal(frame);
+    } else if (type == FrameType::kBegin) {
+      on_begin(frame);
+    } else if (type == FrameType::kBlob) {
+      on_blob(frame);
+    } else {
+      raise(FF_EPROTO, "unexpected %s frame", name_of(frame.type));
     }
     bytes_ += sizeof frame + frame.length;
   }
+  arrival_.stream_ended(stream);
+}
+
+void Connection::check_addressee(const FrameHeader& frame) const {
+  if (frame.epoch != epoch_)
+    raise(FF_EPROTO, "%s frame of epoch %llu on a connection of epoch %llu", name_of(frame.type), ull{frame.epoch},
+          ull{epoch_});
+  if (frame.rank != arena_.layout().rank)
+    raise(FF_EPROTO, "%s frame of rank %u for the arena of rank %u", name_of(frame.type), frame.rank,
+          arena_.layout().rank);
 }
 
 void Connection::expect_crc(const FrameHeader& frame, uint32_t crc) const {
@@ -116,7 +161,7 @@ void Connection::on_journal(const FrameHeader& frame) {
           ull{arena_.layout().journal_capacity});
   }
   std::vector<uint8_t> data(frame.length);  // aside first: a bad one must not replace a good one
-  expect_crc(frame, transport_->take(data.data(), data.size(), true));
+  expect_crc(frame, streams_[0]->take(data.data(), data.size(), true));
   JournalView(arena_).set(data.data(), data.size());
   ++journals_;
   bell_.ring();
@@ -157,59 +202,39 @@ void Connection::on_begin(const FrameHeader& frame) {
   if (frame.length != sizeof body)
     raise(FF_EPROTO, "BEGIN of %llu bytes, expected %zu", ull{frame.length}, sizeof body);
   if (frame.flags & ~kChecksummed) raise(FF_EPROTO, "BEGIN has flags %#x, known is %#x", frame.flags, kChecksummed);
-  expect_crc(frame, transport_->take(&body, sizeof body, true));
+  expect_crc(frame, streams_[0]->take(&body, sizeof body, true));
   const ff_arena_layout& layout = arena_.layout();
   if (body.sent_bytes != layout.sent_bytes || body.chunk_bytes != layout.chunk_bytes) {
     raise(FF_EPROTO, "BEGIN says %llu bytes in chunks of %llu, the arena of rank %u has %llu in chunks of %llu",
           ull{body.sent_bytes}, ull{body.chunk_bytes}, layout.rank, ull{layout.sent_bytes}, ull{layout.chunk_bytes});
   }
-  if (arriving_ != nullptr) {
-    raise(FF_EPROTO, "BEGIN of version %lld before version %lld was complete", static_cast<long long>(frame.version),
-          static_cast<long long>(arriving_->version));
-  }
+  arrival_.expect_none(frame);
   check_stamp(frame.epoch, frame.version, FF_EPROTO);
   const uint32_t slot = choose_slot(make_stamp(frame.epoch, frame.version));
   SlotView(arena_, slot).begin(frame.epoch, frame.version);
-  arriving_ = std::make_unique<Arriving>(Arriving{slot, frame.version, (frame.flags & kChecksummed) != 0, 0});
+  arrival_.begin({slot, frame.version, (frame.flags & kChecksummed) != 0});
 }
 
-void Connection::check_version(const FrameHeader& frame) const {
-  if (arriving_ == nullptr) raise(FF_EPROTO, "%s frame without BEGIN", name_of(frame.type));
-  if (frame.version != arriving_->version) {
-    raise(FF_EPROTO, "%s frame of version %lld within version %lld", name_of(frame.type),
-          static_cast<long long>(frame.version), static_cast<long long>(arriving_->version));
-  }
-}
-
-void Connection::on_chunk(const FrameHeader& frame) {
-  check_version(frame);
-  if (frame.index != arriving_->next_chunk || frame.index >= arena_.geometry().sent_chunks()) {
-    raise(FF_EPROTO, "CHUNK %llu, expected %u of %u", ull{frame.index}, arriving_->next_chunk,
-          arena_.geometry().sent_chunks());
-  }
-  const Range range = arena_.geometry().chunk(arriving_->next_chunk);
-  if (frame.length != range.bytes)
-    raise(FF_EPROTO, "CHUNK %llu has %llu bytes, expected %llu", ull{frame.index}, ull{frame.length}, ull{range.bytes});
-  const SlotView slot(arena_, arriving_->slot);
-  const uint32_t crc = transport_->take(slot.payload() + range.offset, range.bytes, arriving_->checksummed);
+void Connection::on_chunk(const FrameHeader& frame, size_t stream) {
+  const Arrival::Version version = arrival_.claim(frame, stream);
+  const Range range = arena_.geometry().chunk(static_cast<uint32_t>(frame.index));
+  const SlotView slot(arena_, version.slot);
+  const uint32_t crc = streams_[stream]->take(slot.payload() + range.offset, range.bytes, version.checksummed);
   expect_crc(frame, crc);
   slot.table()[frame.index] = crc;
-  ++arriving_->next_chunk;
+  arrival_.landed();
 }
 
 void Connection::on_blob(const FrameHeader& frame) {
-  check_version(frame);
-  if (arriving_->next_chunk != arena_.geometry().sent_chunks()) {
-    raise(FF_EPROTO, "BLOB after %u of %u chunks", arriving_->next_chunk, arena_.geometry().sent_chunks());
-  }
+  const Arrival::Version version = arrival_.await_chunks(frame);
   if (frame.length > arena_.layout().blob_capacity) {
     raise(FF_EPROTO, "BLOB of %llu bytes, the arena holds %llu", ull{frame.length}, ull{arena_.layout().blob_capacity});
   }
-  SlotView slot(arena_, arriving_->slot);
-  const uint32_t crc = transport_->take(slot.blob(), frame.length, true);
+  SlotView slot(arena_, version.slot);
+  const uint32_t crc = streams_[0]->take(slot.blob(), frame.length, true);
   expect_crc(frame, crc);
-  slot.finish(arena_.layout().sent_bytes, arriving_->checksummed, frame.length, crc);
-  arriving_.reset();
+  slot.finish(arena_.layout().sent_bytes, version.checksummed, frame.length, crc);
+  arrival_.end();
   last_stamp_ = make_stamp(frame.epoch, frame.version);
   reply(FrameType::kAck, frame.version, "");
   bell_.ring();
@@ -219,7 +244,8 @@ void Connection::reply(FrameType type, int64_t version, const std::string& text)
   FrameHeader frame = make_frame(type, arena_.layout().rank, epoch_, version);
   frame.length = std::min<uint64_t>(text.size(), kMaxRejectText);
   frame.data_crc = crc32c(0, text.data(), frame.length);
-  send_frame(*transport_, frame, text.data(), {5000, Deadline::never()});
+  const std::lock_guard<std::mutex> lock(answer_mutex_);
+  send_frame(*streams_[0], frame, text.data(), {5000, Deadline::never()});
 }
 
 }  // namespace ff

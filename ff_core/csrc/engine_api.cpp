@@ -6,6 +6,7 @@
 #include "error.h"
 #include "receiver.h"
 #include "transport_shm.h"
+#include "transport_striped.h"
 #include "transport_ucx.h"
 #include "ucx_library.h"
 #include "writer.h"
@@ -45,6 +46,24 @@ int with(ff_receiver* r, Body&& body) {
   });
 }
 
+struct Place {  // that a connection writes to
+  void* arena;
+  uint64_t arena_bytes;
+  uint64_t epoch;
+  uint64_t* connection_id;  // result; may be null
+};
+
+// `open` makes the transports of the connection.
+template <class Open>
+int attach(ff_receiver* r, const Place& place, Open&& open) {
+  return with(r, [&](ff::Receiver& receiver) {
+    ff::Streams streams;
+    open(streams);
+    const uint64_t id = receiver.attach(std::move(streams), place.arena, place.arena_bytes, place.epoch);
+    if (place.connection_id != nullptr) *place.connection_id = id;
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -74,10 +93,10 @@ int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t coun
   });
 }
 
-int ff_writer_add_holder(ff_writer* w, int fd) {
-  ff::UniqueFd owned(fd);  // taken over in every case
+int ff_writer_add_holder(ff_writer* w, const int* fds, size_t count) {
+  auto owned = ff::own(fds, count);  // taken over in every case
   return with(w, [&](ff::Writer& writer) {
-    writer.add_holder([&](const void*) { return std::make_unique<ff::TcpTransport>(std::move(owned)); });
+    writer.add_holder([&](const void*) { return ff::tcp_sender(ff::checked_streams(std::move(owned))); });
   });
 }
 
@@ -158,34 +177,29 @@ int ff_receiver_open(int notify_fd, ff_receiver** out) {
   });
 }
 
-int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
+int ff_receiver_attach(ff_receiver* r, const int* fds, size_t count, void* arena, uint64_t arena_bytes, uint64_t epoch,
                        uint64_t* connection_id) {
-  ff::UniqueFd owned(fd);
-  return with(r, [&](ff::Receiver& receiver) {
-    auto transport = std::make_unique<ff::TcpTransport>(std::move(owned));
-    const uint64_t id = receiver.attach(std::move(transport), arena, arena_bytes, epoch);
-    if (connection_id != nullptr) *connection_id = id;
+  auto owned = ff::own(fds, count);
+  return attach(r, {arena, arena_bytes, epoch, connection_id}, [&](ff::Streams& streams) {
+    for (auto& fd : ff::checked_streams(std::move(owned))) {
+      streams.push_back(std::make_unique<ff::TcpTransport>(std::move(fd)));
+    }
   });
 }
 
 int ff_receiver_attach_shared(ff_receiver* r, int fd, int peers_file, void* arena, uint64_t arena_bytes, uint64_t epoch,
                               uint64_t* connection_id) {
   ff::UniqueFd owned(fd), file(peers_file);
-  return with(r, [&](ff::Receiver& receiver) {
-    auto transport = std::make_unique<ff::ShmReceiver>(std::move(owned), file);
-    const uint64_t id = receiver.attach(std::move(transport), arena, arena_bytes, epoch);
-    if (connection_id != nullptr) *connection_id = id;
+  return attach(r, {arena, arena_bytes, epoch, connection_id}, [&](ff::Streams& streams) {
+    streams.push_back(std::make_unique<ff::ShmReceiver>(std::move(owned), file));
   });
 }
 
 int ff_receiver_attach_ucx(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
                            uint64_t* connection_id) {
   ff::UniqueFd owned(fd);
-  return with(r, [&](ff::Receiver& receiver) {
-    auto transport = std::make_unique<ff::UcxReceiver>(std::move(owned));
-    const uint64_t id = receiver.attach(std::move(transport), arena, arena_bytes, epoch);
-    if (connection_id != nullptr) *connection_id = id;
-  });
+  return attach(r, {arena, arena_bytes, epoch, connection_id},
+                [&](ff::Streams& streams) { streams.push_back(std::make_unique<ff::UcxReceiver>(std::move(owned))); });
 }
 
 int ff_receiver_detach(ff_receiver* r, const void* arena) {

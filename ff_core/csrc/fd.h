@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <vector>
 
 #include "error.h"
 
@@ -36,6 +37,13 @@ class UniqueFd {
  private:
   int fd_;
 };
+
+// Takes over the descriptors that a caller gave away.
+inline std::vector<UniqueFd> own(const int* fds, size_t count) {
+  std::vector<UniqueFd> owned;
+  for (size_t i = 0; fds != nullptr && i < count; ++i) owned.emplace_back(fds[i]);
+  return owned;
+}
 
 // A descriptor to ring: an eventfd of ours, or a duplicate of a caller's, so that his closing it harms nothing.
 class Bell {

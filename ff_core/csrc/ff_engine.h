@@ -2,13 +2,14 @@
  *
  * What it is: moves one rank's state between live tensors, slots (memory files) and sockets, in chunks, with CRC32C.
  *   writer    in a worker: live tensors -> own slot -> holders. Owns its threads.
- *   receiver  in an agent: socket -> slot of a replica (or of a newcomer's own arena). One thread per connection.
+ *   receiver  in an agent: socket -> slot of a replica (or of a newcomer's own arena). One thread per stream.
  *   sender    in an agent: complete slot -> socket (re-replication, filling a newcomer's arena).
  *   restore   slot -> live tensors, checksums verified before the first byte is written to any live tensor.
  *   words     64-bit stamps in a status page shared by processes, with futex waits.
  *
  * Sockets arrive connected and authenticated (Python does the challenge-response); the engine owns a descriptor from the
- * call on, also when the call fails. Every function returns 0 or a negative FF_E* code; ff_last_error() gives the calling
+ * call on, also when the call fails. A connection over TCP has 1 to FF_MAX_STREAMS of them, in the same order on both
+ * sides. Every function returns 0 or a negative FF_E* code; ff_last_error() gives the calling
  * thread's message with context. Blocking calls have a deadline in milliseconds, never negative. Threads are joined by
  * *_close, *_cancel and *_fence. docs/thread_model.md and docs/wire_format.md say the rest.
  */
@@ -35,6 +36,8 @@ enum {
   FF_EDEVICE = -10,   /* CUDA: not there, or it reported an error */
   FF_ETRANSPORT = -11 /* the transport asked for cannot be had, here or with this peer */
 };
+
+enum { FF_MAX_STREAMS = 16 };
 
 const char* ff_last_error(void);
 const char* ff_build_info(void); /* JSON: compiler, crc implementation, cuda, transports */
@@ -146,7 +149,7 @@ int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t coun
 /* Holder's connection; the journal (if any) is sent ahead of the next version, and ahead of later ones when it changed.
    Only while no version is in flight. A holder whose connection breaks is remembered as lost: versions stay uncommitted
    (in flight) until the next cancel. */
-int ff_writer_add_holder(ff_writer* w, int fd);
+int ff_writer_add_holder(ff_writer* w, const int* fds, size_t count);
 /* The same over a Unix socket to a receiver on this host, which has the own arena's memory file. */
 int ff_writer_add_holder_shared(ff_writer* w, int fd);
 /* The same through UCX; the receiver expects it (ff_receiver_attach_ucx). Waits until the two have found each other, at
@@ -199,7 +202,7 @@ int ff_receiver_open(int notify_fd, ff_receiver** out);
 /* Connection for one arena, which must stay mapped until the connection is joined. Frames of another epoch than `epoch`,
    of another rank or of another layout close it. The receiver keeps the newest complete version and overwrites another
    slot. An older connection for the same arena is closed and joined first. FF_EINVAL: `epoch` is fenced off. */
-int ff_receiver_attach(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
+int ff_receiver_attach(ff_receiver* r, const int* fds, size_t count, void* arena, uint64_t arena_bytes, uint64_t epoch,
                        uint64_t* connection_id);
 /* The same over a Unix socket from a sender on this host; peers_file: the memory file in which its slots lie, sealed
    against shrinking. It is read only. Both descriptors are the engine's from here on, also on failure. */
@@ -215,7 +218,7 @@ int ff_receiver_fence(ff_receiver* r, uint64_t epoch);
 typedef struct {
   uint64_t connection_id;
   uint64_t last_stamp; /* newest version completed over this connection, 0: none */
-  uint64_t bytes;      /* received */
+  uint64_t bytes;      /* received, over all streams */
   uint64_t journals;   /* init journals received */
   int32_t open;
   int32_t error; /* what ended it; FF_OK: the peer closed between versions */
@@ -227,8 +230,9 @@ int ff_receiver_close(ff_receiver* r);
 
 /* ---- sender (agent): one complete slot (and the journal) to a peer's receiver ---- */
 /* Blocks: call it from a thread of its own. Frames carry `epoch`, which must be the slot's. Returns when the peer has
-   acknowledged. FF_ECORRUPT: a checksum did not match here. shutdown(2) on a duplicate of the descriptor ends it early. */
-int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch, int64_t timeout_ms);
+   acknowledged. FF_ECORRUPT: a checksum did not match here. shutdown(2) on duplicates of the descriptors ends it early. */
+int ff_send_slot(const int* fds, size_t count, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
+                 int64_t timeout_ms);
 /* The same over a Unix socket to a receiver on this host, which has the arena's memory file. */
 int ff_send_slot_shared(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
                         int64_t timeout_ms);

@@ -60,7 +60,7 @@ void HolderLink::run() noexcept {
       const std::shared_ptr<Flight> flight = next();
       send_version(*flight);
       unacknowledged_.push_back({flight, monotonic_ns()});
-      counters_.cpu_ns += cpu.lap();
+      counters_.cpu_ns += cpu.lap() + transport_->take_usage().cpu_ns;
     }
   } catch (const Stopped&) {
   } catch (const Error& error) {
@@ -69,7 +69,7 @@ void HolderLink::run() noexcept {
     lose(Error(FF_EINTERNAL, error.what()));
   }
   transport_->release();
-  counters_.cpu_ns += cpu.lap();
+  counters_.cpu_ns += cpu.lap() + transport_->take_usage().cpu_ns;
 }
 
 void HolderLink::lose(const Error& error) {

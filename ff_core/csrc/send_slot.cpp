@@ -8,6 +8,7 @@
 #include "crc32c.h"
 #include "error.h"
 #include "transport_shm.h"
+#include "transport_striped.h"
 #include "transport_ucx.h"
 #include "version_frames.h"
 
@@ -92,54 +93,65 @@ void send_version(Transport& transport, const ArenaView& arena, const SlotView& 
   send_frame(transport, blob_frame(id, record.blob_bytes, record.blob_crc), slot.blob(), patience);
 }
 
-void send_slot(std::unique_ptr<Transport> transport, const ArenaView& arena, uint32_t index, uint64_t epoch, int64_t timeout_ms) {
-  const Patience patience{timeout_ms, Deadline::after_ms(timeout_ms)};
-  const SlotView slot(arena, index);
+struct Order {  // what to send, from where
+  const void* arena;
+  uint64_t arena_bytes;
+  uint32_t slot;
+  uint64_t epoch;
+  int64_t timeout_ms;
+};
+
+void send_slot(Transport& transport, const ArenaView& arena, const Order& order) {
+  const Patience patience{order.timeout_ms, Deadline::after_ms(order.timeout_ms)};
+  const SlotView slot(arena, order.slot);
   const SlotRecord record = slot.complete_record();
-  if (record.epoch != epoch) {
-    raise(FF_EINVAL, "slot %u of rank %u is of epoch %llu, asked for was %llu: re-stamp it first", index,
-          arena.layout().rank, static_cast<unsigned long long>(record.epoch), static_cast<unsigned long long>(epoch));
+  if (record.epoch != order.epoch) {
+    raise(FF_EINVAL, "slot %u of rank %u is of epoch %llu, asked for was %llu: re-stamp it first", order.slot,
+          arena.layout().rank, static_cast<unsigned long long>(record.epoch),
+          static_cast<unsigned long long>(order.epoch));
   }
   slot.verify_head(record);
-  const VersionId id{arena.layout().rank, epoch, record.version};
+  const VersionId id{arena.layout().rank, order.epoch, record.version};
   try {
-    send_version(*transport, arena, slot, record, patience);
+    send_version(transport, arena, slot, record, patience);
   } catch (const Error& error) {
-    if (error.code() == FF_EIO) explain(*transport, id);
+    if (error.code() == FF_EIO) explain(transport, id);
     throw;
   }
-  await_acknowledgement(*transport, id, patience.end);
+  await_acknowledgement(transport, id, patience.end);
+}
+
+// `connect` makes the transport, which is gone, with everything of its own that reads the slot, when this returns.
+template <class Connect>
+int send_over(const Order& order, Connect&& connect) {
+  return guarded([&] {
+    const ArenaView view(const_cast<void*>(order.arena), order.arena_bytes);
+    const std::unique_ptr<Transport> transport = connect();
+    send_slot(*transport, view, order);
+    return FF_OK;
+  });
 }
 
 }  // namespace
 }  // namespace ff
 
-extern "C" int ff_send_slot(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
-                            int64_t timeout_ms) {
-  return ff::guarded([&] {
-    ff::UniqueFd owned(fd);
-    const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);
-    ff::send_slot(std::make_unique<ff::TcpTransport>(std::move(owned)), view, slot, epoch, timeout_ms);
-    return FF_OK;
-  });
+extern "C" int ff_send_slot(const int* fds, size_t count, const void* arena, uint64_t arena_bytes, uint32_t slot,
+                            uint64_t epoch, int64_t timeout_ms) {
+  auto owned = ff::own(fds, count);
+  return ff::send_over({arena, arena_bytes, slot, epoch, timeout_ms},
+                       [&] { return ff::tcp_sender(ff::checked_streams(std::move(owned))); });
 }
 
 extern "C" int ff_send_slot_shared(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
                                    int64_t timeout_ms) {
-  return ff::guarded([&] {
-    ff::UniqueFd owned(fd);
-    const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);
-    ff::send_slot(std::make_unique<ff::ShmSender>(std::move(owned), arena), view, slot, epoch, timeout_ms);
-    return FF_OK;
-  });
+  ff::UniqueFd owned(fd);
+  return ff::send_over({arena, arena_bytes, slot, epoch, timeout_ms},
+                       [&] { return std::make_unique<ff::ShmSender>(std::move(owned), arena); });
 }
 
 extern "C" int ff_send_slot_ucx(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
                                 int64_t timeout_ms) {
-  return ff::guarded([&] {
-    ff::UniqueFd owned(fd);
-    const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);
-    ff::send_slot(std::make_unique<ff::UcxSender>(std::move(owned), timeout_ms), view, slot, epoch, timeout_ms);
-    return FF_OK;
-  });
+  ff::UniqueFd owned(fd);
+  return ff::send_over({arena, arena_bytes, slot, epoch, timeout_ms},
+                       [&] { return std::make_unique<ff::UcxSender>(std::move(owned), timeout_ms); });
 }

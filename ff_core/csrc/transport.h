@@ -47,6 +47,11 @@ class Transport {
   virtual void shutdown() noexcept = 0;
   // The using thread's last call: afterwards nothing of the transport reads or writes what it was given.
   virtual void release() noexcept {}
+  // What its own threads used since the last call.
+  struct Usage {
+    uint64_t cpu_ns = 0;
+  };
+  virtual Usage take_usage() noexcept { return {}; }
   virtual int fd() const = 0;  // becomes readable when receive_some() has something, or the connection ends
 };
 

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -50,12 +51,44 @@ def ucx_pair() -> tuple[socket.socket, socket.socket]:
     return tcp_pair()
 
 
-PairMaker = Callable[[], tuple[socket.socket, socket.socket]]
+class Bundle:
+    """One side of a connection of several streams: as much of a socket as the tests need of either."""
+
+    def __init__(self, socks: Sequence[socket.socket]) -> None:
+        self.socks = list(socks)
+
+    def detach(self) -> list[int]:
+        return [sock.detach() for sock in self.socks]
+
+    def dup(self) -> Bundle:
+        return Bundle([sock.dup() for sock in self.socks])
+
+    def shutdown(self, how: int) -> None:
+        for sock in self.socks:
+            sock.shutdown(how)
+
+    def close(self) -> None:
+        for sock in self.socks:
+            sock.close()
+
+
+def streams_pair(count: int = 3, pair: Callable[[], tuple[socket.socket, socket.socket]] = tcp_pair) -> Any:
+    """A connection of `count` streams."""
+    pairs = [pair() for _ in range(count)]
+    return Bundle([near for near, _ in pairs]), Bundle([far for _, far in pairs])
+
+
+PairMaker = Callable[[], tuple[Any, Any]]  # two sockets, or bundles of them
 
 
 def over(pair: PairMaker) -> str:
     """The transport that such a pair is for."""
     return {shared_pair: "shm", ucx_pair: "ucx"}.get(pair, "tcp")
+
+
+def name_of(pair: PairMaker) -> str:
+    """For the names of tests."""
+    return {streams_pair: "streams", socket.socketpair: "unix"}.get(pair, over(pair))
 
 
 class Live:
@@ -79,7 +112,10 @@ class Live:
 
 
 class Rig:
-    """sent and local bytes of the own arena; holders' arenas have the sent part."""
+    """first: how connect() reaches the first holder.
+    sent and local bytes of the own arena; holders' arenas have the sent part."""
+
+    first: PairMaker = staticmethod(tcp_pair)
 
     def __init__(
         self, sent: int = 100_000, local: int = 30_000, holders: int = 1, blob: int = 4096, **options: object
@@ -94,9 +130,10 @@ class Rig:
         self.writer.set_segments(self.live.segments(sent))
         self.receiver = Receiver()
 
-    def connect(self, epoch: int, pairs: Sequence[PairMaker] = (tcp_pair, socket.socketpair, shared_pair)) -> None:
+    def connect(self, epoch: int, pairs: Sequence[PairMaker] = ()) -> None:
         """The first holder over TCP, the second over a Unix socket, the third through shared memory, and again; or
         otherwise."""
+        pairs = pairs or (self.first, socket.socketpair, shared_pair)
         for index, arena in enumerate(self.holders):
             pair = pairs[index % len(pairs)]
             near, far = pair()

@@ -12,7 +12,9 @@ import pytest
 
 from ff_core.copy.binding import CopyCancelled
 from ff_core.copy.receiver import Receiver
-from tests.copy.rig import Rig, eventually
+from tests.copy.rig import PairMaker, Rig, eventually, name_of, streams_pair
+
+PAIRS = pytest.mark.parametrize("pair", [socket.socketpair, streams_pair], ids=name_of)
 
 
 def works_again(rig: Rig, epoch: int) -> None:
@@ -27,6 +29,7 @@ def sent_all_but_seal(rig: Rig) -> bool:
 
 
 @pytest.mark.parametrize("phase", ["idle", "copying", "copied", "sealed", "committed"])
+@pytest.mark.usefixtures("streams")
 def test_in_each_phase(phase: str) -> None:
     with Rig(sent=4_000_000) as rig:
         rig.connect(1)
@@ -44,10 +47,11 @@ def test_in_each_phase(phase: str) -> None:
         works_again(rig, 2)
 
 
-def test_peer_that_never_reads() -> None:
-    """The sending thread is stuck in send(2); begin, seal and wait_copied are not, nor is cancel."""
-    with Rig(sent=30_000_000, local=0) as rig:
-        near, far = socket.socketpair()
+@PAIRS
+def test_peer_that_never_reads(pair: PairMaker) -> None:
+    """The sending threads are stuck in send(2); begin, seal and wait_copied are not, nor is cancel."""
+    with Rig(sent=60_000_000, local=0) as rig:
+        near, far = pair()
         rig.writer.add_holder(near.detach())
         for version in range(2):
             rig.writer.begin(version, 1, version)
@@ -56,9 +60,10 @@ def test_peer_that_never_reads() -> None:
         eventually(lambda: rig.own.find(1, 1) is not None)
         assert rig.page.load("committed") == 0
         rig.writer.cancel()
-        # The socket is really closed: after what was in flight comes the end.
-        while far.recv(1 << 20):
-            pass
+        # The sockets are really closed: after what was in flight comes the end.
+        for sock in getattr(far, "socks", [far]):
+            while sock.recv(1 << 20):
+                pass
         far.close()
         works_again(rig, 2)
 
@@ -103,6 +108,7 @@ def test_while_others_wait() -> None:
             assert outcome in (["copied"], ["cancelled"])
 
 
+@pytest.mark.usefixtures("streams")
 def test_many_cancels_at_once() -> None:
     with Rig(sent=4_000_000) as rig:
         rig.connect(1)
@@ -116,9 +122,10 @@ def test_many_cancels_at_once() -> None:
         works_again(rig, 2)
 
 
-def test_close_with_everything_in_flight() -> None:
-    with Rig(sent=30_000_000, local=0) as rig:
-        near, far = socket.socketpair()
+@PAIRS
+def test_close_with_everything_in_flight(pair: PairMaker) -> None:
+    with Rig(sent=60_000_000, local=0) as rig:
+        near, far = pair()
         rig.writer.add_holder(near.detach())
         rig.writer.begin(0, 1, 0)
         rig.writer.close()
@@ -150,6 +157,7 @@ def test_interpreter_exit_with_everything_in_flight() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.usefixtures("streams")
 def test_cancelled_versions_slot_is_never_complete() -> None:
     with Rig(sent=8_000_000) as rig:
         for attempt in range(10):
@@ -161,6 +169,7 @@ def test_cancelled_versions_slot_is_never_complete() -> None:
             assert rig.own.find(attempt, 0) is None and rig.holders[0].find(attempt, 0) is None
 
 
+@pytest.mark.usefixtures("streams")
 def test_fence_stops_a_connection_that_waits() -> None:
     with Rig() as rig:
         rig.connect(1)

@@ -13,9 +13,10 @@ import pytest
 from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.errors import EngineError, ProtocolError
 from tests.copy.frames import ACK, BLOB, REJECT, Frame, receive
-from tests.copy.rig import PairMaker, Rig, eventually, over, shared_pair, tcp_pair
+from tests.copy.rig import PairMaker, Rig, eventually, name_of, over, shared_pair, streams_pair, tcp_pair
 
-PAIRS = pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair, shared_pair], ids=["tcp", "unix", "shm"])
+PAIRS = pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair, shared_pair], ids=name_of)
+ALL_PAIRS = pytest.mark.parametrize("pair", [tcp_pair, streams_pair, socket.socketpair, shared_pair], ids=name_of)
 
 
 def lost(rig: Rig, error: type[Exception], message: str) -> None:
@@ -38,7 +39,7 @@ def lost(rig: Rig, error: type[Exception], message: str) -> None:
     rig.run(0, 2, 2)
 
 
-@PAIRS
+@ALL_PAIRS
 def test_peer_gone_from_the_start(pair: PairMaker) -> None:
     with Rig() as rig:
         near, far = pair()
@@ -66,9 +67,10 @@ def test_peer_gone_after_any_frame(pair: PairMaker) -> None:
             lost(rig, EngineError, "closed by the peer|reset|Broken")
 
 
-def test_peer_that_stalls() -> None:
-    with Rig(sent=20_000_000, stall_timeout_s=0.3) as rig:
-        near, far = socket.socketpair()
+@pytest.mark.parametrize("pair", [socket.socketpair, streams_pair], ids=name_of)
+def test_peer_that_stalls(pair: PairMaker) -> None:
+    with Rig(sent=40_000_000, stall_timeout_s=0.3) as rig:
+        near, far = pair()
         rig.writer.add_holder(near.detach())
         rig.writer.begin(0, 1, 0)
         rig.writer.seal(0, b"s")
@@ -76,7 +78,7 @@ def test_peer_that_stalls() -> None:
         far.close()
 
 
-@PAIRS
+@ALL_PAIRS
 def test_peer_that_does_not_acknowledge(pair: PairMaker) -> None:
     with Rig(sent=20_000, stall_timeout_s=0.3) as rig:
         near, far = pair()
@@ -87,6 +89,7 @@ def test_peer_that_does_not_acknowledge(pair: PairMaker) -> None:
         far.close()
 
 
+@pytest.mark.usefixtures("streams")
 def test_unsealed_version_is_no_stall() -> None:
     """However long an iteration takes: the holder waits for the seal."""
     with Rig(sent=20_000, stall_timeout_s=0.05) as rig:
@@ -143,7 +146,7 @@ def test_answer_to_nothing() -> None:
         far.close()
 
 
-@PAIRS
+@ALL_PAIRS
 def test_refusal_reaches_the_writer(pair: PairMaker) -> None:
     """Even though the connection breaks under the writer while it sends: the reason is what is reported."""
     with Rig(sent=20_000_000) as rig, Arena.create(ArenaLayout(3, 777, 0, 4096, 4096, 8192)) as other:
@@ -159,6 +162,7 @@ def test_refusal_reaches_the_writer(pair: PairMaker) -> None:
         )
 
 
+@pytest.mark.usefixtures("streams")
 def test_one_of_three_holders_is_lost() -> None:
     with Rig(holders=3) as rig:
         rig.connect(1)

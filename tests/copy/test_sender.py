@@ -12,14 +12,29 @@ from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.sender import send_slot
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from tests.copy.frames import ACK, BLOB, Frame, receive
-from tests.copy.rig import CHUNK, UCX, Live, PairMaker, Rig, over, shared_pair, tcp_pair, ucx_pair
+from tests.copy.rig import (
+    CHUNK,
+    UCX,
+    Live,
+    PairMaker,
+    Rig,
+    name_of,
+    over,
+    shared_pair,
+    streams_pair,
+    tcp_pair,
+    ucx_pair,
+)
 
 
 def newcomer(rig: Rig, local: int = 30_000) -> Arena:
     return Arena.create(ArenaLayout(3, rig.sent, local, 4096, 4096, CHUNK))
 
 
-OVER = pytest.mark.parametrize("pair", [tcp_pair, shared_pair, pytest.param(ucx_pair, marks=UCX)], ids=over)
+OVER = pytest.mark.parametrize(
+    "pair", [tcp_pair, streams_pair, shared_pair, pytest.param(ucx_pair, marks=UCX)], ids=name_of
+)
+SOCKETS = pytest.mark.parametrize("pair", [socket.socketpair, streams_pair], ids=name_of)
 
 
 def send(rig: Rig, source: Arena, slot: int, epoch: int, target: Arena, pair: PairMaker = tcp_pair) -> None:
@@ -67,7 +82,8 @@ def test_own_slot_of_a_dead_worker_is_sent_without_its_local_part(pair: PairMake
             assert slot is not None and rig.restored(replica, slot) == content[: rig.sent]
 
 
-def test_what_cannot_be_sent() -> None:
+@SOCKETS
+def test_what_cannot_be_sent(pair: PairMaker) -> None:
     with Rig() as rig:
         rig.run(0, 1, 0)
         for slot, epoch, error, message in [
@@ -75,10 +91,11 @@ def test_what_cannot_be_sent() -> None:
             (0, 2, EngineError, "slot 0 of rank 3 is of epoch 1, asked for was 2: re-stamp it first"),
             (5, 1, EngineError, "slot is 5"),
         ]:
-            near, far = socket.socketpair()
+            near, far = pair()
             with pytest.raises(error, match=message):
                 send_slot(near.detach(), rig.own, slot, epoch, 60)
-            assert far.recv(1) == b"", "closed in every case"
+            for sock in getattr(far, "socks", [far]):
+                assert sock.recv(1) == b"", "closed in every case"
             far.close()
 
 
@@ -102,16 +119,17 @@ def test_refusal_is_the_error(pair: PairMaker) -> None:
             send(rig, rig.own, 0, 1, other, pair)
 
 
-def test_deadlines() -> None:
-    with Rig(sent=20_000_000) as rig:
+@SOCKETS
+def test_deadlines(pair: PairMaker) -> None:
+    with Rig(sent=40_000_000) as rig:
         rig.run(0, 1, 0)
-        near, far = socket.socketpair()
+        near, far = pair()
         with pytest.raises(TimeoutError, match="send: "):
             send_slot(near.detach(), rig.own, 0, 1, 0.3)
         far.close()
     with Rig(sent=20_000) as rig:
         rig.run(0, 1, 0)
-        near, far = socket.socketpair()
+        near, far = pair()
         with pytest.raises(TimeoutError, match="not acknowledged"):
             send_slot(near.detach(), rig.own, 0, 1, 0.3)
         far.close()
@@ -136,10 +154,11 @@ def test_wrong_answer(answer: Frame) -> None:
         far.close()
 
 
-def test_shutdown_of_a_duplicate_ends_it() -> None:
-    with Rig(sent=20_000_000) as rig:
+@SOCKETS
+def test_shutdown_of_a_duplicate_ends_it(pair: PairMaker) -> None:
+    with Rig(sent=40_000_000) as rig:
         rig.run(0, 1, 0)
-        near, far = socket.socketpair()
+        near, far = pair()
         handle = near.dup()
         timer = threading.Timer(0.2, handle.shutdown, [socket.SHUT_RDWR])
         timer.start()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.copy.rig import Rig
 
 
@@ -26,6 +28,7 @@ def failover(rig: Rig, epoch: int) -> None:
     assert all(not status.open for status in rig.receiver.poll())
 
 
+@pytest.mark.usefixtures("streams")
 def test_many_failovers_leave_nothing_behind() -> None:
     with Rig(sent=3_000_000, local=500_000, holders=2) as rig:
         for epoch in range(5):

@@ -17,6 +17,7 @@ from tests.copy.rig import Rig, eventually
 
 
 @pytest.mark.parametrize("holders", [0, 1, 3])
+@pytest.mark.usefixtures("streams")
 def test_versions_reach_every_slot(holders: int) -> None:
     with Rig(holders=holders) as rig:
         rig.own.set_journal(b"the journal")
@@ -40,6 +41,7 @@ def test_versions_reach_every_slot(holders: int) -> None:
         rig.writer.check()
 
 
+@pytest.mark.usefixtures("streams")
 def test_empty_state_commits() -> None:
     with Rig(sent=0, local=0) as rig:
         rig.writer.set_segments([])
@@ -48,6 +50,7 @@ def test_empty_state_commits() -> None:
         assert rig.holders[0].blob(0) == b"only scalars"
 
 
+@pytest.mark.usefixtures("streams")
 def test_not_complete_before_seal_nor_before_copy() -> None:
     with Rig() as rig:
         rig.connect(1)
@@ -91,6 +94,7 @@ def test_two_versions_in_flight() -> None:
         assert rig.restored(rig.own, 0) == first
 
 
+@pytest.mark.usefixtures("streams")
 def test_bandwidth_is_limited() -> None:
     """300 kB at 600 kB/s cannot take less than 0.4 s; how much more depends on the machine."""
     with Rig(sent=300_000, local=0, bandwidth_bytes_per_s=600_000) as rig:
@@ -152,6 +156,7 @@ def test_sealing_twice() -> None:
         assert rig.own.blob(0) == rig.holders[0].blob(0) == b"one"
 
 
+@pytest.mark.usefixtures("streams")
 def test_holders_change_only_when_idle() -> None:
     with Rig() as rig:
         rig.writer.begin(0, 1, 0)
@@ -186,6 +191,7 @@ def test_only_stream_sockets_are_holders() -> None:
             rig.writer.add_holder(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach())
 
 
+@pytest.mark.usefixtures("streams")
 def test_journal_is_sent_again_when_it_changed() -> None:
     with Rig() as rig:
         rig.own.set_journal(b"one")
@@ -198,6 +204,7 @@ def test_journal_is_sent_again_when_it_changed() -> None:
         assert (rig.holders[0].journal(), rig.receiver.poll()[0].journals) == (b"two", 2)
 
 
+@pytest.mark.usefixtures("streams")
 def test_resend_after_a_verdict() -> None:
     """A complete slot, re-stamped, goes to new holders and commits again; so does the next version."""
     with Rig() as rig:
@@ -226,6 +233,7 @@ def test_resend_after_a_verdict() -> None:
         assert rig.holders[0].find(2, 8) is not None and rig.holders[0].find(2, 7) is not None
 
 
+@pytest.mark.usefixtures("streams")
 def test_resend_of_a_damaged_slot_never_commits() -> None:
     with Rig() as rig:
         rig.run(0, 1, 0)
@@ -247,6 +255,7 @@ def test_resend_of_a_damaged_slot_never_commits() -> None:
         rig.writer.check()
 
 
+@pytest.mark.usefixtures("streams")
 def test_without_checksums() -> None:
     with Rig(checksum=False) as rig:
         rig.connect(1)
