@@ -154,6 +154,18 @@ struct Pair {
 };
 Pair connect_pair(bool tcp);
 
+// A connection of several streams.
+struct Pairs {
+  explicit Pairs(size_t count, bool tcp = true) {
+    for (size_t i = 0; i < count; ++i) {
+      const Pair pair = connect_pair(tcp);
+      near.push_back(pair.near);
+      far.push_back(pair.far);
+    }
+  }
+  std::vector<int> near, far;
+};
+
 constexpr uint64_t kStampVersions = uint64_t{1} << 40;
 inline uint64_t stamp_of(uint64_t epoch, int64_t version) {
   return epoch << 40 | static_cast<uint64_t>(version + 1);

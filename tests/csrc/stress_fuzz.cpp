@@ -2,6 +2,7 @@
 // or bytes changed and the checksums made right again, so that they get past the first check. docs/wire_format.md.
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "stress_setup.h"
 
@@ -94,7 +95,7 @@ void share(Random& random, std::vector<Frame>& frames, const SharedMemory& memor
   }
 }
 
-std::vector<uint8_t> encode(Random& random, std::vector<Frame>& frames) {
+std::vector<uint8_t> encode_exactly(std::vector<Frame>& frames) {
   std::vector<uint8_t> out;
   for (Frame& f : frames) {
     f.header.header_crc = ff_crc32c(0, &f.header, sizeof(Header) - 4);
@@ -102,6 +103,11 @@ std::vector<uint8_t> encode(Random& random, std::vector<Frame>& frames) {
     out.insert(out.end(), at, at + sizeof(Header));
     out.insert(out.end(), f.data.begin(), f.data.end());
   }
+  return out;
+}
+
+std::vector<uint8_t> encode(Random& random, std::vector<Frame>& frames) {
+  std::vector<uint8_t> out = encode_exactly(frames);
   if (out.empty() || random.below(8) != 0) return out;
   out[random.below(out.size())] ^= static_cast<uint8_t>(1 << random.below(8));
   return out;
@@ -124,7 +130,22 @@ void wait_ended(ff_receiver* receiver, uint64_t id) {
   });
 }
 
-// Complete slots must be whole whatever came; a newest version, once there, must stay.
+// Complete slots must be whole whatever came; a newest version, once there, must stay. Returns it; -1: none.
+int64_t check_slots(const ArenaMemory& arena, int64_t newest) {
+  int64_t found = -1;
+  for (uint32_t slot = 0; slot < 2; ++slot) {
+    const ff_slot_info info = arena.info(slot);
+    if (info.state != FF_SLOT_COMPLETE) continue;
+    CHECK(info.epoch == kEpoch);
+    OK(ff_slot_verify(arena.base, slot));
+    found = std::max(found, info.version);
+  }
+  CHECK(found >= newest);
+  if (found <= newest + 1000) return found;
+  for (uint32_t slot = 0; slot < 2; ++slot) OK(ff_slot_empty(arena.base, slot));  // far ahead, accepted rightly: over
+  return -1;
+}
+
 void fuzz_receiver(Random& random) {
   ff_receiver* receiver;
   OK(ff_receiver_open(-1, &receiver));
@@ -148,20 +169,7 @@ void fuzz_receiver(Random& random) {
       ::shutdown(pair.near, SHUT_WR);
       wait_ended(receiver, id);
       ::close(pair.near);
-      int64_t found = -1;
-      for (uint32_t slot = 0; slot < 2; ++slot) {
-        const ff_slot_info info = arena.info(slot);
-        if (info.state != FF_SLOT_COMPLETE) continue;
-        CHECK(info.epoch == kEpoch);
-        OK(ff_slot_verify(arena.base, slot));
-        found = std::max(found, info.version);
-      }
-      CHECK(found >= newest);
-      newest = found;
-      if (newest > version + 1000) {  // a version far ahead was accepted, rightly: start over below it
-        for (uint32_t slot = 0; slot < 2; ++slot) OK(ff_slot_empty(arena.base, slot));
-        newest = -1;
-      }
+      newest = check_slots(arena, newest);
       version = std::max(version, newest) + 1;
     }
     CHECK(version > 10);
@@ -174,7 +182,7 @@ void fuzz_answers(Random& random) {
   Setup s(random);
   for (uint64_t epoch = 1; epoch <= 60; ++epoch) {
     const Pair pair = connect_pair(false);
-    OK(ff_writer_add_holder(s.writer, pair.near));
+    OK(ff_writer_add_holder(s.writer, &pair.near, 1));
     OK(ff_writer_begin(s.writer, 0, epoch, 0));
     OK(ff_writer_seal(s.writer, 0, "s", 1));
     std::thread holder([&, take = random.below(2 * kSent)] {
@@ -203,7 +211,63 @@ void fuzz_answers(Random& random) {
   }
 }
 
+// The frames of one version spread over several streams, in any order there, from a thread for each; now and then one
+// frame on two of them at once.
+std::vector<std::vector<Frame>> spread(Random& random, const std::vector<Frame>& frames, size_t streams, bool exact) {
+  std::vector<std::vector<Frame>> out(streams);
+  for (const Frame& f : frames) {
+    const bool chunk = f.header.type == 3;
+    out[chunk || (!exact && random.below(40) == 0) ? random.below(streams) : 0].push_back(f);
+    if (chunk && !exact && random.below(60) == 0) out[random.below(streams)].push_back(f);
+  }
+  for (size_t i = 1; i < streams; ++i) {
+    for (size_t k = out[i].size(); k > 1; --k) std::swap(out[i][k - 1], out[i][random.below(k)]);
+  }
+  return out;
+}
+
+void fuzz_streams(Random& random) {
+  ff_receiver* receiver;
+  OK(ff_receiver_open(-1, &receiver));
+  {
+    ArenaMemory arena(layout_of(0));
+    int64_t version = 10, newest = -1, completed = 0;
+    for (int round = 0; round < 150; ++round) {
+      const bool exact = round % 5 == 0;
+      const size_t streams = 2 + random.below(4);
+      const Pairs pairs(streams, false);
+      std::vector<Frame> frames = conversation(random, version);
+      for (uint64_t i = exact ? 0 : random.below(3); i > 0 && !frames.empty(); --i) mutate(random, frames);
+      auto parts = spread(random, frames, streams, exact);
+      uint64_t id;
+      OK(ff_receiver_attach(receiver, pairs.far.data(), streams, arena.base, arena.bytes, kEpoch, &id));
+      std::vector<std::thread> senders;
+      for (size_t i = 0; i < streams; ++i) {
+        auto bytes = std::make_shared<std::vector<uint8_t>>(exact ? encode_exactly(parts[i]) : encode(random, parts[i]));
+        senders.emplace_back([bytes, fd = pairs.near[i], exact] {
+          send_all(fd, *bytes);
+          if (!exact) ::shutdown(fd, SHUT_WR);
+        });
+      }
+      for (auto& sender : senders) sender.join();
+      uint8_t ack[sizeof(Header)];  // an honest peer waits for it
+      if (exact) CHECK(::recv(pairs.near[0], ack, sizeof ack, MSG_WAITALL) == sizeof ack);
+      for (const int fd : pairs.near) ::shutdown(fd, SHUT_WR);
+      wait_ended(receiver, id);
+      for (const int fd : pairs.near) ::close(fd);
+      newest = check_slots(arena, newest);
+      if (exact) CHECK(newest == version);
+      completed += newest == version;
+      version = std::max(version, newest) + 1;
+    }
+    CHECK(completed >= 30);
+    OK(ff_receiver_close(receiver));
+  }
+}
+
 }  // namespace
+
+void streams_fuzz(Random& random) { fuzz_streams(random); }
 
 void fuzz(Random& random) {
   fuzz_receiver(random);

@@ -1,5 +1,6 @@
 // Peers that vanish or talk nonsense.
 #include <algorithm>
+#include <memory>
 
 #include "stress_setup.h"
 
@@ -13,7 +14,86 @@ constexpr size_t inline_bytes(size_t journal) {
 }
 constexpr size_t shared_bytes(size_t journal) { return inline_bytes(journal) - kSent + kChunks * 8; }
 
+// Two versions of this epoch, not held up by a lost holder; then what complete slots hold is whole.
+void two_versions(Setup& s, uint64_t epoch) {
+  for (int64_t v = 0; v < 2; ++v) {
+    s.tensors.step(static_cast<uint8_t>(epoch + v));
+    OK(ff_writer_begin(s.writer, v % 2, epoch, v));
+    OK(ff_writer_seal(s.writer, v, "s", 1));
+    OK(ff_writer_wait_copied(s.writer, v, 60000));
+  }
+  ff_writer_stats stats;
+  eventually([&] {
+    OK(ff_writer_stats_get(s.writer, &stats));
+    return stats.holders_lost == 1 || s.committed(epoch, 1);
+  });
+  if (!s.committed(epoch, 1)) CHECK(ff_writer_check(s.writer) != FF_OK);
+}
+
+void check_holder(Setup& s, uint64_t epoch, bool second) {
+  OK(ff_receiver_fence(s.receiver, epoch + 1));
+  for (int64_t v = 0; v < 2; ++v) {
+    const int slot = s.holder0.find(epoch, v);
+    if (v == 1 && second) CHECK(slot >= 0);
+    if (slot >= 0) CHECK(s.tensors.restored_equals(s.holder0, slot, kSent, static_cast<uint8_t>(epoch + v)));
+  }
+}
+
+// Passes one stream's bytes on in both directions; with a limit, cuts it after so many from the sender.
+class Relay {
+ public:
+  Relay(int sender, int receiver, uint64_t limit) : sender_(sender), receiver_(receiver) {
+    there_ = std::thread([this, limit] { pass(sender_, receiver_, limit); });
+    back_ = std::thread([this] { pass(receiver_, sender_, UINT64_MAX); });
+  }
+  ~Relay() {
+    there_.join();
+    back_.join();
+    ::close(sender_);
+    ::close(receiver_);
+  }
+
+ private:
+  void pass(int from, int to, uint64_t left) {
+    std::vector<char> buffer(7001);
+    while (left > 0) {
+      const ssize_t got = ::recv(from, buffer.data(), std::min<uint64_t>(buffer.size(), left), 0);
+      if (got <= 0 || ::send(to, buffer.data(), static_cast<size_t>(got), MSG_NOSIGNAL) != got) break;
+      left -= static_cast<uint64_t>(got);
+    }
+    ::shutdown(sender_, SHUT_RDWR);
+    ::shutdown(receiver_, SHUT_RDWR);
+  }
+
+  const int sender_, receiver_;
+  std::thread there_, back_;
+};
+
 }  // namespace
+
+// One of several streams breaks after a random number of bytes: the connection ends, what is complete is whole.
+void streams_unplug(Random& random) {
+  Setup s(random);
+  for (uint64_t epoch = 1; epoch <= 40; ++epoch) {
+    const size_t streams = 2 + random.below(3), cut = random.below(streams);
+    const bool tcp = epoch % 2 == 0;
+    const Pairs senders(streams, tcp), receivers(streams, tcp);
+    bool second;
+    {
+      std::vector<std::unique_ptr<Relay>> relays;
+      for (size_t i = 0; i < streams; ++i) {
+        const uint64_t limit = i == cut ? random.below(3 * kSent / streams) : UINT64_MAX;
+        relays.push_back(std::make_unique<Relay>(senders.far[i], receivers.near[i], limit));
+      }
+      OK(ff_receiver_attach(s.receiver, receivers.far.data(), streams, s.holder0.base, s.holder0.bytes, epoch, nullptr));
+      OK(ff_writer_add_holder(s.writer, senders.near.data(), streams));
+      two_versions(s, epoch);
+      second = s.committed(epoch, 1);
+      OK(ff_writer_cancel(s.writer));
+    }
+    check_holder(s, epoch, second);
+  }
+}
 
 // The cable is pulled after a random number of bytes in either direction. What is complete is always whole.
 void unplug(Random& random) {
@@ -42,29 +122,13 @@ void unplug(Random& random) {
       back.join();
     });
     s.connect(s.holder0, {to_proxy.near, to_receiver.far}, epoch, shared);
-    for (int64_t v = 0; v < 2; ++v) {  // never blocked by the lost holder
-      s.tensors.step(static_cast<uint8_t>(epoch + v));
-      OK(ff_writer_begin(s.writer, v % 2, epoch, v));
-      OK(ff_writer_seal(s.writer, v, "s", 1));
-      OK(ff_writer_wait_copied(s.writer, v, 60000));
-    }
-    ff_writer_stats stats;
-    eventually([&] {
-      OK(ff_writer_stats_get(s.writer, &stats));
-      return stats.holders_lost == 1 || s.committed(epoch, 1);
-    });
-    if (!s.committed(epoch, 1)) CHECK(ff_writer_check(s.writer) != FF_OK);
+    two_versions(s, epoch);
     const bool second = s.committed(epoch, 1);
     OK(ff_writer_cancel(s.writer));
     proxy.join();
     ::close(to_proxy.far);
     ::close(to_receiver.near);
-    OK(ff_receiver_fence(s.receiver, epoch + 1));
-    for (int64_t v = 0; v < 2; ++v) {
-      const int slot = s.holder0.find(epoch, v);
-      if (v == 1 && second) CHECK(slot >= 0);
-      if (slot >= 0) CHECK(s.tensors.restored_equals(s.holder0, slot, kSent, static_cast<uint8_t>(epoch + v)));
-    }
+    check_holder(s, epoch, second);
   }
 }
 
@@ -85,8 +149,7 @@ void malformed(Random& random) {
   for (const bool shared : {false, true}) {
     const Pair wire = connect_pair(false);
     std::thread sender([&] {
-      const auto send = shared ? ff_send_slot_shared : ff_send_slot;
-      send(wire.near, s.own.base, s.own.bytes, static_cast<uint32_t>(slot), 1, 60000);
+      send_one(s.own, wire.near, shared, static_cast<uint32_t>(slot), 1);
     });
     std::vector<uint8_t>& recorded = recordings[shared];
     recorded.resize(shared ? shared_bytes(7) : inline_bytes(7));

@@ -10,8 +10,14 @@ inline ff_arena_layout layout_of(uint64_t local) {
 
 // file: the sender's; -1: data come over the socket.
 inline void attach(ff_receiver* receiver, int fd, ArenaMemory& arena, uint64_t epoch, int file, uint64_t* id) {
-  OK(file < 0 ? ff_receiver_attach(receiver, fd, arena.base, arena.bytes, epoch, id)
+  OK(file < 0 ? ff_receiver_attach(receiver, &fd, 1, arena.base, arena.bytes, epoch, id)
               : ff_receiver_attach_shared(receiver, fd, file, arena.base, arena.bytes, epoch, id));
+}
+
+// ff_send_slot over one stream, or through shared memory.
+inline int send_one(const ArenaMemory& from, int fd, bool shared, uint32_t slot, uint64_t epoch) {
+  return shared ? ff_send_slot_shared(fd, from.base, from.bytes, slot, epoch, 60000)
+                : ff_send_slot(&fd, 1, from.base, from.bytes, slot, epoch, 60000);
 }
 
 // One worker and its holders' agents.
@@ -29,13 +35,22 @@ struct Setup {
     OK(ff_writer_close(writer));
     OK(ff_receiver_close(receiver));
   }
-  // The holders' connections: both over TCP, or one over a Unix socket and one over shared memory.
+  // The holders' connections: both over TCP, one with several streams, or over a Unix socket and shared memory.
   void connect(uint64_t epoch, bool tcp) {
-    for (ArenaMemory* holder : {&holder0, &holder1}) connect(*holder, connect_pair(tcp), epoch, !tcp && holder == &holder1);
+    if (tcp) {
+      connect(holder0, Pairs(3), epoch);
+    } else {
+      connect(holder0, connect_pair(false), epoch, false);
+    }
+    connect(holder1, connect_pair(tcp), epoch, !tcp);
+  }
+  void connect(ArenaMemory& holder, const Pairs& pairs, uint64_t epoch) {
+    OK(ff_receiver_attach(receiver, pairs.far.data(), pairs.far.size(), holder.base, holder.bytes, epoch, nullptr));
+    OK(ff_writer_add_holder(writer, pairs.near.data(), pairs.near.size()));
   }
   void connect(ArenaMemory& holder, const Pair& pair, uint64_t epoch, bool shared) {
     attach(receiver, pair.far, holder, epoch, shared ? own.file() : -1, nullptr);
-    OK(shared ? ff_writer_add_holder_shared(writer, pair.near) : ff_writer_add_holder(writer, pair.near));
+    OK(shared ? ff_writer_add_holder_shared(writer, pair.near) : ff_writer_add_holder(writer, &pair.near, 1));
   }
   bool committed(uint64_t epoch, int64_t version) const {
     return ff_page_load(&page.committed) >= stamp_of(epoch, version);
@@ -56,6 +71,8 @@ void gate(Random& random);
 void unplug(Random& random);
 void malformed(Random& random);
 void fuzz(Random& random);
+void streams_unplug(Random& random);
+void streams_fuzz(Random& random);
 void ucx_steady(Random& random);
 void ucx_cancel(Random& random);
 void ucx_unplug(Random& random);

@@ -85,18 +85,22 @@ void send_slot(Random& random) {
   eventually([&] { return s.committed(1, 8); });
   for (int round = 0; round < 40; ++round) {
     ArenaMemory newcomer(layout_of(kLocal));
-    const bool shared = round % 3 == 0;
-    const Pair pair = connect_pair(!shared && round % 2 == 0);
-    attach(s.receiver, pair.far, newcomer, 1, shared ? s.own.file() : -1, nullptr);
-    const int handle = ::dup(pair.near);
+    const bool shared = round % 3 == 0, striped = round % 3 == 1;
+    const Pairs pairs(striped ? 1 + random.below(4) : 1, !shared && round % 2 == 0);
+    if (shared) {
+      attach(s.receiver, pairs.far[0], newcomer, 1, s.own.file(), nullptr);
+    } else {
+      OK(ff_receiver_attach(s.receiver, pairs.far.data(), pairs.far.size(), newcomer.base, newcomer.bytes, 1, nullptr));
+    }
+    const int handle = ::dup(pairs.near[random.below(pairs.near.size())]);
     const bool interrupt = round % 4 != 0;
     std::thread killer([&, delay = random.below(1500)] {
       if (!interrupt) return;
       sleep_us(delay);
       ::shutdown(handle, SHUT_RDWR);
     });
-    const auto send = shared ? ff_send_slot_shared : ff_send_slot;
-    const int code = send(pair.near, s.own.base, s.own.bytes, 0, 1, 60000);
+    const int code = shared ? send_one(s.own, pairs.near[0], true, 0, 1)
+                            : ff_send_slot(pairs.near.data(), pairs.near.size(), s.own.base, s.own.bytes, 0, 1, 60000);
     killer.join();
     ::close(handle);
     CHECK(interrupt ? code == FF_OK || code == FF_EIO : code == FF_OK);
