@@ -18,6 +18,7 @@ from ff_core.errors import ConfigError
 from ff_core.units import parse_bytes, parse_rate
 
 BLOCK = "ff_failover"
+MAX_TCP_STREAMS = 16
 _PAGE = 4096
 
 
@@ -107,6 +108,12 @@ class FailoverConfig(_Strict):
         "How replicas travel. shm: shared memory, to nodes of the same host only. ucx: through libucx 1.13 or newer, "
         "which every node must have; for RDMA. auto: shm to real nodes of the same host, tcp to others and to emulated "
         "ones.",
+    )
+    tcp_streams: int | Literal["auto"] = _field(
+        "auto",
+        'a whole number from 1 to 16, or "auto"',
+        "TCP connections side by side from a rank to one replica, where replicas travel by tcp. auto: about 8 for all "
+        "ranks of a node together, at most 4 each; 1 within a host.",
     )
     pacing: bool = _field(
         False,
@@ -204,6 +211,13 @@ class FailoverConfig(_Strict):
     def _positive_hang_timeout(cls, value: float | str) -> float | str:
         if isinstance(value, float) and value <= 0:
             raise ValueError("not positive")
+        return value
+
+    @field_validator("tcp_streams")
+    @classmethod
+    def _few_streams(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= MAX_TCP_STREAMS:
+            raise ValueError("out of range")
         return value
 
     @field_validator("secret")

@@ -63,6 +63,7 @@ class Failover:
         self.rank: int = role["rank"]
         self.world_size: int = role["world_size"]
         self.secret: bytes = role["secret"]
+        self._ranks_per_node: int = role["job"]["nproc_per_node"]
         self.config = FailoverConfig.from_dict(role["job"]["config"], source="job")
         self.is_replacement: bool = role["newcomer"]
         self.is_newcomer: bool = role["newcomer"]
@@ -188,7 +189,9 @@ class Failover:
                 f"state, the rank it replaces had {arena.layout.sent_bytes} + {arena.layout.local_bytes}: "
                 "the script built something else than before"
             )
-        self.replicator = Replicator(self.rank, self.plan, arena, self.page, self.notify_fd, self.secret, self.config)
+        self.replicator = Replicator(
+            self.rank, self.plan, arena, self.page, self.notify_fd, self.secret, self.config, self._ranks_per_node
+        )
 
     def saved_scalars(self) -> dict[str, Any]:
         """In a newcomer before start_training(): the adapter's scalars of the version it will probably begin from.

@@ -14,7 +14,7 @@ from ff_core.copy.arena import Arena
 from ff_core.copy.binding import CopyCancelled, TransportError
 from ff_core.copy.page import StatusPage
 from ff_core.copy.stamps import epoch_of, version_of
-from ff_core.copy.transports import candidates
+from ff_core.copy.transports import StreamChoice, candidates
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.pacing import CopyWindow
@@ -38,11 +38,13 @@ class Replicator:
         notify_fd: int,
         secret: bytes,
         config: FailoverConfig,
+        ranks_per_node: int,
     ) -> None:
         self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
         self.arena = arena
         candidates(config.transport)  # complains early of one that there is not
         self._wanted = config.transport
+        self._streams = StreamChoice(config.tcp_streams, ranks_per_node)
         self._transports: set[str] = set()
         self._pacing, self.window = config.pacing, CopyWindow()
         self._writer = Writer(
@@ -72,18 +74,20 @@ class Replicator:
         self._transports.clear()
         for address in self._holders:
             hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
-            sock, transport = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd)
+            link = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, self._streams)
+            name = link.name
             try:
-                self._writer.add_holder(sock.detach(), transport)
+                self._writer.add_holder(link.detach(), link.transport)
             except (CopyCancelled, TransportError):
                 raise
             except EngineError as error:  # the holder went away while the two were getting to know each other
                 raise ConnectionError(str(error)) from error
-            self._transports.add(transport)
+            self._transports.add(name)
 
     @property
     def transport(self) -> str:
-        """How the connected holders are reached: "tcp", "shm", "ucx", several of them, or "" without holders."""
+        """How the connected holders are reached: "tcp", "tcp (3 streams)", "shm", "ucx", several of them, or "" without
+        holders."""
         return " and ".join(sorted(self._transports))
 
     def begin(self, version: int) -> None:

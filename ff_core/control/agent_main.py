@@ -22,6 +22,7 @@ from ff_core.control.agent import Agent
 from ff_core.control.job import JobSpec
 from ff_core.control.messages import make
 from ff_core.copy.memory import free_bytes
+from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError
 from ff_core.launch.lifeline import die_with_parent
 
@@ -69,7 +70,8 @@ async def run(orders: dict[str, Any]) -> int:
         lambda name, **fields: stream.send(make(name, **fields)),
         say,
     )
-    port.share(agent.config.transport, agent.job.emulated)
+    streams = StreamChoice(agent.config.tcp_streams, agent.job.nproc_per_node)
+    port.share(agent.config.transport, agent.job.emulated, streams)
     pending.append(agent)
     tasks = [
         asyncio.create_task(stream.pump()),

@@ -11,7 +11,7 @@ import hmac
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -20,8 +20,10 @@ from ff_core.errors import ProtocolError
 
 NONCE_BYTES = 16
 PROOF_BYTES = 32
+GROUP_BYTES = 16  # what the streams of one connection have in common
 _MAGIC = b"FFD1"
 _MAX_HELLO = 4096
+_OVER = object()
 
 
 def new_secret() -> bytes:
@@ -50,15 +52,44 @@ def connect_data(address: tuple[str, int], secret: bytes, hello: dict[str, Any],
 
     Raises OSError (not reachable in time) or ProtocolError (the other side refused or does not know the secret).
     """
-    sock = socket.create_connection(address, timeout=timeout_s)
+    return connect_streams(address, secret, hello, timeout_s, lambda _: 1)[0]
+
+
+def connect_streams(
+    address: tuple[str, int],
+    secret: bytes,
+    hello: dict[str, Any],
+    timeout_s: float,
+    count: Callable[[socket.socket], int],
+) -> list[socket.socket]:
+    """The same with all streams of one connection, stream 0 first: each is authenticated by itself, and what each of
+    them says also tells that they belong together. They wait for the other side together, not one after the other.
+
+    count: how many, given the first one, which is connected but not authenticated.
+    """
+    socks = [_dial(address, timeout_s)]
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        prove_data(sock, f"data port {address[0]}:{address[1]}", secret, hello)
-        sock.settimeout(None)
-        return sock
+        several = count(socks[0])
+        socks += [_dial(address, timeout_s) for _ in range(1, several)]
+        group = {"group": secrets.token_bytes(GROUP_BYTES), "streams": several} if several > 1 else {}
+        hellos = [{**hello, **group, "stream": number} if group else hello for number in range(several)]
+        peer = f"data port {address[0]}:{address[1]}"
+        talks = [_prove(sock, peer, secret, said) for sock, said in zip(socks, hellos, strict=True)]
+        while talks:
+            talks = [talk for talk in talks if next(talk, _OVER) is not _OVER]
+        for sock in socks:
+            sock.settimeout(None)
+        return socks
     except BaseException:
-        sock.close()
+        for sock in socks:
+            sock.close()
         raise
+
+
+def _dial(address: tuple[str, int], timeout_s: float) -> socket.socket:
+    sock = socket.create_connection(address, timeout=timeout_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def prove_data(
@@ -69,8 +100,17 @@ def prove_data(
 
     Raises OSError or ProtocolError, which names `peer`.
     """
+    for _ in _prove(sock, peer, secret, hello, hand_over):
+        pass
+
+
+def _prove(
+    sock: socket.socket, peer: str, secret: bytes, hello: dict[str, Any], hand_over: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """prove_data, in steps: each begins with waiting for the peer, so that several connections can wait together."""
     mine = new_nonce()
     sock.sendall(_MAGIC + mine)
+    yield
     answer = _receive_exactly(sock, NONCE_BYTES + PROOF_BYTES)
     theirs, given = answer[:NONCE_BYTES], answer[NONCE_BYTES:]
     if not verify(secret, "server", mine, theirs, given):
@@ -79,6 +119,7 @@ def prove_data(
     sock.sendall(proof(secret, "client", theirs, mine, body) + struct.pack("<I", len(body)) + body)
     if hand_over is not None:
         hand_over()
+    yield
     if _receive_exactly(sock, 1) != b"+":
         raise ProtocolError(f"{peer} refused {hello}")
 

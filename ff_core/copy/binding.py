@@ -188,7 +188,6 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 }
 
 
-MAX_STREAMS = 16  # of one connection
 Streams: TypeAlias = int | Sequence[int]  # the descriptor of a connection, or of each of its streams, in order
 
 

@@ -6,7 +6,10 @@ libucx, loaded at run time: RDMA on clusters that have it.
 
 from __future__ import annotations
 
+import ipaddress
 import json
+from dataclasses import dataclass
+from typing import Literal
 
 from ff_core.copy.binding import build_info, check, engine
 from ff_core.errors import ConfigError, EngineError
@@ -62,3 +65,23 @@ def listens_shared(wanted: str, emulated: bool) -> bool:
     as what they stand for.
     """
     return "shm" in candidates(wanted) and (wanted == "shm" or not emulated)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamChoice:
+    """How many TCP streams a connection gets. wanted: the configuration's.  ranks: of this node, which all send.
+
+    One stream costs a core at each end and is bound by one congestion window. Together a node's ranks should have about
+    eight; and between processes of one host more of them bring nothing, for the memory is the limit.
+    """
+
+    wanted: int | Literal["auto"] = "auto"
+    ranks: int = 1
+
+    def count(self, near: str, far: str) -> int:
+        """For a connection between these two addresses."""
+        if self.wanted != "auto":
+            return self.wanted
+        if near == far or ipaddress.ip_address(far.partition("%")[0]).is_loopback:
+            return 1
+        return max(1, min(4, 8 // max(1, self.ranks)))

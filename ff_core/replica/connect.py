@@ -15,10 +15,11 @@ import array
 import asyncio
 import os
 import socket
+from dataclasses import dataclass
 from typing import Any
 
-from ff_core.control.auth import connect_data, prove_data
-from ff_core.copy.transports import candidates
+from ff_core.control.auth import connect_data, connect_streams, prove_data
+from ff_core.copy.transports import StreamChoice, candidates
 from ff_core.errors import ProtocolError
 
 _HERE = b"F"
@@ -42,18 +43,55 @@ def listen_shared(address: tuple[str, int]) -> socket.socket:
         raise
 
 
-def connect(
-    address: tuple[str, int], secret: bytes, hello: dict[str, Any], timeout_s: float, transport: str, arena_fd: int
-) -> tuple[socket.socket, str]:
-    """The connected, authenticated socket and the transport that it is for: "shm", "ucx" or "tcp".
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What connect() brings: connected, authenticated sockets (several: the streams of one TCP connection, in order)
+    and the transport that they are for, "shm", "ucx" or "tcp"."""
 
-    transport: the configuration's. arena_fd: the memory file that the slots to be sent lie in. Raises OSError (not
-    reachable this way, and how else), ProtocolError (the other side refused or does not know the secret).
+    socks: list[socket.socket]
+    transport: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.transport if len(self.socks) == 1 else f"{self.transport} ({len(self.socks)} streams)"
+
+    def detach(self) -> list[int]:
+        """The descriptors, which are the caller's now."""
+        return [sock.detach() for sock in self.socks]
+
+    def shutdown(self) -> None:
+        """End what anybody does with these sockets or duplicates of them."""
+        for sock in self.socks:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        for sock in self.socks:
+            sock.close()
+
+
+def connect(
+    address: tuple[str, int],
+    secret: bytes,
+    hello: dict[str, Any],
+    timeout_s: float,
+    transport: str,
+    arena_fd: int,
+    streams: StreamChoice,
+) -> Link:
+    """Reach the agent at `address`.
+
+    transport: the configuration's. arena_fd: the memory file that the slots to be sent lie in. streams: for TCP.
+    Raises OSError (not reachable this way, and how else), ProtocolError (the other side refused or does not know the
+    secret).
     """
     allowed = candidates(transport)
     if "shm" in allowed:
         try:
-            return _connect_shared(address, secret, hello, timeout_s, arena_fd), "shm"
+            return Link([_connect_shared(address, secret, hello, timeout_s, arena_fd)], "shm")
         except OSError as error:
             if "tcp" not in allowed:
                 raise ConnectionRefusedError(
@@ -61,8 +99,12 @@ def connect(
                     f"behind {address[0]}:{address[1]} ({error.strerror or error}); other hosts need 'tcp' or 'auto'"
                 ) from error
     if "ucx" in allowed:
-        return connect_data(address, secret, {**hello, "transport": "ucx"}, timeout_s), "ucx"
-    return connect_data(address, secret, hello, timeout_s), "tcp"
+        return Link([connect_data(address, secret, {**hello, "transport": "ucx"}, timeout_s)], "ucx")
+
+    def count(first: socket.socket) -> int:
+        return streams.count(first.getsockname()[0], first.getpeername()[0])
+
+    return Link(connect_streams(address, secret, hello, timeout_s, count), "tcp")
 
 
 def _connect_shared(

@@ -1,8 +1,7 @@
 """An agent's data port: versions arrive here over TCP, shared memory or UCX, and slots leave from here.
 
 Python accepts and authenticates, the engine's receiver then owns the descriptor. Connections name the epoch they
-belong to; one of
-a future epoch waits until this agent has got that verdict too, one of an old epoch is refused.
+belong to; one of a future epoch waits until this agent has got that verdict too, one of an old epoch is refused.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from ff_core.control.auth import accept_data, answer_data
 from ff_core.copy.arena import Arena
 from ff_core.copy.receiver import Receiver
 from ff_core.copy.sender import send_slot
-from ff_core.copy.transports import listens_shared, missing_for_ucx
+from ff_core.copy.transports import StreamChoice, listens_shared, missing_for_ucx
 from ff_core.errors import EngineError, FailoverError, ProtocolError
-from ff_core.replica.connect import accept_arena, connect, listen_shared
+from ff_core.replica.connect import Link, accept_arena, connect, listen_shared
+from ff_core.replica.gathering import Gathering
 from ff_core.replica.store import slot_with
 
 _HANDSHAKE_S = 10.0
@@ -45,10 +45,11 @@ class DataPort:
         self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._receiver = Receiver(self._notify_fd)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sending: set[socket.socket] = set()
+        self._sending: list[Link] = []
         self._sends: set[asyncio.Task[None]] = set()
         self._shared: socket.socket | None = None
-        self._transport = "tcp"
+        self._transport, self._streams = "tcp", StreamChoice()
+        self._gathering = Gathering(_HANDSHAKE_S)
 
     async def open(self, host: str) -> tuple[str, int]:
         """Listen on a free port of `host`; returns the address peers connect to."""
@@ -61,10 +62,10 @@ class DataPort:
         self._address = self._listener.getsockname()[:2]
         return self._address
 
-    def share(self, transport: str, emulated: bool) -> None:
-        """The job is known: its choice of transport for what this agent sends, and shared memory for other nodes of
-        this host where that allows it."""
-        self._transport = transport
+    def share(self, transport: str, emulated: bool, streams: StreamChoice) -> None:
+        """The job is known: its choice of transport and streams for what this agent sends, and shared memory for other
+        nodes of this host where that allows it."""
+        self._transport, self._streams = transport, streams
         if listens_shared(transport, emulated):
             self._shared = listen_shared(self._address)
             self._spawn(self._accept(self._shared))
@@ -89,34 +90,48 @@ class DataPort:
 
     async def _welcome(self, sock: socket.socket, peer: str) -> None:
         arena_fd = -1
+        socks = [sock]
         try:
             hello = await accept_data(sock, self._secret, _HANDSHAKE_S)
-            if sock.family == socket.AF_UNIX:
+            here = sock.family == socket.AF_UNIX
+            if here:
                 arena_fd = await accept_arena(sock, _HANDSHAKE_S)
             epoch = hello.get("epoch")
             if not isinstance(epoch, int):
                 raise ProtocolError("hello without an epoch")
             ucx = hello.get("transport") == "ucx"
-            if ucx and arena_fd >= 0:
+            if ucx and here:
                 raise ProtocolError("UCX was asked for on the socket for shared memory")
             if ucx and (missing := await asyncio.to_thread(missing_for_ucx)):
                 raise ProtocolError(f"the peer wants to use UCX: {missing}")
+            if "group" in hello and (ucx or here):
+                raise ProtocolError("several streams were asked for, which only TCP has")
+            gathered = await self._gathering.join(sock, hello)
+            if gathered is None:
+                socks = []  # the task of another stream has it
+                return
+            socks = gathered
             await self._wait_epoch(epoch)
             arena = self._arena_for(hello)
-            await answer_data(sock, True)
+            _expect_silent(socks)
+            for one in socks:
+                await answer_data(one, True)
             if epoch != self._epoch:
                 raise ProtocolError(f"epoch {epoch} ended during the handshake")
-            sock.setblocking(True)
+            for one in socks:
+                one.setblocking(True)
             fd, arena_fd = arena_fd, -1  # the receiver's from here on
-            self._receiver.attach(sock.detach(), arena, epoch, fd, ucx)
+            self._receiver.attach([one.detach() for one in socks], arena, epoch, fd, ucx)
         except (FailoverError, OSError, asyncio.TimeoutError) as error:
             self._say(f"data connection from {peer} closed: {error or type(error).__name__}")
-            try:
-                await answer_data(sock, False)
-            except OSError:
-                pass
-            sock.close()
+            for one in socks:
+                try:
+                    await answer_data(one, False)
+                except OSError:
+                    pass
         finally:
+            for one in socks:
+                one.close()
             if arena_fd >= 0:
                 os.close(arena_fd)
 
@@ -133,11 +148,8 @@ class DataPort:
             await asyncio.wait(list(self._sends), timeout=0.1)
 
     def _stop_sending(self) -> None:
-        for sock in list(self._sending):
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        for link in list(self._sending):
+            link.shutdown()
 
     async def fence(self, epoch: int) -> None:
         """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena
@@ -166,14 +178,16 @@ class DataPort:
 
         def run() -> None:
             hello = {"rank": order["rank"], "kind": "own", "epoch": epoch}
-            sock, transport = connect(tuple(order["to"]), self._secret, hello, _HANDSHAKE_S, self._transport, arena.fd)
-            self._sending.add(sock)
+            to, how = tuple(order["to"]), (self._transport, arena.fd, self._streams)
+            link = connect(to, self._secret, hello, _HANDSHAKE_S, *how)
+            self._sending.append(link)
             try:
                 slot = slot_with(arena, epoch, version)
-                send_slot(os.dup(sock.fileno()), arena, slot, epoch, _SEND_S, transport)
+                fds = [os.dup(sock.fileno()) for sock in link.socks]
+                send_slot(fds, arena, slot, epoch, _SEND_S, link.transport)
             finally:
-                self._sending.discard(sock)
-                sock.close()
+                self._sending.remove(link)
+                link.close()
 
         async def work() -> None:
             try:
@@ -200,3 +214,14 @@ class DataPort:
         asyncio.get_running_loop().remove_reader(self._notify_fd)
         await asyncio.get_running_loop().run_in_executor(None, self._receiver.close)
         os.close(self._notify_fd)
+
+
+def _expect_silent(socks: list[socket.socket]) -> None:
+    """A peer that waits for its answer has sent nothing more. One that has gone meanwhile must not take the place of a
+    connection that it has made since."""
+    for sock in socks:
+        try:
+            more = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        raise ProtocolError("the peer did not wait for the answer" if more else "the peer has gone meanwhile")

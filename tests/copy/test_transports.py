@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -78,3 +79,22 @@ def test_ucx_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 )
 def test_who_offers_shared_memory(wanted: str, emulated: bool, offered: bool) -> None:
     assert transports.listens_shared(wanted, emulated) is offered
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ranks", "near", "far", "count"),
+    [
+        ("auto", 1, "10.0.0.1", "10.0.0.2", 4),
+        ("auto", 2, "10.0.0.1", "10.0.0.2", 4),
+        ("auto", 3, "10.0.0.1", "10.0.0.2", 2),
+        ("auto", 8, "fd00::1", "fd00::2", 1),
+        ("auto", 16, "10.0.0.1", "10.0.0.2", 1),
+        ("auto", 1, "127.0.0.1", "127.0.1.1", 1),
+        ("auto", 1, "::1", "::1", 1),
+        ("auto", 1, "10.0.0.1", "10.0.0.1", 1),  # another node of this host
+        ("auto", 1, "fe80::1%eth0", "fe80::2%eth0", 4),
+        (3, 8, "127.0.0.1", "127.0.0.1", 3),
+    ],
+)
+def test_how_many_streams(wanted: int | Literal["auto"], ranks: int, near: str, far: str, count: int) -> None:
+    assert transports.StreamChoice(wanted, ranks).count(near, far) == count

@@ -18,6 +18,7 @@ from ff_core.copy.binding import CopyCancelled
 from ff_core.copy.page import StatusPage
 from ff_core.errors import EngineError, FailoverInterrupt
 from ff_core.fence import Fence
+from ff_core.replica.connect import Link
 from ff_core.replicator import Replicator
 from ff_core.state.razor import make_plan
 
@@ -31,16 +32,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Replicator, list[OSE
     """A replicator whose holder lets itself be reached, but for the errors in the list, which come first."""
     refusals: list[OSError] = []
 
-    def connect(*arguments: Any) -> tuple[socket.socket, str]:
+    def connect(*arguments: Any) -> Link:
         if refusals:
             raise refusals.pop(0)
-        return socket.socket(), "tcp"
+        return Link([socket.socket()], "tcp")
 
     monkeypatch.setattr(replicator_module, "connect", connect)
     plan = make_plan([TensorSpec("w", torch.ones(1024), Held.UNIQUE)])
     arena = Arena.create(ArenaLayout(3, plan.sent_bytes, plan.local_bytes, 4096, 4096, 4096))
-    monkeypatch.setattr(replicator_module.Writer, "add_holder", lambda self, fd, transport: os.close(fd))
-    replicator = Replicator(0, plan, arena, StatusPage.create(), -1, b"secret", FailoverConfig())
+    monkeypatch.setattr(replicator_module.Writer, "add_holder", lambda self, fds, transport: os.close(*fds))
+    replicator = Replicator(0, plan, arena, StatusPage.create(), -1, b"secret", FailoverConfig(), 1)
     yield replicator, refusals
     replicator.close()
     arena.close()

@@ -12,9 +12,10 @@ import pytest
 
 from ff_core.control.auth import new_secret
 from ff_core.copy.arena import Arena, ArenaLayout
+from ff_core.copy.transports import StreamChoice
 from ff_core.errors import ProtocolError
 from ff_core.replica import data_port
-from ff_core.replica.connect import connect, shared_name
+from ff_core.replica.connect import Link, connect, shared_name
 from ff_core.replica.data_port import DataPort
 from tests.copy.rig import UCX, Rig
 
@@ -41,7 +42,7 @@ class Agent:
 
     async def open(self) -> Address:
         address = await self.port.open("127.0.0.1")
-        self.port.share(*self._choice)
+        self.port.share(*self._choice, StreamChoice())
         self.port.enter_epoch(EPOCH)
         return address
 
@@ -61,28 +62,31 @@ def with_agent(transport: str, emulated: bool, body: Callable[[Agent, Address], 
     asyncio.run(asyncio.wait_for(run(), 120))
 
 
-async def join(address: Address, transport: str, arena: Arena, **hello: Any) -> tuple[socket.socket, str]:
+async def join(address: Address, transport: str, arena: Arena, streams: int | str = "auto", **hello: Any) -> Link:
     fields = {"rank": 3, "kind": "replica", "epoch": EPOCH} | hello
     secret = fields.pop("secret", SECRET)
-    return await asyncio.to_thread(connect, address, secret, fields, 30.0, transport, arena.fd)
+    choice = StreamChoice(streams)  # type: ignore[arg-type]
+    return await asyncio.to_thread(connect, address, secret, fields, 30.0, transport, arena.fd, choice)
 
 
 @pytest.mark.parametrize(
-    ("agents", "emulated", "workers", "used"),
+    ("agents", "emulated", "workers", "streams", "used"),
     [
-        ("tcp", True, "tcp", "tcp"),
-        ("shm", True, "shm", "shm"),
-        ("auto", False, "auto", "shm"),
-        ("auto", True, "auto", "tcp"),
-        pytest.param("ucx", True, "ucx", "ucx", marks=UCX),
+        ("tcp", True, "tcp", "auto", "tcp"),
+        ("tcp", True, "tcp", 3, "tcp (3 streams)"),
+        ("tcp", True, "tcp", 16, "tcp (16 streams)"),
+        ("shm", True, "shm", 3, "shm"),
+        ("auto", False, "auto", "auto", "shm"),
+        ("auto", True, "auto", 2, "tcp (2 streams)"),
+        pytest.param("ucx", True, "ucx", 3, "ucx", marks=UCX),
     ],
 )
-def test_versions_travel(agents: str, emulated: bool, workers: str, used: str) -> None:
+def test_versions_travel(agents: str, emulated: bool, workers: str, streams: int | str, used: str) -> None:
     async def body(agent: Agent, address: Address) -> None:
         with Rig(holders=0) as rig:
-            sock, transport = await join(address, workers, rig.own)
-            assert transport == used
-            rig.writer.add_holder(sock.detach(), transport)
+            link = await join(address, workers, rig.own, streams)
+            assert link.name == used
+            rig.writer.add_holder(link.detach(), link.transport)
             for version in range(3):
                 content = await asyncio.to_thread(rig.run, version % 2, EPOCH, version)
                 slot = agent.arena.find(EPOCH, version)
@@ -93,14 +97,16 @@ def test_versions_travel(agents: str, emulated: bool, workers: str, used: str) -
     with_agent(agents, emulated, body)
 
 
-@pytest.mark.parametrize("transport", ["tcp", "shm", pytest.param("ucx", marks=UCX)])
-def test_slots_are_sent_from_agent_to_agent(transport: str) -> None:
+@pytest.mark.parametrize(
+    ("transport", "streams"), [("tcp", 1), ("tcp", 3), ("shm", 1), pytest.param("ucx", 1, marks=UCX)]
+)
+def test_slots_are_sent_from_agent_to_agent(transport: str, streams: int) -> None:
     async def body(agent: Agent, address: Address) -> None:
         with Rig(holders=0) as rig:
             content = rig.run(0, EPOCH, 5)
             source = DataPort(SECRET, agent._arena_for, lambda: None, agent.said.append)
             await source.open("127.0.0.1")
-            source.share(transport, True)
+            source.share(transport, True, StreamChoice(streams))
             source.enter_epoch(EPOCH)
             try:
                 failures: list[str] = []
@@ -126,15 +132,17 @@ def test_forced_shared_memory_says_what_is_missing() -> None:
     with_agent("tcp", True, body)
 
 
-@pytest.mark.parametrize("transport", ["tcp", "shm", pytest.param("ucx", marks=UCX)])
-def test_strangers_and_old_epochs_are_refused(transport: str) -> None:
+@pytest.mark.parametrize(
+    ("transport", "streams"), [("tcp", 1), ("tcp", 3), ("shm", 1), pytest.param("ucx", 1, marks=UCX)]
+)
+def test_strangers_and_old_epochs_are_refused(transport: str, streams: int) -> None:
     async def body(agent: Agent, address: Address) -> None:
         with pytest.raises(ProtocolError, match="does not know the job's secret"):
-            await join(address, transport, agent.arena, secret=new_secret())
+            await join(address, transport, agent.arena, streams, secret=new_secret())
         with pytest.raises(ProtocolError, match="refused"):
-            await join(address, transport, agent.arena, epoch=EPOCH - 1)
+            await join(address, transport, agent.arena, streams, epoch=EPOCH - 1)
         with pytest.raises(ProtocolError, match="refused"):
-            await join(address, transport, agent.arena, rank=4)
+            await join(address, transport, agent.arena, streams, rank=4)
         assert any("epoch 1 is over, this is 2" in line for line in agent.said)
         assert any("rank 4 has no arena here" in line for line in agent.said)
 
