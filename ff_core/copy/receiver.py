@@ -1,4 +1,5 @@
-"""An agent's receiver: takes versions off connections and puts them into slots, one engine thread per stream of a connection."""
+"""An agent's receiver: takes versions off connections and puts them into slots, one engine thread for each stream of a
+connection."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "thread.h"
 
@@ -87,7 +88,7 @@ void StripedSender::await(std::unique_lock<std::mutex>& lock, Ready ready, const
 void StripedSender::raise_failure(std::unique_lock<std::mutex>& lock) {
   if (!failure_) raise(FF_EIO, "connection closed here");
   const Error error = *failure_;
-  const bool wait = error.code() == FF_EIO && !ending_;
+  const bool wait = error.code() == FF_EIO && !ending_ && !std::exchange(waited_, true);
   lock.unlock();
   if (wait) {  // a peer that closes all streams says why on this one, which may be a moment later
     pollfd reason{streams_[0]->socket.fd(), POLLIN, 0};

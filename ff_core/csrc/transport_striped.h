@@ -69,6 +69,7 @@ class StripedSender final : public Transport {
   std::mutex mutex_;
   std::condition_variable room_;  // a stream took its waiting piece, is idle, or failed
   std::optional<Error> failure_;  // of the first stream that failed
+  bool waited_ = false;           // for the peer's reason, once
   bool ending_ = false;
   size_t last_ = 0;  // stream that got the latest chunk
   Usage used_;       // by the streams' threads

@@ -79,11 +79,21 @@ def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
     assert job.of("protected")[-1]["degraded"]
 
 
-@pytest.mark.parametrize("transport", ["shm", pytest.param("ucx", marks=[UCX, pytest.mark.slow])])
-def test_transport_between_emulated_nodes(tmp_path: Path, uninterrupted: Job, transport: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "transport"),
+    [
+        ({"transport": "shm"}, "shm"),
+        ({"tcp_streams": 3, "chunk_bytes": 4096}, "tcp (3 streams)"),
+        pytest.param({"transport": "ucx"}, "ucx", marks=[UCX, pytest.mark.slow]),
+    ],
+    ids=["shm", "streams", "ucx"],
+)
+def test_transport_between_emulated_nodes(
+    tmp_path: Path, uninterrupted: Job, settings: dict[str, object], transport: str
+) -> None:
     """Only where it is asked for; a rank, then a whole node is lost."""
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"transport": transport}))
+    config.write_text(json.dumps(settings))
     words = ("--ff-config", str(config), "--inject", "kill rank=2 iteration=6 at=backward")
     job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent_after(12))
     assert_same(job, uninterrupted)

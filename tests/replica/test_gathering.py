@@ -138,7 +138,7 @@ def test_groups_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     gather(body)
 
 
-def dial(address: Address, said: dict[str, Any]) -> "asyncio.Future[socket.socket]":
+def dial(address: Address, said: dict[str, Any]) -> asyncio.Future[socket.socket]:
     return asyncio.ensure_future(asyncio.to_thread(connect_data, address, SECRET, said, 30.0))
 
 
