@@ -46,16 +46,17 @@ class MegatronAdapter:
         self._buffers = Buffers(torch.nn.ModuleList(model))
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
+        self._redundancy = Redundancy(model)
         self._specs: list[TensorSpec] = []
 
     def tensors(self) -> list[TensorSpec]:
         numbers = [optimizers.prepare(part) for part in optimizers.parts(self._optimizer)]
         self._buffers.begin()
-        self._specs = state_map.declare(self._model, self._optimizer, numbers)
+        self._specs = state_map.declare(self._model, self._optimizer, numbers, self._redundancy)
         return self._specs
 
     def peers(self) -> list[int] | None:
-        group = Redundancy(self._model).group
+        group = self._redundancy.group
         if not peers.redundant(self._specs) or group.size() == dist.get_world_size():
             return None
         return list(dist.get_process_group_ranks(group))
@@ -80,5 +81,5 @@ class MegatronAdapter:
         self._reset.run()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
-        rebuild.from_peers(self._specs, Redundancy(self._model).group, newcomers)
+        rebuild.from_peers(self._specs, self._redundancy.group, newcomers)
         rebuild.weights_from_masters(self._model, self._optimizer)

@@ -35,11 +35,12 @@ def is_distributed(part: Any) -> bool:
     return isinstance(part, DistributedOptimizer)
 
 
-def declare(model: list[Any], optimizer: Any, numbers: list[dict[str, torch.Tensor]]) -> list[TensorSpec]:
+def declare(
+    model: list[Any], optimizer: Any, numbers: list[dict[str, torch.Tensor]], redundancy: Redundancy
+) -> list[TensorSpec]:
     """All persistent tensors of `optimizer` over the DDP chunks `model`. numbers: of `optimizers.prepare`, per part."""
     specs: list[TensorSpec] = []
     addresses: list[int] = []
-    redundancy = Redundancy(model)
     for number, part in enumerate(optimizers.parts(optimizer)):
         held, over = _held(redundancy, part)
         inner = part.optimizer

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from ff_core import garbage
-from ff_core.adapter import Held
+from ff_core.adapter import Held, TensorSpec
 from ff_core.state.razor import make_plan
 from ff_megatron import optimizers, scalars, state_map
 from ff_megatron.buckets import GoldenCounts
+from ff_megatron.redundancy import Redundancy
 from tests.megatron.precision_aware import FusedAdam
 
 
@@ -37,6 +38,11 @@ def chunk(*buffers: Any) -> Any:
     )  # fmt: skip
 
 
+def declare(model: list[Any], optimizer: Any) -> list[TensorSpec]:
+    numbers = [optimizers.prepare(part) for part in optimizers.parts(optimizer)]
+    return state_map.declare(model, optimizer, numbers, Redundancy(model))
+
+
 def fragments(count: int) -> Any:
     flat = torch.zeros(count * 16)
     inner = torch.optim.AdamW([torch.nn.Parameter(part) for part in flat.split(16)], lr=0.1)
@@ -45,9 +51,8 @@ def fragments(count: int) -> Any:
 
 def test_every_optimizer_of_a_chain_is_in_the_plan() -> None:
     chain = SimpleNamespace(chained_optimizers=[fragments(2), SimpleNamespace(is_stub_optimizer=True), fragments(3)])
-    parts = optimizers.parts(chain)
-    assert len(parts) == 2
-    specs = state_map.declare([chunk()], chain, [optimizers.prepare(part) for part in parts])
+    assert len(optimizers.parts(chain)) == 2
+    specs = declare([chunk()], chain)
     assert make_plan(specs).totals[Held.UNIQUE] == (2 + 3) * (3 * 16 + 1) * 4
     assert {spec.name for spec in specs if spec.name.startswith("step")} == {"step.0", "step.1"}
 
@@ -57,7 +62,7 @@ def test_weights_that_the_optimizer_updates_itself_are_copied_not_derived() -> N
     buffers = [SimpleNamespace(param_data=torch.zeros(64, dtype=torch.bfloat16)) for _ in range(2)]
     inner = FusedAdam([{"params": list(buffers[0].param_data.split(16))[:2]}], lr=0.1, master_weights=True)
     part = SimpleNamespace(optimizer=inner)
-    specs = state_map.declare([chunk(*buffers)], part, [optimizers.prepare(part)])
+    specs = declare([chunk(*buffers)], part)
     derived = [spec for spec in specs if spec.held is Held.DERIVED]
     assert [spec.name for spec in derived] == ["weights.0.1"]
     copied = {spec.name.split(".")[0] for spec in specs if spec.held is Held.UNIQUE}
@@ -87,7 +92,7 @@ def test_what_is_saved_with_an_iteration_does_not_depend_on_the_number_of_fragme
     counts = []
     for count in (10, 1000):
         part = fragments(count)
-        state_map.declare([chunk()], part, [optimizers.prepare(part)])
+        declare([chunk()], part)
         golden = GoldenCounts([chunk()])
         save = partial(scalars.save, args, part, scheduler)
         save()  # what is done once
