@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "crc32c.h"
+#include "check_ahead.h"
 #include "error.h"
 #include "transport_shm.h"
 #include "transport_striped.h"
@@ -58,26 +58,6 @@ void explain(Transport& transport, const VersionId& id) {
   }
 }
 
-// Verified here, not only there: a damaged slot is this side's to report. Piece by piece, so that what is sent has just
-// been fetched into the cache; the last piece stays until the whole chunk is known to be good.
-void send_chunk(Transport& transport, FrameHeader frame, const ArenaView& arena, const SlotView& slot,
-                const SlotRecord& record, const Patience& patience) {
-  constexpr uint64_t kPiece = 256 * 1024;
-  const auto chunk = static_cast<uint32_t>(frame.index);
-  const uint8_t* data = slot.payload() + arena.geometry().chunk(chunk).offset;
-  const bool checksummed = (record.flags & kChecksummed) != 0;
-  seal_frame(frame);
-  transport.start(frame, patience);
-  uint32_t crc = 0;
-  for (uint64_t sent = 0; sent < frame.length;) {
-    const uint64_t piece = std::min(kPiece, frame.length - sent);
-    if (checksummed) crc = crc32c(crc, data + sent, piece);
-    if (checksummed && sent + piece == frame.length && crc != frame.data_crc) slot.verify_chunk(record, chunk);
-    transport.data(data + sent, piece, patience);
-    sent += piece;
-  }
-}
-
 // Everything of one version.
 void send_version(Transport& transport, const ArenaView& arena, const SlotView& slot, const SlotRecord& record,
                   const Patience& patience) {
@@ -87,8 +67,12 @@ void send_version(Transport& transport, const ArenaView& arena, const SlotView& 
   if (journal.bytes > 0) send_frame(transport, journal_frame(id, journal.data, journal.bytes), journal.data, patience);
   const BeginBody body = begin_body(arena);
   send_frame(transport, begin_frame(id, body, checksummed), &body, patience);
-  for (uint32_t chunk = 0; chunk < arena.geometry().sent_chunks(); ++chunk) {
-    send_chunk(transport, chunk_frame(id, arena, slot, chunk, checksummed), arena, slot, record, patience);
+  const uint32_t chunks = arena.geometry().sent_chunks();
+  CheckAhead checked(slot, record, chunks);
+  for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+    checked.await(chunk);
+    send_frame(transport, chunk_frame(id, arena, slot, chunk, checksummed),
+               slot.payload() + arena.geometry().chunk(chunk).offset, patience);
   }
   send_frame(transport, blob_frame(id, record.blob_bytes, record.blob_crc), slot.blob(), patience);
 }
