@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
+from ff_core.csrc.build import SOURCE_DIR, interface
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 
 OK, EINVAL, ETIMEOUT, ECANCELLED, ECORRUPT, EIO = range(0, -6, -1)
@@ -123,6 +124,7 @@ class CReceiverStatus(ctypes.Structure):
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_last_error": (ctypes.c_char_p, []),
     "ff_build_info": (ctypes.c_char_p, []),
+    "ff_interface": (ctypes.c_char_p, []),
     "ff_crc32c": (c_uint32, [c_uint32, c_void_p, c_size_t]),
     "ff_memory_huge": (c_int, [c_int, c_uint64, POINTER(c_uint64)]),
     "ff_memory_map": (c_int, [c_int, c_uint64, POINTER(c_void_p)]),
@@ -188,6 +190,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 }
 
 
+_HEADER = SOURCE_DIR / "ff_engine.h"
+
 Streams: TypeAlias = int | Sequence[int]  # the descriptor of a connection, or of each of its streams, in order
 
 
@@ -216,6 +220,9 @@ def engine() -> ctypes.CDLL:
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
+        # Sources that were updated without the library. An installed package has no sources, and one library.
+        if _HEADER.exists() and library.ff_interface().decode() != interface():
+            raise OSError("it was built from other sources than these")
     except (OSError, AttributeError) as error:
         raise EngineError(
             f"the copy engine at {path} cannot be used ({error}): run `python -m ff_core.csrc.build`"

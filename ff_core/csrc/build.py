@@ -13,6 +13,7 @@ anything is installed.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shlex
 import shutil
@@ -90,9 +91,14 @@ def sources() -> list[Path]:
     return sorted(SOURCE_DIR.glob("*.cpp"))
 
 
+def interface() -> str:
+    """Fingerprint of ff_engine.h. An engine with another one does not fit the Python beside it."""
+    return hashlib.sha256((SOURCE_DIR / "ff_engine.h").read_bytes()).hexdigest()[:16]
+
+
 def compile_objects(files: list[Path], directory: Path, sanitize: str | None = None) -> list[Path]:
     """Compiles `files` into `directory`, several at a time; returns the object files."""
-    base = [*compiler(), *flags(sanitize), f"-I{SOURCE_DIR}", "-c"]
+    base = [*compiler(), *flags(sanitize), f"-I{SOURCE_DIR}", f'-DFF_INTERFACE="{interface()}"', "-c"]
     if any(file.stem == "cuda_image" for file in files) and compile_kernels(directory) is not None:
         base.append(f"-I{directory}")
     objects = [directory / f"{file.stem}.o" for file in files]

@@ -68,6 +68,8 @@ int attach(ff_receiver* r, const Place& place, Open&& open) {
 
 extern "C" {
 
+const char* ff_interface(void) { return FF_INTERFACE; }
+
 const char* ff_build_info(void) {
   static const std::string text = [] {
     char buffer[1024];

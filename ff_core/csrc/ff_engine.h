@@ -41,6 +41,7 @@ enum { FF_MAX_STREAMS = 16 };
 
 const char* ff_last_error(void);
 const char* ff_build_info(void); /* JSON: compiler, crc implementation, cuda, transports */
+const char* ff_interface(void);  /* the fingerprint (build.py) of the file that this is, when it was built */
 uint32_t ff_crc32c(uint32_t crc, const void* data, size_t bytes);
 
 /* ---- memory files ---- */

@@ -82,3 +82,21 @@ def test_library_that_is_missing_says_what_to_run(tmp_path: Path) -> None:
         cwd=Path(build.__file__).parents[2],
     )
     assert "cannot be used" in done.stderr
+
+
+def test_library_of_other_sources_is_refused(tmp_path: Path) -> None:
+    """As after an update of the sources without a build: functions may take other arguments."""
+    other = tmp_path / "other.so"
+    now = build.interface().encode()
+    engine = build.LIBRARY.read_bytes()
+    assert engine.count(now) == 1
+    other.write_bytes(engine.replace(now, b"0" * len(now)))
+    done = subprocess.run(
+        [sys.executable, "-c", "from ff_core.copy.binding import engine; engine()"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FF_ENGINE_LIBRARY": str(other)},
+        cwd=Path(build.__file__).parents[2],
+    )
+    assert done.returncode == 1
+    assert "built from other sources" in done.stderr and "python -m ff_core.csrc.build" in done.stderr
