@@ -100,7 +100,8 @@ class Writer:
 
         transport: "shm": the receiver is on this host, the socket a Unix one, and the receiver has the memory file of
         this writer's arena.  "ucx": the receiver expects it; waits for its answer, up to 10 s, and raises
-        TransportError if it cannot be reached this way. Nothing may be in flight.
+        TransportError if it cannot be reached this way, CopyCancelled if a cancel comes meanwhile. Nothing may be in
+        flight.
         """
         streams, count = descriptors(fds)
         if transport == "ucx":

@@ -154,7 +154,7 @@ int ff_writer_add_holder(ff_writer* w, const int* fds, size_t count);
 /* The same over a Unix socket to a receiver on this host, which has the own arena's memory file. */
 int ff_writer_add_holder_shared(ff_writer* w, int fd);
 /* The same through UCX; the receiver expects it (ff_receiver_attach_ucx). Waits until the two have found each other, at
-   most timeout_ms. FF_ETRANSPORT: they cannot. */
+   most timeout_ms. FF_ETRANSPORT: they cannot. FF_ECANCELLED: a cancel came meanwhile; it ends the wait at once. */
 int ff_writer_add_holder_ucx(ff_writer* w, int fd, int64_t timeout_ms);
 int ff_writer_clear_holders(ff_writer* w);
 /* Copy live tensors into `slot` from the engine's own threads and stream UNIQUE bytes to holders. Returns at once. The

@@ -96,6 +96,7 @@ void send_slot(Transport& transport, const ArenaView& arena, const Order& order)
   }
   slot.verify_head(record);
   const VersionId id{arena.layout().rank, order.epoch, record.version};
+  transport.connect();
   try {
     send_version(transport, arena, slot, record, patience);
   } catch (const Error& error) {

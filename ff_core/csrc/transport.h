@@ -4,7 +4,7 @@
 // business. One thread sends and one receives (or one does both); shutdown() may come from any thread and ends what
 // they wait for. Errors are FF_EIO (broken or closed), FF_ETIMEOUT (patience ended), FF_EPROTO (no frame of ours).
 //
-//   sender      start(header), then data() in as many pieces as one likes until header.length is reached
+//   sender      connect() once; start(header), then data() in as many pieces as one likes until header.length is reached
 //   receiver    next(header), then take(target) if header.length > 0
 #pragma once
 #include <cstddef>
@@ -33,6 +33,8 @@ class Transport {
 
   virtual const char* name() const = 0;  // as in the configuration's `transport`
 
+  // A sender's first call: may wait for the peer, until shutdown(). FF_ETRANSPORT: the two cannot do it this way.
+  virtual void connect() {}
   // The header must be sealed.
   virtual void start(const FrameHeader& header, const Patience& patience) = 0;
   virtual void data(const void* piece, uint64_t bytes, const Patience& patience) = 0;

@@ -14,12 +14,12 @@ namespace ff {
 
 class UcxSender final : public TcpTransport {
  public:
-  // Exchanges addresses with the receiver. FF_ETRANSPORT: one of the two cannot do it, or they cannot reach each other
-  // this way; FF_EIO: the receiver is gone; FF_ETIMEOUT.
-  UcxSender(UniqueFd socket, int64_t timeout_ms);
+  // timeout_ms: for connect().
+  UcxSender(UniqueFd socket, int64_t timeout_ms) : TcpTransport(std::move(socket)), timeout_ms_(timeout_ms) {}
   ~UcxSender() override { release(); }
 
   const char* name() const override { return "ucx"; }
+  void connect() override;  // see introduce()
   void start(const FrameHeader& header, const Patience& patience) override;
   void data(const void* piece, uint64_t bytes, const Patience& patience) override;
   size_t receive_some(void* target, size_t bytes) override;
@@ -27,13 +27,13 @@ class UcxSender final : public TcpTransport {
   int fd() const override { return events_.get(); }
 
  private:
-  void introduce(const Deadline& end);
-  FrameHeader await_answer(std::vector<uint8_t>* data, const Deadline& end);
   void await_sent(size_t left, const Patience& patience);  // until only so many pieces are on their way
-  void work();  // all that there is to do; then fd() tells when there is more
+  void work();  // what there is to do, but not for ever; fd() tells when there is more
 
-  std::unique_ptr<UcxPort> port_;  // null: released
-  UniqueFd events_;                // epoll: the socket and the port
+  const int64_t timeout_ms_;
+  UcxPort::Owner port_;  // null: not connected yet, or released
+  Bell again_;           // work() left some
+  UniqueFd events_;      // epoll: the socket, the port, the bell
   uint64_t missing_ = 0;           // bytes of the CHUNK that was started
 };
 
@@ -43,15 +43,15 @@ class UcxReceiver final : public TcpTransport {
   ~UcxReceiver() override { release(); }
 
   const char* name() const override { return "ucx"; }
-  bool next(FrameHeader* header) override;  // the first one after the addresses were exchanged; FF_ETRANSPORT then
+  bool next(FrameHeader* header) override;  // at first also answer()
   uint32_t take(void* target, uint64_t bytes, bool checksum) override;
-  void release() noexcept override { UcxPort::dispose(std::move(port_)); }
+  void release() noexcept override { port_.reset(); }
 
  private:
-  bool answer();  // to the sender's ADDRESS. False: it closed instead
+  void await_frame();
   uint32_t fetch(uint8_t* target, uint64_t bytes, bool checksum);
 
-  std::unique_ptr<UcxPort> port_;
+  UcxPort::Owner port_;
   bool chunk_ = false;  // next() gave one
 };
 

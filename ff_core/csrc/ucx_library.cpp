@@ -103,12 +103,16 @@ std::unique_ptr<const UcxLibrary> load(std::string* why) {
   return ucx;
 }
 
+bool without_tcp() {
+  return ::getenv("UCX_TLS") == nullptr && !rdma_ports("/sys/class/infiniband").empty();
+}
+
 void* open_context(const UcxLibrary& ucx) {
   void *config = nullptr, *context = nullptr;
   check_ucx(ucx, ucx.config_read(nullptr, nullptr, &config), "UCX's configuration");
   // Who has RDMA wants nothing slower by that name, and no TCP port that UCX opens to everybody.
   UcsStatus status = kUcsOk;
-  if (::getenv("UCX_TLS") == nullptr && !rdma_ports("/sys/class/infiniband").empty()) {
+  if (without_tcp()) {
     status = ucx.config_modify(config, "TLS", "^tcp");
   }
   // The receiver reads the sender's memory; never does the sender write the receiver's, where a fence has to hold.
@@ -177,6 +181,16 @@ void* ucx_context(const UcxLibrary& ucx) {
   }
   if (owner != ::getpid()) raise(FF_ETRANSPORT, "UCX was opened by process %d and cannot be used after a fork", owner);
   return context;
+}
+
+std::string ucx_settings() {
+  const char* transports = ::getenv("UCX_TLS");
+  const char* devices = ::getenv("UCX_NET_DEVICES");
+  std::string text = transports != nullptr ? std::string("UCX_TLS=") + transports
+                     : without_tcp()       ? "UCX_TLS=^tcp (not set; RDMA is up)"
+                                           : "UCX_TLS=all (not set)";
+  if (devices != nullptr) text += std::string(" UCX_NET_DEVICES=") + devices;
+  return text;
 }
 
 std::string rdma_ports(const std::string& root) {

@@ -139,6 +139,9 @@ void check_ucx(const UcxLibrary& ucx, UcsStatus status, const char* what);
 // The process's UCX context, made at the first call and kept. FF_ETRANSPORT.
 void* ucx_context(const UcxLibrary& ucx);
 
+// What UCX may use in this process, "UCX_TLS=tcp": the environment's words for it, or what stands for them.
+std::string ucx_settings();
+
 // Ports of RDMA devices under `root` (/sys/class/infiniband) that are up: "mlx5_0:1 mlx5_1:1"; "" if there are none.
 std::string rdma_ports(const std::string& root);
 

@@ -22,7 +22,7 @@ const UcxLibrary& library() {
   return *ucx;
 }
 
-// Ports that can be neither used nor destroyed.
+// Ports that can be neither used nor destroyed: see UcxPort::is_stuck().
 struct Aside {
   std::mutex mutex;
   std::vector<std::unique_ptr<UcxPort>> ports;
@@ -34,20 +34,30 @@ Aside& aside() {
 
 }  // namespace
 
-std::unique_ptr<UcxPort> UcxPort::open() {
+UcxPort::Owner UcxPort::open() {
   {
     const std::lock_guard<std::mutex> lock(aside().mutex);
     if (aside().ports.size() >= kMostAside) {
-      raise(FF_ETRANSPORT, "%zu UCX connections failed while they were made", kMostAside);
+      raise(FF_ETRANSPORT, "%zu UCX connections broke while they were made: this process needs UCX 1.14 or newer",
+            kMostAside);
     }
   }
-  return std::unique_ptr<UcxPort>(new UcxPort);
+  return Owner(new UcxPort);
 }
 
-void UcxPort::dispose(std::unique_ptr<UcxPort> port) noexcept {
-  if (port == nullptr || !port->connecting_ || port->connected()) return;
+void UcxPort::Disposer::operator()(UcxPort* port) const noexcept {
+  std::unique_ptr<UcxPort> owned(port);
+  if (!port->is_stuck()) return;
   const std::lock_guard<std::mutex> lock(aside().mutex);
-  aside().ports.push_back(std::move(port));
+  aside().ports.push_back(std::move(owned));
+}
+
+// UCX 1.13, where it was built with assertions (Debian's is), ends the process when it gives up an endpoint that still
+// has to answer the peer's request to connect. That can be so between the first thing that was heard and the peer's
+// greeting, which comes after the answer; and working the port later is no way out, for the peer's port is gone then,
+// which ends in the same assertion. UCX 1.14 has dropped it (its commit 9ccaf31bb6).
+bool UcxPort::is_stuck() const {
+  return ucx_->minor < 14 && expecting_ && heard_ && !greeted_;
 }
 
 UcxPort::UcxPort() : ucx_(&library()) {
@@ -88,24 +98,24 @@ UcxPort::~UcxPort() {
 
 void UcxPort::expect(uint64_t token) {
   token_ = token;
-  connecting_ = true;
+  expecting_ = true;
 }
 
 void UcxPort::connect(const std::vector<uint8_t>& peers_address, uint64_t token) {
-  expect(token);
+  token_ = token;
   UcpEpParams params{};
   params.field_mask = UcpEpParams::kAddress | UcpEpParams::kErrorMode | UcpEpParams::kErrorHandler;
   params.address = peers_address.data();
   params.error_mode = UcpEpParams::kPeer;  // a peer's failure must not end this process
   params.error_handler.call = on_failure;
   params.error_handler.argument = this;
-  check_ucx(*ucx_, ucx_->ep_create(worker_, &params, &endpoint_), "a UCX connection");
+  check_ucx(*ucx_, ucx_->ep_create(worker_, &params, &endpoint_), "no endpoint");
   const UcpRequestParam plain{};
   greeting_ = ucx_->am_send(endpoint_, kGreetingId, &token_, sizeof token_, nullptr, 0, &plain);
   if (is_request(greeting_)) return;
   const UcsStatus status = status_of(greeting_);
   greeting_ = nullptr;
-  check_ucx(*ucx_, status, "a UCX connection's first message");
+  check_ucx(*ucx_, status, "the first message");
 }
 
 void UcxPort::free(void* request) {
@@ -174,6 +184,7 @@ void UcxPort::on_failure(void* argument, void* /*endpoint*/, UcsStatus status) {
 
 bool UcxPort::progress() {
   bool any = ucx_->worker_progress(worker_) != 0;
+  heard_ = heard_ || any;
   if (failure_ != kUcsOk) raise(FF_EIO, "UCX lost the peer: %s", ucx_->status_text(failure_));
   if (broken_rule_ != nullptr) raise(FF_EPROTO, "the peer sent a piece %s over UCX", broken_rule_);
   if (greeting_ != nullptr && ucx_->request_status(greeting_) != kUcsInProgress) {

@@ -26,12 +26,14 @@ class UcxPort {
  public:
   static constexpr size_t kWindow = 8;  // pieces on their way: announced by the sender, being fetched by the receiver
 
-  // FF_ETRANSPORT: no libucx, too old, or it does not work here.
-  static std::unique_ptr<UcxPort> open();
-  // Deletes a port. One whose connection was never made is put aside instead, with all it has: UCX 1.13 ends the
-  // process (a failed assertion) when it destroys an endpoint in the middle of that. It happens when a peer dies just
-  // then; after 64 times in one process open() raises FF_ETRANSPORT.
-  static void dispose(std::unique_ptr<UcxPort> port) noexcept;
+  // Deletes a port, or puts it aside for good where that would end the process: see is_stuck().
+  struct Disposer {
+    void operator()(UcxPort* port) const noexcept;
+  };
+  using Owner = std::unique_ptr<UcxPort, Disposer>;
+
+  // FF_ETRANSPORT: no libucx, too old, or it does not work here; or 64 ports of this process were put aside.
+  static Owner open();
   ~UcxPort();  // close()
   UcxPort(const UcxPort&) = delete;
   UcxPort& operator=(const UcxPort&) = delete;
@@ -44,8 +46,8 @@ class UcxPort {
   void connect(const std::vector<uint8_t>& peers_address, uint64_t token);  // FF_ETRANSPORT: not reachable this way
   // Both sides have heard each other over UCX: the connection is made. Before that no piece may be sent.
   bool connected() const { return endpoint_ != nullptr && greeted_ && greeting_ == nullptr; }
-  // Ends all transfers; afterwards UCX touches nobody's memory. Does not wait for the peer. Idempotent. Not between
-  // expect() or connect() and connected().
+  // Ends all transfers; afterwards UCX touches nobody's memory. Does not wait for the peer. Idempotent. Not while
+  // is_stuck().
   void close() noexcept;
 
   // Handles what has happened; false: nothing had. FF_EIO: the connection has failed.
@@ -78,6 +80,7 @@ class UcxPort {
     uint64_t number;
   };
   UcxPort();
+  bool is_stuck() const;
   static UcsStatus on_greeting(void* self, const void* header, size_t header_bytes, void* data, size_t bytes,
                                const UcpAmReceived* received);
   static UcsStatus on_piece(void* self, const void* header, size_t header_bytes, void* data, size_t bytes,
@@ -92,7 +95,8 @@ class UcxPort {
   int fd_ = -1;
   std::vector<uint8_t> address_;
   uint64_t token_ = 0;
-  bool connecting_ = false;  // begun, at least
+  bool expecting_ = false;     // the peer connects first
+  bool heard_ = false;         // something, of whomever
   bool greeted_ = false;       // by the peer
   void* greeting_ = nullptr;   // to the peer, while it is on its way
   uint64_t next_out_ = 0, next_in_ = 0;  // numbers of pieces

@@ -62,35 +62,6 @@ void Writer::set_segments(const ff_segment* segments, size_t count) {
   source_.swap(source);
 }
 
-void Writer::add_holder(const std::function<std::unique_ptr<Transport>(const void* arena)>& connect) {
-  const auto expect_idle = [this] {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    check_idle("add_holder");
-  };
-  expect_idle();
-  auto transport = connect(arena_.at(0));  // may wait for the peer: no cancel shall wait for that
-  const std::lock_guard<std::mutex> control(control_);
-  expect_idle();
-  auto link = std::make_unique<HolderLink>(std::move(transport), arena_, link_options_, counters_, *this);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  links_.push_back(std::move(link));
-  journal_sequence_ = 0;  // the new one has none
-}
-
-void Writer::clear_holders() {
-  const std::lock_guard<std::mutex> control(control_);
-  std::vector<std::unique_ptr<HolderLink>> links;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    check_idle("clear_holders");
-    links.swap(links_);
-  }
-  for (auto& link : links) link->stop();
-  const std::lock_guard<std::mutex> lock(mutex_);
-  lost_ = 0;
-  problem_ = FF_OK;
-}
-
 std::shared_ptr<Flight> Writer::find(int64_t version) const {
   for (const auto& flight : flights_) {
     if (flight->version == version) return flight;
@@ -219,41 +190,10 @@ void Writer::check() {
   if (problem_ != FF_OK) throw Error(problem_, problem_text_);
 }
 
-void Writer::cancel() {
-  const std::lock_guard<std::mutex> control(control_);
-  std::vector<std::unique_ptr<HolderLink>> links;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    cancelling_ = true;
-    for (auto& flight : flights_) flight->cancelled.store(true);
-    links.swap(links_);
-    changed_.notify_all();
-  }
-  for (auto& link : links) link->stop();
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return !busy_; });
-  // Links that the copy thread rang in the meantime are gone from its sight: they were swapped out under mutex_.
-  if (!flights_.empty()) cancelled_version_ = flights_.back()->version;
-  flights_.clear();
-  last_stamp_ = 0;
-  lost_ = 0;
-  problem_ = FF_OK;
-  cancelling_ = false;
-  changed_.notify_all();
-}
-
 void Writer::on_acknowledged(Flight& flight) {
   const std::lock_guard<std::mutex> lock(mutex_);
   ++flight.acknowledgements;
   commit();
-}
-
-void Writer::on_lost(const Error& error) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  ++lost_;
-  problem_ = error.code();
-  problem_text_ = std::string("a holder of rank ") + std::to_string(arena_.layout().rank) + " is lost: " + error.what();
-  notify_.ring();
 }
 
 void Writer::commit() {

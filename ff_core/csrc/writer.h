@@ -30,9 +30,9 @@ class Writer final : public LinkOwner {
   Writer& operator=(const Writer&) = delete;
 
   void set_segments(const ff_segment* segments, size_t count);
-  // `connect` makes the transport, given the own arena's address. It is called without any lock, and only if nothing is
-  // in flight: FF_EINVAL.
-  void add_holder(const std::function<std::unique_ptr<Transport>(const void* arena)>& connect);
+  // `make` makes the transport, given the own arena's address, and is called only if nothing is in flight (FF_EINVAL).
+  // Then the transport connects, without any lock: FF_ECANCELLED if a cancel came meanwhile, which ends the wait.
+  void add_holder(const std::function<std::unique_ptr<Transport>(const void* arena)>& make);
   void clear_holders();
   void begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream stream = nullptr);
   void resend(uint32_t slot, uint64_t epoch, int64_t version);
@@ -54,6 +54,8 @@ class Writer final : public LinkOwner {
   void check_launch(uint32_t slot, uint64_t epoch, int64_t version) const;
   void commit();                            // under mutex_: retires flights that are done, in order
   void check_idle(const char* what) const;  // under mutex_
+  void expect_no_cancel(uint64_t since) const;  // under mutex_
+  void connect(Transport& transport, uint64_t since);
   void wake_links();                        // under mutex_
   std::shared_ptr<Flight> find(int64_t version) const;
   // Waits until `enough` of the flight or until it is copied. Null: nothing reads its live tensors any more.
@@ -86,6 +88,8 @@ class Writer final : public LinkOwner {
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Flight>> flights_;  // oldest first
   std::vector<std::unique_ptr<HolderLink>> links_;
+  std::vector<Transport*> connecting_;  // of add_holder's callers
+  uint64_t cancels_ = 0;
   std::unique_ptr<const SegmentMap> segments_;
   std::shared_ptr<DeviceArena> device_arena_;  // under control_; null: no segment was ever on a device
   std::shared_ptr<DeviceSource> source_;       // null: no segment is

@@ -35,7 +35,7 @@ int main(int argc, char** argv) {
       {"malformed", malformed}, {"send_slot", send_slot}, {"gate", gate},
       {"fuzz", fuzz},           {"ucx_steady", ucx_steady}, {"ucx_cancel", ucx_cancel},
       {"ucx_unplug", ucx_unplug}, {"ucx_fuzz", ucx_fuzz},     {"ucx_send_slot", ucx_send_slot},
-      {"streams_unplug", streams_unplug}, {"streams_fuzz", streams_fuzz}};
+      {"streams_unplug", streams_unplug}, {"streams_fuzz", streams_fuzz}, {"ucx_flood", ucx_flood}};
   if (argc < 2) return 2;
   Random random(std::strtoull(argv[1], nullptr, 10));
   for (int i = 2; i < argc; ++i) {

@@ -77,4 +77,5 @@ void ucx_steady(Random& random);
 void ucx_cancel(Random& random);
 void ucx_unplug(Random& random);
 void ucx_fuzz(Random& random);
+void ucx_flood(Random& random);
 void ucx_send_slot(Random& random);

@@ -114,15 +114,22 @@ void ucx_steady(Random& random) {
   }
 }
 
-// A watchdog cancels at random moments; right after it, slots on both sides are written by others.
+// A watchdog cancels at random moments, now and then while holders are being connected to; right after it, slots on both
+// sides are written by others.
 void ucx_cancel(Random& random) {
   Setup s(random);
   for (uint64_t epoch = 1; epoch <= 20; ++epoch) {
-    connect_both(s, epoch);
-    std::thread watchdog([&, delay = random.below(6000)] {
+    const bool early = epoch % 3 == 0;
+    if (!early) connect_both(s, epoch);
+    std::thread watchdog([&, delay = random.below(early ? 30000 : 6000)] {
       sleep_us(delay);
       OK(ff_writer_cancel(s.writer));
     });
+    for (ArenaMemory* holder : {&s.holder0, &s.holder1}) {
+      if (!early) break;
+      const int code = connect_ucx(s, *holder, connect_pair(true), epoch);
+      CHECK(code == FF_OK || code == FF_ECANCELLED);
+    }
     for (int64_t v = 0; v < 2; ++v) {
       if (ff_writer_begin(s.writer, v, epoch, v) != FF_OK) break;
       const int sealed = ff_writer_seal(s.writer, v, "s", 1);

@@ -14,7 +14,7 @@ from tests.copy.rig import UCX
 
 STRESS = sorted(Path(__file__).parent.glob("stress*.cpp"))
 SCENARIOS = ("steady", "cancel", "unplug", "malformed", "send_slot", "gate", "fuzz", "streams_unplug", "streams_fuzz")
-UCX_SCENARIOS = ("ucx_steady", "ucx_cancel", "ucx_unplug", "ucx_fuzz", "ucx_send_slot")
+UCX_SCENARIOS = ("ucx_steady", "ucx_cancel", "ucx_unplug", "ucx_fuzz", "ucx_send_slot", "ucx_flood")
 _SUPPRESSIONS = Path(__file__).with_name("tsan_ucx.supp")
 
 

@@ -1,0 +1,38 @@
+#include "ucx_wait.h"
+
+#include <poll.h>
+
+#include "error.h"
+#include "fd.h"
+
+namespace ff {
+namespace {
+
+// What of `events` the socket has, after `ms` at the latest (-1: without limit), or sooner if the port has work.
+short watch(const UcxPort& port, int socket, short events, int ms) {
+  pollfd waits[2] = {{socket, events, 0}, {port.fd(), POLLIN, 0}};
+  // A busy port's descriptor is not asked: it tells something only while the worker is armed.
+  if (::poll(waits, ms == 0 ? 1 : 2, ms) < 0 && errno != EINTR) raise_errno(errno, "poll");
+  return waits[0].revents;
+}
+
+}  // namespace
+
+void UcxWait::turn(int ms) {
+  // The socket comes first: where the peer is gone UCX shall not go on with it.
+  if (turns_++ % look_every_ == 0 && watch(port_, socket_, POLLRDHUP, 0) != 0) {
+    raise(FF_EIO, "connection closed by the peer");
+  }
+  if (port_.progress() || !port_.arm()) return;
+  if (watch(port_, socket_, POLLRDHUP, ms) != 0) raise(FF_EIO, "connection closed by the peer");
+}
+
+void UcxWait::until_readable() {
+  for (;;) {
+    if (turns_++ % look_every_ == 0 && watch(port_, socket_, POLLIN, 0) != 0) return;
+    if (port_.progress() || !port_.arm()) continue;
+    if (watch(port_, socket_, POLLIN, -1) != 0) return;
+  }
+}
+
+}  // namespace ff

@@ -1,0 +1,240 @@
+"""UCX: what ends its waits, and what is said when two hosts do not find each other. A libucp that stands before the
+real one (ucx_shim.cpp) does what the real one does only on a broken network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ff_core.copy.binding import CopyCancelled
+from ff_core.csrc import build
+from ff_core.errors import EngineError
+from tests.copy.frames import receive
+from tests.copy.rig import UCX, Rig, tcp_pair, ucx_pair
+from tests.copy.test_ucx import HOLDER
+
+pytestmark = UCX
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shim") / "libucp_shim.so"
+    source = ROOT / "tests/csrc/ucx_shim.cpp"
+    real = Path(os.environ.get("FF_UCX_LIBRARY", "libucp.so.0"))
+    place = [str(real), f"-Wl,-rpath,{real.parent}"] if real.is_absolute() else [f"-l:{real}"]
+    flags = ["-std=c++17", "-shared", "-fPIC", f"-I{build.SOURCE_DIR}", "-Wl,--no-as-needed"]
+    command = [*build.compiler(), *flags, str(source), "-o", str(out), *place]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def script(*lines: str) -> str:
+    return "\n".join(
+        (
+            "import time",
+            "from ff_core.errors import EngineError",
+            "from tests.copy.rig import CHUNK, Rig, eventually, tcp_pair, ucx_pair",
+            "from tests.copy.test_ucx import Between",
+            *lines,
+        )
+    )
+
+
+def run(code: str, **environment: str) -> str:
+    """What the script prints; a hang fails."""
+    words = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+BUSY = {
+    "versions": """
+with Rig(sent=400_000) as rig:
+    rig.connect(1, [ucx_pair])
+    for version in range(3):
+        rig.run(version % 2, 1, version)
+""",
+    "cancel of a send that the holder does not take": """
+with Rig(sent=20_000_000, stall_timeout_s=600) as rig:
+    between = Between(rig, 1, 1, hold=True)
+    rig.writer.add_holder(between.near.detach(), "ucx")
+    rig.writer.begin(0, 1, 0)
+    rig.writer.wait_copied(0, 60)
+    rig.writer.cancel()
+    between.close()
+""",
+    "stall of a send that the holder does not take": """
+with Rig(sent=20_000_000, stall_timeout_s=0.5) as rig:
+    between = Between(rig, 1, 1, hold=True)
+    rig.writer.add_holder(between.near.detach(), "ucx")
+    rig.writer.begin(0, 1, 0)
+    eventually(lambda: rig.writer.stats().holders_lost == 1)
+    rig.writer.cancel()
+    between.close()
+""",
+    "fence while data are missing": """
+with Rig(sent=20_000_000, bandwidth_bytes_per_s=2_000) as rig:
+    between = Between(rig, 4, 1, hold=True)  # ADDRESS, BEGIN, CHUNK, and the next one's header
+    rig.writer.add_holder(between.near.detach(), "ucx")
+    rig.writer.begin(0, 1, 0)
+    eventually(lambda: rig.receiver.poll()[0].bytes > CHUNK)
+    time.sleep(0.2)
+    rig.receiver.fence(2)
+    rig.writer.cancel()
+    between.close()
+""",
+    "fence between frames": """
+with Rig() as rig:
+    rig.connect(1, [ucx_pair])
+    rig.run(0, 1, 0)
+    rig.receiver.fence(2)
+""",
+}
+
+
+@pytest.mark.parametrize("case", BUSY)
+def test_there_is_always_something_to_do(shim: Path, case: str) -> None:
+    """A peer that floods: UCX never says that it has nothing to do. Everything goes on, and every wait ends."""
+    run(script(BUSY[case]), FF_UCX_LIBRARY=str(shim), FF_SHIM="busy")
+
+
+SENDER = """
+import sys
+from ff_core.errors import EngineError
+from tests.copy.rig import Rig
+
+with Rig(sent=20_000) as rig:
+    try:
+        rig.writer.add_holder(int(sys.argv[1]), "ucx")
+    except EngineError as error:
+        print(f"{type(error).__name__}: {error}")
+    else:
+        print("connected")
+"""
+
+
+def introduced(sender: dict[str, str], holder: dict[str, str]) -> str:
+    """What a sender says, in a process of its own with this environment, of a holder in another."""
+    near, far = tcp_pair()
+    words = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(far.fileno())],
+        pass_fds=[far.fileno()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**words, **holder},
+    )
+    far.close()
+    try:
+        assert process.stdout is not None and process.stdout.readline(), "the holder did not start"
+        command = [sys.executable, "-c", SENDER, str(near.fileno())]
+        words |= sender
+        done = subprocess.run(
+            command, pass_fds=[near.fileno()], env=words, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+    finally:
+        process.kill()
+        process.communicate()
+        near.close()
+
+
+def test_two_hosts_without_a_common_transport() -> None:
+    posix = {"UCX_TLS": "posix", "UCX_POSIX_ERROR_HANDLING": "y"}
+    said = introduced(posix, {"UCX_TLS": "tcp"})
+    assert said.startswith("TransportError: UCX cannot connect the two hosts: ")
+    assert "this host has UCX_TLS=posix" in said
+    assert said.endswith('without UCX: "transport": "auto" or "tcp"')
+    assert introduced({"UCX_TLS": "tcp"}, {"UCX_TLS": "tcp"}) == "connected"
+
+
+def test_sender_finds_no_way(shim: Path) -> None:
+    """What a firewall does to UCX's own connections."""
+    said = introduced({"FF_UCX_LIBRARY": str(shim), "FF_SHIM": "unreachable", "UCX_TLS": "tcp"}, {})
+    assert said.startswith("TransportError: UCX cannot connect the two hosts: UCX lost the peer: ")
+    assert "this host has UCX_TLS=tcp" in said
+
+
+def test_holder_finds_no_way(shim: Path) -> None:
+    said = introduced({}, {"FF_UCX_LIBRARY": str(shim), "FF_SHIM": "no-endpoint", "UCX_TLS": "tcp"})
+    assert said.startswith("TransportError: the holder refused UCX: UCX cannot connect the two hosts: no endpoint: ")
+    assert "the holder has UCX_TLS=tcp; this host has UCX_TLS=" in said
+
+
+def test_holder_that_is_gone_is_no_question_of_the_transport(shim: Path) -> None:
+    """UCX may notice it before the socket does."""
+    code = script(
+        "with Rig(sent=20_000) as rig:",
+        "    between = Between(rig, 99, 1)",
+        "    try:",
+        "        rig.writer.add_holder(between.near.detach(), 'ucx')",
+        "    except EngineError as error:",
+        "        print(f'{type(error).__name__}: {error}')",
+        "    between.close()",
+    )
+    said = run(code, FF_UCX_LIBRARY=str(shim), FF_SHIM="unreachable")
+    assert said.startswith("EngineError: connection closed by the peer")
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["silent", "answering"])
+def test_cancel_ends_the_wait_for_a_holder(answered: bool) -> None:
+    """A halt may come while a holder is being connected to: it does not wait for the 10 s that this may take."""
+    with Rig(sent=20_000) as rig:
+        near, far = tcp_pair()
+        caught: list[BaseException] = []
+
+        def add() -> None:
+            try:
+                rig.writer.add_holder(near.detach(), "ucx")
+            except BaseException as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=add)
+        thread.start()
+        address = receive(far)
+        assert address is not None
+        if answered:  # by somebody whose UCX port nobody works: this sender's own, of a moment ago
+            far.sendall(address.encode())
+        rig.writer.cancel()
+        thread.join(60)
+        assert len(caught) == 1 and isinstance(caught[0], CopyCancelled), caught
+        assert rig.writer.stats().holders == 0
+        far.close()
+        rig.connect(2, [ucx_pair])
+        rig.run(0, 2, 0)
+
+
+def test_connections_that_break_while_they_are_made_cost_nothing() -> None:
+    """More often than ports can be put aside, see UcxPort::is_stuck()."""
+    with Rig(sent=20_000) as rig:
+        for epoch in range(1, 70):
+            near, far = tcp_pair()
+            rig.receiver.attach(far.detach(), rig.holders[0], epoch, ucx=True)
+            thief, sender = socket.socketpair()
+            thread = threading.Thread(target=_add_in_vain, args=(rig, sender))
+            thread.start()
+            address = receive(thief)
+            assert address is not None
+            near.sendall(address.encode())
+            assert receive(near) is not None, "the holder's ADDRESS"
+            near.close()
+            thief.close()
+            thread.join(60)
+            rig.receiver.fence(epoch + 1)
+        rig.connect(70, [ucx_pair])
+        rig.run(0, 70, 0)
+
+
+def _add_in_vain(rig: Rig, sender: socket.socket) -> None:
+    with pytest.raises(EngineError):
+        rig.writer.add_holder(sender.detach(), "ucx")
