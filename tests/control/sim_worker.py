@@ -39,6 +39,7 @@ class SimWorker:
         self.replicator: SimReplicator | None = None
         self.unique: History | None = None
         self.repl: History | None = None
+        self.derived: History | None = None  # weights: of the version that all ranks' unique tensors were at
         self.const = False
         self.redo_until: int | None = None
         self.forgotten = -1  # batches of iterations up to this one are gone
@@ -123,7 +124,7 @@ class SimWorker:
     def _start(self) -> Steps:
         world, fence = self.world, self.fence
         assert fence is not None
-        self.unique = self.repl = ()
+        self.unique = self.repl = self.derived = ()
         self.const = True
         self.send(
             "protect",
@@ -186,7 +187,7 @@ class SimWorker:
                 break
             fence.check()
             arrived = world.collective(
-                ("iteration", fence.epoch, fence.version + 1), self.rank, (self.unique, self.repl)
+                ("iteration", fence.epoch, fence.version + 1), self.rank, (self.unique, self.repl, self.derived)
             )
             yield from self._until(arrived)
             yield True
@@ -194,9 +195,10 @@ class SimWorker:
             fence.enter_step()
             unique, repl = self.unique, self.repl
             assert unique is not None and repl is not None
-            self.unique = self.repl = None
+            self.unique = self.repl = self.derived = None
             yield True
             self.unique, self.repl = (*unique, fence.epoch), (*repl, fence.epoch)
+            self.derived = self.unique
             fence.leave_step(self._copy)
         if replicator.newest != fence.version:
             yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
@@ -284,7 +286,7 @@ class SimWorker:
             if role["filled"]:
                 yield from self._take("slot_ready", lambda m: m["epoch"] == epoch)
             fence.tear()
-            self.unique = None
+            self.unique = self.derived = None
             yield True
             self._restore(replicator, epoch, version)
         yield True
@@ -316,11 +318,15 @@ class SimWorker:
         replicator.keep_blob(version, slot.scalars)  # type: ignore[arg-type]
 
     def _rebuild(self, verdict: dict[str, Any]) -> Steps:
-        """Redundant state comes from the source rank by broadcast, in which every rank takes part."""
+        """Redundant state comes from the source rank by broadcast, weights of restored ranks from everybody's masters.
+        Every rank takes part in both."""
         key = ("rebuild", verdict["epoch"], verdict["version"])
-        arrived = self.world.collective(key, self.rank, (self.repl, self.const), same=False)
+        arrived = self.world.collective(key, self.rank, (self.repl, self.const, self.unique), same=False)
         yield from self._until(arrived)
         yield True
         source = verdict.get("source_rank")
         if source is not None and self.rank in verdict["newcomers"]:
-            self.repl, self.const = self.world.contributions[key][source]
+            self.repl, self.const, _ = self.world.contributions[key][source]
+        if self.rank in verdict["restored"]:
+            masters = {given[2] for given in self.world.contributions[key].values()}
+            self.derived = masters.pop() if len(masters) == 1 else None

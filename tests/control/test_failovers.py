@@ -27,7 +27,7 @@ def test_one_death_from_halt_to_resume() -> None:
     verdicts = dict(job.out.take("verdict"))
     assert {(m["epoch"], m["old_epoch"], m["version"], m["source_rank"]) for m in verdicts.values()} == {(1, 0, 4, 0)}
     assert [(node, m["rank"], m["uid"], m["epoch"]) for node, m in job.out.take("assign")] == [(1, 2, "e1-r2", 1)]
-    assert verdicts[0]["newcomers"] == [2]
+    assert verdicts[0]["newcomers"] == [2] and verdicts[0]["restored"] == [2]
     assert verdicts[0]["roles"][2] == {"source": "slot", "full": True, "filled": False}
     assert verdicts[0]["roles"][3]["source"] == "live"
     for rank in job.ranks:
@@ -57,7 +57,7 @@ def test_the_newcomers_live_tensors_mean_nothing_until_it_has_resumed() -> None:
     job.inventories(4, {1: 4})
     verdict = job.out.take("verdict")[-1][1]
     assert verdict["roles"][1]["source"] == "slot" and verdict["source_rank"] is None
-    assert verdict["newcomers"] == [0, 1]
+    assert verdict["newcomers"] == [0, 1] and verdict["restored"] == [0, 1]
 
 
 def test_a_death_while_halting_keeps_the_epoch_whose_slots_count() -> None:
