@@ -44,6 +44,7 @@ def rank_stats(blocked: BlockedTime, engine: Any) -> dict[str, Any]:
         "versions": engine.versions,
         "bytes_copied": engine.bytes_copied,
         "bytes_sent": engine.bytes_sent,
+        "zero_copy_bytes": engine.zero_copy_bytes,
         "engine_cpu_s": engine.cpu_ns / 1e9,
         "send_s": engine.send_ns / 1e9,
         "send_bytes_per_s": engine.bytes_sent * 1e9 / engine.send_ns if engine.send_ns else 0.0,

@@ -105,6 +105,7 @@ class CWriterStats(ctypes.Structure):
             "paced_ns",
             "deadlines",
             "deadlines_missed",
+            "zero_copy_bytes",
         )
     ]
 

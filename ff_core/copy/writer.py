@@ -24,8 +24,9 @@ class WriterStats:
     """Since the writer was opened. versions: committed.  *_ns: summed over threads.  holders_lost: now.
 
     yielded_ns, paced_ns: time that sending was held back for a collective; to be even or within the bandwidth limit.
-    deadlines: acknowledged versions that had one (see set_window); deadlines_missed: those that came too late. Summed
-    over holders.
+    deadlines: acknowledged versions that had one (see set_window); deadlines_missed: those that came too late.
+    zero_copy_bytes: of bytes_sent, those that left the slot without the kernel's copying them (TCP to other hosts, where
+    kernel and adapter can). Summed over holders.
     """
 
     versions: int
@@ -41,6 +42,7 @@ class WriterStats:
     paced_ns: int
     deadlines: int
     deadlines_missed: int
+    zero_copy_bytes: int
 
 
 class Writer:

@@ -187,11 +187,12 @@ int ff_writer_check(ff_writer* w);
 int ff_writer_cancel(ff_writer* w);
 /* versions: committed.  cpu_ns: of the engine's threads.  ack_wait_ns: last byte sent to acknowledgement.
    yielded_ns, paced_ns: sending held back for a collective; to be even or within the bandwidth.  deadlines: versions
-   acknowledged that had one, deadlines_missed: too late. All of these summed over holders. */
+   acknowledged that had one, deadlines_missed: too late.  zero_copy_bytes: of bytes_sent, left the slot without the
+   kernel's copying them. All of these summed over holders. */
 typedef struct {
   uint64_t versions, bytes_copied, bytes_sent, copy_ns, send_ns, ack_wait_ns, cpu_ns;
   uint64_t holders, holders_lost;
-  uint64_t yielded_ns, paced_ns, deadlines, deadlines_missed;
+  uint64_t yielded_ns, paced_ns, deadlines, deadlines_missed, zero_copy_bytes;
 } ff_writer_stats;
 int ff_writer_stats_get(ff_writer* w, ff_writer_stats* out);
 int ff_writer_close(ff_writer* w); /* cancel + free */

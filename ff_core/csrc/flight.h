@@ -47,7 +47,7 @@ struct Flight {
 // Bytes, times and counts of a writer; threads add to them as they go.
 struct Counters {
   std::atomic<uint64_t> versions{0}, bytes_copied{0}, bytes_sent{0}, copy_ns{0}, send_ns{0}, ack_wait_ns{0}, cpu_ns{0},
-      yielded_ns{0}, paced_ns{0}, deadlines{0}, deadlines_missed{0};
+      yielded_ns{0}, paced_ns{0}, deadlines{0}, deadlines_missed{0}, zero_copy_bytes{0};
 };
 
 }  // namespace ff

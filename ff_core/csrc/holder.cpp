@@ -60,7 +60,8 @@ void HolderLink::run() noexcept {
       const std::shared_ptr<Flight> flight = next();
       send_version(*flight);
       unacknowledged_.push_back({flight, monotonic_ns()});
-      counters_.cpu_ns += cpu.lap() + transport_->take_usage().cpu_ns;
+      counters_.cpu_ns += cpu.lap();
+      count_usage();
     }
   } catch (const Stopped&) {
   } catch (const Error& error) {
@@ -69,7 +70,14 @@ void HolderLink::run() noexcept {
     lose(Error(FF_EINTERNAL, error.what()));
   }
   transport_->release();
-  counters_.cpu_ns += cpu.lap() + transport_->take_usage().cpu_ns;
+  counters_.cpu_ns += cpu.lap();
+  count_usage();
+}
+
+void HolderLink::count_usage() {
+  const Transport::Usage usage = transport_->take_usage();
+  counters_.cpu_ns += usage.cpu_ns;
+  counters_.zero_copy_bytes += usage.zero_copy_bytes;
 }
 
 void HolderLink::lose(const Error& error) {
@@ -129,7 +137,9 @@ void HolderLink::await_turn() {
 void HolderLink::send_data(FrameHeader frame, const uint8_t* data) {
   const Patience patience{options_.stall_ms, Deadline::never()};
   seal_frame(frame);
-  transport_->start(frame, patience);
+  const int64_t begun = monotonic_ns();
+  transport_->start(frame, patience);  // may wait for other streams
+  counters_.send_ns += static_cast<uint64_t>(monotonic_ns() - begun);
   for (uint64_t sent = 0; sent < frame.length;) {
     const uint64_t piece = std::min(pacer_.piece(), frame.length - sent);
     if (!pacer_.free()) await_turn();
@@ -197,6 +207,7 @@ void HolderLink::handle_frame() {
           static_cast<unsigned long long>(flight->epoch), static_cast<long long>(flight->version));
   }
   const int64_t now = monotonic_ns();
+  count_usage();  // before the version counts as committed
   unacknowledged_.pop_front();
   counters_.ack_wait_ns += static_cast<uint64_t>(now - sent_ns);
   const bool missed = flight->deadline_ns != 0 && now > flight->deadline_ns;

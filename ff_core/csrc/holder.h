@@ -56,6 +56,7 @@ class HolderLink {
   bool training_busy() const;
   void read_acknowledgements();
   void handle_frame();
+  void count_usage();
   std::shared_ptr<Flight> next();
   // Blocks until `ready()`; reads acknowledgements meanwhile. until_ns: give up waiting then (and return), INT64_MAX:
   // never.

@@ -24,7 +24,7 @@ void set_timeout(int fd, int option, int ms) {
 
 }  // namespace
 
-Stream::Stream(UniqueFd owned) : fd_(std::move(owned)) {
+Stream::Stream(UniqueFd owned) : fd_(std::move(owned)), zero_copy_(fd_.get()) {
   const int fd = fd_.get();
   int type = 0;
   socklen_t size = sizeof type;
@@ -49,7 +49,8 @@ void Stream::shutdown() noexcept {
   ::shutdown(fd_.get(), SHUT_RDWR);
 }
 
-void Stream::send(iovec* parts, int count, const Patience& patience) {
+void Stream::send(iovec* parts, int count, const Patience& patience, Memory memory, bool more) {
+  const int flags = MSG_NOSIGNAL | (more ? MSG_MORE : 0);
   Deadline stall = Deadline::after_ms(patience.stall_ms);
   while (count > 0) {
     if (parts->iov_len == 0) {
@@ -60,11 +61,18 @@ void Stream::send(iovec* parts, int count, const Patience& patience) {
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = static_cast<size_t>(count);
-    const ssize_t sent = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
+    const bool whole = memory == Memory::kStays && zero_copy_.wants(parts->iov_len);
+    const ssize_t sent = ::sendmsg(fd_.get(), &message, flags | (whole ? MSG_ZEROCOPY : 0));
     if (sent < 0) {
-      if (errno == EPIPE || errno == ECONNRESET) closed();
-      if (errno != EINTR && errno != EAGAIN && errno != EWOULDBLOCK) raise_errno(errno, "send");
+      const int error = errno;
+      if (error == EPIPE || error == ECONNRESET) closed();
+      if (whole && zero_copy_.refused(error)) {
+        memory = Memory::kMayChange;
+      } else if (error != EINTR && error != EAGAIN && error != EWOULDBLOCK) {
+        raise_errno(error, "send");
+      }
     } else {
+      if (whole) zero_copy_.sent(static_cast<uint64_t>(sent));
       stall = Deadline::after_ms(patience.stall_ms);
       size_t left = static_cast<size_t>(sent);
       while (count > 0 && left >= parts->iov_len) {

@@ -49,9 +49,10 @@ class Transport {
   virtual void shutdown() noexcept = 0;
   // The using thread's last call: afterwards nothing of the transport reads or writes what it was given.
   virtual void release() noexcept {}
-  // What its own threads used since the last call.
+  // Since the last call. cpu_ns: of its own threads.  zero_copy_bytes: that left without the kernel's copying them.
   struct Usage {
     uint64_t cpu_ns = 0;
+    uint64_t zero_copy_bytes = 0;
   };
   virtual Usage take_usage() noexcept { return {}; }
   virtual int fd() const = 0;  // becomes readable when receive_some() has something, or the connection ends

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "slot.h"
 #include "thread.h"
 
 namespace ff {
@@ -42,6 +43,9 @@ void StripedSender::start(const FrameHeader& header, const Patience& patience) {
   {
     std::unique_lock<std::mutex> lock(mutex_);
     await(lock, [this] { return idle(); }, name_of(header.type), patience);
+  }
+  if (header.type == static_cast<uint16_t>(FrameType::kBegin)) {  // nobody uses the sockets now
+    for (auto& stream : streams_) stream->socket.expect_version((header.flags & kChecksummed) != 0);
   }
   streams_[0]->socket.start(header, patience);
 }
@@ -91,13 +95,17 @@ void StripedSender::raise_failure(std::unique_lock<std::mutex>& lock) {
   const bool wait = error.code() == FF_EIO && !ending_ && !std::exchange(waited_, true);
   lock.unlock();
   if (wait) {  // a peer that closes all streams says why on this one, which may be a moment later
-    pollfd reason{streams_[0]->socket.fd(), POLLIN, 0};
-    ::poll(&reason, 1, kReasonMs);
+    const Deadline end = Deadline::after_ms(kReasonMs);
+    for (pollfd reason{streams_[0]->socket.fd(), POLLIN, 0}; ::poll(&reason, 1, end.poll_ms(kReasonMs)) == 1;) {
+      if ((reason.revents & (POLLIN | POLLHUP)) != 0 || end.passed()) break;
+      streams_[0]->socket.collect();  // what stirred was a completion
+    }
   }
   throw error;
 }
 
 size_t StripedSender::receive_some(void* target, size_t bytes) {
+  for (auto& stream : streams_) stream->socket.collect();
   const size_t got = streams_[0]->socket.receive_some(target, bytes);
   if (got > 0) return got;
   std::unique_lock<std::mutex> lock(mutex_);
@@ -122,7 +130,7 @@ void StripedSender::run(size_t number) noexcept {
       stream.socket.data(piece.data, piece.bytes, piece.patience);
       lock.lock();
       stream.sending = false;
-      used_.cpu_ns += cpu.lap();
+      cpu_ns_ += cpu.lap();
       if (stream.pending() == 0) room_.notify_one();
     }
   } catch (const Error& error) {
@@ -158,8 +166,11 @@ void StripedSender::release() noexcept {
 }
 
 Transport::Usage StripedSender::take_usage() noexcept {
+  Usage usage;
+  for (auto& stream : streams_) usage.zero_copy_bytes += stream->socket.take_usage().zero_copy_bytes;
   const std::lock_guard<std::mutex> lock(mutex_);
-  return std::exchange(used_, {});
+  usage.cpu_ns = std::exchange(cpu_ns_, 0);
+  return usage;
 }
 
 std::vector<UniqueFd> checked_streams(std::vector<UniqueFd> sockets) {
@@ -170,7 +181,9 @@ std::vector<UniqueFd> checked_streams(std::vector<UniqueFd> sockets) {
 }
 
 std::unique_ptr<Transport> tcp_sender(std::vector<UniqueFd> sockets) {
-  if (sockets.size() == 1) return std::make_unique<TcpTransport>(std::move(sockets[0]));
+  if (sockets.size() == 1) {
+    return std::make_unique<TcpTransport>(std::move(sockets[0]), TcpTransport::Slots::kZeroCopy);
+  }
   return std::make_unique<StripedSender>(std::move(sockets));
 }
 

@@ -44,7 +44,7 @@ class StripedSender final : public Transport {
     Patience patience;
   };
   struct Strand {  // one stream
-    explicit Strand(UniqueFd fd) : socket(std::move(fd)) {}
+    explicit Strand(UniqueFd fd) : socket(std::move(fd), TcpTransport::Slots::kZeroCopy) {}
     TcpTransport socket;
     std::optional<Piece> waiting;
     bool sending = false;
@@ -72,7 +72,7 @@ class StripedSender final : public Transport {
   bool waited_ = false;           // for the peer's reason, once
   bool ending_ = false;
   size_t last_ = 0;  // stream that got the latest chunk
-  Usage used_;       // by the streams' threads
+  uint64_t cpu_ns_ = 0;  // of the streams' threads
 
   // The using thread's own: the frame that was started.
   FrameHeader header_{};

@@ -236,6 +236,7 @@ ff_writer_stats Writer::stats() {
   out.paced_ns = counters_.paced_ns;
   out.deadlines = counters_.deadlines;
   out.deadlines_missed = counters_.deadlines_missed;
+  out.zero_copy_bytes = counters_.zero_copy_bytes;
   out.holders = links_.size();
   out.holders_lost = lost_;
   return out;

@@ -118,10 +118,16 @@ class Rig:
     first: PairMaker = staticmethod(tcp_pair)
 
     def __init__(
-        self, sent: int = 100_000, local: int = 30_000, holders: int = 1, blob: int = 4096, **options: object
+        self,
+        sent: int = 100_000,
+        local: int = 30_000,
+        holders: int = 1,
+        blob: int = 4096,
+        chunk: int = CHUNK,
+        **options: object,
     ) -> None:
-        self.own = Arena.create(ArenaLayout(3, sent, local, blob, 4096, CHUNK))
-        self.holders = [Arena.create(ArenaLayout(3, sent, 0, blob, 4096, CHUNK)) for _ in range(holders)]
+        self.own = Arena.create(ArenaLayout(3, sent, local, blob, 4096, chunk))
+        self.holders = [Arena.create(ArenaLayout(3, sent, 0, blob, 4096, chunk)) for _ in range(holders)]
         self.live = Live(sent + local)
         self.sent = sent
         self.page = StatusPage.create()

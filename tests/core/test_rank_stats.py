@@ -9,7 +9,7 @@ from ff_core.rank_stats import BlockedTime, rank_stats
 
 ENGINE = SimpleNamespace(
     versions=3, bytes_copied=10, bytes_sent=8, cpu_ns=2_000_000_000, send_ns=500_000_000, yielded_ns=0, paced_ns=0,
-    deadlines=0, deadlines_missed=0,
+    deadlines=0, deadlines_missed=0, zero_copy_bytes=5,
 )  # fmt: skip
 
 
@@ -32,4 +32,5 @@ def test_stats_have_units_and_survive_nothing_measured() -> None:
     stats = rank_stats(BlockedTime(), ENGINE)
     assert (stats["iterations"], stats["blocked_ms_median"], stats["blocked_ms_max"]) == (0, 0.0, 0.0)
     assert stats["engine_cpu_s"] == 2.0 and stats["send_bytes_per_s"] == 16.0
+    assert stats["zero_copy_bytes"] == 5
     assert rank_stats(BlockedTime(), SimpleNamespace(**{**vars(ENGINE), "send_ns": 0}))["send_bytes_per_s"] == 0.0
