@@ -25,8 +25,8 @@ class WriterStats:
 
     yielded_ns, paced_ns: time that sending was held back for a collective; to be even or within the bandwidth limit.
     deadlines: acknowledged versions that had one (see set_window); deadlines_missed: those that came too late.
-    zero_copy_bytes: of bytes_sent, those that left the slot without the kernel's copying them (TCP to other hosts, where
-    kernel and adapter can). Summed over holders.
+    zero_copy_bytes: of bytes_sent, those that left the slot without the kernel's copying them (TCP to other hosts,
+    where kernel and adapter can). Summed over holders.
     """
 
     versions: int

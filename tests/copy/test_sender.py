@@ -115,7 +115,8 @@ def test_damage_is_found_before_it_is_sent(pair: PairMaker) -> None:
 def test_refusal_is_the_error(pair: PairMaker) -> None:
     with Rig(sent=20_000_000) as rig, Arena.create(ArenaLayout(8, 20_000_000, 0, 4096, 4096, CHUNK)) as other:
         rig.run(0, 1, 0)
-        with pytest.raises(ProtocolError, match=r"the receiver refused: .*(BEGIN|CHUNK) frame of rank 3 for the arena of rank 8"):
+        message = "the receiver refused: .*(BEGIN|CHUNK) frame of rank 3 for the arena of rank 8"
+        with pytest.raises(ProtocolError, match=message):
             send(rig, rig.own, 0, 1, other, pair)
 
 
