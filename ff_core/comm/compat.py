@@ -50,20 +50,36 @@ def is_timeout(error: BaseException) -> bool:
     return any(word in text for word in _TIMEOUT_WORDS)
 
 
-def can_refuse() -> bool:
-    """Whether `fake_backend` can refuse collectives (not in torch 2.9)."""
-    return hasattr(getattr(torch._C._distributed_c10d.FakeProcessGroup, "Options", None), "error_on_collective")
-
-
-def fake_backend(rank: int, size: int, *, refuse_collectives: bool) -> Any:
-    """A backend that talks to nobody. `refuse_collectives`: raise on every collective, where torch can."""
+def fake_backend(rank: int, size: int, options: Any = None) -> Any:
+    """A backend that talks to nobody, and completes every collective without doing anything."""
     fake = torch._C._distributed_c10d.FakeProcessGroup
     create: Any = getattr(fake, "_create_internal", fake)
-    if refuse_collectives and can_refuse():
-        options: Any = getattr(fake, "Options")()  # noqa: B009  (typed in no version)
+    return create(rank, size) if options is None else create(rank, size, options)
+
+
+def register_guard(group: dist.ProcessGroup, devices: list[str]) -> None:
+    """Has torch's C++ refuse, with a RuntimeError, the collectives on `devices` that no method of `group` answers.
+
+    The group still has a backend, which its name, hooks and conversions need.
+    """
+    base = dist.ProcessGroup
+    # Of type CUSTOM: torch's C++ casts a backend of type GLOO to ProcessGroupGloo without looking.
+    custom = base.BackendType.CUSTOM
+    base._set_default_backend(group, custom)
+    kind: Any = getattr(torch._C._distributed_c10d.FakeProcessGroup, "Options")  # noqa: B009  (typed in no version)
+    options = kind()
+    if hasattr(options, "error_on_collective"):
         options.error_on_collective = True
-        return create(rank, size, options)
-    return create(rank, size)
+        guard = fake_backend(group.rank(), group.size(), options)
+        for device in devices:
+            base._register_backend(group, torch.device(device), custom, guard)
+        return
+    # In torch 2.9 the fake backend cannot refuse. There the devices get a type of which the group has no backend: C++
+    # looks for one, finds none and says so. The fake one takes a device without collectives; last, as torch's set of
+    # devices has an order.
+    for device in devices:
+        base._register_backend(group, torch.device(device), base.BackendType.UNDEFINED, None)
+    base._register_backend(group, torch.device("meta"), custom, fake_backend(group.rank(), group.size()))
 
 
 def group_name(name: str) -> Any:

@@ -1,8 +1,8 @@
 """`SwappableGroup`: a group object that frameworks may keep for ever, over connections that each epoch replaces.
 
 It is a subclass of `dist.ProcessGroup` whose every method is one of: answered here, forwarded to the inner group of the
-current generation, or refused. The C++ base holds a guard backend that refuses collectives, so that an operation which
-is not overridden cannot be lost silently. Methods that a newer torch adds are refused until they are classified here.
+current generation, or refused. The C++ base holds a guard that refuses collectives, so that an operation which is not
+overridden cannot be lost silently. Methods that a newer torch adds are refused until they are classified here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 """Methods and attributes that the C++ base answers rightly by itself: identity, names, and conversions."""
 INHERITED = frozenset(
-    {"BackendType", "_backend_id", "_device_types", "_id", "_set_group_desc", "_set_group_name", "bound_device_id"}
+    {"BackendType", "_backend_id", "_id", "_set_group_desc", "_set_group_name", "bound_device_id"}
     | {"boxed", "group_desc", "group_name", "rank", "size", "unbox"}
     | {"use_pg_for_symm_mem_rendezvous", "_set_default_backend", "_register_backend", "_pybind11_conduit_v1_"}
 )
@@ -75,18 +75,18 @@ class SwappableGroup(dist.ProcessGroup):
         self.deferred = False  # regroup() does not wait for it: other members may not have it
         self.pending: Batch | None = None  # of a deferred group, in the background
         self._coalesced: list[Entry] | None = None
-        # Of type CUSTOM: torch's C++ casts a backend of type GLOO to ProcessGroupGloo without looking.
-        custom = dist.ProcessGroup.BackendType.CUSTOM
-        super()._set_default_backend(custom)
-        guard = compat.fake_backend(spec.rank, spec.size, refuse_collectives=True)
-        for device in spec.devices:
-            super()._register_backend(torch.device(device), custom, guard)
+        compat.register_guard(self, list(spec.devices))
 
     # ---- identity -----------------------------------------------------------------------------------------------
 
     def getBackendName(self) -> str:
         """For torch's C++ only, which would cast the backend of a group that it believes to be gloo's."""
         return "ff"
+
+    @property
+    def _device_types(self) -> list[torch.device]:
+        """The devices that the group's backends carry; the guard may be registered for another one."""
+        return [device for device in super()._device_types if device.type in self.spec.devices]
 
     def name(self) -> str:
         """The backend's name, as if the group were not swappable."""

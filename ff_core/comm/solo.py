@@ -34,7 +34,7 @@ class SoloGroup:
     def __init__(self, rank: int, size: int) -> None:
         self._rank = rank
         self._size = size
-        self._backend = compat.fake_backend(rank, size, refuse_collectives=False)
+        self._backend = compat.fake_backend(rank, size)
 
     def run(self, op: str, outputs: Any, args: tuple[Any, ...]) -> DoneWork:
         """Performs `op` (a method name of `dist.ProcessGroup`) locally. `outputs`: its first argument."""

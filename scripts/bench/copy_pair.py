@@ -162,6 +162,7 @@ class Rank:
 
 def _serve(rank: int, size: int, rendezvous: str, orders: Connection) -> None:
     """A rank's process: actions in, seconds out, until None."""
+    os.dup2(2, 1)  # standard output is for results, and torch 2.9's gloo tells there whom it has met
     player = Rank(rank, size, rendezvous)
     orders.send(os.getpid())
     while (action := orders.recv()) is not None:

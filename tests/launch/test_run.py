@@ -83,7 +83,8 @@ def test_the_store_is_there_before_any_rank_and_after_rank_0(tmp_path: Path) -> 
         "--nproc-per-node", "2",
     ).wait()  # fmt: skip
     assert code == 0, err
-    assert sorted(out.splitlines()) == ["[0]: sum 1.0", "[1]: sum 1.0"]
+    lines = [line for line in out.splitlines() if ": [Gloo] " not in line]  # printed by gloo itself in torch 2.9
+    assert sorted(lines) == ["[0]: sum 1.0", "[1]: sum 1.0"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
