@@ -58,7 +58,10 @@ def survive_a_death(worker: Worker, loader_workers: int) -> list[Any]:
     epoch, seconds, keep = 0, 0.0, None
     if not newcomer:
         if loader_workers:
-            keep = iter(torch.utils.data.DataLoader(Items(), num_workers=loader_workers))
+            # Forked, as in a job: they inherit the connections. (Here the default would be children of the fork server,
+            # which inherit nothing and outlive a killed rank.)
+            loader = torch.utils.data.DataLoader(Items(), num_workers=loader_workers, multiprocessing_context="fork")
+            keep = iter(loader)
             next(keep)
         assert check_sum(worker) == 6.0
         if worker.rank == 1:
