@@ -25,6 +25,7 @@ from bench.numbers import load, machine, spread
 from ff_core.copy.transports import missing_for_ucx
 
 MB = 10**6
+STREAMS = (1, 2, 4, 8)
 PAIR_ACTIONS: tuple[str, ...] = ("stream", "send", "gloo", "durable", "shared")
 if not missing_for_ucx():
     PAIR_ACTIONS += ("ucx",)
@@ -71,6 +72,8 @@ def measure(size: int, count: int) -> dict[str, Any]:
             return seconds
 
         two = rounds(count, {name: partial(act, name) for name in PAIR_ACTIONS})
+        several = [f"{name}:{streams}" for streams in STREAMS for name in ("stream", "send")]
+        three = rounds(min(count, 7), {name: partial(lambda name: pair.run(name)[0], name) for name in several})
     finally:
         pair.close()
     found["cpu.send_over_tcp"] = ratio(two["stream"], two["send"])
@@ -84,6 +87,11 @@ def measure(size: int, count: int) -> dict[str, Any]:
         found["cpu.ucx_200MB_both_ways_s"] = spread([s * 200 * MB / size for s in two["ucx"]])
         found["cpu.ucx_over_gloo"] = ratio(two["ucx"], two["gloo"])
         found["cpu.ucx_cpu_over_gloo_cpu"] = ratio(cpu["ucx"][1:], cpu["gloo"][1:])
+    for streams in STREAMS:
+        sent, raw = three[f"send:{streams}"], three[f"stream:{streams}"]
+        found[f"cpu.tcp_streams_bytes_per_s.{streams}"] = spread([size / s for s in raw])
+        found[f"cpu.send_over_tcp_streams.{streams}"] = ratio(raw, sent)
+        found[f"cpu.send_streams_over_one_tcp.{streams}"] = ratio(three["stream:1"], sent)
     # On a busy machine CPU time says more than the clock does.
     found["cpu.send_cpu_over_tcp_cpu"] = ratio(cpu["send"][1:], cpu["stream"][1:])
     found["cpu.durable_cpu_over_gloo_cpu"] = ratio(cpu["durable"][1:], cpu["gloo"][1:])

@@ -12,6 +12,7 @@ import socket
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from time import perf_counter, process_time
 
 from bench.copy_local import Anonymous, layout
@@ -25,6 +26,7 @@ from ff_core.replica.connect import listen_shared, shared_name
 
 _PIECE = 1 << 20  # of the raw stream: the engine's chunk
 _TIMEOUT_S = 120.0
+MOST_STREAMS = 8  # of one connection
 
 
 class Rank:
@@ -60,47 +62,63 @@ class Rank:
         self._shared_listener = listen_shared(self._listener.getsockname())
         self._shared_listener.setblocking(True)
         dist.barrier()
-        self._plain = self._connect() if rank == 0 else self._listener.accept()[0]
-        self._plain.settimeout(None)
+        self._plain = self._connections(MOST_STREAMS)
+        self._streams = 1
 
     def _connect(self) -> socket.socket:
         return socket.create_connection(self._peer)
 
+    def _connections(self, count: int) -> list[socket.socket]:
+        """From rank 0 to rank 1, in the same order on both."""
+        return [self._connect() if self.rank == 0 else self._listener.accept()[0] for _ in range(count)]
+
     def run(self, action: str) -> tuple[float, float]:
-        """Seconds and CPU seconds of `action` on this rank: stream, send, gloo, durable, shared or ucx."""
-        prepared = getattr(self, f"_prepare_{action}", lambda: None)()
+        """Seconds and CPU seconds of `action` on this rank: stream, send, gloo, durable, shared or ucx; the first two
+        also as "send:4", over so many connections side by side."""
+        name, _, streams = action.partition(":")
+        self._streams = int(streams or 1)
+        prepared = getattr(self, f"_prepare_{name}", lambda: None)()
         self._dist.barrier()
         started, worked = perf_counter(), process_time()
-        getattr(self, f"_{action}")(prepared)
+        getattr(self, f"_{name}")(prepared)
         seconds = perf_counter() - started
         self._dist.barrier()
         return seconds, process_time() - worked
 
     def _stream(self, _: object) -> None:
         """Raw TCP, rank 0 to rank 1, memory to memory; over when the receiver has said so."""
+        share = -(-self.size // self._streams)
+        parts = [(self._plain[n], n * share, min(self.size, (n + 1) * share)) for n in range(self._streams)]
+        others = [Thread(target=self._stream_part, args=part) for part in parts[1:]]
+        for thread in others:
+            thread.start()
+        self._stream_part(*parts[0])
+        for thread in others:
+            thread.join()
+
+    def _stream_part(self, sock: socket.socket, start: int, end: int) -> None:
         view = self._live.view if self.rank == 0 else self._into.view
         if self.rank == 0:
-            for at in range(0, self.size, _PIECE):
-                self._plain.sendall(view[at : at + _PIECE])
-            assert self._plain.recv(1) == b"."
+            for at in range(start, end, _PIECE):
+                sock.sendall(view[at : min(at + _PIECE, end)])
+            assert sock.recv(1) == b"."
             return
-        got = 0
-        while got < self.size:
-            got += self._plain.recv_into(view[got : got + _PIECE])
-        self._plain.sendall(b".")
+        while start < end:
+            start += sock.recv_into(view[start : min(start + _PIECE, end)])
+        sock.sendall(b".")
 
-    def _prepare_send(self) -> socket.socket | None:
-        if self.rank == 0:
-            return self._connect()
-        self._receiver.attach(self._listener.accept()[0].detach(), self._replica, 1)
-        return None
+    def _prepare_send(self) -> list[socket.socket]:
+        socks = self._connections(self._streams)
+        if self.rank == 1:
+            self._receiver.attach([sock.detach() for sock in socks], self._replica, 1)
+        return socks
 
-    def _send(self, sock: socket.socket | None) -> None:
+    def _send(self, socks: list[socket.socket]) -> None:
         """Slot to slot, rank 0 to rank 1: checksums verified before sending and on arrival."""
-        if sock is not None:
+        if self.rank == 0:
             slot = self._own.find(1, self._version - 1)
             assert slot is not None, "no version yet: run durable first"
-            send_slot(sock.detach(), self._own, slot, 1, _TIMEOUT_S)
+            send_slot([sock.detach() for sock in socks], self._own, slot, 1, _TIMEOUT_S)
 
     def _prepare_durable(self) -> None:
         """A `send` closed the connection for the same arena."""
