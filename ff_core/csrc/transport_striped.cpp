@@ -98,14 +98,14 @@ void StripedSender::raise_failure(std::unique_lock<std::mutex>& lock) {
     const Deadline end = Deadline::after_ms(kReasonMs);
     for (pollfd reason{streams_[0]->socket.fd(), POLLIN, 0}; ::poll(&reason, 1, end.poll_ms(kReasonMs)) == 1;) {
       if ((reason.revents & (POLLIN | POLLHUP)) != 0 || end.passed()) break;
-      streams_[0]->socket.collect();  // what stirred was a completion
+      streams_[0]->socket.zero_copy().collect();  // what stirred was a completion
     }
   }
   throw error;
 }
 
 size_t StripedSender::receive_some(void* target, size_t bytes) {
-  for (auto& stream : streams_) stream->socket.collect();
+  for (auto& stream : streams_) stream->socket.zero_copy().collect();
   const size_t got = streams_[0]->socket.receive_some(target, bytes);
   if (got > 0) return got;
   std::unique_lock<std::mutex> lock(mutex_);

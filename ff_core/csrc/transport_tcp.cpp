@@ -40,7 +40,7 @@ void TcpTransport::data(const void* piece, uint64_t bytes, const Patience& patie
 }
 
 size_t TcpTransport::receive_some(void* target, size_t bytes) {
-  collect();
+  zero_copy().collect();
   return stream_.receive_some(target, bytes);
 }
 

@@ -29,7 +29,7 @@ class TcpTransport : public Transport {
 
   // For the further streams of a connection, which see no BEGIN: the version that comes.
   void expect_version(bool checksummed) { checksummed_ = checksummed; }
-  void collect() { stream_.zero_copy().collect(); }  // completions, which otherwise keep fd() ready
+  ZeroCopy& zero_copy() { return stream_.zero_copy(); }  // completions that nobody collects keep fd() ready
 
  private:
   Stream stream_;

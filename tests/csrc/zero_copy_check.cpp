@@ -12,7 +12,8 @@
 #include <thread>
 #include <vector>
 
-#include "stream.h"
+#include "slot.h"
+#include "transport_tcp.h"
 
 #define CHECK(condition)                                                        \
   do {                                                                          \
@@ -184,6 +185,40 @@ void no_locked_memory() {
   CHECK(stream.zero_copy().take_bytes() == 0);
 }
 
+// Only what lies in the slot of a checksummed version is ever sent this way.
+void what_may_be_sent() {
+  const auto data = pattern(1 << 20);
+  const auto trials = [&](ff::FrameType type, uint16_t flags, bool further) {
+    Sockets pair = tcp();
+    ff::TcpTransport transport(std::move(pair.near), ff::TcpTransport::Slots::kZeroCopy);
+    std::thread reader([&] {
+      std::vector<uint8_t> got(1 << 16);
+      while (::recv(pair.far.get(), got.data(), got.size(), 0) > 0) continue;
+    });
+    if (further) {
+      transport.expect_version(flags != 0);
+    } else {
+      ff::FrameHeader begin = ff::make_frame(ff::FrameType::kBegin, 0, 1, 1);
+      begin.flags = flags;
+      begin.length = 16;
+      ff::send_frame(transport, begin, data.data(), kPatience);
+    }
+    ff::FrameHeader frame = ff::make_frame(type, 0, 1, 1);
+    frame.length = data.size();
+    ff::send_frame(transport, frame, data.data(), kPatience);
+    transport.shutdown();
+    reader.join();
+    return transport.zero_copy().trials();
+  };
+  for (const bool further : {false, true}) {
+    CHECK(trials(ff::FrameType::kChunk, ff::kChecksummed, further) == 1);
+    CHECK(trials(ff::FrameType::kBlob, ff::kChecksummed, further) == 1);
+    CHECK(trials(ff::FrameType::kChunk, 0, further) == 0);
+    CHECK(trials(ff::FrameType::kBlob, 0, further) == 0);
+    CHECK(trials(ff::FrameType::kJournal, ff::kChecksummed, further) == 0);
+  }
+}
+
 // The peer goes away within a send: an error, whatever the kernel still holds.
 void broken() {
   Sockets pair = tcp();
@@ -212,6 +247,7 @@ int main() {
   refusals();
   loopback();
   never_tried();
+  what_may_be_sent();
   broken();
   no_locked_memory();  // last: it stays like that
   std::puts("ok");
