@@ -79,7 +79,7 @@ def test_stream_that_is_not_read_holds_up_only_what_it_has() -> None:
         found: set[int] = set()
         awake = [far.socks[0], far.socks[2]]
         while True:
-            ready = select.select(awake, [], [], 0.5)[0]
+            ready = select.select(awake, [], [], 2)[0]
             if not ready:
                 break
             for sock in ready:
@@ -101,8 +101,10 @@ def test_stream_that_breaks_after_any_frame(stream: int) -> None:
     for count in range(5):
         with Rig(sent=SENT, local=0) as rig:
             far = begin(rig)
-            for _ in range(count):
+            # It may get fewer than that: chunks go where there is room.
+            while count > 0 and select.select([far.socks[stream]], [], [], 0.5)[0]:
                 assert receive(far.socks[stream]) is not None
+                count -= 1
             far.socks[stream].close()
             far.close()
             eventually(lambda rig=rig: rig.writer.stats().holders_lost == 1)  # type: ignore[misc]
