@@ -273,6 +273,7 @@ class Failover:
         # Asked before the groups are aborted: a step that waits on the device for a collective will never be whole.
         if version >= 0 and self.replicator is not None and not self.replicator.step_ended(version):
             version, sealed = -1, False
+            self.fence.never_whole()  # a second halt cannot ask again: the abort ends the wait, the cancel forgets it
         if self.registry is not None:
             self.registry.halt(epoch)
         if self.replicator is not None:

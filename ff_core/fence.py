@@ -117,6 +117,13 @@ class Fence:
                 return -1, False
             return self.version, self.sealed == self.version
 
+    def never_whole(self) -> None:
+        """After a halt: the step that makes the live version has not run on the device, and perhaps never will. Further
+        halts say the same, until `resume`."""
+        with self._changed:
+            self._whole = False
+            self.page.store("live", 0)
+
     @contextmanager
     def activity(self, kind: int) -> Iterator[None]:
         """Show on the status page what the training thread is doing."""
