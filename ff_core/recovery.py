@@ -117,6 +117,7 @@ class Recovery:
         owner.registry.regroup(epoch)
         clock.append(time.perf_counter())
         owner.adapter.rebuild(message.get("source_rank"), list(message["newcomers"]), list(message["restored"]))
+        owner.replicator.wait_rebuilt()  # before anybody hears that this rank is whole
         clock.append(time.perf_counter())
         self._load(blob)
         owner.protection = message["protected"]

@@ -20,7 +20,7 @@ from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.pacing import CopyWindow
 from ff_core.replica.connect import connect
 from ff_core.replica.store import slot_with
-from ff_core.state.device import device_of, step_stream
+from ff_core.state.device import device_of, step_stream, wait_for_stream
 from ff_core.state.razor import Plan
 
 _CONNECT_S = 30.0
@@ -171,6 +171,11 @@ class Replicator:
     def step_ended(self, version: int) -> bool:
         """Whether the live tensors hold `version` already: on a CUDA device its step may still be queued."""
         return self._writer.step_ended(version)
+
+    def wait_rebuilt(self) -> None:
+        """Until the live tensors hold what collectives of the current stream bring them: on a CUDA device these return
+        before they have run, and a death in between would leave tensors that look whole and are not."""
+        wait_for_stream(self._device)
 
     def wait_copied(self, timeout_s: float) -> None:
         """Until what the caller does next to the live tensors comes behind the newest version's copy: on the host by

@@ -23,3 +23,13 @@ def step_stream(device: torch.device | None) -> int:
 
     stream: int = torch.cuda.current_stream(device).cuda_stream
     return stream
+
+
+def wait_for_stream(device: torch.device | None) -> None:
+    """Until what the current stream of `device` was given has run; at once without a device. A collective that can
+    complete no more holds it up until its communicator is aborted."""
+    if device is None:
+        return
+    import torch
+
+    torch.cuda.current_stream(device).synchronize()
