@@ -15,6 +15,9 @@ using ull = unsigned long long;
 
 constexpr uint64_t kPiece = 256 * 1024;  // large enough for any network, small enough to be in the cache still
 
+// Versions after which the next epoch's ports are made ahead: a recovery waits for the first one.
+constexpr unsigned kSettled = 2;
+
 bool is_chunk(const FrameHeader& header) {
   return header.type == static_cast<uint16_t>(FrameType::kChunk) && header.length > 0;
 }
@@ -81,7 +84,14 @@ void UcxSender::await_sent(size_t left, const Patience& patience) {
 
 size_t UcxSender::receive_some(void* target, size_t bytes) {
   // What the peer has said comes before what UCX thinks of its silence.
-  if (const size_t got = TcpTransport::receive_some(target, bytes)) return got;
+  if (const size_t got = TcpTransport::receive_some(target, bytes)) {
+    ++answers_;
+    return got;
+  }
+  if (answers_ >= kSettled && !prepared_) {
+    prepared_ = true;
+    UcxPort::prepare();
+  }
   work();
   return 0;
 }
@@ -97,8 +107,13 @@ void UcxSender::work() {
 
 bool UcxReceiver::next(FrameHeader* header) {
   if (port_ == nullptr && (port_ = answer(*this)) == nullptr) return false;
+  if (versions_ >= kSettled && !prepared_) {
+    prepared_ = true;
+    UcxPort::prepare();
+  }
   await_frame();
   if (!TcpTransport::next(header)) return false;
+  if (header->type == static_cast<uint16_t>(FrameType::kBlob)) ++versions_;
   chunk_ = is_chunk(*header);
   return true;
 }

@@ -34,6 +34,8 @@ class UcxSender final : public TcpTransport {
   UcxPort::Owner port_;  // null: not connected yet, or released
   Bell again_;           // work() left some
   UniqueFd events_;      // epoll: the socket, the port, the bell
+  unsigned answers_ = 0;
+  bool prepared_ = false;
   uint64_t missing_ = 0;           // bytes of the CHUNK that was started
 };
 
@@ -53,6 +55,8 @@ class UcxReceiver final : public TcpTransport {
 
   UcxPort::Owner port_;
   bool chunk_ = false;  // next() gave one
+  unsigned versions_ = 0;  // that have come to their end
+  bool prepared_ = false;
 };
 
 }  // namespace ff

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "crc32c.h"
 #include "error.h"
@@ -159,6 +160,13 @@ UcxPort::Owner introduce(TcpTransport& socket, int64_t timeout_ms) {
 }
 
 UcxPort::Owner answer(TcpTransport& socket) {
+  UcxPort::Owner port;
+  std::optional<Error> failure;
+  try {
+    port = UcxPort::open();  // now, while the sender makes its own
+  } catch (const Error& error) {
+    failure = error;
+  }
   FrameHeader frame;
   if (!socket.TcpTransport::next(&frame)) return nullptr;
   check_frame(frame);
@@ -168,7 +176,7 @@ UcxPort::Owner answer(TcpTransport& socket) {
   check_length(frame, sizeof(uint64_t) + 1, kMostAddress);
   std::vector<uint8_t> body(frame.length);
   expect_crc(frame, socket.TcpTransport::take(body.data(), body.size(), true));
-  UcxPort::Owner port = UcxPort::open();
+  if (failure) throw *failure;  // not sooner: an ADDRESS that nobody reads would take the answer with it
   answer(*port, socket, body);
   return port;
 }

@@ -22,34 +22,59 @@ const UcxLibrary& library() {
   return *ucx;
 }
 
-// Ports that can be neither used nor destroyed: see UcxPort::is_stuck().
-struct Aside {
+// The process's ports.
+struct Ports {
   std::mutex mutex;
-  std::vector<std::unique_ptr<UcxPort>> ports;
+  size_t in_use = 0;
+  std::vector<std::unique_ptr<UcxPort>> ready;  // made ahead
+  std::vector<std::unique_ptr<UcxPort>> aside;  // can be neither used nor destroyed, see UcxPort::is_stuck()
 };
-Aside& aside() {
-  static auto* const all = new Aside;  // never destroyed, not even at exit
+Ports& ports() {
+  static auto* const all = new Ports;  // never destroyed, not even at exit
   return *all;
 }
 
 }  // namespace
 
 UcxPort::Owner UcxPort::open() {
+  ucx_context(library());  // refuses a forked child, whose ports are its parent's
+  std::unique_ptr<UcxPort> port;
   {
-    const std::lock_guard<std::mutex> lock(aside().mutex);
-    if (aside().ports.size() >= kMostAside) {
+    const std::lock_guard<std::mutex> lock(ports().mutex);
+    if (ports().aside.size() >= kMostAside) {
       raise(FF_ETRANSPORT, "%zu UCX connections broke while they were made: this process needs UCX 1.14 or newer",
             kMostAside);
     }
+    if (!ports().ready.empty()) {
+      port = std::move(ports().ready.back());
+      ports().ready.pop_back();
+    }
   }
-  return Owner(new UcxPort);
+  if (port == nullptr) port.reset(new UcxPort);
+  const std::lock_guard<std::mutex> lock(ports().mutex);
+  ++ports().in_use;
+  return Owner(port.release());
+}
+
+void UcxPort::prepare() noexcept {
+  const auto enough = [] { return ports().ready.size() >= ports().in_use; };
+  try {
+    {
+      const std::lock_guard<std::mutex> lock(ports().mutex);
+      if (enough()) return;
+    }
+    std::unique_ptr<UcxPort> port(new UcxPort);
+    const std::lock_guard<std::mutex> lock(ports().mutex);
+    if (!enough()) ports().ready.push_back(std::move(port));
+  } catch (const std::exception&) {  // then open() says it
+  }
 }
 
 void UcxPort::Disposer::operator()(UcxPort* port) const noexcept {
   std::unique_ptr<UcxPort> owned(port);
-  if (!port->is_stuck()) return;
-  const std::lock_guard<std::mutex> lock(aside().mutex);
-  aside().ports.push_back(std::move(owned));
+  const std::lock_guard<std::mutex> lock(ports().mutex);
+  --ports().in_use;
+  if (port->is_stuck()) ports().aside.push_back(std::move(owned));
 }
 
 // UCX 1.13, where it was built with assertions (Debian's is), ends the process when it gives up an endpoint that still

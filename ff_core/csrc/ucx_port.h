@@ -34,6 +34,9 @@ class UcxPort {
 
   // FF_ETRANSPORT: no libucx, too old, or it does not work here; or 64 ports of this process were put aside.
   static Owner open();
+  // Makes a port ahead for some later open() of this process, unless there is one for every port in use. Takes
+  // milliseconds, which then, when an epoch begins, are saved.
+  static void prepare() noexcept;
   ~UcxPort();  // close()
   UcxPort(const UcxPort&) = delete;
   UcxPort& operator=(const UcxPort&) = delete;

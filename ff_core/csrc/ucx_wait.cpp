@@ -23,8 +23,24 @@ void UcxWait::turn(int ms) {
   if (turns_++ % look_every_ == 0 && watch(port_, socket_, POLLRDHUP, 0) != 0) {
     raise(FF_EIO, "connection closed by the peer");
   }
-  if (port_.progress() || !port_.arm()) return;
-  if (watch(port_, socket_, POLLRDHUP, ms) != 0) raise(FF_EIO, "connection closed by the peer");
+  if (port_.progress()) {
+    vain_ = 0;
+  } else if (port_.arm()) {
+    sleep(ms);
+  }
+}
+
+void UcxWait::sleep(int ms) {
+  // UCX's TCP has its descriptor ready all the time while a message waits for the peer's half of a connection: the peer
+  // may need the processor.
+  constexpr timespec kPause{0, 100000};
+  pollfd waits[2] = {{socket_, POLLRDHUP, 0}, {port_.fd(), POLLIN, 0}};
+  const bool pause = vain_ >= kVain;
+  if ((pause ? ::ppoll(waits, 1, &kPause, nullptr) : ::poll(waits, 2, ms)) < 0 && errno != EINTR) {
+    raise_errno(errno, "poll");
+  }
+  if (waits[0].revents != 0) raise(FF_EIO, "connection closed by the peer");
+  vain_ = pause ? kVain - 1 : waits[1].revents != 0 ? vain_ + 1 : 0;
 }
 
 void UcxWait::until_readable() {

@@ -10,6 +10,7 @@ namespace ff {
 class UcxWait {
  public:
   static constexpr unsigned kTurns = 16;  // busy ones between two looks at the socket
+  static constexpr unsigned kVain = 8;    // sleeps that UCX ended for nothing, one after the other, before a pause
 
   UcxWait(UcxPort& port, int socket, unsigned look_every = kTurns)
       : port_(port), socket_(socket), look_every_(look_every) {}
@@ -21,10 +22,13 @@ class UcxWait {
   void until_readable();
 
  private:
+  void sleep(int ms);
+
   UcxPort& port_;
   const int socket_;
   const unsigned look_every_;
   unsigned turns_ = 0;
+  unsigned vain_ = 0;
 };
 
 }  // namespace ff

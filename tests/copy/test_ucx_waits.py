@@ -186,6 +186,23 @@ def test_holder_that_is_gone_is_no_question_of_the_transport(shim: Path) -> None
     assert said.startswith("EngineError: connection closed by the peer")
 
 
+def test_a_new_epoch_waits_for_no_worker_to_be_made(shim: Path) -> None:
+    """What it needs was made ahead, after the second version: connecting needs no new ones."""
+    code = script(
+        "import os",
+        "with Rig(sent=20_000, holders=2) as rig:",
+        "    for epoch in range(1, 4):",
+        "        rig.connect(epoch, [ucx_pair])",
+        "        os.environ.pop('FF_SHIM', None)",
+        "        for version in range(3):",
+        "            rig.run(version % 2, epoch, version)",
+        "        rig.writer.cancel()",
+        "        rig.receiver.fence(epoch + 1)",
+        "        os.environ['FF_SHIM'] = 'no-worker'",
+    )
+    run(code, FF_UCX_LIBRARY=str(shim))
+
+
 @pytest.mark.parametrize("answered", [False, True], ids=["silent", "answering"])
 def test_cancel_ends_the_wait_for_a_holder(answered: bool) -> None:
     """A halt may come while a holder is being connected to: it does not wait for the 10 s that this may take."""

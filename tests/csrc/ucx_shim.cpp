@@ -1,5 +1,6 @@
 // A libucp that stands before the real one and does what a test cannot make that one do. $FF_SHIM says what:
 //   busy         ucp_worker_progress always says that it has done something
+//   no-worker    no worker can be made
 //   no-endpoint  no endpoint can be made: the peer's address has nothing that this host could reach
 //   unreachable  an endpoint fails as soon as its worker is worked on
 // Everything else is the real library's, which this one is linked with.
@@ -50,6 +51,14 @@ extern "C" __attribute__((visibility("default"))) unsigned ucp_worker_progress(v
   if (victim.endpoint != nullptr) handler.call(handler.argument, victim.endpoint, kTimedOut);
   static const bool busy = asked_for("busy");
   return busy ? done + 1 : done;
+}
+
+extern "C" __attribute__((visibility("default"))) ff::UcsStatus ucp_worker_create(void* context,
+                                                                                 const ff::UcpWorkerParams* params,
+                                                                                 void** worker) {
+  static const auto create = real(&ucp_worker_create, "ucp_worker_create");
+  constexpr ff::UcsStatus kNoMemory = -4;  // UCS_ERR_NO_MEMORY
+  return asked_for("no-worker") ? kNoMemory : create(context, params, worker);
 }
 
 extern "C" __attribute__((visibility("default"))) ff::UcsStatus ucp_ep_create(void* worker, const ff::UcpEpParams* params,
