@@ -40,6 +40,8 @@ uint32_t copy_crc32c_sse42(uint32_t crc, void* target, const void* source, size_
 bool crc32c_avx512_available();  // only where crc32c_sse42_available()
 uint32_t crc32c_avx512(uint32_t crc, const void* data, size_t bytes);
 uint32_t copy_crc32c_avx512(uint32_t crc, void* target, const void* source, size_t bytes);
+// The same at four places at a time, 16 KiB apart: faster where one front does not keep the memory busy.
+uint32_t copy_crc32c_avx512_apart(uint32_t crc, void* target, const void* source, size_t bytes);
 
 }  // namespace detail
 }  // namespace ff
