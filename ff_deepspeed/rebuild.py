@@ -17,8 +17,8 @@ from ff_core.state import peers
 def weights_from_masters(engine: Any, restored: list[int]) -> None:
     """ZeRO-1 and 2: the bf16 or fp16 weights of the ranks in `restored`, cast from the fp32 partitions of all.
 
-    A rank that kept its live tensors has the weights, too, so it only sends its own part of them; where most ranks of
-    a data-parallel group were restored, all of it gather as after a step. A no-op where weights are copied themselves.
+    A rank that kept its live tensors has the weights, too, so it only sends its own part of them; where most ranks were
+    restored, all gather as after a step. A no-op where weights are copied themselves.
     """
     optimizer = engine.optimizer
     if not hasattr(optimizer, "update_lp_params"):
@@ -26,31 +26,25 @@ def weights_from_masters(engine: Any, restored: list[int]) -> None:
     if not hasattr(optimizer, "parallel_partitioned_bit16_groups"):  # not ZeRO-1 or 2: BF16_Optimizer
         optimizer.update_lp_params()
         return
-    groups = [dist.get_process_group_ranks(group) for group in optimizer.real_dp_process_group]
-    if any(2 * len(_among(restored, ranks)) > len(ranks) for ranks in groups):
+    if 2 * len(restored) > dist.get_world_size():  # the same on every rank, whatever its groups
         optimizer.update_lp_params()
         return
-    pending = []
-    for ranks, group, parts, master in zip(
-        groups,
+    me, pending = dist.get_rank(), []
+    for group, parts, master in zip(
         optimizer.real_dp_process_group,
         optimizer.parallel_partitioned_bit16_groups,
         optimizer.single_partition_of_fp32_groups,
         strict=True,
     ):
-        me = dist.get_rank()
+        ranks = dist.get_process_group_ranks(group)
         own = parts[ranks.index(me)].detach()
         if me in restored:
             own.copy_(master.detach())
-        for rank in _among(restored, ranks):
+        for rank in (rank for rank in restored if rank in ranks):
             everybodys = [part.detach() for part in parts] if rank == me else None
             pending.append(dist.gather(own, everybodys, dst=rank, group=group, async_op=True))
     for work in pending:
         work.wait()
-
-
-def _among(restored: list[int], ranks: list[int]) -> list[int]:
-    return [rank for rank in restored if rank in ranks]
 
 
 def from_peers(specs: list[TensorSpec], source: int, newcomers: list[int], rank: int) -> dict[str, torch.Tensor]:

@@ -1,9 +1,14 @@
 #include "arrival.h"
 
+#include <chrono>
+
 namespace ff {
 namespace {
 
 using ull = unsigned long long;
+
+// A sender that dies ends all its streams, but one a little before the other; what it has sent still counts.
+constexpr std::chrono::milliseconds kOthersEnd{500};
 
 [[noreturn]] void raise_stopped() {
   raise(FF_EIO, "the connection is ending");
@@ -89,12 +94,16 @@ void Arrival::end() {
 }
 
 void Arrival::stream_ended(size_t stream) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (stream > 0) {
+    ended_ = stream;
+    changed_.wait_for(lock, kOthersEnd, [this] { return stopped_ || !arriving_ || complete(); });
+    if (stopped_) return;
+  }
   if (arriving_ && (stream == 0 || !complete())) {
     raise(FF_EIO, "the peer closed in the middle of version (%llu, %lld)", ull{epoch_},
           static_cast<long long>(version_.version));
   }
-  if (stream > 0) ended_ = stream;
 }
 
 void Arrival::stop() noexcept {

@@ -36,7 +36,8 @@ class Arrival {
   Version await_chunks(const FrameHeader& blob);
   void end();  // it is complete
 
-  // The peer has closed a stream between two frames. FF_EIO: within a version.
+  // The peer has closed a stream between two frames. FF_EIO: within a version, of which a further stream's end gives the
+  // others a moment to bring the rest.
   void stream_ended(size_t stream);
   void stop() noexcept;  // ends all waiting, now and later
 

@@ -97,8 +97,8 @@ class DataPort:
             if here:
                 arena_fd = await accept_arena(sock, _HANDSHAKE_S)
             epoch = hello.get("epoch")
-            if not isinstance(epoch, int):
-                raise ProtocolError("hello without an epoch")
+            if not isinstance(epoch, int) or not isinstance(hello.get("rank"), int):
+                raise ProtocolError("hello without an epoch or without a rank")
             ucx = hello.get("transport") == "ucx"
             if ucx and here:
                 raise ProtocolError("UCX was asked for on the socket for shared memory")

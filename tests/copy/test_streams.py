@@ -212,6 +212,20 @@ def test_any_stream_ends_at_any_boundary_and_between() -> None:
         peer.deliver(9)
 
 
+def test_what_a_sender_sent_before_it_died_counts() -> None:
+    """Its streams end one before the other."""
+    with Peers() as peer:
+        peer.on(0, BEGIN)
+        peer.on(1, FIRST, THIRD)
+        peer.socks[1].close()
+        assert quiet(peer.sock)
+        peer.on(2, SECOND)
+        peer.socks[2].close()
+        peer.on(0, LAST)
+        assert receive(peer.sock) == Frame(ACK, EPOCH, 9)
+        assert peer.content(peer.arena.find(EPOCH, 9) or 0) == PAYLOAD
+
+
 def test_stream_that_ended_between_versions() -> None:
     """It is noticed with the next BEGIN at the latest, before a slot is touched."""
     with Peers() as peer:

@@ -143,6 +143,9 @@ def test_strangers_and_old_epochs_are_refused(transport: str, streams: int) -> N
             await join(address, transport, agent.arena, streams, epoch=EPOCH - 1)
         with pytest.raises(ProtocolError, match="refused"):
             await join(address, transport, agent.arena, streams, rank=4)
+        with pytest.raises(ProtocolError, match="refused"):
+            await join(address, transport, agent.arena, streams, rank=[3])
+        assert any("without a rank" in line for line in agent.said)
         assert any("epoch 1 is over, this is 2" in line for line in agent.said)
         assert any("rank 4 has no arena here" in line for line in agent.said)
 
