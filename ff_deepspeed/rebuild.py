@@ -23,10 +23,8 @@ def weights_from_masters(engine: Any, restored: list[int]) -> None:
     optimizer = engine.optimizer
     if not hasattr(optimizer, "update_lp_params"):
         return
-    if not hasattr(optimizer, "parallel_partitioned_bit16_groups"):  # not ZeRO-1 or 2: BF16_Optimizer
-        optimizer.update_lp_params()
-        return
-    if 2 * len(restored) > dist.get_world_size():  # the same on every rank, whatever its groups
+    most = 2 * len(restored) > dist.get_world_size()  # the same on every rank, whatever its groups
+    if most or not hasattr(optimizer, "parallel_partitioned_bit16_groups"):  # not ZeRO-1 or 2: BF16_Optimizer
         optimizer.update_lp_params()
         return
     me, pending = dist.get_rank(), []

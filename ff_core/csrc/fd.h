@@ -2,11 +2,13 @@
 #pragma once
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "error.h"
@@ -43,6 +45,18 @@ inline std::vector<UniqueFd> own(const int* fds, size_t count) {
   std::vector<UniqueFd> owned;
   for (size_t i = 0; fds != nullptr && i < count; ++i) owned.emplace_back(fds[i]);
   return owned;
+}
+
+// A descriptor that is readable when any of `fds` is.
+inline UniqueFd any_readable(std::initializer_list<int> fds) {
+  UniqueFd any(::epoll_create1(EPOLL_CLOEXEC));
+  if (any.get() < 0) raise_errno(errno, "epoll_create1");
+  for (const int fd : fds) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    if (::epoll_ctl(any.get(), EPOLL_CTL_ADD, fd, &event) != 0) raise_errno(errno, "epoll_ctl");
+  }
+  return any;
 }
 
 // A descriptor to ring: an eventfd of ours, or a duplicate of a caller's, so that his closing it harms nothing.

@@ -1,7 +1,6 @@
 #include "transport_striped.h"
 
 #include <poll.h>
-#include <sys/epoll.h>
 
 #include <algorithm>
 #include <utility>
@@ -16,14 +15,9 @@ constexpr int kReasonMs = 1000;  // how long a failed stream waits for the peer'
 
 }  // namespace
 
-StripedSender::StripedSender(std::vector<UniqueFd> sockets) : events_(::epoll_create1(EPOLL_CLOEXEC)) {
-  if (events_.get() < 0) raise_errno(errno, "epoll_create1");
+StripedSender::StripedSender(std::vector<UniqueFd> sockets) {
   for (auto& socket : sockets) streams_.push_back(std::make_unique<Strand>(std::move(socket)));
-  for (const int fd : {streams_[0]->socket.fd(), failed_.fd()}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    if (::epoll_ctl(events_.get(), EPOLL_CTL_ADD, fd, &event) != 0) raise_errno(errno, "epoll_ctl");
-  }
+  events_ = any_readable({streams_[0]->socket.fd(), failed_.fd()});
   try {
     for (size_t number = 0; number < streams_.size(); ++number) {
       const std::string name = "ff-send-" + std::to_string(number);
@@ -56,9 +50,14 @@ void StripedSender::data(const void* piece, uint64_t bytes, const Patience& pati
     return;
   }
   std::unique_lock<std::mutex> lock(mutex_);
-  await(lock, [this] { return !streams_[first_ ? least_busy() : last_]->waiting; }, "CHUNK", patience);
-  if (first_) last_ = least_busy();
-  Strand& stream = *streams_[last_];
+  size_t number = last_;
+  const auto has_room = [&] {
+    if (first_) number = least_busy();
+    return !streams_[number]->waiting;
+  };
+  await(lock, has_room, "CHUNK", patience);
+  last_ = number;
+  Strand& stream = *streams_[number];
   stream.waiting = Piece{header_, first_, piece, bytes, patience};
   stream.work.notify_one();
   first_ = false;

@@ -1,8 +1,9 @@
 // TCP (or any other stream socket): headers and data one after the other, through the kernel's buffers.
 //
 // Data of CHUNKs and BLOBs of a checksummed version may leave without the kernel's copying them (ZeroCopy), where the
-// sender says so: they lie in a slot. sendfile(2) from the arena's memory file, SO_RCVLOWAT and wider socket buffers were measured and brought nothing on
-// loopback, see docs/benchmarks.md; and fixed buffers would end the kernel's own tuning on real networks.
+// sender says so: they lie in a slot. sendfile(2) from the arena's memory file, SO_RCVLOWAT and wider socket buffers
+// were measured and brought nothing on loopback, see docs/benchmarks.md; and fixed buffers would end the kernel's own
+// tuning on real networks.
 #pragma once
 #include "stream.h"
 #include "transport.h"

@@ -1,6 +1,5 @@
 #include "transport_ucx.h"
 
-#include <sys/epoll.h>
 
 #include <algorithm>
 
@@ -26,13 +25,7 @@ bool is_chunk(const FrameHeader& header) {
 
 void UcxSender::connect() {
   port_ = introduce(*this, timeout_ms_);
-  events_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
-  if (events_.get() < 0) raise_errno(errno, "epoll_create1");
-  for (const int fd : {TcpTransport::fd(), port_->fd(), again_.fd()}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    if (::epoll_ctl(events_.get(), EPOLL_CTL_ADD, fd, &event) != 0) raise_errno(errno, "epoll_ctl");
-  }
+  events_ = any_readable({TcpTransport::fd(), port_->fd(), again_.fd()});
 }
 
 void UcxSender::release() noexcept {
