@@ -120,8 +120,8 @@ def test_same_version_again() -> None:
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        ([(0, BEGIN), (1, FIRST), (2, FIRST)], "CHUNK 0 of version 9 a second time"),
-        ([(0, BEGIN), (0, FIRST), (2, FIRST)], "stream 2: CHUNK 0 of version 9 a second time"),
+        # Either stream's frame may be read first, and the other one is to blame.
+        ([(0, BEGIN), (0, FIRST), (2, FIRST)], "CHUNK 0 of version 9 a second time"),
         ([(0, BEGIN), (1, FIRST), (1, FIRST)], "stream 1: CHUNK 0 of version 9 a second time"),
         ([(0, BEGIN), (1, THIRD.but(index=3))], "stream 1: CHUNK 3, after 0 of 3"),
         ([(0, BEGIN), (1, THIRD.but(index=2**40))], "stream 1: CHUNK 1099511627776, after 0 of 3"),
