@@ -216,7 +216,7 @@ class Failover:
                 "ask the loop for the next batches (or call seal()) between steps"
             )
         with self._blocked:
-            self.replicator.window.gate()
+            self.replicator.at_gate()
             self._gate.pass_(self.version + 1, self._scheduled(self.version + 1))
             self.fence.enter_step()
         yield

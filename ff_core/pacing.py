@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from typing import Any, Protocol
 
 _REMEMBERED = 8
 #: Part of the shortest recent window that sending may take: the rest is for the acknowledgement, the other ranks, and
@@ -12,31 +12,58 @@ _REMEMBERED = 8
 _SHARE = 0.6
 
 
+class Clock(Protocol):
+    """Takes moments of the training, as training itself would: a CUDA device runs far behind its launches."""
+
+    def now(self) -> Any:
+        """This moment, where the training thread is. Waits for nothing."""
+
+    def seconds(self, start: Any, end: Any) -> float | None:
+        """From one moment to a later one; None: the device has not come to it yet."""
+
+
+class HostClock:
+    """For tensors on the host."""
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        return time.monotonic()
+
+    def seconds(self, start: float, end: float) -> float:
+        """See Clock."""
+        return end - start
+
+
 class CopyWindow:
-    """begun() when a version's copy begins, gate() when the training thread next arrives at the commit gate.
+    """begun() when a version's copy begins, gate() when the training thread next arrives at the commit gate."""
 
-    clock: seconds, monotonic.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._begun: float | None = None
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or HostClock()
+        self._begun: Any = None
+        self._ended: deque[tuple[Any, Any]] = deque()
         self._windows: deque[float] = deque(maxlen=_REMEMBERED)
 
     def begun(self) -> None:
         """A version's copy begins now."""
-        self._begun = self._clock()
+        self._begun = self._clock.now()
 
     def gate(self) -> None:
         """The training thread arrives at the gate, and has not waited there yet."""
         if self._begun is not None:
-            self._windows.append(self._clock() - self._begun)
+            self._ended.append((self._begun, self._clock.now()))
             self._begun = None
 
     def forget(self) -> None:
         """A failover: the iteration that was interrupted says nothing about later ones."""
         self._begun = None
+        self._ended.clear()
 
     def seconds(self) -> float:
         """What the next version may take until it is acknowledged; 0: as fast as possible, nothing is known yet."""
+        while self._ended:
+            seconds = self._clock.seconds(*self._ended[0])
+            if seconds is None:
+                break
+            self._windows.append(seconds)
+            self._ended.popleft()
         return _SHARE * min(self._windows) if len(self._windows) >= _REMEMBERED else 0.0

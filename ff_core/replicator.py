@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ff_core.collective import FollowedCollective
 from ff_core.config import FailoverConfig
 from ff_core.copy.arena import Arena
 from ff_core.copy.binding import CopyCancelled, TransportError
@@ -20,7 +21,7 @@ from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.pacing import CopyWindow
 from ff_core.replica.connect import connect
 from ff_core.replica.store import slot_with
-from ff_core.state.device import device_of, step_stream, wait_for_stream
+from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream
 from ff_core.state.razor import Plan
 
 _CONNECT_S = 30.0
@@ -46,7 +47,6 @@ class Replicator:
         self._wanted = config.transport
         self._streams = StreamChoice(config.tcp_streams, ranks_per_node)
         self._transports: set[str] = set()
-        self._pacing, self.window = config.pacing, CopyWindow()
         self._writer = Writer(
             arena,
             page=page,
@@ -55,6 +55,8 @@ class Replicator:
             bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s,
         )
         self._device = device_of(plan)
+        clock = DeviceClock(self._device) if self._device is not None else None
+        self._window = CopyWindow(clock) if config.pacing else None
         self._writer.set_segments([segment.for_engine() for segment in plan.segments])
         self._holders: list[tuple[str, int]] = []
         self.newest = -1  # newest version begun in this epoch
@@ -94,9 +96,11 @@ class Replicator:
         """Start copying the live tensors as `version`, which what the current CUDA stream (if they lie on a device) has
         been given so far makes. Returns at once."""
         slot = self._slot_for(version)
-        self._writer.set_window(self.window.seconds() if self._pacing else 0.0)
+        if self._window is not None:
+            self._writer.set_window(self._window.seconds())
         self._writer.begin(slot, self._epoch, version, step_stream(self._device))
-        self.window.begun()
+        if self._window is not None:
+            self._window.begun()
         self.newest, self._newest_slot = version, slot
 
     def seal(self, version: int, blob: bytes) -> None:
@@ -183,6 +187,18 @@ class Replicator:
         if self.newest >= 0:
             self._writer.fence(self.newest, step_stream(self._device), timeout_s)
 
+    def at_gate(self) -> None:
+        """The training thread comes to the commit gate: so long the newest version had to get away."""
+        if self._window is not None:
+            self._window.gate()
+
+    def collective_begins(self) -> FollowedCollective | None:
+        """A collective is about to be launched on the current stream, to run on the device whenever it comes to it.
+        None: nobody paces by it. A graph's collectives are not followed: they run whenever the graph is replayed."""
+        if self._window is None or self._device is None or captured(self._device):
+            return None
+        return FollowedCollective(self._writer, self._device)
+
     def mend(self, unless_halted: Callable[[Callable[[], None]], None]) -> str:
         """Versions in flight cannot commit although nobody died: put it right. Returns what was done, "" if nothing
         was.
@@ -221,7 +237,8 @@ class Replicator:
 
     def cancel(self) -> None:
         """Stop and join everything that reads live tensors, slots or sockets."""
-        self.window.forget()
+        if self._window is not None:
+            self._window.forget()
         self._writer.cancel()
 
     def close(self) -> None:

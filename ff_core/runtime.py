@@ -16,6 +16,7 @@ from ff_core.failover import Failover
 if TYPE_CHECKING:
     import torch.distributed as dist
 
+    from ff_core.collective import FollowedCollective
     from ff_core.control.link import WorkerLink
     from ff_core.control.messages import Message
 
@@ -71,6 +72,11 @@ class Host:
 
     def leave(self) -> None:
         self._owner.page.store("activity", ACTIVITY_USER)
+
+    def collective_begins(self) -> FollowedCollective | None:
+        """See CommHost."""
+        replicator = self._owner.replicator
+        return None if replicator is None else replicator.collective_begins()
 
 
 def boot(link: WorkerLink, role: Message, fds: list[int]) -> Failover:

@@ -7,7 +7,6 @@ overridden cannot be lost silently. Methods that a newer torch adds are refused 
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,8 @@ import torch.distributed as dist
 from ff_core.errors import UnsupportedError
 
 from . import compat, nccl, waiting
-from .host import ACTIVITY_COLLECTIVE
+from .cell import Cell
+from .host import ACTIVITY_COLLECTIVE, Collective
 from .journal import Entry
 from .solo import SoloGroup, flatten
 from .spec import GroupSpec
@@ -36,32 +36,6 @@ INHERITED = frozenset(
 )
 
 
-class Cell:
-    """One generation of one group. `inner` is None once the generation is over; `epoch` is None for a solo group."""
-
-    __slots__ = ("__weakref__", "_store", "epoch", "inner", "registry", "works")
-
-    def __init__(
-        self,
-        registry: GroupRegistry,
-        inner: dist.ProcessGroup | SoloGroup,
-        store: dist.Store | None,
-        epoch: int | None,
-    ) -> None:
-        self.registry = registry
-        self.inner: dist.ProcessGroup | SoloGroup | None = inner
-        self.epoch = epoch
-        self._store = store  # torch's C++ does not keep the Python side of a store alive
-        self.works: weakref.WeakSet[SwappableWork] = weakref.WeakSet()
-
-    def release(self) -> dist.ProcessGroup | None:
-        """Ends the generation: handles let go; returns the inner group for closing (nothing else refers to it)."""
-        for work in list(self.works):
-            work.release()
-        inner, self.inner = self.inner, None
-        return inner if isinstance(inner, dist.ProcessGroup) else None
-
-
 class SwappableGroup(dist.ProcessGroup):
     """See the module. `spec`: what it is; `cell`: its current generation, None while there is none."""
 
@@ -75,6 +49,7 @@ class SwappableGroup(dist.ProcessGroup):
         self.deferred = False  # regroup() does not wait for it: other members may not have it
         self.pending: Batch | None = None  # of a deferred group, in the background
         self._coalesced: list[Entry] | None = None
+        self._followed: Collective | None = None  # all that is coalesced
         compat.register_guard(self, list(spec.devices))
 
     # ---- identity -----------------------------------------------------------------------------------------------
@@ -138,21 +113,29 @@ class SwappableGroup(dist.ProcessGroup):
             if isinstance(inner, SoloGroup):
                 work = inner.run(op, values[0] if outputs else [], values[1:])
                 return entry.replay(outputs, work) if entry is not None else work
+        waits = self._waits(op, (*args, *kwargs.values()))
+        followed = self._follow() if waits is Waits.INNER and self._coalesced is None else None
         work = self._call(cell, op, args, kwargs)
         if work is None:  # NCCL: in a coalesced block, or waited for already, by the current stream
+            if followed is not None:
+                followed.end()
             if entry is not None and self._coalesced is not None:
                 self._coalesced.append(entry)
             elif entry is not None:
                 entry.capture(None)
             return None
-        waits = self._waits(op, (*args, *kwargs.values()))
         return SwappableWork(
             cell,
             work,
             entry.capture if entry is not None else None,
             limit=self.spec.timeout if waits is Waits.ASIDE else None,
             waits=waits,
+            collective=followed,
         )
+
+    def _follow(self) -> Collective | None:
+        """For who paces by the collectives in flight: a device's own are launched long before they run."""
+        return self.registry.host.collective_begins()
 
     def _waits(self, op: str, values: tuple[Any, ...]) -> Waits:
         """How to wait for an operation, by the backend that carries it: gloo carries tensors of a GPU too."""
@@ -191,12 +174,13 @@ class SwappableGroup(dist.ProcessGroup):
     def _start_coalescing(self, device: torch.device) -> None:
         cell = self.live()
         self._coalesced = []
+        self._followed = self._follow() if self._waits("barrier", ()) is Waits.INNER else None
         if isinstance(cell.inner, dist.ProcessGroup):
             self._call(cell, "_start_coalescing", (device,), {})
 
     def _end_coalescing(self, device: torch.device) -> Any:
         cell, entries = self.live(), self._coalesced or []
-        self._coalesced = None
+        followed, self._coalesced, self._followed = self._followed, None, None
         if isinstance(cell.inner, SoloGroup):
             return None
         work = self._call(cell, "_end_coalescing", (device,), {})
@@ -207,8 +191,10 @@ class SwappableGroup(dist.ProcessGroup):
 
         if work is None:  # as in _run
             capture(None)
+            if followed is not None:
+                followed.end()
             return None
-        return SwappableWork(cell, work, capture, waits=self._waits("barrier", ()))
+        return SwappableWork(cell, work, capture, waits=self._waits("barrier", ()), collective=followed)
 
     # ---- settings, which every later generation gets too --------------------------------------------------------
 

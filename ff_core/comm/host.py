@@ -13,7 +13,18 @@ from ff_core.activity import ACTIVITY_COLLECTIVE, ACTIVITY_USER
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-__all__ = ["ACTIVITY_COLLECTIVE", "ACTIVITY_USER", "CommHost"]
+__all__ = ["ACTIVITY_COLLECTIVE", "ACTIVITY_USER", "Collective", "CommHost"]
+
+
+class Collective(Protocol):
+    """One that a device runs by itself, some time after it was launched. It is in flight from its beginning to its end,
+    each where a stream comes to it."""
+
+    def end(self) -> None:
+        """The calling thread's current stream has it behind itself; called again, nothing."""
+
+    def forget(self) -> None:
+        """It is over, or nobody will know when."""
 
 
 class CommHost(Protocol):
@@ -43,3 +54,6 @@ class CommHost(Protocol):
 
     def leave(self) -> None:
         """The collective or the wait is over, with or without an error."""
+
+    def collective_begins(self) -> Collective | None:
+        """One that a device will run comes next on the current stream. None: nobody wants to know. Must be cheap."""

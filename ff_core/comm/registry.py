@@ -21,9 +21,10 @@ from ff_core.errors import FailoverInterrupt
 
 from . import nccl
 from .builder import Batch, Builder, Built
+from .cell import Cell
 from .client import StoreClient
 from .closing import Closer
-from .group import Cell, SwappableGroup
+from .group import SwappableGroup
 from .journal import Journal
 from .late import LateGroups
 from .patches import Patches

@@ -18,7 +18,8 @@ from . import compat, waiting
 from .host import ACTIVITY_COLLECTIVE
 
 if TYPE_CHECKING:
-    from .group import Cell
+    from .cell import Cell
+    from .host import Collective
 
 _future_value = torch._C.Future.value  # torch's own: what `patches` puts in its place waits for a verdict
 
@@ -85,6 +86,7 @@ class SwappableWork(compat.Work):
     on_done: called once, when success was first observed (the journal copies the outputs then).
     limit: timeout of a wait that is given none. gloo's sends and receives would use the one they connected with.
     waits: how to wait for `inner`: see Waits.
+    collective: what `inner` is to the device that runs it; ended when a stream has waited for it.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class SwappableWork(compat.Work):
         on_done: Callable[[Any], None] | None,
         limit: timedelta | None = None,
         waits: Waits = Waits.INNER,
+        collective: Collective | None = None,
     ) -> None:
         super().__init__()
         self._cell = cell
@@ -101,12 +104,19 @@ class SwappableWork(compat.Work):
         self._on_done = on_done
         self._limit = limit
         self._waits = waits
+        self._collective = collective
         cell.works.add(self)
 
     def release(self) -> None:
         """Lets go of the inner handle; the generation is over."""
         self._inner = None
         self._on_done = None
+        self._forget()
+
+    def _forget(self) -> None:
+        collective, self._collective = self._collective, None
+        if collective is not None:
+            collective.forget()
 
     def _alive(self) -> Any:
         inner = self._inner
@@ -114,7 +124,14 @@ class SwappableWork(compat.Work):
             raise self._cell.registry.interrupt()
         return inner
 
+    def _passed(self) -> None:
+        """The current stream has the operation behind itself."""
+        collective, self._collective = self._collective, None
+        if collective is not None:
+            collective.end()
+
     def _done(self) -> None:
+        self._passed()
         callback, self._on_done = self._on_done, None
         if callback is not None:
             callback(self._inner)
@@ -158,6 +175,8 @@ class SwappableWork(compat.Work):
         if completed and self._on_done is not None and self._alive().is_success():
             self._alive().wait()  # at once; the outputs may still be on their way to a GPU, on a stream of their own
             self._done()
+        if completed:
+            self._forget()
         return completed
 
     def is_success(self) -> bool:
@@ -171,9 +190,11 @@ class SwappableWork(compat.Work):
 
     def synchronize(self) -> None:
         self._alive().synchronize()
+        self._passed()
 
     def block_current_stream(self) -> None:
         self._alive().block_current_stream()
+        self._passed()
 
     def source_rank(self) -> int:
         return self._alive()._source_rank()

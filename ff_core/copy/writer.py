@@ -84,6 +84,11 @@ class Writer:
         # Also at interpreter exit, before Python frees the memory that the engine's threads use.
         self._closer = weakref.finalize(self, _close, handle, self._pid, arena, page)
 
+    @property
+    def is_open(self) -> bool:
+        """Neither closed nor a forked child's copy."""
+        return self._handle is not None and os.getpid() == self._pid
+
     def _open(self) -> int:
         if self._handle is None:
             raise EngineError("the writer is closed")
@@ -118,12 +123,31 @@ class Writer:
         check(engine().ff_writer_clear_holders(self._open()))
 
     def set_window(self, seconds: float) -> None:
-        """Versions that begin from now on should be acknowledged within `seconds`: they are sent evenly until then, and
-        not while the status page says that a collective runs. 0 (at first): as soon as possible.
+        """Versions that begin from now on should be acknowledged within `seconds`, counted from when there is something
+        to copy (on a CUDA device: when the step has run there): they are sent evenly until then, and not while the
+        status page says that a collective runs, or one of collective_begin() is in flight. 0 (at first): as soon as
+        possible.
         """
         if not 0 <= seconds < 1e6:
             raise EngineError(f"the window is {seconds} s, allowed are 0 to 1000000")
         check(engine().ff_writer_set_window(self._open(), int(seconds * 1e6)))
+
+    def collective_begin(self, stream: int) -> int:
+        """A collective of the training comes next on `stream` (as in begin()), to run long after it was launched.
+        Returns a ticket for one of the two below; 0 if no tensors lie on a device, which they take, too. Any thread;
+        nothing waits for the device. EngineError: the driver refuses.
+        """
+        ticket = ctypes.c_uint64()
+        check(engine().ff_writer_collective_begin(self._open(), stream, ctypes.byref(ticket)))
+        return ticket.value
+
+    def collective_end(self, ticket: int, stream: int) -> None:
+        """The collective is behind what `stream`, the same or another one, has been given so far. Once per ticket."""
+        check(engine().ff_writer_collective_end(self._open(), ticket, stream))
+
+    def collective_forget(self, ticket: int) -> None:
+        """The collective is over, or nobody will know when: it holds nothing up any more. Never after close()."""
+        check(engine().ff_writer_collective_forget(self._open(), ticket))
 
     def begin(self, slot: int, epoch: int, version: int, stream: int = 0) -> None:
         """Start copying the live tensors into `slot` as (epoch, version); they must not change until wait_copied(), or

@@ -13,21 +13,37 @@ using ull = unsigned long long;
 
 constexpr unsigned kNonBlockingStream = 1, kBlockingSyncEvent = 1, kEventWithoutTiming = 2, kPortableHost = 1;
 
-// The device's context is the calling thread's current one for the life of this object; then what was before.
-class Current {
+// The device's context is the calling thread's current one for the life of this object; then what was before. And
+// meanwhile nothing is forbidden because somebody captures a CUDA graph: what the engine does is not part of it, and a
+// call that is refused would also spoil the capture. Where nothing may be thrown: ask ok().
+class TryCurrent {
  public:
-  Current(const CudaDriver& driver, void* context) : driver_(driver) {
-    check_cuda(driver, driver.context_push(context), "cuCtxPushCurrent");
+  TryCurrent(const CudaDriver& driver, void* context) noexcept : driver_(driver), code_(driver.context_push(context)) {
+    if (ok()) driver_.capture_mode(&mode_);
   }
-  ~Current() {
+  ~TryCurrent() {
+    if (!ok()) return;
+    driver_.capture_mode(&mode_);
     void* popped;
     driver_.context_pop(&popped);
   }
-  Current(const Current&) = delete;
-  Current& operator=(const Current&) = delete;
+  TryCurrent(const TryCurrent&) = delete;
+  TryCurrent& operator=(const TryCurrent&) = delete;
+  bool ok() const { return code_ == kCuSuccess; }
+  CuResult code() const { return code_; }
 
  private:
+  static constexpr int kRelaxed = 2;
   const CudaDriver& driver_;
+  const CuResult code_;
+  int mode_ = kRelaxed;  // then the thread's own
+};
+
+class Current : public TryCurrent {
+ public:
+  Current(const CudaDriver& driver, void* context) : TryCurrent(driver, context) {
+    check_cuda(driver, code(), "cuCtxPushCurrent");
+  }
 };
 
 class CudaDevice final : public Device {
@@ -99,10 +115,8 @@ class CudaDevice final : public Device {
     return address;
   }
   void release(DeviceAddress address) noexcept override {
-    if (driver_.context_push(context_) != kCuSuccess) return;
-    void* popped;
-    driver_.memory_free(address);
-    driver_.context_pop(&popped);
+    const TryCurrent current(driver_, context_);
+    if (current.ok()) driver_.memory_free(address);
   }
   void* allocate_pinned(size_t bytes) override {
     const Current current(driver_, context_);
@@ -111,10 +125,8 @@ class CudaDevice final : public Device {
     return memory;
   }
   void release_pinned(void* memory) noexcept override {
-    if (driver_.context_push(context_) != kCuSuccess) return;
-    void* popped;
-    driver_.host_free(memory);
-    driver_.context_pop(&popped);
+    const TryCurrent current(driver_, context_);
+    if (current.ok()) driver_.host_free(memory);
   }
   void pin(void* memory, size_t bytes) override {
     const Current current(driver_, context_);
@@ -122,10 +134,8 @@ class CudaDevice final : public Device {
                "cuMemHostRegister of %zu bytes of an arena (is the limit of locked memory high enough?)", bytes);
   }
   void unpin(void* memory) noexcept override {
-    if (driver_.context_push(context_) != kCuSuccess) return;
-    void* popped;
-    driver_.host_unregister(memory);
-    driver_.context_pop(&popped);
+    const TryCurrent current(driver_, context_);
+    if (current.ok()) driver_.host_unregister(memory);
   }
   void download(void* to, DeviceAddress from, size_t bytes, DeviceStream stream) override {
     const Current current(driver_, context_);
@@ -160,10 +170,9 @@ class CudaDevice final : public Device {
     check_cuda(driver_, driver_.stream_priorities(&priority_, &highest), "cuCtxGetStreamPriorityRange");
   }
   void close() noexcept {
-    if (module_ != nullptr && driver_.context_push(context_) == kCuSuccess) {
-      void* popped;
-      driver_.module_unload(module_);
-      driver_.context_pop(&popped);
+    if (module_ != nullptr) {
+      const TryCurrent current(driver_, context_);
+      if (current.ok()) driver_.module_unload(module_);
     }
     driver_.context_release(device_);
   }

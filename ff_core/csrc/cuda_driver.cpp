@@ -35,6 +35,7 @@ std::string fill(void* library, CudaDriver* d) {
   get("cuCtxPushCurrent_v2", &d->context_push);
   get("cuCtxPopCurrent_v2", &d->context_pop);
   get("cuCtxSynchronize", &d->context_synchronize);
+  get("cuThreadExchangeStreamCaptureMode", &d->capture_mode);
   get("cuCtxGetStreamPriorityRange", &d->stream_priorities);
   get("cuStreamCreateWithPriority", &d->stream_create);
   get("cuStreamDestroy_v2", &d->stream_destroy);

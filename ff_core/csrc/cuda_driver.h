@@ -27,6 +27,7 @@ struct CudaDriver {
   CuResult (*context_push)(void* context);
   CuResult (*context_pop)(void** context);
   CuResult (*context_synchronize)();
+  CuResult (*capture_mode)(int* mode);  // exchanges the thread's with *mode
   CuResult (*stream_priorities)(int* lowest, int* highest);
   CuResult (*stream_create)(void** stream, unsigned flags, int priority);
   CuResult (*stream_destroy)(void* stream);

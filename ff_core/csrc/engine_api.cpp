@@ -140,6 +140,18 @@ int ff_writer_set_window(ff_writer* w, uint64_t window_us) {
   return with(w, [&](ff::Writer& writer) { writer.set_window(window_us); });
 }
 
+int ff_writer_collective_begin(ff_writer* w, void* stream, uint64_t* ticket) {
+  return with(w, [&](ff::Writer& writer) { not_null(ticket, "result pointer") = writer.collectives().begin(stream); });
+}
+
+int ff_writer_collective_end(ff_writer* w, uint64_t ticket, void* stream) {
+  return with(w, [&](ff::Writer& writer) { writer.collectives().end(ticket, stream); });
+}
+
+int ff_writer_collective_forget(ff_writer* w, uint64_t ticket) {
+  return with(w, [&](ff::Writer& writer) { writer.collectives().forget(ticket); });
+}
+
 int ff_writer_begin_on(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version, void* stream) {
   return with(w, [&](ff::Writer& writer) { writer.begin(slot, epoch, version, stream); });
 }

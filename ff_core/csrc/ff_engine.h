@@ -164,9 +164,17 @@ int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version
 /* The same for segments on a CUDA device: what is on `stream` (a CUstream; NULL: the legacy default stream) up to here
    makes the version, the copy begins behind it on streams of the engine's own. The CPU does not wait. */
 int ff_writer_begin_on(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version, void* stream);
-/* Versions that begin from now on are to be acknowledged within so many microseconds; until then they are sent evenly,
-   and not while the page's `activity` says that a collective runs. 0 (at first): as soon as possible. */
+/* Versions that begin from now on are to be acknowledged within so many microseconds after there was something to copy
+   (on a CUDA device: when the step had run there); until then they are sent evenly, and not while the page's `activity`
+   says that a collective runs, or one of those below is in flight. 0 (at first): as soon as possible. */
 int ff_writer_set_window(ff_writer* w, uint64_t window_us);
+/* A collective that runs on the device of the segments, by itself, long after it was launched. begin: it comes next,
+   behind what is on `stream` so far. end: it is behind what is on `stream` (perhaps another one) so far, which makes
+   later ends nothing. forget: it is over, or nobody will know when. Any thread, the device is not waited for. *ticket =
+   0: there is no such device; end and forget do nothing with it. FF_EDEVICE. */
+int ff_writer_collective_begin(ff_writer* w, void* stream, uint64_t* ticket);
+int ff_writer_collective_end(ff_writer* w, uint64_t ticket, void* stream);
+int ff_writer_collective_forget(ff_writer* w, uint64_t ticket);
 /* Stream a slot that is complete as (epoch, version) to all holders (after a verdict and its re-stamp). Returns at once;
    commits like begin+seal. Checksums are verified on the way: a damaged slot is never committed, see ff_writer_check. */
 int ff_writer_resend(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);

@@ -21,13 +21,18 @@ struct Flight {
   const bool resend;  // the slot is complete already: verify and send, copy nothing
   const bool checksummed;
   std::shared_ptr<const std::vector<uint8_t>> journal;  // to be sent ahead of this version; null: unchanged
-  int64_t deadline_ns = 0;  // to be acknowledged by then (monotonic clock); 0: as soon as possible
+  int64_t window_ns = 0;  // to be acknowledged so long after there is something to copy; 0: as soon as possible
   // Tensors on a device: where they are copied from, and when. Null: all lie on the host.
   std::shared_ptr<DeviceSource> source;
   std::shared_ptr<const DeviceMarks> marks;
+  // The copy thread has found something to copy: on a device not before the step has run there.
+  void start_window(int64_t now_ns) {
+    if (window_ns > 0) deadline_ns.store(now_ns + window_ns, std::memory_order_relaxed);
+  }
   uint64_t stamp() const { return make_stamp(epoch, version); }
 
   // Copy thread -> sending threads.
+  std::atomic<int64_t> deadline_ns{0};  // monotonic clock; final when a chunk is ready, 0: there is none
   std::atomic<uint32_t> ready{0};       // sent chunks whose bytes and checksums are final in the slot
   std::atomic<bool> blob_ready{false};  // blob_bytes and blob_crc below are final
   std::atomic<bool> cancelled{false};

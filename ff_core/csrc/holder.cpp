@@ -119,7 +119,8 @@ void HolderLink::wait(const std::function<bool()>& ready, int64_t until_ns) {
 
 bool HolderLink::training_busy() const {
   constexpr uint64_t kInCollective = 1;  // see ff_status_page
-  return options_.page != nullptr && ff_page_load(&options_.page->activity) == kInCollective;
+  if (options_.page != nullptr && ff_page_load(&options_.page->activity) == kInCollective) return true;
+  return options_.collectives->in_flight();
 }
 
 void HolderLink::await_turn() {
@@ -155,6 +156,9 @@ void HolderLink::send_data(FrameHeader frame, const uint8_t* data) {
 void HolderLink::send_version(const Flight& flight) {
   const VersionId id{arena_.layout().rank, flight.epoch, flight.version};
   const SlotView slot(arena_, flight.slot);
+  const auto ready = [&](uint32_t chunks) { return flight.ready.load(std::memory_order_acquire) >= chunks; };
+  // Before there is anything to send, time does not count: not for the deadline, nor for what is learned of the speed.
+  if (arena_.geometry().sent_chunks() > 0) wait([&] { return ready(1); }, INT64_MAX);
   pacer_.begin(arena_.layout().sent_bytes, flight.deadline_ns, monotonic_ns());
   if (flight.journal) {
     send_data(journal_frame(id, flight.journal->data(), flight.journal->size()), flight.journal->data());
@@ -162,9 +166,7 @@ void HolderLink::send_version(const Flight& flight) {
   const BeginBody body = begin_body(arena_);
   send_data(begin_frame(id, body, flight.checksummed), reinterpret_cast<const uint8_t*>(&body));
   for (uint32_t chunk = 0; chunk < arena_.geometry().sent_chunks(); ++chunk) {
-    if (flight.ready.load(std::memory_order_acquire) <= chunk) {
-      wait([&] { return flight.ready.load(std::memory_order_acquire) > chunk; }, INT64_MAX);
-    }
+    if (!ready(chunk + 1)) wait([&] { return ready(chunk + 1); }, INT64_MAX);
     if (!unacknowledged_.empty()) read_acknowledgements();
     send_data(chunk_frame(id, arena_, slot, chunk, flight.checksummed),
               slot.payload() + arena_.geometry().chunk(chunk).offset);
@@ -210,8 +212,9 @@ void HolderLink::handle_frame() {
   count_usage();  // before the version counts as committed
   unacknowledged_.pop_front();
   counters_.ack_wait_ns += static_cast<uint64_t>(now - sent_ns);
-  const bool missed = flight->deadline_ns != 0 && now > flight->deadline_ns;
-  if (flight->deadline_ns != 0) ++counters_.deadlines;
+  const int64_t deadline = flight->deadline_ns;
+  const bool missed = deadline != 0 && now > deadline;
+  if (deadline != 0) ++counters_.deadlines;
   if (missed) ++counters_.deadlines_missed;
   if (unacknowledged_.empty()) pacer_.acknowledged(now, missed);
   inbox_bytes_ -= sizeof frame;

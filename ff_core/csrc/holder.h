@@ -9,6 +9,7 @@
 #include <mutex>
 #include <thread>
 
+#include "collectives.h"
 #include "fd.h"
 #include "flight.h"
 #include "pacer.h"
@@ -34,6 +35,7 @@ struct LinkOptions {
   uint64_t bandwidth_bytes_per_s;
   int64_t stall_ms;
   const ff_status_page* page;  // says what the training thread does; null: nobody knows
+  Collectives* collectives;    // what the device does of it
 };
 
 class HolderLink {

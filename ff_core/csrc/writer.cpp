@@ -28,7 +28,7 @@ Writer::Writer(const ff_writer_options& options)
       checksum_(options.checksum == 1),
       link_options_{options.bandwidth_bytes_per_s,
                     options.stall_timeout_ms == 0 ? kDefaultStallMs : options.stall_timeout_ms,
-                    options.page} {
+                    options.page, &collectives_} {
   copy_thread_ = start_thread("ff-copy", [this] { run_copies(); });
 }
 
@@ -114,7 +114,7 @@ void Writer::begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream 
   if (segments_ == nullptr) raise(FF_EINVAL, "begin: no segments are set");
   auto flight = std::make_shared<Flight>(slot, epoch, version, false, checksum_);
   attach_journal(*flight);
-  if (window_ns_ > 0) flight->deadline_ns = monotonic_ns() + window_ns_;
+  flight->window_ns = window_ns_;
   if (source_ != nullptr) {
     flight->source = source_;
     flight->marks = source_->mark(stream);

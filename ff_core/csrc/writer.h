@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "collectives.h"
 #include "crew.h"
 #include "cuda_device.h"
 #include "device_source.h"
@@ -44,6 +45,7 @@ class Writer final : public LinkOwner {
   void cancel();
   void set_window(uint64_t window_us);
   ff_writer_stats stats();
+  Collectives& collectives() { return collectives_; }
 
   void on_acknowledged(Flight& flight) override;  // these two: from the links' threads
   void on_lost(const Error& error) override;
@@ -80,6 +82,7 @@ class Writer final : public LinkOwner {
   ff_status_page* const page_;
   const Bell notify_;
   const bool checksum_;
+  Collectives collectives_;
   const LinkOptions link_options_;
   Counters counters_;
 
@@ -100,7 +103,7 @@ class Writer final : public LinkOwner {
   int64_t committed_version_ = -1;
   int64_t cancelled_version_ = -1;  // newest of those that the last cancel abandoned
   size_t lost_ = 0;
-  int64_t window_ns_ = 0;  // from begin to the acknowledgement that is in time; 0: as soon as possible
+  int64_t window_ns_ = 0;  // see Flight
   int problem_ = FF_OK;  // why versions in flight cannot commit
   std::string problem_text_;
   bool cancelling_ = false;

@@ -73,6 +73,7 @@ bool Writer::copy(Flight& flight) {
   if (flight.source != nullptr) return copy_from_device(flight);
   const Geometry& geometry = arena_.geometry();
   const SlotView slot(arena_, flight.slot);
+  flight.start_window(monotonic_ns());
   for (uint32_t chunk = 0; chunk < geometry.chunks(); ++chunk) {
     const Range range = geometry.chunk(chunk);
     const int64_t start = monotonic_ns();

@@ -111,8 +111,8 @@ bool Writer::copy_from_device(Flight& flight) {
   int64_t start = 0;  // about the step's end: before it the device has nothing to copy
   size_t landed = 0;
   const auto land = [&] {
+    if (start == 0) flight.start_window(start = monotonic_ns());
     landing.land(static_cast<uint32_t>(++landed));
-    if (start == 0) start = monotonic_ns();
   };
   const DeviceSource::Pace pace{flight.cancelled, flight.urgent,
                                 [&](size_t enqueued) {
@@ -167,8 +167,10 @@ std::shared_ptr<DeviceSource> Writer::open_source(const SegmentMap& segments) {
   if (segments.device() < 0) return nullptr;
   if (device_arena_ == nullptr || device_arena_->index() != segments.device()) {
     auto device = open_cuda_device(segments.device());
+    collectives_.set_device(nullptr);
     device_arena_.reset();  // a slot is registered once
     device_arena_ = std::make_shared<DeviceArena>(std::move(device), segments.device(), arena_);
+    collectives_.set_device(device_arena_);
   }
   if (crew_ == nullptr) crew_ = std::make_unique<Crew>("ff-check", crew_size());
   return std::make_shared<DeviceSource>(device_arena_, segments.segments());

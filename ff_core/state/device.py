@@ -25,6 +25,35 @@ def step_stream(device: torch.device | None) -> int:
     return stream
 
 
+class DeviceClock:
+    """`ff_core.pacing.Clock` of the current stream of `device`: a moment is when the device comes to it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def now(self) -> torch.cuda.Event:
+        """See Clock; an event on the current stream."""
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
+        """See Clock."""
+        return start.elapsed_time(end) / 1000 if end.query() else None
+
+
+def captured(device: torch.device | None) -> bool:
+    """Whether the current stream of `device` records a CUDA graph: what it is given now does not run now."""
+    if device is None:
+        return False
+    import torch
+
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_current_stream_capturing())
+
+
 def wait_for_stream(device: torch.device | None) -> None:
     """Until what the current stream of `device` was given has run; at once without a device. A collective that can
     complete no more holds it up until its communicator is aborted."""

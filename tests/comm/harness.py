@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from ff_core.comm import GroupRegistry, install
+from ff_core.comm.host import Collective
 from ff_core.errors import FailoverInterrupt
 
 DEADLINE_S = 180  # for anything that would otherwise hang
@@ -42,6 +43,7 @@ class Host:
         self.entered = 0
         self.left = 0
         self.connections = 0
+        self.begins: Callable[[], Collective | None] = lambda: None
 
     def connect_store(self, timeout_s: float = 300.0) -> dist.Store:
         self.connections += 1
@@ -63,6 +65,9 @@ class Host:
 
     def leave(self) -> None:
         self.left += 1
+
+    def collective_begins(self) -> Collective | None:
+        return self.begins()
 
 
 class Worker:

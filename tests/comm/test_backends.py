@@ -63,9 +63,12 @@ class Sync:
     """As a group of NCCL's, whose operations are waited for when they return, and which then gives no handle out."""
 
     _run, _end_coalescing = SwappableGroup._run, SwappableGroup._end_coalescing
+    _waits, _follow, name = SwappableGroup._waits, SwappableGroup._follow, SwappableGroup.name
+    _followed = None
 
     def __init__(self) -> None:
-        self.registry = SimpleNamespace(journal=Journal(record=True), host=None)
+        host = SimpleNamespace(collective_begins=lambda: None)
+        self.registry = SimpleNamespace(journal=Journal(record=True), host=host)
         self.spec = SimpleNamespace(key="world", devices=NCCL)
         self._coalesced: list[Any] | None = None
 

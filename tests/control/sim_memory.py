@@ -16,7 +16,6 @@ from typing import Any
 from ff_core.copy.arena import ArenaLayout, SlotInfo, SlotState
 from ff_core.copy.stamps import stamp
 from ff_core.errors import CorruptSlotError
-from ff_core.pacing import CopyWindow
 from ff_core.replicator import Replicator
 
 History = tuple[int, ...]  # the epochs in which the iterations were made that led to a version: its lineage
@@ -174,9 +173,6 @@ class SimWriter:
         flight.stage = dict.fromkeys(range(len(self.links)), 0)
         self.flights.append(flight)
 
-    def set_window(self, seconds: float) -> None:
-        assert seconds == 0.0, "pacing is off"
-
     def begin(self, slot: int, epoch: int, version: int, stream: int) -> None:
         self._launch(Flight(slot, epoch, version))
         self.arena.begin(slot, epoch, version)
@@ -277,7 +273,7 @@ class SimReplicator(Replicator):
         self.newest = self._newest_slot = -1
         self._epoch = 0
         self._blobs = {}
-        self._pacing, self.window = False, CopyWindow()
+        self._window = None
         self._device = None
         self.sim = writer
 

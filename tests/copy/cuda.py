@@ -4,6 +4,8 @@ dynamic loader finds first."""
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import POINTER, byref, c_int, c_size_t, c_ubyte, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
@@ -55,6 +57,41 @@ class Cuda:
         data = ctypes.string_at(memory, size)
         self._call("cuMemFreeHost", memory)
         return data
+
+    def hold(self, stream: int) -> Callable[[], None]:
+        """The stream stands still from here on, until the result is called."""
+        if hasattr(self.lib, "ff_standin_hold"):
+            self.lib.ff_standin_hold.restype = c_void_p
+            held = c_void_p(self.lib.ff_standin_hold(c_void_p(stream)))
+            return lambda: self.lib.ff_standin_let_go(held)
+        flag = c_void_p()
+        self._call("cuMemHostAlloc", byref(flag), c_size_t(4), c_uint(0))
+        assert flag.value
+        word = c_uint.from_address(flag.value)
+        word.value = 0
+        self._call("cuStreamWaitValue32_v2", c_void_p(stream), c_ulonglong(flag.value), c_uint(1), c_uint(0))
+
+        def let_go() -> None:
+            word.value = 1
+            self.synchronize(stream)
+            self._call("cuMemFreeHost", flag)
+
+        return let_go
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Within: a CUDA graph is captured in the mode that forbids much to every thread; it must come to be."""
+        if hasattr(self.lib, "ff_standin_capture"):
+            before = self.lib.ff_standin_capture(c_int(1))
+            yield
+            assert self.lib.ff_standin_capture(c_int(0)) == before, "a call was refused during the capture"
+            return
+        stream, graph = self.stream(), c_void_p()
+        self._call("cuStreamBeginCapture_v2", c_void_p(stream), c_int(0))
+        yield
+        self._call("cuStreamEndCapture", c_void_p(stream), byref(graph))
+        self._call("cuGraphDestroy", graph)
+        self._call("cuStreamDestroy_v2", c_void_p(stream))
 
     def waiting_downloads(self) -> int | None:
         """Bytes that are still to be downloaded of what has been asked for; None on a real driver."""

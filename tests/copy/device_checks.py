@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -16,6 +17,7 @@ from ff_core.copy.arena import Arena, ArenaLayout, Segment
 from ff_core.copy.binding import CopyCancelled
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError
+from tests.copy import device_pacing
 from tests.copy.cuda import Cuda
 from tests.copy.rig import Live, eventually
 
@@ -261,9 +263,26 @@ def failing() -> None:
     rig.close()
 
 
-CHECKS = {
+def graph_capture() -> None:
+    """What the engine does while the script captures a CUDA graph neither fails nor spoils the capture."""
+    rig = DeviceRig(16)
+    rig.cuda.fill(rig.base, 3, rig.size, rig.stream)
+    for version in range(2):  # the first one pins slots
+        with rig.cuda.capturing():
+            rig.writer.begin(version % 2, 1, version, rig.stream)
+            rig.writer.seal(version, b"")
+            rig.writer.fence(version, rig.stream, 60)
+            rig.complete(version % 2, 1, version)
+    assert rig.payload(0) == rig.payload(1) == rig.expected(b"\3" * rig.size)
+    rig.close()
+
+
+CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
-    for check in (round_trip, ordering, fence_is_needed, few_pieces_ahead, cancel, corrupt, reopened, failing)
+    for check in (
+        *(round_trip, ordering, fence_is_needed, few_pieces_ahead, cancel, corrupt, reopened, graph_capture, failing),
+        *(device_pacing.collectives, device_pacing.window_starts_with_the_step),
+    )
 }
 
 if __name__ == "__main__":

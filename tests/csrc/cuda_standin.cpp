@@ -25,7 +25,8 @@
 namespace {
 
 constexpr int kSuccess = 0, kInvalidValue = 1, kInvalidContext = 201, kAlreadyRegistered = 712, kNotRegistered = 713,
-              kNotReady = 600, kUnknown = 999;
+              kNotReady = 600, kCaptureUnsupported = 900, kUnknown = 999;
+constexpr int kRelaxed = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED
 
 struct Mark {
   std::mutex mutex;
@@ -117,6 +118,9 @@ Machine& machine() {
 }
 
 thread_local int current = 0;  // depth of the context stack
+thread_local int capture_mode = 0;  // CU_STREAM_CAPTURE_MODE_GLOBAL
+std::atomic<bool> capturing{false};  // somebody captures in that mode, and ...
+std::atomic<int> refused{0};         // ... so many calls that nothing orders were refused meanwhile
 
 bool fails(const char* name) {
   const char* text = std::getenv("FF_STANDIN_FAIL");
@@ -182,8 +186,13 @@ void run_gather(const ff::GatherTile* tiles, uint32_t count, char* staging) {
 
 }  // namespace
 
-#define NEED_CONTEXT(name)                \
-  if (current == 0) return kInvalidContext; \
+// Which calls a capture forbids is the driver's secret; the stand-in forbids all.
+#define NEED_CONTEXT(name)                      \
+  if (current == 0) return kInvalidContext;     \
+  if (capturing && capture_mode != kRelaxed) {  \
+    ++refused;                                  \
+    return kCaptureUnsupported;                 \
+  }                                             \
   if (fails(name)) return kUnknown
 
 std::atomic<uint64_t> waiting_downloads{0};  // bytes of those enqueued and not done
@@ -230,6 +239,10 @@ int cuCtxPushCurrent_v2(void*) {
 }
 int cuCtxPopCurrent_v2(void**) {
   --current;
+  return kSuccess;
+}
+int cuThreadExchangeStreamCaptureMode(int* mode) {
+  std::swap(*mode, capture_mode);
   return kSuccess;
 }
 int cuCtxSynchronize() {
@@ -398,6 +411,21 @@ int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsi
   auto* const staging = *static_cast<char**>(parameters[2]);
   of(stream).push([=] { run_gather(tiles, count, staging); });
   return kSuccess;
+}
+// A stream that stands still from here on until it is let go.
+void* ff_standin_hold(void* stream) {
+  auto* const mark = new std::shared_ptr<Mark>(std::make_shared<Mark>());
+  of(stream).push([held = *mark] { held->await(); });
+  return mark;
+}
+void ff_standin_let_go(void* held) {
+  const std::unique_ptr<std::shared_ptr<Mark>> mark(static_cast<std::shared_ptr<Mark>*>(held));
+  (*mark)->finish();
+}
+// Somebody captures a graph from now on, or no more. Returns how many calls were refused because of that so far.
+int ff_standin_capture(int on) {
+  capturing = on != 0;
+  return refused;
 }
 uint64_t ff_standin_waiting_downloads() { return waiting_downloads; }
 // How much is left: contexts, streams, device allocations, pinned ranges. For leak checks.

@@ -124,6 +124,64 @@ void cancel(Random& random) {
   }
 }
 
+// Paced, to a holder, while two threads launch collectives on streams of the device, and a halt ends each epoch.
+void paced(Random& random) {
+  Setup s(random);
+  void* nccl = nullptr;
+  OK(cuStreamCreateWithPriority(&nccl, 1, 0));
+  ArenaMemory holder({7, 2, kSent, 0, 4096, 4096, kChunk});
+  ff_receiver* receiver = nullptr;
+  OK(ff_receiver_open(-1, &receiver));
+  std::atomic<bool> over{false};
+  const auto launch = [&](void* begun_on, void* ended_on, uint64_t seed) {
+    Random own(seed);
+    void* context;
+    OK(cuDevicePrimaryCtxRetain(&context, 0));
+    OK(cuCtxPushCurrent_v2(context));
+    while (!over) {
+      uint64_t ticket;
+      OK(ff_writer_collective_begin(s.writer, begun_on, &ticket));
+      CHECK(ticket != 0);
+      sleep_us(own.below(200));
+      OK(own.below(4) == 0 ? ff_writer_collective_forget(s.writer, ticket)
+                           : ff_writer_collective_end(s.writer, ticket, ended_on));
+    }
+  };
+  std::thread forward([&] { launch(s.stream, s.stream, 1); });
+  std::thread backward([&] { launch(s.stream, nccl, 2); });
+  uint64_t yielded = 0;
+  for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
+    const Pair pair = connect_pair(true);
+    OK(ff_receiver_attach(receiver, &pair.far, 1, holder.base, holder.bytes, epoch, nullptr));
+    OK(ff_writer_add_holder(s.writer, &pair.near, 1));
+    for (int64_t v = 0; v < 10; ++v) {
+      if (v >= 2) eventually([&] { return ff_page_load(&s.page.committed) >= stamp_of(epoch, v - 2); });
+      OK(ff_writer_set_window(s.writer, v < 4 ? 0 : 20000 + random.below(20000)));
+      s.step(static_cast<uint8_t>(v + 1));
+      OK(ff_writer_begin_on(s.writer, v % 2, epoch, v, s.stream));
+      OK(ff_writer_seal(s.writer, v, "s", 1));
+      OK(ff_writer_fence_stream(s.writer, v, s.stream, 60000));
+    }
+    if (epoch == 2) sleep_us(random.below(20000));  // the halt comes while versions are on their way
+    else eventually([&] { return ff_page_load(&s.page.committed) >= stamp_of(epoch, 9); });
+    ff_writer_stats stats;
+    OK(ff_writer_stats_get(s.writer, &stats));
+    yielded = stats.yielded_ns;
+    OK(ff_writer_cancel(s.writer));
+    OK(ff_receiver_fence(receiver, epoch + 1));
+    OK(ff_writer_set_segments(s.writer, s.segments.data(), s.segments.size()));
+  }
+  CHECK(yielded > 0);
+  CHECK(holder.find(3, 9) >= 0);
+  OK(ff_slot_verify(holder.base, static_cast<uint32_t>(holder.find(3, 9))));
+  over = true;
+  forward.join();
+  backward.join();
+  OK(ff_receiver_close(receiver));
+  OK(cuStreamSynchronize(nccl));
+  OK(cuStreamDestroy_v2(nccl));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -135,6 +193,8 @@ int main(int argc, char** argv) {
       steady(random);
     } else if (name == "cancel") {
       cancel(random);
+    } else if (name == "paced") {
+      paced(random);
     } else {
       return 2;
     }

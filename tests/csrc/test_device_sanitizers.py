@@ -29,7 +29,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("scenario", ["steady", "cancel"])
+@pytest.mark.parametrize("scenario", ["steady", "cancel", "paced"])
 def test_device_stress(program: list[str], scenario: str) -> None:
     environment = {
         **os.environ,

@@ -112,8 +112,11 @@ def test_a_lost_node_comes_back_from_its_neighbours_memory(tmp_path: Path) -> No
         wait_for(out, committed(5))
         os.kill(agent_pid(out, 1), signal.SIGKILL)
 
+    config = tmp_path / "ff.json"
+    config.write_text('{"pacing": true}')  # the NCCL groups' collectives are followed by events
     wanted = toy_reference(tmp_path / "reference", 4, *SHARED)
-    job = fftrain(tmp_path, toy(tmp_path, STEPS, *SHARED), "--emulate-nodes", "2", meanwhile=kill_agent)
+    script = toy(tmp_path, STEPS, *SHARED)
+    job = fftrain(tmp_path, script, "--emulate-nodes", "2", "--ff-config", str(config), meanwhile=kill_agent)
     assert_same_toy(job, wanted)
     assert job.of("failover")[0]["newcomers"] == [2, 3]
 

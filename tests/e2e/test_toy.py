@@ -172,6 +172,21 @@ def test_relaxed_and_sparse(tmp_path: Path, uninterrupted: Job) -> None:
     assert all(event["v_star"] % 3 == 0 for event in job.of("failover"))
 
 
+def test_paced(tmp_path: Path, uninterrupted: Job) -> None:
+    """Versions are sent slowly on purpose: deaths while one is on its way change nothing."""
+    config = tmp_path / "ff.json"
+    config.write_text('{"pacing": true}')
+    kills = ("kill rank=2 iteration=15 at=copying", "kill rank=0 iteration=19 at=backward")
+    options = [word for kill in kills for word in ("--inject", kill)]
+    script = toy(tmp_path, 24, "--pause", "0.05")
+    job = fftrain(tmp_path, script, *NODES, "--spares", "1", "--ff-config", str(config), *options)
+    assert_same(job, uninterrupted)
+    survivors = [event for event in job.of("rank_stats") if event["rank"] in (1, 3)]
+    assert len(survivors) == 2
+    for event in survivors:  # the first versions are sent at once, for the speed and the time there is to be learned
+        assert 0 < event["deadlines"] < event["versions"] and event["paced_s"] > 0
+
+
 def test_a_frozen_rank_is_replaced(tmp_path: Path, uninterrupted: Job) -> None:
     (tmp_path / "ff.json").write_text('{"enabled": true, "hang_timeout_s": 3.0}')
 

@@ -1,0 +1,130 @@
+"""Checks of pacing where tensors and collectives are on a CUDA device; device_checks.py runs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ff_core.activity import ACTIVITY_COLLECTIVE
+from tests.copy.cuda import Cuda
+from tests.copy.rig import Rig, eventually
+
+SIZE = 3_000_000
+
+
+class PacedRig(Rig):
+    """A rank whose tensors are on the device, with one holder; its writer knows how fast it can be."""
+
+    def __init__(self) -> None:
+        super().__init__(sent=SIZE, local=0)
+        self.cuda = Cuda()
+        self.step, self.nccl = self.cuda.stream(), self.cuda.stream()
+        self.base = self.cuda.allocate(SIZE)
+        self.writer.set_segments([(self.base, SIZE, 0, 0)])
+        self.connect(1)
+        self.next = 0
+        self.window = 0.0
+        self.at_full_speed(4)
+
+    def at_full_speed(self, versions: int) -> None:
+        """So many, from which the writer learns; the next one is paced."""
+        self.writer.set_window(0.0)
+        for _ in range(versions):
+            self.begin()
+            self.commit()
+        self.writer.set_window(self.window)
+
+    def begin(self) -> None:
+        self.cuda.fill(self.base, self.next, SIZE, self.step)
+        self.writer.begin(self.next % 2, 1, self.next, self.step)
+        self.writer.seal(self.next, b"")
+
+    def commit(self) -> None:
+        eventually(lambda: self.committed(1, self.next), f"commit of {self.next}")
+        slot = self.holders[0].find(1, self.next)
+        assert slot is not None and self.restored(self.holders[0], slot) == bytes([self.next]) * SIZE
+        self.next += 1
+
+    def yielded(self) -> int:
+        return self.writer.stats().yielded_ns
+
+    def close(self) -> None:
+        self.writer.close()
+        for stream in (self.step, self.nccl):
+            self.cuda.synchronize(stream)
+        self.cuda.free(self.base)
+
+
+def _version(rig: PacedRig, let_go: Callable[[], None] | None, yields: bool) -> None:
+    """One version; whether it yields, which it can only do before `let_go` is called."""
+    rig.at_full_speed(1)  # had the one before missed its deadline, this one would not be paced
+    before = rig.yielded()
+    rig.begin()
+    if yields:
+        eventually(lambda: rig.yielded() > before, "yielding")
+        assert not rig.committed(1, rig.next)
+    if let_go is not None and yields:
+        let_go()
+    rig.commit()
+    if let_go is not None and not yields:
+        let_go()
+    assert yields or rig.yielded() == before
+
+
+def collectives() -> None:
+    """Sending yields while a collective is in flight on the device: not before its stream has come to it, not after its
+    end, nor for one that was forgotten."""
+    with PacedRig() as rig:
+        writer, cuda = rig.writer, rig.cuda
+        rig.window = 1.0
+        _version(rig, None, yields=False)
+
+        let_go = cuda.hold(rig.nccl)  # the stream has other things to do first
+        ticket = writer.collective_begin(rig.nccl)
+        writer.collective_end(ticket, rig.nccl)
+        _version(rig, let_go, yields=False)
+        cuda.synchronize(rig.nccl)
+        _version(rig, None, yields=False)
+
+        ticket = writer.collective_begin(rig.nccl)
+        let_go = cuda.hold(rig.nccl)
+        writer.collective_end(ticket, rig.nccl)
+        later = writer.collective_begin(rig.nccl)
+        writer.collective_end(later, rig.nccl)
+        cuda.fill(rig.base, 0, 1, rig.nccl)  # the step's stream is not held up
+        _version(rig, let_go, yields=True)
+        cuda.synchronize(rig.nccl)
+        _version(rig, None, yields=False)
+
+        ticket = writer.collective_begin(rig.step)  # it runs on a stream of its own, and nobody waits for it yet
+        cuda.synchronize(rig.step)
+        _version(rig, lambda: writer.collective_end(ticket, rig.nccl), yields=True)
+        cuda.synchronize(rig.nccl)
+        writer.collective_end(ticket, rig.nccl)  # a second time: nothing
+        writer.collective_forget(ticket)
+        _version(rig, None, yields=False)
+
+        ticket = writer.collective_begin(rig.step)
+        writer.collective_forget(ticket)
+        _version(rig, None, yields=False)
+        for _ in range(5000):  # a script that never waits for its own
+            writer.collective_begin(rig.nccl)
+        writer.cancel()  # a halt: they were aborted
+        rig.connect(2)
+        rig.close()
+
+
+def window_starts_with_the_step() -> None:
+    """The time that a version may take counts from when the step has run: a device far behind its launches makes no
+    deadline pass."""
+    with PacedRig() as rig:
+        rig.writer.set_window(3.0)
+        rig.page.store("activity", ACTIVITY_COLLECTIVE)
+        let_go = rig.cuda.hold(rig.step)
+        before = rig.yielded()
+        rig.begin()
+        time.sleep(3.2)
+        let_go()
+        rig.commit()
+        assert rig.yielded() > before, "the deadline had passed when the step was over"
+        rig.close()
