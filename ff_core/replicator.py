@@ -28,7 +28,7 @@ _CONNECT_S = 30.0
 
 
 class Replicator:
-    """Not thread-safe but for `cancel`, which the watchdog may call at any time."""
+    """Not thread-safe but for `cancel`, which the watchdog may call at any time, and `collective_begins`."""
 
     def __init__(
         self,

@@ -18,8 +18,8 @@ from ff_core.errors import UnsupportedError
 
 from . import compat, nccl, waiting
 from .cell import Cell
+from .coalescing import Block, forget_torchs
 from .host import ACTIVITY_COLLECTIVE, Collective
-from .journal import Entry
 from .solo import SoloGroup, flatten
 from .spec import GroupSpec
 from .work import SwappableWork, Waits
@@ -48,8 +48,7 @@ class SwappableGroup(dist.ProcessGroup):
         self.closed = False
         self.deferred = False  # regroup() does not wait for it: other members may not have it
         self.pending: Batch | None = None  # of a deferred group, in the background
-        self._coalesced: list[Entry] | None = None
-        self._followed: Collective | None = None  # all that is coalesced
+        self._block: Block | None = None
         compat.register_guard(self, list(spec.devices))
 
     # ---- identity -----------------------------------------------------------------------------------------------
@@ -104,7 +103,8 @@ class SwappableGroup(dist.ProcessGroup):
     # ---- operations ---------------------------------------------------------------------------------------------
 
     def _run(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        cell = self.live()
+        block = self._block
+        cell = self.live() if block is None else block.cell
         inner, entry = cell.inner, None
         if self.registry.journal.active or isinstance(inner, SoloGroup):
             values = (*args, *kwargs.values())
@@ -114,13 +114,17 @@ class SwappableGroup(dist.ProcessGroup):
                 work = inner.run(op, values[0] if outputs else [], values[1:])
                 return entry.replay(outputs, work) if entry is not None else work
         waits = self._waits(op, (*args, *kwargs.values()))
-        followed = self._follow() if waits is Waits.INNER and self._coalesced is None else None
-        work = self._call(cell, op, args, kwargs)
+        followed = self._follow() if waits is Waits.INNER and block is None else None
+        try:
+            work = self._call(cell, op, args, kwargs)
+        except BaseException:
+            self.leave_block()
+            raise
         if work is None:  # NCCL: in a coalesced block, or waited for already, by the current stream
             if followed is not None:
                 followed.end()
-            if entry is not None and self._coalesced is not None:
-                self._coalesced.append(entry)
+            if entry is not None and block is not None:
+                block.entries.append(entry)
             elif entry is not None:
                 entry.capture(None)
             return None
@@ -173,28 +177,32 @@ class SwappableGroup(dist.ProcessGroup):
 
     def _start_coalescing(self, device: torch.device) -> None:
         cell = self.live()
-        self._coalesced = []
-        self._followed = self._follow() if self._waits("barrier", ()) is Waits.INNER else None
+        followed = self._follow() if self._waits("barrier", ()) is Waits.INNER else None
         if isinstance(cell.inner, dist.ProcessGroup):
             self._call(cell, "_start_coalescing", (device,), {})
+        self._block = Block(cell, device, followed)
 
     def _end_coalescing(self, device: torch.device) -> Any:
-        cell, entries = self.live(), self._coalesced or []
-        followed, self._coalesced, self._followed = self._followed, None, None
-        if isinstance(cell.inner, SoloGroup):
+        block, self._block = self._block, None
+        if block is None:
+            raise self.registry.interrupt() if self.registry.over else RuntimeError("nothing is being coalesced")
+        if isinstance(block.cell.inner, SoloGroup):
             return None
-        work = self._call(cell, "_end_coalescing", (device,), {})
-
-        def capture(_: Any) -> None:
-            for entry in entries:
-                entry.capture(None)
-
+        work = self._call(block.cell, "_end_coalescing", (device,), {})
         if work is None:  # as in _run
-            capture(None)
-            if followed is not None:
-                followed.end()
+            block.capture()
+            if block.followed is not None:
+                block.followed.end()
             return None
-        return SwappableWork(cell, work, capture, waits=self._waits("barrier", ()), collective=followed)
+        waits = self._waits("barrier", ())
+        return SwappableWork(block.cell, work, block.capture, waits=waits, collective=block.followed)
+
+    def leave_block(self) -> None:
+        """Coalesces no more, whatever was begun: an operation failed, or the generation is over."""
+        block, self._block = self._block, None
+        if block is not None:
+            block.abandon()
+            forget_torchs(self)
 
     # ---- settings, which every later generation gets too --------------------------------------------------------
 

@@ -24,6 +24,7 @@ from .builder import Batch, Builder, Built
 from .cell import Cell
 from .client import StoreClient
 from .closing import Closer
+from .coalescing import forget_torchs
 from .group import SwappableGroup
 from .journal import Journal
 from .late import LateGroups
@@ -235,6 +236,8 @@ class GroupRegistry:
         if group.pending is not None:
             group.pending.abandon()
             group.pending = None
+        group.leave_block()
+        forget_torchs(group)
         cell, group.cell = group.cell, None
         inner = cell.release() if cell is not None else None
         if inner is not None:

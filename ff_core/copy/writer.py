@@ -87,7 +87,7 @@ class Writer:
     @property
     def is_open(self) -> bool:
         """Neither closed nor a forked child's copy."""
-        return self._handle is not None and os.getpid() == self._pid
+        return self._handle is not None and self._closer.alive and os.getpid() == self._pid
 
     def _open(self) -> int:
         if self._handle is None:

@@ -34,11 +34,12 @@ class Collectives {
   Ticket begin(DeviceStream stream);              // one comes next, behind what is on the stream
   void end(Ticket ticket, DeviceStream stream);   // it is behind what is on the stream now; a ticket used up: nothing
   void forget(Ticket ticket);                     // it is over, or nobody will ever know when
+  void forget_all();
   // A device that fails has none in flight: who wants to send what is in the slots shall do so.
   bool in_flight() noexcept;
 
  private:
-  enum class State { kOpen, kEnding, kOver };  // kEnding: `over` is recorded
+  enum class State { kOpen, kEnding, kOver };  // kEnding: `over` is recorded, or about to be
   struct Followed {
     Ticket ticket;
     std::unique_ptr<OwnedEvent> begun, over;
@@ -48,15 +49,17 @@ class Collectives {
 
   // A script that never waits for its collectives, or a device far behind its launches: only the newest count.
   static constexpr size_t kMost = 4096;
+  static constexpr int kDropped = 64;  // at a time: each asks the driver
 
   // All under mutex_.
   void clear() noexcept;
-  Followed* find_open(Ticket ticket);
+  Followed* find(Ticket ticket);
   void drop_oldest(Queue& queue);
   void drop_ended(Queue& queue);
   std::unique_ptr<OwnedEvent> event();
+  void keep(std::unique_ptr<OwnedEvent> event);
 
-  std::mutex mutex_;  // taken last
+  std::mutex mutex_;  // taken last; nothing is recorded under it, for a full queue of the device makes that wait
   std::shared_ptr<DeviceArena> arena_;  // the events below die before their device
   std::vector<std::unique_ptr<OwnedEvent>> spare_;
   std::map<DeviceStream, Queue> queues_;

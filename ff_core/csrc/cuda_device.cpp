@@ -68,6 +68,7 @@ class CudaDevice final : public Device {
     return stream;
   }
   void destroy_stream(DeviceStream stream) noexcept override {
+    const TryCurrent current(driver_, context_);
     driver_.stream_destroy(stream);
   }
   DeviceEvent create_event(bool awaited) override {
@@ -78,6 +79,7 @@ class CudaDevice final : public Device {
     return event;
   }
   void destroy_event(DeviceEvent event) noexcept override {
+    const TryCurrent current(driver_, context_);
     driver_.event_destroy(event);
   }
   void record(DeviceEvent event, DeviceStream stream) override {

@@ -27,8 +27,9 @@ struct Flight {
   std::shared_ptr<const DeviceMarks> marks;
   // The copy thread has found something to copy: on a device not before the step has run there.
   void start_window(int64_t now_ns) {
-    if (window_ns > 0) deadline_ns.store(now_ns + window_ns, std::memory_order_relaxed);
+    if (awaits_window()) deadline_ns.store(now_ns + window_ns, std::memory_order_relaxed);
   }
+  bool awaits_window() const { return window_ns > 0 && deadline_ns.load(std::memory_order_relaxed) == 0; }
   uint64_t stamp() const { return make_stamp(epoch, version); }
 
   // Copy thread -> sending threads.

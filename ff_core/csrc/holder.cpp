@@ -125,7 +125,7 @@ bool HolderLink::training_busy() const {
 
 void HolderLink::await_turn() {
   for (int64_t now = monotonic_ns();;) {
-    const Pacer::Verdict verdict = pacer_.ask(now, training_busy());
+    const Pacer::Verdict verdict = pacer_.ask(now, [this] { return training_busy(); });
     if (verdict.why == Pacer::Why::kGo) return;
     wait([] { return false; }, verdict.until_ns);
     const int64_t after = monotonic_ns();

@@ -41,12 +41,14 @@ class Pacer {
     next_even_ = now;
   }
 
-  Verdict ask(int64_t now, bool training_busy) const {
+  // training_busy(): asked only if it matters.
+  template <class Busy>
+  Verdict ask(int64_t now, Busy&& training_busy) const {
     if (now < next_allowed_) return {Why::kLimit, next_allowed_};
     if (deadline_ == 0 || left_ == 0) return {Why::kGo, now};
     const int64_t danger = deadline_ - 2 * need(left_);
     if (now >= danger) return {Why::kGo, now};
-    if (training_busy) return {Why::kYield, std::min(now + kLook, danger)};
+    if (training_busy()) return {Why::kYield, std::min(now + kLook, danger)};
     if (now < next_even_) return {Why::kPace, std::min(next_even_, danger)};
     return {Why::kGo, now};
   }

@@ -73,12 +73,14 @@ class Aftermath {
   DeviceSource& source_;
 };
 
-// Host tensors and holes. False: cancelled.
-bool copy_host_pieces(const DevicePlan& plan, uint8_t* payload, const std::atomic<bool>& cancelled) {
+// Host tensors and holes. False: cancelled. look(): called every now and then.
+template <class Look>
+bool copy_host_pieces(const DevicePlan& plan, uint8_t* payload, const std::atomic<bool>& cancelled, Look&& look) {
   constexpr uint64_t kBlock = 1 << 20;  // between two looks at the flag
   for (const HostPiece& piece : plan.host_pieces()) {
     for (uint64_t at = 0; at < piece.bytes; at += kBlock) {
       if (cancelled.load(std::memory_order_relaxed)) return false;
+      look();
       const uint64_t bytes = std::min(kBlock, piece.bytes - at);
       uint8_t* const to = payload + piece.offset + at;
       if (piece.source == nullptr) {
@@ -100,7 +102,10 @@ bool Writer::copy_from_device(Flight& flight) {
   const DevicePlan& plan = source.plan();
   Landing landing(geometry.chunks());
   const Aftermath aftermath(landing, *crew_, source);
-  if (!copy_host_pieces(plan, slot.payload(), flight.cancelled)) return false;
+  const auto look = [&] {
+    if (flight.awaits_window() && flight.marks->device().passed(flight.marks->begun())) flight.start_window(monotonic_ns());
+  };
+  if (!copy_host_pieces(plan, slot.payload(), flight.cancelled, look)) return false;
   crew_->start(geometry.chunks(), [&](uint32_t chunk, unsigned) {
     if (!landing.await(plan.group_of(chunk))) return;
     const Range range = geometry.chunk(chunk);
@@ -111,11 +116,12 @@ bool Writer::copy_from_device(Flight& flight) {
   int64_t start = 0;  // about the step's end: before it the device has nothing to copy
   size_t landed = 0;
   const auto land = [&] {
-    if (start == 0) flight.start_window(start = monotonic_ns());
+    if (start == 0) flight.start_window(start = monotonic_ns());  // unless it had started: see look
     landing.land(static_cast<uint32_t>(++landed));
   };
   const DeviceSource::Pace pace{flight.cancelled, flight.urgent,
                                 [&](size_t enqueued) {
+                                  look();
                                   while (landed < enqueued && source.group_landed(landed)) land();
                                 },
                                 [&](std::chrono::microseconds time) {

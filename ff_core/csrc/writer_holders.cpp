@@ -78,6 +78,7 @@ void Writer::cancel() {
     changed_.notify_all();
   }
   for (auto& link : links) link->stop();
+  collectives_.forget_all();  // a halt's: they are aborted, and their handles may live on in a traceback
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] { return !busy_; });
   // Links that the copy thread rang in the meantime are gone from its sight: they were swapped out under mutex_.

@@ -41,7 +41,9 @@ class DeviceClock:
 
     def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
         """See Clock."""
-        return start.elapsed_time(end) / 1000 if end.query() else None
+        if not (start.query() and end.query()):
+            return None
+        return max(0.0, start.elapsed_time(end) / 1000)  # two streams, if the script changed them in between
 
 
 def captured(device: torch.device | None) -> bool:

@@ -64,13 +64,13 @@ class Sync:
 
     _run, _end_coalescing = SwappableGroup._run, SwappableGroup._end_coalescing
     _waits, _follow, name = SwappableGroup._waits, SwappableGroup._follow, SwappableGroup.name
-    _followed = None
+    _start_coalescing = SwappableGroup._start_coalescing
 
     def __init__(self) -> None:
         host = SimpleNamespace(collective_begins=lambda: None)
         self.registry = SimpleNamespace(journal=Journal(record=True), host=host)
         self.spec = SimpleNamespace(key="world", devices=NCCL)
-        self._coalesced: list[Any] | None = None
+        self._block: Any = None
 
     def live(self) -> Any:
         return SimpleNamespace(inner=None)
@@ -84,7 +84,8 @@ class Sync:
 def test_what_torch_has_waited_for_itself_is_in_the_journal(coalesced: bool) -> None:
     """With a value of 0 in its place a replacement would take another way through the script."""
     group: Any = Sync()
-    group._coalesced = [] if coalesced else None
+    if coalesced:
+        group._start_coalescing(torch.device("cuda"))
     assert group._run("broadcast", ([torch.zeros(3)], None), {}) is None
     if coalesced:
         group._end_coalescing(torch.device("cuda"))

@@ -15,7 +15,7 @@ from ff_core.comm.cell import Cell
 from ff_core.comm.group import SwappableGroup
 from ff_core.comm.journal import Journal
 from ff_core.errors import FailoverInterrupt
-from tests.comm.harness import Worker, run
+from tests.comm.harness import Job, Worker
 
 
 class Followed:
@@ -64,8 +64,8 @@ def as_if_nccl(worker: Worker) -> list[str]:
     gc.collect()
     log.append("halted")
     work = dist.all_reduce(value, async_op=True)
-    worker.host.announced = 1
-    worker.registry.halt(1)
+    worker.say("ready")
+    worker.wait_for("halt:1")
     worker.registry.drop()
     with pytest.raises(FailoverInterrupt):
         work.wait()
@@ -73,7 +73,12 @@ def as_if_nccl(worker: Worker) -> list[str]:
 
 
 def test_handles_end_what_they_wait_for() -> None:
-    for log in run(2, as_if_nccl):
+    with Job(2) as job:
+        job.start_all(as_if_nccl)
+        job.hear("ready")
+        job.halt(1)
+        logs = job.results()
+    for log in logs:
         assert log == [
             *("sync", "begin 0", "end 0"),
             *("waited for twice", "begin 1", "launched", "end 1"),
@@ -101,12 +106,12 @@ def group_over(inner: Inner) -> Any:
     registry = SimpleNamespace(
         journal=Journal(record=False), host=SimpleNamespace(collective_begins=lambda: Followed(inner.log)), over=False
     )
-    group: Any = SimpleNamespace(registry=registry, _coalesced=None, _followed=None)
+    group: Any = SimpleNamespace(registry=registry, _block=None)
     group.spec = SimpleNamespace(devices={"cuda": "nccl"}, key="world", timeout=None)
     cell = Cell(registry, None, None, 0)  # type: ignore[arg-type]
     group.live = lambda: cell
     group._call = lambda cell, name, args, kwargs: inner.operation(name)
-    for name in ("_run", "_waits", "_follow", "name", "_end_coalescing"):
+    for name in ("_run", "_waits", "_follow", "name", "_start_coalescing", "_end_coalescing", "leave_block"):
         setattr(group, name, getattr(SwappableGroup, name).__get__(group))
     return group
 
@@ -124,7 +129,7 @@ def test_coalesced_operations_are_one(synchronous: bool, monkeypatch: pytest.Mon
     group = group_over(Inner(log, None if synchronous else handle))
     group.live().registry.host.enter = group.live().registry.host.leave = lambda *_: None
     monkeypatch.setattr("ff_core.comm.group.dist.ProcessGroup", object)  # what a living inner group is
-    SwappableGroup._start_coalescing(group, torch.device("cuda"))
+    group._start_coalescing(torch.device("cuda"))
     for _ in range(2):
         assert group._run("allreduce", ([torch.zeros(1)],), {}) is None
     work = group._end_coalescing(torch.device("cuda"))
@@ -132,3 +137,56 @@ def test_coalesced_operations_are_one(synchronous: bool, monkeypatch: pytest.Mon
         work.wait()
     launched = ["begin 0", "_start_coalescing", "allreduce", "allreduce", "_end_coalescing"]
     assert log == [*launched, "end 0"] if synchronous else [*launched, "wait", "end 0"]
+
+
+def test_an_operation_that_fails_ends_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL would keep back everything that the thread gives it afterwards, of any group."""
+    log: list[str] = []
+    group = group_over(Inner(log, None))
+    monkeypatch.setattr("ff_core.comm.group.dist.ProcessGroup", object)
+    group._start_coalescing(torch.device("cuda"))
+    group.live().inner = SimpleNamespace(_end_coalescing=lambda device: log.append(f"ended on {device}"))
+
+    def fail(*_: object) -> None:
+        raise FailoverInterrupt(1)
+
+    group._call = fail
+    with pytest.raises(FailoverInterrupt):
+        group._run("send", ([torch.zeros(1)], 1, 0), {})
+    assert log == ["begin 0", "_start_coalescing", "forget 0", "ended on cuda"] and group._block is None
+
+
+def halted_while_coalescing(worker: Worker, where: str) -> list[float]:
+    """A halt is noticed at the start of a block, or has come within it; after the failover all is as ever."""
+    dist.init_process_group("gloo")
+    group: Any = dist.distributed_c10d._get_default_group()
+    coalescing = dist.distributed_c10d._coalescing_manager
+
+    def halt() -> None:
+        worker.say("ready")
+        worker.wait_for("halt:1")
+
+    if where == "start":
+        halt()
+        with pytest.raises(FailoverInterrupt), coalescing(group, torch.device("cpu")):
+            raise AssertionError("not reached")
+    else:
+        with pytest.raises(FailoverInterrupt), coalescing(group):
+            dist.all_reduce(torch.ones(1))  # noted down by torch, done at the block's end
+            halt()
+            group.live()
+    worker.regroup(1)
+    value = torch.tensor([worker.rank + 1.0])
+    dist.all_reduce(value)
+    return value.tolist()
+
+
+@pytest.mark.parametrize("where", ["start", "within"])
+def test_after_an_interrupted_block_all_reduces_are_done_again(where: str) -> None:
+    with Job(2) as job:
+        job.start_all(halted_while_coalescing, where)
+        job.hear("ready")
+        job.halt(1)
+        job.hear("dropped")
+        job.tell("regroup 1")
+        assert job.results() == [[3.0], [3.0]]

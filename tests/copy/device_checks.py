@@ -281,7 +281,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (
         *(round_trip, ordering, fence_is_needed, few_pieces_ahead, cancel, corrupt, reopened, graph_capture, failing),
-        *(device_pacing.collectives, device_pacing.window_starts_with_the_step),
+        *(device_pacing.collectives, device_pacing.handles, device_pacing.window_starts_with_the_step),
     )
 }
 

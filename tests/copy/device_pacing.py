@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from typing import Any
 
+from ff_core import collective
 from ff_core.activity import ACTIVITY_COLLECTIVE
+from ff_core.collective import FollowedCollective
 from tests.copy.cuda import Cuda
 from tests.copy.rig import Rig, eventually
 
@@ -22,7 +26,7 @@ class PacedRig(Rig):
         self.base = self.cuda.allocate(SIZE)
         self.writer.set_segments([(self.base, SIZE, 0, 0)])
         self.connect(1)
-        self.next = 0
+        self.next, self.epoch = 0, 1
         self.window = 0.0
         self.at_full_speed(4)
 
@@ -36,12 +40,12 @@ class PacedRig(Rig):
 
     def begin(self) -> None:
         self.cuda.fill(self.base, self.next, SIZE, self.step)
-        self.writer.begin(self.next % 2, 1, self.next, self.step)
+        self.writer.begin(self.next % 2, self.epoch, self.next, self.step)
         self.writer.seal(self.next, b"")
 
     def commit(self) -> None:
-        eventually(lambda: self.committed(1, self.next), f"commit of {self.next}")
-        slot = self.holders[0].find(1, self.next)
+        eventually(lambda: self.committed(self.epoch, self.next), f"commit of {self.next}")
+        slot = self.holders[0].find(self.epoch, self.next)
         assert slot is not None and self.restored(self.holders[0], slot) == bytes([self.next]) * SIZE
         self.next += 1
 
@@ -57,12 +61,13 @@ class PacedRig(Rig):
 
 def _version(rig: PacedRig, let_go: Callable[[], None] | None, yields: bool) -> None:
     """One version; whether it yields, which it can only do before `let_go` is called."""
+    rig.window = 3.0 if yields else 0.3
     rig.at_full_speed(1)  # had the one before missed its deadline, this one would not be paced
     before = rig.yielded()
     rig.begin()
     if yields:
         eventually(lambda: rig.yielded() > before, "yielding")
-        assert not rig.committed(1, rig.next)
+        assert not rig.committed(rig.epoch, rig.next)
     if let_go is not None and yields:
         let_go()
     rig.commit()
@@ -76,7 +81,6 @@ def collectives() -> None:
     end, nor for one that was forgotten."""
     with PacedRig() as rig:
         writer, cuda = rig.writer, rig.cuda
-        rig.window = 1.0
         _version(rig, None, yields=False)
 
         let_go = cuda.hold(rig.nccl)  # the stream has other things to do first
@@ -110,7 +114,10 @@ def collectives() -> None:
         for _ in range(5000):  # a script that never waits for its own
             writer.collective_begin(rig.nccl)
         writer.cancel()  # a halt: they were aborted
+        rig.epoch = 2
         rig.connect(2)
+        rig.next = 0
+        _version(rig, None, yields=False)
         rig.close()
 
 
@@ -128,3 +135,43 @@ def window_starts_with_the_step() -> None:
         rig.commit()
         assert rig.yielded() > before, "the deadline had passed when the step was over"
         rig.close()
+
+
+def handles() -> None:
+    """What the communication layer is given for a collective: its end counts once, dropping it forgets it, and a writer
+    that is closed is asked no more."""
+    with PacedRig() as rig:
+        device: Any = "cuda:0"
+        current = rig.step
+        collective.step_stream = lambda _: current
+        for way in ("ended", "ended twice", "forgotten", "dropped"):
+            followed: FollowedCollective | None = FollowedCollective(rig.writer, device)
+            assert followed is not None
+            rig.cuda.synchronize(rig.step)
+            if way == "ended":
+                _version(rig, followed.end, yields=True)
+            elif way == "ended twice":
+                followed.end()
+                current = rig.nccl
+                let_go = rig.cuda.hold(rig.nccl)
+                followed.end()
+                current = rig.step
+                rig.cuda.synchronize(rig.step)
+                _version(rig, let_go, yields=False)
+            elif way == "forgotten":
+                followed.forget()
+                followed.end()
+            followed = None
+            rig.cuda.synchronize(rig.step)
+            _version(rig, None, yields=False)
+        late, lost = FollowedCollective(rig.writer, device), FollowedCollective(rig.writer, device)
+        child = os.fork()
+        if child == 0:
+            late.end()
+            del lost
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        rig.close()
+        late.end()
+        del lost
+        FollowedCollective(rig.writer, device).end()

@@ -271,6 +271,7 @@ int cuStreamCreateWithPriority(void** stream, unsigned, int) {
   return kSuccess;
 }
 int cuStreamDestroy_v2(void* stream) {
+  if (capturing && capture_mode != kRelaxed) ++refused;
   std::unique_ptr<Stream> owner;
   const std::lock_guard<std::mutex> lock(machine().mutex);
   const auto found = machine().streams.find(static_cast<Stream*>(stream));
@@ -295,6 +296,7 @@ int cuEventCreate(void** event, unsigned) {
   return kSuccess;
 }
 int cuEventDestroy_v2(void* event) {
+  if (capturing && capture_mode != kRelaxed) ++refused;
   delete static_cast<Event*>(event);
   return kSuccess;
 }

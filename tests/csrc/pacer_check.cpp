@@ -22,7 +22,7 @@ int64_t run(Pacer& pacer, int64_t start, int64_t deadline, int64_t ns, bool busy
   int64_t now = start;
   for (uint64_t sent = 0; sent < kBytes;) {
     const uint64_t piece = std::min(pacer.piece(), kBytes - sent);
-    for (Pacer::Verdict verdict; (verdict = pacer.ask(now, busy)).why != Pacer::Why::kGo;) {
+    for (Pacer::Verdict verdict; (verdict = pacer.ask(now, [&] { return busy; })).why != Pacer::Why::kGo;) {
       CHECK(verdict.until_ns > now);
       if (verdict.why == Pacer::Why::kYield) *yielded += verdict.until_ns - now;
       now = verdict.until_ns;

@@ -178,7 +178,7 @@ def test_paced(tmp_path: Path, uninterrupted: Job) -> None:
     config.write_text('{"pacing": true}')
     kills = ("kill rank=2 iteration=15 at=copying", "kill rank=0 iteration=19 at=backward")
     options = [word for kill in kills for word in ("--inject", kill)]
-    script = toy(tmp_path, 24, "--pause", "0.05")
+    script = toy(tmp_path, 24, "--pause", "0.1")
     job = fftrain(tmp_path, script, *NODES, "--spares", "1", "--ff-config", str(config), *options)
     assert_same(job, uninterrupted)
     survivors = [event for event in job.of("rank_stats") if event["rank"] in (1, 3)]
