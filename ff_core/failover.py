@@ -269,17 +269,20 @@ class Failover:
 
     def halt(self, epoch: int) -> None:
         """Watchdog thread: stop everything that touches state, and say what the live tensors hold."""
-        version, sealed = self.fence.halt(epoch)
+        version, sealed = self.fence.halt(epoch, lambda: self._abort_groups(epoch))
         # Asked before the groups are aborted: a step that waits on the device for a collective will never be whole.
         if version >= 0 and self.replicator is not None and not self.replicator.step_ended(version):
             version, sealed = -1, False
             self.fence.never_whole()  # a second halt cannot ask again: the abort ends the wait, the cancel forgets it
-        if self.registry is not None:
-            self.registry.halt(epoch)
+        self._abort_groups(epoch)
         if self.replicator is not None:
             self.replicator.cancel()
         self.link.send("halted", epoch=epoch, version=-1 if self.is_newcomer else version, sealed=sealed)
         self.inbox.poke()
+
+    def _abort_groups(self, epoch: int) -> None:
+        if self.registry is not None:
+            self.registry.halt(epoch)
 
     def recover(self, interrupt: FailoverInterrupt) -> int:
         """In a survivor, outside any `except` that still holds the traceback: back to a common version. Returns v*."""

@@ -16,6 +16,8 @@ from ff_core.copy.page import StatusPage
 from ff_core.copy.stamps import stamp
 from ff_core.errors import FailoverInterrupt
 
+_PATIENCE_S = 2.0  # of the halt; a fifth of what it may take by default
+
 
 class Fence:
     """version: finished inner steps of the live tensors, -1 before training.  sealed: newest version whose scalars
@@ -108,21 +110,37 @@ class Fence:
 
     # ---- watchdog thread --------------------------------------------------------------------------------------------
 
-    def halt(self, epoch: int) -> tuple[int, bool]:
-        """(version, sealed): what the live tensors supply from now on; version -1 while they are being changed."""
-        with self._changed:
+    def halt(self, epoch: int, free: Callable[[], None], patience_s: float = _PATIENCE_S) -> tuple[int, bool]:
+        """(version, sealed): what the live tensors supply from now on; version -1 while they are being changed.
+
+        free(): aborts the groups. Called if the training thread has not left the fence within patience_s: starting a
+        copy waits for nothing, but for a device whose queue is full because it is in a collective of the dead. Whatever
+        such a device was to make of the live tensors, it will not have made.
+        """
+        stuck = not self._changed.acquire(timeout=patience_s)
+        if stuck:
+            free()
+            self._changed.acquire()
+        try:
             self._halt_epoch = max(self._halt_epoch, epoch)
             self._changed.notify_all()
+            if stuck:
+                self._never_whole()
             if not self._whole:
                 return -1, False
             return self.version, self.sealed == self.version
+        finally:
+            self._changed.release()
 
     def never_whole(self) -> None:
         """After a halt: the step that makes the live version has not run on the device, and perhaps never will. Further
         halts say the same, until `resume`."""
         with self._changed:
-            self._whole = False
-            self.page.store("live", 0)
+            self._never_whole()
+
+    def _never_whole(self) -> None:
+        self._whole = False
+        self.page.store("live", 0)
 
     @contextmanager
     def activity(self, kind: int) -> Iterator[None]:

@@ -67,7 +67,7 @@ class SimWorker:
         """The link's thread, which is the watchdog too."""
         if message["t"] == "halt":
             assert self.fence is not None, "a halt before the role"
-            version, sealed = self.fence.halt(message["epoch"])
+            version, sealed = self.fence.halt(message["epoch"], lambda: None)
             if self.replicator is not None:
                 self.replicator.sim.cancel()
             self.send("halted", epoch=message["epoch"], version=-1 if self.newcomer else version, sealed=sealed)

@@ -80,7 +80,7 @@ def test_nothing_is_copied_after_a_halt(
     replicator, _ = made
     break_once(replicator, monkeypatch)
     fence = Fence(StatusPage.create(), 0)
-    fence.halt(1)
+    fence.halt(1, lambda: None)
     monkeypatch.setattr(replicator, "recommit", lambda version: pytest.fail("copied after a halt"))
     with pytest.raises(FailoverInterrupt):
         replicator.mend(fence.unless_halted)

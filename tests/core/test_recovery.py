@@ -26,14 +26,14 @@ class Owner:
         self.rank, self.epoch, self.is_newcomer, self.protection = 0, 0, False, ""
         self.page = StatusPage.create()
         self.fence = Fence(self.page, 0)
-        self.fence.halt(1)
+        self.fence.halt(1, lambda: None)
         blob = codec.encode({"adapter": {}, "registered": {}, "rng": {}, "late_groups": []}, name="scalars")
 
         def wait_rebuilt() -> None:
             self.done.append("waited")
             self.live_while_waiting = self.page.load("live")
             if self.halt_while_waiting:
-                self.fence.halt(2)
+                self.fence.halt(2, lambda: None)
 
         self.replicator = SimpleNamespace(
             restore=lambda epoch, version: (blob, 0),
@@ -83,4 +83,4 @@ def test_a_death_meanwhile_leaves_it_torn() -> None:
     with pytest.raises(FailoverInterrupt):
         Recovery(owner)._once()  # type: ignore[arg-type]
     assert "resumed" not in owner.done
-    assert owner.fence.halt(2) == (-1, False)
+    assert owner.fence.halt(2, lambda: None) == (-1, False)
