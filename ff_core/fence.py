@@ -117,12 +117,12 @@ class Fence:
         copy waits for nothing, but for a device whose queue is full because it is in a collective of the dead. Whatever
         such a device was to make of the live tensors, it will not have made.
         """
+        self._halt_epoch = max(self._halt_epoch, epoch)  # now: what is freed below finds itself halted
         stuck = not self._changed.acquire(timeout=patience_s)
         if stuck:
             free()
             self._changed.acquire()
         try:
-            self._halt_epoch = max(self._halt_epoch, epoch)
             self._changed.notify_all()
             if stuck:
                 self._never_whole()

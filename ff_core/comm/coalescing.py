@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,12 @@ class Block:
 
     def __init__(self, cell: Cell, device: torch.device, followed: Collective | None) -> None:
         self.cell, self.device, self.followed = cell, device, followed
+        self._thread = threading.get_ident()
         self.entries: list[Entry] = []
+
+    def is_own(self) -> bool:
+        """Whether the calling thread began it."""
+        return self._thread == threading.get_ident()
 
     def capture(self, _: Any = None) -> None:
         """The outputs are there."""
@@ -32,7 +38,7 @@ class Block:
             entry.capture(None)
 
     def abandon(self) -> None:
-        """One of its operations failed, or its generation is over: nothing of it will be launched."""
+        """One of its operations failed, or its generation is over: nobody waits for what was begun."""
         if self.followed is not None:
             self.followed.forget()
         if isinstance(self.cell.inner, dist.ProcessGroup):

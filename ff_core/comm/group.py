@@ -103,7 +103,7 @@ class SwappableGroup(dist.ProcessGroup):
     # ---- operations ---------------------------------------------------------------------------------------------
 
     def _run(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        block = self._block
+        block = self._own_block()
         cell = self.live() if block is None else block.cell
         inner, entry = cell.inner, None
         if self.registry.journal.active or isinstance(inner, SoloGroup):
@@ -115,11 +115,7 @@ class SwappableGroup(dist.ProcessGroup):
                 return entry.replay(outputs, work) if entry is not None else work
         waits = self._waits(op, (*args, *kwargs.values()))
         followed = self._follow() if waits is Waits.INNER and block is None else None
-        try:
-            work = self._call(cell, op, args, kwargs)
-        except BaseException:
-            self.leave_block()
-            raise
+        work = self._call(cell, op, args, kwargs)
         if work is None:  # NCCL: in a coalesced block, or waited for already, by the current stream
             if followed is not None:
                 followed.end()
@@ -160,6 +156,7 @@ class SwappableGroup(dist.ProcessGroup):
             failure = error
         finally:
             host.leave()
+        self.leave_block()  # before the verdict is waited for: a halt frees what NCCL keeps in an open one
         try:
             self.registry.failed(failure, cell.epoch)  # outside `except`: no exception must hang on to the generation
             raise failure
@@ -183,9 +180,10 @@ class SwappableGroup(dist.ProcessGroup):
         self._block = Block(cell, device, followed)
 
     def _end_coalescing(self, device: torch.device) -> Any:
-        block, self._block = self._block, None
+        block = self._own_block()
         if block is None:
             raise self.registry.interrupt() if self.registry.over else RuntimeError("nothing is being coalesced")
+        self._block = None
         if isinstance(block.cell.inner, SoloGroup):
             return None
         work = self._call(block.cell, "_end_coalescing", (device,), {})
@@ -197,11 +195,18 @@ class SwappableGroup(dist.ProcessGroup):
         waits = self._waits("barrier", ())
         return SwappableWork(block.cell, work, block.capture, waits=waits, collective=block.followed)
 
+    def _own_block(self) -> Block | None:
+        """The one that this thread is in: what other threads give the group meanwhile is none of it."""
+        block = self._block
+        return block if block is not None and block.is_own() else None
+
     def leave_block(self) -> None:
-        """Coalesces no more, whatever was begun: an operation failed, or the generation is over."""
-        block, self._block = self._block, None
+        """This thread coalesces no more, whatever was begun: an operation failed, or the generation is over."""
+        block = self._own_block()
         if block is not None:
+            self._block = None
             block.abandon()
+        if self._block is None:
             forget_torchs(self)
 
     # ---- settings, which every later generation gets too --------------------------------------------------------

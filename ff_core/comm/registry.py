@@ -24,7 +24,6 @@ from .builder import Batch, Builder, Built
 from .cell import Cell
 from .client import StoreClient
 from .closing import Closer
-from .coalescing import forget_torchs
 from .group import SwappableGroup
 from .journal import Journal
 from .late import LateGroups
@@ -237,7 +236,6 @@ class GroupRegistry:
             group.pending.abandon()
             group.pending = None
         group.leave_block()
-        forget_torchs(group)
         cell, group.cell = group.cell, None
         inner = cell.release() if cell is not None else None
         if inner is not None:

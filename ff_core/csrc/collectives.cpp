@@ -17,6 +17,7 @@ Collectives::~Collectives() {
 void Collectives::clear() noexcept {
   queues_.clear();
   spare_.clear();
+  ++era_;
 }
 
 void Collectives::set_device(std::shared_ptr<DeviceArena> arena) {
@@ -65,11 +66,12 @@ Collectives::Ticket Collectives::begin(DeviceStream stream) {
   std::unique_lock<std::mutex> lock(mutex_);
   const std::shared_ptr<DeviceArena> arena = arena_;  // outlives the events in here
   if (arena == nullptr) return 0;
+  const uint64_t era = era_;
   Followed next{0, event(), event(), State::kOpen};
   lock.unlock();
   arena->device().record(next.begun->get(), stream);
   lock.lock();
-  if (arena_ != arena) return 0;
+  if (era_ != era) return 0;
   Queue& queue = queues_[stream];
   drop_ended(queue);
   if (queue.size() == kMost) drop_oldest(queue);

@@ -64,6 +64,7 @@ class Collectives {
   std::vector<std::unique_ptr<OwnedEvent>> spare_;
   std::map<DeviceStream, Queue> queues_;
   Ticket last_ = 0;
+  uint64_t era_ = 0;  // how often all was forgotten
 };
 
 }  // namespace ff

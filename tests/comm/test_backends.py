@@ -64,7 +64,7 @@ class Sync:
 
     _run, _end_coalescing = SwappableGroup._run, SwappableGroup._end_coalescing
     _waits, _follow, name = SwappableGroup._waits, SwappableGroup._follow, SwappableGroup.name
-    _start_coalescing = SwappableGroup._start_coalescing
+    _start_coalescing, _own_block = SwappableGroup._start_coalescing, SwappableGroup._own_block
 
     def __init__(self) -> None:
         host = SimpleNamespace(collective_begins=lambda: None)

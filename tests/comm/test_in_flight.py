@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,17 +102,23 @@ class Inner:
         return None if self.coalescing else self.handle
 
 
+class Stub:
+    """What torch may keep in its own tables."""
+
+
 def group_over(inner: Inner) -> Any:
     """A swappable group of NCCL's over it, which notes in the same log what its host is told."""
     registry = SimpleNamespace(
         journal=Journal(record=False), host=SimpleNamespace(collective_begins=lambda: Followed(inner.log)), over=False
     )
-    group: Any = SimpleNamespace(registry=registry, _block=None)
+    group: Any = Stub()
+    group.registry, group._block = registry, None
     group.spec = SimpleNamespace(devices={"cuda": "nccl"}, key="world", timeout=None)
     cell = Cell(registry, None, None, 0)  # type: ignore[arg-type]
     group.live = lambda: cell
     group._call = lambda cell, name, args, kwargs: inner.operation(name)
-    for name in ("_run", "_waits", "_follow", "name", "_start_coalescing", "_end_coalescing", "leave_block"):
+    blocks = ("_start_coalescing", "_end_coalescing", "leave_block", "_own_block")
+    for name in ("_run", "_waits", "_follow", "name", *blocks):
         setattr(group, name, getattr(SwappableGroup, name).__get__(group))
     return group
 
@@ -147,13 +154,28 @@ def test_an_operation_that_fails_ends_its_block(monkeypatch: pytest.MonkeyPatch)
     group._start_coalescing(torch.device("cuda"))
     group.live().inner = SimpleNamespace(_end_coalescing=lambda device: log.append(f"ended on {device}"))
 
-    def fail(*_: object) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("NCCL communicator was aborted")
+
+    def interrupt(*_: object) -> None:
+        log.append("waited for the verdict")
         raise FailoverInterrupt(1)
 
-    group._call = fail
+    group.live().inner.send = refuse
+    group.live().registry.failed = interrupt
+    group.live().registry.host.enter = group.live().registry.host.leave = lambda *_: None
+    group._call = SwappableGroup._call.__get__(group)
+    dist.distributed_c10d._world.pg_coalesce_state[group] = []
+    with ThreadPoolExecutor(1) as other, pytest.raises(FailoverInterrupt):
+        other.submit(group._run, "send", ([torch.zeros(1)], 1, 0), {}).result()
+    assert group._block is not None, "another thread has failed, outside the block"
+    assert group in dist.distributed_c10d._world.pg_coalesce_state
     with pytest.raises(FailoverInterrupt):
         group._run("send", ([torch.zeros(1)], 1, 0), {})
-    assert log == ["begin 0", "_start_coalescing", "forget 0", "ended on cuda"] and group._block is None
+    assert group not in dist.distributed_c10d._world.pg_coalesce_state
+    assert group._block is None
+    elsewhere = ["begin 1", "waited for the verdict"]
+    assert log == ["begin 0", "_start_coalescing", *elsewhere, "forget 0", "ended on cuda", "waited for the verdict"]
 
 
 def halted_while_coalescing(worker: Worker, where: str) -> list[float]:
