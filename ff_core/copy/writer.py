@@ -134,8 +134,8 @@ class Writer:
 
     def collective_begin(self, stream: int) -> int:
         """A collective of the training comes next on `stream` (as in begin()), to run long after it was launched.
-        Returns a ticket for one of the two below; 0 if no tensors lie on a device, which they take, too. Any thread;
-        nothing waits for the device. EngineError: the driver refuses.
+        Returns a ticket for one of the two below; 0, which they take, too: no tensors lie on a device, or a cancel came
+        meanwhile. Any thread; nothing waits for the device. EngineError: the driver refuses.
         """
         ticket = ctypes.c_uint64()
         check(engine().ff_writer_collective_begin(self._open(), stream, ctypes.byref(ticket)))

@@ -171,7 +171,7 @@ int ff_writer_set_window(ff_writer* w, uint64_t window_us);
 /* A collective that runs on the device of the segments, by itself, long after it was launched. begin: it comes next,
    behind what is on `stream` so far. end: it is behind what is on `stream` (perhaps another one) so far, which makes
    later ends nothing. forget: it is over, or nobody will know when. Any thread, the device is not waited for. *ticket =
-   0: there is no such device; end and forget do nothing with it. FF_EDEVICE. */
+   0: there is no such device, or a cancel came meanwhile; end and forget do nothing with it. FF_EDEVICE. */
 int ff_writer_collective_begin(ff_writer* w, void* stream, uint64_t* ticket);
 int ff_writer_collective_end(ff_writer* w, uint64_t ticket, void* stream);
 int ff_writer_collective_forget(ff_writer* w, uint64_t ticket);
