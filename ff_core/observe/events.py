@@ -101,9 +101,12 @@ class EventLog:
 
     def _finish_torn_line(self) -> None:
         """A writer that was killed, or a full disk, may have left half a line: ours must not continue it."""
-        size = os.fstat(self._fd).st_size
-        if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            os.write(self._fd, b"\n")
+        for _ in range(5):  # another process may be in the middle of writing one
+            size = os.fstat(self._fd).st_size
+            if not size or os.pread(self._fd, 1, size - 1) == b"\n":
+                return
+            time.sleep(0.01)
+        os.write(self._fd, b"\n")
 
     def __enter__(self) -> EventLog:
         return self
