@@ -125,7 +125,7 @@ class Fence:
         try:
             self._changed.notify_all()
             if stuck:
-                self._never_whole()
+                self.never_whole()
             if not self._whole:
                 return -1, False
             return self.version, self.sealed == self.version
@@ -136,11 +136,8 @@ class Fence:
         """After a halt: the step that makes the live version has not run on the device, and perhaps never will. Further
         halts say the same, until `resume`."""
         with self._changed:
-            self._never_whole()
-
-    def _never_whole(self) -> None:
-        self._whole = False
-        self.page.store("live", 0)
+            self._whole = False
+            self.page.store("live", 0)
 
     @contextmanager
     def activity(self, kind: int) -> Iterator[None]:
