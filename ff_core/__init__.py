@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ff_core.config import FailoverConfig
+    from ff_core.config.schema import FailoverConfig
     from ff_core.state.registered import register_state
 
 __version__ = "0.1.0"
 __all__ = ["FailoverConfig", "__version__", "build_info", "is_replacement", "register_state"]
 
-_LAZY = {"FailoverConfig": "ff_core.config", "register_state": "ff_core.state.registered"}
+_LAZY = {"FailoverConfig": "ff_core.config.schema", "register_state": "ff_core.state.registered"}
 
 
 def __getattr__(name: str) -> Any:
@@ -39,9 +39,9 @@ def is_replacement() -> bool:
     Use it to leave out what must happen once per job (writing a header, registering an experiment). False when the job
     does not run under `fftrain run`.
     """
-    from ff_core import failover
+    from ff_core.worker import session
 
-    runtime = failover.current()
+    runtime = session.current()
     return runtime is not None and bool(runtime.is_replacement)
 
 

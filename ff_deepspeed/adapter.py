@@ -1,10 +1,10 @@
-"""DeepSpeedAdapter: the answers to ff_core's questions about one DeepSpeed engine (see ff_core.adapter)."""
+"""DeepSpeedAdapter: the answers to ff_core's questions about one DeepSpeed engine (see ff_core.contract.adapter)."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ff_core.adapter import TensorSpec
+from ff_core.contract.adapter import TensorSpec
 from ff_core.state.buffers import Buffers
 from ff_deepspeed import cpu_adam, moments, rebuild, scalars, state_map
 from ff_deepspeed.reset import Reset

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ff_core.config import BLOCK, FailoverConfig
+from ff_core.config.schema import BLOCK, FailoverConfig
 from ff_core.errors import ConfigError
 
 SOURCE = "DeepSpeed configuration"

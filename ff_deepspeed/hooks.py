@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from ff_core import failover as runtime
-from ff_core.launch.hooks import wrap
-from ff_core.runtime import on_torch_distributed, when_worker
+from ff_core.worker import session as runtime
+from ff_core.worker.boot import on_torch_distributed, when_worker
+from ff_core.worker.hooks import wrap
 from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, support
 from ff_deepspeed import config as configuration
 

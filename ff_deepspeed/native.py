@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ff_deepspeed import config, hooks
 
 if TYPE_CHECKING:
-    from ff_core.config import FailoverConfig
+    from ff_core.config.schema import FailoverConfig
 
 
 def imported() -> None:

@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ff_core import failover as runtime
 from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.worker import session as runtime
 from ff_deepspeed import client, preload, scalars, support
 from ff_deepspeed.adapter import DeepSpeedAdapter
 from ff_deepspeed.client import ClientState
@@ -16,8 +16,8 @@ from ff_deepspeed.loop import Loop
 from ff_deepspeed.unmodified import Unmodified
 
 if TYPE_CHECKING:
-    from ff_core.config import FailoverConfig
-    from ff_core.failover import Failover
+    from ff_core.config.schema import FailoverConfig
+    from ff_core.worker.session import Failover
 
 log = logging.getLogger("ff_deepspeed")
 

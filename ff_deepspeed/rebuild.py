@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ff_core.adapter import TensorSpec
+from ff_core.contract.adapter import TensorSpec
 from ff_core.state import peers
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ff_core.adapter import Held, TensorSpec
+from ff_core.contract.adapter import Held, TensorSpec
 from ff_deepspeed import moments
 
 MASTERS = "master"

@@ -1,4 +1,4 @@
-"""MegatronAdapter: the answers to ff_core's questions about one `train()` of Megatron (see ff_core.adapter)."""
+"""MegatronAdapter: the answers to ff_core's questions about one `train()` of Megatron: ff_core.contract.adapter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from ff_core.adapter import TensorSpec
+from ff_core.contract.adapter import TensorSpec
 from ff_core.state import peers
 from ff_core.state.buffers import Buffers
 from ff_megatron import optimizers, rebuild, scalars, state_map

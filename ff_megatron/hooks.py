@@ -26,11 +26,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ff_core import failover as runtime
-from ff_core import flags
+from ff_core.config import flags
 from ff_core.errors import UnsupportedError
-from ff_core.launch.hooks import wrap
-from ff_core.runtime import on_torch_distributed, when_worker
+from ff_core.worker import session as runtime
+from ff_core.worker.boot import on_torch_distributed, when_worker
+from ff_core.worker.hooks import wrap
 from ff_megatron import protection
 
 _installed: set[str] = set()

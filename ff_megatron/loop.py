@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.errors import FailoverInterrupt, UnsupportedError
 
 if TYPE_CHECKING:
-    from ff_core.failover import Failover
+    from ff_core.worker.session import Failover
     from ff_megatron.data import Data
 
 OPERATIONS = "num_floating_point_operations_so_far"

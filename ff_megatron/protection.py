@@ -8,16 +8,16 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ff_core import failover as runtime
-from ff_core import flags
+from ff_core.config import flags
 from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.worker import session as runtime
 from ff_megatron import preload, scalars, support
 from ff_megatron.adapter import MegatronAdapter
 from ff_megatron.data import Data
 from ff_megatron.loop import Loop
 
 if TYPE_CHECKING:
-    from ff_core.failover import Failover
+    from ff_core.worker.session import Failover
 
 log = logging.getLogger("ff_megatron")
 

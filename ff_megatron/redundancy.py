@@ -16,7 +16,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ff_core.adapter import Held
+from ff_core.contract.adapter import Held
 
 
 class Redundancy:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ff_core.adapter import Held, TensorSpec
+from ff_core.contract.adapter import Held, TensorSpec
 from ff_megatron import optimizers
 from ff_megatron.redundancy import Redundancy, is_expert, of_experts
 

@@ -1,14 +1,14 @@
 """What the communication layer needs from the process it lives in.
 
-`ff_core.failover` implements `CommHost` in a worker; tests implement it with a few lines. Nothing here knows how a
-failure is detected or how the verdict arrives.
+`ff_core.worker.boot` implements `CommHost` in a worker; tests implement it with a few lines. Nothing here knows how
+a failure is detected or how the verdict arrives.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from ff_core.activity import ACTIVITY_COLLECTIVE, ACTIVITY_USER
+from ff_core.contract.activity import ACTIVITY_COLLECTIVE, ACTIVITY_USER
 
 if TYPE_CHECKING:
     import torch.distributed as dist

@@ -277,3 +277,13 @@ class Arena:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def slot_with(arena: Arena, epoch: int, version: int) -> int:
+    """Index of the complete slot (epoch, version); raises CorruptSlotError if there is none."""
+    index = arena.find(epoch, version)
+    if index is not None:
+        return index
+    raise CorruptSlotError(
+        f"no complete slot of version {version}, epoch {epoch} in the arena of rank {arena.layout.rank}"
+    )

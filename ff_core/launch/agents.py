@@ -1,6 +1,6 @@
 """The agent processes of one launcher: one per failure domain on this machine, started, watched and ended here.
 
-An agent reads its orders from its standard input (see ff_core.control.agent_main), so that the secret shows on no
+An agent reads its orders from its standard input (see ff_core.agent.agent_main), so that the secret shows on no
 command line.
 """
 
@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ff_core.launch.env import spare_env
-from ff_core.launch.lifeline import PARENT_VARIABLE
-from ff_core.launch.store import bracketed
+from ff_core.contract.env import spare_env
+from ff_core.contract.lifeline import PARENT_VARIABLE
+from ff_core.launch.torch_store import bracketed
 
-AGENT_COMMAND = (sys.executable, "-m", "ff_core.control.agent_main")
+AGENT_COMMAND = (sys.executable, "-m", "ff_core.agent.agent_main")
 
 
 class Agents:

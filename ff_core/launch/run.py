@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ff_core.config import FailoverConfig
-from ff_core.control.job import JobSpec
-from ff_core.control.service import ControllerServer
+from ff_core.config.find import find_config
+from ff_core.config.schema import FailoverConfig
+from ff_core.contract import inject
+from ff_core.contract.env import set_default_threads
+from ff_core.contract.job import JobSpec
+from ff_core.controller.service import ControllerServer
 from ff_core.errors import ConfigError
-from ff_core.launch import inject, store
+from ff_core.launch import torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
-from ff_core.launch.env import set_default_threads
-from ff_core.launch.settings import find_config
 
 #: Workers have 10 s between SIGTERM and SIGKILL; an agent that is not done soon after is killed, its workers with it.
 _STOP_S = 20.0
@@ -43,10 +44,10 @@ def main(argv: Sequence[str]) -> int:
     if plan.node_rank > 0:
         return join_job(plan, secret)
     # Held in a variable: the store is served as long as the object lives.
-    served, port = store.host_store(plan.master_addr, plan.master_port)
+    served, port = torch_store.host_store(plan.master_addr, plan.master_port)
     job = _job(plan, config, port)
-    interface = plan.local_addr or store.interface_of(plan.master_addr)
-    server = ControllerServer(job, secret, store.bracketed(interface))
+    interface = plan.local_addr or torch_store.interface_of(plan.master_addr)
+    server = ControllerServer(job, secret, torch_store.bracketed(interface))
     with _signals(plan.signals) as received:
         try:
             _, port = server.start()
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"cannot listen at {interface} (--local-addr, --master-addr): {error}") from None
         # A server that listens everywhere is reached at the address that the nodes know already.
         address = (plan.master_addr if interface in ("0.0.0.0", "::") else interface, port)
-        store.publish_controller(served, address)
+        torch_store.publish_controller(served, address)
         nodes = range(job.nodes) if job.emulated else [0]
         return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
 
@@ -86,7 +87,7 @@ def start_job(
     _serve_signals(received, on_signal)
     try:
         for node in nodes:
-            agents.start(node, address, secret, local_addr or store.local_address(address))
+            agents.start(node, address, secret, local_addr or torch_store.local_address(address))
     except OSError as error:
         on_exit(node, error.errno or 1)
         print(f"fftrain: cannot start the agent of node {node}: {error}", file=sys.stderr, flush=True)
@@ -100,7 +101,7 @@ def start_job(
 
 def join_job(plan: RunPlan, secret: bytes) -> int:
     """On every node but 0: run this machine's agent. Returns its exit code, which is the job's."""
-    address = store.find_controller(plan.master_addr, plan.master_port, _FIND_CONTROLLER_S)
+    address = torch_store.find_controller(plan.master_addr, plan.master_port, _FIND_CONTROLLER_S)
     ended = threading.Event()
     stopped_by: list[int] = []
 
@@ -116,7 +117,7 @@ def join_job(plan: RunPlan, secret: bytes) -> int:
     agents = Agents(lambda node, code: ended.set())
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
-        agents.start(plan.node_rank, address, secret, plan.local_addr or store.local_address(address))
+        agents.start(plan.node_rank, address, secret, plan.local_addr or torch_store.local_address(address))
         ended.wait()
     code = agents.join(_AGENTS_END_S)[plan.node_rank]
     if stopped_by:
@@ -132,7 +133,7 @@ def _secret(plan: RunPlan, config: FailoverConfig) -> bytes:
             f'--nnodes {plan.nodes}: "secret" is missing in the "ff_failover" block (or in the file of --ff-config): '
             "nodes that are started by hand need the same one; allowed: at least 16 characters"
         )
-    from ff_core.control.auth import new_secret
+    from ff_core.contract.auth import new_secret
 
     return new_secret()
 

@@ -26,7 +26,7 @@ def step_stream(device: torch.device | None) -> int:
 
 
 class DeviceClock:
-    """`ff_core.pacing.Clock` of the current stream of `device`: a moment is when the device comes to it."""
+    """`ff_core.worker.pacing.Clock` of the current stream of `device`: a moment is when the device comes to it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

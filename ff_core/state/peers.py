@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ff_core.adapter import Held, TensorSpec
+from ff_core.contract.adapter import Held, TensorSpec
 
 BUCKET_BYTES = 64 << 20
 

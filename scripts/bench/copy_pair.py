@@ -16,13 +16,13 @@ from threading import Thread
 from time import perf_counter, process_time
 
 from bench.copy_local import Anonymous, layout
+from ff_core.contract.stamps import stamp
 from ff_core.copy.arena import Arena
+from ff_core.copy.connect import listen_shared, shared_name
 from ff_core.copy.page import StatusPage
 from ff_core.copy.receiver import Receiver
 from ff_core.copy.sender import send_slot
-from ff_core.copy.stamps import stamp
 from ff_core.copy.writer import Writer
-from ff_core.replica.connect import listen_shared, shared_name
 
 _PIECE = 1 << 20  # of the raw stream: the engine's chunk
 _TIMEOUT_S = 120.0

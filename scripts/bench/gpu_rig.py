@@ -11,9 +11,9 @@ from statistics import median
 
 import torch
 
+from ff_core.contract.stamps import stamp
 from ff_core.copy.arena import Arena, ArenaLayout, Segment
 from ff_core.copy.page import StatusPage
-from ff_core.copy.stamps import stamp
 from ff_core.copy.writer import Writer
 
 MIB = 1 << 20

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ff_core import collective
-from ff_core.activity import ACTIVITY_COLLECTIVE
-from ff_core.collective import FollowedCollective
+from ff_core.contract.activity import ACTIVITY_COLLECTIVE
+from ff_core.worker import collective
+from ff_core.worker.collective import FollowedCollective
 from tests.copy.cuda import Cuda
 from tests.copy.rig import Rig, eventually
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from ff_core.contract.stamps import stamp
 from ff_core.copy.arena import Arena, ArenaLayout, Segment
 from ff_core.copy.page import StatusPage
 from ff_core.copy.receiver import Receiver
-from ff_core.copy.stamps import stamp
 from ff_core.copy.transports import missing_for_ucx
 from ff_core.copy.writer import Writer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ff_core.activity import ACTIVITY_COLLECTIVE
+from ff_core.contract.activity import ACTIVITY_COLLECTIVE
 from ff_core.errors import EngineError
 from tests.copy.rig import Rig, eventually
 

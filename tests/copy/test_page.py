@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from ff_core.contract.stamps import stamp
 from ff_core.copy.page import WORDS, StatusPage, WaitResult
-from ff_core.copy.stamps import stamp
 from ff_core.errors import EngineError
 
 

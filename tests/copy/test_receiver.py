@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
+from ff_core.contract.stamps import stamp
 from ff_core.copy.arena import Arena, ArenaLayout, SlotState
 from ff_core.copy.receiver import ConnectionStatus, Receiver
-from ff_core.copy.stamps import stamp
 from ff_core.errors import EngineError
 from tests.copy import frames
 from tests.copy.frames import ACK, BEGIN, BLOB, CHUNK, JOURNAL, REJECT, Frame, conversation, receive

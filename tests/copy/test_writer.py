@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from ff_core.contract.stamps import stamp
 from ff_core.copy.arena import Arena, ArenaLayout, SlotState
 from ff_core.copy.binding import CopyCancelled
-from ff_core.copy.stamps import stamp
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError
 from tests.copy.rig import Rig, eventually

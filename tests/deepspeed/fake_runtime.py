@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ff_core.adapter import Held
-from ff_core.config import FailoverConfig
+from ff_core.config.schema import FailoverConfig
+from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverInterrupt
 from ff_core.state import codec, rng
 

@@ -74,7 +74,7 @@ except ValueError as error:
 
 @pytest.mark.parametrize(
     "first",
-    ["", "import ff_deepspeed", "from ff_core.launch.hooks import default_hooks\ndefault_hooks()"],
+    ["", "import ff_deepspeed", "from ff_core.worker.hooks import default_hooks\ndefault_hooks()"],
     ids=["alone", "script-imports-us", "import-hooks"],
 )
 def test_hooks_go_in_once(site: Path, first: str) -> None:

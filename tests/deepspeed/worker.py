@@ -32,7 +32,7 @@ interrupter.install()
 import deepspeed  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
-from ff_core import failover as runtime  # noqa: E402
+from ff_core.worker import session as runtime  # noqa: E402
 from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
 ff_deepspeed.hooks.install_in_script()

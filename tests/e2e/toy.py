@@ -21,9 +21,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ff_core.adapter import Held, TensorSpec
+from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.errors import FailoverInterrupt
-from ff_core.failover import current
+from ff_core.worker.session import current
 
 SHARD = 50_000
 

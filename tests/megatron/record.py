@@ -80,10 +80,10 @@ def check_groups() -> None:
     """Whoever holds a group holds a swappable one, and all of them are connected in the current epoch."""
     from megatron.core import mpu
 
-    from ff_core import failover
     from ff_core.comm import SwappableGroup
+    from ff_core.worker import session
 
-    owner = failover.current()
+    owner = session.current()
     if owner is None or owner.adapter is None:
         return
     assert owner.registry is not None

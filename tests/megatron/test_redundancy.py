@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ff_core.adapter import Held
+from ff_core.contract.adapter import Held
 from ff_megatron import redundancy
 from ff_megatron.redundancy import Redundancy
 

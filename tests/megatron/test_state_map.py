@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from ff_core import garbage
-from ff_core.adapter import Held, TensorSpec
+from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.state.razor import make_plan
+from ff_core.worker import garbage
 from ff_megatron import optimizers, scalars, state_map
 from ff_megatron.buckets import GoldenCounts
 from ff_megatron.redundancy import Redundancy

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from ff_core.adapter import Held, TensorSpec
+from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream
 from ff_core.state.razor import make_plan
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ff_core.adapter import Held, TensorSpec
+from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.errors import UnsupportedError
 from ff_core.state.razor import ALIGNMENT, PAGE, describe, make_plan
 

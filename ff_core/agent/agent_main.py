@@ -1,0 +1,130 @@
+"""An agent's process: `python -m ff_core.agent.agent_main`, its orders as one JSON line on standard input.
+
+{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1"}. The secret never is on a command
+line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from ff_core.agent.agent import Agent
+from ff_core.contract import rpc
+from ff_core.contract.job import JobSpec
+from ff_core.contract.lifeline import die_with_parent
+from ff_core.contract.messages import make
+from ff_core.copy.memory import free_bytes
+from ff_core.copy.transports import StreamChoice
+from ff_core.errors import FailoverError
+
+_CONNECT_S = 60.0
+
+
+def host_id() -> str:
+    """Equal for all agents that share one machine's memory."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+async def run(orders: dict[str, Any]) -> int:
+    """Be the agent until the controller says stop (the job's exit code) or is gone (1); workers never outlive it."""
+    secret, node = bytes.fromhex(orders["secret"]), int(orders["node"])
+
+    def say(text: str) -> None:
+        print(f"fftrain: node {node}: {text}", file=sys.stderr, flush=True)
+
+    # The job is known only after the welcome, the data port's address must be in the hello: so the port opens first.
+    pending: list[Agent] = []
+    from ff_core.agent.data_port import DataPort
+
+    port = DataPort(
+        secret, lambda hello: pending[0].arena_for(hello), lambda: pending[0].data_arrived() if pending else None, say
+    )
+    host, number = await port.open(orders["data_host"])
+    hello = {
+        "node": node,
+        "host_id": host_id(),
+        "hostname": socket.gethostname(),
+        "data_host": host,
+        "data_port": number,
+        "free_bytes": free_bytes(),
+        "pid": os.getpid(),
+    }
+    channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
+    agent = Agent(
+        node,
+        JobSpec.from_wire(welcome["job"]),
+        secret,
+        port,
+        lambda name, **fields: stream.send(make(name, **fields)),
+        say,
+    )
+    streams = StreamChoice(agent.config.tcp_streams, agent.job.nproc_per_node)
+    port.share(agent.config.transport, agent.job.emulated, streams)
+    pending.append(agent)
+    tasks = [
+        asyncio.create_task(stream.pump()),
+        asyncio.create_task(_beat(stream, agent, welcome["heartbeat_interval_s"])),
+        asyncio.create_task(_receive(stream, agent)),
+        asyncio.create_task(agent.done.wait()),
+    ]
+    loop = asyncio.get_running_loop()
+    # In a session of its own: the terminal's Ctrl-C goes to the launcher. SIGTERM is the launcher's order to leave
+    # the job.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    loop.add_signal_handler(
+        signal.SIGTERM, lambda: asyncio.ensure_future(agent.on_stop(128 + signal.SIGTERM, signal.SIGTERM))
+    )
+    finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    code = agent.exit_code
+    if tasks[3] not in finished:
+        problem = next((task.exception() for task in finished if task.exception() is not None), None)
+        say(f"the controller is gone{f' ({problem})' if problem else ''}; ending this node's workers")
+        await agent.workers.end_all(0.0)
+        code = 1
+    else:
+        await asyncio.sleep(0.05)  # "stopped" leaves
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await agent.workers.end_all(0.0)
+    await port.close()
+    await channel.close()
+    return code
+
+
+async def _receive(stream: rpc.Stream, agent: Agent) -> None:
+    while (message := await stream.receive()) is not None:
+        await agent.handle(message)
+
+
+async def _beat(stream: rpc.Stream, agent: Agent, interval_s: float) -> None:
+    while True:
+        stream.send(make("beat", free_bytes=free_bytes(), progress=agent.progress()))
+        await asyncio.sleep(interval_s)
+
+
+def main() -> int:
+    die_with_parent()
+    orders = json.loads(sys.stdin.readline())
+    sys.stdin.close()
+    try:
+        return asyncio.run(run(orders))
+    except (FailoverError, OSError, grpc.RpcError) as error:
+        print(f"fftrain: node {orders.get('node')}: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

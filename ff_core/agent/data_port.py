@@ -1,0 +1,226 @@
+"""An agent's data port: versions arrive here over TCP, shared memory or UCX, and slots leave from here.
+
+Python accepts and authenticates, the engine's receiver then owns the descriptor. Connections name the epoch they
+belong to; one of a future epoch waits until this agent has got that verdict too, one of an old epoch is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ff_core.agent.gathering import Gathering
+from ff_core.contract.auth import accept_data, answer_data
+from ff_core.copy.arena import Arena, slot_with
+from ff_core.copy.connect import Link, accept_arena, connect, listen_shared
+from ff_core.copy.receiver import Receiver
+from ff_core.copy.sender import send_slot
+from ff_core.copy.transports import StreamChoice, listens_shared, missing_for_ucx
+from ff_core.errors import EngineError, FailoverError, ProtocolError
+
+_HANDSHAKE_S = 10.0
+_PARK_S = 30.0
+_SEND_S = 600.0
+
+
+class DataPort:
+    """arena_for(hello) gives the arena that a verified peer may write, or raises ProtocolError. on_activity:
+    something arrived."""
+
+    def __init__(
+        self,
+        secret: bytes,
+        arena_for: Callable[[dict[str, Any]], Arena],
+        on_activity: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._secret, self._arena_for, self._on_activity, self._say = secret, arena_for, on_activity, say
+        self._epoch = 0
+        self.fenced_epoch = 0  # connections of older epochs are closed and joined
+        self._epoch_changed = asyncio.Condition()
+        self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._receiver = Receiver(self._notify_fd)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sending: list[Link] = []
+        self._sends: set[asyncio.Task[None]] = set()
+        self._shared: socket.socket | None = None
+        self._transport, self._streams = "tcp", StreamChoice()
+        self._gathering = Gathering(_HANDSHAKE_S)
+
+    async def open(self, host: str) -> tuple[str, int]:
+        """Listen on a free port of `host`; returns the address peers connect to."""
+        loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family, backlog=256)
+        self._listener.setblocking(False)
+        loop.add_reader(self._notify_fd, self._notified)
+        self._spawn(self._accept(self._listener))
+        self._address = self._listener.getsockname()[:2]
+        return self._address
+
+    def share(self, transport: str, emulated: bool, streams: StreamChoice) -> None:
+        """The job is known: its choice of transport and streams for what this agent sends, and shared memory for other
+        nodes of this host where that allows it."""
+        self._transport, self._streams = transport, streams
+        if listens_shared(transport, emulated):
+            self._shared = listen_shared(self._address)
+            self._spawn(self._accept(self._shared))
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _notified(self) -> None:
+        os.eventfd_read(self._notify_fd)
+        self._receiver.poll()
+        self._on_activity()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, peer = await loop.sock_accept(listener)
+            sock.setblocking(False)
+            self._spawn(self._welcome(sock, f"{peer[0]}:{peer[1]}" if sock.family != socket.AF_UNIX else "this host"))
+
+    async def _welcome(self, sock: socket.socket, peer: str) -> None:
+        arena_fd = -1
+        socks = [sock]
+        try:
+            hello = await accept_data(sock, self._secret, _HANDSHAKE_S)
+            here = sock.family == socket.AF_UNIX
+            if here:
+                arena_fd = await accept_arena(sock, _HANDSHAKE_S)
+            epoch = hello.get("epoch")
+            if not isinstance(epoch, int) or not isinstance(hello.get("rank"), int):
+                raise ProtocolError("hello without an epoch or without a rank")
+            ucx = hello.get("transport") == "ucx"
+            if ucx and here:
+                raise ProtocolError("UCX was asked for on the socket for shared memory")
+            if ucx and (missing := await asyncio.to_thread(missing_for_ucx)):
+                raise ProtocolError(f"the peer wants to use UCX: {missing}")
+            if "group" in hello and (ucx or here):
+                raise ProtocolError("several streams were asked for, which only TCP has")
+            gathered = await self._gathering.join(sock, hello)
+            if gathered is None:
+                socks = []  # the task of another stream has it
+                return
+            socks = gathered
+            await self._wait_epoch(epoch)
+            arena = self._arena_for(hello)
+            _expect_silent(socks)
+            for one in socks:
+                await answer_data(one, True)
+            if epoch != self._epoch:
+                raise ProtocolError(f"epoch {epoch} ended during the handshake")
+            for one in socks:
+                one.setblocking(True)
+            fd, arena_fd = arena_fd, -1  # the receiver's from here on
+            self._receiver.attach([one.detach() for one in socks], arena, epoch, fd, ucx)
+        except (FailoverError, OSError, asyncio.TimeoutError) as error:
+            self._say(f"data connection from {peer} closed: {error or type(error).__name__}")
+            for one in socks:
+                try:
+                    await answer_data(one, False)
+                except OSError:
+                    pass
+        finally:
+            for one in socks:
+                one.close()
+            if arena_fd >= 0:
+                os.close(arena_fd)
+
+    async def _wait_epoch(self, epoch: int) -> None:
+        async with self._epoch_changed:
+            await asyncio.wait_for(self._epoch_changed.wait_for(lambda: self._epoch >= epoch), _PARK_S)
+        if epoch < self._epoch:
+            raise ProtocolError(f"epoch {epoch} is over, this is {self._epoch}")
+
+    async def quiet(self) -> None:
+        """End what is being sent; afterwards no thread reads an arena."""
+        while self._sends:
+            self._stop_sending()
+            await asyncio.wait(list(self._sends), timeout=0.1)
+
+    def _stop_sending(self) -> None:
+        for link in list(self._sending):
+            link.shutdown()
+
+    async def fence(self, epoch: int) -> None:
+        """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena
+        changes."""
+        self._stop_sending()
+        await asyncio.get_running_loop().run_in_executor(None, self._receiver.fence, epoch)
+        self.fenced_epoch = epoch
+
+    def enter_epoch(self, epoch: int) -> None:
+        """The verdict is carried out: connections of `epoch` are welcome from now on."""
+
+        async def announce() -> None:
+            async with self._epoch_changed:
+                self._epoch_changed.notify_all()
+
+        self._epoch = epoch
+        self._spawn(announce())
+
+    def send(
+        self, order: dict[str, Any], arena: Arena, epoch: int, version: int, failed: Callable[[str], None]
+    ) -> None:
+        """Stream slot (epoch, version) and the journal of `arena` to the agent named in `order`; failures of this
+        epoch are reported."""
+
+        arena.hold()  # until the thread is done with it
+
+        def run() -> None:
+            hello = {"rank": order["rank"], "kind": "own", "epoch": epoch}
+            to, how = tuple(order["to"]), (self._transport, arena.fd, self._streams)
+            link = connect(to, self._secret, hello, _HANDSHAKE_S, *how)
+            self._sending.append(link)
+            try:
+                slot = slot_with(arena, epoch, version)
+                fds = [os.dup(sock.fileno()) for sock in link.socks]
+                send_slot(fds, arena, slot, epoch, _SEND_S, link.transport)
+            finally:
+                self._sending.remove(link)
+                link.close()
+
+        async def work() -> None:
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, run)
+            except (EngineError, FailoverError, OSError, TimeoutError) as error:
+                if epoch == self._epoch:
+                    failed(str(error))
+            finally:
+                arena.release()
+
+        task = self._spawn(work())
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+
+    async def close(self) -> None:
+        """Stop listening, end all connections and join the engine's threads."""
+        await self.quiet()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listener.close()
+        if self._shared is not None:
+            self._shared.close()
+        asyncio.get_running_loop().remove_reader(self._notify_fd)
+        await asyncio.get_running_loop().run_in_executor(None, self._receiver.close)
+        os.close(self._notify_fd)
+
+
+def _expect_silent(socks: list[socket.socket]) -> None:
+    """A peer that waits for its answer has sent nothing more. One that has gone meanwhile must not take the place of a
+    connection that it has made since."""
+    for sock in socks:
+        try:
+            more = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        raise ProtocolError("the peer did not wait for the answer" if more else "the peer has gone meanwhile")

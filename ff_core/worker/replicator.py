@@ -1,0 +1,252 @@
+"""A worker's copies: its own arena, the engine's writer, and the connections to its holders.
+
+Decides which slot a version goes to and mends connections; when something is copied is `failover.py`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ff_core.config.schema import FailoverConfig
+from ff_core.contract.stamps import epoch_of, version_of
+from ff_core.copy.arena import Arena, slot_with
+from ff_core.copy.binding import CopyCancelled, TransportError
+from ff_core.copy.connect import connect
+from ff_core.copy.page import StatusPage
+from ff_core.copy.transports import StreamChoice, candidates
+from ff_core.copy.writer import Writer
+from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
+from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream
+from ff_core.state.razor import Plan
+from ff_core.worker.collective import FollowedCollective
+from ff_core.worker.pacing import CopyWindow
+
+_CONNECT_S = 30.0
+
+
+class Replicator:
+    """Not thread-safe but for `cancel`, which the watchdog may call at any time, and `collective_begins`."""
+
+    def __init__(
+        self,
+        rank: int,
+        plan: Plan,
+        arena: Arena,
+        page: StatusPage,
+        notify_fd: int,
+        secret: bytes,
+        config: FailoverConfig,
+        ranks_per_node: int,
+    ) -> None:
+        self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
+        self.arena = arena
+        candidates(config.transport)  # complains early of one that there is not
+        self._wanted = config.transport
+        self._streams = StreamChoice(config.tcp_streams, ranks_per_node)
+        self._transports: set[str] = set()
+        self._writer = Writer(
+            arena,
+            page=page,
+            notify_fd=notify_fd,
+            checksum=config.checksum,
+            bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s,
+        )
+        self._device = device_of(plan)
+        clock = DeviceClock(self._device) if self._device is not None else None
+        self._window = CopyWindow(clock) if config.pacing else None
+        self._writer.set_segments([segment.for_engine() for segment in plan.segments])
+        self._holders: list[tuple[str, int]] = []
+        self.newest = -1  # newest version begun in this epoch
+        self._broken = False  # a connection that broke has not been made again yet
+        self._newest_slot = -1  # where it is being written: incomplete, yet not free
+        self._epoch = 0
+        self._blobs: dict[int, bytes] = {}
+
+    def connect(self, holders: Sequence[Sequence[Any]], epoch: int) -> None:
+        """Connect to the holders' agents [[node, host, port], ...]. Nothing is in flight (after open or cancel)."""
+        self._epoch, self.newest, self._newest_slot, self._broken = epoch, -1, -1, False
+        self._holders = [(host, port) for _, host, port in holders]
+        self._connect_all()
+
+    def _connect_all(self) -> None:
+        self._writer.clear_holders()
+        self._transports.clear()
+        for address in self._holders:
+            hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
+            link = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, self._streams)
+            name = link.name
+            try:
+                self._writer.add_holder(link.detach(), link.transport)
+            except (CopyCancelled, TransportError):
+                raise
+            except EngineError as error:  # the holder went away while the two were getting to know each other
+                raise ConnectionError(str(error)) from error
+            self._transports.add(name)
+
+    @property
+    def transport(self) -> str:
+        """How the connected holders are reached: "tcp", "tcp (3 streams)", "shm", "ucx", several of them, or "" without
+        holders."""
+        return " and ".join(sorted(self._transports))
+
+    def begin(self, version: int) -> None:
+        """Start copying the live tensors as `version`, which what the current CUDA stream (if they lie on a device) has
+        been given so far makes. Returns at once."""
+        slot = self._slot_for(version)
+        if self._window is not None:
+            self._writer.set_window(self._window.seconds())
+        self._writer.begin(slot, self._epoch, version, step_stream(self._device))
+        if self._window is not None:
+            self._window.begun()
+        self.newest, self._newest_slot = version, slot
+
+    def seal(self, version: int, blob: bytes) -> None:
+        """Complete `version` with its scalars if it was begun; remember them for a survivor that keeps its live
+        tensors."""
+        self._blobs[version] = blob
+        for old in [v for v in self._blobs if v < version - 1 and v < self.committed_version()]:
+            del self._blobs[old]
+        if version == self.newest:
+            self._writer.seal(version, blob)
+
+    def recommit(self, version: int) -> None:
+        """After a verdict: make `version` durable again, from the own slot if it is whole there, else from the live
+        tensors."""
+        infos = self.arena.slot_infos()
+        for index, info in enumerate(infos):
+            whole = info.full or not self._plan.local_bytes
+            if info.complete and (info.epoch, info.version) == (self._epoch, version) and whole:
+                self._writer.resend(index, self._epoch, version)
+                self.newest, self._newest_slot = version, index
+                return
+        self.begin(version)
+        self._writer.seal(version, self._blobs[version])
+
+    def _slot_for(self, version: int) -> int:
+        """The slot to write: the same version's, else an incomplete one, else the older one, which W must have
+        passed."""
+        infos = self.arena.slot_infos()
+        for index, info in enumerate(infos):
+            if info.complete and info.version == version:
+                return index
+        for index, info in enumerate(infos):
+            if not info.complete and index != self._newest_slot:
+                return index
+        index = min(range(len(infos)), key=lambda i: infos[i].version)
+        if infos[index].version >= self.committed_version():
+            raise EngineError(
+                f"version {version}: both slots hold versions that are not replaceable yet "
+                f"({[i.version for i in infos]}, W = {self.committed_version()})"
+            )
+        return index
+
+    def committed_version(self) -> int:
+        """W of this epoch as the agent published it; -1 if none yet."""
+        word = self._page.load("w_stamp")
+        return version_of(word) if word and epoch_of(word) == self._epoch else -1
+
+    def blob(self, version: int) -> bytes:
+        """Scalars of a sealed version, from this process's memory."""
+        return self._blobs[version]
+
+    def keep_blob(self, version: int, blob: bytes) -> None:
+        """The scalars that a restore brought; anything newer did not happen."""
+        self._blobs = {v: b for v, b in self._blobs.items() if v <= version}
+        self._blobs[version] = blob
+
+    def restore(self, epoch: int, version: int) -> tuple[bytes, int]:
+        """Verified slot (epoch, version) into the live tensors; returns its scalars and the bytes written.
+
+        A slot without the local part restores UNIQUE tensors only. Raises CorruptSlotError; the bad slot is emptied.
+        """
+        index = slot_with(self.arena, epoch, version)
+        full = self.arena.slot_infos()[index].full
+        wanted = [s for s in self._plan.segments if full or s.offset < self._plan.sent_bytes]
+        try:
+            self.arena.restore(index, [segment.for_engine() for segment in wanted])
+            return bytes(self.arena.blob(index)), sum(segment.bytes for segment in wanted)
+        except Exception:
+            self.arena.empty(index)
+            raise
+
+    def step_ended(self, version: int) -> bool:
+        """Whether the live tensors hold `version` already: on a CUDA device its step may still be queued."""
+        return self._writer.step_ended(version)
+
+    def wait_rebuilt(self) -> None:
+        """Until the live tensors hold what collectives of the current stream bring them: on a CUDA device these return
+        before they have run, and a death in between would leave tensors that look whole and are not."""
+        wait_for_stream(self._device)
+
+    def wait_copied(self, timeout_s: float) -> None:
+        """Until what the caller does next to the live tensors comes behind the newest version's copy: on the host by
+        waiting for it, on a CUDA device by letting the current stream wait. TimeoutError."""
+        if self.newest >= 0:
+            self._writer.fence(self.newest, step_stream(self._device), timeout_s)
+
+    def at_gate(self) -> None:
+        """The training thread comes to the commit gate: so long the newest version had to get away."""
+        if self._window is not None:
+            self._window.gate()
+
+    def collective_begins(self) -> FollowedCollective | None:
+        """A collective is about to be launched on the current stream, to run on the device whenever it comes to it.
+        None: nobody paces by it. A graph's collectives are not followed: they run whenever the graph is replayed."""
+        if self._window is None or self._device is None or captured(self._device):
+            return None
+        return FollowedCollective(self._writer, self._device)
+
+    def mend(self, unless_halted: Callable[[Callable[[], None]], None]) -> str:
+        """Versions in flight cannot commit although nobody died: put it right. Returns what was done, "" if nothing
+        was.
+
+        A holder's broken connection is made again; an own slot found damaged on its way out is copied anew from the
+        live tensors, which are whole at the gate, the only place this is called from.
+
+        unless_halted: runs what begins to copy, with no halt in between. What it raises goes on to the caller, as do
+        CopyCancelled and other errors of the engine.
+        """
+        try:
+            self._writer.check()
+            if not self._broken:
+                return ""
+            done, damaged = "a connection to a replica that had broken was made again", False
+        except CorruptSlotError as error:
+            done, damaged = f"the own slot was damaged ({error}) and was copied anew", True
+        except (EngineError, ProtocolError, TimeoutError) as error:
+            done, damaged = f"a connection to a replica broke ({error}) and was made again", False
+        self._writer.cancel()
+        version, slot = self.newest, self._newest_slot
+        if damaged and slot >= 0:
+            unless_halted(lambda: self.arena.empty(slot))
+        self._broken = True
+        try:
+            self._connect_all()
+        except (OSError, ProtocolError, TransportError):
+            return ""  # tried again at the next look; the controller hears of a lost node by itself
+        if version >= 0:
+            unless_halted(lambda: self.recommit(version))
+        self._broken = False
+        return done
+
+    def stats(self) -> Any:
+        return self._writer.stats()
+
+    def cancel(self) -> None:
+        """Stop and join everything that reads live tensors, slots or sockets."""
+        if self._window is not None:
+            self._window.forget()
+        self._writer.cancel()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def open_arena(fds: list[int]) -> Arena:
+    """The arena whose descriptor came with a message."""
+    arena = Arena.from_fd(fds[0])
+    for fd in fds[1:]:
+        os.close(fd)
+    return arena

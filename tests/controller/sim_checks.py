@@ -1,0 +1,122 @@
+"""What the simulator checks: the promises of docs/protocol.md, whenever something happens that could break one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ff_core.contract.job import JobSpec
+from ff_core.contract.messages import Message
+from ff_core.controller.controller import Controller
+from ff_core.copy.arena import SlotState
+from tests.controller.sim_memory import SimArena, SimSlot, Violation
+
+if TYPE_CHECKING:
+    from tests.controller.sim_agent import AgentHost
+    from tests.controller.sim_worker import SimWorker
+
+
+@dataclass(frozen=True)
+class Options:
+    """faults: how many of `kinds` happen, at random moments.  same_machine: emulated nodes (a cold start anywhere is
+    possible)."""
+
+    nodes: int = 2
+    nproc: int = 2
+    spares: int = 0
+    replicas: int = 1
+    interval: int = 1
+    commit: str = "strict"
+    iterations: int = 4
+    has_local: bool = False
+    has_constant: bool = False
+    same_machine: bool = True
+    max_restarts: int = 0
+    faults: int = 1
+    kinds: tuple[str, ...] = ("process",)
+    finish_waits: bool = True
+    early: bool = False  # the first fault comes during start-up
+
+
+class Checks:
+    """The part of `World` that raises `Violation`."""
+
+    options: Options
+    controller: Controller
+    job: JobSpec
+
+    def __init__(self) -> None:
+        self.result: tuple[int, str] | None = None
+        self.contributions: dict[Any, dict[int, Any]] = {}
+        self.verdicts: dict[int, int] = {}
+        self.kills: dict[int, int] = {}  # rank -> processes of it that were killed
+        self.restarts = 0
+        self.safe = -1  # the version that the loss of one failure domain must not take
+        self.losses: list[str] = []  # since it was last published
+        self.replicated = False  # it lies on a second node, too
+
+    def _verdict(self, message: Message) -> None:
+        epoch, version = message["epoch"], message["version"]
+        if self.verdicts.setdefault(epoch, version) != version:
+            raise Violation(f"two verdicts of epoch {epoch}")
+        if version < self.safe and self._promised():
+            raise Violation(f"back to version {version}, but {self.safe} was safe and only {self.losses} was lost")
+
+    def _promised(self) -> bool:
+        """Whether what was lost since W was published last must not cost W: one failure domain, or processes only."""
+        processes = all(loss.startswith("process") for loss in self.losses)
+        if not processes and not self.replicated:
+            return False
+        whole = not self.options.has_local and not self.options.has_constant
+        survivors = any(rank.alive and rank.restored for rank in self.controller.members.ranks.values())
+        return (whole or survivors) and (len(set(self.losses)) <= 1 or processes)
+
+    def resumed(self, worker: SimWorker, epoch: int, version: int) -> None:
+        """A rank goes on (or starts) with what it holds now."""
+        if worker.repl != worker.unique or worker.unique is None or len(worker.unique) != version:
+            raise Violation(f"rank {worker.rank} goes on at version {version} with {worker.unique} and {worker.repl}")
+        if self.options.has_constant and not worker.const:
+            raise Violation(f"rank {worker.rank} goes on without the frozen state")
+        if version < worker.forgotten:
+            raise Violation(f"rank {worker.rank} goes on at {version}, batches up to {worker.forgotten} are gone")
+        if epoch in self.verdicts and self.verdicts[epoch] != version:
+            raise Violation(f"rank {worker.rank} goes on at {version}, the verdict was {self.verdicts[epoch]}")
+        self.collective(("resumed", epoch), worker.rank, worker.unique)
+
+    def collective(self, key: Any, rank: int, content: Any, same: bool = True) -> Callable[[], bool]:
+        """A rank arrives; the result says whether all have. same: all must bring the same."""
+        given = self.contributions.setdefault((self.restarts, *key) if same else key, {})
+        given[rank] = content
+        if same and any(other != content for other in given.values()):
+            raise Violation(f"{key}: ranks disagree: {given}")
+        return lambda: len(given) == self.job.world_size
+
+    def overwritten(self, host: AgentHost, arena: SimArena, slot: SimSlot) -> None:
+        """A slot of `host` is about to change."""
+        if host.agent.halting.epoch is not None and host.reported == host.agent.halting.epoch:
+            raise Violation(f"rank {arena.layout.rank}: a slot changes after node {host.node} has reported its slots")
+        if slot.state is not SlotState.COMPLETE:
+            return
+        controller = self.controller
+        twin = sum(s.state is SlotState.COMPLETE and s.version == slot.version for s in arena.slots) > 1
+        if slot.epoch == controller.epoch and controller.w >= 0 and slot.version >= controller.w and not twin:
+            raise Violation(f"rank {arena.layout.rank}: version {slot.version} is overwritten while W = {controller.w}")
+
+    def abandon(self, node: int) -> None:
+        pass  # a lost node's agent hears `stop` or has gone
+
+    def finish(self, code: int, summary: str) -> None:
+        self.result = (code, summary)
+        if code == 0:
+            return
+        twice = re.search(r"rank (\d+) .*; it failed twice in iteration", summary)
+        if twice and self.kills.get(int(twice.group(1)), 0) >= 2:
+            return
+        if "no spare and no node is left" in summary and not self.options.same_machine:
+            return
+        if "no node is left" in summary and not self.controller.members.live_nodes():
+            return
+        if not re.search("unrecoverable|after the training loop had ended|before training was protected", summary):
+            raise Violation(f"the job ends without need: {summary}")

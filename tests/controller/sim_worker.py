@@ -1,0 +1,332 @@
+"""A simulated worker: what `worker.session` and `worker.recovery` do, as a generator that yields wherever a
+process may be preempted.
+
+Fence, slot choice and re-commit are the product's own code (`Fence`, `Replicator`); the engine underneath is
+`SimWriter`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from ff_core.contract.messages import make, pack, unpack
+from ff_core.contract.stamps import epoch_of, stamp, version_of
+from ff_core.copy.arena import slot_with
+from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt
+from ff_core.worker.fence import Fence
+from tests.controller.sim_memory import History, SimArena, SimPage, SimReplicator, SimWriter, Violation
+
+if TYPE_CHECKING:
+    from tests.controller.sim_agent import SimProcess
+    from tests.controller.simulation import World
+
+Steps = Generator[bool, None, Any]  # yields whether it got anywhere
+
+
+class SimWorker:
+    """One process that plays a rank once it has got its role."""
+
+    def __init__(self, world: World, process: SimProcess, page: SimPage) -> None:
+        self.world, self.process, self.page = world, process, page
+        self.inbox: dict[str, tuple[dict[str, Any], Any]] = {}
+        self.to_agent: deque[dict[str, Any]] = deque()
+        self.rang = False
+        self.fence: Fence | None = None
+        self.rank = -1
+        self.newcomer = False
+        self.replicator: SimReplicator | None = None
+        self.unique: History | None = None
+        self.repl: History | None = None
+        self.derived: History | None = None  # weights: of the version that all ranks' unique tensors were at
+        self.const = False
+        self.redo_until: int | None = None
+        self.forgotten = -1  # batches of iterations up to this one are gone
+        self.main = self._main()
+
+    # ---- what happens to it ----------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """The training thread runs until it may be preempted."""
+        try:
+            return next(self.main)
+        except StopIteration:
+            return self.process.exit(0)
+        except EngineError as error:
+            raise Violation(f"rank {self.rank}: {error}") from error
+
+    def engine_step(self) -> bool:
+        actions = self.replicator.sim.actions() if self.replicator is not None else []
+        if not actions:
+            return False
+        self.world.random.choice(actions)()
+        return True
+
+    def deliver(self, message: dict[str, Any], arena: Any) -> None:
+        """The link's thread, which is the watchdog too."""
+        if message["t"] == "halt":
+            assert self.fence is not None, "a halt before the role"
+            version, sealed = self.fence.halt(message["epoch"], lambda: None)
+            if self.replicator is not None:
+                self.replicator.sim.cancel()
+            self.send("halted", epoch=message["epoch"], version=-1 if self.newcomer else version, sealed=sealed)
+        else:
+            self.inbox[message["t"]] = (message, arena)
+
+    def send(self, name: str, **fields: Any) -> None:
+        self.to_agent.append(unpack(pack(make(name, **fields))))
+
+    # ---- waiting ---------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        assert self.fence is not None
+        self.fence.check()
+
+    def _until(self, ready: Callable[[], Any], check: Callable[[], None] | None = None) -> Steps:
+        while True:
+            (check or self._check)()
+            if ready():
+                return None
+            yield False
+
+    def _take(
+        self, name: str, accept: Callable[[dict[str, Any]], bool], check: Callable[[], None] | None = None
+    ) -> Steps:
+        yield from self._until(lambda: name in self.inbox and accept(self.inbox[name][0]), check)
+        yield True
+        return self.inbox.pop(name)
+
+    # ---- life ------------------------------------------------------------------------------------------------------
+
+    def _main(self) -> Steps:
+        role, _ = yield from self._take("role", lambda m: True, lambda: None)
+        self.rank, self.newcomer = role["rank"], role["newcomer"]
+        self.fence = Fence(self.page, role["epoch"])  # type: ignore[arg-type]
+        self.send("booted")
+        yield True
+        if self.newcomer:
+            yield from self._until_resumed()
+            self.newcomer = False
+            self.redo_until = self.fence.version + 1
+        else:
+            yield from self._start()
+        while True:
+            try:
+                yield from self._train()
+                return
+            except FailoverInterrupt:
+                yield True
+            interrupted = self.fence.sealed + 1
+            yield from self._until_resumed()
+            self.redo_until = max(self.fence.version + 1, interrupted)
+
+    def _start(self) -> Steps:
+        world, fence = self.world, self.fence
+        assert fence is not None
+        self.unique = self.repl = self.derived = ()
+        self.const = True
+        self.send(
+            "protect",
+            rank=self.rank,
+            sent_bytes=4096,
+            local_bytes=4096 if world.options.has_local else 0,
+            blob_capacity=4096,
+            journal_bytes=0,
+            chunk_bytes=4096,
+            settings=world.settings,
+            has_constant=world.options.has_constant,
+            on_device=self.world.seed % 2 == 1,
+        )
+        message, arena = yield from self._take("arena", lambda m: True)
+        self._open(arena)
+        assert self.replicator is not None
+        arena.has_journal = True
+        yield from self._connect(message["holders"], fence.epoch)
+        self.replicator.keep_blob(0, ())  # type: ignore[arg-type]
+        world.resumed(self, fence.epoch, 0)
+        fence.resume(0, self.replicator.recommit)
+        self.send("training", rank=self.rank)
+
+    def _open(self, arena: SimArena) -> None:
+        self.replicator = SimReplicator(self.rank, arena, self.page, SimWriter(arena, self._live, self._committed))
+
+    def _live(self) -> tuple[History, History]:
+        assert self.fence is not None
+        if not self.fence._whole or self.unique is None or self.repl is None:
+            raise Violation(f"rank {self.rank}: live tensors were read while they changed")
+        return self.unique, self.repl
+
+    def _committed(self, number: int) -> None:
+        self.page.store("committed", max(self.page.load("committed"), number))
+        self.rang = True
+
+    def _connect(self, holders: list[list[Any]], epoch: int) -> Steps:
+        assert self.replicator is not None
+        self.replicator.connect(holders, epoch)
+        self.replicator.sim.links.clear()
+        for node, _, _ in holders:
+            yield from self._until(lambda node=node: self.world.can_connect(node, epoch))
+            self._check()  # a cancelled engine takes no more holders
+            link = self.world.connect(node, "replica", self.rank, epoch)
+            if link is not None:
+                self.replicator.sim.links.append(link)
+            yield True
+
+    # ---- iterations ------------------------------------------------------------------------------------------------
+
+    def _train(self) -> Steps:
+        fence, replicator, world = self.fence, self.replicator, self.world
+        assert fence is not None and replicator is not None
+        while True:
+            yield True
+            if fence.sealed != fence.version:
+                self._seal()
+                yield True
+            if fence.version == world.options.iterations:
+                break
+            fence.check()
+            arrived = world.collective(
+                ("iteration", fence.epoch, fence.version + 1), self.rank, (self.unique, self.repl, self.derived)
+            )
+            yield from self._until(arrived)
+            yield True
+            yield from self._gate()
+            fence.enter_step()
+            unique, repl = self.unique, self.repl
+            assert unique is not None and repl is not None
+            self.unique = self.repl = self.derived = None
+            yield True
+            self.unique, self.repl = (*unique, fence.epoch), (*repl, fence.epoch)
+            self.derived = self.unique
+            fence.leave_step(self._copy)
+        if replicator.newest != fence.version:
+            yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
+            if replicator.newest >= 0 and world.options.finish_waits:
+                yield from self._committed_everywhere(replicator.newest)
+            fence.resume(fence.version, replicator.recommit)
+        self.send("leaving", rank=self.rank, epoch=fence.epoch, version=fence.version, stats=None)
+        epoch, version = fence.epoch, fence.version
+        yield from self._take("may_leave", lambda m: (m["epoch"], m["version"]) == (epoch, version))
+
+    def _scheduled(self, version: int) -> bool:
+        return version % self.world.options.interval == 0
+
+    def _copy(self, version: int) -> None:
+        assert self.replicator is not None
+        if self._scheduled(version):
+            self.replicator.begin(version)
+
+    def _gate(self) -> Steps:
+        assert self.fence is not None and self.replicator is not None
+        replicator = self.replicator
+        yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
+        if self.world.options.commit == "strict" or self._scheduled(self.fence.version + 1):
+            yield from self._committed_everywhere(replicator.newest)
+
+    def _committed_everywhere(self, version: int) -> Steps:
+        assert self.fence is not None
+        epoch, page = self.fence.epoch, self.page
+
+        def look() -> bool:
+            if page.load("halt_epoch") > epoch:
+                raise FailoverInterrupt(page.load("halt_epoch"))
+            return page.load("w_stamp") >= stamp(epoch, version)
+
+        yield from self._until(look)
+
+    def _seal(self) -> None:
+        assert self.fence is not None and self.replicator is not None
+        history: Any = self.unique
+        self.fence.seal(lambda version: self.replicator.seal(version, history))  # type: ignore[union-attr]
+        word = self.page.load("w_stamp")
+        if word and epoch_of(word) == self.fence.epoch:
+            self.forgotten = max(self.forgotten, version_of(word) - self.world.options.interval)
+        if self.redo_until is not None and self.fence.version >= self.redo_until:
+            self.redo_until = None
+            self.send("redone", rank=self.rank, epoch=self.fence.epoch, version=self.fence.version, at=0.0)
+
+    # ---- recovery --------------------------------------------------------------------------------------------------
+
+    def _until_resumed(self) -> Steps:
+        while True:
+            yield True
+            try:
+                yield from self._once()
+                return
+            except FailoverInterrupt:
+                yield True
+            except CorruptSlotError as error:
+                assert self.fence is not None
+                self.send("bad_slot", rank=self.rank, epoch=self.fence.epoch, reason=str(error))
+                yield from self._until(lambda: self.fence.halted() is not None, lambda: None)  # type: ignore[union-attr]
+
+    def _once(self) -> Steps:
+        fence, world = self.fence, self.world
+        assert fence is not None
+
+        def wanted(message: dict[str, Any]) -> bool:
+            halted = fence.halted()
+            if halted is None:
+                return message["epoch"] == fence.epoch if self.newcomer else False
+            return message["epoch"] == halted
+
+        verdict, arena = yield from self._take("verdict", wanted, lambda: None)
+        epoch, version = verdict["epoch"], verdict["version"]
+        role = verdict["roles"][self.rank]
+        if self.replicator is None:
+            self._open(arena)
+        replicator = self.replicator
+        assert replicator is not None
+        fence.begin_epoch(epoch)
+        yield True
+        if role["source"] == "live":
+            replicator.keep_blob(version, replicator.blob(version))
+        else:
+            if role["filled"]:
+                yield from self._take("slot_ready", lambda m: m["epoch"] == epoch)
+            fence.tear()
+            self.unique = self.derived = None
+            yield True
+            self._restore(replicator, epoch, version)
+        yield True
+        self.send("ready", rank=self.rank, epoch=epoch, restored_bytes=0, at=0.0)
+        yield from self._take("regroup", lambda m: m["epoch"] == epoch)
+        arrived = world.collective(("regroup", epoch, version), self.rank, None)
+        yield from self._until(arrived)
+        yield from self._rebuild(verdict)
+        scalars: Any = replicator.blob(version)
+        if scalars != self.unique:
+            raise Violation(f"rank {self.rank}: scalars of {scalars} with tensors of {self.unique}")
+        yield from self._connect(verdict["holders"][self.rank], epoch)
+        world.resumed(self, epoch, version)
+        fence.resume(version, replicator.recommit)
+        self.send("resumed", rank=self.rank, epoch=epoch, timings={})
+
+    def _restore(self, replicator: SimReplicator, epoch: int, version: int) -> None:
+        index = slot_with(replicator.arena, epoch, version)
+        try:
+            slot = replicator.sim.arena.verify(index)
+        except CorruptSlotError:
+            replicator.arena.empty(index)
+            raise
+        self.unique = slot.unique
+        if slot.full:
+            self.repl = slot.repl if self.world.options.has_local else slot.unique
+        else:
+            self.repl = None
+        replicator.keep_blob(version, slot.scalars)  # type: ignore[arg-type]
+
+    def _rebuild(self, verdict: dict[str, Any]) -> Steps:
+        """Redundant state comes from the source rank by broadcast, weights of restored ranks from everybody's masters.
+        Every rank takes part in both."""
+        key = ("rebuild", verdict["epoch"], verdict["version"])
+        arrived = self.world.collective(key, self.rank, (self.repl, self.const, self.unique), same=False)
+        yield from self._until(arrived)
+        yield True
+        source = verdict.get("source_rank")
+        if source is not None and self.rank in verdict["newcomers"]:
+            self.repl, self.const, _ = self.world.contributions[key][source]
+        if self.rank in verdict["restored"]:
+            masters = {given[2] for given in self.world.contributions[key].values()}
+            self.derived = masters.pop() if len(masters) == 1 else None

@@ -1,0 +1,323 @@
+"""A whole job in one thread, without torch, sockets or time: the real controller and agents over simulated workers
+and memory.
+
+`World(options).run()` draws every interleaving and every fault from one seed and raises `Violation` when a promise of
+docs/protocol.md is broken:
+  * after a failover all ranks go on from one version of one lineage, with scalars of that version;
+  * that version is at least the W published before, as long as one failure domain is lost at a time;
+  * a slot that holds W is not overwritten;  * a message of another epoch changes nothing;  * the job ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from ff_core.agent import agent as agent_module
+from ff_core.agent import halting as halting_module
+from ff_core.agent import spares as spares_module
+from ff_core.agent import store as store_module
+from ff_core.agent import verdicts as verdicts_module
+from ff_core.config.schema import FailoverConfig
+from ff_core.contract.job import JobSpec
+from ff_core.contract.messages import Message, make, pack, unpack
+from ff_core.controller import startup as startup_module
+from ff_core.controller.controller import Controller
+from ff_core.controller.membership import Node
+from ff_core.copy.arena import SlotState
+from tests.controller.sim_agent import AgentHost
+from tests.controller.sim_checks import Checks, Options
+from tests.controller.sim_memory import Connection, SimArena, Violation
+from tests.controller.sim_process import pause
+
+MOST_STEPS = 60_000
+
+
+async def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
+    """For asyncio.to_thread: others may go on before the work is done."""
+    await pause()
+    return work(*arguments)
+
+
+class World(Checks):
+    """The job, its faults and its checks. It is the controller's Outbox."""
+
+    def __init__(self, seed: int, options: Options) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+        self.seed, self.options = seed, options
+        self.settings = FailoverConfig(
+            enabled=True, replicas=options.replicas, interval=options.interval, commit=options.commit
+        ).to_dict()  # type: ignore[arg-type]
+        self.job = JobSpec(
+            ["train.py"],
+            options.nodes,
+            options.nproc,
+            "",
+            0,
+            spares=options.spares,
+            emulated=options.same_machine,
+            max_restarts=options.max_restarts,
+            config=self.settings,
+        )
+        self.hosts: dict[int, AgentHost] = {}
+        self.hosting: AgentHost | None = None
+        self.controller = Controller(self.job, FailoverConfig.from_dict(self.settings), self)
+        self.steps = 0
+        self.trace: deque[str] = deque(maxlen=400)
+        self.faults_left = options.faults
+        #: step of the next fault; None until training is protected
+        self.next_fault = self.random.randrange(1, 100 * self.job.world_size) if options.early else None
+        self.old_messages: list[tuple[int, Message]] = []
+        self.epoch_seen = 0
+        self.lost: list[int] = []  # nodes whose end the controller has not been told of
+        self.failovers = 0
+        self.sent = 0
+        self.passed = 0.0  # seconds that were waited for a deadline
+
+    # ---- Outbox ----------------------------------------------------------------------------------------------------
+
+    def send(self, node: int, name: str, **fields: Any) -> None:
+        message = unpack(pack(make(name, **fields)))
+        if "epoch" in message:
+            if message["epoch"] < self.epoch_seen:
+                raise Violation(f"{name} of epoch {message['epoch']} after epoch {self.epoch_seen}")
+            self.epoch_seen = message["epoch"]
+        if name == "may_leave" and message["version"] > self.controller.w:
+            raise Violation(f"ranks may leave with version {message['version']}, but W = {self.controller.w}")
+        if name == "w":
+            self.safe = message["version"]
+            self.replicated = all(rank.holders for rank in self.controller.members.ranks.values())
+            unnoticed = [f"node {number}" for number in self.lost]
+            self.losses = [loss for loss in self.losses if loss in unnoticed or loss.startswith("slot")]
+        elif name == "verdict":
+            self._verdict(message)
+        self.sent += 1
+        self.hosts[node].from_controller.append(message)
+        self.trace.append(f"{self.steps}: controller -> {node}: {message}")
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        if kind == "failover":
+            self.failovers += 1
+        elif kind == "training_start" and self.faults_left and self.next_fault is None:
+            ranks = self.job.world_size
+            self.next_fault = self.steps + self.random.randrange(40 * ranks, 90 * ranks * self.options.iterations)
+        elif kind == "unrecoverable" and self._promised() and self.safe >= 0:
+            raise Violation(f"given up although {self.safe} was safe and only {self.losses} was lost: {fields}")
+        elif kind == "restart":
+            self.restarts += 1
+            self.safe, self.losses = -1, []
+            self.contributions.clear()
+
+    def say(self, text: str) -> None:
+        self.trace.append(f"{self.steps}: {text}")
+
+    def now(self) -> float:
+        return self.passed + self.steps * 1e-3
+
+    # ---- connections -----------------------------------------------------------------------------------------------
+
+    def can_connect(self, node: int, epoch: int) -> bool:
+        host = self.hosts[node]
+        return host.alive and host.port.epoch == epoch
+
+    def connect(self, node: int, kind: str, rank: int, epoch: int) -> Connection | None:
+        host = self.hosts[node]
+        return host.port.accept(kind, rank, epoch) if host.alive else None
+
+    # ---- faults ----------------------------------------------------------------------------------------------------
+
+    def _fault(self) -> None:
+        """One fault at a random place. What is not possible now simply does not happen."""
+        self.faults_left -= 1
+        self.next_fault = None
+        if self.faults_left:
+            self.next_fault = self.steps + self.random.choice((0, 1, 5, 20, 60, 150, 400, 1000))
+        kind = self.random.choice(self.options.kinds)
+        hosts = [host for host in self.hosts.values() if host.alive]
+        processes = [p for host in hosts for p in host.processes if p.code is None and p.rank >= 0]
+        if kind == "node" and len(hosts) > 1:
+            host = self.random.choice(hosts)
+            self._lost(f"node {host.node}")
+            host.die()
+            for _ in range(self.random.randrange(len(host.to_controller) + 1)):
+                host.to_controller.pop()
+            self.lost.append(host.node)
+        elif kind == "partition" and len(hosts) > 1:
+            host = self.random.choice(hosts)
+            self._lost(f"node {host.node}")
+            self.controller.node_down(host.node, "no heartbeat")
+        elif kind == "process" and processes:
+            process = self.random.choice(processes)
+            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+            self._lost(f"process {process.uid}")
+            process.exit(-9)
+        elif kind == "undead" and [p for p in processes if p.booted]:
+            process = self.random.choice([p for p in processes if p.booted])
+            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+            self._lost(f"process {process.uid}")
+            process.exit(-9)
+            process.undead = True
+        elif kind == "spare":
+            spares = [p for host in hosts for p in host.processes if p.code is None and p.rank < 0]
+            if spares:
+                self.random.choice(spares).exit(-9)
+        elif kind == "slot":
+            arenas = [a for host in hosts for a in host.agent.store._all()]
+            slots = [s for a in arenas for s in a.slots if s.state is SlotState.COMPLETE]  # type: ignore[attr-defined]
+            if slots:
+                self._lost(f"slot {len(self.losses)}")
+                self.random.choice(slots).corrupt = True
+        elif kind == "frozen" and len(processes) > 1:
+            for process, end in zip(self.random.sample(processes, min(2, len(processes))), (False, True), strict=False):
+                self._lost(
+                    f"process {process.uid}"
+                )  # one stops answering, another one dies: that is when the first is missed
+                self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+                process.frozen = not end
+                if end:
+                    process.exit(-9)
+
+    def _lost(self, what: str) -> None:
+        self.losses.append(what)
+        self.trace.append(f"{self.steps}: LOST {what}")
+
+    # ---- the controller's side of the streams ----------------------------------------------------------------------
+
+    def _to_controller(self, host: AgentHost) -> bool:
+        if not host.to_controller:
+            if host.node in self.lost:
+                self.lost.remove(host.node)
+                self.controller.node_down(host.node, "its connection closed")
+                return True
+            return False
+        message = host.to_controller.popleft()
+        self.trace.append(f"{self.steps}: {host.node} -> controller: {message}")
+        if "epoch" in message:
+            self.old_messages.append((host.node, message))
+        if message["t"] != "stopped":
+            self.controller.handle(host.node, message)
+        self._replay()
+        return True
+
+    def _replay(self) -> None:
+        """A message of an earlier epoch, once more."""
+        if self.old_messages and self.random.random() < 0.5:
+            node, message = self.random.choice(self.old_messages)
+            if message["epoch"] < self.controller.epoch and not self.controller.finished:
+                before = self._snapshot()
+                self.controller.handle(node, dict(message))
+                if self._snapshot() != before:
+                    raise Violation(f"a message of an old epoch changed something: {message}")
+
+    def _snapshot(self) -> str:
+        c = self.controller
+        return repr(
+            (
+                c.epoch,
+                c.w,
+                c.finished,
+                c.loop_end.left_version,
+                c.failovers.round,
+                list(c.members.ranks.values()),
+                self.result,
+                [len(h.from_controller) for h in self.hosts.values()],
+            )
+        )
+
+    # ---- running ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        def create(layout: Any, name: str = "") -> SimArena:
+            host = self.hosting
+            assert host is not None
+            return SimArena(layout, lambda arena, slot: self.overwritten(host, arena, slot))
+
+        def hosting(*_: Any, **__: Any) -> Any:
+            assert self.hosting is not None
+            return self.hosting.workers
+
+        loop = SimpleNamespace(get_running_loop=lambda: self.hosting, Event=asyncio.Event, to_thread=_elsewhere)
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(store_module, "Arena", SimpleNamespace(create=create)))
+            stack.enter_context(mock.patch.object(startup_module, "arena_bytes", lambda layout: 4096))
+            stack.enter_context(mock.patch.object(agent_module, "Workers", hosting))
+            stack.enter_context(mock.patch.object(agent_module, "asyncio", loop))
+            stack.enter_context(mock.patch.object(halting_module, "asyncio", loop))
+            stack.enter_context(mock.patch.object(spares_module, "asyncio", loop))
+            stack.enter_context(mock.patch.object(verdicts_module, "asyncio", loop))
+            yield
+
+    def run(self) -> tuple[int, str]:
+        """Until the job is over: (exit code, last words)."""
+        with self._patched():
+            for node in range(self.options.nodes):
+                self.hosts[node] = AgentHost(self, node, self.job)
+            for node in self.hosts:
+                machine = "m" if self.options.same_machine else f"m{node}"
+                self.controller.node_up(Node(node, machine, machine, ("host", node), 1 << 40, 0.0))
+            idle, draw, hosts = 0, self.random.random, list(self.hosts.values())
+            while self.result is None:
+                self.steps += 1
+                if self.next_fault is not None and self.steps >= self.next_fault:
+                    self._fault()
+                steps = self._steps(hosts[int(draw() * len(hosts))])
+                if steps[int(draw() * len(steps))]() or steps[int(draw() * len(steps))]():
+                    idle = 0
+                    continue
+                idle += 1
+                if idle > 60:
+                    idle = 0
+                    self._sweep()
+                if self.steps > MOST_STEPS:
+                    raise Violation("the job does not end")
+        return self.result
+
+    def _steps(self, host: AgentHost) -> list[Callable[[], bool]]:
+        inner = host.steps() if host.alive else []
+        return [lambda: self._to_controller(host), *inner]
+
+    def _sweep(self) -> None:
+        """Everybody once; if nobody gets anywhere time passes, and if no deadline is left to pass the job hangs."""
+        hosts = list(self.hosts.values())
+        self.random.shuffle(hosts)
+        for _ in range(2):  # a worker that did something and then had to wait says so only the next time
+            for host in hosts:
+                steps = self._steps(host)
+                self.random.shuffle(steps)
+                if any(step() for step in steps):
+                    return
+        timers = [(host, timer) for host in hosts if host.alive for timer in host.timers]
+        for host, timer in timers:
+            host.timers.remove(timer)
+            self.hosting = host
+            timer[0](*timer[1])
+        if timers:
+            return
+        before = self.sent
+        self.passed += 2 * max(self.controller.config.join_timeout_s, self.controller.config.regroup_timeout_s)
+        self.controller.failovers.tick(self.now())
+        undead = [process for host in hosts for process in host.processes if process.undead]
+        if self.sent == before and undead:  # outside the loop only its end counts, which comes in the end
+            undead[0].undead = False
+        elif self.sent == before:
+            raise Violation("deadlock: nobody can go on")
+
+
+def simulate(seed: int, options: Options) -> World:
+    """Run one job; a Violation says what to repeat it with."""
+    world = World(seed, options)
+    try:
+        world.run()
+    except Violation as violation:
+        raise Violation(f"{violation}\nseed {seed}, {options}") from violation
+    except Exception as error:
+        raise Violation(f"{type(error).__name__}: {error}\nseed {seed}, {options}") from error
+    return world

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from ff_core.worker.pacing import CopyWindow
+
+
+class Clock:
+    """Of a device that is `behind` by some moments: what they are it will know later."""
+
+    def __init__(self) -> None:
+        self.time, self.behind = 100.0, 0
+        self.known: list[float] = []
+
+    def now(self) -> int:
+        self.known.append(self.time)
+        return len(self.known) - 1
+
+    def seconds(self, start: int, end: int) -> float | None:
+        return self.known[end] - self.known[start] if end < len(self.known) - self.behind else None
+
+
+def iteration(window: CopyWindow, clock: Clock, seconds: float) -> None:
+    window.begun()
+    clock.time += seconds
+    window.gate()
+
+
+def test_predicts_only_from_enough_iterations_and_from_the_shortest() -> None:
+    clock = Clock()
+    window = CopyWindow(clock)
+    for _ in range(7):
+        iteration(window, clock, 2.0)
+        assert window.seconds() == 0.0
+    iteration(window, clock, 1.0)
+    assert 0.5 < window.seconds() < 1.0  # room is left for the acknowledgement
+    for _ in range(8):
+        iteration(window, clock, 4.0)
+    assert 2.0 < window.seconds() < 4.0  # the short one is forgotten
+
+
+def test_interrupted_and_repeated_gates_say_nothing() -> None:
+    clock = Clock()
+    window = CopyWindow(clock)
+    for _ in range(8):
+        iteration(window, clock, 2.0)
+    before = window.seconds()
+    window.begun()
+    clock.time += 0.001
+    window.forget()
+    window.gate()
+    window.gate()
+    assert window.seconds() == before
+
+
+def test_a_device_tells_later_what_it_took() -> None:
+    clock = Clock()
+    window = CopyWindow(clock)
+    for seconds in (2.0,) * 7 + (1.0,):
+        iteration(window, clock, seconds)
+    clock.behind = 4  # it has not come to the end of the last two
+    assert window.seconds() == 0.0
+    clock.behind = 0
+    known = window.seconds()
+    assert 0.5 < known < 1.0
+    clock.behind = 2
+    iteration(window, clock, 0.1)
+    assert window.seconds() == known
+    window.forget()  # a failover in between: what the device still does says nothing
+    clock.behind = 0
+    assert window.seconds() == known
+
+
+def test_the_hosts_own_clock() -> None:
+    window = CopyWindow()
+    for _ in range(8):
+        window.begun()
+        window.gate()
+    assert 0 <= window.seconds() < 60

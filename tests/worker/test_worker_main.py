@@ -1,0 +1,196 @@
+"""A worker process with the test as its agent: a real link and a real status page, no control plane behind them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from ff_core.contract.env import spare_env, worker_env
+from ff_core.contract.job import JobSpec
+from ff_core.contract.link import WorkerLink, pair
+from ff_core.copy.page import StatusPage
+
+DEADLINE_S = 60.0
+
+
+class Agent:
+    """The agent's end of one worker."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a worker connects early
+        self.page = StatusPage.create()
+        self.bell = os.eventfd(0)
+        ours, theirs = pair()
+        self.link = WorkerLink(ours)  # both ends speak the same packets
+        env = {**spare_env(), "FF_LINK_FD": str(theirs.fileno()), "FF_UID": "u1", "FF_PARENT_PID": str(os.getpid())}
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "ff_core.worker.worker_main"], env=env, cwd=place, pass_fds=(theirs.fileno(),),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        theirs.close()
+
+    def give_role(self, entrypoint: list[str], code: str = "", **changes: Any) -> None:
+        (self.place / "train.py").write_text(textwrap.dedent(code))
+        job = JobSpec(entrypoint, 1, 2, master_addr="127.0.0.1", master_port=self.store.port, out_dir=str(self.place))
+        fields = {"rank": 1, "env": worker_env(job, 1, 0), "entrypoint": entrypoint, "no_python": False, "epoch": 0,
+                  "newcomer": False, "secret": b"x" * 16, "job": job.to_wire(), "injections": [], "world_size": 2}
+        self.link.send("role", (self.page.fd, self.bell), **{**fields, **changes})
+
+    def run(self, code: str, *argv: str) -> tuple[int, str, str]:
+        self.give_role(["train.py", *argv], code)
+        return self.end()
+
+    def end(self) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr)"""
+        out, err = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, out, err
+
+    def receive(self) -> dict[str, Any]:
+        return self.link.receive(DEADLINE_S)[0]
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    agent = Agent(tmp_path)
+    yield agent
+    agent.process.kill()
+    agent.process.wait()
+    agent.link._sock.close()
+    agent.page.close()
+    os.close(agent.bell)
+
+
+def test_is_the_script_with_its_ranks_environment(agent: Agent) -> None:
+    code, out, err = agent.run(
+        """
+        import os, sys
+        print(__name__, sys.argv, os.environ["RANK"], os.environ["WORLD_SIZE"], sys.path[0] == os.getcwd())
+        print([name for name in os.environ if name.startswith("FF_PARENT") or name == "FF_LINK_FD"])
+        print("deepspeed" in sys.modules)
+        """,
+        "--x",
+    )
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["__main__ ['train.py', '--x'] 1 2 True", "[]", "False"]
+    assert agent.receive()["t"] == "booted"
+
+
+def test_traceback_without_our_frames_and_error_file(agent: Agent) -> None:
+    code, _, err = agent.run("def f():\n    raise ValueError('bad')\nf()\n")
+    assert code == 1
+    files = [line.split('"')[1] for line in err.splitlines() if line.startswith("  File")]
+    assert files == [str(agent.place / "train.py")] * 2
+    assert err.endswith("ValueError: bad\n")
+    record = json.loads((agent.place / "logs" / "0" / "rank1" / "error.json").read_text())
+    assert record["message"]["message"] == "ValueError: bad"
+
+
+@pytest.mark.parametrize(("ending", "expected"), [("exit(0)", 0), ("exit(5)", 5), ("exit('words')", 1), ("pass", 0)])
+def test_exit_codes(agent: Agent, ending: str, expected: int) -> None:
+    assert agent.run(ending)[0] == expected
+
+
+def test_interrupt_ends_as_with_any_python_program(agent: Agent) -> None:
+    code, _, err = agent.run("raise KeyboardInterrupt")
+    assert code == -signal.SIGINT and err.endswith("KeyboardInterrupt\n")
+
+
+def test_module(agent: Agent) -> None:
+    agent.give_role(["-m", "train", "a"], "import sys; print(__spec__.name, sys.argv[1:])")
+    assert agent.end()[:2] == (0, "train ['a']\n")
+
+
+def test_spare_preloads_then_plays(agent: Agent) -> None:
+    (agent.place / "wave.py").write_text("raise SystemExit('the working directory shadows a library')")
+    agent.link.send("preload", modules=["wave", "nowhere_at_all"], calls=[["os:putenv", ["PRELOADED", "1"]]])
+    assert agent.receive() == {"t": "spare_ready", "uid": "u1"}
+    agent.link.send("preload", modules=["wave"], calls=[])
+    assert agent.receive()["t"] == "spare_ready"
+    code, out, _ = agent.run("import sys, os; print('wave' in sys.modules, flush=True); os.system('echo $PRELOADED')")
+    assert (code, out) == (0, "True\n1\n")
+
+
+def test_hooks_are_set(agent: Agent) -> None:
+    code, out, err = agent.run("""
+        import torch.distributed as dist
+        from ff_core.worker import session
+        print(session.current().registry is not None)
+    """)
+    assert (code, out) == (0, "True\n"), err
+
+
+def test_without_import_hooks(agent: Agent) -> None:
+    """Nothing watches imports; who calls FFTrainer is protected, and a job in which nobody did is told so."""
+    code = """
+        import sys, torch.distributed
+        from ff_core.worker import session
+        print([type(finder).__module__ for finder in sys.meta_path if type(finder).__module__.startswith("ff_")])
+        print(session.current().registry is not None)
+        """
+    job = JobSpec(["train.py"], 1, 2, "127.0.0.1", agent.store.port, import_hooks=False).to_wire()
+    agent.give_role(["train.py"], code, job=job, rank=0)
+    status, out, err = agent.end()
+    assert (status, out) == (0, "[]\nFalse\n")
+    assert err.startswith("fftrain: THIS JOB WAS NOT PROTECTED: --no-import-hooks was given")
+
+
+def test_without_import_hooks_but_called(agent: Agent) -> None:
+    job = JobSpec(["train.py"], 1, 2, "127.0.0.1", agent.store.port, import_hooks=False).to_wire()
+    # A spare imports what calls FFTrainer before it has a rank: the call takes effect when it has one.
+    (agent.place / "calls.py").write_text(
+        "from ff_core.worker import boot\nimport torch.distributed\nboot.when_worker(boot.on_torch_distributed)\n"
+    )
+    agent.link.send("preload", modules=["runpy"], calls=[["runpy:run_path", [str(agent.place / "calls.py")]]])
+    assert agent.receive()["t"] == "spare_ready"
+    code = "from ff_core.worker import session\nprint(session.current().registry is not None)"
+    agent.give_role(["train.py"], code, job=job, rank=0)
+    assert agent.end() == (0, "True\n", "")
+
+
+def test_no_python(agent: Agent) -> None:
+    agent.give_role(["sh", "-c", "echo $RANK $0", "word"], no_python=True)
+    code, out, err = agent.end()
+    assert (code, out) == (0, "1 word\n") and "without protection" in err
+
+
+def test_no_python_missing_program(agent: Agent) -> None:
+    agent.give_role(["/nowhere/program"], no_python=True)
+    code, _, err = agent.end()
+    assert code == 127 and "cannot run /nowhere/program" in err
+
+
+def test_agent_gone_before_a_role(agent: Agent) -> None:
+    agent.link._sock.shutdown(socket.SHUT_RDWR)
+    assert agent.end() == (0, "", "")
+
+
+def test_agent_gone_while_playing(agent: Agent) -> None:
+    agent.give_role(["train.py"], "import time; time.sleep(1000)")
+    assert agent.receive()["t"] == "booted"
+    agent.link._sock.shutdown(socket.SHUT_RDWR)
+    assert agent.end()[0] != 0
+
+
+def test_a_message_that_does_not_belong(agent: Agent) -> None:
+    agent.link.send("regroup", epoch=1)
+    code, _, err = agent.end()
+    assert code == 1 and "'regroup' before a role; allowed: preload, role" in err
+
+
+def test_started_by_hand() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "ff_core.worker.worker_main"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert process.returncode == 2 and "started by fftrain" in process.stderr
