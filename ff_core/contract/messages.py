@@ -85,7 +85,6 @@ _define(
     local_bytes=_I,
     blob_capacity=_I,
     journal_bytes=_I,
-    chunk_bytes=_I,
     settings=_D,
     has_constant=_BOOL,
     on_device=_BOOL,

@@ -89,7 +89,10 @@ class Startup:
         if peers is not None:
             self.groups.add(frozenset(peers))
         # room for the journal of a replacement, whose script may take other turns before it is replayed
-        entry.layout = {"rank": rank, "slots": 2, "journal_capacity": 2 * journal_bytes + 65536, **sizes}
+        journal_capacity, chunk_bytes = 2 * journal_bytes + 65536, settings["chunk_bytes"]
+        entry.layout = {
+            "rank": rank, "slots": 2, "journal_capacity": journal_capacity, "chunk_bytes": chunk_bytes, **sizes
+        }  # fmt: skip
         if all(other.layout is not None for other in self.members.ranks.values()):
             self._allocate()
 

@@ -83,7 +83,7 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
     from ff_core.worker import boot
 
     sys.argv = list(role["entrypoint"])
-    owner = boot.boot(link, role, fds)
+    session = boot.boot(link, role, fds)
     if role["job"]["import_hooks"]:
         default_hooks()
     failure: BaseException | None = None
@@ -95,7 +95,7 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
     if failure is not None:
         code = script.report_exception(failure)
         script.write_error_file(failure)
-    if owner.registry is None and not role["job"]["import_hooks"] and owner.rank == 0:
+    if session.registry is None and not role["job"]["import_hooks"] and session.rank == 0:
         print(_NOTHING_CALLED, file=sys.stderr, flush=True)
     boot.shutdown(failure if code else None)
     if isinstance(failure, KeyboardInterrupt):

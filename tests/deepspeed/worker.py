@@ -1,4 +1,4 @@
-"""One rank of a small DeepSpeed job under the fake runtime; runs the cases it is given and prints results as JSON.
+"""One rank of a small DeepSpeed job under a session in memory; runs the cases it is given and prints results as JSON.
 
 usage: worker.py CASES.json RANK WORLD PORT        (cases: see `run_case`)
 """
@@ -23,7 +23,7 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
-from fake_runtime import FakeFailover, Interrupter  # noqa: E402
+from fake_session import FakeSession, Interrupter  # noqa: E402
 from small_model import Losing, Model, Noisy, digest  # noqa: E402
 
 interrupter = Interrupter()
@@ -32,7 +32,7 @@ interrupter.install()
 import deepspeed  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
-from ff_core.worker import session as runtime  # noqa: E402
+from ff_core.worker import session  # noqa: E402
 from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
 ff_deepspeed.hooks.install_in_script()
@@ -80,7 +80,7 @@ def make_engine(case: dict[str, Any]) -> Any:
     return engine
 
 
-def train(engine: Any, case: dict[str, Any], failover: FakeFailover | None) -> dict[str, Any]:
+def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> dict[str, Any]:
     """`epochs` loops over a shuffled data set; returns losses by optimizer step, and what the last step left."""
     losses: dict[int, float] = {}
     data = Noisy(4 * case.get("gas", 1) * case.get("iterations", 6) + case.get("extra", 0))
@@ -214,7 +214,7 @@ def misuse(engine: Any, how: str) -> None:
         ff_deepspeed.batches(engine, loader, limit=-1)
 
 
-def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeFailover) -> dict[str, Any]:
+def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeSession) -> dict[str, Any]:
     result = train(engine, case, failover)
     names = sorted(path.name for path in pathlib.Path(case["persist"]["directory"]).iterdir())
     return result | {"checkpoints": names, "persisted_at": failover.persisted_at}
@@ -229,9 +229,9 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     saved = None
     if "resume_from" in case:
         saved = torch.load(f"{case['resume_from']}.{rank}", weights_only=True)
-    failover = FakeFailover(rank, world, interrupter, saved) if case.get("protected", True) else None
-    runtime.current = lambda: failover
-    protection._protection = None
+    failover = FakeSession(rank, world, interrupter, saved) if case.get("protected", True) else None
+    session.set_current(failover)
+    protection.guard.forget()
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
     engine = make_engine(case)

@@ -1,4 +1,4 @@
-"""A failover runtime for tests, in this process's memory: no agents, no copy engine, no death.
+"""A session for tests (`AdapterSession`), in this process's memory: no agents, no copy engine, no death.
 
 It keeps the two newest versions as clones, agrees on v* with a real collective, and before it restores anything it
 overwrites every tensor that it is responsible for with NaN, so that only what is really restored can come out right.
@@ -62,7 +62,9 @@ class Interrupter:
             raise FailoverInterrupt(self.epoch)
 
 
-class FakeFailover:
+class FakeSession:
+    """One rank's. saved: a slot of another one's: then this rank is a newcomer."""
+
     def __init__(
         self, rank: int, world_size: int, interrupter: Interrupter, saved: dict[str, Any] | None = None, **config: Any
     ) -> None:
@@ -70,7 +72,6 @@ class FakeFailover:
         self.rank, self.world_size, self.epoch, self.version = rank, world_size, 0, -1
         self.config = FailoverConfig.from_dict({"enabled": True, **config})
         self.is_newcomer = saved is not None
-        self.preload_calls: list[Any] = []
         self.slots: dict[int, dict[str, Any]] = {}
         self.saved = saved
         self.recovered: list[int] = []
@@ -82,6 +83,14 @@ class FakeFailover:
         self.behind = 0  # how much older v* is than it would have to be
 
     @property
+    def training(self) -> bool:
+        return self.version >= 0
+
+    @property
+    def committed_version(self) -> int:
+        return self.version - 1
+
+    @property
     def oldest_needed(self) -> int:
         return self.version - 2
 
@@ -90,6 +99,12 @@ class FakeFailover:
 
     def attach(self, adapter: Any) -> None:
         self.adapter = adapter
+
+    def call_in_spares(self, function: str, *arguments: Any) -> None:
+        pass  # there are none
+
+    def at_end(self, callback: Any) -> None:
+        pass  # `worker.py` calls what the hooks would have called
 
     def saved_scalars(self) -> dict[str, Any]:
         assert self.saved is not None
