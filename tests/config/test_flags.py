@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ff_core.config.find import find_config
 from ff_core.config import flags
+from ff_core.config.find import find_config
 from ff_core.config.schema import FailoverConfig
 from ff_core.errors import ConfigError
 
