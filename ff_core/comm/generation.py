@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from .solo import SoloGroup
-from .work import SwappableWork
 
 if TYPE_CHECKING:
-    from .registry import GroupRegistry
+    from .era import Era
+    from .work import SwappableWork
 
 
-class Cell:
-    """One generation of one group. `inner` is None once the generation is over; `epoch` is None for a solo group."""
+class Generation:
+    """One generation of one group. `inner` is None once it is over; `epoch` is None for a solo group."""
 
-    __slots__ = ("__weakref__", "_store", "epoch", "inner", "registry", "works")
+    __slots__ = ("__weakref__", "_store", "epoch", "era", "inner", "works")
 
     def __init__(
         self,
-        registry: GroupRegistry,
+        era: Era,
         inner: dist.ProcessGroup | SoloGroup,
         store: dist.Store | None,
         epoch: int | None,
     ) -> None:
-        self.registry = registry
+        self.era = era
         self.inner: dist.ProcessGroup | SoloGroup | None = inner
         self.epoch = epoch
         self._store = store  # torch's C++ does not keep the Python side of a store alive
