@@ -19,7 +19,7 @@ endif
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-SOURCES := $(wildcard ff_core/csrc/*.cpp ff_core/csrc/*.h ff_core/csrc/*.cu ff_core/csrc/build.py)
+SOURCES := $(wildcard $(foreach ending,cpp h cu py,ff_core/csrc/*.$(ending) ff_core/csrc/*/*.$(ending)))
 READY := $(VENV)/.ready
 
 .PHONY: setup test test-full lint demo demo-megatron clean
