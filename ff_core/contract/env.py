@@ -31,6 +31,9 @@ RANK_VARIABLES = (
     "TORCHELASTIC_ERROR_FILE",
 )
 
+#: In place of a module's name in what a spare must not import ahead: nothing at all.
+EVERYTHING = "*"
+
 _OMP_MESSAGE = """
 *****************************************
 Setting OMP_NUM_THREADS environment variable for each process to be 1 in default, to avoid your system being \

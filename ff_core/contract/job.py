@@ -19,7 +19,8 @@ class JobSpec:
     impossible.
     master_addr, master_port: the torch TCPStore the launcher hosts.  config: FailoverConfig as plain dict.
     out_dir: where events.jsonl, logs/ and failure records go; empty: nothing is written.
-    injections: texts of --inject.  show_output, log_prefix: whether worker output is shown, and with "[rank]: " before it.
+    injections: texts of --inject.  show_output, log_prefix: whether worker output is shown, and with
+    "[rank]: " before it.
     hash_seed: PYTHONHASHSEED of every worker process (see env.hash_seed).
     """
 
