@@ -69,7 +69,7 @@ class Agent:
         self.newcomers = Newcomers(self.store, self.workers)
         self.halting = Halting(self)
         self.verdicts = Verdicts(self)
-        self.spares = SparePool(node, job.spares, self.workers, self._start)
+        self.spares = SparePool(node, job.spares, self.workers, self._start, say)
         self.stopping = False
         self.exit_code = 1
         self.done = asyncio.Event()
@@ -170,8 +170,8 @@ class Agent:
                 arena.corrupt(max(complete)[1], 0)
         self.send("corrupted", id=id, rank=rank, to=to)
 
-    def on_preload(self, modules: list[str], calls: list[Any]) -> None:
-        self.spares.preload(modules, calls)
+    def on_preload(self, **what: Any) -> None:
+        self.spares.preload(what)
 
     def on_fail_worker(self, rank: int, reason: str) -> None:
         worker = self.workers.of_rank(rank)
@@ -209,6 +209,8 @@ class Agent:
             self.send(**{"name": name, **{key: value for key, value in message.items() if key != "t"}})
         elif name == "spare_ready":
             self.send("spare_ready", uid=worker.uid)
+        elif name == "spare_unfit":
+            self.spares.unfit(worker, message["reasons"])
         elif name == "booted":
             worker.booted = True
             worker.watch()

@@ -124,7 +124,7 @@ class Workers:
         env = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
         if rank >= 0:
             env |= worker_env(self.job, rank, self.restart)
-        env |= {LINK_VARIABLE: str(theirs.fileno()), "FF_UID": uid}
+        env |= {LINK_VARIABLE: str(theirs.fileno()), "FF_UID": uid, "PYTHONHASHSEED": self.job.hash_seed}
         log_dir = Path(self.job.out_dir) / "logs" / str(self.restart) if self.job.out_dir else None
         try:
             process = await WorkerProcess.spawn(

@@ -19,7 +19,9 @@ class JobSpec:
     impossible.
     master_addr, master_port: the torch TCPStore the launcher hosts.  config: FailoverConfig as plain dict.
     out_dir: where events.jsonl, logs/ and failure records go; empty: nothing is written.
-    injections: texts of --inject.  tee, log_prefix: whether worker output is shown, and prefixed with "[rank]: ".
+    injections: texts of --inject.  show_output, log_prefix: whether worker output is shown, and with
+    "[rank]: " before it.
+    hash_seed: PYTHONHASHSEED of every worker process (see env.hash_seed).
     """
 
     entrypoint: list[str]
@@ -38,6 +40,7 @@ class JobSpec:
     config: dict[str, Any] = field(default_factory=dict)
     show_output: bool = True
     log_prefix: bool = True
+    hash_seed: str = "0"
 
     @property
     def world_size(self) -> int:

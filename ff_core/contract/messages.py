@@ -67,7 +67,7 @@ _define(
 )
 _define("regroup", epoch=_I)
 _define("may_leave", epoch=_I, version=_I)
-_define("preload", modules=_L, calls=_L)
+_define("preload", modules=_L, calls=_L, environ=_opt(_D), argv=_opt(_L), without=_opt(_L))
 _define("inject_ack", id=_I, rank=_I)
 _define("corrupt", rank=_I, kind=_S, id=_I, to=_I)
 _define("stop", code=_I, signum=_I)
@@ -127,6 +127,7 @@ _define("arena", epoch=_I, holders=_L, protected=_S)
 _define("booted")
 _define("halted", epoch=_I, version=_I, sealed=_BOOL)
 _define("slot_ready", epoch=_I)
+_define("spare_unfit", uid=_S, reasons=_D)
 
 
 def check(message: Any) -> Message:

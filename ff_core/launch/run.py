@@ -13,7 +13,7 @@ from pathlib import Path
 from ff_core.config.find import find_config
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract import inject
-from ff_core.contract.env import set_default_threads
+from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import JobSpec
 from ff_core.controller.service import ControllerServer
 from ff_core.errors import ConfigError
@@ -156,6 +156,7 @@ def _job(plan: RunPlan, config: FailoverConfig, port: int) -> JobSpec:
         # The secret travels to agents by their standard input only.
         config={**config.to_dict(), "secret": ""},
         show_output=plan.show_output,
+        hash_seed=hash_seed(),
     )
 
 

@@ -30,7 +30,7 @@ from ff_core.worker.faults import Faults
 from ff_core.worker.fence import Fence
 from ff_core.worker.gate import CommitGate
 from ff_core.worker.inbox import Inbox
-from ff_core.worker.preload import library_modules
+from ff_core.worker.preload import changed_environment, library_modules
 from ff_core.worker.rank_stats import BlockedTime, rank_stats
 from ff_core.worker.recovery import Recovery
 from ff_core.worker.replicator import Replicator, open_arena
@@ -263,7 +263,9 @@ class Failover:
             assert self.registry is not None
             self.registry.give_back()
         if self.version == 1 and self.rank == 0:
-            self.link.send("preload", modules=library_modules(), calls=self.preload_calls)
+            self.link.send(
+                "preload", modules=library_modules(), calls=self.preload_calls, environ=changed_environment()
+            )
 
     # ---- failure ----------------------------------------------------------------------------------------------------
 
