@@ -27,6 +27,10 @@ class SparePool:
         self._not_before = 0.0
         self._closed = False
 
+    def resize(self, count: int) -> None:
+        """Keep `count` from now on: at the next refill. Those that are there already stay."""
+        self._count = count
+
     def preload(self, modules: list[str], calls: list[Any]) -> None:
         """What spares import and call before they are ready."""
         self._preload = {"modules": modules, "calls": calls}
