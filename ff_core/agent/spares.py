@@ -36,6 +36,10 @@ class SparePool:
         self._not_before = 0.0
         self._closed = False
 
+    def resize(self, count: int) -> None:
+        """Keep `count` from now on: at the next refill. Those that are there already stay."""
+        self._count = count
+
     def preload(self, what: dict[str, Any]) -> None:
         """What spares import and call before they are ready: the fields of the message "preload"."""
         self._preload = {**what, "argv": list(self._workers.job.entrypoint)}

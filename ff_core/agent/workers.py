@@ -104,6 +104,7 @@ class Workers:
         self._on_message, self._on_commit, self._on_dying, self._on_exit = on_message, on_commit, on_dying, on_exit
         self.by_uid: dict[str, Worker] = {}
         self.restart = 0
+        self.settings = job.config  # of the job as it trains: what a replacement starts with
         self._ending = False
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -168,7 +169,7 @@ class Workers:
             newcomer=newcomer,
             epoch=epoch,
             secret=self.secret,
-            job=self.job.to_wire(),
+            job={**self.job.to_wire(), "config": self.settings if newcomer else self.job.config},
             injections=injections,
             world_size=self.job.world_size,
         )

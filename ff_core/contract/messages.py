@@ -40,12 +40,12 @@ _define("challenge", nonce=_B)
 _define(
     "hello", proof=_B, nonce=_B, node=_I, host_id=_S, hostname=_S, data_host=_S, data_port=_I, free_bytes=_I, pid=_I
 )
-_define("welcome", proof=_B, job=_D, heartbeat_interval_s=_F)
+_define("welcome", proof=_B, job=_D)
 _define("refused", reason=_S)
 
 # --- controller -> agent ---
 _define("start", restart=_I, epoch=_I, ranks=_L, injections=_L)
-_define("arenas", epoch=_I, own=_D, replicas=_D)
+_define("arenas", epoch=_I, settings=_D, own=_D, replicas=_D)
 _define("placement", epoch=_I, holders=_D, protected=_S)
 _define("w", epoch=_I, version=_I)
 _define("halt", epoch=_I, dead=_L)
