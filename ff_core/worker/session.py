@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import ALL_FIELDS, LAUNCH_FIELDS, SCRIPT, Settings
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state.razor import Plan, make_plan
@@ -34,6 +34,7 @@ from ff_core.worker.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry
+    from ff_core.config.schema import FailoverConfig
     from ff_core.contract.adapter import TrainerAdapter
     from ff_core.contract.messages import Message
     from ff_core.worker.collective import FollowedCollective
@@ -63,7 +64,8 @@ class Session:
     def __init__(self, parts: WorkerParts, role: Message, init_journal: bytes | None = None) -> None:
         self.parts = parts
         self.rank, self.world_size = parts.rank, parts.world_size
-        self.config = FailoverConfig.from_dict(role["job"]["config"], source="job")
+        self._settings = Settings.from_wire(role["job"]["config"], secret=parts.secret.decode())
+        self.config = self._settings.config
         self.is_replacement: bool = role["newcomer"]
         self.registry: GroupRegistry | None = None
         self.init_journal = init_journal
@@ -115,12 +117,13 @@ class Session:
     # ---- until training starts --------------------------------------------------------------------------------------
 
     def configure(self, config: FailoverConfig) -> None:
-        """The job's own settings; launch-level fields stay the launcher's."""
-        keep = {
-            name: getattr(self.config, name)
-            for name in ("spares", "secret", "heartbeat_interval_s", "heartbeat_timeout_s")
-        }
-        self.config = config.model_copy(update=keep)
+        """What the script gives to its framework, before start_training().
+
+        Raises ConfigError for a field that comes too late, or that the launcher was given with another value.
+        """
+        closed = ALL_FIELDS if self.is_newcomer else LAUNCH_FIELDS
+        self._settings = self._settings.joined(Settings.given(config, SCRIPT), closed)
+        self.config = self._settings.config
 
     def attach(self, adapter: TrainerAdapter) -> None:
         """From now on `adapter` speaks for the framework's engine. Raises FailoverError for a second one."""
@@ -168,7 +171,7 @@ class Session:
             local_bytes=plan.local_bytes,
             blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)),
             journal_bytes=len(journal),
-            settings=self.config.to_dict(),
+            settings=self._settings.to_wire(),
             has_constant=plan.totals[Held.CONSTANT] > 0,  # in no slot: only a living process can give it
             on_device=plan.on_device,
             **({} if peers is None else {"peers": peers}),

@@ -14,7 +14,7 @@ from ff_core.state.razor import Plan, describe
 from ff_core.worker import scalars
 from ff_core.worker.gate import CommitGate
 from ff_core.worker.parts import WorkerParts
-from ff_core.worker.preload import library_modules
+from ff_core.worker.preload import changed_environment, library_modules
 from ff_core.worker.rank_stats import BlockedTime, rank_stats
 from ff_core.worker.recovery import Recovery
 from ff_core.worker.replicator import Replicator
@@ -131,7 +131,9 @@ class Training:
             self._link.send("redone", rank=self._parts.rank, epoch=fence.epoch, version=fence.version, at=time.time())
             self._registry.give_back()
         if fence.version == 1 and self._parts.rank == 0:
-            self._link.send("preload", modules=library_modules(), calls=list(self._preload_calls))
+            self._link.send(
+                "preload", modules=library_modules(), calls=list(self._preload_calls), environ=changed_environment()
+            )
 
     # ---- failure and end --------------------------------------------------------------------------------------------
 
