@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Held
-from ff_core.errors import FailoverInterrupt
+from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import codec, rng
 
 COLLECTIVES = (
@@ -69,7 +69,9 @@ class FakeSession:
         self, rank: int, world_size: int, interrupter: Interrupter, saved: dict[str, Any] | None = None, **config: Any
     ) -> None:
         self.interrupter = interrupter
-        self.rank, self.world_size, self.epoch, self.version = rank, world_size, 0, -1
+        self.rank, self.world_size, self.epoch, self.version = rank, world_size, interrupter.epoch, -1
+        self.sealed = -1
+        self.adapter: Any = None
         self.config = FailoverConfig.from_dict({"enabled": True, **config})
         self.is_newcomer = saved is not None
         self.slots: dict[int, dict[str, Any]] = {}
@@ -98,6 +100,8 @@ class FakeSession:
         self.config = config
 
     def attach(self, adapter: Any) -> None:
+        if self.adapter is not None:
+            raise FailoverError("a second engine was made in this process")
         self.adapter = adapter
 
     def call_in_spares(self, function: str, *arguments: Any) -> None:
@@ -107,19 +111,22 @@ class FakeSession:
         pass  # `worker.py` calls what the hooks would have called
 
     def saved_scalars(self) -> dict[str, Any]:
-        assert self.saved is not None
+        if self.saved is None:
+            raise FailoverError("saved_scalars() in a process that is not a newcomer")
         return codec.decode(self.saved["blob"])["scalars"]
 
     def start_training(self) -> int:
         if self.version >= 0:
             return self.version
+        if self.adapter is None:
+            raise FailoverError("start_training() before attach()")
         self.specs = self.adapter.tensors()
         if self.saved is None:
             self.version = 0
             self._copy()
             self.seal()
             return 0
-        self.version = self.saved["version"]
+        self.version = self.sealed = self.saved["version"]
         self.slots[self.version] = self.saved
         # Rank 0 plays a survivor that holds everything; the others are newcomers.
         newcomers = list(range(1, self.world_size))
@@ -129,17 +136,26 @@ class FakeSession:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
+        if self.sealed < self.version:
+            raise FailoverError("a second optimizer step before the iteration was complete")
         yield
+        self.check()
         self.version += 1
         self._copy()
 
     def seal(self) -> None:
+        self.check()
+        if self.sealed == self.version:
+            return
+        self.sealed = self.version
         blob = codec.encode({"scalars": self.adapter.scalars(), "rng": rng.capture()})
         self.slots[self.version]["blob"] = blob
         for old in [v for v in self.slots if v < self.version - 1]:
             del self.slots[old]
 
     def recover(self, interrupt: FailoverInterrupt) -> int:
+        if not self.training:
+            raise FailoverError("recover() before start_training()")
         assert interrupt.__traceback__ is None
         running, self.interrupter.running = self.interrupter.running, False
         version = self._recover(interrupt)
@@ -152,7 +168,7 @@ class FakeSession:
         complete = sorted(v for v, slot in self.slots.items() if "blob" in slot)
         newest = torch.tensor(complete[max(-1 - self.behind, -len(complete))])
         torch.distributed.all_reduce(newest, op=dist.ReduceOp.MIN)
-        self.version = int(newest)
+        self.version = self.sealed = int(newest)
         self.epoch = interrupt.epoch
         self.recovered.append(self.version)
         for spec in self.specs:
@@ -180,15 +196,18 @@ class FakeSession:
         self.slots[self.version] = {"version": self.version, "tensors": tensors}
 
     def finish(self) -> None:
+        if self.training:
+            self.seal()
         self.finished += 1
 
     def check(self) -> None:
-        pass
+        if self.interrupter.epoch > self.epoch:
+            raise FailoverInterrupt(self.interrupter.epoch)
 
-    def inject(self, point: str) -> None:
-        self.points.append(point)
+    def inject(self, at: str, iteration: int | None = None) -> None:
+        self.points.append(at)
         if self.point_hook is not None:
-            self.point_hook(point)
+            self.point_hook(at)
 
     def persisted(self, path: str, version: int) -> None:
         self.persisted_at.append(version)
