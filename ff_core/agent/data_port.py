@@ -39,7 +39,7 @@ class DataPort:
     ) -> None:
         self._secret, self._arena_for, self._on_activity, self._say = secret, arena_for, on_activity, say
         self._epoch = 0
-        self.fenced_epoch = 0  # connections of older epochs are closed and joined
+        self.retired_before = 0  # connections of older epochs are closed and joined
         self._epoch_changed = asyncio.Condition()
         self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._receiver = Receiver(self._notify_fd)
@@ -156,12 +156,12 @@ class DataPort:
         for link in list(self._sending):
             link.shutdown()
 
-    async def fence(self, epoch: int) -> None:
+    async def retire_before(self, epoch: int) -> None:
         """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena
         changes."""
         self._stop_sending()
-        await asyncio.get_running_loop().run_in_executor(None, self._receiver.fence, epoch)
-        self.fenced_epoch = epoch
+        await asyncio.get_running_loop().run_in_executor(None, self._receiver.retire_before, epoch)
+        self.retired_before = epoch
 
     def enter_epoch(self, epoch: int) -> None:
         """The verdict is carried out: connections of `epoch` are welcome from now on."""
