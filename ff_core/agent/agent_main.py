@@ -21,7 +21,6 @@ from ff_core.agent.agent import Agent
 from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
 from ff_core.contract.lifeline import die_with_parent
-from ff_core.contract.messages import make
 from ff_core.copy.memory import free_bytes
 from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError
@@ -67,7 +66,7 @@ async def run(orders: dict[str, Any]) -> int:
         JobSpec.from_wire(welcome["job"]),
         secret,
         port,
-        lambda name, **fields: stream.send(make(name, **fields)),
+        stream.send,
         say,
     )
     streams = StreamChoice(agent.config.tcp_streams, agent.job.nproc_per_node)
@@ -111,7 +110,7 @@ async def _receive(stream: rpc.Stream, agent: Agent) -> None:
 
 async def _beat(stream: rpc.Stream, agent: Agent, interval_s: float) -> None:
     while True:
-        stream.send(make("beat", free_bytes=free_bytes(), progress=agent.progress()))
+        stream.send("beat", free_bytes=free_bytes(), progress=agent.progress())
         await asyncio.sleep(interval_s)
 
 

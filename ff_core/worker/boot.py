@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ff_core.contract.activity import ACTIVITY_USER
+from ff_core.contract.dispatch import Dispatch
+from ff_core.contract.messages import AGENT_TO_WORKER, BEFORE_ROLE
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverInterrupt
 from ff_core.worker import session as failover_module
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from ff_core.contract.messages import Message
     from ff_core.worker.collective import FollowedCollective
 
-_LINK_MESSAGES = frozenset(("arena", "verdict", "regroup", "may_leave", "slot_ready", "inject_ack"))
+#: What the training thread waits for.
+_FOR_INBOX = ("arena", "go_on", "regroup", "may_leave", "slot_ready", "inject_ack")
 
 
 class Host:
@@ -92,14 +95,14 @@ def boot(link: WorkerLink, role: Message, fds: list[int]) -> Failover:
         _boot_journal.append(bytes(arena.journal()))
         arena.close()
 
+    def halt(message: Message, descriptors: list[int]) -> None:
+        owner.halt(message["epoch"])
+
+    inbox = dict.fromkeys(_FOR_INBOX, owner.inbox.put)
+    dispatch = Dispatch(AGENT_TO_WORKER, {"halt": halt}, inbox, elsewhere=BEFORE_ROLE)
+
     def on_message(message: Message, descriptors: list[int]) -> None:
-        if message["t"] == "halt":
-            owner.halt(message["epoch"])
-        elif message["t"] in _LINK_MESSAGES:
-            owner.inbox.put(message, descriptors)
-            return
-        for fd in descriptors:
-            os.close(fd)
+        dispatch.of(message)(message, descriptors)
 
     def on_gone() -> None:
         os._exit(1)  # the agent is gone, and with it this rank's protection and its place in the job

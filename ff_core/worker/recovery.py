@@ -119,8 +119,8 @@ class Recovery:
         owner.replicator.wait_rebuilt()  # before anybody hears that this rank is whole
         clock.append(time.perf_counter())
         self._load(blob)
-        owner.protection = message["protected"]
-        owner.replicator.connect(message["holders"][owner.rank], epoch)
+        owner.protection = message["coverage"]
+        owner.replicator.connect(message["holders"], epoch)
         owner.fence.resume(version, owner.replicator.recommit)
         clock.append(time.perf_counter())
         if owner.is_newcomer:
@@ -149,7 +149,7 @@ class Recovery:
                 return bool(message["epoch"] == owner.fence.epoch) if owner.is_newcomer else False
             return bool(message["epoch"] == halted)
 
-        return _Verdict(*owner.inbox.take("verdict", wanted, lambda: None), rank=owner.rank)
+        return _Verdict(*owner.inbox.take("go_on", wanted, lambda: None))
 
     def _wait_filled(self, verdict: _Verdict) -> None:
         if verdict.filled:
@@ -180,15 +180,17 @@ class Recovery:
 
 
 class _Verdict:
-    """A verdict as this rank sees it. filled: its slot is being streamed in and not known to be complete yet."""
+    """A verdict as this rank hears it: message "go_on".
 
-    def __init__(self, message: Message, fds: list[int], *, rank: int) -> None:
-        role = message["roles"][rank]
+    filled: its slot is being streamed in and not known to be complete yet.
+    """
+
+    def __init__(self, message: Message, fds: list[int]) -> None:
         self.message, self.fds = message, fds
         self.epoch: int = message["epoch"]
         self.version: int = message["version"]
-        self.keeps_live: bool = role["source"] == "live"
-        self.filled: bool = role["filled"]
+        self.keeps_live: bool = message["source"] == "live"
+        self.filled: bool = message["filled"]
 
     def close(self) -> None:
         for fd in self.fds:

@@ -163,7 +163,7 @@ class Failover:
             **({} if peers is None else {"peers": peers}),
         )
         message, fds = self.inbox.take("arena", lambda m: True, self.check)
-        self.protection = message["protected"]
+        self.protection = message["coverage"]
         self.open_replicator(fds)
         assert self.replicator is not None
         self.replicator.arena.set_journal(journal)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ff_core.contract.lifeline import die_with_parent
 from ff_core.contract.link import WorkerLink
+from ff_core.contract.messages import BEFORE_ROLE
 from ff_core.errors import ProtocolError
 from ff_core.worker import preload, script
 from ff_core.worker.hooks import default_hooks
@@ -71,7 +72,7 @@ def wait_for_role(link: WorkerLink) -> tuple[Message, list[int]]:
         if message["t"] == "role":
             return message, fds
         if message["t"] != "preload":
-            raise ProtocolError(f"message {message['t']!r} before a role; allowed: preload, role")
+            raise ProtocolError(f"message {message['t']!r} before a role; allowed: {', '.join(sorted(BEFORE_ROLE))}")
         result = preload.run(message["modules"], message["calls"], link.pending)
         if os.environ.get("FF_DEBUG"):
             print(f"fftrain: spare ready in {result.seconds:.2f} s: {result.imported} modules, {result.called} calls, "
