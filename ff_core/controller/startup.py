@@ -179,7 +179,7 @@ class Startup:
                     "placement",
                     epoch=epoch,
                     holders=self.holder_addresses(),
-                    protected=self.controller.protection,
+                    coverage=self.controller.protection,
                 )
 
     def on_training(self, node: int, rank: int) -> None:

@@ -72,7 +72,7 @@ class Training:
         self._arena.set_journal(journal)
         replicator.connect(answer["holders"], self._fence.epoch)
         if parts.rank == 0:
-            print(describe(self._plan, answer["protected"]), file=sys.stderr, flush=True)
+            print(describe(self._plan, answer["coverage"]), file=sys.stderr, flush=True)
             if answer["holders"]:
                 advice = transports.advice(self._config.transport)
                 text = f"replicas travel by {replicator.transport}" + (f"; {advice}" if advice else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, make
 from ff_core.controller.membership import Node
 from ff_core.errors import ProtocolError
 from tests.controller.harness import Job
@@ -85,8 +86,8 @@ def test_nodes_that_do_not_belong_here_are_refused() -> None:
 
 
 def test_messages_for_the_other_direction_are_refused() -> None:
-    with pytest.raises(ProtocolError, match="an agent must not send 'stop'"):
-        Job().heard(0, "stop", code=0, signum=0)
+    with pytest.raises(ProtocolError, match="controller got 'stop', which agent must not send"):
+        Job().controller.handle(0, make(CONTROLLER_TO_AGENT, "stop", code=0, signum=0))
 
 
 # ---- W -------------------------------------------------------------------------------------------------------------
