@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import SCRIPT, Settings
 from ff_core.copy.page import StatusPage
+from ff_core.errors import ConfigError
 from ff_core.worker.fence import Fence
 from ff_core.worker.session import Failover
 
@@ -56,3 +59,35 @@ def test_a_step_that_a_halt_found_unfinished_stays_so(failover: tuple[Failover, 
     made.fence.resume(2, lambda version: None)
     made.halt(3)
     assert said[-1] == (2, True)
+
+
+def session(launched: Settings, *, newcomer: bool) -> Failover:
+    role = {
+        "rank": 1, "world_size": 2, "secret": b"a secret of ours", "newcomer": newcomer, "epoch": 0, "injections": [],
+        "entrypoint": ["train.py"], "job": {"nproc_per_node": 1, "config": launched.to_wire()},
+    }  # fmt: skip
+    return Failover(SimpleNamespace(), role, StatusPage.create(), -1)  # type: ignore[arg-type]
+
+
+def test_the_script_s_block_joins_what_the_launcher_knew() -> None:
+    made = session(Settings.given(FailoverConfig(interval=3), "ds.json"), newcomer=False)
+    made.configure(FailoverConfig(enabled=True, halt_timeout_s=3.0, heartbeat_interval_s=1.0, spares=2))
+    wanted = FailoverConfig(
+        enabled=True, interval=3, halt_timeout_s=3.0, heartbeat_interval_s=1.0, spares=2, secret="a secret of ours"
+    )
+    assert made.config == wanted
+
+
+def test_a_block_that_comes_too_late_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"secret = \(not shown\), but the job was started with a value of the launch"
+    ):
+        session(Settings(), newcomer=False).configure(FailoverConfig(secret="a secret of mine"))
+    session(Settings(), newcomer=False).configure(FailoverConfig(secret="a secret of ours"))
+
+
+def test_a_replacement_with_another_block_is_refused() -> None:
+    trained = Settings.given(FailoverConfig(interval=3), SCRIPT)
+    session(trained, newcomer=True).configure(FailoverConfig(enabled=False, interval=3))
+    with pytest.raises(ConfigError, match=r"interval = 4, but the job trains with 3"):
+        session(trained, newcomer=True).configure(FailoverConfig(interval=4))
