@@ -211,10 +211,11 @@ def test_settings_that_only_the_script_knows(tmp_path: Path, uninterrupted: Job)
     block = {"enabled": True, "transport": "shm", "halt_timeout_s": 1.5, "hang_timeout_s": 3.0, "spares": 1}
 
     def hurt(out: Path, process: subprocess.Popen[str]) -> None:
-        wait_for(out, lambda events: sum(event["kind"] == "spare_ready" for event in events) >= 2)
+        wait_for(out, committed(6))  # spares are there by now, if not ready
         os.kill(pid_of(out, 2), signal.SIGSTOP)  # cannot halt when it is told to
         os.kill(pid_of(out, 1), signal.SIGKILL)
-        wait_for(out, lambda events: any(event["kind"] == "failover" for event in events))
+        (resumed,) = wait_for(out, lambda events: [event for event in events if event["kind"] == "failover"])
+        wait_for(out, committed(resumed["v_star"] + 3))  # it sleeps now: the others will wait for it
         os.kill(pid_of(out, 0), signal.SIGSTOP)
 
     script = toy(tmp_path, 24, "--pause", "0.3", "--block", json.dumps(block))
