@@ -65,6 +65,7 @@ def test_a_secret_comes_too_late(tmp_path: Path, secret: dict[str, Any]) -> None
     assert message in job.stderr
 
 
+@pytest.mark.slow  # tests/config and tests/controller have the parts
 def test_what_the_launcher_was_told_otherwise(tmp_path: Path) -> None:
     (tmp_path / "ff.json").write_text('{"interval": 2}')
     job = run(tmp_path, {"interval": 3}, "--ff-config", str(tmp_path / "ff.json"))
@@ -72,6 +73,7 @@ def test_what_the_launcher_was_told_otherwise(tmp_path: Path) -> None:
     assert f"{ORIGIN}: ff_failover.interval = 3, but {tmp_path}/ff.json has 2; allowed: give it in one" in job.stderr
 
 
+@pytest.mark.slow  # tests/config and tests/controller have the parts
 def test_ranks_that_say_different_things(tmp_path: Path) -> None:
     job = run(tmp_path, {"commit": "strict"}, of_rank=("1", "interval=3"))
     assert job.code == 1 and not job.of("training_start")
