@@ -44,7 +44,6 @@ class Startup:
                 world_size=self.job.world_size,
                 nodes=self.job.nodes,
                 emulated=self.job.emulated,
-                spares=owner.config.spares,
                 entrypoint=self.job.entrypoint,
             )
         for node in self.members.live_nodes():

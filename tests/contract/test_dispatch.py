@@ -73,4 +73,4 @@ def test_a_process_without_a_rank_has_two_messages() -> None:
     assert {"preload", "role"} == BEFORE_ROLE
     link = SimpleNamespace(receive=lambda timeout_s: ({"t": "halt"}, []))
     with pytest.raises(ProtocolError, match="message 'halt' before a role; allowed: preload, role"):
-        wait_for_role(link)  # type: ignore[arg-type]
+        wait_for_role(link, print)  # type: ignore[arg-type]
