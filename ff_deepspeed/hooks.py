@@ -22,10 +22,11 @@ from typing import Any
 
 import torch
 
+from ff_core.errors import UnsupportedError
 from ff_core.worker import session as runtime
 from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
-from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, support
+from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, second, support
 from ff_deepspeed import config as configuration
 
 _installed: set[str] = set()
@@ -98,6 +99,9 @@ def _inject_in_backward(engine: Any, failover: Any) -> None:
 def _take_model_step(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> None:
     found = protection.of(engine)
     if found is None:
+        main = protection.current()
+        if second.of(engine) is not None and main is not None and not main.loop.used:
+            raise UnsupportedError(second.USUAL_LOOP)
         original(engine, *args, **kwargs)
     else:
         found.step(original, *args, **kwargs)

@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.errors import FailoverError
 from ff_core.worker import session as runtime
-from ff_deepspeed import client, preload, scalars, support
+from ff_deepspeed import client, preload, scalars, second, support
 from ff_deepspeed.adapter import DeepSpeedAdapter
 from ff_deepspeed.client import ClientState
 from ff_deepspeed.loop import Loop
@@ -106,33 +106,43 @@ class Protection:
 
 _protection: weakref.ReferenceType[Protection] | None = None
 _warned = False
+_unprotected: list[weakref.ReferenceType[Any]] = []  # trained engines that were made before the protected one
 
 
 def protect(engine: Any, config: FailoverConfig | None) -> None:
     """After an engine is complete: protect it if its "ff_failover" block says so. Raises UnsupportedError."""
     global _protection, _warned
     failover = runtime.current()
+    if not second.is_trained(engine):
+        return  # an engine for inference: it has nothing that changes
+    if failover is not None and current() is not None:
+        _beside(engine)
+        return
     if config is None or not config.enabled:
         if failover is not None:
             log.warning('the DeepSpeed configuration has no enabled "ff_failover" block: this engine is not protected')
+            _unprotected.append(weakref.ref(engine))
         return
-    if engine.optimizer is None:
-        return  # an engine for inference: it has nothing that changes
     support.check_engine(engine)
     if failover is None:
         if not _warned:
             _warned = True
             log.warning("%s", UNPROTECTED)
         return
-    if current() is not None:
-        raise UnsupportedError(
-            "this process has a protected engine already; one engine per process can be protected. Set "
-            '"ff_failover": {"enabled": false} in the other configuration'
-        )
     failover.configure(config)
     preload.publish(failover)
     engine._ff_protection = Protection(engine, failover)
     _protection = weakref.ref(engine._ff_protection)
+    for earlier in (ref() for ref in _unprotected):
+        if earlier is not None:
+            _beside(earlier)
+    _unprotected.clear()
+
+
+def _beside(engine: Any) -> None:
+    """`engine` is trained beside the protected one: it is a part of each version, whatever its block says."""
+    second.check_supported(engine)
+    second.include(engine)
 
 
 def is_newcomer() -> bool:

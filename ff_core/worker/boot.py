@@ -133,8 +133,10 @@ def on_torch_distributed() -> None:
     if owner is None or owner.registry is not None:
         return
     from ff_core import comm
+    from ff_core.state import found, registered
 
     replay = _boot_journal[0] if _boot_journal else None
+    found.watch(registered.known)
     owner.registry = comm.install(Host(owner), solo=owner.is_newcomer, replay=replay)
 
 

@@ -23,7 +23,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.copy import transports
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverError, FailoverInterrupt
-from ff_core.state import codec, registered, rng
+from ff_core.state import codec, found, registered, rng
 from ff_core.state.razor import Plan, describe, make_plan
 from ff_core.worker import garbage
 from ff_core.worker.faults import Faults
@@ -146,15 +146,17 @@ class Failover:
         journal = self.registry.freeze_journal()
         if self.is_newcomer:
             version = self._recovery.join()
+            found.begin()
             self.is_newcomer = False
             return version
+        found.begin()
         blob, peers = self.take_scalars(), self.adapter.peers()
         self.link.send(
             "protect",
             rank=self.rank,
             sent_bytes=self.plan.sent_bytes,
             local_bytes=self.plan.local_bytes,
-            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)),
+            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + found.expected_bytes(),
             journal_bytes=len(journal),
             chunk_bytes=self.config.chunk_bytes,
             settings=self.config.to_dict(),
@@ -219,7 +221,8 @@ class Failover:
             self.replicator.at_gate()
             self._gate.pass_(self.version + 1, self._scheduled(self.version + 1))
             self.fence.enter_step()
-        yield
+        with found.framework_steps():
+            yield
         with self._blocked:
             self.fence.leave_step(self._copy)
         self.inject("copying", self.version)
