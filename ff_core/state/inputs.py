@@ -58,7 +58,8 @@ class Inputs:
         for place in range(_ENTRIES):
             number, *entry = _ENTRY.unpack_from(self._notes, place * _ENTRY.size)
             if number:
-                self._expected[number - 1] = tuple(entry)  # type: ignore[assignment]
+                calls, noted, shapes, contents = entry
+                self._expected[number - 1] = (calls, noted, shapes, contents)
 
     def again(self, version: int) -> None:
         """The iterations after `version` will be given again."""
