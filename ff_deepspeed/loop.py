@@ -17,10 +17,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_core.state import rng
 from ff_deepspeed import scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
@@ -93,14 +94,7 @@ class Loop:
             source.seek(position)  # before joining: nobody should wait for it
         version = self._begin(call, source)
         while True:
-            interrupt: int | None = None
-            batches = None
-            try:
-                batches = source.fetch(version + 1)
-                if batches is None:
-                    self._failover.finish()
-            except FailoverInterrupt as caught:
-                interrupt = caught.epoch
+            batches, interrupt = interrupted(partial(self._fetch, source, version + 1))
             if interrupt is None and batches is None:
                 return
             if interrupt is None and batches is not None:
@@ -115,8 +109,14 @@ class Loop:
                     version += 1
                     source.settle(version, self._failover.oldest_needed)
             if interrupt is not None:
-                # Here no exception is alive any more: its traceback would keep the halted groups alive.
                 version = self._recover(interrupt, source)
+
+    def _fetch(self, source: ReplayableLoader, iteration: int) -> list[Any] | None:
+        """The iteration's micro-batches. None: the data is at its end, and every rank is through."""
+        batches = source.fetch(iteration)
+        if batches is None:
+            self._failover.finish()
+        return batches
 
     def enter(self) -> Body:
         body = self._body

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from ff_core.errors import FailoverInterrupt, UnsupportedError
+from ff_core.errors import FailoverInterrupt, UnsupportedError, interrupted
 
 if TYPE_CHECKING:
     from ff_core.worker.session import Failover
@@ -104,11 +104,9 @@ class Loop:
         self._busy = True
         try:
             while True:
-                try:
-                    return call()
-                except FailoverInterrupt as interrupt:
-                    epoch = interrupt.epoch
-                # No exception is alive here any more: its traceback would keep the halted groups alive.
+                result, epoch = interrupted(call)
+                if epoch is None:
+                    return result
                 self._recover(epoch)
                 call = self._again
         finally:

@@ -62,12 +62,18 @@ class DataPort:
         return self._address
 
     def share(self, transport: str, emulated: bool, streams: StreamChoice) -> None:
-        """The job is known: its choice of transport and streams for what this agent sends, and shared memory for other
-        nodes of this host where that allows it."""
+        """The job's choice of transport and streams for what this agent sends, and shared memory for other nodes of
+        this host where that allows it. May come again. Raises OSError, or ConfigError for a transport that is not
+        here."""
+        offered = listens_shared(transport, emulated)
         self._transport, self._streams = transport, streams
-        if listens_shared(transport, emulated):
+        if offered and self._shared is None:
             self._shared = listen_shared(self._address)
-            self._spawn(self._accept(self._shared))
+            self._accepts_shared = self._spawn(self._accept(self._shared))
+        elif not offered and self._shared is not None:
+            self._accepts_shared.cancel()
+            self._shared.close()
+            self._shared = None
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -167,9 +167,9 @@ class Controller:
     def on_spare_gone(self, node: int, uid: str) -> None:
         self.members.nodes[node].spares.pop(uid, None)
 
-    def on_preload(self, node: int, modules: list[str], calls: list[Any]) -> None:
+    def on_preload(self, node: int, **what: Any) -> None:
         if self.preload is None:
-            self.preload = {"modules": modules, "calls": calls}
+            self.preload = what
             for other in self.members.live_nodes():
                 self.out.send(other, "preload", **self.preload)
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import ALL_FIELDS, LAUNCH_FIELDS, SCRIPT, Settings
 from ff_core.copy import transports
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverError, FailoverInterrupt
@@ -30,7 +31,7 @@ from ff_core.worker.faults import Faults
 from ff_core.worker.fence import Fence
 from ff_core.worker.gate import CommitGate
 from ff_core.worker.inbox import Inbox
-from ff_core.worker.preload import library_modules
+from ff_core.worker.preload import changed_environment, library_modules
 from ff_core.worker.rank_stats import BlockedTime, rank_stats
 from ff_core.worker.recovery import Recovery
 from ff_core.worker.replicator import Replicator, open_arena
@@ -64,7 +65,8 @@ class Failover:
         self.world_size: int = role["world_size"]
         self.secret: bytes = role["secret"]
         self._ranks_per_node: int = role["job"]["nproc_per_node"]
-        self.config = FailoverConfig.from_dict(role["job"]["config"], source="job")
+        self._settings = Settings.from_wire(role["job"]["config"], secret=self.secret.decode())
+        self.config = self._settings.config
         self.is_replacement: bool = role["newcomer"]
         self.is_newcomer: bool = role["newcomer"]
         self.fence = Fence(page, role["epoch"])
@@ -114,13 +116,11 @@ class Failover:
         self.fence.check()
 
     def configure(self, config: FailoverConfig) -> None:
-        """The job's own configuration (the ff_failover block), before start_training(); launch-level fields stay the
-        launcher's."""
-        keep = {
-            name: getattr(self.config, name)
-            for name in ("spares", "secret", "heartbeat_interval_s", "heartbeat_timeout_s")
-        }
-        self.config = config.model_copy(update=keep)
+        """What the script gives to its framework (the ff_failover block), before start_training(). Raises ConfigError
+        for a field that comes too late, or that the launcher was given with another value."""
+        closed = ALL_FIELDS if self.is_newcomer else LAUNCH_FIELDS
+        self._settings = self._settings.joined(Settings.given(config, SCRIPT), closed)
+        self.config = self._settings.config
 
     def attach(self, adapter: TrainerAdapter) -> None:
         """The framework's engine is complete; from now on `adapter` speaks for it."""
@@ -159,7 +159,7 @@ class Failover:
             blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + found.expected_bytes(),
             journal_bytes=len(journal),
             chunk_bytes=self.config.chunk_bytes,
-            settings=self.config.to_dict(),
+            settings=self._settings.to_wire(),
             has_constant=self._recovery.has_constant(self.plan),
             on_device=self.plan.on_device,
             **({} if peers is None else {"peers": peers}),
@@ -266,7 +266,9 @@ class Failover:
             assert self.registry is not None
             self.registry.give_back()
         if self.version == 1 and self.rank == 0:
-            self.link.send("preload", modules=library_modules(), calls=self.preload_calls)
+            self.link.send(
+                "preload", modules=library_modules(), calls=self.preload_calls, environ=changed_environment()
+            )
 
     # ---- failure ----------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,9 @@ class SimPort:
             fill.stopped = True
         self.fenced_epoch = epoch
 
+    def share(self, transport: str, emulated: bool, streams: Any) -> None:
+        """What the job's settings say of connections; here there is one kind."""
+
     async def quiet(self) -> None:
         await pause()
         for fill in self.outgoing:

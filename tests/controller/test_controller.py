@@ -40,7 +40,10 @@ def test_different_configurations_end_the_job() -> None:
     job = Job()
     job.protect(0)
     job.protect(1, settings={**job.settings, "interval": 3})
-    assert job.out.result == (1, "rank 1 has another ff_failover configuration than the first rank: interval differ")
+    assert job.out.result == (
+        1,
+        "the ranks' ff_failover settings differ: interval is 3 (default) on rank 1 and 1 (default) on rank 0",
+    )
 
 
 def test_memory_is_checked_per_machine_before_anything_is_allocated() -> None:

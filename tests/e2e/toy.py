@@ -145,7 +145,7 @@ def train(toy: Toy, iterations: int, pause_s: float) -> None:
         except FailoverInterrupt as caught:
             interrupt = caught.with_traceback(None)
         version = failover.recover(interrupt)
-        toy_generation = failover.registry.generation
+        toy_generation = failover.registry.connected_epoch
         assert toy_generation == failover.epoch, (toy_generation, failover.epoch)
         failover.registry.assert_generation(failover.epoch)
 

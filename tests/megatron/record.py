@@ -96,7 +96,7 @@ def check_groups() -> None:
     holders += [value for holder in holders for value in vars(holder).values() if hasattr(value, "dp_cp")]
     groups = [value for holder in holders for value in vars(holder).values() if isinstance(value, dist.ProcessGroup)]
     assert len(groups) > 20, f"{len(groups)} groups found: the search looks in the wrong places"
-    stale = [group for group in groups if not isinstance(group, SwappableGroup) or group.cell is None]
+    stale = [group for group in groups if not isinstance(group, SwappableGroup) or group.generation is None]
     assert not stale, f"{len(stale)} of {len(groups)} groups are not swappable or not connected"
 
 
