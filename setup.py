@@ -59,8 +59,8 @@ class BuildEngine(Command):
         return {}
 
     def get_source_files(self) -> list[str]:
-        sources = ROOT / "ff_core/csrc"
-        return [str(p.relative_to(ROOT)) for p in sorted(sources.rglob("*")) if p.suffix in (".cpp", ".h", ".cu", ".py")]
+        files = sorted((ROOT / "ff_core/csrc").rglob("*"))
+        return [str(p.relative_to(ROOT)) for p in files if p.suffix in (".cpp", ".h", ".cu", ".py")]
 
 
 class Build(build):
