@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ff_core.agent.workers import Worker, Workers
+from ff_core.agent.interfaces import RankProcess
+from ff_core.agent.state import NodeState
 
 #: The successor of a spare that was taken waits so long: its imports must not compete with the iteration that is being
 #: done again.
@@ -14,18 +15,17 @@ _REFILL_DELAY_S = 3.0
 
 
 class SparePool:
-    """Keeps `count` processes warming or ready, once a live rank has said what to import.
+    """Keeps as many processes warming or ready as the job wants, once a live rank has said what to import.
 
     start(uid, -1) starts a process and tells the controller.
     """
 
-    def __init__(self, node: int, count: int, workers: Workers, start: Callable[[str, int], Awaitable[Worker]]) -> None:
-        self._node, self._count, self._workers, self._start = node, count, workers, start
+    def __init__(self, state: NodeState, start: Callable[[str, int], Awaitable[RankProcess]]) -> None:
+        self._state, self._start = state, start
         self._preload: dict[str, Any] | None = None
         self._numbered = 0
         self._starting: set[asyncio.Task[None]] = set()
         self._not_before = 0.0
-        self._closed = False
 
     def preload(self, modules: list[str], calls: list[Any]) -> None:
         """What spares import and call before they are ready."""
@@ -35,11 +35,11 @@ class SparePool:
     def refill(self) -> None:
         """Start what is missing, unless a spare has just been taken: then a little later."""
         loop = asyncio.get_running_loop()
-        if self._preload is None or self._closed or loop.time() < self._not_before:
+        if self._preload is None or self._state.stopping or loop.time() < self._not_before:
             return
-        for _ in range(self._count - len(self._workers.spares()) - len(self._starting)):
+        for _ in range(self._state.job.spares - len(self._state.workers.spares()) - len(self._starting)):
             self._numbered += 1
-            task = loop.create_task(self._warm(f"n{self._node}-spare{self._numbered}"))
+            task = loop.create_task(self._warm(f"n{self._state.node}-spare{self._numbered}"))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
@@ -48,10 +48,6 @@ class SparePool:
         loop = asyncio.get_running_loop()
         self._not_before = loop.time() + _REFILL_DELAY_S
         loop.call_later(_REFILL_DELAY_S + 0.01, self.refill)
-
-    def close(self) -> None:
-        """The job ends: no more spares."""
-        self._closed = True
 
     async def _warm(self, uid: str) -> None:
         worker = await self._start(uid, -1)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ff_core.agent.interfaces import Page
 from ff_core.contract.stamps import stamp
 from ff_core.copy.arena import ArenaLayout, SlotInfo, SlotState
 from ff_core.errors import CorruptSlotError
@@ -242,8 +243,8 @@ class SimWriter:
         self.committed(stamp(flight.epoch, flight.version))
 
 
-class SimPage:
-    """A status page's words."""
+class SimPage(Page):
+    """Stands in for `ff_core.copy.page.StatusPage`."""
 
     def __init__(self) -> None:
         self.words: dict[str, int] = {}

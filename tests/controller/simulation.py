@@ -21,8 +21,8 @@ from unittest import mock
 
 from ff_core.agent import agent as agent_module
 from ff_core.agent import halting as halting_module
+from ff_core.agent import replica_store as store_module
 from ff_core.agent import spares as spares_module
-from ff_core.agent import store as store_module
 from ff_core.agent import verdicts as verdicts_module
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
@@ -30,6 +30,7 @@ from ff_core.contract.messages import CONTROLLER_TO_AGENT, Message, make, pack, 
 from ff_core.controller import startup as startup_module
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
+from ff_core.controller.outbox import Outbox
 from ff_core.copy.arena import SlotState
 from tests.controller.sim_agent import AgentHost
 from tests.controller.sim_checks import Checks, Options
@@ -45,7 +46,7 @@ async def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
     return work(*arguments)
 
 
-class World(Checks):
+class World(Checks, Outbox):
     """The job, its faults and its checks. It is the controller's Outbox."""
 
     def __init__(self, seed: int, options: Options) -> None:
@@ -89,11 +90,11 @@ class World(Checks):
             if message["epoch"] < self.epoch_seen:
                 raise Violation(f"{name} of epoch {message['epoch']} after epoch {self.epoch_seen}")
             self.epoch_seen = message["epoch"]
-        if name == "may_leave" and message["version"] > self.controller.w:
-            raise Violation(f"ranks may leave with version {message['version']}, but W = {self.controller.w}")
+        if name == "may_leave" and message["version"] > self.state.w:
+            raise Violation(f"ranks may leave with version {message['version']}, but W = {self.state.w}")
         if name == "w":
             self.safe = message["version"]
-            self.replicated = all(rank.holders for rank in self.controller.members.ranks.values())
+            self.replicated = all(rank.holders for rank in self.state.members.ranks.values())
             unnoticed = [f"node {number}" for number in self.lost]
             self.losses = [loss for loss in self.losses if loss in unnoticed or loss.startswith("slot")]
         elif name == "verdict":
@@ -210,21 +211,21 @@ class World(Checks):
         """A message of an earlier epoch, once more."""
         if self.old_messages and self.random.random() < 0.5:
             node, message = self.random.choice(self.old_messages)
-            if message["epoch"] < self.controller.epoch and not self.controller.finished:
+            if message["epoch"] < self.state.epoch and not self.state.finished:
                 before = self._snapshot()
                 self.controller.handle(node, dict(message))
                 if self._snapshot() != before:
                     raise Violation(f"a message of an old epoch changed something: {message}")
 
     def _snapshot(self) -> str:
-        c = self.controller
+        c = self.state
         return repr(
             (
                 c.epoch,
                 c.w,
                 c.finished,
-                c.loop_end.left_version,
-                c.failovers.round,
+                c.left_version,
+                c.round,
                 list(c.members.ranks.values()),
                 self.result,
                 [len(h.from_controller) for h in self.hosts.values()],
@@ -302,7 +303,7 @@ class World(Checks):
         if timers:
             return
         before = self.sent
-        self.passed += 2 * max(self.controller.config.join_timeout_s, self.controller.config.regroup_timeout_s)
+        self.passed += 2 * max(self.state.config.join_timeout_s, self.state.config.regroup_timeout_s)
         self.controller.failovers.tick(self.now())
         undead = [process for host in hosts for process in host.processes if process.undead]
         if self.sent == before and undead:  # outside the loop only its end counts, which comes in the end

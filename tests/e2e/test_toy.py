@@ -76,7 +76,7 @@ def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
     assert_same(job, uninterrupted)
     (event,) = job.of("failover")
     assert event["newcomers"] == [2, 3]
-    assert job.of("protected")[-1]["degraded"]
+    assert job.of("coverage")[-1]["degraded"]
 
 
 @pytest.mark.parametrize(
