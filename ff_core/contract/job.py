@@ -19,7 +19,8 @@ class JobSpec:
     impossible.
     master_addr, master_port: the torch TCPStore the launcher hosts.  config: FailoverConfig as plain dict.
     out_dir: where events.jsonl, logs/ and failure records go; empty: nothing is written.
-    injections: texts of --inject.  tee, log_prefix: whether worker output is shown, and prefixed with "[rank]: ".
+    injections: texts of --inject.
+    show_output, log_prefix: whether worker output is shown, and with "[rank]: " in front.
     """
 
     entrypoint: list[str]
