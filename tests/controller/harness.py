@@ -11,6 +11,7 @@ from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
 from ff_core.controller.outbox import Outbox
 from ff_core.controller.state import JobState
+from ff_core.observe.events import KINDS
 
 SETTINGS = FailoverConfig(enabled=True).to_dict()
 LAYOUT = {"sent_bytes": 8192, "local_bytes": 0, "blob_capacity": 4096, "chunk_bytes": 4096}
@@ -32,6 +33,7 @@ class Recorder(Outbox):
         self.sent.append((node, unpack(CONTROLLER_TO_AGENT, pack(message))))
 
     def emit(self, kind: str, **fields: Any) -> None:
+        assert kind in KINDS, f"an event that `fftrain report` and its readers do not know: {kind}"
         self.events.append((kind, fields))
 
     def say(self, text: str) -> None:
@@ -162,3 +164,11 @@ class Job:
         if self.out.result is None:
             self.inventories(version, {other: version for other in self.ranks if other != rank})
             self.resume()
+
+
+def running(nodes: int = 2, nproc: int = 2, version: int = 4, **options: Any) -> Job:
+    """A job that trains and has committed `version`."""
+    job = Job(nodes, nproc, **options).start()
+    job.commit(version)
+    job.out.sent.clear()
+    return job

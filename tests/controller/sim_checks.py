@@ -16,7 +16,7 @@ from tests.controller.sim_memory import SimArena, SimSlot, Violation
 
 if TYPE_CHECKING:
     from tests.controller.sim_agent import AgentHost
-    from tests.controller.sim_worker import SimWorker
+    from tests.controller.sim_recovery import Recovering
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Checks:
         survivors = any(rank.alive and rank.restored for rank in self.state.members.ranks.values())
         return (whole or survivors) and (len(set(self.losses)) <= 1 or processes)
 
-    def resumed(self, worker: SimWorker, epoch: int, version: int) -> None:
+    def resumed(self, worker: Recovering, epoch: int, version: int) -> None:
         """A rank goes on (or starts) with what it holds now."""
         if worker.repl != worker.unique or worker.unique is None or len(worker.unique) != version:
             raise Violation(f"rank {worker.rank} goes on at version {version} with {worker.unique} and {worker.repl}")

@@ -249,6 +249,19 @@ def test_what_processes_of_the_previous_start_said_last_is_dropped() -> None:
     assert len(job.out.take("arenas")) == 2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_deaths_in_training_are_remembered_after_a_restart(training: bool) -> None:
+    job = Job(max_restarts=1)
+    if training:
+        job.start()
+        job.commit(3)
+    job.state.members.ranks[1].failures = {4: 1}
+    job.state.left_version = 3
+    job.controller.restart_job("because", set())
+    assert job.state.members.ranks[1].failures == ({4: 1} if training else {})
+    assert (job.state.w, job.state.is_protecting, job.state.round, job.state.left_version) == (-1, False, None, None)
+
+
 def test_no_restart_without_all_nodes() -> None:
     job = Job(max_restarts=5).start()
     job.state.members.nodes[1].alive = False
