@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 
 from ff_core.agent.agent import Agent
+from ff_core.agent.data_port import DataPort
 from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
 from ff_core.contract.lifeline import die_with_parent
@@ -44,12 +45,7 @@ async def run(orders: dict[str, Any]) -> int:
         print(f"fftrain: node {node}: {text}", file=sys.stderr, flush=True)
 
     # The job is known only after the welcome, the data port's address must be in the hello: so the port opens first.
-    pending: list[Agent] = []
-    from ff_core.agent.data_port import DataPort
-
-    port = DataPort(
-        secret, lambda hello: pending[0].arena_for(hello), lambda: pending[0].data_arrived() if pending else None, say
-    )
+    port = DataPort(secret, say)
     host, number = await port.open(orders["data_host"])
     hello = {
         "node": node,
@@ -61,16 +57,9 @@ async def run(orders: dict[str, Any]) -> int:
         "pid": os.getpid(),
     }
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
-    agent = Agent(
-        node,
-        JobSpec.from_wire(welcome["job"]),
-        secret,
-        port,
-        stream.send,
-        say,
-    )
-    agent.settle(agent.job.config)
-    pending.append(agent)
+    job = JobSpec.from_wire(welcome["job"])
+    agent = Agent(node, job, secret, port, stream.send, say)
+    agent.settle(job.config)
     tasks = [
         asyncio.create_task(stream.pump()),
         asyncio.create_task(_beat(stream, agent)),
@@ -112,7 +101,7 @@ async def _beat(stream: rpc.Stream, agent: Agent) -> None:
         agent.settled.clear()
         stream.send("beat", free_bytes=free_bytes(), progress=agent.progress())
         with suppress(asyncio.TimeoutError):  # a new interval holds at once
-            await asyncio.wait_for(agent.settled.wait(), agent.config.heartbeat_interval_s)
+            await asyncio.wait_for(agent.settled.wait(), agent.state.config.heartbeat_interval_s)
 
 
 def main() -> int:

@@ -19,14 +19,14 @@ Message = dict[str, Any]
 
 MAX_MESSAGE_BYTES = 64 << 20
 
-Process = Literal["controller", "agent", "worker"]
+Side = Literal["controller", "agent", "worker"]
 
 
 class Route(NamedTuple):
     """One hop: who sends, and who receives. A worker is also what waits for a rank to play (a spare)."""
 
-    sender: Process
-    receiver: Process
+    sender: Side
+    receiver: Side
 
 
 CONTROLLER_TO_AGENT = Route("controller", "agent")
@@ -38,7 +38,7 @@ WORKER_TO_AGENT = Route("worker", "agent")
 class Definition(NamedTuple):
     """path: the processes that the message passes, in order.  fields: name -> (accepted types, required)."""
 
-    path: tuple[Process, ...]
+    path: tuple[Side, ...]
     fields: Mapping[str, tuple[tuple[type, ...], bool]]
 
     def goes(self, route: Route) -> bool:
@@ -59,9 +59,9 @@ MESSAGES: dict[str, Definition] = {}
 
 def _define(name: str, path: str, /, **fields: tuple[type, ...] | tuple[tuple[type, ...], bool]) -> None:
     """path: processes with " > " in between.  fields: accepted types; those of `_opt` may be absent."""
-    processes: Any = tuple(path.split(" > "))
+    sides: Any = tuple(path.split(" > "))
     kinds: Any = {key: kind if isinstance(kind[-1], bool) else (kind, True) for key, kind in fields.items()}
-    MESSAGES[name] = Definition(processes, kinds)
+    MESSAGES[name] = Definition(sides, kinds)
 
 
 def _opt(kind: tuple[type, ...]) -> tuple[tuple[type, ...], bool]:

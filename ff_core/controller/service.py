@@ -19,6 +19,7 @@ from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
+from ff_core.controller.outbox import Outbox
 from ff_core.errors import ProtocolError
 from ff_core.observe.events import EventLog
 
@@ -26,7 +27,7 @@ _TICK_S = 0.1
 _STOP_S = 15.0
 
 
-class ControllerServer:
+class ControllerServer(Outbox):
     """One job's controller. `start`, then `wait` for the exit code; `stop` from a signal handler's thread."""
 
     def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
@@ -102,13 +103,13 @@ class ControllerServer:
         self._stopping.set()
 
     def _finish_from_outside(self, code: int, text: str, signum: int) -> None:
-        if not self._controller.finished:
+        if not self._controller.state.finished:
             self._controller.finish(code, text)
 
     def _agent_failed(self, node: int, reason: str) -> None:
-        if node in self._controller.members.nodes:
+        if node in self._controller.state.members.nodes:
             self._controller.node_down(node, reason)
-        elif not self._controller.finished:
+        elif not self._controller.state.finished:
             self._controller.finish(1, f"the agent of node {node} failed to start: {reason}")
 
     async def _main(self) -> None:
@@ -164,7 +165,7 @@ class ControllerServer:
                 last_beat=time.time(),
                 pid=hello["pid"],
             )
-            known = self._controller.members.nodes
+            known = self._controller.state.members.nodes
             if node.id in known or not 0 <= node.id < self._job.nodes:
                 await stream.send_now(
                     "refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}"

@@ -135,13 +135,13 @@ def test_commits_of_another_epoch_do_not_count(epoch: int) -> None:
     job = Job(nodes=2, nproc=1).start()
     for node in range(2):
         job.heard(node, "commit", epoch=epoch, versions={node: 5})
-    assert job.controller.w == -1 and not job.out.take("w")
+    assert job.state.w == -1 and not job.out.take("w")
 
 
 def test_commits_for_a_rank_on_another_node_do_not_count() -> None:
     job = Job(nodes=2, nproc=1).start()
     job.heard(0, "commit", epoch=0, versions={0: 5, 1: 5})
-    assert job.controller.w == -1
+    assert job.state.w == -1
 
 
 # ---- the loop's end ------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_commits_for_a_rank_on_another_node_do_not_count() -> None:
 
 def leave(job: Job, version: int) -> None:
     for rank in job.ranks:
-        job.from_rank(rank, "leaving", epoch=job.controller.epoch, version=version)
+        job.from_rank(rank, "leaving", epoch=job.state.epoch, version=version)
 
 
 def test_nobody_leaves_before_the_last_version_is_committed_everywhere() -> None:
@@ -253,13 +253,13 @@ def test_death_before_protection_restarts_the_script_as_often_as_allowed() -> No
 def test_processes_of_the_previous_start_count_for_nothing() -> None:
     job = Job(max_restarts=1).start()
     job.commit(3)
-    old = job.controller.members.ranks[1].uid
+    old = job.state.members.ranks[1].uid
     job.controller.restart_job("because", set())
     job.out.take("start")
     job.heard(1, "worker_exit", rank=1, uid=old, code=-15, tail="", sealed=3, at=0.0)
     job.heard(1, "commit", epoch=0, versions={1: 9})
     assert job.out.result is None and not job.out.take("start")
-    assert job.controller.w == -1 and job.controller.members.ranks[1].committed == (-1, -1)
+    assert job.state.w == -1 and job.state.members.ranks[1].committed == (-1, -1)
 
 
 def test_what_processes_of_the_previous_start_said_last_is_dropped() -> None:
@@ -270,17 +270,30 @@ def test_what_processes_of_the_previous_start_said_last_is_dropped() -> None:
         job.from_rank(rank, "training")
         job.heard(rank, "worker_started", rank=rank, uid=f"s0-r{rank}", pid=1, warm=False)
         job.heard(rank, "hint", rank=-1, text="from a process that was told to end", site="")
-    assert not job.out.take("arenas") and not job.controller.protected
+    assert not job.out.take("arenas") and not job.state.is_protecting
     job.spawned()
     for rank in job.ranks:
-        assert job.controller.members.ranks[rank].uid == f"s1-r{rank}"
+        assert job.state.members.ranks[rank].uid == f"s1-r{rank}"
         job.protect(rank)
     assert len(job.out.take("arenas")) == 2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_deaths_in_training_are_remembered_after_a_restart(training: bool) -> None:
+    job = Job(max_restarts=1)
+    if training:
+        job.start()
+        job.commit(3)
+    job.state.members.ranks[1].failures = {4: 1}
+    job.state.left_version = 3
+    job.controller.restart_job("because", set())
+    assert job.state.members.ranks[1].failures == ({4: 1} if training else {})
+    assert (job.state.w, job.state.is_protecting, job.state.round, job.state.left_version) == (-1, False, None, None)
+
+
 def test_no_restart_without_all_nodes() -> None:
     job = Job(max_restarts=5).start()
-    job.controller.members.nodes[1].alive = False
+    job.state.members.nodes[1].alive = False
     job.controller.restart_job("a reason", set())
     assert job.out.result == (1, "a reason")
 

@@ -78,7 +78,7 @@ def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: dict[int, Any]) -> 
     assert_same(job, uninterrupted)
     (event,) = job.of("failover")
     assert event["newcomers"] == [2, 3]
-    assert job.of("protected")[-1]["degraded"]
+    assert job.of("coverage")[-1]["degraded"]
 
 
 def settings(tmp_path: Path, **values: object) -> tuple[str, str]:

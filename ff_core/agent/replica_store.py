@@ -1,10 +1,8 @@
 """The arenas an agent owns: memory files that survive the death of the workers that use them.
 
 `own[rank]`: slots of a rank that runs here, shared with its worker. `replicas[rank]`: copies of ranks that run
-elsewhere, written
-by the receiver. An arena that placement no longer wants is *retired*, not freed, until the new epoch's first W shows
-that its
-content exists elsewhere again (docs/protocol.md, section 4).
+elsewhere, written by the receiver. An arena that placement no longer wants is *retired*, not freed, until the new
+epoch's first W shows that its content exists elsewhere again (docs/protocol.md, section 4).
 """
 
 from __future__ import annotations
