@@ -53,9 +53,9 @@ def test_what_the_script_brought_holds_for_controller_and_agents() -> None:
     job = Job()
     given = FailoverConfig(halt_timeout_s=3.0, heartbeat_interval_s=0.05, heartbeat_timeout_s=0.2, join_timeout_s=7.0)
     settings = Settings().joined(Settings.given(given, "the script"))
-    job.out.clock += 1.0  # longer than the new limit, and still in time by the old one
-    for rank in job.ranks:
-        job.protect(rank, settings=settings.to_wire())
+    job.protect(0, settings=settings.to_wire())
+    job.out.clock += 1.0  # node 0 is silent longer than the new limit allows, and in time by the old one
+    job.protect(1, settings=settings.to_wire())
     assert job.controller.config == settings.config
     assert [message["settings"] for _, message in job.out.take("arenas")] == [settings.to_wire()] * 2
     job.controller.tick()
