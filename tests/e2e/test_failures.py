@@ -43,7 +43,7 @@ def test_exit_0_in_the_middle_is_an_error(tmp_path: Path) -> None:
 
 
 def test_not_enough_memory_is_said_in_bytes_at_start(tmp_path: Path) -> None:
-    (tmp_path / "ff.json").write_text('{"enabled": true, "memory_limit_bytes": "1MiB"}')
+    (tmp_path / "ff.json").write_text('{"enabled": true, "memory_limit_bytes": "1MiB", "chunk_bytes": 65536}')
     job = fftrain(tmp_path, toy(tmp_path, 5), *NODES, "--ff-config", str(tmp_path / "ff.json"), ranks=RANKS)
     assert job.code == 1
     assert "not enough memory" in job.stderr and "needed" in job.stderr and "free" in job.stderr
