@@ -19,7 +19,10 @@ ArenaKey = tuple[str, int]  # "own" or "replica", rank
 
 
 class ReplicaStore:
-    """All arenas of one agent. Not thread-safe: used from the agent's event loop, older receivers retired where noted."""
+    """All arenas of one agent. Not thread-safe: used from the agent's event loop.
+
+    Some methods ask that older receivers are retired: they say so.
+    """
 
     def __init__(self, node: int) -> None:
         self.node = node
@@ -84,7 +87,7 @@ class ReplicaStore:
             arenas.clear()
 
     def reports(self) -> list[SlotReport]:
-        """Complete slots. Receivers of older epochs are retired, and the ranks here are halted or gone: nobody is writing."""
+        """Complete slots. Nobody may be writing: older receivers are retired, the ranks here halted or gone."""
         found = []
         sources = [("own", rank, arena) for rank, arena in self.own.items()]
         sources += [("replica", rank, arena) for rank, arena in self.replicas.items()]
