@@ -60,7 +60,8 @@ class BuildEngine(Command):
 
     def get_source_files(self) -> list[str]:
         sources = ROOT / "ff_core/csrc"
-        return [str(p.relative_to(ROOT)) for p in sorted(sources.rglob("*")) if p.suffix in (".cpp", ".h", ".cu", ".py")]
+        kinds = (".cpp", ".h", ".cu", ".py")
+        return [str(p.relative_to(ROOT)) for p in sorted(sources.rglob("*")) if p.suffix in kinds]
 
 
 class Build(build):

@@ -139,6 +139,7 @@ class Redo:
             reason,
         )
         self._feed.return_to(version)
+        self._p.session.given_again()
         for newer in [number for number in self._records if number > version]:
             del self._records[newer]
         self.begin(version)

@@ -74,6 +74,7 @@ class Unmodified:
             return original(engine, *args, **kwargs)
         self._seal_if_stepped(AT_FORWARD)
         self._feed.used()
+        self._p.session.given((args, kwargs))
         event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
 
         def perform() -> Any:

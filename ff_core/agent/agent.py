@@ -1,15 +1,15 @@
 """The agent: one per (emulated) node. Supervises the node's workers, owns slots and replicas, carries out what the
 controller says.
 
-It decides nothing about the job. Runs in one event loop; messages of the controller are handled in their order, and
-what a verdict
-changes (slots, epoch) changes before the next message is looked at.
+It decides nothing about the job. Runs in one event loop. Messages of the controller are handled in their order: what a
+verdict changes (slots, epoch) changes before the next message is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ff_core.agent.data_port import DataPort
@@ -20,8 +20,9 @@ from ff_core.agent.store import ReplicaStore, create_arenas
 from ff_core.agent.verdicts import Verdicts
 from ff_core.agent.workers import Worker, Workers
 from ff_core.config.settings import Settings
+from ff_core.contract.dispatch import Dispatch, offered
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import Message
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, HANDSHAKE, WORKER_TO_AGENT, Message
 from ff_core.contract.stamps import epoch_of, stamp, version_of
 from ff_core.copy.arena import Arena
 from ff_core.copy.transports import StreamChoice
@@ -29,20 +30,19 @@ from ff_core.errors import FailoverError, ProtocolError
 
 Send = Callable[..., None]
 
-_FORWARDED = frozenset(
-    (
-        "protect",
-        "training",
-        "ready",
-        "resumed",
-        "redone",
-        "leaving",
-        "hint",
-        "persisted",
-        "preload",
-        "inject_fired",
-        "bad_slot",
-    )
+#: What workers say to the controller.
+_FORWARDED = (
+    "protect",
+    "training",
+    "ready",
+    "resumed",
+    "redone",
+    "leaving",
+    "hint",
+    "persisted",
+    "preload",
+    "inject_fired",
+    "bad_slot",
 )
 _GRACE_S = 10.0
 
@@ -75,16 +75,20 @@ class Agent:
         self.stopping = False
         self.exit_code = 1
         self.done = asyncio.Event()
+        self._from_controller = Dispatch(CONTROLLER_TO_AGENT, offered(self), elsewhere=HANDSHAKE)
+        self._from_workers = Dispatch(
+            WORKER_TO_AGENT,
+            {"booted": self._booted, "halted": self._halted},
+            {"spare_ready": self._spare_ready, "spare_unfit": self._spare_unfit},
+            {name: partial(self._forward, name) for name in _FORWARDED},
+        )
 
     # ---- from the controller ----------------------------------------------------------------------------------------
 
     async def handle(self, message: Message) -> None:
         """One message of the controller, to its end."""
         fields = {key: value for key, value in message.items() if key != "t"}
-        handler = getattr(self, f"on_{message['t']}", None)
-        if handler is None:
-            raise ProtocolError(f"a controller must not send {message['t']!r}")
-        result = handler(**fields)
+        result = self._from_controller.of(message)(**fields)
         if result is not None:
             await result
 
@@ -128,10 +132,10 @@ class Agent:
             return
         self.send("arenas_ready", epoch=epoch)
 
-    def on_placement(self, epoch: int, holders: dict[int, Any], protected: str) -> None:
+    def on_placement(self, epoch: int, holders: dict[int, Any], coverage: str) -> None:
         for worker in self.workers.ranks():
             arena = self.store.own[worker.rank]
-            worker.send("arena", (arena.fd,), epoch=epoch, holders=holders[worker.rank], protected=protected)
+            worker.send("arena", (arena.fd,), epoch=epoch, holders=holders[worker.rank], coverage=coverage)
 
     def on_w(self, epoch: int, version: int) -> None:
         if epoch != self.epoch or self.halting.epoch is not None:
@@ -214,22 +218,28 @@ class Agent:
     # ---- from workers -----------------------------------------------------------------------------------------------
 
     def _from_worker(self, worker: Worker, message: Message) -> None:
-        name = message["t"]
-        if worker.dying and name not in ("persisted", "inject_fired"):
+        if worker.dying and message["t"] not in ("persisted", "inject_fired"):
             return  # what else it still had to say is about an epoch that is over
-        if name in _FORWARDED:
-            if "rank" in message:
-                message["rank"] = worker.rank
-            self.send(**{"name": name, **{key: value for key, value in message.items() if key != "t"}})
-        elif name == "spare_ready":
-            self.send("spare_ready", uid=worker.uid)
-        elif name == "spare_unfit":
-            self.spares.unfit(worker, message["reasons"])
-        elif name == "booted":
-            worker.booted = True
-            worker.watch()
-        elif name == "halted":
-            self.halting.confirmed(worker, message["epoch"], message["version"], message["sealed"])
+        fields = {key: value for key, value in message.items() if key != "t"}
+        self._from_workers.of(message)(worker, **fields)
+
+    def _forward(self, message: str, worker: Worker, **fields: Any) -> None:
+        if "rank" in fields:
+            fields["rank"] = worker.rank
+        self.send(message, **fields)
+
+    def _spare_ready(self, worker: Worker, uid: str) -> None:
+        self.send("spare_ready", uid=worker.uid)
+
+    def _spare_unfit(self, worker: Worker, uid: str, reasons: dict[str, str]) -> None:
+        self.spares.unfit(worker, reasons)
+
+    def _booted(self, worker: Worker) -> None:
+        worker.booted = True
+        worker.watch()
+
+    def _halted(self, worker: Worker, epoch: int, version: int, sealed: bool) -> None:
+        self.halting.confirmed(worker, epoch, version, sealed)
 
     def _committed(self, worker: Worker) -> None:
         committed = worker.page.load("committed")

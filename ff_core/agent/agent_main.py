@@ -22,7 +22,6 @@ from ff_core.agent.agent import Agent
 from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
 from ff_core.contract.lifeline import die_with_parent
-from ff_core.contract.messages import make
 from ff_core.copy.memory import free_bytes
 from ff_core.errors import FailoverError
 
@@ -67,7 +66,7 @@ async def run(orders: dict[str, Any]) -> int:
         JobSpec.from_wire(welcome["job"]),
         secret,
         port,
-        lambda name, **fields: stream.send(make(name, **fields)),
+        stream.send,
         say,
     )
     agent.settle(agent.job.config)
@@ -111,7 +110,7 @@ async def _receive(stream: rpc.Stream, agent: Agent) -> None:
 async def _beat(stream: rpc.Stream, agent: Agent) -> None:
     while True:
         agent.settled.clear()
-        stream.send(make("beat", free_bytes=free_bytes(), progress=agent.progress()))
+        stream.send("beat", free_bytes=free_bytes(), progress=agent.progress())
         with suppress(asyncio.TimeoutError):  # a new interval holds at once
             await asyncio.wait_for(agent.settled.wait(), agent.config.heartbeat_interval_s)
 

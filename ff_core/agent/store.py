@@ -19,9 +19,9 @@ ArenaKey = tuple[str, int]  # "own" or "replica", rank
 
 
 class ReplicaStore:
-    """All arenas of one agent. Not thread-safe: used from the agent's event loop.
+    """All arenas of one agent.
 
-    Some methods ask that older receivers are retired: they say so.
+    Not thread-safe: used from the agent's event loop, with older receivers retired where noted.
     """
 
     def __init__(self, node: int) -> None:
@@ -87,7 +87,7 @@ class ReplicaStore:
             arenas.clear()
 
     def reports(self) -> list[SlotReport]:
-        """Complete slots. Nobody may be writing: older receivers are retired, the ranks here halted or gone."""
+        """Complete slots. Nobody writes: receivers of older epochs are retired, the ranks here are halted or gone."""
         found = []
         sources = [("own", rank, arena) for rank, arena in self.own.items()]
         sources += [("replica", rank, arena) for rank, arena in self.replicas.items()]

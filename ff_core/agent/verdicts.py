@@ -34,7 +34,7 @@ class Verdicts:
         own: dict[int, Any],
         replicas: dict[int, Any],
         holders: dict[int, Any],
-        protected: str,
+        coverage: str,
         source_rank: int | None = None,
     ) -> None:
         """The verdict of `epoch`, unless a newer halt has overtaken it."""
@@ -70,20 +70,17 @@ class Verdicts:
             if role["filled"]:
                 agent.newcomers.filling(rank, epoch, version)
             worker.send(
-                "verdict",
+                "go_on",
                 (arena.fd,),
                 epoch=epoch,
-                old_epoch=old_epoch,
                 version=version,
-                source_rank=source_rank,
+                source=role["source"],
+                filled=role["filled"],
                 newcomers=newcomers,
                 restored=restored,
-                roles={rank: role},
-                send=[],
-                own={},
-                replicas={},
-                holders={rank: holders[rank]},
-                protected=protected,
+                source_rank=source_rank,
+                holders=holders[rank],
+                coverage=coverage,
             )
         agent.data_arrived()
 

@@ -15,7 +15,7 @@ from ff_core.agent.process import WorkerProcess
 from ff_core.contract.env import RANK_VARIABLES, worker_env
 from ff_core.contract.job import JobSpec
 from ff_core.contract.link import LINK_VARIABLE, AgentEnd, pair
-from ff_core.contract.messages import Message
+from ff_core.contract.messages import BEFORE_ROLE, Message
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import LifeWatch, StatusPage
 
@@ -46,7 +46,7 @@ class Worker:
         the caller's."""
         if self.link is None or self.gone:
             return
-        if not self.has_role and name not in ("role", "preload"):
+        if not self.has_role and name not in BEFORE_ROLE:
             self._before_role.append((name, [os.dup(fd) for fd in fds], fields))
             return
         self.link.send(name, fds, **fields)

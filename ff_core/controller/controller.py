@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ff_core.config.schema import FailoverConfig
+from ff_core.contract.dispatch import Dispatch, offered
 from ff_core.contract.inject import parse
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import Message
+from ff_core.contract.messages import AGENT_TO_CONTROLLER, HANDSHAKE, Message
 from ff_core.controller.deaths import Deaths
 from ff_core.controller.decide import Impossible
 from ff_core.controller.failover_round import FailoverRound
@@ -57,10 +58,7 @@ class Controller:
         self.epoch = 0
         self.restart = 0
         self.w = -1
-        self.startup = Startup(self)
-        self.deaths = Deaths(self)
-        self.failovers = Failovers(self)
-        self.loop_end = LoopEnd(self)
+        self._make_parts()
         self.protected = False  # arenas exist and the loop has begun on every rank
         self.finished = False
         self.preload: dict[str, Any] | None = None
@@ -68,6 +66,15 @@ class Controller:
         self.hangs = HangDetector(config.hang_timeout_s)
         self.last_checkpoint: tuple[str, int] | None = None
         self.protection = ""
+
+    def _make_parts(self) -> None:
+        """The parts that are of one start of the script, and the table of who handles what."""
+        self.startup, self.deaths = Startup(self), Deaths(self)
+        self.failovers, self.loop_end = Failovers(self), LoopEnd(self)
+        parts = (self, self.startup, self.deaths, self.failovers, self.loop_end)
+        self._dispatch = Dispatch(
+            AGENT_TO_CONTROLLER, *map(offered, parts), elsewhere=HANDSHAKE | {"stopped"}
+        )  # the service sees to these
 
     # ---- nodes -----------------------------------------------------------------------------------------------------
 
@@ -116,26 +123,12 @@ class Controller:
         if message.get("rank") == -1 and message["t"] != "worker_started":
             return  # of a process that played a rank in the previous start
         fields = {key: value for key, value in message.items() if key != "t"}
-        name = f"on_{message['t']}"
-        handler = next(
-            (
-                getattr(part, name)
-                for part in (self, self.startup, self.deaths, self.failovers, self.loop_end)
-                if hasattr(part, name)
-            ),
-            None,
-        )
-        if handler is None:
-            raise ProtocolError(f"an agent must not send {message['t']!r}")
-        handler(node, **fields)
+        self._dispatch.of(message)(node, **fields)
 
     def on_beat(self, node: int, free_bytes: int, progress: dict[int, list[int]]) -> None:
         self.members.nodes[node].free_bytes = free_bytes
         for rank, (count, activity) in progress.items():
             self.hangs.observe(rank, count, activity, self.out.now())
-
-    def on_stopped(self, node: int) -> None:
-        """Only the service acts on it."""
 
     def on_commit(self, node: int, epoch: int, versions: dict[int, int]) -> None:
         if epoch != self.epoch:
@@ -157,7 +150,7 @@ class Controller:
                 self.out.send(other, "w", epoch=self.epoch, version=newest)
             self.out.emit("commit", W=newest, epoch=self.epoch)
             self.hangs.iteration(self.out.now())
-            self.loop_end.on_w(newest)
+            self.loop_end.w_rose(newest)
 
     def on_spare_ready(self, node: int, uid: str) -> None:
         if uid in self.members.nodes[node].spares:
@@ -250,8 +243,7 @@ class Controller:
         for number, counts in failures.items():
             self.members.ranks[number].failures = counts if self.protected else {}
         self.w, self.protected = -1, False
-        self.startup, self.deaths = Startup(self), Deaths(self)
-        self.failovers, self.loop_end = Failovers(self), LoopEnd(self)
+        self._make_parts()
         self.startup.begin()
 
     def finish(self, code: int, summary: str) -> None:

@@ -198,7 +198,7 @@ class Failovers:
                 own=layouts["own"],
                 replicas=layouts["replicas"],
                 holders=addresses,
-                protected=self.controller.protection,
+                coverage=self.controller.protection,
             )
 
     def on_bad_slot(self, node: int, rank: int, epoch: int, reason: str) -> None:

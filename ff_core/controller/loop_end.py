@@ -43,7 +43,7 @@ class LoopEnd:
             return
         self.may_leave()
 
-    def on_w(self, version: int) -> None:
+    def w_rose(self, version: int) -> None:
         """W has risen to `version`."""
         if self.left_version is not None and version > self.left_version:
             self.left_version = None  # another loop has begun

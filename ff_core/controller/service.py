@@ -17,7 +17,6 @@ import grpc
 from ff_core.config.settings import Settings
 from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import make
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
 from ff_core.errors import ProtocolError
@@ -74,7 +73,7 @@ class ControllerServer:
     def send(self, node: int, name: str, **fields: Any) -> None:
         stream = self._streams.get(node)
         if stream is not None:
-            stream.send(make(name, **fields))
+            stream.send(name, **fields)
 
     def emit(self, kind: str, **fields: Any) -> None:
         if self._events is not None:
@@ -168,13 +167,13 @@ class ControllerServer:
             known = self._controller.members.nodes
             if node.id in known or not 0 <= node.id < self._job.nodes:
                 await stream.send_now(
-                    make("refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}")
+                    "refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}"
                 )
                 raise ProtocolError(f"a second agent said it was node {node.id}")
         except (ProtocolError, asyncio.TimeoutError) as error:
             self.say(f"connection refused: {error or 'no hello in time'}")
             return
-        await stream.send_now(make("welcome", proof=our_proof, job=self._job.to_wire()))
+        await stream.send_now("welcome", proof=our_proof, job=self._job.to_wire())
         self._streams[node.id] = stream
         writer = asyncio.create_task(stream.pump())
         reason = "its connection closed"
@@ -183,7 +182,8 @@ class ControllerServer:
             while (message := await stream.receive()) is not None:
                 if message["t"] == "stopped":
                     self._stopped.add(node.id)
-                self._guard(self._controller.handle, node.id, message)
+                else:
+                    self._guard(self._controller.handle, node.id, message)
         except ProtocolError as error:
             reason = f"protocol error: {error}"
         except (grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError) as error:

@@ -44,7 +44,6 @@ class Startup:
                 world_size=self.job.world_size,
                 nodes=self.job.nodes,
                 emulated=self.job.emulated,
-                spares=owner.config.spares,
                 entrypoint=self.job.entrypoint,
             )
         for node in self.members.live_nodes():
@@ -179,7 +178,7 @@ class Startup:
                     "placement",
                     epoch=epoch,
                     holders=self.holder_addresses(),
-                    protected=self.controller.protection,
+                    coverage=self.controller.protection,
                 )
 
     def on_training(self, node: int, rank: int) -> None:

@@ -33,7 +33,7 @@ PHASES = {
 
 #: kind -> its fields. Times (`at`, `*_at`) are wall-clock seconds, durations end in _s.
 KINDS = {
-    "job_start": "world_size, nodes, emulated, spares, entrypoint",
+    "job_start": "world_size, nodes, emulated, entrypoint",
     "worker_start": "rank, pid, node, warm (came from a spare), restart, epoch",
     "worker_exit": "rank, code (negative: the signal), at",
     "spare_ready": "node, uid",

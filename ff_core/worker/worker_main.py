@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ff_core.contract.lifeline import die_with_parent
 from ff_core.contract.link import LINK_VARIABLE, WorkerLink
+from ff_core.contract.messages import BEFORE_ROLE
 from ff_core.errors import ProtocolError
 from ff_core.worker import preload, script
 from ff_core.worker.hooks import default_hooks
@@ -85,7 +86,7 @@ def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tup
         if message["t"] == "role":
             return message, fds
         if message["t"] != "preload":
-            raise ProtocolError(f"message {message['t']!r} before a role; allowed: preload, role")
+            raise ProtocolError(f"message {message['t']!r} before a role; allowed: {', '.join(sorted(BEFORE_ROLE))}")
         result = preload.run(
             message["modules"], message["calls"], link.pending,
             argv=message.get("argv") or (), without=message.get("without") or (), changed=message.get("environ"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import make, pack, unpack
+from ff_core.contract.messages import AGENT_TO_CONTROLLER, CONTROLLER_TO_AGENT, make, pack, unpack
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
 
@@ -26,7 +26,8 @@ class Recorder:
         self.abandoned: list[int] = []
 
     def send(self, node: int, name: str, **fields: Any) -> None:
-        self.sent.append((node, unpack(pack(make(name, **fields)))))
+        message = make(CONTROLLER_TO_AGENT, name, **fields)
+        self.sent.append((node, unpack(CONTROLLER_TO_AGENT, pack(message))))
 
     def emit(self, kind: str, **fields: Any) -> None:
         self.events.append((kind, fields))
@@ -88,7 +89,8 @@ class Job:
         return self.controller.members.ranks[rank].node
 
     def heard(self, node: int, name: str, **fields: Any) -> None:
-        self.controller.handle(node, unpack(pack(make(name, **fields))))
+        message = make(AGENT_TO_CONTROLLER, name, **fields)
+        self.controller.handle(node, unpack(AGENT_TO_CONTROLLER, pack(message)))
 
     def from_rank(self, rank: int, name: str, **fields: Any) -> None:
         self.heard(self.home(rank), name, rank=rank, **fields)

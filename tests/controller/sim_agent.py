@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core.agent.agent import Agent
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import make, pack, unpack
+from ff_core.contract.messages import AGENT_TO_CONTROLLER, make, pack, unpack
 from ff_core.copy.arena import slot_with
 from ff_core.errors import CorruptSlotError
 from tests.controller.sim_memory import Connection, SimArena
@@ -162,7 +162,8 @@ class AgentHost:
     def _send(self, name: str, **fields: Any) -> None:
         if name == "inventory":
             self.reported = fields["epoch"]
-        self.to_controller.append(unpack(pack(make(name, **fields))))
+        message = make(AGENT_TO_CONTROLLER, name, **fields)
+        self.to_controller.append(unpack(AGENT_TO_CONTROLLER, pack(message)))
 
     # the part of an event loop that the agent asks for
     def time(self) -> float:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ff_core.contract.messages import make, pack, unpack
+from ff_core.contract.messages import AGENT_TO_WORKER, BEFORE_ROLE, make, pack, unpack
 from tests.controller.sim_memory import SimPage
 from tests.controller.sim_worker import SimWorker
 
@@ -55,10 +55,11 @@ class SimProcess:
     def send(self, name: str, fds: tuple[Any, ...] = (), **fields: Any) -> None:
         if self.gone:
             return
-        if not self.has_role and name not in ("role", "preload"):
+        if not self.has_role and name not in BEFORE_ROLE:
             self.waiting.append((name, fds, fields))
             return
-        self.to_worker.append((unpack(pack(make(name, **fields))), fds[-1] if fds else None))
+        message = unpack(AGENT_TO_WORKER, pack(make(AGENT_TO_WORKER, name, **fields)))
+        self.to_worker.append((message, fds[-1] if fds else None))
 
     def alive(self) -> bool:
         return self.code is None and self.host.alive
@@ -70,7 +71,7 @@ class SimProcess:
         if not self.alive() or self.frozen or not self.to_worker:
             return False
         name = self.to_worker[0][0]["t"]
-        if name not in ("role", "preload") and self.worker.fence is None:
+        if name not in BEFORE_ROLE and self.worker.fence is None:
             return False  # it is still booting
         message, arena = self.to_worker.popleft()
         if name == "preload":

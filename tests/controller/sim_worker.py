@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from ff_core.contract.messages import make, pack, unpack
+from ff_core.contract.messages import WORKER_TO_AGENT, make, pack, unpack
 from ff_core.contract.stamps import epoch_of, stamp, version_of
 from ff_core.copy.arena import slot_with
 from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt
@@ -75,7 +75,8 @@ class SimWorker:
             self.inbox[message["t"]] = (message, arena)
 
     def send(self, name: str, **fields: Any) -> None:
-        self.to_agent.append(unpack(pack(make(name, **fields))))
+        message = make(WORKER_TO_AGENT, name, **fields)
+        self.to_agent.append(unpack(WORKER_TO_AGENT, pack(message)))
 
     # ---- waiting ---------------------------------------------------------------------------------------------------
 
@@ -270,19 +271,18 @@ class SimWorker:
                 return message["epoch"] == fence.epoch if self.newcomer else False
             return message["epoch"] == halted
 
-        verdict, arena = yield from self._take("verdict", wanted, lambda: None)
+        verdict, arena = yield from self._take("go_on", wanted, lambda: None)
         epoch, version = verdict["epoch"], verdict["version"]
-        role = verdict["roles"][self.rank]
         if self.replicator is None:
             self._open(arena)
         replicator = self.replicator
         assert replicator is not None
         fence.begin_epoch(epoch)
         yield True
-        if role["source"] == "live":
+        if verdict["source"] == "live":
             replicator.keep_blob(version, replicator.blob(version))
         else:
-            if role["filled"]:
+            if verdict["filled"]:
                 yield from self._take("slot_ready", lambda m: m["epoch"] == epoch)
             fence.tear()
             self.unique = self.derived = None
@@ -297,7 +297,7 @@ class SimWorker:
         scalars: Any = replicator.blob(version)
         if scalars != self.unique:
             raise Violation(f"rank {self.rank}: scalars of {scalars} with tensors of {self.unique}")
-        yield from self._connect(verdict["holders"][self.rank], epoch)
+        yield from self._connect(verdict["holders"], epoch)
         world.resumed(self, epoch, version)
         fence.resume(version, replicator.recommit)
         self.send("resumed", rank=self.rank, epoch=epoch, timings={})

@@ -26,7 +26,7 @@ from ff_core.agent import store as store_module
 from ff_core.agent import verdicts as verdicts_module
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import Message, make, pack, unpack
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, Message, make, pack, unpack
 from ff_core.controller import startup as startup_module
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
@@ -87,7 +87,7 @@ class World(Checks):
     # ---- Outbox ----------------------------------------------------------------------------------------------------
 
     def send(self, node: int, name: str, **fields: Any) -> None:
-        message = unpack(pack(make(name, **fields)))
+        message = unpack(CONTROLLER_TO_AGENT, pack(make(CONTROLLER_TO_AGENT, name, **fields)))
         if "epoch" in message:
             if message["epoch"] < self.epoch_seen:
                 raise Violation(f"{name} of epoch {message['epoch']} after epoch {self.epoch_seen}")

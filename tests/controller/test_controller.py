@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, make
 from ff_core.controller.membership import Node
 from ff_core.errors import ProtocolError
 from tests.controller.harness import Job
@@ -46,6 +49,30 @@ def test_different_configurations_end_the_job() -> None:
     )
 
 
+def test_what_the_script_brought_holds_for_controller_and_agents() -> None:
+    job = Job()
+    given = FailoverConfig(halt_timeout_s=3.0, heartbeat_interval_s=0.05, heartbeat_timeout_s=0.2, join_timeout_s=7.0)
+    settings = Settings().joined(Settings.given(given, "the script"))
+    job.out.clock += 1.0  # longer than the new limit, and still in time by the old one
+    for rank in job.ranks:
+        job.protect(rank, settings=settings.to_wire())
+    assert job.controller.config == settings.config
+    assert [message["settings"] for _, message in job.out.take("arenas")] == [settings.to_wire()] * 2
+    job.controller.tick()
+    assert job.out.abandoned == [], "agents could not beat faster before they knew that they must"
+    (told,) = [fields["given"] for kind, fields in job.out.events if kind == "settings"]
+    assert told == settings.told() and told["halt_timeout_s"] == (3.0, "the script")
+    assert (
+        "settings: heartbeat_interval_s = 0.05 (the script), heartbeat_timeout_s = 0.2 (the script), "
+        in job.out.said[0]
+    )
+
+
+def test_nothing_is_said_of_defaults() -> None:
+    job = Job().start()
+    assert not [text for text in job.out.said if "settings" in text]
+
+
 def test_memory_is_checked_per_machine_before_anything_is_allocated() -> None:
     job = Job(nodes=2, nproc=1, free_bytes=100_000)
     for rank in job.ranks:
@@ -85,8 +112,8 @@ def test_nodes_that_do_not_belong_here_are_refused() -> None:
 
 
 def test_messages_for_the_other_direction_are_refused() -> None:
-    with pytest.raises(ProtocolError, match="an agent must not send 'stop'"):
-        Job().heard(0, "stop", code=0, signum=0)
+    with pytest.raises(ProtocolError, match="controller got 'stop', which agent must not send"):
+        Job().controller.handle(0, make(CONTROLLER_TO_AGENT, "stop", code=0, signum=0))
 
 
 # ---- W -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ FLOORS = (
     ("writer", "receiver", "sender"),
     ("engine_api.cpp",),
 )
-"""From the bottom. A file may include files of its own folder and of lower floors, never of another folder beside it."""
+"""From the bottom. A file may include its own folder and lower floors, never another folder beside it."""
 _FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 _FILES = sorted(
     file.relative_to(SOURCE_DIR).as_posix() for file in SOURCE_DIR.rglob("*") if file.suffix in (".cpp", ".h", ".cu")

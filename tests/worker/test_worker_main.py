@@ -19,6 +19,7 @@ import torch.distributed as dist
 from ff_core.contract.env import spare_env, worker_env
 from ff_core.contract.job import JobSpec
 from ff_core.contract.link import WorkerLink, pair
+from ff_core.contract.messages import AGENT_TO_WORKER, WORKER_TO_AGENT
 from ff_core.copy.page import StatusPage
 
 DEADLINE_S = 60.0
@@ -33,7 +34,7 @@ class Agent:
         self.page = StatusPage.create()
         self.bell = os.eventfd(0)
         ours, theirs = pair()
-        self.link = WorkerLink(ours)  # both ends speak the same packets
+        self.link = WorkerLink(ours, sends=AGENT_TO_WORKER, receives=WORKER_TO_AGENT)  # the same packets both ways
         env = {**spare_env(), "FF_LINK_FD": str(theirs.fileno()), "FF_UID": "u1", "FF_PARENT_PID": str(os.getpid())}
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-m", "ff_core.worker.worker_main"], env=env, cwd=place, pass_fds=(theirs.fileno(),),
