@@ -43,7 +43,8 @@ _FORWARDED = frozenset(
         "bad_slot",
     )
 )
-_GRACE_S = 10.0
+#: What a failed job's workers have between SIGTERM and SIGKILL: they have nothing to save.
+_FAILED_S = 10.0
 
 
 class Agent:
@@ -179,11 +180,20 @@ class Agent:
             self.say(f"rank {rank} is killed: {reason}")
             worker.process.kill_group(9)
 
-    async def on_stop(self, code: int, signum: int) -> None:
-        self.stopping = True
+    def on_stop(self, code: int, signum: int) -> None:
+        """The job ends with `code`; signum: the signal that stops it, or 0. Workers that got one may still need this
+        agent's answers to come to their end."""
+        if not self.stopping:
+            self.stopping = True
+            self.exit_code = code
+            self._ending = asyncio.get_running_loop().create_task(self._end(code, signum))
+
+    async def _end(self, code: int, signum: int) -> None:
         self.spares.close()
-        self.exit_code = code
-        await self.workers.end_all(_GRACE_S if code else 0.0)
+        if signum:
+            await self.workers.end_all(self.job.shutdown_timeout_s, signum)
+        else:
+            await self.workers.end_all(_FAILED_S if code else 0.0)
         await self.port.quiet()
         self.store.clear()
         self.send("stopped")

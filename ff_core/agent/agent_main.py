@@ -1,6 +1,6 @@
 """An agent's process: `python -m ff_core.agent.agent_main`, its orders as one JSON line on standard input.
 
-{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1"}. The secret never is on a command
+{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15]}. The secret never is on a command
 line.
 """
 
@@ -80,12 +80,10 @@ async def run(orders: dict[str, Any]) -> int:
         asyncio.create_task(agent.done.wait()),
     ]
     loop = asyncio.get_running_loop()
-    # In a session of its own: the terminal's Ctrl-C goes to the launcher. SIGTERM is the launcher's order to leave
-    # the job.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_signal_handler(
-        signal.SIGTERM, lambda: asyncio.ensure_future(agent.on_stop(128 + signal.SIGTERM, signal.SIGTERM))
-    )
+    # In a session of its own: the terminal's Ctrl-C goes to the launcher. What comes here is the launcher's order to
+    # leave the job; the workers get the same signal.
+    for number in {signal.SIGINT, signal.SIGTERM, *orders["signals"]}:
+        loop.add_signal_handler(number, agent.on_stop, 1, int(number))
     finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     code = agent.exit_code
     if tasks[3] not in finished:

@@ -208,11 +208,11 @@ class Workers:
         """The last lines of a process's stderr."""
         return "\n".join(worker.process.tail(_TAIL_LINES))
 
-    async def end_all(self, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL after grace_s; returns when all are reaped."""
+    async def end_all(self, grace_s: float, signum: int = signal.SIGTERM) -> None:
+        """`signum`, then SIGKILL after grace_s; returns when all are reaped. Spares have nothing to save."""
         self._ending = True
         for worker in list(self.by_uid.values()):
-            worker.process.kill_group(signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+            worker.process.kill_group(signum if grace_s > 0 and worker.rank >= 0 else signal.SIGKILL)
         deadline = time.monotonic() + grace_s
         while self.by_uid and time.monotonic() < deadline:
             await asyncio.sleep(0.02)

@@ -63,6 +63,7 @@ class Controller:
         self.loop_end = LoopEnd(self)
         self.protected = False  # arenas exist and the loop has begun on every rank
         self.finished = False
+        self.stopping = False  # a signal came: workers come to their end, and nobody is replaced
         self.preload: dict[str, Any] | None = None
         self.fired: set[int] = set()
         self.hangs = HangDetector(config.hang_timeout_s)
@@ -87,7 +88,7 @@ class Controller:
     def node_down(self, node_id: int, reason: str) -> None:
         """An agent's stream ended or its heartbeats did: its workers end with it, its replicas are gone."""
         node = self.members.nodes.get(node_id)
-        if node is None or not node.alive or self.finished:
+        if node is None or not node.alive or self.finished or self.stopping:
             return
         node.alive = False
         node.spares.clear()
@@ -115,6 +116,8 @@ class Controller:
         self.members.nodes[node].last_beat = self.out.now()
         if message.get("rank") == -1 and message["t"] != "worker_started":
             return  # of a process that played a rank in the previous start
+        if self.stopping and message["t"] in ("worker_dying", "worker_exit"):
+            return
         fields = {key: value for key, value in message.items() if key != "t"}
         name = f"on_{message['t']}"
         handler = next(
@@ -254,15 +257,21 @@ class Controller:
         self.failovers, self.loop_end = Failovers(self), LoopEnd(self)
         self.startup.begin()
 
+    def stop(self, summary: str) -> None:
+        """A signal came in; agents pass it on. Workers may train on until they agree to save, so everything is answered
+        as ever, but there is no failover any more."""
+        self.stopping = True
+        self.out.emit("job_end", code=1, summary=summary)
+
     def finish(self, code: int, summary: str) -> None:
-        if not self.finished:
+        if not self.finished and not self.stopping:
             self.finished = True
             self.out.emit("job_end", code=code, summary=summary)
             self.out.finish(code, summary)
 
     def tick(self) -> None:
         """Deadlines: heartbeats and joining. Called a few times a second."""
-        if self.finished:
+        if self.finished or self.stopping:
             return
         now = self.out.now()
         for node in list(self.members.nodes.values()):

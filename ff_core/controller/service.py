@@ -24,6 +24,7 @@ from ff_core.errors import ProtocolError
 from ff_core.observe.events import EventLog
 
 _TICK_S = 0.1
+#: Agents that have not said so long after their workers' last second that they have ended them are not waited for.
 _STOP_S = 15.0
 
 
@@ -59,10 +60,10 @@ class ControllerServer:
         return self._result.done()
 
     def stop(self, signum: int) -> None:
-        """End the job because of a signal: exit code 128 + signum."""
+        """End the job because of a signal, which workers get too: exit code 1."""
         if self._loop is not None:
             name = signal.Signals(signum).name
-            self._loop.call_soon_threadsafe(self._finish_from_outside, 128 + signum, f"stopped by {name}", signum)
+            self._loop.call_soon_threadsafe(self._finish_from_outside, f"stopped by {name}", signum)
 
     def agent_failed(self, node: int, reason: str) -> None:
         """The launcher saw an agent's process end before or without its stream ending."""
@@ -98,13 +99,16 @@ class ControllerServer:
     # ---- inside the loop --------------------------------------------------------------------------------------------
 
     def _begin_stop(self, code: int, signum: int) -> None:
+        self._stop_s = _STOP_S + (self._job.shutdown_timeout_s if signum else 0.0)
         for node in self._streams:
             self.send(node, "stop", code=code, signum=signum)
         self._stopping.set()
 
-    def _finish_from_outside(self, code: int, text: str, signum: int) -> None:
-        if not self._controller.finished:
-            self._controller.finish(code, text)
+    def _finish_from_outside(self, text: str, signum: int) -> None:
+        if not self._controller.finished and not self._controller.stopping:
+            self._controller.stop(text)
+            self._outcome = (1, text)
+            self._begin_stop(1, signum)
 
     def _agent_failed(self, node: int, reason: str) -> None:
         if node in self._controller.members.nodes:
@@ -127,7 +131,7 @@ class ControllerServer:
         ticker = asyncio.create_task(self._tick())
         try:
             await self._stopping.wait()
-            deadline = time.monotonic() + _STOP_S
+            deadline = time.monotonic() + self._stop_s
             while set(self._streams) - self._stopped and time.monotonic() < deadline:
                 await asyncio.sleep(0.01)
         finally:

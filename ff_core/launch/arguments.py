@@ -50,6 +50,7 @@ class RunPlan:
     ff_config: str | None
     show_output: bool
     signals: list[int]
+    shutdown_timeout_s: float
     injections: list[str] = field(default_factory=list)
 
 
@@ -90,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="Leave Python's imports alone. Protected is then what calls FFTrainer itself: a DeepSpeed or Megatron-LM "
         "patched by `fftrain patch`, or a script that imports ff_deepspeed.",
     )  # fmt: skip
+    if "--shutdown-timeout" not in parser._option_string_actions:  # torch before 2.13
+        ours.add_argument(
+            "--shutdown-timeout", "--shutdown_timeout", action=env, type=int, default=None, metavar="SECONDS",
+            help="How long workers have between the signal that stops the job and SIGKILL. Default: 30.",
+        )  # fmt: skip
     return parser
 
 
@@ -189,6 +195,7 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
         ff_config=args.ff_config,
         show_output=_show_output(args, out_dir),
         signals=_signals(getattr(args, "signals_to_handle", _SIGNALS)),  # not every torch has it
+        shutdown_timeout_s=_shutdown_timeout(args.shutdown_timeout),
         injections=list(args.inject),
     )
 
@@ -212,8 +219,6 @@ def _refuse(args: argparse.Namespace) -> None:
         (bool(getattr(args, "virtual_local_rank", False)), "--virtual-local-rank",
          "nothing: a spare sees all devices of its node, as it may have to play any of its ranks"),
         (args.role != "default", f"--role {args.role}", "default: all ranks of a job play one role"),
-        (getattr(args, "shutdown_timeout", None) is not None, "--shutdown-timeout",
-         "nothing: workers have 10 s after SIGTERM"),
         (args.standalone and args.nnodes not in ("1", "1:1"), f"--standalone with --nnodes {args.nnodes}", "one node"),
     ]  # fmt: skip
     for wrong, option, allowed in reasons:
@@ -297,6 +302,20 @@ def _signals(text: str) -> list[int]:
             raise ConfigError(f"--signals-to-handle {text}: {name.strip()!r}: allowed: signals that can be handled")
         numbers.append(int(number))
     return numbers
+
+
+def _shutdown_timeout(seconds: int | None) -> float:
+    """As torchrun: the option, else TORCH_ELASTIC_SHUTDOWN_TIMEOUT, else 30 s."""
+    source, text = "--shutdown-timeout", seconds
+    if seconds is None:
+        source, text = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=", os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 30)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise ConfigError(f"{source} {text}: allowed: a whole number of seconds, at least 0")
+    return float(value)
 
 
 def _entrypoint(args: argparse.Namespace) -> list[str]:

@@ -21,15 +21,16 @@ from ff_core.launch import torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
 
-#: Workers have 10 s between SIGTERM and SIGKILL; an agent that is not done soon after is killed, its workers with it.
-_STOP_S = 20.0
+#: An agent that has not ended its workers so long after their last second is killed, its workers with it.
+_LATE_S = 10.0
 #: Agents end once the controller has: by then their workers are gone.
 _AGENTS_END_S = 3.0
 _FIND_CONTROLLER_S = 300.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a job. Returns its exit code: 0, 1 if it failed, 128 + signal if it was stopped. Raises ConfigError."""
+    """Run a job. Returns its exit code: 0, or 1 if it failed or was stopped by a signal, as torchrun. Raises
+    ConfigError."""
     plan = parse(argv)
     script_args = plan.entrypoint[2:] if plan.entrypoint[0] == "-m" else plan.entrypoint[1:]
     config = find_config(script_args, plan.ff_config, plan.spares)
@@ -66,7 +67,8 @@ def start_job(
 ) -> int:  # fmt: skip
     """Start the agents of `nodes` for a controller that listens at `address`, wait for the job's end, end the agents.
 
-    received: signals as they arrive; the first stops the job in order, the second kills it. The controller's summary
+    received: signals as they arrive. The first stops the job in order: workers get the same one. A second SIGINT (Ctrl-C)
+    kills it; other signals do not, because clusters repeat theirs while the script still saves. The controller's summary
     (for a failed job with the traceback of the rank that failed first) is printed last, when no output can follow.
     """
     stopped_by: list[int] = []
@@ -74,9 +76,10 @@ def start_job(
     def on_signal(signum: int) -> None:
         stopped_by.append(signum)
         if len(stopped_by) == 1:
-            print(f"fftrain: {signal.Signals(signum).name}: stopping", file=sys.stderr, flush=True)
+            name, seconds = signal.Signals(signum).name, job.shutdown_timeout_s
+            print(f"fftrain: {name}: stopping (workers have {seconds:g} s)", file=sys.stderr, flush=True)
             server.stop(signum)
-        else:
+        elif signum == signal.SIGINT:
             agents.send_signal(signal.SIGKILL)
 
     def on_exit(node: int, code: int) -> None:
@@ -87,14 +90,14 @@ def start_job(
     _serve_signals(received, on_signal)
     try:
         for node in nodes:
-            agents.start(node, address, secret, local_addr or torch_store.local_address(address))
+            agents.start(node, address, secret, local_addr or torch_store.local_address(address), ())
     except OSError as error:
         on_exit(node, error.errno or 1)
         print(f"fftrain: cannot start the agent of node {node}: {error}", file=sys.stderr, flush=True)
     code, summary = server.wait()
     agents.join(_AGENTS_END_S)
     if stopped_by:
-        return 128 + stopped_by[0]
+        return 1
     _print_summary(code, summary)
     return code
 
@@ -107,21 +110,25 @@ def join_job(plan: RunPlan, secret: bytes) -> int:
 
     def on_signal(signum: int) -> None:
         stopped_by.append(signum)
-        agents.send_signal(signal.SIGTERM if len(stopped_by) == 1 else signal.SIGKILL)
-        if len(stopped_by) == 1:
+        if len(stopped_by) > 1:
+            if signum == signal.SIGINT:
+                agents.send_signal(signal.SIGKILL)
+        else:
+            agents.send_signal(signum)
             # An agent that does not end costs this node, not the job.
-            killer = threading.Timer(_STOP_S, agents.send_signal, [signal.SIGKILL])
+            killer = threading.Timer(plan.shutdown_timeout_s + _LATE_S, agents.send_signal, [signal.SIGKILL])
             killer.daemon = True
             killer.start()
 
     agents = Agents(lambda node, code: ended.set())
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
-        agents.start(plan.node_rank, address, secret, plan.local_addr or torch_store.local_address(address))
+        own = plan.local_addr or torch_store.local_address(address)
+        agents.start(plan.node_rank, address, secret, own, plan.signals)
         ended.wait()
     code = agents.join(_AGENTS_END_S)[plan.node_rank]
     if stopped_by:
-        return 128 + stopped_by[0]
+        return 1
     return code if code >= 0 else 128 - code
 
 
@@ -156,6 +163,7 @@ def _job(plan: RunPlan, config: FailoverConfig, port: int) -> JobSpec:
         # The secret travels to agents by their standard input only.
         config={**config.to_dict(), "secret": ""},
         show_output=plan.show_output,
+        shutdown_timeout_s=plan.shutdown_timeout_s,
         hash_seed=hash_seed(),
     )
 

@@ -103,43 +103,64 @@ def test_the_store_is_there_before_any_rank_and_after_rank_0(tmp_path: Path) -> 
     assert sorted(lines) == ["[0]: sum 1.0", "[1]: sum 1.0"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_stop_everything(tmp_path: Path, signum: int) -> None:
+    """Workers get the very signal, and may take their time; exit code as torchrun's."""
     job = Job(
         tmp_path,
-        """
+        f"""
         import signal, subprocess
-        signal.signal(signal.SIGTERM, lambda *a: (print("told"), sys.exit(0)))
+        def told(*_):
+            print("told")
+            time.sleep(1)
+            print("saved")
+            sys.exit(0)
+        signal.signal({int(signum)}, told)
         subprocess.Popen(["sleep", "1000"])
         print("up")
         time.sleep(1000)
         """,
-        "--nproc-per-node", "2", "--emulate-nodes", "2",
+        "--nproc-per-node", "2", "--emulate-nodes", "2", "--signals-to-handle", "SIGUSR1,SIGTERM,SIGINT",
     )  # fmt: skip
     job.until_printed("up", 2)
     family = job.family()
     assert len(family) == 6  # two agents, two workers, two of theirs
     os.kill(job.process.pid, signum)
+    if signum == signal.SIGTERM:
+        job.until_printed("told", 2)
+        os.kill(job.process.pid, signum)  # a cluster repeats it
     code, out, err = job.wait()
-    assert code == 128 + signum
-    assert out.count("told") == 2 and f"{signal.Signals(signum).name}: stopping" in err
+    assert code == 1
+    assert out.count("told") == out.count("saved") == 2, out
+    assert f"{signal.Signals(signum).name}: stopping (workers have 30 s)" in err
     deadline = time.monotonic() + 10  # orphans that were killed are reaped by init, when it gets to it
     while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in family):
         time.sleep(0.05)
     assert [pid for pid in family if psutil.pid_exists(pid)] == []
 
 
-def test_a_second_signal_does_not_wait_for_stubborn_workers(tmp_path: Path) -> None:
-    job = Job(
-        tmp_path,
-        "import signal\nsignal.signal(signal.SIGTERM, lambda *a: print('no'))\nprint('up')\nwhile True: time.sleep(1)",
-        "--nproc-per-node", "1",
-    )  # fmt: skip
+STUBBORN = """
+    import signal
+    for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, lambda *a: print("no"))
+    print("up")
+    while True: time.sleep(1)
+    """
+
+
+def test_a_second_interrupt_does_not_wait_for_stubborn_workers(tmp_path: Path) -> None:
+    job = Job(tmp_path, STUBBORN, "--nproc-per-node", "1", "--shutdown-timeout", "1000")
+    job.until_printed("up")
+    job.process.send_signal(signal.SIGINT)
+    job.until_printed("no")
+    job.process.send_signal(signal.SIGINT)
+    assert job.wait()[0] == 1
+
+
+def test_stubborn_workers_are_killed_after_the_shutdown_timeout(tmp_path: Path) -> None:
+    job = Job(tmp_path, STUBBORN, "--nproc-per-node", "1", "--shutdown-timeout", "1")
     job.until_printed("up")
     job.process.terminate()
-    job.until_printed("no")
-    job.process.terminate()
-    assert job.wait()[0] == 128 + signal.SIGTERM
+    assert job.wait()[0] == 1
 
 
 def test_the_launchers_death_ends_the_job(tmp_path: Path) -> None:
