@@ -1,7 +1,7 @@
 """An agent's process: `python -m ff_core.agent.agent_main`, its orders as one JSON line on standard input.
 
-{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15]}. The secret never is on a command
-line.
+{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15]}. The secret never
+is on a command line.
 """
 
 from __future__ import annotations

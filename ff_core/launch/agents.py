@@ -50,7 +50,8 @@ class Agents:
         assert process.stdin is not None
         host, port = controller
         place = f"{bracketed(host)}:{port}"
-        orders = {"controller": place, "node": node, "secret": secret.hex(), "data_host": data_host, "signals": [*signals]}
+        orders = {"controller": place, "node": node, "secret": secret.hex(), "data_host": data_host}
+        orders["signals"] = [*signals]
         try:
             process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.close()

@@ -306,15 +306,15 @@ def _signals(text: str) -> list[int]:
 
 def _shutdown_timeout(seconds: int | None) -> float:
     """As torchrun: the option, else TORCH_ELASTIC_SHUTDOWN_TIMEOUT, else 30 s."""
-    source, text = "--shutdown-timeout", seconds
+    source, text = "--shutdown-timeout ", str(seconds)
     if seconds is None:
-        source, text = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=", os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 30)
+        source, text = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=", os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
     try:
         value = int(text)
     except ValueError:
         value = -1
     if value < 0:
-        raise ConfigError(f"{source} {text}: allowed: a whole number of seconds, at least 0")
+        raise ConfigError(f"{source}{text}: allowed: a whole number of seconds, at least 0")
     return float(value)
 
 

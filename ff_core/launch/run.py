@@ -67,9 +67,10 @@ def start_job(
 ) -> int:  # fmt: skip
     """Start the agents of `nodes` for a controller that listens at `address`, wait for the job's end, end the agents.
 
-    received: signals as they arrive. The first stops the job in order: workers get the same one. A second SIGINT (Ctrl-C)
-    kills it; other signals do not, because clusters repeat theirs while the script still saves. The controller's summary
-    (for a failed job with the traceback of the rank that failed first) is printed last, when no output can follow.
+    received: signals as they arrive. The first stops the job in order: workers get the same one. A second SIGINT
+    (Ctrl-C) kills it; other signals do not, because clusters repeat theirs while the script still saves.
+    The controller's summary (for a failed job with the traceback of the rank that failed first) is printed last, when
+    no output can follow.
     """
     stopped_by: list[int] = []
 

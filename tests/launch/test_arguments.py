@@ -35,6 +35,17 @@ def test_defaults() -> None:
     assert plan("train.py").run_id != made.run_id
 
 
+def test_shutdown_timeout_is_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan("train.py").shutdown_timeout_s == 30.0
+    assert plan("--shutdown-timeout 7 train.py").shutdown_timeout_s == 7.0
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "90")
+    assert plan("train.py").shutdown_timeout_s == 90.0
+    for text in ("-1", "soon"):
+        monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", text)
+        with pytest.raises(ConfigError, match=f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={text}: allowed: a whole number"):
+            plan("train.py")
+
+
 def test_a_port_that_only_torch_names_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 2.12 torchrun's parser has 29500 for a default: two jobs on one machine would fight over it."""
 
