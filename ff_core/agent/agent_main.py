@@ -1,7 +1,7 @@
 """An agent's process: `python -m ff_core.agent.agent_main`, its orders as one JSON line on standard input.
 
-{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15]}. The secret never
-is on a command line.
+{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15],
+"launch": {"--nnodes": "1"}}. The secret never is on a command line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from ff_core.agent.agent import Agent
-from ff_core.contract import rpc
+from ff_core.contract import alike, rpc
 from ff_core.contract.job import JobSpec
 from ff_core.contract.lifeline import die_with_parent
 from ff_core.contract.messages import make
@@ -60,6 +60,8 @@ async def run(orders: dict[str, Any]) -> int:
         "data_port": number,
         "free_bytes": free_bytes(),
         "pid": os.getpid(),
+        "launch": orders["launch"],
+        "machine": alike.machine(),
     }
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
     agent = Agent(

@@ -38,8 +38,9 @@ def _opt(kind: tuple[type, ...]) -> tuple[tuple[type, ...], bool]:
 # --- handshake (agent <-> controller) ---
 _define("challenge", nonce=_B)
 _define(
-    "hello", proof=_B, nonce=_B, node=_I, host_id=_S, hostname=_S, data_host=_S, data_port=_I, free_bytes=_I, pid=_I
-)
+    "hello", proof=_B, nonce=_B, node=_I, host_id=_S, hostname=_S, data_host=_S, data_port=_I, free_bytes=_I, pid=_I,
+    launch=_opt(_D), machine=_opt(_D), rival=_opt(_BOOL),
+)  # fmt: skip
 _define("welcome", proof=_B, job=_D, heartbeat_interval_s=_F)
 _define("refused", reason=_S)
 

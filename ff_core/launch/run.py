@@ -13,6 +13,7 @@ from pathlib import Path
 from ff_core.config.find import find_config
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract import inject
+from ff_core.contract.alike import launch_line
 from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import JobSpec
 from ff_core.controller.service import ControllerServer
@@ -20,6 +21,7 @@ from ff_core.errors import ConfigError
 from ff_core.launch import torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
+from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0
 
 #: An agent that has not ended its workers so long after their last second is killed, its workers with it.
 _LATE_S = 10.0
@@ -43,7 +45,10 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"--out-dir {plan.out_dir}: {error.strerror}") from None
     set_default_threads(plan.nproc_per_node * (plan.nodes if plan.emulated else 1))
     if plan.node_rank > 0:
-        return join_job(plan, secret)
+        return join_job(plan, secret, launch_line(_job(plan, config, plan.master_port)))
+    several = plan.nodes > 1 and not plan.emulated
+    if several:
+        refuse_second_node_0(plan.master_addr, plan.master_port, secret)
     # Held in a variable: the store is served as long as the object lives.
     served, port = torch_store.host_store(plan.master_addr, plan.master_port)
     job = _job(plan, config, port)
@@ -57,6 +62,9 @@ def main(argv: Sequence[str]) -> int:
         # A server that listens everywhere is reached at the address that the nodes know already.
         address = (plan.master_addr if interface in ("0.0.0.0", "::") else interface, port)
         torch_store.publish_controller(served, address)
+        if several and interface in ("0.0.0.0", "::"):
+            # Perhaps this is not the machine that the address means.
+            watch_for_node_0(plan.master_addr, plan.master_port, secret, address, server)
         nodes = range(job.nodes) if job.emulated else [0]
         return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
 
@@ -73,6 +81,7 @@ def start_job(
     no output can follow.
     """
     stopped_by: list[int] = []
+    line = launch_line(job)
 
     def on_signal(signum: int) -> None:
         stopped_by.append(signum)
@@ -91,7 +100,7 @@ def start_job(
     _serve_signals(received, on_signal)
     try:
         for node in nodes:
-            agents.start(node, address, secret, local_addr or torch_store.local_address(address), ())
+            agents.start(node, address, secret, local_addr or torch_store.local_address(address), (), line)
     except OSError as error:
         on_exit(node, error.errno or 1)
         print(f"fftrain: cannot start the agent of node {node}: {error}", file=sys.stderr, flush=True)
@@ -103,8 +112,9 @@ def start_job(
     return code
 
 
-def join_job(plan: RunPlan, secret: bytes) -> int:
-    """On every node but 0: run this machine's agent. Returns its exit code, which is the job's."""
+def join_job(plan: RunPlan, secret: bytes, line: dict[str, str]) -> int:
+    """On every node but 0: run this machine's agent. line: what was asked for here, which node 0 compares. Returns the
+    agent's exit code, which is the job's."""
     address = torch_store.find_controller(plan.master_addr, plan.master_port, _FIND_CONTROLLER_S)
     ended = threading.Event()
     stopped_by: list[int] = []
@@ -125,7 +135,7 @@ def join_job(plan: RunPlan, secret: bytes) -> int:
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
         own = plan.local_addr or torch_store.local_address(address)
-        agents.start(plan.node_rank, address, secret, own, plan.signals)
+        agents.start(plan.node_rank, address, secret, own, plan.signals, line)
         ended.wait()
     code = agents.join(_AGENTS_END_S)[plan.node_rank]
     if stopped_by:

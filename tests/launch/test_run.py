@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ff_core.launch import torch_store
+
 DEADLINE_S = 200.0
 
 
@@ -173,6 +175,44 @@ def test_the_launchers_death_ends_the_job(tmp_path: Path) -> None:
     while any(psutil.pid_exists(pid) for pid in family):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+TWO = ["--nnodes", "2", "--nproc-per-node", "1", "--ff-config", "c.json"]
+SECRET = '{"enabled": true, "secret": "a secret of sixteen"}'
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "config", "words"),
+    [
+        ("1", ["--nproc-per-node", "3"], SECRET, "--nproc-per-node is 3, at node 0 it is 1"),
+        pytest.param("1", ["--max-restarts", "2"], SECRET.replace("}", ', "replicas": 0}'),
+                     '"replicas" of "ff_failover"', marks=pytest.mark.slow),
+        pytest.param("1", [], SECRET.replace("a secret", "no secret"), "node 1 (HOST) does not know the job's secret",
+                     marks=pytest.mark.slow),
+        pytest.param("0", [], SECRET, "--node-rank 0", marks=pytest.mark.slow),
+    ],
+    ids=["other size", "other settings", "other secret", "node 0 twice"],
+)  # fmt: skip
+def test_nodes_that_do_not_fit_end_on_both_sides(
+    tmp_path: Path, second: str, options: list[str], config: str, words: str
+) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    jobs = []
+    for node, text, more in (("0", SECRET, []), (second, config, options)):
+        place = tmp_path / str(len(jobs))
+        place.mkdir()
+        (place / "c.json").write_text(text)
+        address = ["--master-addr", "127.0.0.1", "--master-port", port, "--node-rank", node]
+        jobs.append(Job(place, "print('ran')", *TWO, *more, *address))
+        if len(jobs) == 1 and second == "0":
+            torch_store.find_controller("127.0.0.1", int(port), DEADLINE_S)  # the other launcher listens
+    for code, out, err in [job.wait() for job in jobs]:
+        assert code != 0 and "ran" not in out
+        assert words.replace("HOST", socket.gethostname()) in err, err
 
 
 def test_two_machines(tmp_path: Path) -> None:
