@@ -20,6 +20,7 @@ from ff_core.copy.arena import Arena
 from ff_core.copy.page import LifeWatch, StatusPage
 
 _TAIL_LINES = 60
+_KILL_DELAY_S = 0.005
 
 
 class Worker:
@@ -187,8 +188,9 @@ class Workers:
             worker.dying = True
             # Whatever it forked holds sockets of the job open; and should it live on after all (it has replaced itself
             # by another program), then not as this rank.
-            worker.process.kill_group(signal.SIGKILL)
+            # A little later: looking for its descendants takes milliseconds, and the controller should hear first.
             self._on_dying(worker, time.time())
+            asyncio.get_running_loop().call_later(_KILL_DELAY_S, worker.process.kill_group, signal.SIGKILL)
 
     async def _watch(self, worker: Worker) -> None:
         code = await worker.process.wait()
