@@ -37,6 +37,7 @@ _FORWARDED = frozenset(
         "redone",
         "leaving",
         "hint",
+        "unresumable",
         "persisted",
         "preload",
         "inject_fired",

@@ -237,6 +237,15 @@ class Controller:
         )
         self.restart_job(text, current.dead)
 
+    def on_unresumable(self, node: int, rank: int, epoch: int, reason: str) -> None:
+        """The process that should take the place of a dead `rank` cannot: no error of the script's, so the job is
+        restarted as if its state were lost."""
+        if epoch != self.epoch:
+            return
+        checkpoint = f"; the newest saved checkpoint is {self.last_checkpoint[0]}" if self.last_checkpoint else ""
+        advice = "" if self.job.max_restarts else ". With --max-restarts N the script is started again in such a case"
+        self.restart_job(f"rank {rank} died and its replacement cannot go on: {reason}{checkpoint}{advice}", set())
+
     def restart_job(self, reason: str, dead: set[int]) -> None:
         """Start the whole script again, as torchrun does, or end the job."""
         if self.restart >= self.job.max_restarts or len(self.members.live_nodes()) < self.job.nodes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ff_core.contract.activity import ACTIVITY_USER
 from ff_core.copy.page import StatusPage
-from ff_core.errors import FailoverInterrupt
+from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.worker import session as failover_module
 from ff_core.worker.session import Failover
 
@@ -146,6 +146,8 @@ def shutdown(failure: BaseException | None) -> None:
         return
     if failure is None:
         owner.script_ended()
+    if isinstance(failure, FailoverError) and owner.is_newcomer:
+        owner.link.send("unresumable", rank=owner.rank, epoch=owner.epoch, reason=str(failure))
     if isinstance(failure, FailoverInterrupt):
         print(
             f"fftrain: rank {owner.rank}: the job lost a rank while the script was outside the part that can be "

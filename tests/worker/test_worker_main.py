@@ -102,6 +102,21 @@ def test_exit_codes(agent: Agent, ending: str, expected: int) -> None:
     assert agent.run(ending)[0] == expected
 
 
+@pytest.mark.parametrize(
+    ("newcomer", "error"), [(True, "FailoverError"), (False, "FailoverError"), (True, "ValueError")]
+)
+def test_a_replacement_that_cannot_go_on_says_so(agent: Agent, newcomer: bool, error: str) -> None:
+    """Not a rank of the first start, and not for an error of the script's own."""
+    code = f"from ff_core.errors import FailoverError\nraise {error}('starts from the beginning')"
+    agent.give_role(["train.py"], code, newcomer=newcomer, epoch=3)
+    assert agent.end()[0] == 1 and agent.receive()["t"] == "booted"
+    if newcomer and error == "FailoverError":
+        said = {"t": "unresumable", "rank": 1, "epoch": 3, "reason": "starts from the beginning"}
+        assert agent.receive() == said
+    with pytest.raises((EOFError, OSError)):
+        agent.receive()
+
+
 ENDS = {
     "os._exit": "os._exit(0)",
     "by name": "from os import _exit; _exit(0)",
