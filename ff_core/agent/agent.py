@@ -38,12 +38,14 @@ _FORWARDED = (
     "redone",
     "leaving",
     "hint",
+    "unresumable",
     "persisted",
     "preload",
     "inject_fired",
     "bad_slot",
 )
-_GRACE_S = 10.0
+#: What a failed job's workers have between SIGTERM and SIGKILL: they have nothing to save.
+_FAILED_S = 10.0
 _TAIL_LINES = 60
 
 
@@ -195,10 +197,19 @@ class Agent(PortOwner):
             self.state.say(f"rank {rank} is killed: {reason}")
             worker.process.kill_group(9)
 
-    async def on_stop(self, code: int, signum: int) -> None:
-        self.state.stopping = True
-        self.exit_code = code
-        await self.workers.end_all(_GRACE_S if code else 0.0)
+    def on_stop(self, code: int, signum: int) -> None:
+        """The job ends with `code`; signum: the signal that stops it, or 0. Workers that got one may still need this
+        agent's answers to come to their end."""
+        if not self.state.stopping:
+            self.state.stopping = True
+            self.exit_code = code
+            self._ending = asyncio.get_running_loop().create_task(self._end(code, signum))
+
+    async def _end(self, code: int, signum: int) -> None:
+        if signum:
+            await self.workers.end_all(self.state.job.shutdown_timeout_s, signum)
+        else:
+            await self.workers.end_all(_FAILED_S if code else 0.0)
         await self.port.quiet()
         self.store.clear()
         self.send("stopped")

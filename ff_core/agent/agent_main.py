@@ -1,7 +1,7 @@
 """An agent's process: `python -m ff_core.agent.agent_main`, its orders as one JSON line on standard input.
 
-{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1"}. The secret never is on a command
-line.
+{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15],
+"launch": {"--nnodes": "1"}}. The secret never is on a command line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import grpc
 
 from ff_core.agent.agent import Agent
 from ff_core.agent.data_port import DataPort
-from ff_core.contract import rpc
+from ff_core.contract import alike, rpc
 from ff_core.contract.job import JobSpec
 from ff_core.contract.lifeline import die_with_parent
 from ff_core.copy.memory import free_bytes
@@ -55,6 +55,8 @@ async def run(orders: dict[str, Any]) -> int:
         "data_port": number,
         "free_bytes": free_bytes(),
         "pid": os.getpid(),
+        "launch": orders["launch"],
+        "machine": alike.machine(),
     }
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
     job = JobSpec.from_wire(welcome["job"])
@@ -67,12 +69,10 @@ async def run(orders: dict[str, Any]) -> int:
         asyncio.create_task(agent.done.wait()),
     ]
     loop = asyncio.get_running_loop()
-    # In a session of its own: the terminal's Ctrl-C goes to the launcher. SIGTERM is the launcher's order to leave
-    # the job.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_signal_handler(
-        signal.SIGTERM, lambda: asyncio.ensure_future(agent.on_stop(128 + signal.SIGTERM, signal.SIGTERM))
-    )
+    # In a session of its own: the terminal's Ctrl-C goes to the launcher. What comes here is the launcher's order to
+    # leave the job; the workers get the same signal.
+    for number in {signal.SIGINT, signal.SIGTERM, *orders["signals"]}:
+        loop.add_signal_handler(number, agent.on_stop, 1, int(number))
     finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     code = agent.exit_code
     if tasks[3] not in finished:

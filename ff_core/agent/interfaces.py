@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -115,8 +116,8 @@ class WorkerPool(Protocol):
         """Tell a process which rank it plays; a newcomer gets the arena whose journal it will replay."""
 
     @abstractmethod
-    async def end_all(self, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL after grace_s; returns when all are reaped."""
+    async def end_all(self, grace_s: float, signum: int = signal.SIGTERM) -> None:
+        """`signum`, then SIGKILL after grace_s; returns when all are reaped. Spares have nothing to save."""
 
 
 class PortOwner(Protocol):

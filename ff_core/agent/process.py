@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ff_core.agent import process_group
 from ff_core.agent.interfaces import Process
 from ff_core.agent.output import OutputPump
 from ff_core.contract.lifeline import PARENT_VARIABLE
@@ -112,16 +113,20 @@ class WorkerProcess(Process):
         return True
 
     def kill_group(self, sig: int) -> None:
-        """Send `sig` to the process and those descendants that stayed in its group (DataLoader workers do).
+        """Send `sig` to the process and those descendants that stayed in its group (DataLoader workers do). SIGKILL
+        spares those that clean /dev/shm up after the others, and then end.
 
         Also after its end, when only they are left; then SIGKILL leaves nothing to wait for, and closes.
         Nothing happens after `close`.
         """
         if self._reaped:
             return
-        # EPERM: a descendant changed its user; the others were signalled.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, sig)
+        if sig == signal.SIGKILL:
+            process_group.kill(self.pid)
+        else:
+            # EPERM: a descendant changed its user; the others were signalled.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, sig)
         if sig == signal.SIGKILL and self._exited.done():
             self.close()
 

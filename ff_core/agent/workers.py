@@ -20,6 +20,7 @@ from ff_core.contract.messages import BEFORE_ROLE, Message
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import LifeWatch, StatusPage
 
+_KILL_DELAY_S = 0.005
 
 class Worker(RankProcess):
     """One process: a rank's worker, or a spare until `give_role`. rank is -1 for a spare."""
@@ -190,8 +191,9 @@ class Workers(WorkerPool):
             worker.dying = True
             # Whatever it forked holds sockets of the job open; and should it live on after all (it has replaced itself
             # by another program), then not as this rank.
-            worker.process.kill_group(signal.SIGKILL)
+            # A little later: looking for its descendants takes milliseconds, and the controller should hear first.
             self._on_dying(worker, time.time())
+            asyncio.get_running_loop().call_later(_KILL_DELAY_S, worker.process.kill_group, signal.SIGKILL)
 
     async def _watch(self, worker: Worker) -> None:
         code = await worker.process.wait()
@@ -207,11 +209,11 @@ class Workers(WorkerPool):
         finally:
             worker.close()
 
-    async def end_all(self, grace_s: float) -> None:
+    async def end_all(self, grace_s: float, signum: int = signal.SIGTERM) -> None:
         """See WorkerPool."""
         self._ending = True
         for worker in list(self.by_uid.values()):
-            worker.process.kill_group(signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+            worker.process.kill_group(signum if grace_s > 0 and worker.rank >= 0 else signal.SIGKILL)
         deadline = time.monotonic() + grace_s
         while self.by_uid and time.monotonic() < deadline:
             await asyncio.sleep(0.02)

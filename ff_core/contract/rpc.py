@@ -39,6 +39,10 @@ _OPTIONS = [
 _HANDSHAKE_S = 20.0
 
 
+class WrongSecretError(ProtocolError):
+    """An agent does not know the job's secret."""
+
+
 class Stream:
     """Messages in order, both ways. `send` never blocks; `receive` returns None at the end of the stream.
 
@@ -108,8 +112,13 @@ async def challenge(stream: Stream, secret: bytes) -> tuple[Message, bytes]:
     if hello is None or hello["t"] != "hello":
         raise ProtocolError("an agent's first message must be hello")
     if not verify(secret, "client", mine, hello["nonce"], hello["proof"]):
-        await stream.send_now("refused", reason="wrong secret")
-        raise ProtocolError("an agent does not know the job's secret")
+        who = f"node {hello['node']} ({hello['hostname']})"
+        reason = (
+            f"{who} does not know the job's secret: \"secret\" in the \"ff_failover\" block (or in the file of "
+            "--ff-config) must be the same on all nodes"
+        )
+        await stream.send_now("refused", reason=reason)
+        raise WrongSecretError(reason)
     return hello, proof(secret, "server", hello["nonce"], mine)
 
 

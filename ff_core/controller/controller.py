@@ -59,7 +59,7 @@ class Controller(JobControl):
     def node_down(self, node_id: int, reason: str) -> None:
         """An agent's stream ended or its heartbeats did: its workers end with it, its replicas are gone."""
         node = self.state.members.nodes.get(node_id)
-        if node is None or not node.alive or self.state.finished:
+        if node is None or not node.alive or self.state.finished or self.state.stopping:
             return
         node.alive = False
         node.spares.clear()
@@ -86,6 +86,8 @@ class Controller(JobControl):
         self.state.members.nodes[node].last_beat = self.out.now()
         if message.get("rank") == -1 and message["t"] != "worker_started":
             return  # of a process that played a rank in the previous start
+        if self.state.stopping and message["t"] in ("worker_dying", "worker_exit"):
+            return
         fields = {key: value for key, value in message.items() if key != "t"}
         self._dispatch.of(message)(node, **fields)
 
@@ -157,6 +159,16 @@ class Controller(JobControl):
         """See JobControl."""
         self.failovers.begin(dead, cause, died_at)
 
+    def on_unresumable(self, node: int, rank: int, epoch: int, reason: str) -> None:
+        """The process that should take the place of a dead `rank` cannot: no error of the script's, so the job is
+        restarted as if its state were lost."""
+        state = self.state
+        if epoch != state.epoch:
+            return
+        checkpoint = f"; the newest saved checkpoint is {state.last_checkpoint[0]}" if state.last_checkpoint else ""
+        advice = "" if state.job.max_restarts else ". With --max-restarts N the script is started again in such a case"
+        self.restart_job(f"rank {rank} died and its replacement cannot go on: {reason}{checkpoint}{advice}", set())
+
     def restart_job(self, reason: str, dead: set[int]) -> None:
         """See JobControl."""
         state = self.state
@@ -171,9 +183,15 @@ class Controller(JobControl):
         self._make_parts()
         self.startup.begin()
 
+    def stop(self, summary: str) -> None:
+        """A signal came in; agents pass it on. Workers may train on until they agree to save, so everything is answered
+        as ever, but there is no failover any more."""
+        self.state.stopping = True
+        self.out.emit("job_end", code=1, summary=summary)
+
     def finish(self, code: int, summary: str) -> None:
         """See JobControl."""
-        if not self.state.finished:
+        if not self.state.finished and not self.state.stopping:
             self.state.finished = True
             self.out.emit("job_end", code=code, summary=summary)
             self.out.finish(code, summary)
@@ -181,7 +199,7 @@ class Controller(JobControl):
     def tick(self) -> None:
         """Deadlines: heartbeats and joining. Called a few times a second."""
         state = self.state
-        if state.finished:
+        if state.finished or state.stopping:
             return
         now = self.out.now()
         for node in list(state.members.nodes.values()):

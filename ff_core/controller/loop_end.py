@@ -25,9 +25,12 @@ class LoopEnd:
         current = self.state.round
         if epoch != self.state.epoch or (current is not None and current.step in (Step.HALTING, Step.JOINING)):
             return
-        self.members.ranks[rank].leaving = version
         if stats:
             self.out.emit("rank_stats", rank=rank, **stats)
+        if self.state.stopping:  # no failover will need it
+            self.out.send(node, "may_leave", epoch=epoch, version=version)
+            return
+        self.members.ranks[rank].leaving = version
         versions = {other.leaving for other in self.members.ranks.values()}
         if None not in versions and len(versions) > 1:
             each = ", ".join(f"rank {other.rank} after {other.leaving}" for other in self.members.ranks.values())

@@ -52,6 +52,7 @@ class JobState:
     """One job as its controller knows it.
 
     restart: how often the script was started again.  epoch: raised by every failover and restart.
+    finished: the job is over.  stopping: a signal came, workers come to their end and nobody is replaced.
     coverage: the sentence that says what the job is protected against, empty before that is known.
     fired: injections that have happened.  last_checkpoint: (path, version) of the newest persisted one.
     hangs: watches progress.  members: nodes, ranks and spares.
@@ -67,6 +68,7 @@ class JobState:
     def __init__(self, job: JobSpec, config: FailoverConfig, out: Outbox) -> None:
         self.job, self.config, self.out = job, config, out
         self.finished = False
+        self.stopping = False
         self.restart = 0
         self.epoch = 0
         self.coverage = ""

@@ -11,7 +11,7 @@ from ff_core.contract.dispatch import Dispatch
 from ff_core.contract.messages import AGENT_TO_WORKER, BEFORE_ROLE
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
-from ff_core.errors import FailoverInterrupt
+from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.worker.host import Host
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.session import Session, current, set_current
@@ -94,6 +94,8 @@ def shutdown(failure: BaseException | None) -> None:
         return
     if failure is None:
         session.script_ended()
+    if isinstance(failure, FailoverError) and session.is_newcomer:
+        session.parts.link.send("unresumable", rank=session.rank, epoch=session.epoch, reason=str(failure))
     if isinstance(failure, FailoverInterrupt):
         print(
             f"fftrain: rank {session.rank}: the job lost a rank while the script was outside the part that can be "

@@ -17,7 +17,7 @@ from ff_core.contract.lifeline import die_with_parent
 from ff_core.contract.link import LINK_VARIABLE, WorkerLink
 from ff_core.contract.messages import BEFORE_ROLE
 from ff_core.errors import ProtocolError
-from ff_core.worker import preload, script
+from ff_core.worker import endings, preload, script
 from ff_core.worker.hooks import default_hooks
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
         default_hooks()
     failure: BaseException | None = None
     try:
-        script.run_as_main(role["entrypoint"])
+        with endings.noticed(lambda: boot.shutdown(None)):
+            script.run_as_main(role["entrypoint"])
     except BaseException as error:
         failure = error
     code = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import types
 from collections import deque
 from collections.abc import Callable
@@ -177,7 +178,7 @@ class SimWorkers(WorkerPool):
         for name, fds, fields in waiting:
             mine.send(name, fds, **fields)
 
-    async def end_all(self, grace_s: float) -> None:
+    async def end_all(self, grace_s: float, signum: int = signal.SIGTERM) -> None:
         while self.by_uid:
             for worker in self.by_uid.values():
                 worker.exit(-15)

@@ -165,6 +165,48 @@ def test_nobody_leaves_before_the_last_version_is_committed_everywhere() -> None
     assert job.out.result == (0, "")
 
 
+def test_a_stopped_job_lets_ranks_come_to_their_end() -> None:
+    """After a signal iterations are still committed, a rank that leaves is let go at once, nobody is replaced."""
+    job = Job().start()
+    job.commit(1)
+    job.out.sent.clear()
+    job.controller.stop("stopped by SIGTERM")
+    job.commit(2)
+    assert [message["version"] for _, message in job.out.take("w")] == [2, 2]
+    job.from_rank(1, "leaving", epoch=0, version=2)
+    assert [(node, message["version"]) for node, message in job.out.take("may_leave")] == [(1, 2)]
+    job.die(1, code=0, tail="")
+    job.die(0)
+    job.controller.node_down(1, "gone")
+    job.out.clock += 1000.0
+    job.controller.tick()
+    assert not job.out.sent and job.out.result is None  # the service has the outcome
+
+
+def test_a_replacement_that_cannot_go_on_starts_the_script_again() -> None:
+    job = Job(max_restarts=1).start()
+    job.commit(1)
+    job.heard(0, "persisted", rank=0, path="ckpt/1", version=1)
+    job.die(1)
+    epoch = job.controller.epoch
+    job.from_rank(1, "unresumable", epoch=epoch - 1, reason="old news")
+    assert job.controller.restart == 0
+    job.from_rank(1, "unresumable", epoch=epoch, reason="its script starts from the beginning")
+    assert job.controller.restart == 1 and job.out.result is None
+    assert [message["restart"] for _, message in job.out.take("start")][-2:] == [1, 1]
+    assert "starts from the beginning; the newest saved checkpoint is ckpt/1" in job.out.said[-1]
+
+
+def test_a_replacement_that_cannot_go_on_ends_a_job_without_restarts() -> None:
+    job = Job().start()
+    job.commit(1)
+    job.die(1)
+    job.from_rank(1, "unresumable", epoch=job.controller.epoch, reason="no client state")
+    assert job.out.result is not None and job.out.result[0] == 1
+    assert "no client state" in job.out.result[1] and "--max-restarts N" in job.out.result[1]
+    assert "hardware" not in job.out.result[1]
+
+
 def test_leaving_at_different_versions_is_an_error() -> None:
     job = Job(nodes=2, nproc=1).start()
     job.commit(5)
