@@ -130,6 +130,12 @@ def started(jobs: Jobs, iterations: int = 0) -> tuple[Job, AdapterSession, Train
     return job, job.session, trainer
 
 
+def test_nothing_is_missing(jobs: Jobs) -> None:
+    session = jobs[0]().session
+    asked = [name for name in vars(AdapterSession) if not name.startswith("_")]
+    assert len(asked) > 20 and [name for name in asked if not hasattr(session, name)] == []
+
+
 def test_before_training(jobs: Jobs) -> None:
     session = jobs[0]().session
     assert (session.rank, session.epoch, session.version) == (0, 0, -1)
