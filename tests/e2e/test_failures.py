@@ -88,7 +88,7 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
 
     job = fftrain(tmp_path, toy(tmp_path, 500, "--pause", "0.05"), *NODES, meanwhile=interrupt)
-    assert job.code == 128 + signal.SIGINT
+    assert job.code == 1  # as torchrun
     assert len(family) >= 6
     assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
