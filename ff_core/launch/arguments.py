@@ -289,13 +289,9 @@ def _shutdown_timeout(seconds: int | None) -> float:
     source, text = "--shutdown-timeout ", str(seconds)
     if seconds is None:
         source, text = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=", os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
+    if not text.isdecimal():
         raise ConfigError(f"{source}{text}: allowed: a whole number of seconds, at least 0")
-    return float(value)
+    return float(text)
 
 
 def _entrypoint(args: argparse.Namespace) -> list[str]:
