@@ -8,12 +8,8 @@ verdict changes (slots, epoch) changes before the next message is looked at.
 from __future__ import annotations
 
 import asyncio
-<<<<<<< HEAD
-from collections.abc import Callable
-from functools import partial
-=======
 from collections.abc import Callable, Coroutine
->>>>>>> nlaunch
+from functools import partial
 from typing import Any
 
 from ff_core.agent.halting import Halting
@@ -203,23 +199,15 @@ class Agent(PortOwner):
 
     def on_stop(self, code: int, signum: int) -> Coroutine[Any, Any, None] | None:
         """The job ends with `code`; signum: the signal that stops it, or 0. Workers that got one may still need this
-<<<<<<< HEAD
-        agent's answers to come to their end."""
-        if not self.state.stopping:
-            self.state.stopping = True
-            self.exit_code = code
-            self._ending = asyncio.get_running_loop().create_task(self._end(code, signum))
-=======
         agent's answers to come to their end, so that takes its course beside the messages."""
-        if self.stopping:
+        if self.state.stopping:
             return None
-        self.stopping = True
+        self.state.stopping = True
         self.exit_code = code
         if not signum:
             return self._end(code, signum)
         self._ending = asyncio.get_running_loop().create_task(self._end(code, signum))
         return None
->>>>>>> nlaunch
 
     async def _end(self, code: int, signum: int) -> None:
         if signum:

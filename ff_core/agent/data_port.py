@@ -128,7 +128,8 @@ class DataPort(Port):
             for one in socks:
                 one.setblocking(True)
             fd, arena_fd = arena_fd, -1  # the receiver's from here on
-            self._receiver.attach([one.detach() for one in socks], arena, epoch, fd, ucx)
+            transport = "ucx" if ucx else "shm" if here else "tcp"
+            self._receiver.attach([one.detach() for one in socks], arena, epoch, transport, fd)
         except (FailoverError, OSError, asyncio.TimeoutError) as error:
             self._say(f"data connection from {peer} closed: {error or type(error).__name__}")
             for one in socks:

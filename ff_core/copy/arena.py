@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
-from types import TracebackType
 
 from ff_core.copy import memory
 from ff_core.copy.binding import EINVAL, CLayout, CSegment, CSlotInfo, check, engine, error_of, last_error
+from ff_core.copy.handle import Handle
 from ff_core.errors import CorruptSlotError, EngineError
 
 Segment = tuple[int, int, int, int]
@@ -100,7 +100,7 @@ def segment_array(segments: Iterable[Segment]) -> ctypes.Array[CSegment]:
     return (CSegment * len(listed))(*listed)
 
 
-class Arena:
+class Arena(Handle):
     """A mapped arena. Slot arguments count from 0 to layout.slots - 1. Closing it joins receivers that write into
     it.
     """
@@ -281,14 +281,6 @@ class Arena:
         self._mapping.close()
         os.close(self.fd)
         self.fd = -1
-
-    def __enter__(self) -> Arena:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def slot_with(arena: Arena, epoch: int, version: int) -> int:

@@ -122,6 +122,15 @@ class CReceiverStatus(ctypes.Structure):
     ]
 
 
+class CConnection(ctypes.Structure):
+    _fields_ = [
+        ("fds", POINTER(c_int)),
+        ("count", c_size_t),
+        ("transport", ctypes.c_char_p),
+        ("peers_file", c_int),
+    ]
+
+
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_last_error": (ctypes.c_char_p, []),
     "ff_build_info": (ctypes.c_char_p, []),
@@ -153,12 +162,9 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_life_watch_close": (c_int, [c_void_p]),
     "ff_writer_open": (c_int, [POINTER(CWriterOptions), POINTER(c_void_p)]),
     "ff_writer_set_segments": (c_int, [c_void_p, POINTER(CSegment), c_size_t]),
-    "ff_writer_add_holder": (c_int, [c_void_p, POINTER(c_int), c_size_t]),
-    "ff_writer_add_holder_shared": (c_int, [c_void_p, c_int]),
-    "ff_writer_add_holder_ucx": (c_int, [c_void_p, c_int, c_int64]),
+    "ff_writer_add_holder": (c_int, [c_void_p, POINTER(CConnection), c_int64]),
     "ff_writer_clear_holders": (c_int, [c_void_p]),
-    "ff_writer_begin": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
-    "ff_writer_begin_on": (c_int, [c_void_p, c_uint32, c_uint64, c_int64, c_void_p]),
+    "ff_writer_begin": (c_int, [c_void_p, c_uint32, c_uint64, c_int64, c_void_p]),
     "ff_writer_fence_stream": (c_int, [c_void_p, c_int64, c_void_p, c_int64]),
     "ff_writer_step_ended": (c_int, [c_void_p, c_int64, POINTER(c_int32)]),
     "ff_writer_resend": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
@@ -175,20 +181,13 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_receiver_open": (c_int, [c_int, POINTER(c_void_p)]),
     "ff_receiver_attach": (
         c_int,
-        [c_void_p, POINTER(c_int), c_size_t, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)],
+        [c_void_p, POINTER(CConnection), c_void_p, c_uint64, c_uint64, POINTER(c_uint64)],
     ),
-    "ff_receiver_attach_shared": (
-        c_int,
-        [c_void_p, c_int, c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)],
-    ),
-    "ff_receiver_attach_ucx": (c_int, [c_void_p, c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint64)]),
     "ff_receiver_detach": (c_int, [c_void_p, c_void_p]),
     "ff_receiver_fence": (c_int, [c_void_p, c_uint64]),
     "ff_receiver_poll": (c_int, [c_void_p, POINTER(CReceiverStatus), c_size_t, POINTER(c_size_t)]),
     "ff_receiver_close": (c_int, [c_void_p]),
-    "ff_send_slot": (c_int, [POINTER(c_int), c_size_t, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
-    "ff_send_slot_shared": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
-    "ff_send_slot_ucx": (c_int, [c_int, c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
+    "ff_send_slot": (c_int, [POINTER(CConnection), c_void_p, c_uint64, c_uint32, c_uint64, c_int64]),
     "ff_ucx_check": (c_int, []),
     "ff_rdma_ports": (ctypes.c_char_p, [ctypes.c_char_p]),
 }
@@ -199,10 +198,10 @@ _HEADER = SOURCE_DIR / "ff_engine.h"
 Streams: TypeAlias = int | Sequence[int]  # the descriptor of a connection, or of each of its streams, in order
 
 
-def descriptors(fds: Streams) -> tuple[ctypes.Array[c_int], int]:
-    """A connection's descriptors as the engine takes them, and their count."""
+def connection(fds: Streams, transport: str, peers_file: int = -1) -> CConnection:
+    """A connection as the engine takes it, see ff_engine.h. It owns the descriptors once it is given to a function."""
     several = (fds,) if isinstance(fds, int) else tuple(fds)
-    return (c_int * len(several))(*several), len(several)
+    return CConnection((c_int * len(several))(*several), len(several), transport.encode(), peers_file)
 
 
 def library_path() -> Path:

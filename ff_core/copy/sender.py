@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from ff_core.copy.arena import Arena
-from ff_core.copy.binding import Streams, check, descriptors, engine
+from ff_core.copy.binding import Streams, check, connection, engine
 
 
 def send_slot(fds: Streams, arena: Arena, slot: int, epoch: int, timeout_s: float, transport: str = "tcp") -> None:
@@ -14,11 +16,6 @@ def send_slot(fds: Streams, arena: Arena, slot: int, epoch: int, timeout_s: floa
     ends it early. Raises CorruptSlotError (a checksum does not match here), ProtocolError (the peer refused),
     TimeoutError, TransportError (nothing was sent), EngineError.
     """
-    streams, count = descriptors(fds)
+    given = connection(fds, transport)
     what = (arena.address, arena.size, slot, epoch, int(timeout_s * 1000))
-    if transport == "ucx":
-        check(engine().ff_send_slot_ucx(streams[0], *what))
-    elif transport == "shm":
-        check(engine().ff_send_slot_shared(streams[0], *what))
-    else:
-        check(engine().ff_send_slot(streams, count, *what))
+    check(engine().ff_send_slot(ctypes.byref(given), *what))

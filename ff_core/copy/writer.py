@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
-from types import TracebackType
 
 from ff_core.copy.arena import Arena, Segment, segment_array
-from ff_core.copy.binding import ETIMEOUT, CWriterOptions, CWriterStats, Streams, check, descriptors, engine
+from ff_core.copy.binding import ETIMEOUT, CWriterOptions, CWriterStats, Streams, check, connection, engine
+from ff_core.copy.handle import EngineHandle
 from ff_core.copy.page import StatusPage
 from ff_core.errors import EngineError
 
 _SLICE_S = 0.25  # see page.py
-_UCX_MS = 10_000
+_CONNECT_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +43,11 @@ class WriterStats:
     zero_copy_bytes: int
 
 
-class Writer:
+class Writer(EngineHandle):
     """begin() -> seal() -> committed, once per version; cancel() at any time from any thread.
 
     A version is committed when the own slot is complete and every holder has acknowledged it: the engine then writes
-    the page's `committed` word and rings `notify_fd`. Calls return at once unless they say "wait". After a fork the
-    child's copy is dead.
+    the page's `committed` word and rings `notify_fd`. Calls return at once unless they say "wait".
     """
 
     def __init__(
@@ -66,8 +63,6 @@ class Writer:
         """bandwidth_bytes_per_s: per holder; None or 0: unlimited.  checksum=False is for debugging only.
         stall_timeout_s: a holder that takes no byte and acknowledges nothing for so long counts as lost.
         """
-        self._pid = os.getpid()
-        self._handle: int | None = None
         options = CWriterOptions(
             arena.address,
             arena.size,
@@ -79,22 +74,13 @@ class Writer:
         )
         handle = ctypes.c_void_p()
         check(engine().ff_writer_open(ctypes.byref(options), ctypes.byref(handle)))
-        self._handle = handle.value
         arena.hold()
-        # Also at interpreter exit, before Python frees the memory that the engine's threads use.
-        self._closer = weakref.finalize(self, _close, handle, self._pid, arena, page)
 
-    @property
-    def is_open(self) -> bool:
-        """Neither closed nor a forked child's copy."""
-        return self._handle is not None and self._closer.alive and os.getpid() == self._pid
+        def after() -> None:
+            arena.release()
+            _ = page  # mapped until here
 
-    def _open(self) -> int:
-        if self._handle is None:
-            raise EngineError("the writer is closed")
-        if os.getpid() != self._pid:
-            raise EngineError("the writer belongs to the parent process: a forked child cannot use it")
-        return self._handle
+        super().__init__("writer", handle, engine().ff_writer_close, after)
 
     def set_segments(self, segments: Iterable[Segment]) -> None:
         """What to copy: (address, bytes, payload offset, device). Tensors must stay there. Nothing may be in flight."""
@@ -110,13 +96,8 @@ class Writer:
         TransportError if it cannot be reached this way, CopyCancelled if a cancel comes meanwhile. Nothing may be in
         flight.
         """
-        streams, count = descriptors(fds)
-        if transport == "ucx":
-            check(engine().ff_writer_add_holder_ucx(self._open(), streams[0], _UCX_MS))
-        elif transport == "shm":
-            check(engine().ff_writer_add_holder_shared(self._open(), streams[0]))
-        else:
-            check(engine().ff_writer_add_holder(self._open(), streams, count))
+        given = connection(fds, transport)
+        check(engine().ff_writer_add_holder(self._open(), ctypes.byref(given), _CONNECT_MS))
 
     def clear_holders(self) -> None:
         """Close and forget all holders. Nothing may be in flight."""
@@ -160,7 +141,7 @@ class Writer:
         The previous version may still be on its way if it is sealed and in another slot.
         Raises EngineError; CopyCancelled during a cancel.
         """
-        check(engine().ff_writer_begin_on(self._open(), slot, epoch, version, stream))
+        check(engine().ff_writer_begin(self._open(), slot, epoch, version, stream))
 
     def resend(self, slot: int, epoch: int, version: int) -> None:
         """Send a slot that is complete as (epoch, version) to all holders, and commit it. A damaged one never
@@ -216,23 +197,3 @@ class Writer:
         stats = CWriterStats()
         check(engine().ff_writer_stats_get(self._open(), ctypes.byref(stats)))
         return WriterStats(**{name: getattr(stats, name) for name, *_ in CWriterStats._fields_})
-
-    def close(self) -> None:
-        """Cancel and free. Idempotent; in a forked child it does nothing."""
-        self._handle = None
-        self._closer()
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _close(handle: ctypes.c_void_p, pid: int, arena: Arena, page: StatusPage | None) -> None:
-    """arena, page: what the engine uses; passed to keep them mapped until here."""
-    if os.getpid() == pid:
-        check(engine().ff_writer_close(handle))
-        arena.release()

@@ -5,9 +5,7 @@
 #include "checksum/crc32c.h"
 #include "device/cuda_device.h"
 #include "receiver/receiver.h"
-#include "transport/shm.h"
-#include "transport/striped.h"
-#include "transport/ucx.h"
+#include "transport/given_connection.h"
 #include "transport/ucx_library.h"
 #include "writer/writer.h"
 
@@ -46,24 +44,6 @@ int with(ff_receiver* r, Body&& body) {
   });
 }
 
-struct Place {  // that a connection writes to
-  void* arena;
-  uint64_t arena_bytes;
-  uint64_t epoch;
-  uint64_t* connection_id;  // result; may be null
-};
-
-// `open` makes the transports of the connection.
-template <class Open>
-int attach(ff_receiver* r, const Place& place, Open&& open) {
-  return with(r, [&](ff::Receiver& receiver) {
-    ff::Streams streams;
-    open(streams);
-    const uint64_t id = receiver.attach(std::move(streams), place.arena, place.arena_bytes, place.epoch);
-    if (place.connection_id != nullptr) *place.connection_id = id;
-  });
-}
-
 }  // namespace
 
 extern "C" {
@@ -95,33 +75,15 @@ int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t coun
   });
 }
 
-int ff_writer_add_holder(ff_writer* w, const int* fds, size_t count) {
-  auto owned = ff::own(fds, count);  // taken over in every case
+int ff_writer_add_holder(ff_writer* w, const ff_connection* connection, int64_t timeout_ms) {
+  ff::GivenConnection given(connection);  // taken over in every case
   return with(w, [&](ff::Writer& writer) {
-    writer.add_holder([&](const void*) { return ff::tcp_sender(ff::checked_streams(std::move(owned))); });
-  });
-}
-
-int ff_writer_add_holder_shared(ff_writer* w, int fd) {
-  ff::UniqueFd owned(fd);
-  return with(w, [&](ff::Writer& writer) {
-    writer.add_holder([&](const void* arena) { return std::make_unique<ff::ShmSender>(std::move(owned), arena); });
-  });
-}
-
-int ff_writer_add_holder_ucx(ff_writer* w, int fd, int64_t timeout_ms) {
-  ff::UniqueFd owned(fd);
-  return with(w, [&](ff::Writer& writer) {
-    writer.add_holder([&](const void*) { return std::make_unique<ff::UcxSender>(std::move(owned), timeout_ms); });
+    writer.add_holder([&](const void* arena) { return given.sender(arena, timeout_ms); });
   });
 }
 
 int ff_writer_clear_holders(ff_writer* w) {
   return with(w, [](ff::Writer& writer) { writer.clear_holders(); });
-}
-
-int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version) {
-  return with(w, [&](ff::Writer& writer) { writer.begin(slot, epoch, version); });
 }
 
 int ff_writer_resend(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version) {
@@ -152,7 +114,7 @@ int ff_writer_collective_forget(ff_writer* w, uint64_t ticket) {
   return with(w, [&](ff::Writer& writer) { writer.collectives().forget(ticket); });
 }
 
-int ff_writer_begin_on(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version, void* stream) {
+int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version, void* stream) {
   return with(w, [&](ff::Writer& writer) { writer.begin(slot, epoch, version, stream); });
 }
 
@@ -191,29 +153,13 @@ int ff_receiver_open(int notify_fd, ff_receiver** out) {
   });
 }
 
-int ff_receiver_attach(ff_receiver* r, const int* fds, size_t count, void* arena, uint64_t arena_bytes, uint64_t epoch,
-                       uint64_t* connection_id) {
-  auto owned = ff::own(fds, count);
-  return attach(r, {arena, arena_bytes, epoch, connection_id}, [&](ff::Streams& streams) {
-    for (auto& fd : ff::checked_streams(std::move(owned))) {
-      streams.push_back(std::make_unique<ff::TcpTransport>(std::move(fd)));
-    }
+int ff_receiver_attach(ff_receiver* r, const ff_connection* connection, void* arena, uint64_t arena_bytes,
+                       uint64_t epoch, uint64_t* connection_id) {
+  ff::GivenConnection given(connection);
+  return with(r, [&](ff::Receiver& receiver) {
+    const uint64_t id = receiver.attach(given.receivers(), arena, arena_bytes, epoch);
+    if (connection_id != nullptr) *connection_id = id;
   });
-}
-
-int ff_receiver_attach_shared(ff_receiver* r, int fd, int peers_file, void* arena, uint64_t arena_bytes, uint64_t epoch,
-                              uint64_t* connection_id) {
-  ff::UniqueFd owned(fd), file(peers_file);
-  return attach(r, {arena, arena_bytes, epoch, connection_id}, [&](ff::Streams& streams) {
-    streams.push_back(std::make_unique<ff::ShmReceiver>(std::move(owned), file));
-  });
-}
-
-int ff_receiver_attach_ucx(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
-                           uint64_t* connection_id) {
-  ff::UniqueFd owned(fd);
-  return attach(r, {arena, arena_bytes, epoch, connection_id},
-                [&](ff::Streams& streams) { streams.push_back(std::make_unique<ff::UcxReceiver>(std::move(owned))); });
 }
 
 int ff_receiver_detach(ff_receiver* r, const void* arena) {

@@ -7,11 +7,9 @@
  *   restore   slot -> live tensors, checksums verified before the first byte is written to any live tensor.
  *   words     64-bit stamps in a status page shared by processes, with futex waits.
  *
- * Sockets arrive connected and authenticated (Python does the challenge-response); the engine owns a descriptor from the
- * call on, also when the call fails. A connection over TCP has 1 to FF_MAX_STREAMS of them, in the same order on both
- * sides. Every function returns 0 or a negative FF_E* code; ff_last_error() gives the calling
- * thread's message with context. Blocking calls have a deadline in milliseconds, never negative. Threads are joined by
- * *_close, *_cancel and *_fence. docs/thread_model.md and docs/wire_format.md say the rest.
+ * Every function returns 0 or a negative FF_E* code; ff_last_error() gives the calling thread's message with context.
+ * Blocking calls have a deadline in milliseconds, never negative. Threads are joined by *_close, *_cancel and *_fence.
+ * docs/thread_model.md and docs/wire_format.md say the rest.
  */
 #ifndef FF_ENGINE_H
 #define FF_ENGINE_H
@@ -36,8 +34,6 @@ enum {
   FF_EDEVICE = -10,   /* CUDA: not there, or it reported an error */
   FF_ETRANSPORT = -11 /* the transport asked for cannot be had, here or with this peer */
 };
-
-enum { FF_MAX_STREAMS = 16 };
 
 const char* ff_last_error(void);
 const char* ff_build_info(void); /* JSON: compiler, crc implementation, cuda, transports */
@@ -132,6 +128,21 @@ int ff_life_release(ff_status_page* page); /* the same thread: what comes now is
 int ff_life_watch_open(ff_status_page* page, int notify_fd, ff_life_watch** out);
 int ff_life_watch_close(ff_life_watch* watch); /* joins; up to half a second while the holder lives */
 
+/* ---- connection: sockets that are connected and authenticated (Python does that), and how data travel ---- */
+/* The engine owns the descriptors from the call on that is given them, also when the call fails. */
+enum { FF_MAX_STREAMS = 16 };
+typedef struct {
+  const int* fds; /* its streams, in the same order on both sides. "tcp": 1 to FF_MAX_STREAMS, the others have one */
+  size_t count;
+  /* As in the configuration.
+     "tcp": over the sockets, which may be of any kind.
+     "shm": between processes of one host, over a Unix socket; the receiver has the memory file of the sender's arena.
+     "ucx": through UCX; both sides must say so. */
+  const char* transport;
+  int peers_file; /* "shm", receiver: the memory file of the sender's arena, sealed against shrinking. It is only read.
+                     Otherwise -1 */
+} ff_connection;
+
 /* ---- writer (worker) ---- */
 typedef struct ff_writer ff_writer;
 typedef struct {
@@ -147,23 +158,18 @@ typedef struct {
 int ff_writer_open(const ff_writer_options* options, ff_writer** out);
 /* Offsets as in the payload. Nothing may be in flight. */
 int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t count);
-/* Holder's connection; the journal (if any) is sent ahead of the next version, and ahead of later ones when it changed.
+/* A holder's connection. The journal (if any) is sent ahead of the next version, and ahead of later ones when it changed.
    Only while no version is in flight. A holder whose connection breaks is remembered as lost: versions stay uncommitted
-   (in flight) until the next cancel. */
-int ff_writer_add_holder(ff_writer* w, const int* fds, size_t count);
-/* The same over a Unix socket to a receiver on this host, which has the own arena's memory file. */
-int ff_writer_add_holder_shared(ff_writer* w, int fd);
-/* The same through UCX; the receiver expects it (ff_receiver_attach_ucx). Waits until the two have found each other, at
-   most timeout_ms. FF_ETRANSPORT: they cannot. FF_ECANCELLED: a cancel came meanwhile; it ends the wait at once. */
-int ff_writer_add_holder_ucx(ff_writer* w, int fd, int64_t timeout_ms);
+   (in flight) until the next cancel. "ucx" waits until the two have found each other, at most timeout_ms; FF_ETRANSPORT:
+   they cannot. FF_ECANCELLED: a cancel came meanwhile; it ends the wait at once. */
+int ff_writer_add_holder(ff_writer* w, const ff_connection* connection, int64_t timeout_ms);
 int ff_writer_clear_holders(ff_writer* w);
-/* Copy live tensors into `slot` from the engine's own threads and stream UNIQUE bytes to holders. Returns at once. The
+/* Copies live tensors into `slot` from the engine's own threads and streams UNIQUE bytes to holders. Returns at once. The
    next version may begin, in another slot, while this one is still being sent; it must be sealed by then. FF_EINVAL: slot
-   in flight, stamp not newer than the last one's, no segments; FF_ECANCELLED: a cancel is under way. */
-int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version);
-/* The same for segments on a CUDA device: what is on `stream` (a CUstream; NULL: the legacy default stream) up to here
-   makes the version, the copy begins behind it on streams of the engine's own. The CPU does not wait. */
-int ff_writer_begin_on(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version, void* stream);
+   in flight, stamp not newer than the last one's, no segments. FF_ECANCELLED: a cancel is under way.
+   stream: of segments on a CUDA device (a CUstream; NULL: the legacy default stream). What is on it up to here makes the
+   version; the copy begins behind it, on streams of the engine's own. The CPU does not wait. */
+int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version, void* stream);
 /* Versions that begin from now on are to be acknowledged within so many microseconds after there was something to copy
    (on a CUDA device: when the step had run there); until then they are sent evenly, and not while the page's `activity`
    says that a collective runs, or one of those below is in flight. 0 (at first): as soon as possible. */
@@ -209,18 +215,11 @@ int ff_writer_close(ff_writer* w); /* cancel + free */
 typedef struct ff_receiver ff_receiver;
 /* notify_fd: eventfd rung after every completed version, journal or ended connection; -1: none. Duplicated. */
 int ff_receiver_open(int notify_fd, ff_receiver** out);
-/* Connection for one arena, which must stay mapped until the connection is joined. Frames of another epoch than `epoch`,
-   of another rank or of another layout close it. The receiver keeps the newest complete version and overwrites another
-   slot. An older connection for the same arena is closed and joined first. FF_EINVAL: `epoch` is fenced off. */
-int ff_receiver_attach(ff_receiver* r, const int* fds, size_t count, void* arena, uint64_t arena_bytes, uint64_t epoch,
-                       uint64_t* connection_id);
-/* The same over a Unix socket from a sender on this host; peers_file: the memory file in which its slots lie, sealed
-   against shrinking. It is read only. Both descriptors are the engine's from here on, also on failure. */
-int ff_receiver_attach_shared(ff_receiver* r, int fd, int peers_file, void* arena, uint64_t arena_bytes, uint64_t epoch,
-                              uint64_t* connection_id);
-/* The same from a sender that uses UCX. */
-int ff_receiver_attach_ucx(ff_receiver* r, int fd, void* arena, uint64_t arena_bytes, uint64_t epoch,
-                           uint64_t* connection_id);
+/* A connection for one arena, which must stay mapped until the connection is joined. Frames of another epoch than
+   `epoch`, of another rank or of another layout close it. The receiver keeps the newest complete version and overwrites
+   another slot. An older connection for the same arena is closed and joined first. FF_EINVAL: `epoch` is fenced off. */
+int ff_receiver_attach(ff_receiver* r, const ff_connection* connection, void* arena, uint64_t arena_bytes,
+                       uint64_t epoch, uint64_t* connection_id);
 /* Closes and joins the connection of the arena mapped at `arena`: call it before unmapping. */
 int ff_receiver_detach(ff_receiver* r, const void* arena);
 /* Closes and joins every connection whose epoch is < `epoch`; afterwards none of them touches an arena. */
@@ -240,15 +239,10 @@ int ff_receiver_close(ff_receiver* r);
 
 /* ---- sender (agent): one complete slot (and the journal) to a peer's receiver ---- */
 /* Blocks: call it from a thread of its own. Frames carry `epoch`, which must be the slot's. Returns when the peer has
-   acknowledged. FF_ECORRUPT: a checksum did not match here. shutdown(2) on duplicates of the descriptors ends it early. */
-int ff_send_slot(const int* fds, size_t count, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
-                 int64_t timeout_ms);
-/* The same over a Unix socket to a receiver on this host, which has the arena's memory file. */
-int ff_send_slot_shared(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
-                        int64_t timeout_ms);
-/* The same through UCX to a receiver that expects it. FF_ETRANSPORT: they cannot reach each other this way. */
-int ff_send_slot_ucx(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
-                     int64_t timeout_ms);
+   acknowledged. FF_ECORRUPT: a checksum did not match here. FF_ETRANSPORT: the peer cannot be reached through UCX.
+   shutdown(2) on duplicates of the descriptors ends it early. */
+int ff_send_slot(const ff_connection* connection, const void* arena, uint64_t arena_bytes, uint32_t slot,
+                 uint64_t epoch, int64_t timeout_ms);
 
 /* ---- UCX, found at run time ---- */
 /* FF_OK: loaded (once and for all) and usable. FF_ETRANSPORT: ff_last_error says what is missing. */

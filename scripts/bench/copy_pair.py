@@ -146,7 +146,7 @@ class Rank:
         socket.send_fds(out, [b"F"], [self._own.fd])
         into = self._shared_listener.accept()[0]
         _, (peers_file,), _, _ = socket.recv_fds(into, 1, 1)
-        self._receiver.attach(into.detach(), self._replica, 1, peers_file)
+        self._receiver.attach(into.detach(), self._replica, 1, "shm", peers_file)
         self._writer.add_holder(out.detach(), "shm")
 
     def _shared(self, _: object) -> None:
@@ -156,7 +156,7 @@ class Rank:
         """As durable, but the bytes travel through UCX."""
         self._writer.clear_holders()
         out, into = self._connect(), self._listener.accept()[0]
-        self._receiver.attach(into.detach(), self._replica, 1, ucx=True)
+        self._receiver.attach(into.detach(), self._replica, 1, "ucx")
         self._writer.add_holder(out.detach(), "ucx")
 
     def _ucx(self, _: object) -> None:

@@ -143,7 +143,7 @@ class Rig:
         for index, arena in enumerate(self.holders):
             pair = pairs[index % len(pairs)]
             near, far = pair()
-            self.receiver.attach(far.detach(), arena, epoch, self.peers_file(pair), ucx=pair is ucx_pair)
+            self.receiver.attach(far.detach(), arena, epoch, over(pair), self.peers_file(pair))
             self.writer.add_holder(near.detach(), over(pair))
 
     def peers_file(self, pair: PairMaker) -> int:

@@ -151,7 +151,7 @@ def test_refusal_reaches_the_writer(pair: PairMaker) -> None:
     """Even though the connection breaks under the writer while it sends: the reason is what is reported."""
     with Rig(sent=20_000_000) as rig, Arena.create(ArenaLayout(3, 777, 0, 4096, 4096, 8192)) as other:
         near, far = pair()
-        rig.receiver.attach(far.detach(), other, 1, rig.peers_file(pair))
+        rig.receiver.attach(far.detach(), other, 1, over(pair), rig.peers_file(pair))
         rig.writer.add_holder(near.detach(), over(pair))
         rig.writer.begin(0, 1, 0)
         rig.writer.seal(0, b"s")

@@ -38,7 +38,8 @@ class Peer:
 
     def connect(self, epoch: int = EPOCH) -> None:
         self.sock, far = socket.socketpair()
-        self.connection = self.receiver.attach(far.detach(), self.arena, epoch, self.carrier.peers_file())
+        carrier = self.carrier
+        self.connection = self.receiver.attach(far.detach(), self.arena, epoch, carrier.name, carrier.peers_file())
 
     def send(self, *what: Frame) -> None:
         self.sock.sendall(b"".join(self.carrier.encode(frame) for frame in what))
@@ -305,7 +306,7 @@ def test_what_is_no_sealed_memory_file_is_refused() -> None:
         ):
             near, far = socket.socketpair()
             with pytest.raises(EngineError, match=message):
-                peer.receiver.attach(far.detach(), peer.arena, EPOCH, fd)
+                peer.receiver.attach(far.detach(), peer.arena, EPOCH, "shm", fd)
             near.settimeout(60)
             assert near.recv(1) == b"", "the engine has closed its end"
             near.close()

@@ -40,7 +40,7 @@ SOCKETS = pytest.mark.parametrize("pair", [socket.socketpair, streams_pair], ids
 def send(rig: Rig, source: Arena, slot: int, epoch: int, target: Arena, pair: PairMaker = tcp_pair) -> None:
     near, far = pair()
     peers_file = os.dup(source.fd) if pair is shared_pair else -1
-    rig.receiver.attach(far.detach(), target, epoch, peers_file, ucx=pair is ucx_pair)
+    rig.receiver.attach(far.detach(), target, epoch, over(pair), peers_file)
     send_slot(near.detach(), source, slot, epoch, 60, over(pair))
 
 

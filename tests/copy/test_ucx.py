@@ -37,7 +37,7 @@ class Between:
     def __init__(self, rig: Rig, there: int, back: int, hold: bool = False) -> None:
         self.near, sender = tcp_pair()
         receiver, far = tcp_pair()
-        rig.receiver.attach(far.detach(), rig.holders[0], 1, ucx=True)
+        rig.receiver.attach(far.detach(), rig.holders[0], 1, "ucx")
         self._ends = (sender, receiver)
         self._hold = hold
         self._threads = [
@@ -151,7 +151,7 @@ def test_unplugged_at_every_frame(back: bool) -> None:
 def test_receiver_refuses_what_is_no_address(first: Frame, message: str) -> None:
     with Arena.create(ArenaLayout(3, 20_000)) as arena, Receiver() as receiver:
         near, far = socket.socketpair()
-        receiver.attach(far.detach(), arena, 1, ucx=True)
+        receiver.attach(far.detach(), arena, 1, "ucx")
         near.sendall(first.encode()[: frames.SIZE + 100])
         answer = receive(near)
         assert answer is not None and answer.type == REJECT and message in answer.data.decode()
@@ -231,7 +231,7 @@ from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.receiver import Receiver
 
 with Arena.create(ArenaLayout(3, 60_000_000, 0, 4096, 4096, 8192)) as arena, Receiver() as receiver:
-    receiver.attach(int(sys.argv[1]), arena, 1, ucx=True)
+    receiver.attach(int(sys.argv[1]), arena, 1, "ucx")
     print(flush=True)
     sys.stdin.read()
 """

@@ -138,9 +138,7 @@ def introduced(sender: dict[str, str], holder: dict[str, str]) -> str:
         assert process.stdout is not None and process.stdout.readline(), "the holder did not start"
         command = [sys.executable, "-c", SENDER, str(near.fileno())]
         words |= sender
-        done = subprocess.run(
-            command, pass_fds=[near.fileno()], env=words, capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run(command, pass_fds=[near.fileno()], env=words, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
     finally:
@@ -236,7 +234,7 @@ def test_connections_that_break_while_they_are_made_cost_nothing() -> None:
     with Rig(sent=20_000) as rig:
         for epoch in range(1, 70):
             near, far = tcp_pair()
-            rig.receiver.attach(far.detach(), rig.holders[0], epoch, ucx=True)
+            rig.receiver.attach(far.detach(), rig.holders[0], epoch, "ucx")
             thief, sender = socket.socketpair()
             thread = threading.Thread(target=_add_in_vain, args=(rig, sender))
             thread.start()

@@ -83,7 +83,7 @@ void steady(Random& random) {
   for (int64_t v = 0; v < 30; ++v) {
     if (v >= 2) eventually([&] { return ff_page_load(&s.page.committed) >= stamp_of(1, v - 2); });
     s.step(static_cast<uint8_t>(v + 1));
-    OK(ff_writer_begin_on(s.writer, v % 2, 1, v, s.stream));
+    OK(ff_writer_begin(s.writer, v % 2, 1, v, s.stream));
     OK(ff_writer_seal(s.writer, v, "s", 1));
     if (random.below(2)) sleep_us(random.below(500));
     int32_t ended;
@@ -105,7 +105,7 @@ void cancel(Random& random) {
       sleep_us(delay);
       OK(ff_writer_cancel(s.writer));
     });
-    if (ff_writer_begin_on(s.writer, epoch % 2, epoch, 1, s.stream) == FF_OK) {
+    if (ff_writer_begin(s.writer, epoch % 2, epoch, 1, s.stream) == FF_OK) {
       const int sealed = ff_writer_seal(s.writer, 1, "s", 1);
       CHECK(sealed == FF_OK || sealed == FF_ECANCELLED || sealed == FF_EINVAL);
       const int fenced = ff_writer_fence_stream(s.writer, 1, s.stream, 60000);
@@ -155,13 +155,13 @@ void paced(Random& random) {
   uint64_t yielded = 0;
   for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
     const Pair pair = connect_pair(true);
-    OK(ff_receiver_attach(receiver, &pair.far, 1, holder.base, holder.bytes, epoch, nullptr));
-    OK(ff_writer_add_holder(s.writer, &pair.near, 1));
+    attach(receiver, over(pair.far), holder, epoch);
+    OK(add_holder(s.writer, over(pair.near)));
     for (int64_t v = 0; v < kVersions; ++v) {
       if (v >= 2) eventually([&] { return ff_page_load(&s.page.committed) >= stamp_of(epoch, v - 2); });
       OK(ff_writer_set_window(s.writer, v < 4 ? 0 : 200000 + random.below(200000)));
       s.step(static_cast<uint8_t>(v + 1));
-      OK(ff_writer_begin_on(s.writer, v % 2, epoch, v, s.stream));
+      OK(ff_writer_begin(s.writer, v % 2, epoch, v, s.stream));
       OK(ff_writer_seal(s.writer, v, "s", 1));
       OK(ff_writer_fence_stream(s.writer, v, s.stream, 60000));
     }

@@ -189,6 +189,24 @@ struct Pairs {
   std::vector<int> near, far;
 };
 
+// Connections as the engine takes them; their sockets are given away. file: shared memory, the sender's file.
+inline ff_connection over(const std::vector<int>& sockets) {
+  return {sockets.data(), sockets.size(), "tcp", -1};
+}
+inline ff_connection over(const int& socket, const char* transport = "tcp", int file = -1) {
+  return {&socket, 1, transport, file};
+}
+inline int add_holder(ff_writer* writer, const ff_connection& connection) {
+  return ff_writer_add_holder(writer, &connection, 60000);
+}
+inline void attach(ff_receiver* receiver, const ff_connection& connection, const ArenaMemory& arena, uint64_t epoch,
+                   uint64_t* id = nullptr) {
+  OK(ff_receiver_attach(receiver, &connection, arena.base, arena.bytes, epoch, id));
+}
+inline int send_slot_over(const ff_connection& connection, const ArenaMemory& from, uint32_t slot, uint64_t epoch) {
+  return ff_send_slot(&connection, from.base, from.bytes, slot, epoch, 60000);
+}
+
 constexpr uint64_t kStampVersions = uint64_t{1} << 40;
 inline uint64_t stamp_of(uint64_t epoch, int64_t version) {
   return epoch << 40 | static_cast<uint64_t>(version + 1);

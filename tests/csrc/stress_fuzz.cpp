@@ -164,7 +164,7 @@ void fuzz_receiver(Random& random) {
       uint64_t id;
       const bool shared = round % 3 == 0;
       if (shared) share(random, frames, memory);
-      attach(receiver, pair.far, arena, kEpoch, shared ? memory.file() : -1, &id);
+      attach(receiver, shared ? over(pair.far, "shm", memory.file()) : over(pair.far), arena, kEpoch, &id);
       send_all(pair.near, encode(random, frames));
       ::shutdown(pair.near, SHUT_WR);
       wait_ended(receiver, id);
@@ -182,8 +182,8 @@ void fuzz_answers(Random& random) {
   Setup s(random);
   for (uint64_t epoch = 1; epoch <= 60; ++epoch) {
     const Pair pair = connect_pair(false);
-    OK(ff_writer_add_holder(s.writer, &pair.near, 1));
-    OK(ff_writer_begin(s.writer, 0, epoch, 0));
+    OK(add_holder(s.writer, over(pair.near)));
+    OK(ff_writer_begin(s.writer, 0, epoch, 0, nullptr));
     OK(ff_writer_seal(s.writer, 0, "s", 1));
     std::thread holder([&, take = random.below(2 * kSent)] {
       std::vector<char> buffer(1 << 16);
@@ -240,7 +240,7 @@ void fuzz_streams(Random& random) {
       for (uint64_t i = exact ? 0 : random.below(3); i > 0 && !frames.empty(); --i) mutate(random, frames);
       auto parts = spread(random, frames, streams, exact);
       uint64_t id;
-      OK(ff_receiver_attach(receiver, pairs.far.data(), streams, arena.base, arena.bytes, kEpoch, &id));
+      attach(receiver, over(pairs.far), arena, kEpoch, &id);
       std::vector<std::thread> senders;
       for (size_t i = 0; i < streams; ++i) {
         auto bytes = std::make_shared<std::vector<uint8_t>>(exact ? encode_exactly(parts[i]) : encode(random, parts[i]));

@@ -18,7 +18,7 @@ constexpr size_t shared_bytes(size_t journal) { return inline_bytes(journal) - k
 void two_versions(Setup& s, uint64_t epoch) {
   for (int64_t v = 0; v < 2; ++v) {
     s.tensors.step(static_cast<uint8_t>(epoch + v));
-    OK(ff_writer_begin(s.writer, v % 2, epoch, v));
+    OK(ff_writer_begin(s.writer, v % 2, epoch, v, nullptr));
     OK(ff_writer_seal(s.writer, v, "s", 1));
     OK(ff_writer_wait_copied(s.writer, v, 60000));
   }
@@ -85,8 +85,8 @@ void streams_unplug(Random& random) {
         const uint64_t limit = i == cut ? random.below(3 * kSent / streams) : UINT64_MAX;
         relays.push_back(std::make_unique<Relay>(senders.far[i], receivers.near[i], limit));
       }
-      OK(ff_receiver_attach(s.receiver, receivers.far.data(), streams, s.holder0.base, s.holder0.bytes, epoch, nullptr));
-      OK(ff_writer_add_holder(s.writer, senders.near.data(), streams));
+      attach(s.receiver, over(receivers.far), s.holder0, epoch);
+      OK(add_holder(s.writer, over(senders.near)));
       two_versions(s, epoch);
       second = s.committed(epoch, 1);
       OK(ff_writer_cancel(s.writer));
@@ -140,7 +140,7 @@ void malformed(Random& random) {
   s.tensors.memory = random.bytes(kSent + kLocal);
   const ff_segment whole{s.tensors.memory.data(), kSent + kLocal, 0, -1, 0};
   OK(ff_writer_set_segments(s.writer, &whole, 1));
-  OK(ff_writer_begin(s.writer, 0, 1, 0));
+  OK(ff_writer_begin(s.writer, 0, 1, 0, nullptr));
   OK(ff_writer_seal(s.writer, 0, "s", 1));
   eventually([&] { return s.committed(1, 0); });
   OK(ff_writer_cancel(s.writer));
@@ -152,7 +152,7 @@ void malformed(Random& random) {
   for (const bool shared : {false, true}) {
     const Pair wire = connect_pair(false);
     std::thread sender([&] {
-      send_one(s.own, wire.near, shared, static_cast<uint32_t>(slot), 1);
+      send_slot_over(over(wire.near, shared ? "shm" : "tcp"), s.own, static_cast<uint32_t>(slot), 1);
     });
     std::vector<uint8_t>& recorded = recordings[shared];
     recorded.resize(shared ? shared_bytes(7) : inline_bytes(7));
@@ -177,7 +177,7 @@ void malformed(Random& random) {
     }
     const Pair pair = connect_pair(false);
     uint64_t id;
-    attach(s.receiver, pair.far, s.holder0, 1, shared ? s.own.file() : -1, &id);
+    attach(s.receiver, shared ? over(pair.far, "shm", s.own.file()) : over(pair.far), s.holder0, 1, &id);
     for (size_t sent = 0; sent < bad.size();) {
       const ssize_t part = ::send(pair.near, bad.data() + sent, bad.size() - sent, MSG_NOSIGNAL);
       if (part <= 0) break;

@@ -8,18 +8,6 @@ inline ff_arena_layout layout_of(uint64_t local) {
   return {7, 2, kSent, local, 4096, 4096, kChunk};
 }
 
-// file: the sender's; -1: data come over the socket.
-inline void attach(ff_receiver* receiver, int fd, ArenaMemory& arena, uint64_t epoch, int file, uint64_t* id) {
-  OK(file < 0 ? ff_receiver_attach(receiver, &fd, 1, arena.base, arena.bytes, epoch, id)
-              : ff_receiver_attach_shared(receiver, fd, file, arena.base, arena.bytes, epoch, id));
-}
-
-// ff_send_slot over one stream, or through shared memory.
-inline int send_one(const ArenaMemory& from, int fd, bool shared, uint32_t slot, uint64_t epoch) {
-  return shared ? ff_send_slot_shared(fd, from.base, from.bytes, slot, epoch, 60000)
-                : ff_send_slot(&fd, 1, from.base, from.bytes, slot, epoch, 60000);
-}
-
 // One worker and its holders' agents.
 struct Setup {
   explicit Setup(Random& random, uint64_t bandwidth = 0)
@@ -45,12 +33,13 @@ struct Setup {
     connect(holder1, connect_pair(tcp), epoch, !tcp);
   }
   void connect(ArenaMemory& holder, const Pairs& pairs, uint64_t epoch) {
-    OK(ff_receiver_attach(receiver, pairs.far.data(), pairs.far.size(), holder.base, holder.bytes, epoch, nullptr));
-    OK(ff_writer_add_holder(writer, pairs.near.data(), pairs.near.size()));
+    attach(receiver, over(pairs.far), holder, epoch);
+    OK(add_holder(writer, over(pairs.near)));
   }
   void connect(ArenaMemory& holder, const Pair& pair, uint64_t epoch, bool shared) {
-    attach(receiver, pair.far, holder, epoch, shared ? own.file() : -1, nullptr);
-    OK(shared ? ff_writer_add_holder_shared(writer, pair.near) : ff_writer_add_holder(writer, &pair.near, 1));
+    const char* transport = shared ? "shm" : "tcp";
+    attach(receiver, over(pair.far, transport, shared ? own.file() : -1), holder, epoch);
+    OK(add_holder(writer, over(pair.near, transport)));
   }
   bool committed(uint64_t epoch, int64_t version) const {
     return ff_page_load(&page.committed) >= stamp_of(epoch, version);

@@ -14,7 +14,7 @@ void steady(Random& random) {
     for (int64_t v = 0; v < kVersions; ++v) {
       s.tensors.step(static_cast<uint8_t>(v + 1));
       if (v >= 2) eventually([&] { return s.committed(3, v - 2); });
-      OK(ff_writer_begin(s.writer, v % 2, 3, v));
+      OK(ff_writer_begin(s.writer, v % 2, 3, v, nullptr));
       const auto blob = random.bytes(random.below(4096));
       ff_page_store(&s.page.activity, random.below(2));
       if (random.below(2)) sleep_us(random.below(300));
@@ -49,7 +49,7 @@ void cancel(Random& random) {
       done = true;
     });
     for (int64_t v = 0; v < 3; ++v) {
-      const int began = ff_writer_begin(s.writer, v % 2, epoch, v);
+      const int began = ff_writer_begin(s.writer, v % 2, epoch, v, nullptr);
       if (began != FF_OK) break;  // cancelled, or (third version) the first slot is still in flight
       const int sealed = ff_writer_seal(s.writer, v, "s", 1);
       const int copied = ff_writer_wait_copied(s.writer, v, 60000);
@@ -80,7 +80,7 @@ void cancel(Random& random) {
 void send_slot(Random& random) {
   Setup s(random);
   s.tensors.step(5);
-  OK(ff_writer_begin(s.writer, 0, 1, 8));
+  OK(ff_writer_begin(s.writer, 0, 1, 8, nullptr));
   OK(ff_writer_seal(s.writer, 8, "scalars", 7));
   eventually([&] { return s.committed(1, 8); });
   for (int round = 0; round < 40; ++round) {
@@ -88,9 +88,9 @@ void send_slot(Random& random) {
     const bool shared = round % 3 == 0, striped = round % 3 == 1;
     const Pairs pairs(striped ? 1 + random.below(4) : 1, !shared && round % 2 == 0);
     if (shared) {
-      attach(s.receiver, pairs.far[0], newcomer, 1, s.own.file(), nullptr);
+      attach(s.receiver, over(pairs.far[0], "shm", s.own.file()), newcomer, 1);
     } else {
-      OK(ff_receiver_attach(s.receiver, pairs.far.data(), pairs.far.size(), newcomer.base, newcomer.bytes, 1, nullptr));
+      attach(s.receiver, over(pairs.far), newcomer, 1);
     }
     const int handle = ::dup(pairs.near[random.below(pairs.near.size())]);
     const bool interrupt = round % 4 != 0;
@@ -99,8 +99,7 @@ void send_slot(Random& random) {
       sleep_us(delay);
       ::shutdown(handle, SHUT_RDWR);
     });
-    const int code = shared ? send_one(s.own, pairs.near[0], true, 0, 1)
-                            : ff_send_slot(pairs.near.data(), pairs.near.size(), s.own.base, s.own.bytes, 0, 1, 60000);
+    const int code = send_slot_over(shared ? over(pairs.near[0], "shm") : over(pairs.near), s.own, 0, 1);
     killer.join();
     ::close(handle);
     CHECK(interrupt ? code == FF_OK || code == FF_EIO : code == FF_OK);

@@ -8,8 +8,8 @@ namespace {
 
 // FF_OK, or what add_holder said; the receiver's end is attached in either case.
 int connect_ucx(Setup& s, ArenaMemory& holder, const Pair& pair, uint64_t epoch) {
-  OK(ff_receiver_attach_ucx(s.receiver, pair.far, holder.base, holder.bytes, epoch, nullptr));
-  return ff_writer_add_holder_ucx(s.writer, pair.near, 60000);
+  attach(s.receiver, over(pair.far, "ucx"), holder, epoch);
+  return add_holder(s.writer, over(pair.near, "ucx"));
 }
 
 void connect_both(Setup& s, uint64_t epoch) {
@@ -70,7 +70,7 @@ void harmed(Setup& s, uint64_t epoch, Proxy::Harm harm, bool backward, uint64_t 
   const bool connected = connect_ucx(s, s.holder0, {near.near, far.far}, epoch) == FF_OK;
   for (int64_t v = 0; v < 2 && connected; ++v) {
     s.tensors.step(static_cast<uint8_t>(epoch + static_cast<uint64_t>(v)));
-    OK(ff_writer_begin(s.writer, static_cast<uint32_t>(v), epoch, v));
+    OK(ff_writer_begin(s.writer, static_cast<uint32_t>(v), epoch, v, nullptr));
     OK(ff_writer_seal(s.writer, v, "s", 1));
     OK(ff_writer_wait_copied(s.writer, v, 60000));
   }
@@ -102,7 +102,7 @@ void ucx_steady(Random& random) {
   for (int64_t v = 0; v < kVersions; ++v) {
     s.tensors.step(static_cast<uint8_t>(v + 1));
     if (v >= 2) eventually([&] { return s.committed(3, v - 2); });
-    OK(ff_writer_begin(s.writer, v % 2, 3, v));
+    OK(ff_writer_begin(s.writer, v % 2, 3, v, nullptr));
     if (random.below(2)) sleep_us(random.below(300));
     OK(ff_writer_seal(s.writer, v, "s", 1));
     OK(ff_writer_wait_copied(s.writer, v, 60000));
@@ -131,7 +131,7 @@ void ucx_cancel(Random& random) {
       CHECK(code == FF_OK || code == FF_ECANCELLED);
     }
     for (int64_t v = 0; v < 2; ++v) {
-      if (ff_writer_begin(s.writer, v, epoch, v) != FF_OK) break;
+      if (ff_writer_begin(s.writer, v, epoch, v, nullptr) != FF_OK) break;
       const int sealed = ff_writer_seal(s.writer, v, "s", 1);
       CHECK(sealed == FF_OK || sealed == FF_ECANCELLED || sealed == FF_EINVAL);
     }
@@ -173,20 +173,20 @@ void ucx_fuzz(Random& random) {
 void ucx_send_slot(Random& random) {
   Setup s(random);
   s.tensors.step(5);
-  OK(ff_writer_begin(s.writer, 0, 1, 8));
+  OK(ff_writer_begin(s.writer, 0, 1, 8, nullptr));
   OK(ff_writer_seal(s.writer, 8, "scalars", 7));
   eventually([&] { return s.committed(1, 8); });
   for (int round = 0; round < 20; ++round) {
     ArenaMemory newcomer(layout_of(kLocal));
     const Pair pair = connect_pair(round % 2 == 0);
-    OK(ff_receiver_attach_ucx(s.receiver, pair.far, newcomer.base, newcomer.bytes, 1, nullptr));
+    attach(s.receiver, over(pair.far, "ucx"), newcomer, 1);
     const int handle = ::dup(pair.near);
     const bool interrupt = round % 4 != 0;
     std::thread killer([&, delay = random.below(20000)] {
       sleep_us(delay);
       if (interrupt) ::shutdown(handle, SHUT_RDWR);
     });
-    const int code = ff_send_slot_ucx(pair.near, s.own.base, s.own.bytes, 0, 1, 60000);
+    const int code = send_slot_over(over(pair.near, "ucx"), s.own, 0, 1);
     killer.join();
     ::close(handle);
     CHECK(code == FF_OK || (interrupt && (code == FF_EIO || code == FF_ETRANSPORT)));

@@ -123,7 +123,7 @@ void ucx_flood(Random& random) {
   Setup s(random);
   for (uint64_t epoch = 1; epoch <= 6; ++epoch) {
     const Pair pair = connect_pair(epoch % 2 == 0);
-    OK(ff_receiver_attach_ucx(s.receiver, pair.far, s.holder0.base, s.holder0.bytes, epoch, nullptr));
+    attach(s.receiver, over(pair.far, "ucx"), s.holder0, epoch);
     Flooder flooder(pair.near);
     for (int i = 0; i < 20000; ++i) CHECK(flooder.send(i));
     eventually([&] { return flooder.taken(); });

@@ -5,25 +5,19 @@
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
-#include <mutex>
 
 #include "base/error.h"
+#include "base/library.h"
 
 namespace ff {
 namespace {
 
 constexpr char kLibrary[] = "libcuda.so.1";
 
-template <class Function>
-void find(void* library, const char* name, Function* out, std::string* missing) {
-  *out = reinterpret_cast<Function>(::dlsym(library, name));
-  if (*out == nullptr && missing->empty()) *missing = name;
-}
-
 // Returns the first name that the library lacks; empty: all are there.
 std::string fill(void* library, CudaDriver* d) {
-  std::string missing;
-  const auto get = [&](const char* name, auto* out) { find(library, name, out, &missing); };
+  Symbols symbols(library);
+  const auto get = [&](const char* name, auto* out) { symbols.get(name, out); };
   get("cuInit", &d->init);
   get("cuDriverGetVersion", &d->driver_version);
   get("cuDeviceGetCount", &d->device_count);
@@ -58,7 +52,7 @@ std::string fill(void* library, CudaDriver* d) {
   get("cuModuleUnload", &d->module_unload);
   get("cuModuleGetFunction", &d->module_function);
   get("cuLaunchKernel", &d->launch);
-  return missing;
+  return symbols.missing();
 }
 
 std::unique_ptr<const CudaDriver> load(std::string* why) {
@@ -79,11 +73,7 @@ std::unique_ptr<const CudaDriver> load(std::string* why) {
 }  // namespace
 
 const CudaDriver* find_cuda_driver(std::string* why) {
-  static std::mutex mutex;
-  static std::unique_ptr<const CudaDriver> driver;  // written once
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (driver == nullptr) driver = load(why);
-  return driver.get();
+  return found_once<CudaDriver>(load, why);
 }
 
 void check_cuda(const CudaDriver& driver, CuResult code, const char* what, ...) {

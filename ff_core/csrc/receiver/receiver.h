@@ -21,9 +21,6 @@
 
 namespace ff {
 
-// The streams of one connection, stream 0 first.
-using Streams = std::vector<std::unique_ptr<Transport>>;
-
 class Connection {
  public:
   Connection(uint64_t id, Streams streams, void* arena, uint64_t arena_bytes, uint64_t epoch, const Bell& bell);

@@ -7,9 +7,7 @@
 
 #include "base/error.h"
 #include "sender/check_ahead.h"
-#include "transport/shm.h"
-#include "transport/striped.h"
-#include "transport/ucx.h"
+#include "transport/given_connection.h"
 #include "transport/version_frames.h"
 
 namespace ff {
@@ -77,9 +75,7 @@ void send_version(Transport& transport, const ArenaView& arena, const SlotView& 
   send_frame(transport, blob_frame(id, record.blob_bytes, record.blob_crc), slot.blob(), patience);
 }
 
-struct Order {  // what to send, from where
-  const void* arena;
-  uint64_t arena_bytes;
+struct Order {  // what to send
   uint32_t slot;
   uint64_t epoch;
   int64_t timeout_ms;
@@ -106,37 +102,17 @@ void send_slot(Transport& transport, const ArenaView& arena, const Order& order)
   await_acknowledgement(transport, id, patience.end);
 }
 
-// `connect` makes the transport, which is gone, with everything of its own that reads the slot, when this returns.
-template <class Connect>
-int send_over(const Order& order, Connect&& connect) {
-  return guarded([&] {
-    const ArenaView view(const_cast<void*>(order.arena), order.arena_bytes);
-    const std::unique_ptr<Transport> transport = connect();
-    send_slot(*transport, view, order);
-    return FF_OK;
-  });
-}
-
 }  // namespace
 }  // namespace ff
 
-extern "C" int ff_send_slot(const int* fds, size_t count, const void* arena, uint64_t arena_bytes, uint32_t slot,
+extern "C" int ff_send_slot(const ff_connection* connection, const void* arena, uint64_t arena_bytes, uint32_t slot,
                             uint64_t epoch, int64_t timeout_ms) {
-  auto owned = ff::own(fds, count);
-  return ff::send_over({arena, arena_bytes, slot, epoch, timeout_ms},
-                       [&] { return ff::tcp_sender(ff::checked_streams(std::move(owned))); });
-}
-
-extern "C" int ff_send_slot_shared(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
-                                   int64_t timeout_ms) {
-  ff::UniqueFd owned(fd);
-  return ff::send_over({arena, arena_bytes, slot, epoch, timeout_ms},
-                       [&] { return std::make_unique<ff::ShmSender>(std::move(owned), arena); });
-}
-
-extern "C" int ff_send_slot_ucx(int fd, const void* arena, uint64_t arena_bytes, uint32_t slot, uint64_t epoch,
-                                int64_t timeout_ms) {
-  ff::UniqueFd owned(fd);
-  return ff::send_over({arena, arena_bytes, slot, epoch, timeout_ms},
-                       [&] { return std::make_unique<ff::UcxSender>(std::move(owned), timeout_ms); });
+  ff::GivenConnection given(connection);  // taken over in every case
+  return ff::guarded([&] {
+    const ff::ArenaView view(const_cast<void*>(arena), arena_bytes);
+    // Gone, with everything of its own that reads the slot, when this returns.
+    const auto transport = given.sender(arena, timeout_ms);
+    ff::send_slot(*transport, view, {slot, epoch, timeout_ms});
+    return FF_OK;
+  });
 }

@@ -172,18 +172,4 @@ Transport::Usage StripedSender::take_usage() noexcept {
   return usage;
 }
 
-std::vector<UniqueFd> checked_streams(std::vector<UniqueFd> sockets) {
-  if (sockets.empty() || sockets.size() > FF_MAX_STREAMS) {
-    raise(FF_EINVAL, "a connection of %zu streams, allowed are 1 to %d", sockets.size(), FF_MAX_STREAMS);
-  }
-  return sockets;
-}
-
-std::unique_ptr<Transport> tcp_sender(std::vector<UniqueFd> sockets) {
-  if (sockets.size() == 1) {
-    return std::make_unique<TcpTransport>(std::move(sockets[0]), TcpTransport::Slots::kZeroCopy);
-  }
-  return std::make_unique<StripedSender>(std::move(sockets));
-}
-
 }  // namespace ff

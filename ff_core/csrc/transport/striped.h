@@ -80,10 +80,4 @@ class StripedSender final : public Transport {
   bool first_ = false;
 };
 
-// The same sockets, if there may be so many. FF_EINVAL.
-std::vector<UniqueFd> checked_streams(std::vector<UniqueFd> sockets);
-
-// The sender's transport over these sockets, stream 0 first.
-std::unique_ptr<Transport> tcp_sender(std::vector<UniqueFd> sockets);
-
 }  // namespace ff

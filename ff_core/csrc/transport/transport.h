@@ -58,4 +58,7 @@ class Transport {
   virtual int fd() const = 0;  // becomes readable when receive_some() has something, or the connection ends
 };
 
+// The streams of one connection, as its receiver sees them; stream 0 first.
+using Streams = std::vector<std::unique_ptr<Transport>>;
+
 }  // namespace ff

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/library.h"
 #include "base/thread.h"
 
 namespace ff {
@@ -42,11 +43,8 @@ class SignalActions {
 
 // Returns the first name that the library lacks; empty: all are there.
 std::string fill(void* library, UcxLibrary* u) {
-  std::string missing;
-  const auto get = [&](const char* name, auto* out) {
-    *out = reinterpret_cast<std::remove_reference_t<decltype(*out)>>(::dlsym(library, name));
-    if (*out == nullptr && missing.empty()) missing = name;
-  };
+  Symbols symbols(library);
+  const auto get = [&](const char* name, auto* out) { symbols.get(name, out); };
   get("ucp_get_version", &u->get_version);
   get("ucp_config_read", &u->config_read);
   get("ucp_config_modify", &u->config_modify);
@@ -70,7 +68,7 @@ std::string fill(void* library, UcxLibrary* u) {
   get("ucp_request_check_status", &u->request_status);
   get("ucp_request_free", &u->request_free);
   get("ucs_status_string", &u->status_text);
-  return missing;
+  return symbols.missing();
 }
 
 std::unique_ptr<const UcxLibrary> load(std::string* why) {
@@ -158,11 +156,7 @@ std::vector<std::string> names_in(const std::string& path) {
 }  // namespace
 
 const UcxLibrary* find_ucx(std::string* why) {
-  static std::mutex mutex;
-  static std::unique_ptr<const UcxLibrary> ucx;  // written once
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (ucx == nullptr) ucx = load(why);
-  return ucx.get();
+  return found_once<UcxLibrary>(load, why);
 }
 
 void check_ucx(const UcxLibrary& ucx, UcsStatus status, const char* what) {

@@ -35,7 +35,7 @@ class Writer final : public LinkOwner {
   // Then the transport connects, without any lock: FF_ECANCELLED if a cancel came meanwhile, which ends the wait.
   void add_holder(const std::function<std::unique_ptr<Transport>(const void* arena)>& make);
   void clear_holders();
-  void begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream stream = nullptr);
+  void begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream stream);
   void resend(uint32_t slot, uint64_t epoch, int64_t version);
   void seal(int64_t version, const void* blob, uint64_t bytes);
   void wait_copied(int64_t version, int64_t timeout_ms);
