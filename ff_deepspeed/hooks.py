@@ -8,7 +8,7 @@
 | ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
 | ... .load_checkpoint               | a replacement is answered from memory |
 | DeepSpeedCPUAdam.__init__          | its hidden state is followed |
-| torch.distributed, data loaders    | an unmodified loop's own collectives and data, under `fftrain run` |
+| data loaders                       | an unmodified loop's data; its collectives are noticed in the groups |
 
 Replacing attributes works however the script imported its names, and engines that are not protected run DeepSpeed's
 own code.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +27,9 @@ from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
 from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, support
 from ff_deepspeed import config as configuration
+
+if TYPE_CHECKING:
+    from ff_core.comm import GroupRegistry
 
 _installed: set[str] = set()
 
@@ -48,14 +51,15 @@ def _install_in_worker() -> None:
     assert failover is not None
     on_torch_distributed()
     if "script" not in _installed:
-        install_in_script()
+        assert failover.registry is not None
+        install_in_script(failover.registry)
         failover.at_end(_end_of_script)
 
 
-def install_in_script() -> None:
+def install_in_script(registry: GroupRegistry) -> None:
     """What an unmodified loop needs to be noticed: its collectives and its data loaders. Once per process."""
     _installed.add("script")
-    collectives.install()
+    collectives.install(registry)
     data_hooks.install()
 
 
@@ -134,7 +138,7 @@ def _save_checkpoint(original: Callable[..., Any], engine: Any, *args: Any, **kw
     found = protection.of(engine)
     if found is None:
         return original(engine, *args, **kwargs)
-    result = found.unmodified.call(original, (engine, *args), kwargs, writes=False, alone=lambda: None)
+    result = found.unmodified.call(original, (engine, *args), kwargs, writes=False)
     if not result:
         return result
     directory = kwargs.get("save_dir", args[0] if args else "")

@@ -1,8 +1,8 @@
 """Makes the calls of an unmodified script, and makes them again after a failure.
 
 `Redo` holds the records of the iterations since the job's last safe version (ff_deepspeed.recording) and the open one.
-A call that is interrupted goes back to version v*, does again what the script did after it, and is made once more.
-Where that is impossible the open iteration becomes void: `void` is true until the loader hands its batches out again.
+A call that is interrupted goes back to version v*, does again what the script did after it, and is made once more. The
+script gets what it would have got without a failure, or, where that is impossible, an error: never a made-up value.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ff_deepspeed")
 T = TypeVar("T")
+_AUTOGRAD = [key for name, key in vars(torch._C.DispatchKey).items() if name.startswith(("Autograd", "ADInplace"))]
 
 REMEDIES = (
     "Either resume in the usual way: call engine.load_checkpoint(...) before training on every start, and register "
@@ -42,7 +43,6 @@ class Redo:
         self._feed = feed
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
-        self.void = False
         self.busy = False  # inside a call of the script: calls made by that call are not the script's
 
     def begin(self, version: int) -> None:
@@ -59,10 +59,10 @@ class Redo:
         for old in [version for version in self._records if version <= oldest_needed]:
             del self._records[old]
 
-    def make(self, perform: Callable[[], T], event: Event | None, voided: Callable[[], T]) -> T:
-        """Make a call of the script, again and again after failures.
+    def make(self, perform: Callable[[], T], event: Event | None) -> T:
+        """Make a call of the script, again and again after failures. event: what is recorded of it.
 
-        event: what is recorded of it. voided: what the call gives instead if the iteration becomes void.
+        Raises FailoverError if what the script did since the common version cannot be done again.
         """
         around = ambient.take(self._p.engine) if event is None else event.ambient
         while True:
@@ -72,9 +72,7 @@ class Redo:
                 if event is not None and self.open is not None:
                     self.open.events.append(event)
                 return cast(T, result)
-            if not self._recover(epoch, None if event is None else event.obstacle()):
-                with self._inside():
-                    return voided()
+            self._recover(epoch, event)
             around.put(self._p.engine)
 
     @contextmanager
@@ -85,19 +83,22 @@ class Redo:
         finally:
             self.busy = False
 
-    def _recover(self, epoch: int, obstacle: str | None) -> bool:
-        """Back to a common version and forward again to where the script is. False: the iteration is void."""
+    def _recover(self, epoch: int, event: Event | None) -> None:
+        """Back to a common version and forward again to where the script is, in the midst of `event`."""
+        obstacle = None if event is None else event.obstacle()
         pending: int | None = epoch
         while pending is not None:
             with self._inside():
                 version = self._failover.recover(FailoverInterrupt(pending))
             obstacle = obstacle or self._obstacle(version)
             if obstacle is not None:
-                self._make_void(version, obstacle)
-                return False
+                raise self._p.fail(
+                    FailoverError(
+                        f"the iteration after version {version} must be repeated, and cannot be: {obstacle}. {REMEDIES}"
+                    )
+                )
             with self._inside():
                 _, pending = interrupted(partial(self._replay, version))
-        return True
 
     def _obstacle(self, version: int) -> str | None:
         """Why what the script did after `version` cannot be done again, None if it can."""
@@ -108,7 +109,7 @@ class Redo:
 
     def _replay(self, version: int) -> None:
         """Do again what the script did after `version`, whatever mode the script is in now."""
-        with torch.inference_mode(False), torch.enable_grad(), _modes_kept(self._p.engine.module):
+        with _autograd(), torch.inference_mode(False), torch.enable_grad(), _modes_kept(self._p.engine.module):
             self._replay_records(version)
 
     def _replay_records(self, version: int) -> None:
@@ -124,26 +125,6 @@ class Redo:
                 self._failover.seal()
                 record.release()
 
-    def _make_void(self, version: int, reason: str) -> None:
-        if not self._feed.can_return_to(version):
-            raise self._p.fail(
-                FailoverError(
-                    f"the iteration after version {version} must be repeated, but {reason}, and its batches came "
-                    f"from no torch DataLoader. {REMEDIES}"
-                )
-            )
-        log.warning(
-            "iteration %d is repeated: %s. The loop's own counter is one ahead from now on; engine.global_steps "
-            "is right",
-            version + 1,
-            reason,
-        )
-        self._feed.return_to(version)
-        for newer in [number for number in self._records if number > version]:
-            del self._records[newer]
-        self.begin(version)
-        self.void = True
-
 
 @contextmanager
 def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
@@ -153,3 +134,17 @@ def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         set_modes(module, modes)
+
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    """A functional collective is interrupted inside of torch's dispatcher, where autograd does not work."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    keys = [key for key in _AUTOGRAD if excluded.has(key)]
+    for key in keys:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    try:
+        yield
+    finally:
+        for key in keys:
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)

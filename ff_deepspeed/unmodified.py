@@ -5,9 +5,8 @@
         loss = engine(batch); engine.backward(loss); engine.step()
 
 A survivor is interrupted inside one of its calls, and goes on there: what the script has done since version v* is done
-again (ff_deepspeed.recording), then the call is made once more, and the script notices nothing. Where that is
-impossible (the script computed the loss itself) the iteration is void: its remaining calls do nothing, and the loader
-hands the same batches out again.
+again (ff_deepspeed.recording), then the call is made once more, and the script notices nothing. What could not be done
+again is refused when the script does it first, not after a failure.
 
 An iteration is sealed when the script asks the training loader for the next batch, or else calls engine(...) again.
 That is also where a replacement joins: after it both make the same calls.
@@ -15,15 +14,16 @@ That is also where a replacement joins: after it both make the same calls.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ff_core.errors import FailoverError
+from ff_core.errors import FailoverError, UnsupportedError
 from ff_deepspeed import ambient
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
-from ff_deepspeed.recording import Backward, Call, Forward, Sealed, modes_of
+from ff_deepspeed.recording import Backward, Call, Event, Forward, Handle, Launch, Sealed, Settle, modes_of
 from ff_deepspeed.redo import REMEDIES, Redo
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Unmodified:
         self._redo = Redo(protection, self._feed)
         self._answered = False  # a newcomer's load_checkpoint()
         self._ended = False
+        self._thread = 0  # the one that trains
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -60,8 +61,8 @@ class Unmodified:
 
     @property
     def listening(self) -> bool:
-        """Whether a call made now is the script's, in training."""
-        return self._redo.open is not None and not self._redo.busy
+        """Whether a call made now is the script's, in training: recovery belongs to the thread that trains."""
+        return self._redo.open is not None and not self._redo.busy and threading.get_ident() == self._thread
 
     def forward(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """engine(...) in training."""
@@ -70,8 +71,6 @@ class Unmodified:
             return original(engine, *args, **kwargs)
         if self._redo.open is None:
             self._start()
-        if self._redo.void:
-            return original(engine, *args, **kwargs)
         self._seal_if_stepped(AT_FORWARD)
         self._feed.used()
         event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
@@ -80,7 +79,7 @@ class Unmodified:
             self._failover.inject("forward")
             return original(engine, *args, **kwargs)
 
-        output = self._redo.make(perform, event, lambda: original(engine, *args, **kwargs))
+        output = self._redo.make(perform, event)
         event.made(output)
         return output
 
@@ -89,35 +88,29 @@ class Unmodified:
         engine = self._p.engine
         if not self.listening:
             return original(engine, loss, **kwargs)
-        if self._redo.void:
-            return loss.detach()
         assert self._redo.open is not None
-        event = Backward(original, *self._redo.open.forward_of(loss), kwargs, ambient.take(engine))
+        event = Backward(original, loss, self._redo.open, kwargs, ambient.take(engine))
+        self._refuse(event)
 
         def perform() -> Any:
-            replayed = event.loss()
-            return original(engine, loss if replayed is None else replayed, **kwargs)
+            with event.watching():
+                return original(engine, loss if event.fresh() else event.loss(), **kwargs)
 
-        return self._redo.make(perform, event, loss.detach)
+        return self._redo.make(perform, event)
 
     def step(self, original: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """engine.step()."""
         engine = self._p.engine
         if not self.listening:
             original(engine, *args, **kwargs)
-        elif not self._redo.void:
+        else:
             event = Call(original, (engine, *args), kwargs, ambient.take(engine))
-            self._redo.make(lambda: original(engine, *args, **kwargs), event, lambda: None)
+            self._redo.make(lambda: original(engine, *args, **kwargs), event)
 
-    def call(self, function: Callable[..., Any], args: Any, kwargs: Any, writes: bool, alone: Callable[[], Any]) -> Any:
-        """A collective of the script (writes: into tensors that it is given), or a checkpoint.
-
-        alone: what happens instead in a void iteration, in which this rank is by itself.
-        """
+    def call(self, function: Callable[..., Any], args: Any, kwargs: Any, writes: bool) -> Any:
+        """A collective of the script (writes: into tensors that it is given), or a checkpoint."""
         if not self.listening:
             return function(*args, **kwargs)
-        if self._redo.void:
-            return alone()
         event = Call(function, args, kwargs, ambient.take(self._p.engine), writes)
         tried = False
 
@@ -128,9 +121,30 @@ class Unmodified:
             tried = True
             return function(*args, **kwargs)
 
-        result = self._redo.make(perform, event, alone)
+        result = self._redo.make(perform, event)
         event.made()
         return result
+
+    def launch(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Handle:
+        """A send or a receive of the script: `function` begins it and returns a handle."""
+        event = Launch(function, args, kwargs, ambient.take(self._p.engine))
+        self._redo.make(event.begin, event)
+        return Handle(event, self._settle)
+
+    def _settle(self, event: Launch, ask: Callable[[], Any]) -> Any:
+        """The script waits for what `event` has begun."""
+        if event.settled or not self.listening:
+            return ask()
+        return self._redo.make(ask, Settle(event, ambient.take(self._p.engine)))
+
+    def _refuse(self, event: Event) -> None:
+        """Raises UnsupportedError if what the script does could not be done again after a failure."""
+        assert self._redo.open is not None
+        obstacle = event.obstacle() or self._redo.open.obstacle()
+        if obstacle is not None:
+            raise self._p.fail(
+                UnsupportedError(f"after a failure this iteration could not be repeated: {obstacle}. {REMEDIES}")
+            )
 
     def next(self, tracked: Tracked) -> Any:
         """next(iterator) of a data loader. Raises StopIteration."""
@@ -139,9 +153,7 @@ class Unmodified:
         if self._redo.open is None and self._answered:
             self._arrive(tracked)
         elif self._redo.open is not None and self._feed.is_training(tracked):
-            self._redo.void = False
             self._seal_if_stepped(AT_LOADER)
-            self._redo.void = False  # sealing was interrupted: the batches are handed out here again
         return self._feed.next(tracked)
 
     def check_unused(self) -> None:
@@ -162,15 +174,8 @@ class Unmodified:
             self._join()  # at the very end of training: the others are waiting here too
         if self._ended or not self.listening:
             return
-        if self._redo.void:
-            raise self._p.fail(
-                FailoverError(
-                    "the script ended in an iteration that a failure had voided: its loop counts iterations by itself "
-                    f"and is one ahead. {REMEDIES}"
-                )
-            )
         self._seal_if_stepped(AT_LOADER)
-        self._redo.make(self._failover.finish, None, lambda: None)
+        self._redo.make(self._failover.finish, None)
         self._ended = True
 
     # ---- starting and joining ---------------------------------------------------------------------------------------
@@ -198,6 +203,7 @@ class Unmodified:
 
     def _join(self) -> None:
         self._p.adapter.script = self
+        self._thread = threading.get_ident()
         self._redo.begin(self._p.start())
 
     # ---- sealing ----------------------------------------------------------------------------------------------------
@@ -205,7 +211,7 @@ class Unmodified:
     def _seal_if_stepped(self, joined_at: str) -> None:
         assert self._redo.open is not None
         if self._failover.version == self._redo.open.version:
-            self._redo.make(lambda: self._seal(joined_at), None, lambda: None)
+            self._redo.make(lambda: self._seal(joined_at), None)
 
     def _seal(self, joined_at: str) -> None:
         record = self._redo.open

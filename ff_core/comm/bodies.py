@@ -39,7 +39,7 @@ class Bodies:
     def undo(self) -> None:
         for target, code, defaults, kwdefaults in reversed(self._saved):
             target.__code__, target.__defaults__, target.__kwdefaults__ = code, defaults, kwdefaults
-            del target.__signature__  # type: ignore[attr-defined]
+            del target.__signature__
         self._saved.clear()
 
 

@@ -23,11 +23,18 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
+import torch.distributed as dist  # noqa: E402
 from fake_runtime import FakeFailover, Interrupter  # noqa: E402
 from small_model import Losing, Model, Noisy, digest  # noqa: E402
 
+from ff_core import comm  # noqa: E402
+from tests.comm.harness import Host  # noqa: E402
+
 interrupter = Interrupter()
 interrupter.install()
+if rank == 0:
+    server = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+registry = comm.install(Host(port, 0, 0.0), solo=False)
 
 import deepspeed  # noqa: E402
 
@@ -35,7 +42,7 @@ import ff_deepspeed  # noqa: E402
 from ff_core.worker import session as runtime  # noqa: E402
 from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
-ff_deepspeed.hooks.install_in_script()
+ff_deepspeed.hooks.install_in_script(registry)
 deepspeed.init_distributed(dist_backend="gloo")
 
 
