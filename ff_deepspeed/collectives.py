@@ -32,7 +32,8 @@ class Script:
         return found is not None and found.unmodified.listening
 
     def make(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._loop().call(function, args, kwargs, writes=True)
+        loop = self._loop()
+        return loop.call(function, args, kwargs, writes=True, alone=loop.refuse_alone)
 
     def launch(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._loop().launch(function, args, kwargs)

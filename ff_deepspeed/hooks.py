@@ -138,7 +138,7 @@ def _save_checkpoint(original: Callable[..., Any], engine: Any, *args: Any, **kw
     found = protection.of(engine)
     if found is None:
         return original(engine, *args, **kwargs)
-    result = found.unmodified.call(original, (engine, *args), kwargs, writes=False)
+    result = found.unmodified.call(original, (engine, *args), kwargs, writes=False, alone=lambda: None)
     if not result:
         return result
     directory = kwargs.get("save_dir", args[0] if args else "")

@@ -1,8 +1,8 @@
 """Makes the calls of an unmodified script, and makes them again after a failure.
 
 `Redo` holds the records of the iterations since the job's last safe version (ff_deepspeed.recording) and the open one.
-A call that is interrupted goes back to version v*, does again what the script did after it, and is made once more. The
-script gets what it would have got without a failure, or, where that is impossible, an error: never a made-up value.
+A call that is interrupted goes back to version v*, does again what the script did after it, and is made once more.
+Where that is impossible the open iteration becomes void: `void` is true until the loader hands its batches out again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Redo:
         self._feed = feed
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
+        self.void = False
         self.busy = False  # inside a call of the script: calls made by that call are not the script's
 
     def begin(self, version: int) -> None:
@@ -59,10 +60,10 @@ class Redo:
         for old in [version for version in self._records if version <= oldest_needed]:
             del self._records[old]
 
-    def make(self, perform: Callable[[], T], event: Event | None) -> T:
-        """Make a call of the script, again and again after failures. event: what is recorded of it.
+    def make(self, perform: Callable[[], T], event: Event | None, voided: Callable[[], T]) -> T:
+        """Make a call of the script, again and again after failures.
 
-        Raises FailoverError if what the script did since the common version cannot be done again.
+        event: what is recorded of it. voided: what the call gives instead if the iteration becomes void.
         """
         around = ambient.take(self._p.engine) if event is None else event.ambient
         while True:
@@ -72,7 +73,9 @@ class Redo:
                 if event is not None and self.open is not None:
                     self.open.events.append(event)
                 return cast(T, result)
-            self._recover(epoch, event)
+            if not self._recover(epoch, None if event is None else event.obstacle()):
+                with self._inside():
+                    return voided()
             around.put(self._p.engine)
 
     @contextmanager
@@ -83,22 +86,19 @@ class Redo:
         finally:
             self.busy = False
 
-    def _recover(self, epoch: int, event: Event | None) -> None:
-        """Back to a common version and forward again to where the script is, in the midst of `event`."""
-        obstacle = None if event is None else event.obstacle()
+    def _recover(self, epoch: int, obstacle: str | None) -> bool:
+        """Back to a common version and forward again to where the script is. False: the iteration is void."""
         pending: int | None = epoch
         while pending is not None:
             with self._inside():
                 version = self._failover.recover(FailoverInterrupt(pending))
             obstacle = obstacle or self._obstacle(version)
             if obstacle is not None:
-                raise self._p.fail(
-                    FailoverError(
-                        f"the iteration after version {version} must be repeated, and cannot be: {obstacle}. {REMEDIES}"
-                    )
-                )
+                self._make_void(version, obstacle)
+                return False
             with self._inside():
                 _, pending = interrupted(partial(self._replay, version))
+        return True
 
     def _obstacle(self, version: int) -> str | None:
         """Why what the script did after `version` cannot be done again, None if it can."""
@@ -124,6 +124,26 @@ class Redo:
                 self._p.persist()
                 self._failover.seal()
                 record.release()
+
+    def _make_void(self, version: int, reason: str) -> None:
+        if not self._feed.can_return_to(version):
+            raise self._p.fail(
+                FailoverError(
+                    f"the iteration after version {version} must be repeated, but {reason}, and its batches came "
+                    f"from no torch DataLoader. {REMEDIES}"
+                )
+            )
+        log.warning(
+            "iteration %d is repeated: %s. The loop's own counter is one ahead from now on; engine.global_steps "
+            "is right",
+            version + 1,
+            reason,
+        )
+        self._feed.return_to(version)
+        for newer in [number for number in self._records if number > version]:
+            del self._records[newer]
+        self.begin(version)
+        self.void = True
 
 
 @contextmanager

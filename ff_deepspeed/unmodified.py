@@ -5,8 +5,9 @@
         loss = engine(batch); engine.backward(loss); engine.step()
 
 A survivor is interrupted inside one of its calls, and goes on there: what the script has done since version v* is done
-again (ff_deepspeed.recording), then the call is made once more, and the script notices nothing. What could not be done
-again is refused when the script does it first, not after a failure.
+again (ff_deepspeed.recording), then the call is made once more, and the script notices nothing. Where that is
+impossible (the script wrote into what it gave engine(...)) the iteration is void: its remaining calls do nothing, a
+collective of the script ends the job with words, and the loader hands the same batches out again.
 
 An iteration is sealed when the script asks the training loader for the next batch, or else calls engine(...) again.
 That is also where a replacement joins: after it both make the same calls.
@@ -14,16 +15,15 @@ That is also where a replacement joins: after it both make the same calls.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_deepspeed import ambient
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
-from ff_deepspeed.recording import Backward, Call, Event, Forward, Handle, Launch, Sealed, Settle, modes_of
+from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle, modes_of
 from ff_deepspeed.redo import REMEDIES, Redo
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ class Unmodified:
         self._redo = Redo(protection, self._feed)
         self._answered = False  # a newcomer's load_checkpoint()
         self._ended = False
-        self._thread = 0  # the one that trains
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -61,8 +60,8 @@ class Unmodified:
 
     @property
     def listening(self) -> bool:
-        """Whether a call made now is the script's, in training: recovery belongs to the thread that trains."""
-        return self._redo.open is not None and not self._redo.busy and threading.get_ident() == self._thread
+        """Whether a call made now is the script's, in training."""
+        return self._redo.open is not None and not self._redo.busy
 
     def forward(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """engine(...) in training."""
@@ -71,6 +70,8 @@ class Unmodified:
             return original(engine, *args, **kwargs)
         if self._redo.open is None:
             self._start()
+        if self._redo.void:
+            return original(engine, *args, **kwargs)
         self._seal_if_stepped(AT_FORWARD)
         self._feed.used()
         event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
@@ -79,7 +80,7 @@ class Unmodified:
             self._failover.inject("forward")
             return original(engine, *args, **kwargs)
 
-        output = self._redo.make(perform, event)
+        output = self._redo.make(perform, event, lambda: original(engine, *args, **kwargs))
         event.made(output)
         return output
 
@@ -88,29 +89,41 @@ class Unmodified:
         engine = self._p.engine
         if not self.listening:
             return original(engine, loss, **kwargs)
+        if self._redo.void:
+            return loss.detach()
         assert self._redo.open is not None
         event = Backward(original, loss, self._redo.open, kwargs, ambient.take(engine))
-        self._refuse(event)
+        if event.obstacle() is not None:
+            raise self._p.fail(
+                UnsupportedError(
+                    f"after a failure this iteration could not be repeated: {event.obstacle()}. {REMEDIES}"
+                )
+            )
 
         def perform() -> Any:
             with event.watching():
                 return original(engine, loss if event.fresh() else event.loss(), **kwargs)
 
-        return self._redo.make(perform, event)
+        return self._redo.make(perform, event, loss.detach)
 
     def step(self, original: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """engine.step()."""
         engine = self._p.engine
         if not self.listening:
             original(engine, *args, **kwargs)
-        else:
+        elif not self._redo.void:
             event = Call(original, (engine, *args), kwargs, ambient.take(engine))
-            self._redo.make(lambda: original(engine, *args, **kwargs), event)
+            self._redo.make(lambda: original(engine, *args, **kwargs), event, lambda: None)
 
-    def call(self, function: Callable[..., Any], args: Any, kwargs: Any, writes: bool) -> Any:
-        """A collective of the script (writes: into tensors that it is given), or a checkpoint."""
+    def call(self, function: Callable[..., Any], args: Any, kwargs: Any, writes: bool, alone: Callable[[], Any]) -> Any:
+        """A collective of the script (writes: into tensors that it is given), or a checkpoint.
+
+        alone: what happens instead in a void iteration, in which this rank is by itself. It must not make values up.
+        """
         if not self.listening:
             return function(*args, **kwargs)
+        if self._redo.void:
+            return alone()
         event = Call(function, args, kwargs, ambient.take(self._p.engine), writes)
         tried = False
 
@@ -121,30 +134,37 @@ class Unmodified:
             tried = True
             return function(*args, **kwargs)
 
-        result = self._redo.make(perform, event)
+        result = self._redo.make(perform, event, alone)
         event.made()
         return result
 
     def launch(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Handle:
         """A send or a receive of the script: `function` begins it and returns a handle."""
+        if self._redo.void:
+            self.refuse_alone()
         event = Launch(function, args, kwargs, ambient.take(self._p.engine))
-        self._redo.make(event.begin, event)
+        self._redo.make(event.begin, event, self.refuse_alone)
         return Handle(event, self._settle)
 
     def _settle(self, event: Launch, ask: Callable[[], Any]) -> Any:
         """The script waits for what `event` has begun."""
         if event.settled or not self.listening:
             return ask()
-        return self._redo.make(ask, Settle(event, ambient.take(self._p.engine)))
+        if self._redo.void:
+            self.refuse_alone()
+        return self._redo.make(ask, Settle(event, ambient.take(self._p.engine)), self.refuse_alone)
 
-    def _refuse(self, event: Event) -> None:
-        """Raises UnsupportedError if what the script does could not be done again after a failure."""
-        assert self._redo.open is not None
-        obstacle = event.obstacle() or self._redo.open.obstacle()
-        if obstacle is not None:
-            raise self._p.fail(
-                UnsupportedError(f"after a failure this iteration could not be repeated: {obstacle}. {REMEDIES}")
+    def refuse_alone(self) -> NoReturn:
+        """A collective of the script in a void iteration: what it gave would be a made-up value.
+
+        Raises FailoverError.
+        """
+        raise self._p.fail(
+            FailoverError(
+                "an iteration must be repeated, and the script goes on in it with a collective whose result nobody "
+                f"can give: it wrote into a tensor that it had given to engine(...). Give it a copy. Or: {REMEDIES}"
             )
+        )
 
     def next(self, tracked: Tracked) -> Any:
         """next(iterator) of a data loader. Raises StopIteration."""
@@ -153,7 +173,9 @@ class Unmodified:
         if self._redo.open is None and self._answered:
             self._arrive(tracked)
         elif self._redo.open is not None and self._feed.is_training(tracked):
+            self._redo.void = False
             self._seal_if_stepped(AT_LOADER)
+            self._redo.void = False  # sealing was interrupted: the batches are handed out here again
         return self._feed.next(tracked)
 
     def check_unused(self) -> None:
@@ -174,8 +196,15 @@ class Unmodified:
             self._join()  # at the very end of training: the others are waiting here too
         if self._ended or not self.listening:
             return
+        if self._redo.void:
+            raise self._p.fail(
+                FailoverError(
+                    "the script ended in an iteration that a failure had voided: its loop counts iterations by itself "
+                    f"and is one ahead. {REMEDIES}"
+                )
+            )
         self._seal_if_stepped(AT_LOADER)
-        self._redo.make(self._failover.finish, None)
+        self._redo.make(self._failover.finish, None, lambda: None)
         self._ended = True
 
     # ---- starting and joining ---------------------------------------------------------------------------------------
@@ -203,7 +232,6 @@ class Unmodified:
 
     def _join(self) -> None:
         self._p.adapter.script = self
-        self._thread = threading.get_ident()
         self._redo.begin(self._p.start())
 
     # ---- sealing ----------------------------------------------------------------------------------------------------
@@ -211,7 +239,7 @@ class Unmodified:
     def _seal_if_stepped(self, joined_at: str) -> None:
         assert self._redo.open is not None
         if self._failover.version == self._redo.open.version:
-            self._redo.make(lambda: self._seal(joined_at), None)
+            self._redo.make(lambda: self._seal(joined_at), None, lambda: None)
 
     def _seal(self, joined_at: str) -> None:
         record = self._redo.open
