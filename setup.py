@@ -59,8 +59,8 @@ class BuildEngine(Command):
         return {}
 
     def get_source_files(self) -> list[str]:
-        sources = ROOT / "ff_core/csrc"
-        return [str(p.relative_to(ROOT)) for p in sorted(sources.glob("*")) if p.suffix in (".cpp", ".h", ".cu", ".py")]
+        files = sorted((ROOT / "ff_core/csrc").rglob("*"))
+        return [str(p.relative_to(ROOT)) for p in files if p.suffix in (".cpp", ".h", ".cu", ".py")]
 
 
 class Build(build):
@@ -90,13 +90,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[
-        *find_namespace_packages(include=["ff_core", "ff_core.*", "ff_deepspeed", "ff_deepspeed.*", "ff_megatron"]),
+        *find_namespace_packages(
+            include=["ff_core", "ff_core.*", "ff_deepspeed", "ff_deepspeed.*", "ff_megatron"],
+            exclude=["ff_core.csrc.*"],  # folders of C++
+        ),
         "ff_core.patches",
     ],
     package_dir={"ff_core.patches": "patches"},
     package_data={
         "ff_core": ["py.typed"],
-        "ff_core.csrc": ["*.h", "*.cpp", "*.cu"],
+        "ff_core.csrc": ["*.h", "*.cpp", "*/*.h", "*/*.cpp", "*/*.cu"],
         "ff_core.patches": ["*.patch"],
     },
     distclass=BinaryDistribution,

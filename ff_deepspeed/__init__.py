@@ -34,7 +34,7 @@ def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> 
     dropped. The body must train on all of them, inside `with ff_deepspeed.iteration():`. May be called again, e.g.
     for every epoch. Raises FailoverError if the body does not make exactly one optimizer step.
     """
-    from ff_deepspeed import loop, protection
+    from ff_deepspeed import loop, protection, second
 
     if not hasattr(engine, "gradient_accumulation_steps"):
         raise UnsupportedError(
@@ -42,7 +42,13 @@ def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> 
         )
     if limit is not None and (type(limit) is not int or limit < 0):
         raise UnsupportedError(f"batches(limit={limit!r}): allowed: a whole number >= 0, or None for no limit")
-    found = protection.of(engine)
+    found = protection.of(engine) or (protection.current() if second.of(engine) is not None else None)
+    if found is not None and found.engine.gradient_accumulation_steps() != engine.gradient_accumulation_steps():
+        raise UnsupportedError(
+            f"gradient_accumulation_steps = {engine.gradient_accumulation_steps()} in this engine, "
+            f"{found.engine.gradient_accumulation_steps()} in the other engine of this process: an iteration has the "
+            "same micro-batches for all engines"
+        )
     if found is None:
         return loop.plain(engine, loader, limit)
     return found.loop.run(loader, limit)

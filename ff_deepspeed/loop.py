@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from ff_deepspeed import scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
 
 if TYPE_CHECKING:
-    from ff_deepspeed.protection import Protection
+    from ff_deepspeed.engine import ProtectedEngine
 
 log = logging.getLogger("ff_deepspeed")
 
@@ -55,11 +55,15 @@ class Body:
 
 
 class Loop:
-    """All batches() calls of one protected engine. Their count is part of the position in the data."""
+    """All batches() calls of one protected engine. Their count is part of the position in the data.
 
-    def __init__(self, protection: Protection) -> None:
+    check_first: raises where batches() comes too late.
+    """
+
+    def __init__(self, protection: ProtectedEngine, check_first: Callable[[], None]) -> None:
         self._p = protection
-        self._failover = protection.failover
+        self._failover = protection.session
+        self._check_first = check_first
         self.used = False  # batches() has been called: the script is not an unmodified one
         self._calls = 0
         self._call = 0  # the call that feeds the engine now
@@ -80,7 +84,7 @@ class Loop:
 
     def run(self, loader: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:
         """batches(): yields one iteration's micro-batches at a time."""
-        self._p.unmodified.check_unused()
+        self._check_first()
         self.used = True
         call, self._calls = self._calls, self._calls + 1
         if self._body is not None and self._body.entered and not self._body.finished:
@@ -207,6 +211,7 @@ class Loop:
     def _recover(self, epoch: int, source: ReplayableLoader) -> int:
         version = self._failover.recover(FailoverInterrupt(epoch))
         self._take_restored()
+        self._p.session.given_again()
         if not source.can_return_to(version):
             raise self._p.fail(FailoverError(f"the batches that followed version {version} are not kept any more"))
         return version

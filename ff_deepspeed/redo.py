@@ -20,8 +20,8 @@ from ff_deepspeed import ambient
 from ff_deepspeed.recording import Event, Record, Sealed, modes_of, set_modes
 
 if TYPE_CHECKING:
+    from ff_deepspeed.engine import ProtectedEngine
     from ff_deepspeed.feed import Feed
-    from ff_deepspeed.protection import Protection
 
 log = logging.getLogger("ff_deepspeed")
 T = TypeVar("T")
@@ -37,9 +37,9 @@ REMEDIES = (
 class Redo:
     """The records of one engine's script. open: the running iteration, None before training begins."""
 
-    def __init__(self, protection: Protection, feed: Feed) -> None:
+    def __init__(self, protection: ProtectedEngine, feed: Feed) -> None:
         self._p = protection
-        self._failover = protection.failover
+        self._failover = protection.session
         self._feed = feed
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
@@ -140,6 +140,7 @@ class Redo:
             reason,
         )
         self._feed.return_to(version)
+        self._p.session.given_again()
         for newer in [number for number in self._records if number > version]:
             del self._records[newer]
         self.begin(version)

@@ -27,7 +27,7 @@ from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Seal
 from ff_deepspeed.redo import REMEDIES, Redo
 
 if TYPE_CHECKING:
-    from ff_deepspeed.protection import Protection
+    from ff_deepspeed.engine import ProtectedEngine
 
 AT_LOADER, AT_FORWARD = "loader", "forward"
 
@@ -35,9 +35,9 @@ AT_LOADER, AT_FORWARD = "loader", "forward"
 class Unmodified:
     """The calls of one protected engine's script, from the first training forward on."""
 
-    def __init__(self, protection: Protection) -> None:
+    def __init__(self, protection: ProtectedEngine) -> None:
         self._p = protection
-        self._failover = protection.failover
+        self._failover = protection.session
         self._feed = Feed()
         self._redo = Redo(protection, self._feed)
         self._answered = False  # a newcomer's load_checkpoint()
@@ -74,6 +74,7 @@ class Unmodified:
             return original(engine, *args, **kwargs)
         self._seal_if_stepped(AT_FORWARD)
         self._feed.used()
+        self._p.session.given((args, kwargs))
         event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
 
         def perform() -> Any:

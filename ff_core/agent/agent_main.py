@@ -12,18 +12,18 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from ff_core.agent.agent import Agent
+from ff_core.agent.data_port import DataPort
 from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
 from ff_core.contract.lifeline import die_with_parent
-from ff_core.contract.messages import make
 from ff_core.copy.memory import free_bytes
-from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError
 
 _CONNECT_S = 60.0
@@ -45,12 +45,7 @@ async def run(orders: dict[str, Any]) -> int:
         print(f"fftrain: node {node}: {text}", file=sys.stderr, flush=True)
 
     # The job is known only after the welcome, the data port's address must be in the hello: so the port opens first.
-    pending: list[Agent] = []
-    from ff_core.agent.data_port import DataPort
-
-    port = DataPort(
-        secret, lambda hello: pending[0].arena_for(hello), lambda: pending[0].data_arrived() if pending else None, say
-    )
+    port = DataPort(secret, say)
     host, number = await port.open(orders["data_host"])
     hello = {
         "node": node,
@@ -62,20 +57,12 @@ async def run(orders: dict[str, Any]) -> int:
         "pid": os.getpid(),
     }
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
-    agent = Agent(
-        node,
-        JobSpec.from_wire(welcome["job"]),
-        secret,
-        port,
-        lambda name, **fields: stream.send(make(name, **fields)),
-        say,
-    )
-    streams = StreamChoice(agent.config.tcp_streams, agent.job.nproc_per_node)
-    port.share(agent.config.transport, agent.job.emulated, streams)
-    pending.append(agent)
+    job = JobSpec.from_wire(welcome["job"])
+    agent = Agent(node, job, secret, port, stream.send, say)
+    agent.settle(job.config)
     tasks = [
         asyncio.create_task(stream.pump()),
-        asyncio.create_task(_beat(stream, agent, welcome["heartbeat_interval_s"])),
+        asyncio.create_task(_beat(stream, agent)),
         asyncio.create_task(_receive(stream, agent)),
         asyncio.create_task(agent.done.wait()),
     ]
@@ -109,10 +96,12 @@ async def _receive(stream: rpc.Stream, agent: Agent) -> None:
         await agent.handle(message)
 
 
-async def _beat(stream: rpc.Stream, agent: Agent, interval_s: float) -> None:
+async def _beat(stream: rpc.Stream, agent: Agent) -> None:
     while True:
-        stream.send(make("beat", free_bytes=free_bytes(), progress=agent.progress()))
-        await asyncio.sleep(interval_s)
+        agent.settled.clear()
+        stream.send("beat", free_bytes=free_bytes(), progress=agent.progress())
+        with suppress(asyncio.TimeoutError):  # a new interval holds at once
+            await asyncio.wait_for(agent.settled.wait(), agent.state.config.heartbeat_interval_s)
 
 
 def main() -> int:

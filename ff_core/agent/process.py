@@ -10,11 +10,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ff_core.agent.interfaces import Process
 from ff_core.agent.output import OutputPump
 from ff_core.contract.lifeline import PARENT_VARIABLE
 
 
-class WorkerProcess:
+class WorkerProcess(Process):
     """A child process that leads its own session and process group. Made by `spawn`, in the event loop's thread.
 
     After its end it stays a zombie until `close` (or until this object goes): its process id therefore means this
@@ -125,7 +126,7 @@ class WorkerProcess:
             self.close()
 
     def set_rank(self, rank: int) -> None:
-        """The spare becomes `rank`: its lines and logs are that rank's from now on. Raises OSError (log file)."""
+        """See Process."""
         assert self._output is not None
         self._output.set_rank(rank)
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import grpc
 
-from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
 from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import make
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
+from ff_core.controller.outbox import Outbox
 from ff_core.errors import ProtocolError
 from ff_core.observe.events import EventLog
 
@@ -27,7 +27,7 @@ _TICK_S = 0.1
 _STOP_S = 15.0
 
 
-class ControllerServer:
+class ControllerServer(Outbox):
     """One job's controller. `start`, then `wait` for the exit code; `stop` from a signal handler's thread."""
 
     def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
@@ -74,7 +74,7 @@ class ControllerServer:
     def send(self, node: int, name: str, **fields: Any) -> None:
         stream = self._streams.get(node)
         if stream is not None:
-            stream.send(make(name, **fields))
+            stream.send(name, **fields)
 
     def emit(self, kind: str, **fields: Any) -> None:
         if self._events is not None:
@@ -103,20 +103,20 @@ class ControllerServer:
         self._stopping.set()
 
     def _finish_from_outside(self, code: int, text: str, signum: int) -> None:
-        if not self._controller.finished:
+        if not self._controller.state.finished:
             self._controller.finish(code, text)
 
     def _agent_failed(self, node: int, reason: str) -> None:
-        if node in self._controller.members.nodes:
+        if node in self._controller.state.members.nodes:
             self._controller.node_down(node, reason)
-        elif not self._controller.finished:
+        elif not self._controller.state.finished:
             self._controller.finish(1, f"the agent of node {node} failed to start: {reason}")
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._outcome = (1, "")
-        config = FailoverConfig.from_dict(self._job.config, source="job")
+        config = Settings.from_wire(self._job.config).config
         self._controller = Controller(self._job, config, self)
         try:
             server, port = await rpc.serve(self._host, self._port, self._session)
@@ -165,23 +165,16 @@ class ControllerServer:
                 last_beat=time.time(),
                 pid=hello["pid"],
             )
-            known = self._controller.members.nodes
+            known = self._controller.state.members.nodes
             if node.id in known or not 0 <= node.id < self._job.nodes:
                 await stream.send_now(
-                    make("refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}")
+                    "refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}"
                 )
                 raise ProtocolError(f"a second agent said it was node {node.id}")
         except (ProtocolError, asyncio.TimeoutError) as error:
             self.say(f"connection refused: {error or 'no hello in time'}")
             return
-        await stream.send_now(
-            make(
-                "welcome",
-                proof=our_proof,
-                job=self._job.to_wire(),
-                heartbeat_interval_s=self._controller.config.heartbeat_interval_s,
-            )
-        )
+        await stream.send_now("welcome", proof=our_proof, job=self._job.to_wire())
         self._streams[node.id] = stream
         writer = asyncio.create_task(stream.pump())
         reason = "its connection closed"
@@ -190,7 +183,8 @@ class ControllerServer:
             while (message := await stream.receive()) is not None:
                 if message["t"] == "stopped":
                     self._stopped.add(node.id)
-                self._guard(self._controller.handle, node.id, message)
+                else:
+                    self._guard(self._controller.handle, node.id, message)
         except ProtocolError as error:
             reason = f"protocol error: {error}"
         except (grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError) as error:

@@ -1,7 +1,7 @@
 """The checkpoint razor: which bytes of a rank's state must be copied, because nobody else can give them back.
 
-An adapter declares every tensor with who else holds it (`contract.adapter.TensorSpec`); the plan that follows says where
-each copied tensor lies in a slot's payload:
+An adapter declares every tensor with who else holds it (`contract.adapter.TensorSpec`). The plan that follows says
+where each copied tensor lies in a slot's payload:
 
     | UNIQUE tensors, 64-byte aligned ... padding | REPLICATED tensors, 64-byte aligned ... |
     |<------------- sent_bytes ------------------>|<-------------- local_bytes ------------>|
@@ -199,10 +199,10 @@ def _why(spec: TensorSpec) -> str:
     return f"never changes; the same on every rank of {spec.over or 'a group'}"
 
 
-def describe(plan: Plan, protected: str) -> str:
+def describe(plan: Plan, coverage: str) -> str:
     """A table for people: what is copied each version, what is not and why, in bytes of this rank.
 
-    protected: the runtime's sentence on what this protects against, which ends the table.
+    coverage: the controller's sentence on what the job is protected against, which ends the table.
     """
     groups: dict[tuple[Held, str], list[int]] = {}
     for held in Held:
@@ -227,5 +227,5 @@ def describe(plan: Plan, protected: str) -> str:
         f"  each version: {format_bytes(unique + plan.totals[Held.REPLICATED])} into the own slot, "
         f"{format_bytes(unique)} to each replica"
     )
-    lines.append(f"  {protected}")
+    lines.append(f"  {coverage}")
     return "\n".join(lines)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, make
 from ff_core.controller.membership import Node
 from ff_core.errors import ProtocolError
 from tests.controller.harness import Job
@@ -40,13 +43,40 @@ def test_different_configurations_end_the_job() -> None:
     job = Job()
     job.protect(0)
     job.protect(1, settings={**job.settings, "interval": 3})
-    assert job.out.result == (1, "rank 1 has another ff_failover configuration than the first rank: interval differ")
+    assert job.out.result == (
+        1,
+        "the ranks' ff_failover settings differ: interval is 3 (default) on rank 1 and 1 (default) on rank 0",
+    )
+
+
+def test_what_the_script_brought_holds_for_controller_and_agents() -> None:
+    job = Job()
+    given = FailoverConfig(halt_timeout_s=3.0, heartbeat_interval_s=0.05, heartbeat_timeout_s=0.2, join_timeout_s=7.0)
+    settings = Settings().joined(Settings.given(given, "the script"))
+    job.protect(0, settings=settings.to_wire())
+    job.out.clock += 1.0  # node 0 is silent longer than the new limit allows, and in time by the old one
+    job.protect(1, settings=settings.to_wire())
+    assert job.controller.config == settings.config
+    assert [message["settings"] for _, message in job.out.take("arenas")] == [settings.to_wire()] * 2
+    job.controller.tick()
+    assert job.out.abandoned == [], "agents could not beat faster before they knew that they must"
+    (told,) = [fields["given"] for kind, fields in job.out.events if kind == "settings"]
+    assert told == settings.told() and told["halt_timeout_s"] == (3.0, "the script")
+    assert (
+        "settings: heartbeat_interval_s = 0.05 (the script), heartbeat_timeout_s = 0.2 (the script), "
+        in job.out.said[0]
+    )
+
+
+def test_nothing_is_said_of_defaults() -> None:
+    job = Job().start()
+    assert not [text for text in job.out.said if "settings" in text]
 
 
 def test_memory_is_checked_per_machine_before_anything_is_allocated() -> None:
     job = Job(nodes=2, nproc=1, free_bytes=100_000)
     for rank in job.ranks:
-        job.protect(rank, sent_bytes=1 << 20, chunk_bytes=4096)
+        job.protect(rank, sent_bytes=1 << 20)
     assert job.out.result is not None and job.out.result[0] == 1 and not job.out.take("arenas")
     text = job.out.result[1]
     assert "node 0 (host0)" in text and "node 1 (host1)" in text and "free 100000 bytes" in text
@@ -82,8 +112,8 @@ def test_nodes_that_do_not_belong_here_are_refused() -> None:
 
 
 def test_messages_for_the_other_direction_are_refused() -> None:
-    with pytest.raises(ProtocolError, match="an agent must not send 'stop'"):
-        Job().heard(0, "stop", code=0, signum=0)
+    with pytest.raises(ProtocolError, match="controller got 'stop', which agent must not send"):
+        Job().controller.handle(0, make(CONTROLLER_TO_AGENT, "stop", code=0, signum=0))
 
 
 # ---- W -------------------------------------------------------------------------------------------------------------
@@ -105,13 +135,13 @@ def test_commits_of_another_epoch_do_not_count(epoch: int) -> None:
     job = Job(nodes=2, nproc=1).start()
     for node in range(2):
         job.heard(node, "commit", epoch=epoch, versions={node: 5})
-    assert job.controller.w == -1 and not job.out.take("w")
+    assert job.state.w == -1 and not job.out.take("w")
 
 
 def test_commits_for_a_rank_on_another_node_do_not_count() -> None:
     job = Job(nodes=2, nproc=1).start()
     job.heard(0, "commit", epoch=0, versions={0: 5, 1: 5})
-    assert job.controller.w == -1
+    assert job.state.w == -1
 
 
 # ---- the loop's end ------------------------------------------------------------------------------------------------
@@ -119,7 +149,7 @@ def test_commits_for_a_rank_on_another_node_do_not_count() -> None:
 
 def leave(job: Job, version: int) -> None:
     for rank in job.ranks:
-        job.from_rank(rank, "leaving", epoch=job.controller.epoch, version=version)
+        job.from_rank(rank, "leaving", epoch=job.state.epoch, version=version)
 
 
 def test_nobody_leaves_before_the_last_version_is_committed_everywhere() -> None:
@@ -223,13 +253,13 @@ def test_death_before_protection_restarts_the_script_as_often_as_allowed() -> No
 def test_processes_of_the_previous_start_count_for_nothing() -> None:
     job = Job(max_restarts=1).start()
     job.commit(3)
-    old = job.controller.members.ranks[1].uid
+    old = job.state.members.ranks[1].uid
     job.controller.restart_job("because", set())
     job.out.take("start")
     job.heard(1, "worker_exit", rank=1, uid=old, code=-15, tail="", sealed=3, at=0.0)
     job.heard(1, "commit", epoch=0, versions={1: 9})
     assert job.out.result is None and not job.out.take("start")
-    assert job.controller.w == -1 and job.controller.members.ranks[1].committed == (-1, -1)
+    assert job.state.w == -1 and job.state.members.ranks[1].committed == (-1, -1)
 
 
 def test_what_processes_of_the_previous_start_said_last_is_dropped() -> None:
@@ -240,17 +270,30 @@ def test_what_processes_of_the_previous_start_said_last_is_dropped() -> None:
         job.from_rank(rank, "training")
         job.heard(rank, "worker_started", rank=rank, uid=f"s0-r{rank}", pid=1, warm=False)
         job.heard(rank, "hint", rank=-1, text="from a process that was told to end", site="")
-    assert not job.out.take("arenas") and not job.controller.protected
+    assert not job.out.take("arenas") and not job.state.is_protecting
     job.spawned()
     for rank in job.ranks:
-        assert job.controller.members.ranks[rank].uid == f"s1-r{rank}"
+        assert job.state.members.ranks[rank].uid == f"s1-r{rank}"
         job.protect(rank)
     assert len(job.out.take("arenas")) == 2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_deaths_in_training_are_remembered_after_a_restart(training: bool) -> None:
+    job = Job(max_restarts=1)
+    if training:
+        job.start()
+        job.commit(3)
+    job.state.members.ranks[1].failures = {4: 1}
+    job.state.left_version = 3
+    job.controller.restart_job("because", set())
+    assert job.state.members.ranks[1].failures == ({4: 1} if training else {})
+    assert (job.state.w, job.state.is_protecting, job.state.round, job.state.left_version) == (-1, False, None, None)
+
+
 def test_no_restart_without_all_nodes() -> None:
     job = Job(max_restarts=5).start()
-    job.controller.members.nodes[1].alive = False
+    job.state.members.nodes[1].alive = False
     job.controller.restart_job("a reason", set())
     assert job.out.result == (1, "a reason")
 

@@ -95,6 +95,22 @@ def test_blob_waits_for_the_last_chunk() -> None:
         assert receive(peer.sock) == Frame(ACK, EPOCH, 9)
 
 
+@pytest.mark.parametrize("blob_first", [False, True])
+def test_streams_that_have_all_gone_on_bring_nothing_more(blob_first: bool) -> None:
+    """A chunk is missing, and whoever could bring it is at a later version: no thread reads on, so none would notice
+    that the peer closes."""
+    with Peers() as peer:
+        peer.on(0, BEGIN, FIRST, SECOND)
+        steps = [(0, [LAST]), (1, NEXT[1:2]), (2, NEXT[2:3])]
+        for stream, frames in steps if blob_first else reversed(steps):
+            assert quiet(peer.sock)
+            peer.on(stream, *frames)
+        refusal = receive(peer.sock)
+        assert refusal is not None and refusal.type == REJECT and refusal.data == b"BLOB after 2 of 3 chunks"
+        assert peer.end().error == "protocol"
+        assert peer.arena.find(EPOCH, 9) is None
+
+
 def test_streams_one_version_apart() -> None:
     """Stream 1 is at the next version's chunks while stream 2 still lacks one of this version."""
     with Peers() as peer:
@@ -240,7 +256,7 @@ def test_stream_that_ended_between_versions() -> None:
 
 
 @pytest.mark.parametrize("state", ["idle", "early chunk", "within a chunk", "waiting for chunks", "chunks done"])
-@pytest.mark.parametrize("how", ["fence", "detach", "attach", "close"])
+@pytest.mark.parametrize("how", ["retire", "detach", "attach", "close"])
 def test_ended_here_in_every_state(state: str, how: str) -> None:
     """Afterwards nothing more is written, whatever still comes."""
     with Peers() as peer:
@@ -259,8 +275,8 @@ def test_ended_here_in_every_state(state: str, how: str) -> None:
             eventually(lambda: peer.receiver.poll()[0].bytes >= len(PAYLOAD))
         time.sleep(0.02)  # threads reach the state that is meant; any other would do as well
         old = peer.socks
-        if how == "fence":
-            peer.receiver.fence(EPOCH + 1)
+        if how == "retire":
+            peer.receiver.retire_before(EPOCH + 1)
         elif how == "detach":
             peer.receiver.detach(peer.arena)
         elif how == "attach":
@@ -276,7 +292,7 @@ def test_ended_here_in_every_state(state: str, how: str) -> None:
             except ConnectionResetError:
                 pass
             sock.close()
-        if how in ("fence", "detach"):
+        if how in ("retire", "detach"):
             assert [(s.open, s.error) for s in peer.receiver.poll()] == [(False, "cancelled")]
         assert peer.arena.find(EPOCH, 9) is None
         if how == "attach":

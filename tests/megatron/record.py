@@ -84,10 +84,9 @@ def check_groups() -> None:
     from ff_core.worker import session
 
     owner = session.current()
-    if owner is None or owner.adapter is None:
+    if owner is None or not owner.training:
         return
-    assert owner.registry is not None
-    owner.registry.assert_generation(owner.epoch)
+    owner.groups.assert_generation(owner.epoch)
     model, optimizer, _ = built
     holders: list[Any] = [mpu, optimizer, *getattr(optimizer, "chained_optimizers", [])]
     for chunk in model:
