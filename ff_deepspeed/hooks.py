@@ -8,7 +8,7 @@
 | ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
 | ... .load_checkpoint               | a replacement is answered from memory |
 | DeepSpeedCPUAdam.__init__          | its hidden state is followed |
-| torch.distributed, data loaders    | an unmodified loop's own collectives and data, under `fftrain run` |
+| data loaders                       | an unmodified loop's data; its collectives are noticed in the groups |
 
 Replacing attributes works however the script imported its names, and engines that are not protected run DeepSpeed's
 own code.
@@ -31,6 +31,7 @@ from ff_deepspeed import config as configuration
 from ff_deepspeed.protection import Protection, guard
 
 if TYPE_CHECKING:
+    from ff_core.comm import GroupRegistry
     from ff_core.worker.interface import AdapterSession
 
 Original = Callable[..., Any]
@@ -52,16 +53,16 @@ def install() -> None:
 def _install_in_worker() -> None:
     on_torch_distributed()
     if "script" not in _installed:
-        install_in_script()
         mine = session.current()
         assert mine is not None, "when_worker calls this in workers only"
+        install_in_script(mine.groups)
         mine.at_end(_end_of_script)
 
 
-def install_in_script() -> None:
+def install_in_script(registry: GroupRegistry) -> None:
     """What an unmodified loop needs to be noticed: its collectives and its data loaders. Once per process."""
     _installed.add("script")
-    collectives.install()
+    collectives.install(registry)
     data_hooks.install()
 
 

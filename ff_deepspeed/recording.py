@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from ff_deepspeed import batch as batches_
+from ff_deepspeed import boundary
 from ff_deepspeed.ambient import Ambient
 
 Path = tuple[Any, ...]
@@ -46,9 +49,13 @@ class Forward(Event):
         self._outputs: list[tuple[Path, weakref.ref[torch.Tensor]]] = []
         self.ambient = ambient
         self.again: Any = None  # the output of the last replay
+        self.watcher: Backward | None = None  # a backward pass that is under way, from a loss of the script's own
 
     def made(self, output: Any) -> None:
         self._outputs = [(path, weakref.ref(tensor)) for path, tensor in leaves(output)]
+        me = weakref.ref(self)
+        for path, tensor in leaves(output):
+            boundary.mark(tensor, partial(_known, me, path), partial(_seen, me, path))
 
     def path_to(self, loss: torch.Tensor) -> Path | None:
         """Where in the output `loss` is, None if it is not one of its tensors."""
@@ -65,31 +72,84 @@ class Forward(Event):
             self.again = self._original(engine, *args, **kwargs)
 
 
+def _known(forward: weakref.ref[Forward], path: Path) -> tuple[Forward, Path] | None:
+    owner = forward()
+    return None if owner is None else (owner, path)
+
+
+def _seen(forward: weakref.ref[Forward], path: Path, gradient: torch.Tensor) -> None:
+    owner = forward()
+    if owner is not None and owner.watcher is not None:
+        owner.watcher.keep(owner, path, gradient)
+
+
 class Backward(Event):
-    """engine.backward(loss). forward, path: where the loss came from; None if the script computed it."""
+    """engine.backward(loss) of a loss that is an output of engine(...), or that the script computed from outputs."""
 
     def __init__(
-        self, original: Callable[..., Any], forward: Forward | None, path: Path | None, kwargs: Any, ambient: Ambient
+        self, original: Callable[..., Any], loss: torch.Tensor, record: Record, kwargs: Any, ambient: Ambient
     ) -> None:
         self._original = original
-        self._forward = forward
-        self._path = path
         self._kwargs = kwargs
         self.ambient = ambient
+        self._forward, self._path = record.forward_of(loss)
+        self._own: torch.Tensor | None = None  # the script's own loss, until its gradients are known
+        self._sources: list[boundary.Output] = []
+        self._why: str | None = None
+        if self._forward is None:
+            self._own, self._value = loss, loss.detach()
+            self._sources, self._why = boundary.outputs_of(loss)
+            self._gradients: list[torch.Tensor | None] = [None] * len(self._sources)
 
     def obstacle(self) -> str | None:
-        return "the loss is not an output of engine(...)" if self._forward is None else None
+        return self._why
 
-    def loss(self) -> torch.Tensor | None:
-        """The loss of the replayed forward; None if forward was not replayed."""
-        if self._forward is None or self._forward.again is None:
-            return None
-        return follow(self._forward.again, self._path or ())
+    def fresh(self) -> bool:
+        """Whether the forward passes behind the loss have not been replayed: the script's own loss can be used."""
+        return all(forward.again is None for forward in self._forwards())
+
+    def loss(self) -> torch.Tensor:
+        """The loss behind the replayed forward passes."""
+        if self._forward is not None:
+            return follow(self._forward.again, self._path or ())
+        outputs = [follow(source.owner.again, source.path) for source in self._sources]
+        return boundary.Rest.apply(self._value, self._given, *outputs)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around a backward pass from the script's own loss: the gradients at the model's outputs are kept."""
+        if self._own is None:
+            yield
+            return
+        for forward in self._forwards():
+            forward.watcher = self
+        try:
+            yield
+        finally:
+            for forward in self._forwards():
+                forward.watcher = None
+            if any(gradient is not None for gradient in self._gradients):
+                self._own = None  # its graph is used up
+
+    def keep(self, forward: Forward, path: Path, gradient: torch.Tensor) -> None:
+        """The script's own loss has given the output of `forward` at `path` this gradient."""
+        for index, source in enumerate(self._sources):
+            if source.owner is forward and source.path == path:
+                self._gradients[index] = gradient.detach()
 
     def replay(self, engine: Any) -> None:
-        loss = self.loss()
-        assert loss is not None
-        self._original(engine, loss, **self._kwargs)
+        self._original(engine, self.loss(), **self._kwargs)
+
+    def _forwards(self) -> list[Forward]:
+        return [self._forward] if self._forward is not None else [source.owner for source in self._sources]
+
+    def _given(self, gradient: torch.Tensor) -> list[torch.Tensor | None]:
+        """What the script's loss gives the outputs, if it is given `gradient`, as the engine scales it."""
+        if self._own is not None:
+            edges = [source.edge for source in self._sources]
+            self._gradients = list(torch.autograd.grad(self._own, edges, gradient, allow_unused=True))
+            self._own = None
+        return self._gradients
 
 
 class Call(Event):
@@ -124,6 +184,69 @@ class Call(Event):
         """The call is over: the script's own tensors are no longer needed."""
         if self._writes:
             self._live = self._given
+
+
+class Launch(Call):
+    """A send or a receive that the script has begun. settled: the script has waited for it."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], ambient: Ambient):
+        super().__init__(function, args, kwargs, ambient, writes=True)
+        self.settled = False
+        self.work: Any = None  # torch's handle
+
+    def begin(self) -> None:
+        """Into the script's own tensors, which get back first what was in them."""
+        if self.work is not None:
+            self.renew()
+        args, kwargs = self._live
+        self.work = self._function(*args, **kwargs)
+
+    def replay(self, engine: Any) -> None:
+        if self.settled:
+            args, kwargs = batches_.clone_tensors(self._given)
+            self.work = self._function(*args, **kwargs)
+        else:
+            self.begin()
+
+    def settle(self) -> None:
+        self.settled = True
+        self.made()
+
+
+class Settle(Event):
+    """The script waits for what it has launched."""
+
+    def __init__(self, launch: Launch, ambient: Ambient) -> None:
+        self._launch = launch
+        self.ambient = ambient
+
+    def replay(self, engine: Any) -> None:
+        self._launch.work.wait()
+
+
+class Handle:
+    """The script's handle of a `Launch`: it outlives a failure. make: makes a wait of the script."""
+
+    def __init__(self, launch: Launch, make: Callable[[Launch, Callable[[], Any]], Any]) -> None:
+        self._launch = launch
+        self._make = make
+
+    def wait(self, *timeout: Any, **named: Any) -> bool:
+        result = self._make(self._launch, lambda: self._launch.work.wait(*timeout, **named))
+        self._launch.settle()
+        return bool(result)
+
+    def is_completed(self) -> bool:
+        """Waits: that a peer has done its part is not always seen at the same place, and a replay needs the place."""
+        return self.wait()
+
+    def is_success(self) -> bool:
+        return self.wait()
+
+    def _source_rank(self) -> int:
+        return int(self._launch.work._source_rank())
+
+    source_rank = _source_rank
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ff_deepspeed")
 T = TypeVar("T")
+_AUTOGRAD = [key for name, key in vars(torch._C.DispatchKey).items() if name.startswith(("Autograd", "ADInplace"))]
 
 REMEDIES = (
     "Either resume in the usual way: call engine.load_checkpoint(...) before training on every start, and register "
@@ -108,7 +109,7 @@ class Redo:
 
     def _replay(self, version: int) -> None:
         """Do again what the script did after `version`, whatever mode the script is in now."""
-        with torch.inference_mode(False), torch.enable_grad(), _modes_kept(self._p.engine.module):
+        with _autograd(), torch.inference_mode(False), torch.enable_grad(), _modes_kept(self._p.engine.module):
             self._replay_records(version)
 
     def _replay_records(self, version: int) -> None:
@@ -154,3 +155,17 @@ def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         set_modes(module, modes)
+
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    """A functional collective is interrupted inside of torch's dispatcher, where autograd does not work."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    keys = [key for key in _AUTOGRAD if excluded.has(key)]
+    for key in keys:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    try:
+        yield
+    finally:
+        for key in keys:
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)

@@ -6,8 +6,8 @@
 
 A survivor is interrupted inside one of its calls, and goes on there: what the script has done since version v* is done
 again (ff_deepspeed.recording), then the call is made once more, and the script notices nothing. Where that is
-impossible (the script computed the loss itself) the iteration is void: its remaining calls do nothing, and the loader
-hands the same batches out again.
+impossible (the script wrote into what it gave engine(...)) the iteration is void: its remaining calls do nothing, a
+collective of the script ends the job with words, and the loader hands the same batches out again.
 
 An iteration is sealed when the script asks the training loader for the next batch, or else calls engine(...) again.
 That is also where a replacement joins: after it both make the same calls.
@@ -16,14 +16,14 @@ That is also where a replacement joins: after it both make the same calls.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from ff_core.errors import FailoverError
+from ff_core.errors import FailoverError, UnsupportedError
 from ff_deepspeed import ambient
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
-from ff_deepspeed.recording import Backward, Call, Forward, Sealed, modes_of
+from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle, modes_of
 from ff_deepspeed.redo import REMEDIES, Redo
 
 if TYPE_CHECKING:
@@ -93,11 +93,17 @@ class Unmodified:
         if self._redo.void:
             return loss.detach()
         assert self._redo.open is not None
-        event = Backward(original, *self._redo.open.forward_of(loss), kwargs, ambient.take(engine))
+        event = Backward(original, loss, self._redo.open, kwargs, ambient.take(engine))
+        if event.obstacle() is not None:
+            raise self._p.fail(
+                UnsupportedError(
+                    f"after a failure this iteration could not be repeated: {event.obstacle()}. {REMEDIES}"
+                )
+            )
 
         def perform() -> Any:
-            replayed = event.loss()
-            return original(engine, loss if replayed is None else replayed, **kwargs)
+            with event.watching():
+                return original(engine, loss if event.fresh() else event.loss(), **kwargs)
 
         return self._redo.make(perform, event, loss.detach)
 
@@ -113,7 +119,7 @@ class Unmodified:
     def call(self, function: Callable[..., Any], args: Any, kwargs: Any, writes: bool, alone: Callable[[], Any]) -> Any:
         """A collective of the script (writes: into tensors that it is given), or a checkpoint.
 
-        alone: what happens instead in a void iteration, in which this rank is by itself.
+        alone: what happens instead in a void iteration, in which this rank is by itself. It must not make values up.
         """
         if not self.listening:
             return function(*args, **kwargs)
@@ -132,6 +138,34 @@ class Unmodified:
         result = self._redo.make(perform, event, alone)
         event.made()
         return result
+
+    def launch(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Handle:
+        """A send or a receive of the script: `function` begins it and returns a handle."""
+        if self._redo.void:
+            self.refuse_alone()
+        event = Launch(function, args, kwargs, ambient.take(self._p.engine))
+        self._redo.make(event.begin, event, self.refuse_alone)
+        return Handle(event, self._settle)
+
+    def _settle(self, event: Launch, ask: Callable[[], Any]) -> Any:
+        """The script waits for what `event` has begun."""
+        if event.settled or not self.listening:
+            return ask()
+        if self._redo.void:
+            self.refuse_alone()
+        return self._redo.make(ask, Settle(event, ambient.take(self._p.engine)), self.refuse_alone)
+
+    def refuse_alone(self) -> NoReturn:
+        """A collective of the script in a void iteration: what it gave would be a made-up value.
+
+        Raises FailoverError.
+        """
+        raise self._p.fail(
+            FailoverError(
+                "an iteration must be repeated, and the script goes on in it with a collective whose result nobody "
+                f"can give: it wrote into a tensor that it had given to engine(...). Give it a copy. Or: {REMEDIES}"
+            )
+        )
 
     def next(self, tracked: Tracked) -> Any:
         """next(iterator) of a data loader. Raises StopIteration."""

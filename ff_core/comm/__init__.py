@@ -10,6 +10,7 @@ from .group import SwappableGroup
 from .host import ACTIVITY_COLLECTIVE, ACTIVITY_USER, CommHost
 from .install import install, installed
 from .journal import Journal
+from .listener import Listener
 from .registry import GroupRegistry
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "CommHost",
     "GroupRegistry",
     "Journal",
+    "Listener",
     "SwappableGroup",
     "install",
     "installed",

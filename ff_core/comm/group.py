@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ff_core.errors import judged
 
-from . import compat, inputs, nccl, surface, waiting
+from . import compat, inputs, listener, nccl, surface, waiting
 from .coalescing import Block, forget_torchs
 from .era import Era
 from .host import ACTIVITY_COLLECTIVE, Collective
@@ -35,6 +35,9 @@ class Keeper(Era, Protocol):
 
     @property
     def journal(self) -> Journal: ...
+
+    @property
+    def listener(self) -> listener.Listener | None: ...
 
     def new_key(self, name: str) -> str:
         """A key for a group that torch calls `name`: unique in this process, the same on all members."""
@@ -62,6 +65,7 @@ class SwappableGroup(dist.ProcessGroup):
         self.deferred = False  # regroup() does not wait for it: other members may not have it
         self.pending: Batch | None = None  # of a deferred group, in the background
         self._block: Block | None = None
+        self.gathered: listener.Gathered | None = None  # of the script, which the listener makes as one operation
         compat.register_guard(self, list(spec.devices))
 
     # ---- identity -----------------------------------------------------------------------------------------------
@@ -115,7 +119,7 @@ class SwappableGroup(dist.ProcessGroup):
 
     # ---- operations ---------------------------------------------------------------------------------------------
 
-    def _run(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def perform(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         block = self._own_block()
         generation = self.live() if block is None else block.generation
         inner, entry = generation.inner, None
@@ -176,6 +180,9 @@ class SwappableGroup(dist.ProcessGroup):
         return judged(attempt, judge)
 
     def monitored_barrier(self, timeout: timedelta | None = None, wait_all_ranks: bool = False) -> None:
+        listener.run(self, self._monitored_barrier, timeout, wait_all_ranks)
+
+    def _monitored_barrier(self, timeout: timedelta | None, wait_all_ranks: bool) -> None:
         generation = self.live()
         entry = self.registry.journal.begin(self.spec.key, "monitored_barrier", [])
         if isinstance(generation.inner, SoloGroup):
@@ -185,13 +192,19 @@ class SwappableGroup(dist.ProcessGroup):
             entry.capture(None)
 
     def _start_coalescing(self, device: torch.device) -> None:
+        listener.start_coalescing(self, device)
+
+    def _end_coalescing(self, device: torch.device) -> Any:
+        return listener.end_coalescing(self, device)
+
+    def start_block(self, device: torch.device) -> None:
         generation = self.live()
         followed = self._follow() if self._waits("barrier", ()) is Waits.INNER else None
         if isinstance(generation.inner, dist.ProcessGroup):
             self._call(generation, "_start_coalescing", (device,), {})
         self._block = Block(generation, device, followed)
 
-    def _end_coalescing(self, device: torch.device) -> Any:
+    def end_block(self, device: torch.device) -> Any:
         block = self._own_block()
         if block is None:
             raise self.registry.interrupt() if self.registry.over else RuntimeError("nothing is being coalesced")

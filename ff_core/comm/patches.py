@@ -29,6 +29,7 @@ from .spec import GroupSpec, check_backends
 if TYPE_CHECKING:
     from .journal import Journal
     from .late import LateGroups
+    from .listener import Listener
     from .store import SwappableStore
 
 _log = logging.getLogger("ff_core.comm")
@@ -43,6 +44,9 @@ class Maker(Era, Protocol):
 
     @property
     def journal(self) -> Journal: ...
+
+    @property
+    def listener(self) -> Listener | None: ...
 
     def new_key(self, name: str) -> str:
         """A key for a group that torch calls `name`."""
@@ -73,6 +77,7 @@ class Patches:
         self._set(rendezvous, "_create_c10d_store", self._store(rendezvous._create_c10d_store))
         self._set(rendezvous, "FileStore", self._file_store)
         self._bodies.replace(c10d.batch_isend_irecv, self._batched)
+        self._bodies.replace(c10d.destroy_process_group, self._destroy)
         for name in ("broadcast_object_list", "scatter_object_list"):
             self._bodies.replace(getattr(c10d, name), self._from_source)
         backward = self._backward(torch.autograd.graph._engine_run_backward)
@@ -191,6 +196,17 @@ class Patches:
             return manager.works
 
         return batch_isend_irecv
+
+    def _destroy(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        registry = self._registry
+
+        @functools.wraps(original)
+        def destroy_process_group(group: Any = None) -> None:
+            if registry.listener is not None and (group is None or group is c10d.GroupMember.WORLD):
+                registry.listener.leaving()
+            original(group)
+
+        return destroy_process_group
 
     def _from_source(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The source of an object collective keeps its own objects; a replacement of it takes the journal's.

@@ -36,6 +36,7 @@ from .store import SwappableStore
 
 if TYPE_CHECKING:
     from .host import CommHost
+    from .listener import Listener
     from .spec import GroupSpec
 
 CLOSE_S = 10.0  # closing a group that the user destroys, when nobody has died, takes milliseconds
@@ -66,6 +67,7 @@ class GroupRegistry:
         self._connecting = -1 if solo else host.epoch  # the newest epoch that groups were or are being connected in
         self._preparing = False
         self.uninstalled = False
+        self.listener: Listener | None = None  # set by an adapter whose training loop is the script's own
 
     # ---- state --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from ff_core.errors import UnsupportedError
 
-from . import compat
+from . import compat, listener
 
 """Methods and attributes that the C++ base answers rightly by itself: identity, names, and conversions."""
 INHERITED = frozenset(
@@ -21,7 +21,7 @@ INHERITED = frozenset(
 
 def _operation(name: str) -> Callable[..., Any]:
     def operation(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._run(name, args, kwargs)
+        return listener.call(self, name, args, kwargs)
 
     operation.__name__ = name
     operation.__doc__ = f"`dist.ProcessGroup.{name}` on the current generation; the handle ends with it."
@@ -42,7 +42,7 @@ def _refusal(name: str) -> Callable[..., Any]:
 def complete(cls: type) -> None:
     """Gives `cls` every method of `dist.ProcessGroup` that it does not define and must not inherit.
 
-    Collectives call `cls._run(name, args, kwargs)`. What a newer torch adds is refused until it is classified here.
+    Collectives go through `listener.call`. What a newer torch adds is refused until it is classified here.
     """
     for name in dir(dist.ProcessGroup):
         if name in compat.WORK_OPS:

@@ -63,9 +63,9 @@ def test_a_survivor_is_not_ended_by_nccls_watchdog(monkeypatch: pytest.MonkeyPat
 class Sync:
     """As a group of NCCL's, whose operations are waited for when they return, and which then gives no handle out."""
 
-    _run, _end_coalescing = SwappableGroup._run, SwappableGroup._end_coalescing
+    perform, end_block = SwappableGroup.perform, SwappableGroup.end_block
     _waits, _follow, name = SwappableGroup._waits, SwappableGroup._follow, SwappableGroup.name
-    _start_coalescing, _own_block = SwappableGroup._start_coalescing, SwappableGroup._own_block
+    start_block, _own_block = SwappableGroup.start_block, SwappableGroup._own_block
 
     def __init__(self) -> None:
         host = SimpleNamespace(collective_begins=lambda: None)
@@ -86,10 +86,10 @@ def test_what_torch_has_waited_for_itself_is_in_the_journal(coalesced: bool) -> 
     """With a value of 0 in its place a replacement would take another way through the script."""
     group: Any = Sync()
     if coalesced:
-        group._start_coalescing(torch.device("cuda"))
-    assert group._run("broadcast", ([torch.zeros(3)], None), {}) is None
+        group.start_block(torch.device("cuda"))
+    assert group.perform("broadcast", ([torch.zeros(3)], None), {}) is None
     if coalesced:
-        group._end_coalescing(torch.device("cuda"))
+        group.end_block(torch.device("cuda"))
     replay = Journal(record=False, data=group.registry.journal.freeze())
     value = torch.zeros(3)
     entry = replay.begin("world", "broadcast", [value])

@@ -117,15 +117,15 @@ def group_over(inner: Inner) -> Any:
     generation = Generation(registry, None, None, 0)  # type: ignore[arg-type]
     group.live = lambda: generation
     group._call = lambda generation, name, args, kwargs: inner.operation(name)
-    blocks = ("_start_coalescing", "_end_coalescing", "leave_block", "_own_block")
-    for name in ("_run", "_waits", "_follow", "name", *blocks):
+    blocks = ("start_block", "end_block", "leave_block", "_own_block")
+    for name in ("perform", "_waits", "_follow", "name", *blocks):
         setattr(group, name, getattr(SwappableGroup, name).__get__(group))
     return group
 
 
 def test_what_torch_has_waited_for_itself_has_ended_behind_its_launch() -> None:
     log: list[str] = []
-    assert group_over(Inner(log, None))._run("allreduce", ([torch.zeros(1)],), {}) is None
+    assert group_over(Inner(log, None)).perform("allreduce", ([torch.zeros(1)],), {}) is None
     assert log == ["begin 0", "allreduce", "end 0"]
 
 
@@ -136,10 +136,10 @@ def test_coalesced_operations_are_one(synchronous: bool, monkeypatch: pytest.Mon
     group = group_over(Inner(log, None if synchronous else handle))
     group.live().era.host.enter = group.live().era.host.leave = lambda *_: None
     monkeypatch.setattr("ff_core.comm.group.dist.ProcessGroup", object)  # what a living inner group is
-    group._start_coalescing(torch.device("cuda"))
+    group.start_block(torch.device("cuda"))
     for _ in range(2):
-        assert group._run("allreduce", ([torch.zeros(1)],), {}) is None
-    work = group._end_coalescing(torch.device("cuda"))
+        assert group.perform("allreduce", ([torch.zeros(1)],), {}) is None
+    work = group.end_block(torch.device("cuda"))
     if not synchronous:
         work.wait()
     launched = ["begin 0", "_start_coalescing", "allreduce", "allreduce", "_end_coalescing"]
@@ -151,7 +151,7 @@ def test_an_operation_that_fails_ends_its_block(monkeypatch: pytest.MonkeyPatch)
     log: list[str] = []
     group = group_over(Inner(log, None))
     monkeypatch.setattr("ff_core.comm.group.dist.ProcessGroup", object)
-    group._start_coalescing(torch.device("cuda"))
+    group.start_block(torch.device("cuda"))
     group.live().inner = SimpleNamespace(_end_coalescing=lambda device: log.append(f"ended on {device}"))
 
     def refuse(*_: object) -> None:
@@ -167,11 +167,11 @@ def test_an_operation_that_fails_ends_its_block(monkeypatch: pytest.MonkeyPatch)
     group._call = SwappableGroup._call.__get__(group)
     dist.distributed_c10d._world.pg_coalesce_state[group] = []
     with ThreadPoolExecutor(1) as other, pytest.raises(FailoverInterrupt):
-        other.submit(group._run, "send", ([torch.zeros(1)], 1, 0), {}).result()
+        other.submit(group.perform, "send", ([torch.zeros(1)], 1, 0), {}).result()
     assert group._block is not None, "another thread has failed, outside the block"
     assert group in dist.distributed_c10d._world.pg_coalesce_state
     with pytest.raises(FailoverInterrupt):
-        group._run("send", ([torch.zeros(1)], 1, 0), {})
+        group.perform("send", ([torch.zeros(1)], 1, 0), {})
     assert group not in dist.distributed_c10d._world.pg_coalesce_state
     assert group._block is None
     elsewhere = ["begin 1", "waited for the verdict"]

@@ -14,15 +14,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ff_core.comm import SwappableGroup
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import codec, rng
 from ff_core.state.inputs import NOTES_BYTES, Inputs
-
-COLLECTIVES = (
-    "all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "reduce", "barrier",
-)  # fmt: skip
 
 
 class Interrupter:
@@ -39,18 +36,14 @@ class Interrupter:
         self.iteration, self.count, self.running = iteration, 0, True
 
     def install(self) -> None:
-        """Before deepspeed is imported: it keeps references to some functions."""
-        for name in COLLECTIVES:
-            counted = self._counted(getattr(dist, name))
-            setattr(dist, name, counted)
-            setattr(dist.distributed_c10d, name, counted)
+        """Counts in the groups, which every collective reaches."""
+        perform = SwappableGroup.perform
 
-    def _counted(self, function: Any) -> Any:
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counted(group: Any, op: str, args: Any, kwargs: Any) -> Any:
             self.check()
-            return function(*args, **kwargs)
+            return perform(group, op, args, kwargs)
 
-        return counted
+        SwappableGroup.perform = counted  # type: ignore[method-assign]
 
     def check(self) -> None:
         if not self.running:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ff_deepspeed import ambient
-from ff_deepspeed.recording import Backward, Call, Forward, Record, follow, leaves
+from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Record, Settle, follow, leaves
 
 AROUND: Any = object.__new__(ambient.Ambient)
 
@@ -40,12 +40,116 @@ def test_loss_is_found_in_the_output(wrap: Any) -> None:
     assert Record(1, [event]).forward_of(loss) == (event, path)
 
 
-def test_computed_loss_is_not_found() -> None:
-    loss = torch.ones((), requires_grad=True)
-    event = forward((loss,))
-    found, path = Record(1, [event]).forward_of(loss * 1)
-    assert (found, path) == (None, None)
-    assert "not an output" in str(Backward(lambda *a: None, found, path, {}, AROUND).obstacle())
+class Doubling:
+    """A model of one weight, and an engine around it that scales a loss as DeepSpeed does."""
+
+    def __init__(self) -> None:
+        self.weight = torch.tensor([2.0, 3.0], requires_grad=True)
+
+    def forward(self, _: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = self.weight * x
+        return {"hidden": hidden, "logits": hidden.sin(), "other": self.weight.exp()}
+
+    def backward(self, _: Any, loss: torch.Tensor) -> None:
+        (loss / 3).backward()
+
+    def record(self) -> tuple[Record, Forward, dict[str, torch.Tensor]]:
+        x = torch.tensor([0.3, 0.7])
+        event = Forward(self.forward, (x,), {}, (), AROUND)
+        output = self.forward(None, x)
+        event.made(output)
+        return Record(1, [event]), event, output
+
+    def again(self, event: Forward) -> None:
+        """A replayed forward: of the same values, and of a graph of its own."""
+        event.again = self.forward(None, torch.tensor([0.3, 0.7]))
+        self.weight.grad = None
+
+
+def own_loss(output: dict[str, torch.Tensor]) -> torch.Tensor:
+    return (output["logits"].exp() * output["other"]).pow(2).sum()
+
+
+@pytest.mark.parametrize("interrupted", ["before", "after"])
+def test_the_script_s_own_loss_gives_the_same_gradient_again(interrupted: str) -> None:
+    """Before the script's part of the graph was run, and after it has been used up."""
+    model = Doubling()
+    record, _, output = model.record()
+    model.backward(None, own_loss(output))
+    assert model.weight.grad is not None
+    reference = model.weight.grad.clone()
+    model.weight.grad = None
+    record, event, output = model.record()
+    loss = own_loss(output)
+    del output
+    backward = Backward(model.backward, loss, record, {}, AROUND)
+    assert backward.obstacle() is None and backward.fresh()
+    if interrupted == "after":
+        with backward.watching():
+            model.backward(None, loss)
+        assert torch.equal(model.weight.grad, reference)
+    for _ in range(2):
+        model.again(event)
+        assert not backward.fresh()
+        assert backward.loss().item() == loss.item()
+        backward.replay(None)
+        assert model.weight.grad is not None
+        assert torch.equal(model.weight.grad, reference)
+
+
+def test_a_loss_that_cannot_be_given_again_is_an_obstacle() -> None:
+    model = Doubling()
+    record, _, output = model.record()
+    direct = output["logits"].sum() + model.weight.sum()
+    assert "a parameter that it does not get through" in str(
+        Backward(model.backward, direct, record, {}, AROUND).obstacle()
+    )
+    both = (output["logits"] * output["hidden"]).sum()
+    assert "one of which depends on another" in str(Backward(model.backward, both, record, {}, AROUND).obstacle())
+    stranger = torch.ones(2, requires_grad=True) * output["logits"].detach()
+    assert Backward(model.backward, stranger.sum(), record, {}, AROUND).obstacle() is not None
+
+
+def test_an_output_that_the_script_has_written_into_gives_its_gradient() -> None:
+    model = Doubling()
+    record, event, output = model.record()
+    output["logits"].mul_(0.5)
+    loss = own_loss(output)
+    backward = Backward(model.backward, loss, record, {}, AROUND)
+    with backward.watching():
+        model.backward(None, loss)
+    assert model.weight.grad is not None
+    reference = model.weight.grad.clone()
+    model.again(event)
+    backward.replay(None)
+    assert model.weight.grad is not None
+    assert torch.equal(model.weight.grad, reference)
+
+
+class Sent:
+    """torch's handle of a receive."""
+
+    def wait(self) -> bool:
+        return True
+
+
+def test_a_receive_that_the_script_waits_for_is_begun_again_into_its_own_tensor() -> None:
+    target = torch.zeros(1)
+
+    def receive(tensor: torch.Tensor) -> Sent:
+        tensor.add_(7)
+        return Sent()
+
+    event = Launch(receive, (target,), {}, AROUND)
+    event.begin()
+    event.replay(None)  # interrupted: what it had received is gone, and comes again
+    assert target.item() == 7
+    handle = Handle(event, lambda launch, ask: ask())
+    assert handle.wait() and event.settled
+    target.fill_(1)
+    event.replay(None)  # of a receive that is over
+    Settle(event, AROUND).replay(None)
+    assert target.item() == 1
 
 
 def test_outputs_are_not_kept_alive() -> None:

@@ -25,8 +25,12 @@ import torch
 
 torch.set_num_threads(1)
 
+import torch.distributed as dist  # noqa: E402
 from fake_session import FakeSession, Interrupter  # noqa: E402
 from small_model import Losing, Model, Noisy, digest  # noqa: E402
+
+from ff_core import comm  # noqa: E402
+from tests.comm.harness import Host  # noqa: E402
 
 interrupter = Interrupter()
 interrupter.install()
@@ -38,7 +42,6 @@ import ff_deepspeed  # noqa: E402
 from ff_core.worker import session  # noqa: E402
 from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
-ff_deepspeed.hooks.install_in_script()
 rank = world = 0  # of this process, once it is a rank
 DEADLINE_S = 240  # for a job that would otherwise hang
 
@@ -279,6 +282,9 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 def main(cases: str) -> None:
     with open(cases, encoding="utf-8") as file:
         given = json.load(file)
+    port = int(os.environ["MASTER_PORT"])
+    server = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False) if rank == 0 else None
+    ff_deepspeed.hooks.install_in_script(comm.install(Host(port, 0, 0.0), solo=False))
     deepspeed.init_distributed(dist_backend="gloo")
     for case in given:
         try:
@@ -288,6 +294,7 @@ def main(cases: str) -> None:
                 raise
             result = {"error": f"{type(error).__name__}: {error}"}
         print("RESULT " + json.dumps(result), flush=True)
+    del server
 
 
 def fork(number: int, job: dict[str, Any]) -> int:

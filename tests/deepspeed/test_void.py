@@ -1,0 +1,39 @@
+"""An iteration that must be repeated and cannot be done again by itself: the script gets no value that nobody gave."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ff_core.errors import FailoverError
+from ff_deepspeed import protection
+from ff_deepspeed.collectives import Script
+from ff_deepspeed.unmodified import Unmodified
+
+
+@pytest.fixture
+def void(monkeypatch: pytest.MonkeyPatch) -> list[FailoverError]:
+    """The errors that the protection was told of."""
+    told: list[FailoverError] = []
+
+    def fail(error: FailoverError) -> FailoverError:
+        told.append(error)
+        return error
+
+    loop: Any = object.__new__(Unmodified)
+    loop._redo = SimpleNamespace(open=object(), busy=False, void=True)
+    loop._p = SimpleNamespace(fail=fail, engine=None)
+    monkeypatch.setattr(protection, "current", lambda: SimpleNamespace(unmodified=loop))
+    return told
+
+
+@pytest.mark.parametrize("way", ["make", "launch"])
+def test_a_collective_in_a_void_iteration_ends_the_job_with_words(way: str, void: list[FailoverError]) -> None:
+    value = torch.tensor([1.41])
+    with pytest.raises(FailoverError, match=r"whose result nobody can give.*Give it a copy.*ff_deepspeed.batches"):
+        getattr(Script(), way)(lambda tensor: tensor.mul_(2), (value,), {})
+    assert len(void) == 1, "it cannot be lost: the engine's next call raises it again"
+    assert value.item() == torch.tensor(1.41).item()
