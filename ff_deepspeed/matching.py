@@ -14,14 +14,16 @@ import torch
 from ff_deepspeed import batch as batches_
 
 
-def find(inputs: Any, candidates: Sequence[Any]) -> int | None:
-    """Index of the newest of `candidates` (batches) in whose memory a tensor of `inputs` lies; else of the oldest that
-    has the values of most of them (waits for the device); None if none has."""
+def find(inputs: Any, candidates: Sequence[Any], *, by_value: bool) -> int | None:
+    """Index of the newest of `candidates` (batches) in whose memory a tensor of `inputs` lies; else, if by_value, of
+    the oldest that has the values of most of them (waits for the device). None if there is none."""
     given = [tensor for tensor in batches_.tensors(inputs) if tensor.numel()]
     for index in reversed(range(len(candidates))):
         memory = [_range(tensor) for tensor in batches_.tensors(candidates[index]) if tensor.numel()]
         if any(_within(_range(tensor), other) for tensor in given for other in memory):
             return index
+    if not by_value:
+        return None
     scores = [_alike(given, batches_.tensors(candidate)) for candidate in candidates]
     best = max(scores, default=0)
     return scores.index(best) if best else None

@@ -16,7 +16,7 @@ import torch
 
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_deepspeed import ambient
-from ff_deepspeed.recording import Event, Record, Sealed, modes_of, set_modes
+from ff_deepspeed.recording import Event, Forward, Record, Sealed, modes_of, set_modes
 
 if TYPE_CHECKING:
     from ff_deepspeed.feed import Feed
@@ -42,6 +42,7 @@ class Redo:
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
         self.void = False
+        self.voided: Forward | None = None  # the first engine(...) of the iteration that is void
         self.busy = False  # inside a call of the script: calls made by that call are not the script's
 
     def begin(self, version: int) -> None:
@@ -77,7 +78,7 @@ class Redo:
                     self.open.events.append(event)
                 return result
             # Here no exception is alive any more: its traceback would keep the halted groups alive.
-            if not self._recover(epoch, None if event is None else event.obstacle()):
+            if not self._recover(epoch, event):
                 with self._inside():
                     return voided()
             around.put(self._p.engine)
@@ -90,8 +91,10 @@ class Redo:
         finally:
             self.busy = False
 
-    def _recover(self, epoch: int, obstacle: str | None) -> bool:
-        """Back to a common version and forward again to where the script is. False: the iteration is void."""
+    def _recover(self, epoch: int, event: Event | None) -> bool:
+        """Back to a common version and forward again to where the script is, before `event`. False: the iteration is
+        void."""
+        obstacle = None if event is None else event.obstacle()
         pending: int | None = epoch
         while pending is not None:
             with self._inside():
@@ -99,7 +102,7 @@ class Redo:
             pending = None
             obstacle = obstacle or self._obstacle(version)
             if obstacle is not None:
-                self._make_void(version, obstacle)
+                self._make_void(version, obstacle, event)
                 return False
             try:
                 with self._inside():
@@ -133,7 +136,7 @@ class Redo:
                 self._failover.seal()
                 record.release()
 
-    def _make_void(self, version: int, reason: str) -> None:
+    def _make_void(self, version: int, reason: str, event: Event | None) -> None:
         if not self._feed.can_return_to(version):
             raise self._p.fail(
                 FailoverError(
@@ -147,6 +150,9 @@ class Redo:
             version + 1,
             reason,
         )
+        record = self._records.get(version + 1)
+        done = [*([] if record is None else record.events), *([] if event is None else [event])]
+        self.voided = next((one for one in done if isinstance(one, Forward)), None)
         self._feed.return_to(version)
         for newer in [number for number in self._records if number > version]:
             del self._records[newer]

@@ -74,5 +74,12 @@ def load(states: Mapping[str, Any]) -> None:
         obj.load_state_dict(states[name])
 
 
+def load_known(states: Mapping[str, Any]) -> None:
+    """Put back what is registered already of collect()'s result."""
+    for name, obj in _registered.items():
+        if name in states:
+            obj.load_state_dict(states[name])
+
+
 def _known() -> str:
     return f"registered: {', '.join(sorted(_registered)) or 'nothing'}"
