@@ -1,6 +1,7 @@
 # make setup       virtual environment with torch, DeepSpeed and this project; does only what is missing
 # make test        the quick tests (sets up first)            make test TORCH=2.9.0   the same with another torch
 # make test-full   all tests                                  make lint               ruff and mypy
+# make test LANES=0   one test after the other                make test TIER=units    one tier, see tests/README.md
 # make demo        train, kill, recover, prove it             make demo-megatron      the same with Megatron
 # make clean       remove what was built
 TORCH_DEFAULT := 2.13.0
@@ -19,7 +20,7 @@ endif
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-SOURCES := $(wildcard ff_core/csrc/*.cpp ff_core/csrc/*.h ff_core/csrc/*.cu ff_core/csrc/build.py)
+SOURCES := $(wildcard $(foreach ending,cpp h cu py,ff_core/csrc/*.$(ending) ff_core/csrc/*/*.$(ending)))
 READY := $(VENV)/.ready
 
 .PHONY: setup test test-full lint demo demo-megatron clean
@@ -29,11 +30,16 @@ $(READY): setup.py pyproject.toml constraints.txt scripts/setup_env.py $(SOURCES
 	$(PYTHON) scripts/setup_env.py --venv $(VENV) --torch $(TORCH)
 	@touch $@
 
+# Two lanes: whole jobs one after the other in the one, all other tests beside them. See tests/README.md.
+LANES ?= 2
+TIER ?= units or engine or jobs
+PYTEST := python -m pytest -q --durations=10 -n $(LANES) --dist loadgroup --no-loadscope-reorder
+
 test: $(READY)
-	python -m pytest -q -m "not slow"
+	$(PYTEST) -m "($(TIER)) and not slow"
 
 test-full: $(READY)
-	python -m pytest -q
+	$(PYTEST) -m "$(TIER)"
 
 lint: $(READY)
 	ruff check .

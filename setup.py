@@ -60,7 +60,7 @@ class BuildEngine(Command):
 
     def get_source_files(self) -> list[str]:
         sources = ROOT / "ff_core/csrc"
-        return [str(p.relative_to(ROOT)) for p in sorted(sources.glob("*")) if p.suffix in (".cpp", ".h", ".cu", ".py")]
+        return [str(p.relative_to(ROOT)) for p in sorted(sources.rglob("*")) if p.suffix in (".cpp", ".h", ".cu", ".py")]
 
 
 class Build(build):
@@ -90,13 +90,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[
-        *find_namespace_packages(include=["ff_core", "ff_core.*", "ff_deepspeed", "ff_deepspeed.*", "ff_megatron"]),
+        *find_namespace_packages(
+            include=["ff_core", "ff_core.*", "ff_deepspeed", "ff_deepspeed.*", "ff_megatron"],
+            exclude=["ff_core.csrc.*"],  # folders of C++
+        ),
         "ff_core.patches",
     ],
     package_dir={"ff_core.patches": "patches"},
     package_data={
         "ff_core": ["py.typed"],
-        "ff_core.csrc": ["*.h", "*.cpp", "*.cu"],
+        "ff_core.csrc": ["*.h", "*.cpp", "*/*.h", "*/*.cpp", "*/*.cu"],
         "ff_core.patches": ["*.patch"],
     },
     distclass=BinaryDistribution,
@@ -106,7 +109,9 @@ setup(
         # DeepSpeed's inner workings are hooked into: a newer minor version needs to be looked at first.
         "deepspeed": ["torch>=2.9", "numpy", "deepspeed>=0.19.8,<0.20"],
         "megatron": ["torch>=2.9", "numpy", "megatron-core>=0.16.1,<0.17"],
-        "dev": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.6"],
+        "dev": [
+            "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.8", "ruff>=0.6",
+        ],
     },
     entry_points={"console_scripts": ["fftrain = ff_core.launch.cli:main"]},
     classifiers=[

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ff_core.state.registered import register_state
 
 __version__ = "0.1.0"
-__all__ = ["FailoverConfig", "__version__", "build_info", "is_replacement", "register_state"]
+__all__ = ["FailoverConfig", "__version__", "build_info", "is_fftrain_launched", "is_replacement", "register_state"]
 
 _LAZY = {"FailoverConfig": "ff_core.config.schema", "register_state": "ff_core.state.registered"}
 
@@ -41,8 +41,15 @@ def is_replacement() -> bool:
     """
     from ff_core.worker import session
 
-    runtime = session.current()
-    return runtime is not None and bool(runtime.is_replacement)
+    mine = session.current()
+    return mine is not None and mine.is_replacement
+
+
+def is_fftrain_launched() -> bool:
+    """True in a process that `fftrain run` started as a rank; False under torchrun, or when started by hand."""
+    from ff_core.worker import session
+
+    return session.current() is not None
 
 
 def build_info() -> dict[str, Any]:

@@ -1,6 +1,16 @@
-"""Every exception of ff_core. Users meet `FailoverError` subclasses; scripts never catch `FailoverInterrupt`."""
+"""Every exception of ff_core. Users meet `FailoverError` subclasses; scripts never catch `FailoverInterrupt`.
+
+An exception that is being handled keeps its traceback alive, the traceback keeps frames alive, and the frames keep the
+halted groups, handles and activations alive. So nobody recovers, or waits for a verdict, inside an `except`:
+`interrupted` and `judged` leave it first.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class FailoverError(Exception):
@@ -45,3 +55,25 @@ class FailoverInterrupt(BaseException):
     def __init__(self, epoch: int) -> None:
         super().__init__(f"iteration interrupted: epoch {epoch} begins")
         self.epoch = epoch
+
+
+def interrupted(call: Callable[[], T]) -> tuple[T | None, int | None]:
+    """Makes `call`: (its result, None), or (None, the epoch that interrupted it). Other exceptions go up."""
+    try:
+        return call(), None
+    except FailoverInterrupt as caught:
+        epoch = caught.epoch
+    return None, epoch
+
+
+def judged(call: Callable[[], T], judge: Callable[[Exception], None]) -> T:
+    """Makes `call`. Its error goes to `judge`, which raises what it means. If `judge` returns, the error goes up."""
+    try:
+        return call()
+    except Exception as error:
+        failure = error
+    try:
+        judge(failure)
+        raise failure
+    finally:
+        del failure  # it refers to this frame: together they would keep all callers' frames alive

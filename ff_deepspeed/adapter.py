@@ -22,13 +22,14 @@ class Script(Protocol):
 
 
 class DeepSpeedAdapter:
-    """One engine, from `deepspeed.initialize` on. `script` may be set anew until training starts."""
+    """One engine, from `deepspeed.initialize` on."""
 
     name = "deepspeed"
+    script: Script
+    """Set before training starts, by whoever hands out the data."""
 
-    def __init__(self, engine: Any, rank: int, script: Script) -> None:
+    def __init__(self, engine: Any, rank: int) -> None:
         self.engine = engine
-        self.script = script
         self._rank = rank
         self._buffers = Buffers(engine.module)
         self._reset = Reset(engine)

@@ -3,7 +3,7 @@
 | attribute                          | what happens there |
 | ---                                | --- |
 | DeepSpeedEngine.__init__           | the block is validated, unsupported jobs are refused, the engine is protected |
-| ... ._take_model_step              | the only place that changes weights: fenced, then the new version is copied |
+| ... ._take_model_step              | the only place that changes weights: then the new version is copied |
 | ... .forward, backward, step       | the calls of an unmodified loop (ff_deepspeed.unmodified) |
 | ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
 | ... .load_checkpoint               | a replacement is answered from memory |
@@ -18,16 +18,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ff_core.worker import session as runtime
+from ff_core.worker import session
 from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
 from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, support
 from ff_deepspeed import config as configuration
+from ff_deepspeed.protection import Protection, guard
 
+if TYPE_CHECKING:
+    from ff_core.worker.interface import AdapterSession
+
+Original = Callable[..., Any]
 _installed: set[str] = set()
 
 
@@ -44,12 +49,12 @@ def install() -> None:
 
 
 def _install_in_worker() -> None:
-    failover = runtime.current()
-    assert failover is not None
     on_torch_distributed()
     if "script" not in _installed:
         install_in_script()
-        failover.at_end(_end_of_script)
+        mine = session.current()
+        assert mine is not None, "when_worker calls this in workers only"
+        mine.at_end(_end_of_script)
 
 
 def install_in_script() -> None:
@@ -64,16 +69,12 @@ def _install_in_deepspeed() -> None:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     wrap(DeepSpeedEngine, "__init__", _init)
-    wrap(DeepSpeedEngine, "_take_model_step", _take_model_step)
-    wrap(DeepSpeedEngine, "forward", _forward)
-    wrap(DeepSpeedEngine, "backward", _backward)
-    wrap(DeepSpeedEngine, "step", _step)
-    wrap(DeepSpeedEngine, "save_checkpoint", _save_checkpoint)
-    wrap(DeepSpeedEngine, "load_checkpoint", _load_checkpoint)
+    for name, hook in _OF_PROTECTED.items():
+        wrap(DeepSpeedEngine, name, guard.guarded_method(hook))
     wrap(DeepSpeedCPUAdam, "__init__", _cpu_adam_init)
 
 
-def _init(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> None:
+def _init(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     given = inspect.signature(original).bind(engine, *args, **kwargs).arguments
@@ -85,55 +86,48 @@ def _init(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) 
         protection.protect(engine, config)
         found = protection.of(engine)
         if found is not None:
-            _inject_in_backward(engine, found.failover)
+            _inject_in_backward(engine, found.session)
 
 
-def _inject_in_backward(engine: Any, failover: Any) -> None:
+def _inject_in_backward(engine: Any, session: AdapterSession) -> None:
     """Half of the parameters have their gradients when the middle one gets its own."""
     parameters = [p for p in engine.module.parameters() if p.requires_grad]
     if parameters:
-        parameters[len(parameters) // 2].register_hook(lambda gradient: failover.inject("backward"))
+        parameters[len(parameters) // 2].register_hook(lambda gradient: session.inject("backward"))
 
 
-def _take_model_step(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> None:
-    found = protection.of(engine)
-    if found is None:
-        original(engine, *args, **kwargs)
-    else:
-        found.step(original, *args, **kwargs)
+# ---- of a protected engine: an engine that is not runs `original` ---------------------------------------------------
 
 
-def _forward(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> Any:
-    found = protection.of(engine)
-    if found is None or not engine.module.training or not torch.is_grad_enabled():
+def _take_model_step(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
+    found.step(original, *args, **kwargs)
+
+
+def _forward(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> Any:
+    if not engine.module.training or not torch.is_grad_enabled():
         return original(engine, *args, **kwargs)
     found.check()
     if found.loop.used:
-        found.failover.inject("forward")
+        found.session.inject("forward")
         return original(engine, *args, **kwargs)
     return found.unmodified.forward(original, args, kwargs)
 
 
-def _backward(original: Callable[..., Any], engine: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
-    found = protection.of(engine)
-    if found is None or found.loop.used:
+def _backward(found: Protection, original: Original, engine: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
+    if found.loop.used:
         return original(engine, loss, *args, **kwargs)
     kwargs.update(zip(("retain_graph", "scale_wrt_gas"), args, strict=False))
     return found.unmodified.backward(original, loss, kwargs)
 
 
-def _step(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> None:
-    found = protection.of(engine)
-    if found is None or found.loop.used:
+def _step(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
+    if found.loop.used:
         original(engine, *args, **kwargs)
     else:
         found.unmodified.step(original, args, kwargs)
 
 
-def _save_checkpoint(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> Any:
-    found = protection.of(engine)
-    if found is None:
-        return original(engine, *args, **kwargs)
+def _save_checkpoint(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> Any:
     result = found.unmodified.call(original, (engine, *args), kwargs, writes=False, alone=lambda: None)
     if not result:
         return result
@@ -144,11 +138,18 @@ def _save_checkpoint(original: Callable[..., Any], engine: Any, *args: Any, **kw
     return result
 
 
-def _load_checkpoint(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> Any:
-    found = protection.of(engine)
-    if found is None:
-        return original(engine, *args, **kwargs)
+def _load_checkpoint(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> Any:
     return found.load_checkpoint(original, args, kwargs)
+
+
+_OF_PROTECTED = {
+    "_take_model_step": _take_model_step,
+    "forward": _forward,
+    "backward": _backward,
+    "step": _step,
+    "save_checkpoint": _save_checkpoint,
+    "load_checkpoint": _load_checkpoint,
+}
 
 
 def _end_of_script() -> None:
@@ -158,8 +159,8 @@ def _end_of_script() -> None:
         found.unmodified.end()
 
 
-def _cpu_adam_init(original: Callable[..., Any], optimizer: Any, *args: Any, **kwargs: Any) -> None:
+def _cpu_adam_init(original: Original, optimizer: Any, *args: Any, **kwargs: Any) -> None:
     original(optimizer, *args, **kwargs)
-    if runtime.current() is not None:
+    if session.current() is not None:
         # From the very first step: what happened before cannot be read from the C++ object.
         cpu_adam.follow(optimizer)

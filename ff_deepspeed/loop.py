@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_core.state import rng
 from ff_deepspeed import scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
 
 if TYPE_CHECKING:
-    from ff_deepspeed.protection import Protection
+    from ff_deepspeed.engine import ProtectedEngine
 
 log = logging.getLogger("ff_deepspeed")
 
@@ -54,11 +55,15 @@ class Body:
 
 
 class Loop:
-    """All batches() calls of one protected engine. Their count is part of the position in the data."""
+    """All batches() calls of one protected engine. Their count is part of the position in the data.
 
-    def __init__(self, protection: Protection) -> None:
+    check_first: raises where batches() comes too late.
+    """
+
+    def __init__(self, protection: ProtectedEngine, check_first: Callable[[], None]) -> None:
         self._p = protection
-        self._failover = protection.failover
+        self._failover = protection.session
+        self._check_first = check_first
         self.used = False  # batches() has been called: the script is not an unmodified one
         self._calls = 0
         self._call = 0  # the call that feeds the engine now
@@ -79,7 +84,7 @@ class Loop:
 
     def run(self, loader: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:
         """batches(): yields one iteration's micro-batches at a time."""
-        self._p.unmodified.check_unused()
+        self._check_first()
         self.used = True
         call, self._calls = self._calls, self._calls + 1
         if self._body is not None and self._body.entered and not self._body.finished:
@@ -93,14 +98,7 @@ class Loop:
             source.seek(position)  # before joining: nobody should wait for it
         version = self._begin(call, source)
         while True:
-            interrupt: int | None = None
-            batches = None
-            try:
-                batches = source.fetch(version + 1)
-                if batches is None:
-                    self._failover.finish()
-            except FailoverInterrupt as caught:
-                interrupt = caught.epoch
+            batches, interrupt = interrupted(partial(self._fetch, source, version + 1))
             if interrupt is None and batches is None:
                 return
             if interrupt is None and batches is not None:
@@ -115,8 +113,14 @@ class Loop:
                     version += 1
                     source.settle(version, self._failover.oldest_needed)
             if interrupt is not None:
-                # Here no exception is alive any more: its traceback would keep the halted groups alive.
                 version = self._recover(interrupt, source)
+
+    def _fetch(self, source: ReplayableLoader, iteration: int) -> list[Any] | None:
+        """The iteration's micro-batches. None: the data is at its end, and every rank is through."""
+        batches = source.fetch(iteration)
+        if batches is None:
+            self._failover.finish()
+        return batches
 
     def enter(self) -> Body:
         body = self._body

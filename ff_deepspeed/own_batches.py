@@ -19,7 +19,7 @@ from ff_core.state import codec, registered, rng
 from ff_deepspeed.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
-    from ff_deepspeed.protection import Protection
+    from ff_deepspeed.engine import ProtectedEngine
 
 log = logging.getLogger("ff_deepspeed")
 
@@ -29,13 +29,13 @@ REMEDY = (
     "start of the script"
 )
 AHEAD = (
-    "the batches of this loop come from no torch DataLoader, and {what} between engine(...) and engine.step(): the loop "
-    "makes its next batch there, or seems to, and after a failure that batch could not be found again. " + REMEDY
+    "the batches of this loop come from no torch DataLoader, and {what} between engine(...) and engine.step(): the "
+    "loop makes its next batch there, or seems to, and after a failure that batch could not be found again. " + REMEDY
 )
 BETWEEN = (
     "the batches of this loop come from no torch DataLoader, and client_state() gives another {what} right after "
-    "engine.step() than in the next engine(...): it cannot be told whether that belongs to the finished iteration or to "
-    "the next batch, so after a failure the batch could not be found again. " + REMEDY
+    "engine.step() than in the next engine(...): it cannot be told whether that belongs to the finished iteration or "
+    "to the next batch, so after a failure the batch could not be found again. " + REMEDY
 )
 OTHER = (
     "the replacement of a dead rank does not go on where that rank was: {what}. The batches of this loop come from no "
@@ -58,7 +58,7 @@ class Shown:
 class OwnBatches:
     """Of one script. Nothing here costs anything once a data loader is known to feed the loop."""
 
-    def __init__(self, protection: Protection) -> None:
+    def __init__(self, protection: ProtectedEngine) -> None:
         self._p = protection
         self._after_step: Shown | None = None
         self._after_forward: Shown | None = None

@@ -6,7 +6,10 @@ A live rank publishes which ones it has loaded; `load_ops` runs in a spare, whic
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ff_core.worker.interface import AdapterSession
 
 log = logging.getLogger("ff_deepspeed")
 
@@ -14,11 +17,11 @@ log = logging.getLogger("ff_deepspeed")
 BUILDERS = {"deepspeed_shm_comm": "ShareMemCommBuilder", "cpu_adam": "CPUAdamBuilder"}
 
 
-def publish(failover: Any) -> None:
-    """Tell the runtime which operators this process has loaded."""
+def publish(session: AdapterSession) -> None:
+    """Tell spares which operators this process has loaded."""
     names = loaded()
     if names:
-        failover.preload_calls.append(["ff_deepspeed.preload:load_ops", [names]])
+        session.call_in_spares("ff_deepspeed.preload:load_ops", names)
 
 
 def loaded() -> list[str]:

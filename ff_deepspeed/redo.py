@@ -10,17 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 
-from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_deepspeed import ambient
 from ff_deepspeed.recording import Event, Forward, Record, Sealed, modes_of, set_modes
 
 if TYPE_CHECKING:
+    from ff_deepspeed.engine import ProtectedEngine
     from ff_deepspeed.feed import Feed
-    from ff_deepspeed.protection import Protection
 
 log = logging.getLogger("ff_deepspeed")
 T = TypeVar("T")
@@ -35,9 +36,9 @@ REMEDIES = (
 class Redo:
     """The records of one engine's script. open: the running iteration, None before training begins."""
 
-    def __init__(self, protection: Protection, feed: Feed) -> None:
+    def __init__(self, protection: ProtectedEngine, feed: Feed) -> None:
         self._p = protection
-        self._failover = protection.failover
+        self._failover = protection.session
         self._feed = feed
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
@@ -66,18 +67,12 @@ class Redo:
         """
         around = ambient.take(self._p.engine) if event is None else event.ambient
         while True:
-            epoch: int | None = None
-            result: Any = None
-            try:
-                with self._inside():
-                    result = perform()
-            except FailoverInterrupt as caught:
-                epoch = caught.epoch
+            with self._inside():
+                result, epoch = interrupted(perform)
             if epoch is None:
                 if event is not None and self.open is not None:
                     self.open.events.append(event)
-                return result
-            # Here no exception is alive any more: its traceback would keep the halted groups alive.
+                return cast(T, result)
             if not self._recover(epoch, event):
                 with self._inside():
                     return voided()
@@ -99,16 +94,12 @@ class Redo:
         while pending is not None:
             with self._inside():
                 version = self._failover.recover(FailoverInterrupt(pending))
-            pending = None
             obstacle = obstacle or self._obstacle(version)
             if obstacle is not None:
                 self._make_void(version, obstacle, event)
                 return False
-            try:
-                with self._inside():
-                    self._replay(version)
-            except FailoverInterrupt as caught:
-                pending = caught.epoch
+            with self._inside():
+                _, pending = interrupted(partial(self._replay, version))
         return True
 
     def _obstacle(self, version: int) -> str | None:

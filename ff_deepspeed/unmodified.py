@@ -31,7 +31,7 @@ from ff_deepspeed.recording import Backward, Call, Forward, Sealed, modes_of
 from ff_deepspeed.redo import REMEDIES, Redo
 
 if TYPE_CHECKING:
-    from ff_deepspeed.protection import Protection
+    from ff_deepspeed.engine import ProtectedEngine
 
 AT_LOADER, AT_FORWARD = "loader", "forward"
 
@@ -39,9 +39,9 @@ AT_LOADER, AT_FORWARD = "loader", "forward"
 class Unmodified:
     """The calls of one protected engine's script, from the first training forward on."""
 
-    def __init__(self, protection: Protection) -> None:
+    def __init__(self, protection: ProtectedEngine) -> None:
         self._p = protection
-        self._failover = protection.failover
+        self._failover = protection.session
         self._feed = Feed()
         self._redo = Redo(protection, self._feed)
         self._own = OwnBatches(protection)
@@ -70,8 +70,8 @@ class Unmodified:
         if self._answered is not None and _place(saved["data"]) != _place(self._answered):
             raise self._p.fail(
                 FailoverError(
-                    "another failure moved the job to another version after load_checkpoint() had been answered in this "
-                    "replacement: it ends, and is replaced itself"
+                    "another failure moved the job to another version after load_checkpoint() had been answered in "
+                    "this replacement: it ends, and is replaced itself"
                 )
             )
 
@@ -102,9 +102,8 @@ class Unmodified:
 
         output = self._redo.make(perform, event, lambda: original(engine, *args, **kwargs))
         event.made(output)
-        if self._redo.open is not None and self._redo.open.version == self._first and not self._joined:
-            if self._sealed_at is None and not self._feed.feeds:
-                self._own.forward_over()
+        if self._is_first and not self._feed.feeds:
+            self._own.forward_over()
         return output
 
     def backward(self, original: Callable[..., Any], loss: torch.Tensor, kwargs: dict[str, Any]) -> Any:
@@ -206,6 +205,12 @@ class Unmodified:
     # ---- starting and joining ---------------------------------------------------------------------------------------
 
     @property
+    def _is_first(self) -> bool:
+        """Whether this is the job's first iteration: what is found out now is still told before training."""
+        record = self._redo.open
+        return record is not None and record.version == self._first and not self._joined
+
+    @property
     def _is_trainer(self) -> bool:
         return threading.get_ident() == self._thread
 
@@ -275,8 +280,7 @@ class Unmodified:
             data = {**self._feed.position(), "joined_at": joined_at}
             client = self._p.client.save()
             if inputs is not None:
-                refuse = record.version == self._first and not self._joined
-                client, data["own"] = self._own.seal(inputs, refuse)
+                client, data["own"] = self._own.seal(inputs, refuse=self._is_first)
             record.sealed = Sealed(ambient.take(self._p.engine), client, data)
         self._p.persist()
         self._failover.seal()

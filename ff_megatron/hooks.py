@@ -28,11 +28,12 @@ from typing import Any
 
 from ff_core.config import flags
 from ff_core.errors import UnsupportedError
-from ff_core.worker import session as runtime
 from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
 from ff_megatron import protection
+from ff_megatron.protection import Protection, guard
 
+Original = Callable[..., Any]
 _installed: set[str] = set()
 _NEEDED = (
     "pretrain", "setup_model_and_optimizer", "load_checkpoint", "build_train_valid_test_data_iterators", "train",
@@ -64,16 +65,11 @@ def _install_in_megatron() -> None:
     wrap(training, "pretrain", _pretrain)
     package.pretrain = training.pretrain  # type: ignore[attr-defined]
     wrap(training, "setup_model_and_optimizer", _setup)
-    wrap(training, "load_checkpoint", _load_checkpoint)
-    wrap(training, "build_train_valid_test_data_iterators", _data_iterators)
-    wrap(training, "train", _train)
-    wrap(training, "train_step", _train_step)
-    wrap(training, "save_checkpoint", _save_checkpoint)
-    wrap(training, "evaluate_and_print_results", _after)
-    wrap(training, "print_datetime", _after)
+    for name, hook in _OF_PROTECTED.items():
+        wrap(training, name, guard.guarded(hook))
     schedules = importlib.import_module("megatron.core.pipeline_parallel.schedules")
-    wrap(schedules, "forward_step", functools.partial(_point, "forward"))
-    wrap(schedules, "backward_step", functools.partial(_point, "backward"))
+    for at in ("forward", "backward"):
+        wrap(schedules, f"{at}_step", guard.guarded(functools.partial(_point, at)))
 
 
 def _bind(function: Callable[..., Any], args: Any, kwargs: Any) -> inspect.BoundArguments:
@@ -82,7 +78,7 @@ def _bind(function: Callable[..., Any], args: Any, kwargs: Any) -> inspect.Bound
     return bound
 
 
-def _pretrain(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _pretrain(original: Original, *args: Any, **kwargs: Any) -> Any:
     bound = _bind(original, args, kwargs)
     if "extra_args_provider" in bound.arguments:
         theirs = bound.arguments["extra_args_provider"]
@@ -99,49 +95,38 @@ def _pretrain(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def _add_arguments(original: Callable[..., Any], parser: Any) -> Any:
+def _add_arguments(original: Original, parser: Any) -> Any:
     flags.add_arguments(parser)
     return original(parser)
 
 
-def _setup(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _setup(original: Original, *args: Any, **kwargs: Any) -> Any:
     protection.begin(sys.modules["megatron.training.training"])
     return original(*args, **kwargs)
 
 
-def _load_checkpoint(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    found = protection.current()
-    if found is None:
-        return original(*args, **kwargs)
+# ---- of a protected training: one that is not runs `original` ------------------------------------------------------
+
+
+def _load_checkpoint(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     return found.load_checkpoint(lambda: original(*args, **kwargs))
 
 
-def _data_iterators(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    found = protection.current()
-    if found is None:
-        return original(*args, **kwargs)
+def _data_iterators(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     return found.data_iterators(lambda: original(*args, **kwargs))
 
 
-def _train(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    found = protection.current()
-    if found is None:
-        return original(*args, **kwargs)
+def _train(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     given = _bind(original, args, kwargs).arguments
     return found.train(original, given, lambda: original(*args, **kwargs))
 
 
-def _train_step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    found = protection.current()
-    if found is not None:
-        found.loop.next_iteration()
+def _train_step(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
+    found.loop.next_iteration()
     return original(*args, **kwargs)
 
 
-def _save_checkpoint(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    found = protection.current()
-    if found is None:
-        return original(*args, **kwargs)
+def _save_checkpoint(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     iteration = _bind(original, args, kwargs).arguments["iteration"]
 
     def save() -> Any:
@@ -152,15 +137,22 @@ def _save_checkpoint(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     return found.loop.after(save)
 
 
-def _after(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    found = protection.current()
-    if found is None:
-        return original(*args, **kwargs)
+def _after(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     return found.loop.after(lambda: original(*args, **kwargs))
 
 
-def _point(at: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    failover = runtime.current()
-    if failover is not None and failover.training:
-        failover.inject(at)
+def _point(at: str, found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
+    if found.session.training:
+        found.session.inject(at)
     return original(*args, **kwargs)
+
+
+_OF_PROTECTED = {
+    "load_checkpoint": _load_checkpoint,
+    "build_train_valid_test_data_iterators": _data_iterators,
+    "train": _train,
+    "train_step": _train_step,
+    "save_checkpoint": _save_checkpoint,
+    "evaluate_and_print_results": _after,
+    "print_datetime": _after,
+}

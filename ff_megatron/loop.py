@@ -18,10 +18,10 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from ff_core.errors import FailoverInterrupt, UnsupportedError
+from ff_core.errors import FailoverInterrupt, UnsupportedError, interrupted
 
 if TYPE_CHECKING:
-    from ff_core.worker.session import Failover
+    from ff_core.worker.interface import AdapterSession
     from ff_megatron.data import Data
 
 OPERATIONS = "num_floating_point_operations_so_far"
@@ -37,8 +37,8 @@ class Exit:
 class Loop:
     """One protected training. args: Megatron's."""
 
-    def __init__(self, failover: Failover, args: Any, data: Data) -> None:
-        self._failover, self._args, self._data = failover, args, data
+    def __init__(self, session: AdapterSession, args: Any, data: Data) -> None:
+        self._session, self._args, self._data = session, args, data
         self._train: Callable[[], Any] | None = None
         self._code: CodeType | None = None
         self._iteration = 0
@@ -69,8 +69,8 @@ class Loop:
         self._train, self._code = original, code
         self._iteration = self._args.iteration
         self._operations = self._args.num_floating_point_operations_so_far
-        self._failover.start_training()
-        self._data.sealed(self._failover.version, self._failover.oldest_needed)
+        self._session.start_training()
+        self._data.sealed(self._session.version, self._session.oldest_needed)
         result = self._attempt(self._run_train)
         self._returned = True
         return result
@@ -96,7 +96,7 @@ class Loop:
     def end(self) -> None:
         """pretrain is over: wait until nobody needs this rank any more."""
         if self._returned:
-            self.after(self._failover.finish)
+            self.after(self._session.finish)
 
     # ---- going on after a failure -----------------------------------------------------------------------------------
 
@@ -104,21 +104,19 @@ class Loop:
         self._busy = True
         try:
             while True:
-                try:
-                    return call()
-                except FailoverInterrupt as interrupt:
-                    epoch = interrupt.epoch
-                # No exception is alive here any more: its traceback would keep the halted groups alive.
+                result, epoch = interrupted(call)
+                if epoch is None:
+                    return result
                 self._recover(epoch)
                 call = self._again
         finally:
             self._busy = False
 
     def _recover(self, epoch: int) -> None:
-        self._failover.recover(FailoverInterrupt(epoch))
-        if self._failover.rank in (0, self._failover.world_size - 1):
+        self._session.recover(FailoverInterrupt(epoch))
+        if self._session.rank in (0, self._session.world_size - 1):
             print(
-                f"fftrain: rank {self._failover.rank} goes on after iteration {self._iteration}; "
+                f"fftrain: rank {self._session.rank} goes on after iteration {self._iteration}; "
                 "log lines of later ones appear again",
                 file=sys.stderr,
                 flush=True,
@@ -140,9 +138,9 @@ class Loop:
                 return result
             except SystemExit as leaving:
                 self._exit, self._iteration = Exit(leaving.code), self._args.curr_iteration + 1
-        self._failover.finish()
+        self._session.finish()
         raise SystemExit(self._exit.code)
 
     def _seal(self) -> None:
-        self._failover.seal()
-        self._data.sealed(self._failover.version, self._failover.oldest_needed)
+        self._session.seal()
+        self._data.sealed(self._session.version, self._session.oldest_needed)

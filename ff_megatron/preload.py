@@ -9,16 +9,19 @@ import importlib
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ff_core.worker.interface import AdapterSession
 
 log = logging.getLogger("ff_megatron")
 
 
-def publish(failover: Any) -> None:
-    """Tell the runtime which modules of Megatron this process has from outside the libraries."""
+def publish(session: AdapterSession) -> None:
+    """Tell spares which modules of Megatron this process has from outside the libraries."""
     found = from_checkout()
     if found is not None:
-        failover.preload_calls.append(["ff_megatron.preload:load", list(found)])
+        session.call_in_spares("ff_megatron.preload:load", *found)
 
 
 def from_checkout() -> tuple[str, list[str]] | None:

@@ -22,6 +22,7 @@ import sysconfig
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 DEEPSPEED = "0.19.8"
@@ -45,8 +46,13 @@ def main() -> int:
         return 1
     try:
         python = make_venv(arguments.venv.resolve())
-        install(python, arguments.torch)
-        build_operators(python)
+        install_frameworks(python, arguments.torch)
+        operators = Operators(python)
+        try:
+            install_project(python)  # meanwhile
+            operators.wait()
+        finally:
+            operators.end()
     except subprocess.CalledProcessError as error:
         command = " ".join(str(word) for word in error.cmd)
         print(f"setup: failed with exit code {error.returncode}: {command[:300]}", file=sys.stderr)
@@ -102,10 +108,15 @@ def installed_version(python: Path, package: str) -> str:
     return done.stdout.strip().split("+")[0] if done.returncode == 0 else ""
 
 
-def install(python: Path, torch: str) -> None:
-    constraints = write_constraints(python.parent.parent, torch)
+def pip_install(python: Path) -> list[str | Path]:
+    """The beginning of a command line; write_constraints() comes before it is run."""
     pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--constraint", constraints]
+    return [*pip, "--constraint", python.parent.parent / "constraints.txt"]
+
+
+def install_frameworks(python: Path, torch: str) -> None:
+    write_constraints(python.parent.parent, torch)
+    pip = pip_install(python)
     # torch comes first: DeepSpeed's setup.py imports it.
     if installed_version(python, "torch") != torch:
         say(f"installing torch {torch} (several hundred megabytes)")
@@ -115,6 +126,10 @@ def install(python: Path, torch: str) -> None:
         subprocess.run([*pip, *BUILD_TOOLS], check=True)
         environment = {**os.environ, "DS_BUILD_OPS": "0"}
         subprocess.run([*pip, "--no-build-isolation", f"deepspeed=={DEEPSPEED}"], check=True, env=environment)
+
+
+def install_project(python: Path) -> None:
+    pip = pip_install(python)
     if installed_version(python, "megatron-core") != MEGATRON:
         say(f"installing megatron-core {MEGATRON}")
         # What it needs (torch, numpy, packaging) is there; its own wish for a torch must not replace this one.
@@ -136,33 +151,47 @@ def write_constraints(venv: Path, torch: str) -> Path:
     return path
 
 
-def build_operators(python: Path) -> None:
-    """Compile DeepSpeed's CPU operators, or load them where they are compiled already."""
-    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja is in the environment
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": path}
-    code = (
-        "import sys; from deepspeed.accelerator import get_accelerator; "
-        "get_accelerator().create_op_builder(sys.argv[1]).load(verbose=False)"
-    )
-    clear_stale_locks(python, environment)
-    for number, operator in enumerate(OPERATORS, 1):
-        say(f"compiling DeepSpeed operator {number} of {len(OPERATORS)}: {operator} (a minute or more the first time)")
-        begin = time.monotonic()
-        with tempfile.TemporaryFile("w+") as output:
+class Operators:
+    """DeepSpeed's CPU operators, all being compiled at once; loaded where they are compiled already."""
+
+    def __init__(self, python: Path) -> None:
+        path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja is in the environment
+        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": path}
+        code = (
+            "import sys; from deepspeed.accelerator import get_accelerator; "
+            "get_accelerator().create_op_builder(sys.argv[1]).load(verbose=False)"
+        )
+        clear_stale_locks(python, environment)
+        self.begin = time.monotonic()
+        self.compiling: dict[str, tuple[subprocess.Popen[bytes], IO[str]]] = {}
+        say(f"compiling DeepSpeed's operators {', '.join(OPERATORS)} (minutes the first time)")
+        for operator in OPERATORS:
+            output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the compilation
             process = subprocess.Popen(
                 [python, "-c", code, operator], env=environment, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
-            wait_with_progress(process, operator, begin)
+            self.compiling[operator] = process, output
+
+    def wait(self) -> None:
+        """Until all are ready, saying every half minute that it goes on. Ends them after half an hour."""
+        for operator, (process, output) in self.compiling.items():
+            wait_with_progress(process, operator, self.begin)
             if process.returncode:
                 output.seek(0)
                 print(output.read()[-5000:], file=sys.stderr)
                 raise subprocess.CalledProcessError(process.returncode, ["compile", operator])
-        say(f"{operator} ready after {time.monotonic() - begin:.0f} s")
+            say(f"{operator} ready after {time.monotonic() - self.begin:.0f} s")
+
+    def end(self) -> None:
+        """Whatever still runs."""
+        for process, output in self.compiling.values():
+            process.kill()
+            process.wait()
+            output.close()
 
 
 def wait_with_progress(process: subprocess.Popen[bytes], operator: str, begin: float) -> None:
-    """Wait for the end of a compilation, saying every half minute that it goes on. Ends it after half an hour."""
     while True:
         try:
             process.wait(timeout=30)
@@ -170,8 +199,6 @@ def wait_with_progress(process: subprocess.Popen[bytes], operator: str, begin: f
         except subprocess.TimeoutExpired:
             elapsed = time.monotonic() - begin
             if elapsed > 1800:
-                process.kill()
-                process.wait()
                 raise
             say(f"still compiling {operator} after {elapsed:.0f} s")
 

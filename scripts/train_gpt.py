@@ -34,7 +34,6 @@ import torch.distributed as dist
 
 import ff_core
 import ff_deepspeed
-from ff_core.worker import session
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,7 +66,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint-every", type=int, default=0, metavar="STEPS", help="save one; 0: never")
     arguments = parser.parse_args(words)
-    if arguments.checkpoint is not None and session.current() is not None:
+    if arguments.checkpoint is not None and ff_core.is_fftrain_launched():
         parser.error('--checkpoint is for runs without fftrain; under it, use "persist" in the "ff_failover" block')
     if arguments.checkpoint_every and arguments.checkpoint is None:
         parser.error("--checkpoint-every needs --checkpoint DIR to save to")

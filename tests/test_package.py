@@ -36,7 +36,8 @@ def test_ff_core_imports_no_framework() -> None:
 
 
 def test_public_names_exist() -> None:
-    assert set(ff_core.__all__) == {"FailoverConfig", "__version__", "build_info", "is_replacement", "register_state"}
+    functions = {"build_info", "is_fftrain_launched", "is_replacement", "register_state"}
+    assert set(ff_core.__all__) == {"FailoverConfig", "__version__", *functions}
     for name in ff_core.__all__:
         assert getattr(ff_core, name)
     assert sorted(ff_core.__all__) == dir(ff_core)
@@ -45,7 +46,7 @@ def test_public_names_exist() -> None:
 
 
 def test_not_a_replacement_outside_a_job() -> None:
-    assert ff_core.is_replacement() is False
+    assert ff_core.is_replacement() is False and ff_core.is_fftrain_launched() is False
 
 
 def test_build_info_describes_the_engine() -> None:

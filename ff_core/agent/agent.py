@@ -19,12 +19,13 @@ from ff_core.agent.spares import SparePool
 from ff_core.agent.store import ReplicaStore, create_arenas
 from ff_core.agent.verdicts import Verdicts
 from ff_core.agent.workers import Worker, Workers
-from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import Message
 from ff_core.contract.stamps import epoch_of, stamp, version_of
 from ff_core.copy.arena import Arena
-from ff_core.errors import ProtocolError
+from ff_core.copy.transports import StreamChoice
+from ff_core.errors import FailoverError, ProtocolError
 
 Send = Callable[..., None]
 
@@ -53,7 +54,8 @@ class Agent:
         self, node: int, job: JobSpec, secret: bytes, port: DataPort, send: Send, say: Callable[[str], None]
     ) -> None:
         self.node, self.job, self.send, self.say = node, job, send, say
-        self.config = FailoverConfig.from_dict(job.config, source="job")
+        self.config = Settings.from_wire(job.config).config
+        self.settled = asyncio.Event()  # set whenever `config` has changed
         self.epoch = 0
         self.store = ReplicaStore(node)
         self.port = port
@@ -69,7 +71,7 @@ class Agent:
         self.newcomers = Newcomers(self.store, self.workers)
         self.halting = Halting(self)
         self.verdicts = Verdicts(self)
-        self.spares = SparePool(node, job.spares, self.workers, self._start)
+        self.spares = SparePool(node, self.config.spares, self.workers, self._start, say)
         self.stopping = False
         self.exit_code = 1
         self.done = asyncio.Event()
@@ -105,11 +107,23 @@ class Agent:
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=False)
         return worker
 
-    async def on_arenas(self, epoch: int, own: dict[int, Any], replicas: dict[int, Any]) -> None:
+    def settle(self, settings: dict[str, Any]) -> None:
+        """Work by these settings (Settings.to_wire()) from now on. Raises OSError or ConfigError if that cannot be."""
+        self.config = Settings.from_wire(settings).config
+        self.workers.settings = settings
+        self.spares.resize(self.config.spares)
+        streams = StreamChoice(self.config.tcp_streams, self.job.nproc_per_node)
+        self.port.share(self.config.transport, self.job.emulated, streams)
+        self.settled.set()
+
+    async def on_arenas(
+        self, epoch: int, settings: dict[str, Any], own: dict[int, Any], replicas: dict[int, Any]
+    ) -> None:
         try:
+            self.settle(settings)
             made = await asyncio.to_thread(create_arenas, self.store.missing(own, replicas))
             self.store.allocate(own, replicas, made)
-        except (OSError, MemoryError) as error:
+        except (OSError, MemoryError, FailoverError) as error:
             self.send("arenas_failed", epoch=epoch, reason=str(error))
             return
         self.send("arenas_ready", epoch=epoch)
@@ -170,8 +184,8 @@ class Agent:
                 arena.corrupt(max(complete)[1], 0)
         self.send("corrupted", id=id, rank=rank, to=to)
 
-    def on_preload(self, modules: list[str], calls: list[Any]) -> None:
-        self.spares.preload(modules, calls)
+    def on_preload(self, **what: Any) -> None:
+        self.spares.preload(what)
 
     def on_fail_worker(self, rank: int, reason: str) -> None:
         worker = self.workers.of_rank(rank)
@@ -209,6 +223,8 @@ class Agent:
             self.send(**{"name": name, **{key: value for key, value in message.items() if key != "t"}})
         elif name == "spare_ready":
             self.send("spare_ready", uid=worker.uid)
+        elif name == "spare_unfit":
+            self.spares.unfit(worker, message["reasons"])
         elif name == "booted":
             worker.booted = True
             worker.watch()

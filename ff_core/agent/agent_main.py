@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from ff_core.contract.job import JobSpec
 from ff_core.contract.lifeline import die_with_parent
 from ff_core.contract.messages import make
 from ff_core.copy.memory import free_bytes
-from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError
 
 _CONNECT_S = 60.0
@@ -70,12 +70,11 @@ async def run(orders: dict[str, Any]) -> int:
         lambda name, **fields: stream.send(make(name, **fields)),
         say,
     )
-    streams = StreamChoice(agent.config.tcp_streams, agent.job.nproc_per_node)
-    port.share(agent.config.transport, agent.job.emulated, streams)
+    agent.settle(agent.job.config)
     pending.append(agent)
     tasks = [
         asyncio.create_task(stream.pump()),
-        asyncio.create_task(_beat(stream, agent, welcome["heartbeat_interval_s"])),
+        asyncio.create_task(_beat(stream, agent)),
         asyncio.create_task(_receive(stream, agent)),
         asyncio.create_task(agent.done.wait()),
     ]
@@ -109,10 +108,12 @@ async def _receive(stream: rpc.Stream, agent: Agent) -> None:
         await agent.handle(message)
 
 
-async def _beat(stream: rpc.Stream, agent: Agent, interval_s: float) -> None:
+async def _beat(stream: rpc.Stream, agent: Agent) -> None:
     while True:
+        agent.settled.clear()
         stream.send(make("beat", free_bytes=free_bytes(), progress=agent.progress()))
-        await asyncio.sleep(interval_s)
+        with suppress(asyncio.TimeoutError):  # a new interval holds at once
+            await asyncio.wait_for(agent.settled.wait(), agent.config.heartbeat_interval_s)
 
 
 def main() -> int:

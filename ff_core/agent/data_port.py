@@ -39,7 +39,7 @@ class DataPort:
     ) -> None:
         self._secret, self._arena_for, self._on_activity, self._say = secret, arena_for, on_activity, say
         self._epoch = 0
-        self.fenced_epoch = 0  # connections of older epochs are closed and joined
+        self.retired_before = 0  # connections of older epochs are closed and joined
         self._epoch_changed = asyncio.Condition()
         self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._receiver = Receiver(self._notify_fd)
@@ -62,12 +62,18 @@ class DataPort:
         return self._address
 
     def share(self, transport: str, emulated: bool, streams: StreamChoice) -> None:
-        """The job is known: its choice of transport and streams for what this agent sends, and shared memory for other
-        nodes of this host where that allows it."""
+        """The job's choice of transport and streams for what this agent sends, and shared memory for other nodes of
+        this host where that allows it. May come again. Raises OSError, or ConfigError for a transport that is not
+        here."""
+        offered = listens_shared(transport, emulated)
         self._transport, self._streams = transport, streams
-        if listens_shared(transport, emulated):
+        if offered and self._shared is None:
             self._shared = listen_shared(self._address)
-            self._spawn(self._accept(self._shared))
+            self._accepts_shared = self._spawn(self._accept(self._shared))
+        elif not offered and self._shared is not None:
+            self._accepts_shared.cancel()
+            self._shared.close()
+            self._shared = None
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -150,12 +156,12 @@ class DataPort:
         for link in list(self._sending):
             link.shutdown()
 
-    async def fence(self, epoch: int) -> None:
+    async def retire_before(self, epoch: int) -> None:
         """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena
         changes."""
         self._stop_sending()
-        await asyncio.get_running_loop().run_in_executor(None, self._receiver.fence, epoch)
-        self.fenced_epoch = epoch
+        await asyncio.get_running_loop().run_in_executor(None, self._receiver.retire_before, epoch)
+        self.retired_before = epoch
 
     def enter_epoch(self, epoch: int) -> None:
         """The verdict is carried out: connections of `epoch` are welcome from now on."""

@@ -1,7 +1,7 @@
 """One agent's part of a halt: everybody on the node stops, then the controller hears what every slot holds.
 
 A slot changes no more once it has been reported (docs/protocol.md, section 4). So the inventory waits for the data
-port's fence, for every worker that can answer, and for the end of those that are dying.
+port's older connections to be joined, for every worker that can answer, and for the end of those that are dying.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Halting:
             worker.page.store("halt_epoch", epoch)
             worker.page.notify()
             worker.send("halt", epoch=epoch, dead=dead)
-        await agent.port.fence(epoch)
+        await agent.port.retire_before(epoch)
         self.progress()
         asyncio.get_running_loop().call_later(agent.config.halt_timeout_s, self._overdue, epoch)
 
@@ -61,7 +61,7 @@ class Halting:
     def progress(self) -> None:
         """Send the inventory if nobody is waited for any more."""
         agent, epoch = self._agent, self.epoch
-        if epoch is None or agent.port.fenced_epoch < epoch or any(self.awaited(w) for w in agent.workers.ranks()):
+        if epoch is None or agent.port.retired_before < epoch or any(self.awaited(w) for w in agent.workers.ranks()):
             return
         reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in agent.store.reports()]
         agent.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))

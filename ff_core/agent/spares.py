@@ -7,30 +7,59 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ff_core.agent.workers import Worker, Workers
+from ff_core.contract.env import EVERYTHING
 
 #: The successor of a spare that was taken waits so long: its imports must not compete with the iteration that is being
 #: done again.
 _REFILL_DELAY_S = 3.0
+#: Attempts at importing ahead in which something was found that must wait. One finds a module and those that import
+#: it; a second one, modules that import it as well.
+_MOST_ROUNDS = 8
 
 
 class SparePool:
     """Keeps `count` processes warming or ready, once a live rank has said what to import.
 
-    start(uid, -1) starts a process and tells the controller.
+    start(uid, -1) starts a process and tells the controller.  say(text): for the person watching.
     """
 
-    def __init__(self, node: int, count: int, workers: Workers, start: Callable[[str, int], Awaitable[Worker]]) -> None:
-        self._node, self._count, self._workers, self._start = node, count, workers, start
+    def __init__(
+        self, node: int, count: int, workers: Workers, start: Callable[[str, int], Awaitable[Worker]],
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._node, self._count, self._workers, self._start, self._say = node, count, workers, start, say
         self._preload: dict[str, Any] | None = None
+        self._without: dict[str, str] = {}
+        self._rounds = 0
         self._numbered = 0
         self._starting: set[asyncio.Task[None]] = set()
         self._not_before = 0.0
         self._closed = False
 
-    def preload(self, modules: list[str], calls: list[Any]) -> None:
-        """What spares import and call before they are ready."""
-        self._preload = {"modules": modules, "calls": calls}
+    def resize(self, count: int) -> None:
+        """Keep `count` from now on: at the next refill. Those that are there already stay."""
+        self._count = count
+
+    def preload(self, what: dict[str, Any]) -> None:
+        """What spares import and call before they are ready: the fields of the message "preload"."""
+        self._preload = {**what, "argv": list(self._workers.job.entrypoint)}
         self.refill()
+
+    def unfit(self, spare: Worker, reasons: dict[str, str]) -> None:
+        """`spare` has imported modules that must wait for the rank, each with its reason. It has started afresh."""
+        self._rounds += 1
+        if self._rounds > _MOST_ROUNDS:
+            reasons = {EVERYTHING: "every attempt found other modules that must wait"}
+        new = {name: reason for name, reason in reasons.items() if name not in self._without}
+        self._without |= new
+        if EVERYTHING in new:
+            self._say(f"spares import nothing ahead, so failovers take longer: {new[EVERYTHING]}")
+        elif new:
+            name, reason = next(iter(new.items()))
+            others = f" ({len(new) - 1} more wait because of such modules)" if len(new) > 1 else ""
+            self._say(f"spares leave {name} to the rank: it {reason}{others}")
+        if spare.rank < 0:
+            self._send(spare)
 
     def refill(self) -> None:
         """Start what is missing, unless a spare has just been taken: then a little later."""
@@ -55,4 +84,8 @@ class SparePool:
 
     async def _warm(self, uid: str) -> None:
         worker = await self._start(uid, -1)
-        worker.send("preload", **(self._preload or {}))
+        self._send(worker)
+
+    def _send(self, spare: Worker) -> None:
+        if self._preload is not None:
+            spare.send("preload", **self._preload, without=list(self._without))

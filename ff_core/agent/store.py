@@ -19,7 +19,7 @@ ArenaKey = tuple[str, int]  # "own" or "replica", rank
 
 
 class ReplicaStore:
-    """All arenas of one agent. Not thread-safe: used from the agent's event loop, receivers fenced where noted."""
+    """All arenas of one agent. Not thread-safe: used from the agent's event loop, older receivers retired where noted."""
 
     def __init__(self, node: int) -> None:
         self.node = node
@@ -84,7 +84,7 @@ class ReplicaStore:
             arenas.clear()
 
     def reports(self) -> list[SlotReport]:
-        """Complete slots. Receivers are fenced, and the ranks here are halted or gone: nobody is writing."""
+        """Complete slots. Receivers of older epochs are retired, and the ranks here are halted or gone: nobody is writing."""
         found = []
         sources = [("own", rank, arena) for rank, arena in self.own.items()]
         sources += [("replica", rank, arena) for rank, arena in self.replicas.items()]

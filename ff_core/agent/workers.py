@@ -104,6 +104,7 @@ class Workers:
         self._on_message, self._on_commit, self._on_dying, self._on_exit = on_message, on_commit, on_dying, on_exit
         self.by_uid: dict[str, Worker] = {}
         self.restart = 0
+        self.settings = job.config  # of the job as it trains: what a replacement starts with
         self._ending = False
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -124,7 +125,7 @@ class Workers:
         env = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
         if rank >= 0:
             env |= worker_env(self.job, rank, self.restart)
-        env |= {LINK_VARIABLE: str(theirs.fileno()), "FF_UID": uid}
+        env |= {LINK_VARIABLE: str(theirs.fileno()), "FF_UID": uid, "PYTHONHASHSEED": self.job.hash_seed}
         log_dir = Path(self.job.out_dir) / "logs" / str(self.restart) if self.job.out_dir else None
         try:
             process = await WorkerProcess.spawn(
@@ -168,7 +169,7 @@ class Workers:
             newcomer=newcomer,
             epoch=epoch,
             secret=self.secret,
-            job=self.job.to_wire(),
+            job={**self.job.to_wire(), "config": self.settings if newcomer else self.job.config},
             injections=injections,
             world_size=self.job.world_size,
         )

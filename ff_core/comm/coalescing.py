@@ -11,20 +11,22 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 if TYPE_CHECKING:
-    from .cell import Cell
+    from .generation import Generation
     from .host import Collective
     from .journal import Entry
 
 
 class Block:
-    """Between `_start_coalescing` and `_end_coalescing` of one group. It belongs to one generation, `cell`: a halt is
-    noticed behind it, for NCCL counts in each thread the blocks that are open, and an open one swallows later calls.
+    """Between `_start_coalescing` and `_end_coalescing` of one group. It belongs to one generation.
+
+    A halt is noticed behind it: NCCL counts in each thread the blocks that are open, and an open one swallows later
+    calls.
 
     followed: all of it, as it runs on the device.  entries: the journal's, whose outputs are known at the end.
     """
 
-    def __init__(self, cell: Cell, device: torch.device, followed: Collective | None) -> None:
-        self.cell, self.device, self.followed = cell, device, followed
+    def __init__(self, generation: Generation, device: torch.device, followed: Collective | None) -> None:
+        self.generation, self.device, self.followed = generation, device, followed
         self._thread = threading.get_ident()
         self.entries: list[Entry] = []
 
@@ -41,9 +43,9 @@ class Block:
         """One of its operations failed, or its generation is over: nobody waits for what was begun."""
         if self.followed is not None:
             self.followed.forget()
-        if isinstance(self.cell.inner, dist.ProcessGroup):
+        if isinstance(self.generation.inner, dist.ProcessGroup):
             with contextlib.suppress(Exception):  # of the same cause
-                self.cell.inner._end_coalescing(self.device)
+                self.generation.inner._end_coalescing(self.device)
 
 
 def forget_torchs(group: dist.ProcessGroup) -> None:

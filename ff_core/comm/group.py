@@ -7,18 +7,18 @@ overridden cannot be lost silently. Methods that a newer torch adds are refused 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
 
-from ff_core.errors import UnsupportedError
+from ff_core.errors import judged
 
-from . import compat, nccl, waiting
-from .cell import Cell
+from . import compat, nccl, surface, waiting
 from .coalescing import Block, forget_torchs
+from .era import Era
 from .host import ACTIVITY_COLLECTIVE, Collective
 from .solo import SoloGroup, flatten
 from .spec import GroupSpec
@@ -26,25 +26,38 @@ from .work import SwappableWork, Waits
 
 if TYPE_CHECKING:
     from .builder import Batch
-    from .registry import GroupRegistry
+    from .generation import Generation
+    from .journal import Journal
 
-"""Methods and attributes that the C++ base answers rightly by itself: identity, names, and conversions."""
-INHERITED = frozenset(
-    {"BackendType", "_backend_id", "_id", "_set_group_desc", "_set_group_name", "bound_device_id"}
-    | {"boxed", "group_desc", "group_name", "rank", "size", "unbox"}
-    | {"use_pg_for_symm_mem_rendezvous", "_set_default_backend", "_register_backend", "_pybind11_conduit_v1_"}
-)
+
+class Keeper(Era, Protocol):
+    """The registry, as far as a group asks it."""
+
+    @property
+    def journal(self) -> Journal: ...
+
+    def new_key(self, name: str) -> str:
+        """A key for a group that torch calls `name`: unique in this process, the same on all members."""
+
+    def add_group(self, spec: GroupSpec, store: dist.Store) -> SwappableGroup:
+        """Makes and connects a group. Raises FailoverInterrupt while halted, and RuntimeError as torch does."""
+
+    def connect(self, group: SwappableGroup) -> None:
+        """Connects `group`, whose other members may only now have it too."""
+
+    def close_group(self, group: SwappableGroup) -> None:
+        """The user destroyed `group`: it is closed now and never built again."""
 
 
 class SwappableGroup(dist.ProcessGroup):
-    """See the module. `spec`: what it is; `cell`: its current generation, None while there is none."""
+    """See the module. `spec`: what it is; `generation`: its current generation, None while there is none."""
 
-    def __init__(self, registry: GroupRegistry, spec: GroupSpec, store: dist.Store) -> None:
+    def __init__(self, registry: Keeper, spec: GroupSpec, store: dist.Store) -> None:
         super().__init__(spec.rank, spec.size)  # type: ignore[call-arg]
         self._store = store
         self.registry = registry
         self.spec = spec
-        self.cell: Cell | None = None
+        self.generation: Generation | None = None
         self.closed = False
         self.deferred = False  # regroup() does not wait for it: other members may not have it
         self.pending: Batch | None = None  # of a deferred group, in the background
@@ -79,33 +92,33 @@ class SwappableGroup(dist.ProcessGroup):
 
     # ---- the current generation ---------------------------------------------------------------------------------
 
-    def live(self) -> Cell:
+    def live(self) -> Generation:
         """The current generation; raises FailoverInterrupt when a halt has ended it."""
-        cell = self.cell
+        generation = self.generation
         if self.registry.over:
             raise self.registry.interrupt()
-        if cell is None or cell.inner is None:
+        if generation is None or generation.inner is None:
             if self.closed:
                 raise ValueError(f"process group {self.spec.name!r} has been destroyed")
             if not self.deferred:
                 raise self.registry.interrupt()
             self.registry.connect(self)
-            cell = self.cell
-            assert cell is not None
-        return cell
+            generation = self.generation
+            assert generation is not None
+        return generation
 
     def remember_timeouts(self) -> None:
         """Keeps a timeout that the user has changed on the inner backend, for the next generation."""
-        if self.cell is not None and isinstance(self.cell.inner, dist.ProcessGroup):
-            changed = compat.group_options_timeout(self.cell.inner, next(iter(self.spec.devices)))
+        if self.generation is not None and isinstance(self.generation.inner, dist.ProcessGroup):
+            changed = compat.group_options_timeout(self.generation.inner, next(iter(self.spec.devices)))
             self.spec.timeout = changed or self.spec.timeout
 
     # ---- operations ---------------------------------------------------------------------------------------------
 
     def _run(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         block = self._own_block()
-        cell = self.live() if block is None else block.cell
-        inner, entry = cell.inner, None
+        generation = self.live() if block is None else block.generation
+        inner, entry = generation.inner, None
         if self.registry.journal.active or isinstance(inner, SoloGroup):
             values = (*args, *kwargs.values())
             outputs = flatten(values[0]) if op in compat.OUTPUT_FIRST and values else []
@@ -115,7 +128,7 @@ class SwappableGroup(dist.ProcessGroup):
                 return entry.replay(outputs, work) if entry is not None else work
         waits = self._waits(op, (*args, *kwargs.values()))
         followed = self._follow() if waits is Waits.INNER and block is None else None
-        work = self._call(cell, op, args, kwargs)
+        work = self._call(generation, op, args, kwargs)
         if work is None:  # NCCL: in a coalesced block, or waited for already, by the current stream
             if followed is not None:
                 followed.end()
@@ -125,7 +138,7 @@ class SwappableGroup(dist.ProcessGroup):
                 entry.capture(None)
             return None
         return SwappableWork(
-            cell,
+            generation,
             work,
             entry.capture if entry is not None else None,
             limit=self.spec.timeout if waits is Waits.ASIDE else None,
@@ -145,55 +158,54 @@ class SwappableGroup(dist.ProcessGroup):
             return Waits.INNER
         return Waits.ASIDE if op in compat.POINT_TO_POINT else Waits.SLICES
 
-    def _call(self, cell: Cell, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, generation: Generation, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`inner.name(*args)`; a failure that belongs to a failover raises FailoverInterrupt."""
-        failure: Exception | None = None
         host = self.registry.host
-        host.enter(ACTIVITY_COLLECTIVE)
-        try:
-            return getattr(cell.inner, name)(*args, **kwargs)
-        except Exception as error:
-            failure = error
-        finally:
-            host.leave()
-        self.leave_block()  # before the verdict is waited for: a halt frees what NCCL keeps in an open one
-        try:
-            self.registry.failed(failure, cell.epoch)  # outside `except`: no exception must hang on to the generation
-            raise failure
-        finally:
-            failure = None  # it refers to this frame: together they would keep all callers' frames alive
+
+        def attempt() -> Any:
+            host.enter(ACTIVITY_COLLECTIVE)
+            try:
+                return getattr(generation.inner, name)(*args, **kwargs)
+            finally:
+                host.leave()
+
+        def judge(failure: Exception) -> None:
+            self.leave_block()  # before the verdict is waited for: a halt frees what NCCL keeps in an open one
+            self.registry.failed(failure, generation.epoch)
+
+        return judged(attempt, judge)
 
     def monitored_barrier(self, timeout: timedelta | None = None, wait_all_ranks: bool = False) -> None:
-        cell = self.live()
+        generation = self.live()
         entry = self.registry.journal.begin(self.spec.key, "monitored_barrier", [])
-        if isinstance(cell.inner, SoloGroup):
+        if isinstance(generation.inner, SoloGroup):
             return
-        waiting.aside(self.registry, lambda: self._call(cell, "monitored_barrier", (timeout, wait_all_ranks), {}))
+        waiting.aside(self.registry, lambda: self._call(generation, "monitored_barrier", (timeout, wait_all_ranks), {}))
         if entry is not None:
             entry.capture(None)
 
     def _start_coalescing(self, device: torch.device) -> None:
-        cell = self.live()
+        generation = self.live()
         followed = self._follow() if self._waits("barrier", ()) is Waits.INNER else None
-        if isinstance(cell.inner, dist.ProcessGroup):
-            self._call(cell, "_start_coalescing", (device,), {})
-        self._block = Block(cell, device, followed)
+        if isinstance(generation.inner, dist.ProcessGroup):
+            self._call(generation, "_start_coalescing", (device,), {})
+        self._block = Block(generation, device, followed)
 
     def _end_coalescing(self, device: torch.device) -> Any:
         block = self._own_block()
         if block is None:
             raise self.registry.interrupt() if self.registry.over else RuntimeError("nothing is being coalesced")
         self._block = None
-        if isinstance(block.cell.inner, SoloGroup):
+        if isinstance(block.generation.inner, SoloGroup):
             return None
-        work = self._call(block.cell, "_end_coalescing", (device,), {})
+        work = self._call(block.generation, "_end_coalescing", (device,), {})
         if work is None:  # as in _run
             block.capture()
             if block.followed is not None:
                 block.followed.end()
             return None
         waits = self._waits("barrier", ())
-        return SwappableWork(block.cell, work, block.capture, waits=waits, collective=block.followed)
+        return SwappableWork(block.generation, work, block.capture, waits=waits, collective=block.followed)
 
     def _own_block(self) -> Block | None:
         """The one that this thread is in: what other threads give the group meanwhile is none of it."""
@@ -243,14 +255,18 @@ class SwappableGroup(dist.ProcessGroup):
 
     def shutdown(self) -> None:
         """As torch's; the group is not built again in later epochs."""
-        if self.cell is not None and isinstance(self.cell.inner, dist.ProcessGroup) and not self.registry.over:
-            nccl.shut_down(self.cell.inner)
+        if (
+            self.generation is not None
+            and isinstance(self.generation.inner, dist.ProcessGroup)
+            and not self.registry.over
+        ):
+            nccl.shut_down(self.generation.inner)
         self.registry.close_group(self)
 
     def abort(self) -> None:
         """As torch's; the group is not built again in later epochs."""
-        if self.cell is not None and isinstance(self.cell.inner, dist.ProcessGroup):
-            self.cell.inner.abort()
+        if self.generation is not None and isinstance(self.generation.inner, dist.ProcessGroup):
+            self.generation.inner.abort()
         self.registry.close_group(self)
 
     def split_group(
@@ -286,33 +302,4 @@ class SwappableGroup(dist.ProcessGroup):
         return group
 
 
-def _operation(name: str) -> Callable[..., Any]:
-    def operation(self: SwappableGroup, *args: Any, **kwargs: Any) -> Any:
-        return self._run(name, args, kwargs)
-
-    operation.__name__ = name
-    operation.__doc__ = f"`dist.ProcessGroup.{name}` on the current generation; the handle ends with it."
-    return operation
-
-
-def _refusal(name: str) -> Callable[..., Any]:
-    def refuse(self: SwappableGroup, *args: Any, **kwargs: Any) -> Any:
-        raise UnsupportedError(
-            f"ProcessGroup.{name} cannot be used on a group that survives failures; "
-            "disable failover for this job, or create that group without it"
-        )
-
-    refuse.__name__ = name
-    return refuse
-
-
-def _complete(cls: type) -> None:
-    """Gives `cls` every method of `dist.ProcessGroup` that it does not define and must not inherit."""
-    for name in dir(dist.ProcessGroup):
-        if name in compat.WORK_OPS:
-            setattr(cls, name, _operation(name))
-        elif name not in INHERITED and name not in vars(cls) and not (name.startswith("__") and name.endswith("__")):
-            setattr(cls, name, _refusal(name))
-
-
-_complete(SwappableGroup)
+surface.complete(SwappableGroup)

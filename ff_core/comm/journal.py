@@ -22,8 +22,8 @@ import torch
 
 from ff_core.errors import JournalMismatch
 
+from .done import DoneWork
 from .sites import call_site
-from .work import DoneWork
 
 LIMIT = 64 * 1024  # bytes of one output tensor
 OBJECT_LIMIT = 1024 * 1024  # the same, inside an object collective

@@ -21,7 +21,7 @@ from ff_core.errors import JournalMismatch
 from .group import SwappableGroup
 
 if TYPE_CHECKING:
-    from .registry import GroupRegistry
+    from .journal import Journal
 
 """Arguments of torch's `_new_group_with_tag` that decide which group it is."""
 _IDENTITY = ("ranks", "timeout", "backend", "pg_tag", "use_local_synchronization", "group_desc")
@@ -30,8 +30,10 @@ _IDENTITY = ("ranks", "timeout", "backend", "pg_tag", "use_local_synchronization
 class LateGroups:
     """The list of one process: a creation is what `_describe` gives and the id; a destruction is {"destroyed": key}."""
 
-    def __init__(self, registry: GroupRegistry) -> None:
-        self._registry = registry
+    def __init__(self, journal: Journal, groups: Callable[[], list[SwappableGroup]]) -> None:
+        """journal: frozen when training begins.  groups: the living ones of this process."""
+        self._journal = journal
+        self._living = groups
         self._list: list[dict[str, Any]] = []
         self._groups: list[Any] = []  # parallel to _list; NON_GROUP_MEMBER where we are no member
         self._waiting: list[tuple[dict[str, Any], Any]] = []  # exist already; the script has yet to ask for them
@@ -56,7 +58,7 @@ class LateGroups:
         except BaseException:
             c10d._world.group_count = before  # the repetition must get the same id
             raise
-        if self._registry.journal.frozen:
+        if self._journal.frozen:
             name = group.group_name if isinstance(group, c10d.ProcessGroup) else None
             item = {**wanted, "name": name, "count_before": before, "count_after": c10d._world.group_count}
             self._append(item, group)
@@ -64,7 +66,7 @@ class LateGroups:
 
     def destroyed(self, group: SwappableGroup) -> None:
         """The script destroyed `group`: newcomers must not wait for its members."""
-        if self._registry.journal.frozen:
+        if self._journal.frozen:
             self._append({"destroyed": group.spec.key}, None)
 
     def rewind(self, wanted: list[dict[str, Any]], original: Callable[..., Any]) -> None:
@@ -92,7 +94,7 @@ class LateGroups:
 
     def _repeat(self, item: dict[str, Any], original: Callable[..., Any]) -> None:
         if "destroyed" in item:
-            for group in self._registry.groups():
+            for group in self._living():
                 if group.spec.key == item["destroyed"]:
                     c10d.destroy_process_group(group)  # appends the item by itself
             if item not in self._list:  # we were no member

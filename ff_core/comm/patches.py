@@ -12,25 +12,47 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.distributed import distributed_c10d as c10d
 
+from ff_core.errors import judged
+
+from .era import Era
+from .group import SwappableGroup
 from .spec import GroupSpec, check_backends
 
 if TYPE_CHECKING:
-    from .group import SwappableGroup
-    from .registry import GroupRegistry
+    from datetime import timedelta
+
+    from .late import LateGroups
+    from .store import SwappableStore
 
 _log = logging.getLogger("ff_core.comm")
 _NAME = "ff"  # of the backend that stands in during creation; never visible outside
 
 
+class Maker(Era, Protocol):
+    """The registry, as far as torch's own code is led to it."""
+
+    @property
+    def late(self) -> LateGroups: ...
+
+    def new_key(self, name: str) -> str:
+        """A key for a group that torch calls `name`."""
+
+    def new_store(self, timeout: timedelta) -> SwappableStore:
+        """The store of the next rendezvous."""
+
+    def add_group(self, spec: GroupSpec, store: torch.distributed.Store) -> SwappableGroup:
+        """Makes and connects a group."""
+
+
 class Patches:
     """Applied by `apply`, taken back by `undo`."""
 
-    def __init__(self, registry: GroupRegistry) -> None:
+    def __init__(self, registry: Maker) -> None:
         self._registry = registry
         self._saved: list[tuple[Any, str, Any]] = []
         self._creating = threading.local()
@@ -142,7 +164,6 @@ class Patches:
 
     def _batched(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """torch coalesces batches only in groups whose type is exactly ProcessGroup; NCCL would deadlock without."""
-        from .group import SwappableGroup
 
         @functools.wraps(original)
         def batch_isend_irecv(p2p_op_list: list[Any]) -> list[Any]:
@@ -163,18 +184,13 @@ class Patches:
         """A work that C++ waits for (DDP's reducer) surfaces here, as a RuntimeError."""
         registry = self._registry
 
+        def judge(failure: Exception) -> None:
+            if isinstance(failure, RuntimeError) and (registry.over or registry.noted is not None):
+                registry.failed(failure, None)
+
         @functools.wraps(original)
         def run_backward(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return original(*args, **kwargs)
-            except RuntimeError as error:
-                failure = error
-            try:
-                if registry.over or registry.noted is not None:
-                    registry.failed(failure, None)
-                raise failure
-            finally:
-                del failure  # it refers to this frame: together they would keep all callers' frames alive
+            return judged(lambda: original(*args, **kwargs), judge)
 
         return run_backward
 
@@ -182,19 +198,16 @@ class Patches:
         """torch turns what a future's callback raises into a RuntimeError; give Python callers the interrupt back."""
         registry = self._registry
 
+        def judge(failure: Exception) -> None:
+            if not isinstance(failure, RuntimeError):
+                return
+            if "FailoverInterrupt" in str(failure):
+                raise registry.interrupt()
+            if registry.noted is not None:
+                registry.failed(failure, None)
+
         @functools.wraps(original)
         def result(future: Any) -> Any:
-            try:
-                return original(future)
-            except RuntimeError as error:
-                failure = error
-            try:
-                if "FailoverInterrupt" in str(failure):
-                    raise registry.interrupt()
-                if registry.noted is not None:
-                    registry.failed(failure, None)
-                raise failure
-            finally:
-                del failure  # as above
+            return judged(lambda: original(future), judge)
 
         return result

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch.distributed as dist
 
-from ff_core.errors import FailoverInterrupt
+from ff_core.errors import FailoverInterrupt, judged
 
 from . import nccl
 from .builder import Batch, Builder, Built
-from .cell import Cell
 from .client import StoreClient
 from .closing import Closer
+from .cut import Cut
+from .generation import Generation
 from .group import SwappableGroup
 from .journal import Journal
 from .late import LateGroups
@@ -32,7 +33,6 @@ from .sites import call_site
 from .sockets import GroupSockets
 from .solo import SoloGroup
 from .store import SwappableStore
-from .waiting import Cut
 
 if TYPE_CHECKING:
     from .host import CommHost
@@ -50,7 +50,7 @@ class GroupRegistry:
         self.solo = solo
         self.halted_epoch: int | None = None
         self.journal = Journal(record=not solo, data=replay)
-        self.late = LateGroups(self)
+        self.late = LateGroups(self.journal, self.groups)
         self._patches = Patches(self)
         self._sockets = GroupSockets()
         self.client = StoreClient(host)
@@ -60,7 +60,7 @@ class GroupRegistry:
         self._groups: list[weakref.ref[SwappableGroup]] = []
         self._names: dict[str, int] = {}
         self._stores: list[SwappableStore] = []
-        self._generation: int | None = None if solo else host.epoch
+        self._connected_epoch: int | None = None if solo else host.epoch
         self._closer = Closer()
         self.noted: BaseException | None = None  # by note_failure, until it is known what it means
         self._connecting = -1 if solo else host.epoch  # the newest epoch that groups were or are being connected in
@@ -70,13 +70,13 @@ class GroupRegistry:
     # ---- state --------------------------------------------------------------------------------------------------
 
     @property
-    def generation(self) -> int | None:
+    def connected_epoch(self) -> int | None:
         """The epoch of the live inner groups; None in a solo process and between drop() and regroup()."""
-        return self._generation
+        return self._connected_epoch
 
     def epoch(self) -> int:
         """The epoch that new groups and store connections belong to."""
-        return self._generation if self._generation is not None else self.host.epoch
+        return self._connected_epoch if self._connected_epoch is not None else self.host.epoch
 
     def groups(self) -> list[SwappableGroup]:
         """Every group that this process is a member of and has not destroyed, in order of creation."""
@@ -88,12 +88,13 @@ class GroupRegistry:
     def assert_generation(self, epoch: int) -> None:
         """Raises AssertionError unless every live inner group was built in `epoch` (stale gloo groups still work!)."""
         stale = {
-            group.spec.name: group.cell.epoch if group.cell is not None else "dropped"
+            group.spec.name: group.generation.epoch if group.generation is not None else "dropped"
             for group in self.groups()
-            if not group.deferred and (group.cell is None or group.cell.inner is None or group.cell.epoch != epoch)
+            if not group.deferred
+            and (group.generation is None or group.generation.inner is None or group.generation.epoch != epoch)
         }
-        if stale or self._generation != epoch:
-            raise AssertionError(f"generation is {self._generation}, expected {epoch}; stale groups: {stale}")
+        if stale or self._connected_epoch != epoch:
+            raise AssertionError(f"connected in epoch {self._connected_epoch}, expected {epoch}; stale groups: {stale}")
 
     @property
     def over(self) -> bool:
@@ -111,7 +112,7 @@ class GroupRegistry:
         if not self.over and isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             self.host.on_failure(error, call_site()[0])
             self.noted = None
-        if self.over or (epoch is not None and epoch != self._generation):
+        if self.over or (epoch is not None and epoch != self._connected_epoch):
             self._raise_interrupt()
 
     def _raise_interrupt(self) -> NoReturn:
@@ -155,7 +156,7 @@ class GroupRegistry:
         if self.over:
             self._raise_interrupt()
         if self.solo or self._preparing:
-            group.cell = Cell(self, SoloGroup(group.spec.rank, group.spec.size), None, None)
+            group.generation = Generation(self, SoloGroup(group.spec.rank, group.spec.size), None, None)
             return
         epoch = self.epoch()
         pending, group.pending = group.pending, None
@@ -163,7 +164,7 @@ class GroupRegistry:
         with self._lock:
             if self.over:
                 self._raise_interrupt()
-            group.cell = Cell(self, *built.pop(group.spec.key), epoch)
+            group.generation = Generation(self, *built.pop(group.spec.key), epoch)
             group.deferred = False
 
     def _finish(self, batch: Batch, epoch: int) -> dict[str, Built]:
@@ -172,18 +173,12 @@ class GroupRegistry:
             if (self.halted_epoch or 0) > epoch or (announced is not None and announced > epoch):
                 raise FailoverInterrupt(max(self.halted_epoch or 0, announced or 0))
 
-        failure: Exception | None = None
-        try:
-            return batch.wait(interrupted)
-        except Exception as error:
-            failure = error
-        try:
+        def judge(failure: Exception) -> None:
             interrupted()
             self.host.on_failure(failure, f"connecting process groups in epoch {epoch}")
             interrupted()
-            raise failure
-        finally:
-            failure = None  # it refers to this frame: together they would keep all callers' frames alive
+
+        return judged(lambda: batch.wait(interrupted), judge)
 
     def close_group(self, group: SwappableGroup) -> None:
         """The user destroyed `group`: it is closed now and never built again."""
@@ -208,7 +203,7 @@ class GroupRegistry:
                 return
             self.halted_epoch = max(epoch, self.halted_epoch or 0)
             nccl_groups = [group for group in self.groups() if nccl.is_in(group.spec)]
-            aborting = [group.cell.inner for group in nccl_groups if group.cell is not None]
+            aborting = [group.generation.inner for group in nccl_groups if group.generation is not None]
         self._sockets.shutdown()
         self.cut.made()
         try:
@@ -225,7 +220,7 @@ class GroupRegistry:
                 self._release(group, closing)
             for store in self._stores:
                 store.drop()
-            self._generation = None
+            self._connected_epoch = None
         self._closer.close(closing)
 
     @staticmethod
@@ -236,8 +231,8 @@ class GroupRegistry:
             group.pending.abandon()
             group.pending = None
         group.leave_block()
-        cell, group.cell = group.cell, None
-        inner = cell.release() if cell is not None else None
+        generation, group.generation = group.generation, None
+        inner = generation.release() if generation is not None else None
         if inner is not None:
             into.append(inner)
 
@@ -255,8 +250,8 @@ class GroupRegistry:
                 self._raise_interrupt()
             self.solo = False
             for group in waiting:
-                group.cell = Cell(self, *built.pop(group.spec.key), epoch)
-            self._generation = epoch
+                group.generation = Generation(self, *built.pop(group.spec.key), epoch)
+            self._connected_epoch = epoch
             self.noted = None
             self.halted_epoch = None
             self.cut.mended()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import compat
-from .work import DoneWork
+from .done import DoneWork
 
 
 def flatten(value: Any) -> list[torch.Tensor]:

@@ -10,17 +10,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
 
 from ff_core.errors import JournalMismatch
 
 from .client import POLL_MAX_S, wait_for_keys
+from .era import Era
 from .sites import call_site
 
 if TYPE_CHECKING:
-    from .registry import GroupRegistry
+    from .client import StoreClient
+    from .journal import Journal
+
+
+class Origin(Era, Protocol):
+    """The origin, as far as a store asks it."""
+
+    @property
+    def client(self) -> StoreClient: ...
+
+    @property
+    def journal(self) -> Journal: ...
 
 
 def _key_text(keys: Sequence[str]) -> str:
@@ -30,9 +42,9 @@ def _key_text(keys: Sequence[str]) -> str:
 class SwappableStore(dist.Store):
     """A `dist.Store` of generation after generation. `number`: which rendezvous of this process it came from."""
 
-    def __init__(self, registry: GroupRegistry, number: int, timeout: timedelta) -> None:
+    def __init__(self, origin: Origin, number: int, timeout: timedelta) -> None:
         super().__init__()
-        self._registry = registry
+        self._origin = origin
         self._number = number
         self._limit = timeout
         self._inner: dist.Store | None = None
@@ -42,21 +54,21 @@ class SwappableStore(dist.Store):
         self._inner = None
 
     def _live(self) -> dist.Store:
-        registry = self._registry
-        if registry.over:
-            raise registry.interrupt()
+        origin = self._origin
+        if origin.over:
+            raise origin.interrupt()
         inner = self._inner
         if inner is None:
-            if registry.solo:
+            if origin.solo:
                 inner = dist.HashStore()
             else:
-                inner = dist.PrefixStore(f"ff/{registry.epoch()}/store/{self._number}", registry.client.get())
+                inner = dist.PrefixStore(f"ff/{origin.epoch()}/store/{self._number}", origin.client.get())
             self._inner = inner
         return inner
 
     def _answer(self, op: str, key: str, ask: Callable[[dist.Store], Any]) -> Any:
         """`ask(inner)`, recorded; or the recorded answer."""
-        inner, journal = self._live(), self._registry.journal
+        inner, journal = self._live(), self._origin.journal
         if not journal.replaying:
             return journal.store_result(op, key, ask(inner))
         found, result = journal.stored(op, key)
@@ -72,7 +84,7 @@ class SwappableStore(dist.Store):
     def _wait_for(self, inner: dist.Store, keys: Sequence[str], timeout: timedelta) -> None:
         def interrupted() -> None:
             self._live()
-            if self._registry.solo:
+            if self._origin.solo:
                 raise dist.DistStoreError(f"store key {_key_text(keys)!r} was set by no one, and this process is alone")
 
         wait_for_keys(inner, keys, timeout, interrupted)

@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from ff_core.errors import judged
+
 from . import compat, waiting
+from .cut import Gate
 from .host import ACTIVITY_COLLECTIVE
 
 if TYPE_CHECKING:
-    from .cell import Cell
+    import weakref
+
+    from .era import Era
     from .host import Collective
 
 _future_value = torch._C.Future.value  # torch's own: what `patches` puts in its place waits for a verdict
@@ -32,56 +37,21 @@ class Waits(Enum):
     ASIDE = "in a thread, which is left behind if need be"
 
 
-class DoneWork(compat.Work):
-    """A handle of something that is already complete. `tensors`: its outputs; `source`: who sent, for a receive."""
+class Owner(Protocol):
+    """The generation that a handle belongs to. works: its handles, to be let go of when it ends."""
 
-    def __init__(self, tensors: list[torch.Tensor], source: int | None = None) -> None:
-        super().__init__()
-        self._tensors = tensors
-        self._source = source
+    @property
+    def era(self) -> Era: ...
 
-    def wait(self, timeout: timedelta = compat.NO_TIMEOUT) -> bool:
-        return True
+    @property
+    def epoch(self) -> int | None: ...
 
-    def is_completed(self) -> bool:
-        return True
-
-    def is_success(self) -> bool:
-        return True
-
-    def exception(self) -> None:
-        return None
-
-    def result(self) -> list[torch.Tensor]:
-        return self._tensors
-
-    def synchronize(self) -> None:
-        return None
-
-    def block_current_stream(self) -> None:
-        return None
-
-    def source_rank(self) -> int:
-        return self._source_rank()
-
-    def _source_rank(self) -> int:
-        if self._source is None:
-            raise RuntimeError("source rank is only known of recv_anysource")
-        return self._source
-
-    def get_future(self) -> torch.futures.Future[list[torch.Tensor]]:
-        future: torch.futures.Future[list[torch.Tensor]] = torch.futures.Future()
-        future.set_result(self._tensors)
-        return future
-
-    def get_future_result(self) -> torch.futures.Future[int]:
-        future: torch.futures.Future[int] = torch.futures.Future()
-        future.set_result(0)  # WorkResult.SUCCESS
-        return future
+    @property
+    def works(self) -> weakref.WeakSet[SwappableWork]: ...
 
 
 class SwappableWork(compat.Work):
-    """The handle given out instead of `inner`, a handle of the generation in `cell`.
+    """The handle given out instead of `inner`, a handle of `generation`.
 
     on_done: called once, when success was first observed (the journal copies the outputs then).
     limit: timeout of a wait that is given none. gloo's sends and receives would use the one they connected with.
@@ -91,7 +61,7 @@ class SwappableWork(compat.Work):
 
     def __init__(
         self,
-        cell: Cell,
+        generation: Owner,
         inner: Any,
         on_done: Callable[[Any], None] | None,
         limit: timedelta | None = None,
@@ -99,13 +69,13 @@ class SwappableWork(compat.Work):
         collective: Collective | None = None,
     ) -> None:
         super().__init__()
-        self._cell = cell
+        self._generation = generation
         self._inner = inner
         self._on_done = on_done
         self._limit = limit
         self._waits = waits
         self._collective = collective
-        cell.works.add(self)
+        generation.works.add(self)
 
     def release(self) -> None:
         """Lets go of the inner handle; the generation is over."""
@@ -120,8 +90,8 @@ class SwappableWork(compat.Work):
 
     def _alive(self) -> Any:
         inner = self._inner
-        if inner is None or self._cell.registry.over:
-            raise self._cell.registry.interrupt()
+        if inner is None or self._generation.era.over:
+            raise self._generation.era.interrupt()
         return inner
 
     def _passed(self) -> None:
@@ -138,37 +108,33 @@ class SwappableWork(compat.Work):
 
     def wait(self, timeout: timedelta = compat.NO_TIMEOUT) -> bool:
         """As torch's. A failure that belongs to a failover raises `FailoverInterrupt` instead."""
-        registry, given = self._cell.registry, timeout
+        era, given = self._generation.era, timeout
         if not timeout and self._limit is not None:
             timeout = self._limit
-        failure: BaseException | None = None
-        registry.host.enter(ACTIVITY_COLLECTIVE)
-        try:
-            inner = self._alive()
-            result = self._wait(inner, timeout)
-        except Exception as error:
-            failure = error
-        finally:
-            inner = None
-            registry.host.leave()
-        if failure is not None:
+
+        def attempt() -> bool:
+            era.host.enter(ACTIVITY_COLLECTIVE)
             try:
-                # A user who waits in slices expects the timeout back at once.
-                if not (given and not registry.over and compat.is_timeout(failure)):
-                    registry.failed(failure, self._cell.epoch)
-                raise failure
+                return self._wait(self._alive(), timeout)
             finally:
-                failure = None  # it refers to this frame: together they would keep all callers' frames alive
+                era.host.leave()
+
+        def judge(failure: Exception) -> None:
+            # A user who waits in slices expects the timeout back at once.
+            if not (given and not era.over and compat.is_timeout(failure)):
+                era.failed(failure, self._generation.epoch)
+
+        result = judged(attempt, judge)
         self._alive()
         self._done()
         return result
 
-    def _wait(self, inner: Any, timeout: timedelta) -> Any:
+    def _wait(self, inner: Any, timeout: timedelta) -> bool:
         if self._waits is Waits.SLICES:
-            return waiting.in_slices(self._cell.registry, inner, timeout)
+            return waiting.in_slices(self._generation.era, inner, timeout)
         if self._waits is Waits.ASIDE:
-            return waiting.aside(self._cell.registry, lambda: inner.wait(timeout))
-        return inner.wait(timeout)
+            return bool(waiting.aside(self._generation.era, lambda: inner.wait(timeout)))
+        return bool(inner.wait(timeout))
 
     def is_completed(self) -> bool:
         completed = bool(self._alive().is_completed())
@@ -217,16 +183,16 @@ class SwappableWork(compat.Work):
         inner = self._alive().get_future()
 
         def finish(_: Any) -> Any:
-            if self._inner is None or self._cell.registry.over:
-                raise self._cell.registry.interrupt()
+            if self._inner is None or self._generation.era.over:
+                raise self._generation.era.interrupt()
             try:
                 value = _future_value(inner)
             except Exception as error:
-                self._cell.registry.note_failure(error)
+                self._generation.era.note_failure(error)
                 raise
             self._done()
             return value
 
         if self._waits is Waits.INNER:
             return inner.then(finish)
-        return waiting.Gate(self._cell.registry.cut, inner).future.then(finish)
+        return Gate(self._generation.era.cut, inner).future.then(finish)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ff_core.config.schema import BLOCK
+from ff_core.config.fields import BLOCK
 from ff_core.errors import ConfigError
 
 

@@ -1,78 +1,66 @@
-"""The job's FailoverConfig, before any process starts: from --ff-config, from the script's own arguments (its DeepSpeed
-file, or Megatron's --ff-failover and --ff-* flags), and from the launcher's options."""
+"""The settings of a job as far as they are known before any process starts: from --ff-config, from what the script's
+arguments and environment name (a DeepSpeed configuration, or Megatron's --ff-failover and --ff-* flags), and from the
+launcher's options."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping, Sequence
 
-from ff_core.config import file, flags
-from ff_core.config.schema import BLOCK, FailoverConfig
-from ff_core.errors import ConfigError
+from ff_core.config import block, file, flags
+from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
 
-#: Options by which DeepSpeed scripts take their JSON file: DeepSpeed's own, and what is only a custom.
-_DEEPSPEED_OPTIONS = ("--deepspeed_config", "--deepspeed-config")
-_CUSTOM_OPTIONS = ("--config", "--ds_config", "--ds-config")
+#: Options that take a DeepSpeed configuration and nothing else. Any other argument may name one too, and is looked at.
+_DEEPSPEED_OPTIONS = frozenset(("--deepspeed_config", "--deepspeed-config", "--deepscale_config"))
+#: Where Accelerate finds the file that the script does not name.
+_ACCELERATE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
 
-def find_config(script_args: Sequence[str], ff_config: str | None, spares: int | None) -> FailoverConfig:
-    """The configuration of a job.
+def find_settings(
+    script_args: Sequence[str],
+    ff_config: str | None,
+    spares: int | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """What is known of a job's settings before it starts.
 
-    script_args: the script's arguments, searched for a DeepSpeed file.  ff_config: the file of --ff-config.
-    spares: of --spares, wins over the files.  Raises ConfigError naming file, field and value.
+    script_args: the script's arguments.  ff_config: the file of --ff-config.  spares: of --spares, wins over all
+    others. Raises ConfigError naming file, field and value; also for a field with different values in two places.
     """
-    found: list[tuple[str, FailoverConfig]] = []
+    settings = Settings()
     if ff_config is not None:
-        found.append((ff_config, FailoverConfig.from_dict(file.load_fields(ff_config), source=ff_config)))
-    for option, value in _options(script_args):
-        block = _deepspeed_block(option, value)
-        if block is not None:
-            name = value if Path(value).is_file() else option
-            found.append((name, FailoverConfig.from_dict(block, source=name)))
+        config = FailoverConfig.from_dict(file.load_fields(ff_config), source=ff_config)
+        settings = settings.joined(Settings.given(config, ff_config))
+    blocks = [
+        block.read_argument(value, option, option in _DEEPSPEED_OPTIONS) for option, value in _values(script_args)
+    ]
+    if _ACCELERATE in environ:
+        blocks.append(block.read_argument(environ[_ACCELERATE], _ACCELERATE, False))
+    found = [each for each in blocks if each is not None]
+    protected = any(config.enabled for config, _ in found)
+    for config, source in found:
+        if config.enabled or not protected:  # else of another engine, which is not to be protected
+            settings = settings.joined(Settings.given(config, source))
     flagged = flags.from_words(script_args)
     if flagged is not None:
-        found.append((f"the script's {flags.SWITCH}", flagged))
-    for name, config in found[1:]:
-        if config != found[0][1]:
-            raise ConfigError(f'{found[0][0]} and {name} have different "{BLOCK}" blocks; allowed: one, or equal ones')
-    config = found[0][1] if found else FailoverConfig()
-    return config if spares is None else config.updated({"spares": spares}, source="--spares")
+        settings = settings.joined(Settings.given(flagged, f"the script's {flags.SWITCH}"))
+    return settings if spares is None else settings.with_spares(spares)
 
 
-def _options(script_args: Sequence[str]) -> list[tuple[str, str]]:
-    """(option, value) of all arguments that may name a DeepSpeed configuration."""
-    known = _DEEPSPEED_OPTIONS + _CUSTOM_OPTIONS
-    found = []
-    for position, word in enumerate(script_args):
-        option, equals, value = word.partition("=")
-        if option in known:
-            if equals:
-                found.append((option, value))
-            elif position + 1 < len(script_args):
-                found.append((option, script_args[position + 1]))
-    return found
+def _values(script_args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(option, value) of every argument that has a value, ours left out; option is "argument" for one by itself.
 
-
-def _deepspeed_block(option: str, value: str) -> Any | None:
-    """The "ff_failover" block of a DeepSpeed configuration (a file, or its text in base64), or None.
-
-    A file that is not there yet may be written by the script. What only a custom option names need not be DeepSpeed's.
+    Whether a word behind an option is the option's value is not known here: either way the word is looked at, once.
     """
-    sure = option in _DEEPSPEED_OPTIONS
-    if Path(value).is_file():
-        try:
-            fields = file.parse(file.read(value), value)
-        except ConfigError:
-            if sure:
-                raise
-            return None
-    else:
-        try:
-            fields = json.loads(base64.urlsafe_b64decode(value).decode())
-        except (binascii.Error, ValueError):
-            return None
-    return fields.get(BLOCK) if isinstance(fields, dict) else None
+    option = ""
+    for word in script_args:
+        if word.startswith("-"):
+            option, equals, value = word.partition("=")
+            if not equals:
+                continue
+        else:
+            value = word
+        if option != flags.FILE:
+            yield option or "argument", value
+        option = ""

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ff_core.config.fields import Scope, allowed_of, inner_model, scope_of
 from ff_core.config.file import load_fields
 from ff_core.config.schema import FailoverConfig
 
@@ -30,13 +31,14 @@ _SOURCE = "command line"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all flags to `parser`, in a group of their own. Values stay text; `from_namespace` reads them."""
     group = parser.add_argument_group(
-        title="fftrain", description="Survive the loss of ranks; see `python -m ff_core.config.schema` for all fields."
+        title="fftrain", description="Survive the loss of ranks; see `python -m ff_core.config.table` for all fields."
     )
     group.add_argument(SWITCH, action="store_true", help="Protect the job. Start it with `fftrain run`.")
     group.add_argument(FILE, metavar="FILE", default=None, help='JSON file with the fields of an "ff_failover" block.')
     for path, info in _fields():
-        allowed = str((info.json_schema_extra or {}).get("allowed"))  # type: ignore[union-attr]
-        described = f"{info.description} Allowed: {allowed}.".replace("%", "%%")
+        described = f"{info.description} Allowed: {allowed_of(info)}.".replace("%", "%%")
+        if scope_of(info) is Scope.LAUNCH:
+            described += " Processes need it before the script runs: on the command line, not set by the script."
         extra: dict[str, Any] = {"nargs": "?", "const": "true"} if info.annotation is bool else {}
         group.add_argument(_option(path), default=None, metavar="VALUE", help=described, **extra)
 
@@ -81,9 +83,9 @@ def _fields() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
 
     def walk(model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
         for name, info in model.model_fields.items():
-            kind = info.annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from walk(kind, (*prefix, name))
+            inner = inner_model(info)
+            if inner is not None:
+                yield from walk(inner, (*prefix, name))
             elif (*prefix, name) != ("enabled",):
                 yield (*prefix, name), info
 

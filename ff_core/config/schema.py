@@ -1,53 +1,32 @@
 """FailoverConfig: the one schema behind DeepSpeed's "ff_failover" block, Megatron's flags and the launcher.
 
-Every field has a unit in its name and a default that needs no thought. Values are immutable once made; a wrong key,
-type, range or combination is a `ConfigError` that names the field, the value and what is allowed.
-`python -m ff_core.config.schema` prints the reference table.
+Every field has a unit in its name, a default that needs no thought, and a scope: when it must be known. Values are
+immutable once made; a wrong key, type, range or combination is a `ConfigError` that names the field, the value and
+what is allowed. `python -m ff_core.config.table` prints the reference table.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError, field_validator, model_validator
 
+from ff_core.config.explain import explain
+from ff_core.config.fields import BLOCK, Bytes, BytesPerSecond, Scope, Strict, make_field
 from ff_core.errors import ConfigError
-from ff_core.units import parse_bytes, parse_rate
 
-BLOCK = "ff_failover"
 MAX_TCP_STREAMS = 16
 _PAGE = 4096
 
 
-def _bytes(value: Any) -> Any:
-    return parse_bytes(value) if isinstance(value, str) else value
-
-
-def _rate(value: Any) -> Any:
-    return parse_rate(value) if isinstance(value, str) else value
-
-
-Bytes = Annotated[int, BeforeValidator(_bytes)]
-BytesPerSecond = Annotated[int, BeforeValidator(_rate)]
-
-
-def _field(default: Any, allowed: str, description: str, **limits: Any) -> Any:
-    """A field whose `allowed` text appears in error messages and in the reference table."""
-    return Field(default, description=description, json_schema_extra={"allowed": allowed}, **limits)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PersistConfig(_Strict):
+class PersistConfig(Strict):
     """Checkpoints on disk, as a second line of defence. Both fields or neither."""
 
-    directory: str = _field("", "a path, or empty for none", "Where checkpoints are saved.")
-    period: int = _field(0, "a whole number >= 0", "Iterations between checkpoints; 0: none are saved.", ge=0)
+    directory: str = make_field(Scope.JOB, "", "a path, or empty for none", "Where checkpoints are saved.")
+    period: int = make_field(
+        Scope.JOB, 0, "a whole number >= 0", "Iterations between checkpoints; 0: none are saved.", ge=0
+    )
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> PersistConfig:
@@ -58,37 +37,44 @@ class PersistConfig(_Strict):
         return self
 
 
-class FailoverConfig(_Strict):
+class FailoverConfig(Strict):
     """How a job is protected. Made by `FailoverConfig.from_dict`, which explains what is wrong with a bad block."""
 
-    enabled: bool = _field(False, "true or false", "Protect the job. Off: training runs as without this package.")
-    replicas: int = _field(
+    enabled: bool = make_field(
+        Scope.JOB, False, "true or false", "Protect the job. Off: training runs as without this package."
+    )
+    replicas: int = make_field(
+        Scope.JOB,
         1,
         "a whole number >= 0",
         "Copies of each rank's unique state in the memory of other failure domains. 0 protects against the death of a "
         "process only.",
         ge=0,
     )
-    interval: int = _field(
+    interval: int = make_field(
+        Scope.JOB,
         1,
         "a whole number >= 1",
         "Iterations from one copied version to the next, for the whole job. A failure loses at most this many "
         "iterations, and the one that was running.",
         ge=1,
     )
-    commit: Literal["strict", "relaxed"] = _field(
+    commit: Literal["strict", "relaxed"] = make_field(
+        Scope.JOB,
         "strict",
         '"strict" or "relaxed"',
         "strict: an optimizer step begins only when the newest scheduled version is safe everywhere. relaxed: it may "
         "run ahead while there are free slots.",
     )
-    memory_limit_bytes: Bytes = _field(
+    memory_limit_bytes: Bytes = make_field(
+        Scope.JOB,
         0,
         'a whole number of bytes >= 0, or a size such as "64GiB"',
         "Host memory per node for slots and replicas; 0: what machine and cgroup have.",
         ge=0,
     )
-    chunk_bytes: Bytes = _field(
+    chunk_bytes: Bytes = make_field(
+        Scope.JOB,
         1 << 20,
         'a multiple of 4096 from 4096 to 1 GiB, or a size such as "1MiB"',
         "Unit in which state is copied, checksummed and sent.",
@@ -96,85 +82,99 @@ class FailoverConfig(_Strict):
         le=1 << 30,
         multiple_of=_PAGE,
     )
-    bandwidth_limit_bytes_per_s: BytesPerSecond = _field(
+    bandwidth_limit_bytes_per_s: BytesPerSecond = make_field(
+        Scope.JOB,
         0,
         'a whole number >= 0, or a rate such as "500MiB/s" or "10Gbit/s"',
         "Most bytes per second that a rank sends to one replica; 0: unlimited.",
         ge=0,
     )
-    transport: Literal["auto", "shm", "tcp", "ucx"] = _field(
+    transport: Literal["auto", "shm", "tcp", "ucx"] = make_field(
+        Scope.JOB,
         "auto",
         '"auto", "shm", "tcp" or "ucx"',
         "How replicas travel. shm: shared memory, to nodes of the same host only. ucx: through libucx 1.13 or newer, "
         "which every node must have; for RDMA. auto: shm to real nodes of the same host, tcp to others and to emulated "
         "ones.",
     )
-    tcp_streams: int | Literal["auto"] = _field(
+    tcp_streams: int | Literal["auto"] = make_field(
+        Scope.JOB,
         "auto",
         'a whole number from 1 to 16, or "auto"',
         "TCP connections side by side from a rank to one replica, where replicas travel by tcp. auto: about 8 for all "
         "ranks of a node together, at most 4 each; 1 within a host.",
     )
-    pacing: bool = _field(
+    pacing: bool = make_field(
+        Scope.JOB,
         False,
         "true or false",
         "Send a version evenly until the next optimizer step is expected, and not while collectives run; false: at "
         "once.",
     )
-    checksum: bool = _field(
+    checksum: bool = make_field(
+        Scope.JOB,
         True,
         "true or false",
         "CRC32C over everything copied. Off is for measurements only: a damaged copy would then be loaded.",
     )
-    heartbeat_interval_s: float = _field(0.5, "seconds > 0", "Time between two signs of life of a node.", gt=0)
-    heartbeat_timeout_s: float = _field(
+    heartbeat_interval_s: float = make_field(
+        Scope.JOB, 0.5, "seconds > 0", "Time between two signs of life of a node.", gt=0
+    )
+    heartbeat_timeout_s: float = make_field(
+        Scope.JOB,
         5.0,
         "seconds > 0",
         "A node silent for this long is lost. (A process that dies is noticed at once.)",
         gt=0,
     )
-    hang_timeout_s: float | Literal["auto"] = _field(
+    hang_timeout_s: float | Literal["auto"] = make_field(
+        Scope.JOB,
         "auto",
         'seconds > 0, or "auto"',
         "A rank that makes no progress for this long is declared dead. auto: calibrated from the job's own iteration "
         "times.",
     )
-    halt_timeout_s: float = _field(
+    halt_timeout_s: float = make_field(
+        Scope.JOB,
         10.0,
         "seconds > 0",
         "A surviving process that does not confirm within this time that it has halted is killed and replaced.",
         gt=0,
     )
-    verdict_timeout_s: float = _field(
+    verdict_timeout_s: float = make_field(
+        Scope.JOB,
         30.0,
         "seconds > 0",
         "A collective that failed although no failure is known waits this long for one; then its own exception is "
         "raised.",
         gt=0,
     )
-    join_timeout_s: float = _field(
-        600.0, "seconds > 0", "Time a replacement has from its start until it is ready to train.", gt=0
+    join_timeout_s: float = make_field(
+        Scope.JOB, 600.0, "seconds > 0", "Time a replacement has from its start until it is ready to train.", gt=0
     )
-    regroup_timeout_s: float = _field(
-        60.0, "seconds > 0", "Time for all ranks to connect anew; then recovery starts over.", gt=0
+    regroup_timeout_s: float = make_field(
+        Scope.JOB, 60.0, "seconds > 0", "Time for all ranks to connect anew; then recovery starts over.", gt=0
     )
-    spares: int = _field(
+    spares: int = make_field(
+        Scope.JOB,
         0,
         "a whole number >= 0",
         "Waiting processes per node, with libraries already imported; a replacement then starts in a fraction of a "
         "second.",
         ge=0,
     )
-    persist: PersistConfig = _field(
+    persist: PersistConfig = make_field(
+        Scope.JOB,
         PersistConfig(),
         'an object {"directory": ..., "period": ...}',
         "Checkpoints on disk, for losses that no copy in memory survives.",
     )
-    secret: str = _field(
+    secret: str = make_field(
+        Scope.LAUNCH,
         "",
         "at least 16 characters, or empty",
-        "Shared secret of the job's connections; empty: generated for each job. Several nodes that are started by "
-        "hand need the same one.",
+        "Shared secret of the job's connections, which begin before the script does; empty: generated for each job. "
+        "Several nodes that are started by hand need the same one.",
         repr=False,
     )
 
@@ -189,7 +189,7 @@ class FailoverConfig(_Strict):
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            raise ConfigError(_explain(error, source)) from None
+            raise ConfigError(explain(error, cls, source)) from None
 
     def updated(self, fields: Mapping[str, Any], source: str = "command line") -> FailoverConfig:
         """A copy in which `fields` win over this configuration's values. Raises ConfigError."""
@@ -254,70 +254,3 @@ class FailoverConfig(_Strict):
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    """One line per mistake: origin, field, value, what is allowed."""
-    lines: list[str] = []
-    for item in error.errors(include_url=False):
-        path, info, model = _locate(item["loc"])
-        reason = str(item["ctx"]["error"]) if item["type"] == "value_error" else ""
-        name = ".".join((BLOCK, *path))
-        if item["type"] in ("extra_forbidden", "invalid_key"):
-            key = str(item["loc"][-1])
-            shown = f".{key}" if key.isidentifier() else f"[{key!r}]"
-            line = f"{name}{shown} = {item['input']!r}: no such field{_nearest(key, model)}"
-        elif info is None or (reason and item["loc"] == ("persist",)):
-            # A relation between fields; the validator's text names them with their values.
-            lines += [f"{source}: {name}: {line}" for line in reason.splitlines()]
-            continue
-        else:
-            value = "(not shown)" if path == ("secret",) else repr(item["input"])
-            allowed = (info.json_schema_extra or {}).get("allowed")  # type: ignore[union-attr]
-            line = f"{name} = {value}: allowed: {allowed}" + (f" ({reason})" if reason else "")
-        if f"{source}: {line}" not in lines:  # a union reports one mistake per member
-            lines.append(f"{source}: {line}")
-    return "\n".join(lines)
-
-
-def _locate(loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], FieldInfo | None, type[BaseModel]]:
-    """The part of an error's location that is fields of ours, the last field on it, and the model the path ended in."""
-    path: tuple[str, ...] = ()
-    model: type[BaseModel] = FailoverConfig
-    info: FieldInfo | None = None
-    for part in loc:
-        found = model.model_fields.get(str(part))
-        if found is None:
-            break
-        path, info = (*path, str(part)), found
-        if isinstance(found.annotation, type) and issubclass(found.annotation, BaseModel):
-            model = found.annotation
-    return path, info, model
-
-
-def _nearest(key: str, model: type[BaseModel]) -> str:
-    known = list(model.model_fields)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(known)}"
-
-
-def reference_table() -> str:
-    """The documentation of every field as a Markdown table."""
-    rows = ["| field | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-
-    def add(model: type[BaseModel], prefix: str) -> None:
-        for name, info in model.model_fields.items():
-            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-                add(info.annotation, f"{prefix}{name}.")
-                continue
-            allowed = (info.json_schema_extra or {}).get("allowed")  # type: ignore[union-attr]
-            default = {True: "true", False: "false"}.get(info.default) if isinstance(info.default, bool) else None
-            default = default or (f'"{info.default}"' if isinstance(info.default, str) else str(info.default))
-            rows.append(f"| `{prefix}{name}` | `{default}` | {allowed} | {info.description} |")
-
-    add(FailoverConfig, "")
-    return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    print(reference_table())

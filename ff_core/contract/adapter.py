@@ -72,8 +72,11 @@ class TrainerAdapter(Protocol):
         """Recompute DERIVED tensors and broadcast REPLICATED and CONSTANT ones to newcomers.
 
         Called on every rank, after unique tensors are restored and groups work again; collectives are allowed and
-        must be the same on every rank.  source_rank: the lowest global rank whose state is complete, None if own slots
-        held all.  newcomers: ranks whose state is not; where peers() are not all ranks, the lowest of them that is not
-        a newcomer has everything (if any of them needs it).  restored: ranks that took this version from a slot, all
-        newcomers among them: their DERIVED tensors are stale. The others kept their live tensors, DERIVED ones too.
+        must be the same on every rank.
+
+        source_rank: the lowest global rank whose state is complete; None if own slots held all.
+        newcomers: ranks with incomplete state. If peers() is a subset of the ranks and one of them is a newcomer, the
+        lowest peer that is not a newcomer is the source.
+        restored: ranks that took this version from a slot, all newcomers among them: their DERIVED tensors are stale.
+        The others kept their live tensors, DERIVED ones too.
         """

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ff_core.contract.job import JobSpec
+from ff_core.errors import ConfigError
 
 #: What tells a process which rank it is. A spare has none of these until it gets a rank: a library that reads one while
 #: it is imported would otherwise keep another rank's value.
@@ -29,6 +30,9 @@ RANK_VARIABLES = (
     "TORCHELASTIC_USE_AGENT_STORE",
     "TORCHELASTIC_ERROR_FILE",
 )
+
+#: In place of a module's name in what a spare must not import ahead: nothing at all.
+EVERYTHING = "*"
 
 _OMP_MESSAGE = """
 *****************************************
@@ -74,6 +78,22 @@ def worker_env(job: JobSpec, rank: int, restart_count: int) -> dict[str, str]:
 def spare_env(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """A copy of `environ` without what names a rank."""
     return {name: value for name, value in environ.items() if name not in RANK_VARIABLES}
+
+
+def hash_seed(environ: Mapping[str, str] = os.environ) -> str:
+    """PYTHONHASHSEED for all worker processes of a job: the user's, or "0".
+
+    The order of a set of strings depends on it. Left to Python, each process draws its own, and a replacement (or the
+    script started again from a checkpoint) would see another order than the rank it plays. Raises ConfigError for
+    "random", which asks for just that.
+    """
+    seed = environ.get("PYTHONHASHSEED", "")
+    if seed == "random":
+        raise ConfigError(
+            "PYTHONHASHSEED=random: a replacement would see sets of strings in another order than the rank that it "
+            "plays; allowed: a number from 0 to 4294967295, or leave it out (then it is 0 in every worker)"
+        )
+    return seed or "0"
 
 
 def log_dir(job: JobSpec, restart_count: int) -> Path:

@@ -15,11 +15,13 @@ class JobSpec:
     import_hooks: workers watch imports, so that frameworks need not call FFTrainer themselves.
     nodes: number of failure domains (real or emulated).  nproc_per_node: ranks per failure domain.
     emulated: the failure domains share one machine; LOCAL_RANK and LOCAL_WORLD_SIZE then count over the machine.
-    spares: waiting processes per failure domain.  max_restarts: restarts of the whole script when failover is
-    impossible.
-    master_addr, master_port: the torch TCPStore the launcher hosts.  config: FailoverConfig as plain dict.
+    max_restarts: restarts of the whole script when failover is impossible.
+    master_addr, master_port: the torch TCPStore the launcher hosts.
+    config: the settings as the launcher knows them, Settings.to_wire().
     out_dir: where events.jsonl, logs/ and failure records go; empty: nothing is written.
-    injections: texts of --inject.  tee, log_prefix: whether worker output is shown, and prefixed with "[rank]: ".
+    injections: texts of --inject.  show_output, log_prefix: whether worker output is shown, and with
+    "[rank]: " before it.
+    hash_seed: PYTHONHASHSEED of every worker process (see env.hash_seed).
     """
 
     entrypoint: list[str]
@@ -31,13 +33,13 @@ class JobSpec:
     emulated: bool = False
     no_python: bool = False
     import_hooks: bool = True
-    spares: int = 0
     max_restarts: int = 0
     out_dir: str = ""
     injections: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     show_output: bool = True
     log_prefix: bool = True
+    hash_seed: str = "0"
 
     @property
     def world_size(self) -> int:

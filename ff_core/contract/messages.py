@@ -40,12 +40,12 @@ _define("challenge", nonce=_B)
 _define(
     "hello", proof=_B, nonce=_B, node=_I, host_id=_S, hostname=_S, data_host=_S, data_port=_I, free_bytes=_I, pid=_I
 )
-_define("welcome", proof=_B, job=_D, heartbeat_interval_s=_F)
+_define("welcome", proof=_B, job=_D)
 _define("refused", reason=_S)
 
 # --- controller -> agent ---
 _define("start", restart=_I, epoch=_I, ranks=_L, injections=_L)
-_define("arenas", epoch=_I, own=_D, replicas=_D)
+_define("arenas", epoch=_I, settings=_D, own=_D, replicas=_D)
 _define("placement", epoch=_I, holders=_D, protected=_S)
 _define("w", epoch=_I, version=_I)
 _define("halt", epoch=_I, dead=_L)
@@ -67,7 +67,7 @@ _define(
 )
 _define("regroup", epoch=_I)
 _define("may_leave", epoch=_I, version=_I)
-_define("preload", modules=_L, calls=_L)
+_define("preload", modules=_L, calls=_L, environ=_opt(_D), argv=_opt(_L), without=_opt(_L))
 _define("inject_ack", id=_I, rank=_I)
 _define("corrupt", rank=_I, kind=_S, id=_I, to=_I)
 _define("stop", code=_I, signum=_I)
@@ -85,7 +85,6 @@ _define(
     local_bytes=_I,
     blob_capacity=_I,
     journal_bytes=_I,
-    chunk_bytes=_I,
     settings=_D,
     has_constant=_BOOL,
     on_device=_BOOL,
@@ -127,6 +126,7 @@ _define("arena", epoch=_I, holders=_L, protected=_S)
 _define("booted")
 _define("halted", epoch=_I, version=_I, sealed=_BOOL)
 _define("slot_ready", epoch=_I)
+_define("spare_unfit", uid=_S, reasons=_D)
 
 
 def check(message: Any) -> Message:

@@ -167,9 +167,9 @@ class Controller:
     def on_spare_gone(self, node: int, uid: str) -> None:
         self.members.nodes[node].spares.pop(uid, None)
 
-    def on_preload(self, node: int, modules: list[str], calls: list[Any]) -> None:
+    def on_preload(self, node: int, **what: Any) -> None:
         if self.preload is None:
-            self.preload = {"modules": modules, "calls": calls}
+            self.preload = what
             for other in self.members.live_nodes():
                 self.out.send(other, "preload", **self.preload)
 
@@ -241,7 +241,7 @@ class Controller:
             self.finish(1, reason + ("\n" + tails[0] if tails else ""))
             return
         self.restart += 1
-        self.epoch += 1  # fences what the old processes still say
+        self.epoch += 1  # what the old processes still say is of an older one, and dropped
         self.out.emit("restart", reason=reason, restart=self.restart)
         self.out.say(f"{reason}; starting the script again ({self.restart} of {self.job.max_restarts} restarts)")
         nodes, failures = self.members.nodes, {r.rank: r.failures for r in self.members.ranks.values()}

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
 from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import make
@@ -116,7 +116,7 @@ class ControllerServer:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._outcome = (1, "")
-        config = FailoverConfig.from_dict(self._job.config, source="job")
+        config = Settings.from_wire(self._job.config).config
         self._controller = Controller(self._job, config, self)
         try:
             server, port = await rpc.serve(self._host, self._port, self._session)
@@ -174,14 +174,7 @@ class ControllerServer:
         except (ProtocolError, asyncio.TimeoutError) as error:
             self.say(f"connection refused: {error or 'no hello in time'}")
             return
-        await stream.send_now(
-            make(
-                "welcome",
-                proof=our_proof,
-                job=self._job.to_wire(),
-                heartbeat_interval_s=self._controller.config.heartbeat_interval_s,
-            )
-        )
+        await stream.send_now(make("welcome", proof=our_proof, job=self._job.to_wire()))
         self._streams[node.id] = stream
         writer = asyncio.create_task(stream.pump())
         reason = "its connection closed"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
 from ff_core.controller.hang import HangDetector
 from ff_core.controller.placement import place
 from ff_core.copy.arena import arena_bytes
@@ -18,8 +18,6 @@ from ff_core.units import format_bytes
 if TYPE_CHECKING:
     from ff_core.controller.controller import Controller
 
-_LAYOUT = ("sent_bytes", "local_bytes", "blob_capacity", "journal_capacity", "chunk_bytes")
-
 
 class Startup:
     """One start of the script on all ranks (a restart makes a new one)."""
@@ -27,7 +25,8 @@ class Startup:
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
         self.members, self.out, self.job = controller.members, controller.out, controller.job
-        self.settings: dict[str, Any] | None = None
+        self.settings: Settings | None = None
+        self.first_rank = -1  # the one whose settings they are
         self.has_constant = False
         self.on_device = False  # of some rank
         self.groups: set[frozenset[int]] = set()  # redundancy groups, where they are not all ranks
@@ -45,7 +44,7 @@ class Startup:
                 world_size=self.job.world_size,
                 nodes=self.job.nodes,
                 emulated=self.job.emulated,
-                spares=self.job.spares,
+                spares=owner.config.spares,
                 entrypoint=self.job.entrypoint,
             )
         for node in self.members.live_nodes():
@@ -73,35 +72,35 @@ class Startup:
         entry = self.members.ranks[rank]
         if not entry.started:
             return  # of the previous start: the agent has not got round to this one
+        mine = Settings.from_wire(settings)
         if self.settings is None:
-            self.settings = settings
-        elif settings != self.settings:
-            differing = sorted(
-                key for key in {*settings, *self.settings} if settings.get(key) != self.settings.get(key)
-            )
-            self.controller.finish(
-                1,
-                f"rank {rank} has another ff_failover configuration than the first rank: {', '.join(differing)} differ",
-            )
+            self.settings, self.first_rank = mine, rank
+        elif differing := mine.differences(self.settings):
+            texts = [
+                f"{name} is {here} on rank {rank} and {there} on rank {self.first_rank}"
+                for name, here, there in differing
+            ]
+            self.controller.finish(1, f"the ranks' ff_failover settings differ: {'; '.join(texts)}")
             return
         self.has_constant |= has_constant
         self.on_device |= on_device
         if peers is not None:
             self.groups.add(frozenset(peers))
         # room for the journal of a replacement, whose script may take other turns before it is replayed
-        entry.layout = {"rank": rank, "slots": 2, "journal_capacity": 2 * journal_bytes + 65536, **sizes}
+        entry.layout = {
+            "rank": rank,
+            "slots": 2,
+            "journal_capacity": 2 * journal_bytes + 65536,
+            "chunk_bytes": mine.config.chunk_bytes,
+            **sizes,
+        }
         if all(other.layout is not None for other in self.members.ranks.values()):
             self._allocate()
 
     def _allocate(self) -> None:
         owner = self.controller
         assert self.settings is not None
-        launch_level = {
-            key: getattr(owner.config, key)
-            for key in ("heartbeat_interval_s", "heartbeat_timeout_s", "halt_timeout_s", "spares", "secret")
-        }
-        owner.config = FailoverConfig.from_dict(self.settings, source="ff_failover").model_copy(update=launch_level)
-        owner.hangs = HangDetector(owner.config.hang_timeout_s)
+        self._settle(self.settings)
         holders = place(self.members.node_of(), self.members.live_nodes(), owner.config.replicas, {})
         for rank in self.members.ranks.values():
             rank.holders = holders[rank.rank]
@@ -112,7 +111,25 @@ class Startup:
         self.describe_protection()
         for node in self.members.live_nodes():
             layouts = self.members.layouts_for(node)
-            self.out.send(node, "arenas", epoch=owner.epoch, own=layouts["own"], replicas=layouts["replicas"])
+            settings = self.settings.to_wire()
+            self.out.send(
+                node, "arenas", epoch=owner.epoch, settings=settings, own=layouts["own"], replicas=layouts["replicas"]
+            )
+
+    def _settle(self, settings: Settings) -> None:
+        """From here on the job runs with `settings`, which hold what its script gave; agents get them with their
+        arenas."""
+        owner = self.controller
+        owner.config = settings.config
+        owner.hangs = HangDetector(owner.config.hang_timeout_s)
+        for node in self.members.live_nodes():  # agents have beaten at another interval until now
+            self.members.nodes[node].last_beat = self.out.now()
+        given = settings.told()
+        self.out.emit("settings", given=given)
+        if given:
+            self.out.say(
+                "settings: " + ", ".join(f"{name} = {value} ({origin})" for name, (value, origin) in given.items())
+            )
 
     def _memory_problem(self) -> str:
         """Empty, or why some machine's memory is not enough, in bytes per node."""

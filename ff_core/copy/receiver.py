@@ -57,7 +57,7 @@ class Receiver:
 
         peers_file: over shared memory, the memory file that the peer's slots lie in, sealed against shrinking; -1: data
         come over the socket or, with ucx, through UCX. Takes all descriptors over, also on failure. An older
-        connection for the arena is closed and joined first. EngineError: `epoch` is fenced.
+        connection for the arena is closed and joined first. EngineError: `epoch` is retired.
         """
         number = ctypes.c_uint64()
         streams, count = descriptors(fds)
@@ -79,7 +79,7 @@ class Receiver:
         """Close and join the arena's connection, if any."""
         check(engine().ff_receiver_detach(self._open(), arena.address))
 
-    def fence(self, epoch: int) -> None:
+    def retire_before(self, epoch: int) -> None:
         """Close and join every connection of an epoch before `epoch`, and refuse new ones: they touch no arena now."""
         check(engine().ff_receiver_fence(self._open(), epoch))
 

@@ -150,8 +150,9 @@ class Writer:
         check(engine().ff_writer_collective_forget(self._open(), ticket))
 
     def begin(self, slot: int, epoch: int, version: int, stream: int = 0) -> None:
-        """Start copying the live tensors into `slot` as (epoch, version); they must not change until wait_copied(), or
-        until what fence() lets pass.
+        """Start copying the live tensors into `slot` as (epoch, version).
+
+        They must not change until wait_copied() returns, or on the device until what comes behind device_wait().
 
         stream: where tensors lie on a CUDA device, the stream whose work up to here makes the version
         (`torch.cuda.current_stream().cuda_stream`; 0: the default stream). Otherwise of no meaning.
@@ -175,10 +176,11 @@ class Writer:
         """Wait until nobody reads the live tensors for `version` any more. TimeoutError; CopyCancelled: as it says."""
         self._in_slices(lambda ms: engine().ff_writer_wait_copied(self._open(), version, ms), timeout_s)
 
-    def fence(self, version: int, stream: int, timeout_s: float) -> None:
-        """Let later work on `stream` (as in begin()) change the live tensors: on the device it waits for the copy of
-        `version`, this call does not. Where all tensors are on the host, the same as wait_copied(). TimeoutError;
-        CopyCancelled.
+    def device_wait(self, version: int, stream: int, timeout_s: float) -> None:
+        """Let later work on `stream` (as in begin()) change the live tensors.
+
+        On the device that work waits for the copy of `version`; this call does not. Where all tensors are on the host,
+        the same as wait_copied(). Raises TimeoutError, CopyCancelled.
         """
         self._in_slices(lambda ms: engine().ff_writer_fence_stream(self._open(), version, stream, ms), timeout_s)
 

@@ -60,8 +60,9 @@ def compile_kernels(directory: Path) -> Path | None:
         return None
     binary = directory / "cuda_gather.fatbin"
     targets = [argument for target in _CUDA_TARGETS for argument in ("-gencode", target)]
-    source = SOURCE_DIR / "cuda_gather.cu"
-    _run([*nvcc, "-std=c++17", "-O3", "-Werror", "all-warnings", "-fatbin", *targets, str(source), "-o", str(binary)])
+    source = SOURCE_DIR / "device" / "cuda_gather.cu"
+    options = ["-std=c++17", "-O3", "-Werror", "all-warnings", f"-I{SOURCE_DIR}", "-fatbin"]
+    _run([*nvcc, *options, *targets, str(source), "-o", str(binary)])
     out = directory / KERNEL_IMAGE
     out.write_text(",".join(map(str, binary.read_bytes())))
     return out
@@ -88,7 +89,12 @@ def _run(command: list[str]) -> None:
 
 def sources() -> list[Path]:
     """The engine's C++ files."""
-    return sorted(SOURCE_DIR.glob("*.cpp"))
+    return sorted(SOURCE_DIR.rglob("*.cpp"))
+
+
+def headers() -> list[Path]:
+    """What the engine's C++ files include. They are named from SOURCE_DIR: "base/error.h"."""
+    return sorted(SOURCE_DIR.rglob("*.h"))
 
 
 def interface() -> str:
@@ -141,7 +147,7 @@ def is_current(library: Path = LIBRARY) -> bool:
     """Whether `library` exists and is newer than every source."""
     if not library.exists():
         return False
-    inputs = [*sources(), *SOURCE_DIR.glob("*.h"), *SOURCE_DIR.glob("*.cu"), Path(__file__)]
+    inputs = [*sources(), *headers(), *SOURCE_DIR.rglob("*.cu"), Path(__file__)]
     return library.stat().st_mtime >= max(path.stat().st_mtime for path in inputs)
 
 

@@ -1,15 +1,15 @@
 // The C interface of writer and receiver: handles, null checks, exceptions to codes.
 #include <cstdio>
 
-#include "crc32c.h"
-#include "cuda_device.h"
-#include "error.h"
-#include "receiver.h"
-#include "transport_shm.h"
-#include "transport_striped.h"
-#include "transport_ucx.h"
-#include "ucx_library.h"
-#include "writer.h"
+#include "base/error.h"
+#include "checksum/crc32c.h"
+#include "device/cuda_device.h"
+#include "receiver/receiver.h"
+#include "transport/shm.h"
+#include "transport/striped.h"
+#include "transport/ucx.h"
+#include "transport/ucx_library.h"
+#include "writer/writer.h"
 
 struct ff_writer {
   explicit ff_writer(const ff_writer_options& options) : writer(options) {}

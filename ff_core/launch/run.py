@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ff_core.config.find import find_config
-from ff_core.config.schema import FailoverConfig
+from ff_core.config.find import find_settings
+from ff_core.config.settings import Settings
 from ff_core.contract import inject
-from ff_core.contract.env import set_default_threads
+from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import JobSpec
 from ff_core.controller.service import ControllerServer
 from ff_core.errors import ConfigError
@@ -32,9 +32,9 @@ def main(argv: Sequence[str]) -> int:
     """Run a job. Returns its exit code: 0, 1 if it failed, 128 + signal if it was stopped. Raises ConfigError."""
     plan = parse(argv)
     script_args = plan.entrypoint[2:] if plan.entrypoint[0] == "-m" else plan.entrypoint[1:]
-    config = find_config(script_args, plan.ff_config, plan.spares)
+    settings = find_settings(script_args, plan.ff_config, plan.spares)
     inject.parse_all(plan.injections, plan.nodes * plan.nproc_per_node)
-    secret = _secret(plan, config)
+    secret = _secret(plan, settings)
     if plan.out_dir:
         try:
             Path(plan.out_dir).mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         return join_job(plan, secret)
     # Held in a variable: the store is served as long as the object lives.
     served, port = torch_store.host_store(plan.master_addr, plan.master_port)
-    job = _job(plan, config, port)
+    job = _job(plan, settings, port)
     interface = plan.local_addr or torch_store.interface_of(plan.master_addr)
     server = ControllerServer(job, secret, torch_store.bracketed(interface))
     with _signals(plan.signals) as received:
@@ -125,9 +125,9 @@ def join_job(plan: RunPlan, secret: bytes) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _secret(plan: RunPlan, config: FailoverConfig) -> bytes:
-    if config.secret:
-        return config.secret.encode()
+def _secret(plan: RunPlan, settings: Settings) -> bytes:
+    if settings.config.secret:
+        return settings.config.secret.encode()
     if plan.nodes > 1 and not plan.emulated:
         raise ConfigError(
             f'--nnodes {plan.nodes}: "secret" is missing in the "ff_failover" block (or in the file of --ff-config): '
@@ -135,10 +135,10 @@ def _secret(plan: RunPlan, config: FailoverConfig) -> bytes:
         )
     from ff_core.contract.auth import new_secret
 
-    return new_secret()
+    return new_secret().hex().encode()  # as text, which a script's own block can be compared with
 
 
-def _job(plan: RunPlan, config: FailoverConfig, port: int) -> JobSpec:
+def _job(plan: RunPlan, settings: Settings, port: int) -> JobSpec:
     return JobSpec(
         entrypoint=plan.entrypoint,
         nodes=plan.nodes,
@@ -149,13 +149,12 @@ def _job(plan: RunPlan, config: FailoverConfig, port: int) -> JobSpec:
         emulated=plan.emulated,
         no_python=plan.no_python,
         import_hooks=plan.import_hooks,
-        spares=config.spares,
         max_restarts=plan.max_restarts,
         out_dir=plan.out_dir,
         injections=plan.injections,
-        # The secret travels to agents by their standard input only.
-        config={**config.to_dict(), "secret": ""},
+        config=settings.to_wire(),  # without the secret, which travels to agents by their standard input only
         show_output=plan.show_output,
+        hash_seed=hash_seed(),
     )
 
 

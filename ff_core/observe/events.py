@@ -38,6 +38,7 @@ KINDS = {
     "worker_exit": "rank, code (negative: the signal), at",
     "spare_ready": "node, uid",
     "training_start": "protected (text)",
+    "settings": "given {field: [value, where it came from]}: what is not a default",
     "commit": "W: newest version safe on every rank, epoch",
     "injection": "rank, id, action, iteration, at (time)",
     "hint": "rank, text, site: a collective failed and no death is known yet",

@@ -1,7 +1,7 @@
 """The checkpoint razor: which bytes of a rank's state must be copied, because nobody else can give them back.
 
-An adapter declares every tensor with who else holds it (`contract.adapter.TensorSpec`); the plan that follows says where
-each copied tensor lies in a slot's payload:
+An adapter declares every tensor with who else holds it (`contract.adapter.TensorSpec`). The plan that follows says
+where each copied tensor lies in a slot's payload:
 
     | UNIQUE tensors, 64-byte aligned ... padding | REPLICATED tensors, 64-byte aligned ... |
     |<------------- sent_bytes ------------------>|<-------------- local_bytes ------------>|

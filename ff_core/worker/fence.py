@@ -1,8 +1,7 @@
 """Which version a worker's live tensors hold, and the lock that makes a halt final.
 
-`enter_step`, `leave_step`, `seal` and the watchdog's `halt` exclude one another: what `halt` reports cannot change
-afterwards, even
-while the training thread is still computing (docs/protocol.md, section 2).
+`enter_step`, `leave_step`, `seal` and the watchdog's `halt` exclude one another. So what `halt` reports cannot change
+afterwards, even while the training thread is still computing (docs/protocol.md, section 2).
 """
 
 from __future__ import annotations
@@ -20,8 +19,11 @@ _PATIENCE_S = 2.0  # of the halt; a fifth of what it may take by default
 
 
 class Fence:
-    """version: finished inner steps of the live tensors, -1 before training.  sealed: newest version whose scalars
-    were taken."""
+    """The lock, and what it guards.
+
+    version: finished inner steps of the live tensors, -1 before training.
+    sealed: newest version whose scalars were taken.
+    """
 
     def __init__(self, page: StatusPage, epoch: int) -> None:
         self.page = page
@@ -113,9 +115,9 @@ class Fence:
     def halt(self, epoch: int, free: Callable[[], None], patience_s: float = _PATIENCE_S) -> tuple[int, bool]:
         """(version, sealed): what the live tensors supply from now on; version -1 while they are being changed.
 
-        free(): aborts the groups. Called if the training thread has not left the fence within patience_s: starting a
-        copy waits for nothing, but for a device whose queue is full because it is in a collective of the dead. Whatever
-        such a device was to make of the live tensors, it will not have made.
+        free(): aborts the groups. Called if the training thread has not left the fence within patience_s. Starting a
+        copy waits for one thing only: a device whose queue is full because it is in a collective of the dead. Then the
+        step that makes the live version is behind that collective and will not run.
         """
         self._halt_epoch = max(self._halt_epoch, epoch)  # now: what is freed below finds itself halted
         stuck = not self._changed.acquire(timeout=patience_s)
@@ -133,8 +135,10 @@ class Fence:
             self._changed.release()
 
     def never_whole(self) -> None:
-        """After a halt: the step that makes the live version has not run on the device, and perhaps never will. Further
-        halts say the same, until `resume`."""
+        """After a halt: the step that makes the live version has not run on the device, and perhaps never will.
+
+        Further halts say the same, until `resume`.
+        """
         with self._changed:
             self._whole = False
             self.page.store("live", 0)

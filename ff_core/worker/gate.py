@@ -1,18 +1,18 @@
-"""The commit gate: where the training thread waits before live tensors may change, and the only place where it waits
-(I6)."""
+"""The commit gate: where the training thread waits before live tensors may change, and the only place where it waits.
+
+Why it must: docs/protocol.md, section 3.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from ff_core.contract.activity import ACTIVITY_GATE
 from ff_core.contract.stamps import stamp
 from ff_core.copy.page import WaitResult
 from ff_core.errors import FailoverError, FailoverInterrupt
-
-if TYPE_CHECKING:
-    from ff_core.worker.session import Failover
+from ff_core.worker.parts import WorkerParts
+from ff_core.worker.replicator import Replicator
 
 _SLICE_S = 0.5
 _WARN_S = 30.0
@@ -23,51 +23,50 @@ class CommitGate:
     """Waits for the engine (its copy has left the live tensors) and for the job (every rank has committed).
 
     Measured by its caller. Looks after connections to holders that broke although nobody died.
+    strict: every step waits until the newest copied version is committed; else only one that will be copied itself.
     """
 
-    def __init__(self, owner: Failover) -> None:
-        self._owner = owner
+    def __init__(self, parts: WorkerParts, replicator: Replicator, *, strict: bool) -> None:
+        self._rank, self._page, self._fence = parts.rank, parts.page, parts.fence
+        self._replicator, self._strict = replicator, strict
 
-    def pass_(self, version: int, scheduled: bool) -> None:
-        """Before the step that makes `version`. Strict: the newest copied version must be committed everywhere;
-        relaxed: only if
-        `version` will be copied itself, for then it needs that one's older slot. Raises FailoverInterrupt.
+    def pass_(self, scheduled: bool) -> None:
+        """Before a step. scheduled: the version that it makes will be copied, over the older slot of the two.
+
+        Raises FailoverInterrupt.
         """
-        owner = self._owner
-        assert owner.replicator is not None
-        with owner.fence.activity(ACTIVITY_GATE):
+        with self._fence.activity(ACTIVITY_GATE):
             self.wait_copied()
-            if owner.config.commit == "strict" or scheduled:
-                self.wait_committed(owner.replicator.newest)
+            if self._strict or scheduled:
+                self.wait_committed(self._replicator.newest)
 
     def wait_copied(self) -> None:
-        """Until the live tensors' newest copy has left them; on a CUDA device the current stream waits, not this
-        thread."""
-        owner = self._owner
-        assert owner.replicator is not None
+        """Until the newest copy has left the live tensors.
+
+        On a CUDA device the current stream waits, not this thread.
+        """
         try:
-            owner.replicator.wait_copied(_COPIED_S)
+            self._replicator.wait_copied(_COPIED_S)
         except (FailoverError, TimeoutError):
-            owner.fence.check()  # a halt cancelled it
+            self._fence.check()  # a halt cancelled it
             raise
 
     def wait_committed(self, version: int) -> None:
         """Until W >= version. Mends connections that broke; says so when it takes long. Raises FailoverInterrupt."""
-        owner = self._owner
-        assert owner.replicator is not None
-        target, waited, warned = stamp(owner.epoch, version), 0.0, False
+        epoch, waited, warned = self._fence.epoch, 0.0, False
+        target = stamp(epoch, version)
         while True:
             try:
-                if owner.page.wait_w(target, owner.epoch, _SLICE_S) is WaitResult.HALTED:
-                    raise FailoverInterrupt(owner.page.load("halt_epoch"))
+                if self._page.wait_w(target, epoch, _SLICE_S) is WaitResult.HALTED:
+                    raise FailoverInterrupt(self._page.load("halt_epoch"))
                 return
             except TimeoutError:
                 waited += _SLICE_S
-            owner.check()
+            self._fence.check()
             try:
-                mended = owner.replicator.mend(owner.fence.unless_halted)
+                mended = self._replicator.mend(self._fence.unless_halted)
             except FailoverError:
-                owner.fence.check()  # a halt cancelled it
+                self._fence.check()  # a halt cancelled it
                 raise
             if mended:
                 self._say(mended)
@@ -75,8 +74,8 @@ class CommitGate:
                 warned = True
                 self._say(
                     f"has waited {waited:.0f} s for version {version} to be committed by every rank "
-                    f"(W = {owner.committed_version})"
+                    f"(W = {self._replicator.committed_version()})"
                 )
 
     def _say(self, text: str) -> None:
-        print(f"fftrain: rank {self._owner.rank}: {text}", file=sys.stderr, flush=True)
+        print(f"fftrain: rank {self._rank}: {text}", file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
 """Preparing a spare: a live rank publishes which library modules it has imported, a spare imports the same ones.
 
 Importing is most of a new process's start (seconds; the takeover itself takes a fraction of one). Only libraries are
-imported ahead: a user's own modules may read RANK when they are imported, and a spare has no rank.
+imported ahead, not a user's own modules; and of libraries only those whose import asks for nothing that only the rank
+knows (see ff_core.worker.watch).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import site
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 
 from ff_core.contract.env import RANK_VARIABLES
 from ff_core.worker.hooks import resolve
+from ff_core.worker.script import script_directory
+from ff_core.worker.watch import NotAhead, Watch, digest
 
 _OURS = ("ff_core", "ff_deepspeed", "ff_megatron")
 _NEVER = ("__main__", "__mp_main__", "ff_core.worker.worker_main")
@@ -31,12 +34,14 @@ class PreloadResult:
 
     imported, called: how many modules and calls succeeded.  seconds: for all of it.
     skipped: module or call -> why it failed alone; it will be done, or fail properly, when the script needs it.
+    unfit: module or call -> why it must wait for the rank. Not empty: the process cannot become a rank as it is.
     """
 
     imported: int = 0
     called: int = 0
     seconds: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
 
 
 def library_modules() -> list[str]:
@@ -61,35 +66,73 @@ def library_modules() -> list[str]:
     return names
 
 
+_environ_at_start: dict[str, str] = {}
+
+
+def remember_environment() -> None:
+    """In a process that has got its rank: the environment is what the script will find."""
+    _environ_at_start.clear()
+    _environ_at_start.update(os.environ)
+
+
+def changed_environment() -> dict[str, str]:
+    """Variables that have another value than before the script (or none), name -> digest of the value."""
+    now = dict(os.environ)
+    names = {name for name in {*now, *_environ_at_start} if now.get(name) != _environ_at_start.get(name)}
+    return {name: digest(now.get(name)) for name in sorted(names - {*RANK_VARIABLES})}
+
+
 def run(
-    modules: Sequence[str], calls: Sequence[Sequence[Any]], wanted: Callable[[], bool] = lambda: False
+    modules: Sequence[str],
+    calls: Sequence[Sequence[Any]],
+    wanted: Callable[[], bool] = lambda: False,
+    *,
+    argv: Sequence[str] = (),
+    without: Sequence[str] = (),
+    changed: Mapping[str, str] | None = None,
 ) -> PreloadResult:
     """In a spare: import `modules`, then make `calls`, each ["module:function", [arguments]].
 
+    argv: the script with its arguments, as the rank had them.  without: modules and calls that must wait for the rank.
+    changed: what a live rank's changed_environment() was.
+
     Ends early once `wanted()`: the spare has become a rank, whose script imports what it needs in any case.
     What fails alone is skipped and told (some modules import only as part of others). Variables that name a rank are
-    removed from the environment first, so that none can be read by an import.
+    removed from the environment first; an import that asks for one makes the process unfit.
     """
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
     result = PreloadResult()
     start = time.monotonic()
-    for module in modules:
-        if wanted():
-            break
+    if argv:
+        sys.argv = list(argv[1:] if argv[0] == "-m" else argv)
+    watch = Watch(without, script_directory(argv) if argv else None, changed or {})
+
+    def attempt(name: str, work: Callable[[], object]) -> int:
+        watch.begin(name)
         try:
-            importlib.import_module(module)
-            result.imported += 1
+            work()
+            return 1
         except (Exception, SystemExit) as error:
-            result.skipped[module] = f"{type(error).__name__}: {error}"
-    for function, arguments in calls:
-        if wanted():
-            break
-        try:
-            resolve(function)(*arguments)
-            result.called += 1
-        except (Exception, SystemExit) as error:
-            result.skipped[function] = f"{type(error).__name__}: {error}"
+            result.skipped[name] = f"{type(error).__name__}: {error}"
+        except NotAhead as error:
+            result.skipped[name] = f"{error} must wait for the rank"
+        finally:
+            watch.end()
+        return 0
+
+    with watch.watching():
+        for module in modules:
+            if wanted():
+                break
+            if not watch.waits(module):
+                result.imported += attempt(module, lambda: importlib.import_module(module))  # noqa: B023 (called at once)
+        for function, arguments in calls:
+            if wanted() or watch.found:
+                break
+            if not watch.waits(function):
+                result.called += attempt(function, lambda: resolve(function)(*arguments))  # noqa: B023
+    result.unfit = watch.found
     result.seconds = time.monotonic() - start
     return result
 

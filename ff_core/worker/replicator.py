@@ -1,6 +1,6 @@
 """A worker's copies: its own arena, the engine's writer, and the connections to its holders.
 
-Decides which slot a version goes to and mends connections; when something is copied is `failover.py`'s business.
+Decides which slot a version goes to and mends connections. When something is copied, `Training` decides.
 """
 
 from __future__ import annotations
@@ -87,13 +87,14 @@ class Replicator:
 
     @property
     def transport(self) -> str:
-        """How the connected holders are reached: "tcp", "tcp (3 streams)", "shm", "ucx", several of them, or "" without
-        holders."""
+        """How holders are reached: "tcp", "tcp (3 streams)", "shm", "ucx", several of them; "" without holders."""
         return " and ".join(sorted(self._transports))
 
     def begin(self, version: int) -> None:
-        """Start copying the live tensors as `version`, which what the current CUDA stream (if they lie on a device) has
-        been given so far makes. Returns at once."""
+        """Start copying the live tensors as `version`. Returns at once.
+
+        On a CUDA device, `version` is what the work queued on the current stream so far produces.
+        """
         slot = self._slot_for(version)
         if self._window is not None:
             self._writer.set_window(self._window.seconds())
@@ -103,8 +104,10 @@ class Replicator:
         self.newest, self._newest_slot = version, slot
 
     def seal(self, version: int, blob: bytes) -> None:
-        """Complete `version` with its scalars if it was begun; remember them for a survivor that keeps its live
-        tensors."""
+        """Complete `version` with its scalars, if it was begun.
+
+        The scalars are remembered, too: a survivor that keeps its live tensors takes them from here.
+        """
         self._blobs[version] = blob
         for old in [v for v in self._blobs if v < version - 1 and v < self.committed_version()]:
             del self._blobs[old]
@@ -112,8 +115,10 @@ class Replicator:
             self._writer.seal(version, blob)
 
     def recommit(self, version: int) -> None:
-        """After a verdict: make `version` durable again, from the own slot if it is whole there, else from the live
-        tensors."""
+        """After a verdict: make `version` durable again.
+
+        It is sent from the own slot if it is whole there, else copied anew from the live tensors.
+        """
         infos = self.arena.slot_infos()
         for index, info in enumerate(infos):
             whole = info.full or not self._plan.local_bytes
@@ -125,8 +130,10 @@ class Replicator:
         self._writer.seal(version, self._blobs[version])
 
     def _slot_for(self, version: int) -> int:
-        """The slot to write: the same version's, else an incomplete one, else the older one, which W must have
-        passed."""
+        """The slot to write: the same version's, else an incomplete one, else the older one.
+
+        Raises EngineError if W has not passed the older one.
+        """
         infos = self.arena.slot_infos()
         for index, info in enumerate(infos):
             if info.complete and info.version == version:
@@ -176,13 +183,18 @@ class Replicator:
         return self._writer.step_ended(version)
 
     def wait_rebuilt(self) -> None:
-        """Until the live tensors hold what collectives of the current stream bring them: on a CUDA device these return
-        before they have run, and a death in between would leave tensors that look whole and are not."""
+        """Until the live tensors hold what collectives of the current stream bring them.
+
+        On a CUDA device these return before they have run. A death in between would leave tensors that look whole and
+        are not.
+        """
         wait_for_stream(self._device)
 
     def wait_copied(self, timeout_s: float) -> None:
-        """Until what the caller does next to the live tensors comes behind the newest version's copy: on the host by
-        waiting for it, on a CUDA device by letting the current stream wait. TimeoutError."""
+        """After this the caller may change the live tensors: the newest version's copy has left them.
+
+        On the host this waits for the copy. On a CUDA device the current stream waits instead. Raises TimeoutError.
+        """
         if self.newest >= 0:
             self._writer.fence(self.newest, step_stream(self._device), timeout_s)
 
@@ -192,18 +204,19 @@ class Replicator:
             self._window.gate()
 
     def collective_begins(self) -> FollowedCollective | None:
-        """A collective is about to be launched on the current stream, to run on the device whenever it comes to it.
-        None: nobody paces by it. A graph's collectives are not followed: they run whenever the graph is replayed."""
+        """A collective is about to be launched on the current stream. The device runs it whenever it comes to it.
+
+        None: nobody paces by it. A graph's collectives are not followed: they run whenever the graph is replayed.
+        """
         if self._window is None or self._device is None or captured(self._device):
             return None
         return FollowedCollective(self._writer, self._device)
 
     def mend(self, unless_halted: Callable[[Callable[[], None]], None]) -> str:
-        """Versions in flight cannot commit although nobody died: put it right. Returns what was done, "" if nothing
-        was.
+        """Versions in flight cannot commit although nobody died: put it right. Returns what was done, or "".
 
-        A holder's broken connection is made again; an own slot found damaged on its way out is copied anew from the
-        live tensors, which are whole at the gate, the only place this is called from.
+        A holder's broken connection is made again. An own slot found damaged on its way out is copied anew from the
+        live tensors. Only the gate may call this: there they are whole.
 
         unless_halted: runs what begins to copy, with no halt in between. What it raises goes on to the caller, as do
         CopyCancelled and other errors of the engine.

@@ -25,7 +25,7 @@ def run_as_main(entrypoint: Sequence[str]) -> None:
     """
     if entrypoint[0] == "-m":
         sys.argv = [*entrypoint[1:]]  # runpy puts the module's file in place of its name
-        _set_first_path(str(Path.cwd()))
+        _set_first_path(script_directory(entrypoint))
         _fresh_main()
         # What the interpreter calls for -m; the public run_module would take __main__ away again at the end.
         runpy._run_module_as_main(entrypoint[1])  # type: ignore[attr-defined]
@@ -35,14 +35,22 @@ def run_as_main(entrypoint: Sequence[str]) -> None:
     main = _fresh_main()
     path = os.path.abspath(script)  # noqa: PTH100 (the interpreter does not resolve links in __file__ either)
     if pkgutil.get_importer(path) is not None:  # a directory or zip file with a __main__.py
-        _set_first_path(path)
+        _set_first_path(script_directory(entrypoint))
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
-    _set_first_path(str(Path(script).resolve().parent))
+    _set_first_path(script_directory(entrypoint))
     main.__dict__.update(
         __file__=path, __cached__=None, __loader__=importlib.machinery.SourceFileLoader("__main__", path)
     )
     exec(_compiled(path), main.__dict__)
+
+
+def script_directory(entrypoint: Sequence[str]) -> str:
+    """What the interpreter puts first into sys.path for `entrypoint`."""
+    if entrypoint[0] == "-m":
+        return str(Path.cwd())
+    path = os.path.abspath(entrypoint[0])  # noqa: PTH100 (as in run_as_main)
+    return path if pkgutil.get_importer(path) is not None else str(Path(entrypoint[0]).resolve().parent)
 
 
 _ahead: dict[bytes, CodeType] = {}

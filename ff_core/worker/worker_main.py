@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ff_core.contract.lifeline import die_with_parent
-from ff_core.contract.link import WorkerLink
+from ff_core.contract.link import LINK_VARIABLE, WorkerLink
 from ff_core.errors import ProtocolError
 from ff_core.worker import preload, script
 from ff_core.worker.hooks import default_hooks
@@ -30,16 +31,18 @@ _NOTHING_CALLED = (
 def main() -> int:
     """Be one worker, from start to exit code. Ends quietly with 0 if the agent goes before there is a rank to play."""
     die_with_parent()
+    environ, directory = dict(os.environ), Path.cwd()
     _leave_working_directory()
     link = WorkerLink.from_env()
     if link is None:
         print("worker_main is started by fftrain's agent: there is no link in the environment", file=sys.stderr)
         return 2
     try:
-        role, fds = wait_for_role(link)
+        role, fds = wait_for_role(link, lambda: _start_afresh(environ, directory))
     except (EOFError, KeyboardInterrupt):
         return 0
     os.environ.update(role["env"])
+    preload.remember_environment()
     # torch's @record and our own report write here; neither makes the directory.
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if error_file:
@@ -61,9 +64,20 @@ def _leave_working_directory() -> None:
         sys.path.append(root)
 
 
-def wait_for_role(link: WorkerLink) -> tuple[Message, list[int]]:
+def _start_afresh(environ: Mapping[str, str], directory: Path) -> NoReturn:
+    """Be the process again that the agent started, with nothing imported. The link, its waiting messages, our number
+    and the tie to our parent stay."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.chdir(directory)
+    os.set_inheritable(int(environ[LINK_VARIABLE]), True)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
+
+
+def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tuple[Message, list[int]]:
     """Do what a spare is told until the message "role" comes; returns that message and its descriptors.
 
+    start_afresh() is called in a spare that cannot become a rank as it is, once the agent has been told.
     Raises EOFError when the agent is gone, ProtocolError for a message that does not belong here.
     """
     while True:
@@ -72,10 +86,16 @@ def wait_for_role(link: WorkerLink) -> tuple[Message, list[int]]:
             return message, fds
         if message["t"] != "preload":
             raise ProtocolError(f"message {message['t']!r} before a role; allowed: preload, role")
-        result = preload.run(message["modules"], message["calls"], link.pending)
+        result = preload.run(
+            message["modules"], message["calls"], link.pending,
+            argv=message.get("argv") or (), without=message.get("without") or (), changed=message.get("environ"),
+        )  # fmt: skip
         if os.environ.get("FF_DEBUG"):
             print(f"fftrain: spare ready in {result.seconds:.2f} s: {result.imported} modules, {result.called} calls, "
-                  f"skipped {result.skipped}", file=sys.stderr, flush=True)  # fmt: skip
+                  f"skipped {result.skipped}, unfit {result.unfit}", file=sys.stderr, flush=True)  # fmt: skip
+        if result.unfit:
+            link.send("spare_unfit", uid=os.environ["FF_UID"], reasons=result.unfit)
+            start_afresh()
         link.send("spare_ready", uid=os.environ["FF_UID"])
 
 
@@ -83,7 +103,7 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
     from ff_core.worker import boot
 
     sys.argv = list(role["entrypoint"])
-    owner = boot.boot(link, role, fds)
+    session = boot.boot(link, role, fds)
     if role["job"]["import_hooks"]:
         default_hooks()
     failure: BaseException | None = None
@@ -95,7 +115,7 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
     if failure is not None:
         code = script.report_exception(failure)
         script.write_error_file(failure)
-    if owner.registry is None and not role["job"]["import_hooks"] and owner.rank == 0:
+    if session.registry is None and not role["job"]["import_hooks"] and session.rank == 0:
         print(_NOTHING_CALLED, file=sys.stderr, flush=True)
     boot.shutdown(failure if code else None)
     if isinstance(failure, KeyboardInterrupt):

@@ -96,7 +96,7 @@ class Products:
 
 
 def measure_slowdown(size: int, rounds: int) -> dict[str, Any]:
-    """The loop while a version is copied against the loop alone; and how long begin and fence keep the caller."""
+    """The loop while a version is copied against the loop alone; and how long begin and device_wait keep the caller."""
     blocked: list[float] = []
 
     def copying() -> float:
@@ -106,7 +106,7 @@ def measure_slowdown(size: int, rounds: int) -> dict[str, Any]:
         busy = one.begin()
         products.launch()
         end.record()
-        blocked.append(busy + one.fence())
+        blocked.append(busy + one.device_wait())
         torch.cuda.synchronize()
         one.wait_complete()
         return begin.elapsed_time(end) / 1e3

@@ -46,10 +46,10 @@ class GpuRig:
         self.writer.seal(self.version, b"")
         return time.perf_counter() - started
 
-    def fence(self) -> float:
+    def device_wait(self) -> float:
         """The current stream may change the state behind the copy; seconds that the calling thread was busy."""
         started = time.perf_counter()
-        self.writer.fence(self.version, stream(), _DEADLINE_S)
+        self.writer.device_wait(self.version, stream(), _DEADLINE_S)
         return time.perf_counter() - started
 
     def wait_complete(self) -> None:

@@ -92,7 +92,7 @@ def test_versions_travel(agents: str, emulated: bool, workers: str, streams: int
                 slot = agent.arena.find(EPOCH, version)
                 assert slot is not None and rig.restored(agent.arena, slot) == content[: rig.sent]
             rig.writer.cancel()
-            await agent.port.fence(EPOCH + 1)
+            await agent.port.retire_before(EPOCH + 1)
 
     with_agent(agents, emulated, body)
 

@@ -6,6 +6,7 @@ result. The test halts, kills and replaces ranks.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import os
 import signal
@@ -15,8 +16,10 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -148,6 +151,17 @@ def _main(
     os._exit(0)
 
 
+def queues(pid: int) -> dict[str, str]:
+    """What lies in the kernel for each TCP socket of a process: inode -> "unacknowledged:unread", bytes in hex."""
+    mine = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            mine.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    tables = (Path(f"/proc/{pid}/net") / name for name in ("tcp", "tcp6"))
+    rows = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
+    return {row[9]: row[4] for row in rows if row[9] in mine}
+
+
 class Job:
     """`world` ranks of one program. Use as a context manager: nothing is left running."""
 
@@ -206,6 +220,19 @@ class Job:
     def halt(self, epoch: int, *ranks: int) -> None:
         for rank in ranks or list(self.pipes):
             self.pipes[rank].send(("halt", epoch))
+
+    def wait_stuck(self, frozen: int) -> None:
+        """Waits until `frozen` has stopped itself and no byte moves any more on a socket of a living rank."""
+        pids = [self.ranks[rank].pid for rank in self.pipes]
+        deadline = time.monotonic() + DEADLINE_S
+        before, same = None, 0
+        while same < 5:
+            assert time.monotonic() < deadline, f"rank {frozen} was not stopped, or bytes still move"
+            time.sleep(0.02)
+            now = [queues(pid) for pid in pids]
+            stopped = psutil.Process(self.ranks[frozen].pid).status() == psutil.STATUS_STOPPED
+            same = same + 1 if stopped and now == before else 0
+            before = now
 
     def receive(self, rank: int, kind: str) -> Any:
         """The next message of `rank`, which must be of `kind`."""

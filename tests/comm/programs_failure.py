@@ -207,9 +207,9 @@ def closed_by(worker: Worker) -> list[str]:
     dist.new_group()
     check_sum(worker)
     watches = [
-        weakref.ref(group.cell.inner, lambda _: closers.append(threading.current_thread().name))
+        weakref.ref(group.generation.inner, lambda _: closers.append(threading.current_thread().name))
         for group in worker.registry.groups()
-        if group.cell is not None
+        if group.generation is not None
     ]
     worker.say("ready")
     worker.wait_for("halt:1")

@@ -11,9 +11,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ff_core.comm import nccl
+from ff_core.comm.done import DoneWork
 from ff_core.comm.group import SwappableGroup
 from ff_core.comm.journal import Journal
-from ff_core.comm.work import DoneWork, SwappableWork, Waits
+from ff_core.comm.work import SwappableWork, Waits
 
 GLOO = {"cpu": "gloo", "cuda": "gloo"}
 MIXED = {"cpu": "gloo", "cuda": "nccl"}
@@ -75,7 +76,7 @@ class Sync:
     def live(self) -> Any:
         return SimpleNamespace(inner=None)
 
-    def _call(self, cell: Any, op: str, args: Any, kwargs: Any) -> None:
+    def _call(self, generation: Any, op: str, args: Any, kwargs: Any) -> None:
         if op == "broadcast":
             args[0][0].fill_(7)
 
@@ -104,7 +105,7 @@ def test_results_found_complete_are_read_after_a_wait() -> None:
         is_completed=lambda: True, is_success=lambda: True, wait=lambda: calls.append("wait") or True
     )
     registry: Any = SimpleNamespace(over=False)
-    cell: Any = SimpleNamespace(registry=registry, works=set())
-    work = SwappableWork(cell, inner, lambda _: calls.append("read"), waits=Waits.SLICES)
+    generation: Any = SimpleNamespace(era=registry, works=set())
+    work = SwappableWork(generation, inner, lambda _: calls.append("read"), waits=Waits.SLICES)
     assert work.is_completed() and work.is_completed()
     assert calls == ["wait", "read"]

@@ -52,7 +52,7 @@ def test_cut_in_the_middle_of_a_message(kind: str) -> None:
     with Job(2) as job:
         job.start_all(programs_failure.cut_in_the_middle, kind)
         job.hear("ready")
-        time.sleep(2)  # frozen by now, a few megabytes of 256 have gone over
+        job.wait_stuck(1)  # a few megabytes of 256 have gone over
         job.halt(1, 0)
         epoch, seconds = job.receive(0, "result")
     assert epoch == 1 and seconds < SOON_S

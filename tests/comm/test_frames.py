@@ -30,9 +30,9 @@ class Registry:
         return FailoverInterrupt(1)
 
 
-class Cell:
+class Generation:
     def __init__(self) -> None:
-        self.registry, self.epoch, self.works, self.inner = Registry(), 0, weakref.WeakSet[Any](), Broken()
+        self.era, self.epoch, self.works, self.inner = Registry(), 0, weakref.WeakSet[Any](), Broken()
 
 
 class Broken:
@@ -48,13 +48,13 @@ class Local:
 
 
 def waiting() -> None:
-    SwappableWork(Cell(), Broken(), None).wait()  # type: ignore[arg-type]
+    SwappableWork(Generation(), Broken(), None).wait()  # type: ignore[arg-type]
 
 
 def starting() -> None:
-    cell = Cell()
-    group = SimpleNamespace(registry=cell.registry, leave_block=lambda: None)
-    SwappableGroup._call(group, cell, "barrier", (), {})  # type: ignore[arg-type]
+    generation = Generation()
+    group = SimpleNamespace(registry=generation.era, leave_block=lambda: None)
+    SwappableGroup._call(group, generation, "barrier", (), {})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("operation", [waiting, starting])

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ff_core.comm.cell import Cell
+from ff_core.comm.generation import Generation
 from ff_core.comm.group import SwappableGroup
 from ff_core.comm.journal import Journal
 from ff_core.errors import FailoverInterrupt
@@ -114,9 +114,9 @@ def group_over(inner: Inner) -> Any:
     group: Any = Stub()
     group.registry, group._block = registry, None
     group.spec = SimpleNamespace(devices={"cuda": "nccl"}, key="world", timeout=None)
-    cell = Cell(registry, None, None, 0)  # type: ignore[arg-type]
-    group.live = lambda: cell
-    group._call = lambda cell, name, args, kwargs: inner.operation(name)
+    generation = Generation(registry, None, None, 0)  # type: ignore[arg-type]
+    group.live = lambda: generation
+    group._call = lambda generation, name, args, kwargs: inner.operation(name)
     blocks = ("_start_coalescing", "_end_coalescing", "leave_block", "_own_block")
     for name in ("_run", "_waits", "_follow", "name", *blocks):
         setattr(group, name, getattr(SwappableGroup, name).__get__(group))
@@ -134,7 +134,7 @@ def test_coalesced_operations_are_one(synchronous: bool, monkeypatch: pytest.Mon
     log: list[str] = []
     handle = SimpleNamespace(wait=lambda *_: log.append("wait"))
     group = group_over(Inner(log, None if synchronous else handle))
-    group.live().registry.host.enter = group.live().registry.host.leave = lambda *_: None
+    group.live().era.host.enter = group.live().era.host.leave = lambda *_: None
     monkeypatch.setattr("ff_core.comm.group.dist.ProcessGroup", object)  # what a living inner group is
     group._start_coalescing(torch.device("cuda"))
     for _ in range(2):
@@ -162,8 +162,8 @@ def test_an_operation_that_fails_ends_its_block(monkeypatch: pytest.MonkeyPatch)
         raise FailoverInterrupt(1)
 
     group.live().inner.send = refuse
-    group.live().registry.failed = interrupt
-    group.live().registry.host.enter = group.live().registry.host.leave = lambda *_: None
+    group.live().era.failed = interrupt
+    group.live().era.host.enter = group.live().era.host.leave = lambda *_: None
     group._call = SwappableGroup._call.__get__(group)
     dist.distributed_c10d._world.pg_coalesce_state[group] = []
     with ThreadPoolExecutor(1) as other, pytest.raises(FailoverInterrupt):

@@ -12,8 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ff_core.comm import GroupRegistry, SwappableGroup, compat, install, installed
-from ff_core.comm import group as group_module
+from ff_core.comm import GroupRegistry, SwappableGroup, compat, install, installed, surface
 from ff_core.comm.sockets import _listening as listening
 from ff_core.errors import FailoverInterrupt, UnsupportedError
 from tests.comm.harness import Host
@@ -26,7 +25,7 @@ def methods() -> list[str]:
 @pytest.mark.parametrize("name", methods())
 def test_every_method_is_classified(name: str) -> None:
     """Each is answered or refused by us; what is inherited is on a list that somebody has looked at."""
-    if name in group_module.INHERITED:
+    if name in surface.INHERITED:
         assert name not in vars(SwappableGroup)
     else:
         assert name in vars(SwappableGroup)
@@ -36,9 +35,9 @@ def test_a_method_of_a_newer_torch_is_refused() -> None:
     class Newer(dist.ProcessGroup):
         def all_shuffle(self) -> None: ...
 
-    group_module._complete(Newer)
+    surface.complete(Newer)
     unknown = [name for name in dir(dist.ProcessGroup) if name not in vars(Newer) and name not in dir(object)]
-    assert set(unknown) <= group_module.INHERITED
+    assert set(unknown) <= surface.INHERITED
 
 
 CALLS: dict[str, tuple[Any, ...]] = {
@@ -57,7 +56,7 @@ def test_every_method_is_ours_or_raises(registry: GroupRegistry) -> None:
     assert isinstance(world, SwappableGroup)
     local = {"name", "getBackendName", "_get_backend_name", "_device_types", "get_group_store", "shutdown", "abort"}
     registry.halt(1)
-    for name in sorted(set(methods()) - group_module.INHERITED - local):
+    for name in sorted(set(methods()) - surface.INHERITED - local):
         with pytest.raises((FailoverInterrupt, UnsupportedError)):
             getattr(world, name)(*CALLS.get(name, ()))
 
@@ -128,10 +127,10 @@ def test_uninstalling_restores_torch(registry: GroupRegistry) -> None:
 
 def test_generation_is_checked(registry: GroupRegistry) -> None:
     registry.assert_generation(0)
-    assert registry.generation == 0
+    assert registry.connected_epoch == 0
     registry.halt(1)
     registry.drop()
-    assert registry.generation is None
+    assert registry.connected_epoch is None
     with pytest.raises(AssertionError, match="dropped"):
         registry.assert_generation(1)
     registry.host.epoch = 1
@@ -182,9 +181,9 @@ def test_two_initialisations_use_different_keys(registry: GroupRegistry) -> None
 
 def test_old_generation_is_not_referenced(registry: GroupRegistry) -> None:
     world = dist.group.WORLD
-    assert isinstance(world, SwappableGroup) and world.cell is not None
+    assert isinstance(world, SwappableGroup) and world.generation is not None
     handle = dist.all_reduce(torch.ones(1), async_op=True)
-    inner = weakref.ref(world.cell.inner)
+    inner = weakref.ref(world.generation.inner)
     registry.halt(1)
     try:
         dist.all_reduce(torch.ones(1))

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from ff_core.comm import cut as cut_module
 from ff_core.comm import waiting
-from ff_core.comm.waiting import Cut
+from ff_core.comm.cut import Cut, Gate
 from ff_core.comm.work import SwappableWork, Waits
 from ff_core.errors import FailoverInterrupt
 
@@ -57,8 +58,8 @@ class Inner:
 
 def make(inner: Inner, waits: Waits = Waits.SLICES) -> tuple[SwappableWork, Registry]:
     registry = Registry()
-    cell: Any = SimpleNamespace(registry=registry, epoch=0, works=weakref.WeakSet())
-    return SwappableWork(cell, inner, None, waits=waits), registry
+    generation: Any = SimpleNamespace(era=registry, epoch=0, works=weakref.WeakSet())
+    return SwappableWork(generation, inner, None, waits=waits), registry
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_a_halt_ends_a_wait_that_would_never_end(waits: Waits) -> None:
 def test_what_gloo_still_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may yet write to its tensors."""
     sleeps = threading.Event()
-    monkeypatch.setattr(waiting, "_gloo_sleeps", sleeps.is_set)
+    monkeypatch.setattr(cut_module, "_gloo_sleeps", sleeps.is_set)
     inner = Inner()
     work, registry = make(inner)
     registry.halt()
@@ -104,7 +105,7 @@ def test_what_gloo_still_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch)
 def test_a_gate_opens_once_when_its_operation_ends_or_is_lost() -> None:
     for lost in (False, True):
         cut, inner = Cut(), torch.futures.Future()  # type: ignore[var-annotated]
-        gate = waiting.Gate(cut, inner)
+        gate = Gate(cut, inner)
         assert not gate.future.done()
         if lost:
             cut.made()

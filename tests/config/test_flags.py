@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ff_core.config.find import find_config
-from ff_core.config.schema import FailoverConfig, flags
+from ff_core.config import flags
+from ff_core.config.find import find_settings
+from ff_core.config.schema import FailoverConfig
 from ff_core.errors import ConfigError
 
 
@@ -71,10 +72,10 @@ def test_mistakes_are_explained(words: tuple[str, ...], message: str) -> None:
 
 def test_the_launcher_reads_them_from_the_script_s_arguments(tmp_path: Path) -> None:
     words = ["--lr", "1e-3", "--ff-failover", "--num-layers", "2", "--ff-spares", "2", "--bf16", "data"]
-    assert find_config(words, None, None).spares == 2
-    assert find_config(words, None, 1).spares == 1
-    assert find_config([word for word in words if word != "--ff-failover"], None, None).spares == 0
+    assert find_settings(words, None, None).config.spares == 2
+    assert find_settings(words, None, 1).config.spares == 1
+    assert find_settings([word for word in words if word != "--ff-failover"], None, None).config.spares == 0
     file = tmp_path / "ff.json"
-    file.write_text("{}")
-    with pytest.raises(ConfigError, match="the script's --ff-failover have different"):
-        find_config(words, str(file), None)
+    file.write_text('{"spares": 3}')
+    with pytest.raises(ConfigError, match=r"the script's --ff-failover: ff_failover.spares = 2, but .*ff.json has 3"):
+        find_settings(words, str(file), None)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ff_core.contract.env import RANK_VARIABLES, set_default_threads, spare_env, worker_env
+from ff_core.contract.env import RANK_VARIABLES, hash_seed, set_default_threads, spare_env, worker_env
 from ff_core.contract.job import JobSpec
+from ff_core.errors import ConfigError
 
 
 def job(**changes: object) -> JobSpec:
@@ -74,3 +75,13 @@ def test_threads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         set_default_threads(nproc)
         assert os.environ.get("OMP_NUM_THREADS") == expected
         assert ("Setting OMP_NUM_THREADS" in capsys.readouterr().err) == (expected != given)
+
+
+def test_one_hash_seed_per_job() -> None:
+    assert hash_seed({}) == hash_seed({"PYTHONHASHSEED": ""}) == "0"
+    assert hash_seed({"PYTHONHASHSEED": "17"}) == "17"
+
+
+def test_a_hash_seed_per_process_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"PYTHONHASHSEED=random.*allowed: a number"):
+        hash_seed({"PYTHONHASHSEED": "random"})

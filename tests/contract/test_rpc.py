@@ -56,7 +56,7 @@ class Controller:
         except ProtocolError as error:
             self.error = error
             return
-        await stream.send_now(make("welcome", proof=self.answering or proof, job={}, heartbeat_interval_s=0.5))
+        await stream.send_now(make("welcome", proof=self.answering or proof, job={"nodes": 2}))
         writer = asyncio.create_task(stream.pump())
         while (message := await stream.receive()) is not None:
             self.heard.append(message)
@@ -70,7 +70,7 @@ def test_handshake_and_order() -> None:
         secret = new_secret()
         async with Controller(secret) as controller:
             channel, stream, welcome = await rpc.connect(controller.address, secret, HELLO, DEADLINE_S)
-            assert welcome["heartbeat_interval_s"] == 0.5
+            assert welcome["job"] == {"nodes": 2}
             pump = asyncio.create_task(stream.pump())
             for number in range(300):
                 stream.send(make("leaving", rank=0, epoch=0, version=number))

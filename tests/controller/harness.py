@@ -11,7 +11,7 @@ from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
 
 SETTINGS = FailoverConfig(enabled=True).to_dict()
-LAYOUT = {"sent_bytes": 8192, "local_bytes": 0, "blob_capacity": 4096, "chunk_bytes": 4096}
+LAYOUT = {"sent_bytes": 8192, "local_bytes": 0, "blob_capacity": 4096}
 
 
 class Recorder:

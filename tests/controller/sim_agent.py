@@ -25,11 +25,11 @@ class SimPort:
     def __init__(self, host: AgentHost) -> None:
         self.host = host
         self.epoch = 0
-        self.fenced_epoch = 0
+        self.retired_before = 0
         self.incoming: list[Connection] = []
         self.outgoing: list[Fill] = []
 
-    async def fence(self, epoch: int) -> None:
+    async def retire_before(self, epoch: int) -> None:
         await pause()
         for connection in self.incoming:
             if connection.epoch < epoch:
@@ -37,7 +37,10 @@ class SimPort:
         self.incoming = [connection for connection in self.incoming if connection.open]
         for fill in self.outgoing:
             fill.stopped = True
-        self.fenced_epoch = epoch
+        self.retired_before = epoch
+
+    def share(self, transport: str, emulated: bool, streams: Any) -> None:
+        """What the job's settings say of connections; here there is one kind."""
 
     async def quiet(self) -> None:
         await pause()
@@ -49,7 +52,7 @@ class SimPort:
 
     def accept(self, kind: str, rank: int, epoch: int) -> Connection | None:
         """A peer that knows the secret is connected; None: refused."""
-        if epoch != self.epoch or self.fenced_epoch > epoch:
+        if epoch != self.epoch or self.retired_before > epoch:
             return None
         arena: Any = self.host.agent.arena_for({"kind": kind, "rank": rank, "epoch": epoch})
         for old in self.incoming:

@@ -133,7 +133,6 @@ class SimWorker:
             local_bytes=4096 if world.options.has_local else 0,
             blob_capacity=4096,
             journal_bytes=0,
-            chunk_bytes=4096,
             settings=world.settings,
             has_constant=world.options.has_constant,
             on_device=self.world.seed % 2 == 1,

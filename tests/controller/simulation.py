@@ -53,15 +53,18 @@ class World(Checks):
         self.random = random.Random(seed)
         self.seed, self.options = seed, options
         self.settings = FailoverConfig(
-            enabled=True, replicas=options.replicas, interval=options.interval, commit=options.commit
-        ).to_dict()  # type: ignore[arg-type]
+            enabled=True,
+            replicas=options.replicas,
+            interval=options.interval,
+            commit=options.commit,  # type: ignore[arg-type]
+            spares=options.spares,
+        ).to_dict()
         self.job = JobSpec(
             ["train.py"],
             options.nodes,
             options.nproc,
             "",
             0,
-            spares=options.spares,
             emulated=options.same_machine,
             max_restarts=options.max_restarts,
             config=self.settings,

@@ -40,13 +40,16 @@ def test_different_configurations_end_the_job() -> None:
     job = Job()
     job.protect(0)
     job.protect(1, settings={**job.settings, "interval": 3})
-    assert job.out.result == (1, "rank 1 has another ff_failover configuration than the first rank: interval differ")
+    assert job.out.result == (
+        1,
+        "the ranks' ff_failover settings differ: interval is 3 (default) on rank 1 and 1 (default) on rank 0",
+    )
 
 
 def test_memory_is_checked_per_machine_before_anything_is_allocated() -> None:
     job = Job(nodes=2, nproc=1, free_bytes=100_000)
     for rank in job.ranks:
-        job.protect(rank, sent_bytes=1 << 20, chunk_bytes=4096)
+        job.protect(rank, sent_bytes=1 << 20)
     assert job.out.result is not None and job.out.result[0] == 1 and not job.out.take("arenas")
     text = job.out.result[1]
     assert "node 0 (host0)" in text and "node 1 (host1)" in text and "free 100000 bytes" in text

@@ -96,7 +96,7 @@ def test_inventories_of_another_round_are_dropped() -> None:
 
 
 def test_a_spare_at_home_comes_first_then_elsewhere_then_a_cold_start() -> None:
-    job = running(spares=1)
+    job = running(settings={"spares": 1})
     job.heard(0, "worker_started", rank=-1, uid="n0-spare1", pid=5, warm=False)
     job.heard(1, "worker_started", rank=-1, uid="n1-spare1", pid=5, warm=False)
     job.heard(0, "spare_ready", uid="n0-spare1")

@@ -185,8 +185,8 @@ def _the_new_are_awaited(self: Halting, worker: Any) -> bool:
     return bool(worker.dying or (worker.booted and worker.halted != self.epoch))
 
 
-async def _no_fence(self: SimPort, epoch: int) -> None:
-    self.fenced_epoch = epoch
+async def _retires_nothing(self: SimPort, epoch: int) -> None:
+    self.retired_before = epoch
 
 
 def _commits_of_any_epoch(self: Controller, node: int, epoch: int, versions: dict[int, int]) -> None:
@@ -238,7 +238,7 @@ MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     ),
     "connections of the old epoch stay open": (
         Options(**THREE, faults=3, kinds=("process", "node"), iterations=5),
-        [(SimPort, "fence", _no_fence)],
+        [(SimPort, "retire_before", _retires_nothing)],
     ),
     "sources are freed at the verdict": (
         Options(**THREE, faults=3, kinds=("process", "node"), iterations=5),

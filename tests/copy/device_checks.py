@@ -106,7 +106,7 @@ def round_trip() -> None:
 
 
 def ordering() -> None:
-    """A step that overwrites every tensor right behind the fence does not change the version before; the slow step
+    """A step that overwrites every tensor right behind the device wait does not change the version before; the slow step
     before it is waited for."""
     rig = DeviceRig(11, host=0)
     scratch = rig.cuda.allocate(256 << 20)
@@ -116,7 +116,7 @@ def ordering() -> None:
         rig.cuda.fill(rig.base, version + 1, rig.size, rig.stream)
         rig.writer.begin(version % 2, 1, version, rig.stream)
         rig.writer.seal(version, b"")
-        rig.writer.fence(version, rig.stream, 60)
+        rig.writer.device_wait(version, rig.stream, 60)
         rig.cuda.fill(rig.base, 0xEE, rig.size, rig.stream)
         rig.complete(version % 2, 1, version)
         want = rig.expected(bytes([version + 1]) * rig.size)
@@ -125,8 +125,8 @@ def ordering() -> None:
     rig.close()
 
 
-def fence_is_needed() -> None:
-    """The check above can fail: without the fence a slot does get the next step's bytes."""
+def device_wait_is_needed() -> None:
+    """The check above can fail: without the device wait a slot does get the next step's bytes."""
     rig = DeviceRig(11, host=0)
     for version in range(400):
         rig.cuda.fill(rig.base, 1, rig.size, rig.stream)
@@ -137,33 +137,33 @@ def fence_is_needed() -> None:
         if rig.payload(version % 2) != rig.expected(b"\1" * rig.size):
             rig.close()
             return
-    raise AssertionError("400 versions without a fence, and none was torn")
+    raise AssertionError("400 versions without a device wait, and none was torn")
 
 
 def few_pieces_ahead() -> None:
     """A version leaves room for others on the way to the host: no more than three pieces of it are enqueued, until
-    somebody is at the fence, who does not wait for the device all the same."""
+    somebody is at the device wait, who does not wait for the device all the same."""
     size, most = 160 << 20, 96 << 20
     cuda = Cuda()
     stream, base, scratch = cuda.stream(), cuda.allocate(size), cuda.allocate(1 << 30)
     arena = Arena.create(ArenaLayout(5, size, 0, 4096, 4096, 1 << 20))
     writer = Writer(arena)
     writer.set_segments([(base, size, 0, 0)])
-    for version, fenced in enumerate((False, True, False, True)):
+    for version, waited in enumerate((False, True, False, True)):
         cuda.fill(base, version + 1, size, stream)
-        if fenced:
+        if waited:
             cuda.fill(scratch, 0, 1 << 30, stream)  # the step takes a while
         writer.begin(version % 2, 1, version, stream)
         writer.seal(version, b"")
-        if fenced:
-            writer.fence(version, stream, 60)
+        if waited:
+            writer.device_wait(version, stream, 60)
             waiting = cuda.waiting_downloads()
-            assert waiting in (None, size), f"{waiting} bytes were enqueued when the fence let pass"
+            assert waiting in (None, size), f"{waiting} bytes were enqueued when the device wait let pass"
             cuda.fill(base, 0xEE, size, stream)
         while arena.find(1, version) != version % 2:
             writer.check()
             waiting = cuda.waiting_downloads()
-            assert fenced or waiting is None or waiting <= most, f"{waiting} bytes were enqueued"
+            assert waited or waiting is None or waiting <= most, f"{waiting} bytes were enqueued"
         out = Live(size)
         arena.restore(version % 2, [(out.address, size, 0, -1)])
         assert bytes(out.memory) == bytes([version + 1]) * size
@@ -183,7 +183,7 @@ def cancel() -> None:
         watchdog.start()
         try:
             rig.writer.begin(0, epoch, 1, rig.stream)
-            rig.writer.fence(1, rig.stream, 60)
+            rig.writer.device_wait(1, rig.stream, 60)
             rig.writer.seal(1, b"x")
         except (CopyCancelled, EngineError) as error:
             assert "cancel" in str(error) or "not in flight" in str(error), error
@@ -235,7 +235,7 @@ def reopened() -> None:
     assert rig.cuda.left() == before
     rig.writer.set_segments([(rig.host.address, 10, 0, -1)])
     rig.writer.begin(0, 1, 5)
-    rig.writer.fence(5, 0, 60)
+    rig.writer.device_wait(5, 0, 60)
     rig.writer.seal(5, b"")
     rig.complete(0, 1, 5)
     assert rig.writer.step_ended(5)
@@ -255,7 +255,7 @@ def failing() -> None:
     except EngineError as error:
         assert "CUDA_ERROR_UNKNOWN" in str(error) and "device" in str(error), error
     assert not rig.arena.slot_info(0).complete
-    rig.writer.fence(1, rig.stream, 60)  # nothing reads the tensors: they may change
+    rig.writer.device_wait(1, rig.stream, 60)  # nothing reads the tensors: they may change
     rig.writer.cancel()
     rig.writer.begin(0, 2, 1, rig.stream)
     rig.writer.seal(1, b"")
@@ -271,7 +271,7 @@ def graph_capture() -> None:
         with rig.cuda.capturing():
             rig.writer.begin(version % 2, 1, version, rig.stream)
             rig.writer.seal(version, b"")
-            rig.writer.fence(version, rig.stream, 60)
+            rig.writer.device_wait(version, rig.stream, 60)
             rig.complete(version % 2, 1, version)
     assert rig.payload(0) == rig.payload(1) == rig.expected(b"\3" * rig.size)
     rig.close()
@@ -280,7 +280,7 @@ def graph_capture() -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (
-        *(round_trip, ordering, fence_is_needed, few_pieces_ahead, cancel, corrupt, reopened, graph_capture, failing),
+        *(round_trip, ordering, device_wait_is_needed, few_pieces_ahead, cancel, corrupt, reopened, graph_capture, failing),
         *(device_pacing.collectives, device_pacing.handles, device_pacing.window_starts_with_the_step),
     )
 }

@@ -18,7 +18,7 @@ PAIRS = pytest.mark.parametrize("pair", [socket.socketpair, streams_pair], ids=n
 
 
 def works_again(rig: Rig, epoch: int) -> None:
-    rig.receiver.fence(epoch)
+    rig.receiver.retire_before(epoch)
     rig.connect(epoch)
     content = rig.run(0, epoch, 50)
     assert rig.restored(rig.holders[0], rig.holders[0].find(epoch, 50) or 0) == content[: rig.sent]
@@ -165,18 +165,18 @@ def test_cancelled_versions_slot_is_never_complete() -> None:
             rig.writer.begin(0, attempt, 0)
             time.sleep(attempt * 0.0005)
             rig.writer.cancel()
-            rig.receiver.fence(attempt + 1)
+            rig.receiver.retire_before(attempt + 1)
             assert rig.own.find(attempt, 0) is None and rig.holders[0].find(attempt, 0) is None
 
 
 @pytest.mark.usefixtures("streams")
-def test_fence_stops_a_connection_that_waits() -> None:
+def test_retiring_stops_a_connection_that_waits() -> None:
     with Rig() as rig:
         rig.connect(1)
         rig.run(0, 1, 0)
-        rig.receiver.fence(1)
+        rig.receiver.retire_before(1)
         assert rig.receiver.poll()[0].open, "epoch 1 is not before epoch 1"
-        rig.receiver.fence(2)
+        rig.receiver.retire_before(2)
         status = rig.receiver.poll()
         assert [(s.open, s.error) for s in status] == [(False, "cancelled")]
         assert rig.receiver.poll() == []

@@ -34,7 +34,7 @@ def lost(rig: Rig, error: type[Exception], message: str) -> None:
     assert rig.page.load("committed") == 0
     rig.writer.cancel()
     rig.writer.check()
-    rig.receiver.fence(2)
+    rig.receiver.retire_before(2)
     rig.connect(2)
     rig.run(0, 2, 2)
 

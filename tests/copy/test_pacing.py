@@ -53,13 +53,13 @@ def test_impossible_windows_are_refused(seconds: float) -> None:
 
 
 def test_reconnects_after_an_epoch_change() -> None:
-    """Cancel, fence, connect again, resend: as a failover does, ten times in a row."""
+    """Cancel, retire, connect again, resend: as a failover does, ten times in a row."""
     with Rig(sent=1_000_000, holders=2) as rig:
         rig.connect(1)
         rig.run(0, 1, 0)
         for epoch in range(2, 12):
             rig.writer.cancel()
-            rig.receiver.fence(epoch)
+            rig.receiver.retire_before(epoch)
             rig.own.restamp(0, epoch)
             for holder in rig.holders:
                 holder.restamp(0, epoch)

@@ -221,9 +221,9 @@ def test_newer_connection_replaces_the_older(carrier: Callable[[], Carrier]) -> 
 
 
 @CARRIERS
-def test_fenced_epochs_are_refused(carrier: Callable[[], Carrier]) -> None:
+def test_retired_epochs_are_refused(carrier: Callable[[], Carrier]) -> None:
     with Peer(carrier) as peer:
-        peer.receiver.fence(EPOCH + 1)
+        peer.receiver.retire_before(EPOCH + 1)
         near, far = socket.socketpair()
         with pytest.raises(EngineError, match="connection of epoch 4: epochs before 5 are fenced off"):
             peer.receiver.attach(far.detach(), peer.arena, EPOCH)

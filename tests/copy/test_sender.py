@@ -50,7 +50,7 @@ def test_newcomer_gets_slot_and_journal_from_a_replica(pair: PairMaker) -> None:
         rig.own.set_journal(b"init")
         rig.connect(1)
         content = rig.run(0, 1, 9, b"scalars of 9")
-        rig.receiver.fence(2)
+        rig.receiver.retire_before(2)
         rig.holders[0].restamp(0, 2)
         with newcomer(rig) as arena:
             send(rig, rig.holders[0], 0, 2, arena, pair)

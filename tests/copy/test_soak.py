@@ -24,7 +24,7 @@ def failover(rig: Rig, epoch: int) -> None:
     rig.live.fill(epoch)
     rig.writer.begin(1, epoch, 3)
     rig.writer.cancel()
-    rig.receiver.fence(epoch + 1)
+    rig.receiver.retire_before(epoch + 1)
     assert all(not status.open for status in rig.receiver.poll())
 
 

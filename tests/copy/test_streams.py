@@ -240,7 +240,7 @@ def test_stream_that_ended_between_versions() -> None:
 
 
 @pytest.mark.parametrize("state", ["idle", "early chunk", "within a chunk", "waiting for chunks", "chunks done"])
-@pytest.mark.parametrize("how", ["fence", "detach", "attach", "close"])
+@pytest.mark.parametrize("how", ["retire", "detach", "attach", "close"])
 def test_ended_here_in_every_state(state: str, how: str) -> None:
     """Afterwards nothing more is written, whatever still comes."""
     with Peers() as peer:
@@ -259,8 +259,8 @@ def test_ended_here_in_every_state(state: str, how: str) -> None:
             eventually(lambda: peer.receiver.poll()[0].bytes >= len(PAYLOAD))
         time.sleep(0.02)  # threads reach the state that is meant; any other would do as well
         old = peer.socks
-        if how == "fence":
-            peer.receiver.fence(EPOCH + 1)
+        if how == "retire":
+            peer.receiver.retire_before(EPOCH + 1)
         elif how == "detach":
             peer.receiver.detach(peer.arena)
         elif how == "attach":
@@ -276,7 +276,7 @@ def test_ended_here_in_every_state(state: str, how: str) -> None:
             except ConnectionResetError:
                 pass
             sock.close()
-        if how in ("fence", "detach"):
+        if how in ("retire", "detach"):
             assert [(s.open, s.error) for s in peer.receiver.poll()] == [(False, "cancelled")]
         assert peer.arena.find(EPOCH, 9) is None
         if how == "attach":

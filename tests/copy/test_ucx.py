@@ -98,7 +98,7 @@ def test_many_failovers_leave_nothing_behind() -> None:
             rig.live.fill(epoch)
             rig.writer.begin(0, epoch, 2)
             rig.writer.cancel()
-            rig.receiver.fence(epoch + 1)
+            rig.receiver.retire_before(epoch + 1)
             assert all(not status.open for status in rig.receiver.poll())
 
         for epoch in range(1, 6):
@@ -133,7 +133,7 @@ def test_unplugged_at_every_frame(back: bool) -> None:
             assert rig.page.load("committed") == 0
             rig.writer.cancel()
             between.close()
-            rig.receiver.fence(2)
+            rig.receiver.retire_before(2)
             rig.connect(2, [ucx_pair])
             rig.run(1, 2, 2)
 

@@ -81,22 +81,22 @@ with Rig(sent=20_000_000, stall_timeout_s=0.5) as rig:
     rig.writer.cancel()
     between.close()
 """,
-    "fence while data are missing": """
+    "retire while data are missing": """
 with Rig(sent=20_000_000, bandwidth_bytes_per_s=2_000) as rig:
     between = Between(rig, 4, 1, hold=True)  # ADDRESS, BEGIN, CHUNK, and the next one's header
     rig.writer.add_holder(between.near.detach(), "ucx")
     rig.writer.begin(0, 1, 0)
     eventually(lambda: rig.receiver.poll()[0].bytes > CHUNK)
     time.sleep(0.2)
-    rig.receiver.fence(2)
+    rig.receiver.retire_before(2)
     rig.writer.cancel()
     between.close()
 """,
-    "fence between frames": """
+    "retire between frames": """
 with Rig() as rig:
     rig.connect(1, [ucx_pair])
     rig.run(0, 1, 0)
-    rig.receiver.fence(2)
+    rig.receiver.retire_before(2)
 """,
 }
 
@@ -197,7 +197,7 @@ def test_a_new_epoch_waits_for_no_worker_to_be_made(shim: Path) -> None:
         "        for version in range(3):",
         "            rig.run(version % 2, epoch, version)",
         "        rig.writer.cancel()",
-        "        rig.receiver.fence(epoch + 1)",
+        "        rig.receiver.retire_before(epoch + 1)",
         "        os.environ['FF_SHIM'] = 'no-worker'",
     )
     run(code, FF_UCX_LIBRARY=str(shim))
@@ -247,7 +247,7 @@ def test_connections_that_break_while_they_are_made_cost_nothing() -> None:
             near.close()
             thief.close()
             thread.join(60)
-            rig.receiver.fence(epoch + 1)
+            rig.receiver.retire_before(epoch + 1)
         rig.connect(70, [ucx_pair])
         rig.run(0, 70, 0)
 

@@ -212,7 +212,7 @@ def test_resend_after_a_verdict() -> None:
         rig.run(0, 1, 6)
         content = rig.run(1, 1, 7)
         rig.writer.cancel()
-        rig.receiver.fence(2)
+        rig.receiver.retire_before(2)
         for arena in (rig.own, *rig.holders):
             old = arena.find(1, 6)
             assert old is not None

@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "crc32c.h"
+#include "checksum/crc32c.h"
 
 namespace {
 

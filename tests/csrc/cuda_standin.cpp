@@ -20,7 +20,7 @@
 #include <string>
 #include <thread>
 
-#include "gather.h"
+#include "device/gather.h"
 
 namespace {
 

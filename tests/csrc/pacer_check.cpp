@@ -1,5 +1,5 @@
 // The pacer on an invented clock: `pacer_check` prints ok.
-#include "pacer.h"
+#include "writer/pacer.h"
 
 #include <cstdio>
 #include <cstdlib>

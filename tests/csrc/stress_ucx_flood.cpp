@@ -2,10 +2,10 @@
 #include <atomic>
 #include <deque>
 
-#include "crc32c.h"
+#include "checksum/crc32c.h"
 #include "stress_setup.h"
-#include "transport_tcp.h"
-#include "ucx_library.h"
+#include "transport/tcp.h"
+#include "transport/ucx_library.h"
 
 namespace {
 

@@ -32,7 +32,7 @@ def test_chains() -> None:
 
 def test_every_implementation_agrees(tmp_path: Path) -> None:
     """Hardware, portable and fused copy give the same over lengths, alignments and cuts."""
-    files = [file for file in build.sources() if file.name.startswith("crc32c")]
+    files = [file for file in build.sources() if file.parent.name == "checksum"]
     objects = build.compile_objects([*files, Path(__file__).with_name("crc_check.cpp")], tmp_path, "undefined")
     program = build.link(objects, tmp_path / "crc_check", "undefined", shared=False)
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "ucx_library.h"
+#include "transport/ucx_library.h"
 
 #define SAME(ours, our_field, theirs, their_field)                                                    \
   static_assert(offsetof(ours, our_field) == offsetof(theirs, their_field), #their_field " elsewhere"); \

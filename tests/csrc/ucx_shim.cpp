@@ -11,7 +11,7 @@
 #include <map>
 #include <mutex>
 
-#include "ucx_library.h"
+#include "transport/ucx_library.h"
 
 namespace {
 

@@ -12,8 +12,8 @@
 #include <thread>
 #include <vector>
 
-#include "slot.h"
-#include "transport_tcp.h"
+#include "slots/slot.h"
+#include "transport/tcp.h"
 
 #define CHECK(condition)                                                        \
   do {                                                                          \

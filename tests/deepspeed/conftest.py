@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +21,38 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(scope="session")
+def server() -> Iterator[subprocess.Popen[str]]:
+    """The process that forks ranks, see worker.py."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    command = [sys.executable, str(HERE / "worker.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) != "[]\n":
+            assert line, "worker.py ended before it was ready"
+        yield process
+        process.stdin.close()
+
+
 @pytest.fixture
-def run_cases(tmp_path: Path) -> Callable[..., Results]:
+def run_cases(tmp_path: Path, server: subprocess.Popen[str]) -> Callable[..., Results]:
     """run_cases(cases, world=2): one job of `world` processes runs all cases; results[case][rank]."""
 
     def run(cases: list[dict[str, Any]], world: int = 2) -> Results:
         path = tmp_path / "cases.json"
         path.write_text(json.dumps(cases), encoding="utf-8")
-        port = _free_port()
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
-        workers = [
-            subprocess.Popen(
-                [sys.executable, str(HERE / "worker.py"), str(path), str(rank), str(world), str(port)],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
-            )
-            for rank in range(world)
-        ]  # fmt: skip
-        try:
-            outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-        finally:
-            for worker in workers:
-                worker.kill()
+        outputs = [tmp_path / f"output{rank}" for rank in range(world)]
+        job = {"cases": str(path), "world": world, "port": _free_port(), "outputs": [str(path) for path in outputs]}
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        codes = json.loads(server.stdout.readline())
         by_rank = []
-        for rank, (worker, output) in enumerate(zip(workers, outputs, strict=True)):
+        for rank, (code, path) in enumerate(zip(codes, outputs, strict=True)):
+            output = path.read_text()
             results = [json.loads(line[7:]) for line in output.splitlines() if line.startswith("RESULT ")]
-            if worker.returncode or len(results) != len(cases):
-                pytest.fail(f"rank {rank} ended with {worker.returncode} after {len(results)} cases:\n{output[-6000:]}")
+            if code or len(results) != len(cases):
+                pytest.fail(f"rank {rank} ended with {code} after {len(results)} cases:\n{output[-6000:]}")
             by_rank.append(results)
         return [[results[case] for results in by_rank] for case in range(len(cases))]
 

@@ -2,71 +2,62 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.compare import assert_same, injections, results
+from tests.e2e.jobs import Job, fftrain, uninterrupted
+
 ROOT = Path(__file__).parents[2]
+USUAL = str(ROOT / "tests" / "deepspeed" / "usual_script.py")
+TRAIN_GPT = str(ROOT / "scripts" / "train_gpt.py")
+pytestmark = pytest.mark.jobs
 
 
-def job(out: Path, config: str, script: list[str], kills: list[str], spares: int = 1) -> str:
-    """Run two ranks on two emulated nodes; returns the output. Fails the test unless the job succeeds."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "ff_core.launch.cli", "run", "--nproc-per-node", "2", "--emulate-nodes", "2"]
-    command += ["--spares", str(spares), "--out-dir", str(out / "events")]
-    for kill in kills:
-        command += ["--inject", f"kill {kill}"]
+def both(
+    out: Path, config: str, script: str, words: list[str], kills: tuple[str, ...], *more: str
+) -> tuple[Job, dict[int, Any]]:
+    """A job of two ranks on two emulated nodes with `kills`, and the results of the uninterrupted training.
+
+    more: words of the script for this job alone.
+    """
+
+    def places(folder: Path) -> list[str]:
+        data = ["--data-cache", str(out / "text")] if script == TRAIN_GPT else []
+        return ["--result", str(folder / "result.json"), *data]
+
     path = str(ROOT / "configs" / "deepspeed" / f"{config}.json")
-    done = subprocess.run(
-        [*command, *[path if word == "CONFIG" else word for word in script]],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280, check=False,
+    words = ["--deepspeed_config" if script == TRAIN_GPT else "--config", path, *words]
+    wanted = results(uninterrupted(script, words, places, ranks=2), 2)
+    job = fftrain(
+        out, [script, *words, *places(out), *more], "--emulate-nodes", "2", "--spares", "1", *injections(*kills),
+        ranks=2, timeout_s=280,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
-
-
-def results(out: Path) -> list[dict[str, Any]]:
-    return [json.loads((out / f"result.rank{rank}.json").read_text()) for rank in range(2)]
-
-
-def usual(out: Path, *options: str) -> list[str]:
-    script = [str(ROOT / "tests" / "deepspeed" / "usual_script.py"), "--config", "CONFIG"]
-    return [*script, "--result", str(out / "result.json"), "--epochs", "2", "--steps", "5", *options]
+    return job, wanted
 
 
 def test_unmodified_script_survives(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for out in (whole, broken):
-        out.mkdir()
-    job(whole, "zero1_bf16", usual(whole), [])
-    kills = ["rank=1 iteration=3 at=backward", "rank=0 iteration=6 at=after-step", "rank=1 iteration=10 at=step"]
-    output = job(broken, "zero1_bf16", usual(broken, "--destroy"), kills)
-    assert output.count("fftrain: failover to epoch") == 3
-    for reference, got in zip(results(whole), results(broken), strict=True):
-        assert got["parameters"] == reference["parameters"]
-        assert got["score"] == reference["score"]
-        assert got["steps"] == reference["steps"] == 10
-        assert got["losses"] == {step: reference["losses"][step] for step in got["losses"]}
-    assert len(results(broken)[0]["losses"]) == 5  # of its replacement, from iteration 6 on
+    words = ["--epochs", "2", "--steps", "5"]
+    kills = ("1 3 backward", "0 6 after-step", "1 10 step")
+    job, wanted = both(tmp_path, "zero1_bf16", USUAL, words, kills, "--destroy")
+    assert_same(job, wanted)
+    assert len(job.of("failover")) == 3
+    assert wanted[0]["steps"] == 10
+    assert len(results(tmp_path, 2)[0]["losses"]) == 5  # of its replacement, from iteration 6 on
 
 
 @pytest.mark.slow
 def test_unmodified_script_with_its_own_loss_survives(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for out in (whole, broken):
-        out.mkdir()
-    job(whole, "zero2_bf16", usual(whole, "--own-loss"), [])
-    kills = ["rank=1 iteration=2 at=backward", "rank=0 iteration=5 at=after-step"]
-    output = job(broken, "zero2_bf16", usual(broken, "--own-loss"), kills)
-    assert output.count("is repeated: the loss is not an output of engine(...)") == 2
-    for reference, got in zip(results(whole), results(broken), strict=True):
-        assert got["parameters"] == reference["parameters"]
-        assert got["steps"] == reference["steps"]
+    words = ["--epochs", "2", "--steps", "5", "--own-loss"]
+    job, wanted = both(tmp_path, "zero2_bf16", USUAL, words, ("1 2 backward", "0 5 after-step"))
+    assert job.code == 0, job.stderr[-6000:]
+    assert (job.stdout + job.stderr).count("is repeated: the loss is not an output of engine(...)") == 2
+    got = results(tmp_path, 2)
+    for rank in wanted:
+        assert got[rank]["parameters"] == wanted[rank]["parameters"]
+        assert got[rank]["steps"] == wanted[rank]["steps"]
 
 
 @pytest.mark.slow
@@ -80,15 +71,6 @@ def test_unmodified_script_with_its_own_loss_survives(tmp_path: Path) -> None:
     ],
 )
 def test_exact_loop_survives_with_every_layout(config: str, options: list[str], tmp_path: Path) -> None:
-    script = [str(ROOT / "scripts" / "train_gpt.py"), "--deepspeed_config", "CONFIG", "--steps", "8"]
-    script += ["--sequence", "16", "--data-cache", str(tmp_path / "text"), *options]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for out in (whole, broken):
-        out.mkdir()
-    job(whole, config, [*script, "--result", str(whole / "result.json")], [])
-    kills = ["rank=0 iteration=2 at=backward", "rank=1 iteration=5 at=forward", "rank=0 iteration=8 at=after-step"]
-    job(broken, config, [*script, "--result", str(broken / "result.json")], kills)
-    for reference, got in zip(results(whole), results(broken), strict=True):
-        for key in ("parameters_sha256", "optimizer_sha256", "rng_sha256", "steps"):
-            assert got[key] == reference[key], key
-        assert got["losses"] == {step: reference["losses"][step] for step in got["losses"]}
+    words = ["--steps", "8", "--sequence", "16", *options]
+    kills = ("0 2 backward", "1 5 forward", "0 8 after-step")
+    assert_same(*both(tmp_path, config, TRAIN_GPT, words, kills))

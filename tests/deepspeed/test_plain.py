@@ -35,10 +35,10 @@ def test_iteration_lets_exceptions_through() -> None:
 def test_operators_of_a_live_rank_are_loaded_by_name(caplog: pytest.LogCaptureFixture) -> None:
     preload.load_ops(["cpu_adam"])
     assert "cpu_adam" in preload.loaded()
-    published: list[list[object]] = []
-    preload.publish(SimpleNamespace(preload_calls=published))
-    (call,) = published
-    assert call[0] == "ff_deepspeed.preload:load_ops"
-    assert "cpu_adam" in call[1][0]  # type: ignore[index]
+    published: list[tuple[object, ...]] = []
+    preload.publish(SimpleNamespace(call_in_spares=lambda *call: published.append(call)))  # type: ignore[arg-type]
+    ((function, names),) = published
+    assert function == "ff_deepspeed.preload:load_ops"
+    assert "cpu_adam" in names  # type: ignore[operator]
     preload.load_ops(["no_such_operator"])
     assert "'no_such_operator': unknown; known: cpu_adam" in caplog.text

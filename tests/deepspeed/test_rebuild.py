@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ff_deepspeed import rebuild
+from tests.comm.harness import Worker, run
 
 WORLD, PART = 4, 5
 GROUPS = [[0, 1, 2, 3], [0, 1, 2, 3]]  # one per parameter group, as ZeRO has them
@@ -38,9 +36,9 @@ class Zero:
         self.gathered_by_all += 1
 
 
-def work(rank: int, store: str, restored: list[int], results: Any) -> None:
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD, init_method=f"file://{store}")
-    optimizer = Zero(rank, whole=rank not in restored)
+def work(worker: Worker, restored: list[int]) -> tuple[bool, bool, int]:
+    dist.init_process_group("gloo")
+    optimizer = Zero(worker.rank, whole=worker.rank not in restored)
     touched = [part._version for parts in optimizer.parallel_partitioned_bit16_groups for part in parts]
     rebuild.weights_from_masters(SimpleNamespace(optimizer=optimizer), restored)
     right = all(
@@ -49,15 +47,15 @@ def work(rank: int, store: str, restored: list[int], results: Any) -> None:
         for index, part in enumerate(parts)
     )
     same = touched == [part._version for parts in optimizer.parallel_partitioned_bit16_groups for part in parts]
-    results[rank] = (right, same, optimizer.gathered_by_all)
-    dist.destroy_process_group()
+    dist.barrier()
+    return right, same, optimizer.gathered_by_all
 
 
 @pytest.mark.parametrize("restored", [[2], [0], [1, 3], [0, 1, 3]])
-def test_weights_from_masters(tmp_path: Path, restored: list[int]) -> None:
-    results = mp.Manager().dict()
-    mp.spawn(work, (str(tmp_path / "store"), restored, results), nprocs=WORLD)  # type: ignore[no-untyped-call]
-    for rank, (right, same, gathered_by_all) in results.items():
+def test_weights_from_masters(restored: list[int]) -> None:
+    results = run(WORLD, work, restored, swappable=False)
+    assert len(results) == WORLD
+    for rank, (right, same, gathered_by_all) in enumerate(results):
         if len(restored) > WORLD // 2:
             assert gathered_by_all == 1, "most have to gather: then all do, as after a step"
         else:

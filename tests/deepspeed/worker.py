@@ -1,6 +1,8 @@
-"""One rank of a small DeepSpeed job under the fake runtime; runs the cases it is given and prints results as JSON.
+"""Ranks of small DeepSpeed jobs under a session in memory; they run the cases they are given and print results as JSON.
 
-usage: worker.py CASES.json RANK WORLD PORT        (cases: see `run_case`)
+Importing torch and DeepSpeed takes seconds, a case less: this process imports them once and forks the ranks of one job
+after the other. It reads a line of JSON per job, {cases, world, port, outputs} (cases: a file, see `run_case`;
+outputs: a file per rank for what it prints), and answers with the ranks' exit codes.
 """
 
 from __future__ import annotations
@@ -11,19 +13,19 @@ import json
 import os
 import pathlib
 import random
+import signal
 import sys
+import traceback
 from typing import Any
 
-rank, world, port = (int(x) for x in sys.argv[2:5])
-os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
-os.environ.update(MASTER_PORT=str(port), DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
+os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1")
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
 torch.set_num_threads(1)
 
-from fake_runtime import FakeFailover, Interrupter  # noqa: E402
+from fake_session import FakeSession, Interrupter  # noqa: E402
 from small_model import Losing, Model, Noisy, digest  # noqa: E402
 
 interrupter = Interrupter()
@@ -32,11 +34,12 @@ interrupter.install()
 import deepspeed  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
-from ff_core.worker import session as runtime  # noqa: E402
+from ff_core.worker import session  # noqa: E402
 from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
 ff_deepspeed.hooks.install_in_script()
-deepspeed.init_distributed(dist_backend="gloo")
+rank = world = 0  # of this process, once it is a rank
+DEADLINE_S = 240  # for a job that would otherwise hang
 
 
 def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -80,7 +83,7 @@ def make_engine(case: dict[str, Any]) -> Any:
     return engine
 
 
-def train(engine: Any, case: dict[str, Any], failover: FakeFailover | None) -> dict[str, Any]:
+def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> dict[str, Any]:
     """`epochs` loops over a shuffled data set; returns losses by optimizer step, and what the last step left."""
     losses: dict[int, float] = {}
     data = Noisy(4 * case.get("gas", 1) * case.get("iterations", 6) + case.get("extra", 0))
@@ -214,7 +217,7 @@ def misuse(engine: Any, how: str) -> None:
         ff_deepspeed.batches(engine, loader, limit=-1)
 
 
-def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeFailover) -> dict[str, Any]:
+def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeSession) -> dict[str, Any]:
     result = train(engine, case, failover)
     names = sorted(path.name for path in pathlib.Path(case["persist"]["directory"]).iterdir())
     return result | {"checkpoints": names, "persisted_at": failover.persisted_at}
@@ -229,9 +232,9 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     saved = None
     if "resume_from" in case:
         saved = torch.load(f"{case['resume_from']}.{rank}", weights_only=True)
-    failover = FakeFailover(rank, world, interrupter, saved) if case.get("protected", True) else None
-    runtime.current = lambda: failover
-    protection._protection = None
+    failover = FakeSession(rank, world, interrupter, saved) if case.get("protected", True) else None
+    session.set_current(failover)
+    protection.guard.forget()
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
     engine = make_engine(case)
@@ -272,10 +275,11 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    with open(sys.argv[1], encoding="utf-8") as file:
-        cases = json.load(file)
-    for case in cases:
+def main(cases: str) -> None:
+    with open(cases, encoding="utf-8") as file:
+        given = json.load(file)
+    deepspeed.init_distributed(dist_backend="gloo")
+    for case in given:
         try:
             result = run_case(case)
         except Exception as error:
@@ -285,4 +289,37 @@ def main() -> None:
         print("RESULT " + json.dumps(result), flush=True)
 
 
-main()
+def fork(number: int, job: dict[str, Any]) -> int:
+    """Starts rank `number` of a job; its process id."""
+    global rank, world
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.alarm(DEADLINE_S)
+        output = os.open(job["outputs"][number], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
+        rank, world = number, job["world"]
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_PORT=str(job["port"]))
+        main(job["cases"])
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve() -> None:
+    print("[]", flush=True)  # ready; before it libraries may have printed
+    for line in sys.stdin:
+        job = json.loads(line)
+        pids = [fork(number, job) for number in range(job["world"])]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        print(json.dumps(codes), flush=True)
+
+
+serve()

@@ -171,7 +171,7 @@ def source_texts() -> str:
                     texts.append("".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     texts.append(node.value)
-    for file in (ROOT / "ff_core/csrc").glob("*.cpp"):
+    for file in (ROOT / "ff_core/csrc").rglob("*.cpp"):
         texts += re.findall(r'"([^"\n]*)"', file.read_text())
     texts += re.findall(r"^class (\w+)", (ROOT / "ff_core/errors.py").read_text(), re.MULTILINE)
     return "\n".join(texts)

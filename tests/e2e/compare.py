@@ -15,8 +15,8 @@ def results(out: Path, ranks: int = 4) -> dict[int, Any]:
 
 
 def injections(*kills: str) -> list[str]:
-    """Options of `fftrain run` for kills "RANK ITERATION POINT"."""
-    texts = ["kill rank={} iteration={} at={}".format(*kill.split()) for kill in kills]
+    """Options of `fftrain run` for kills "RANK ITERATION POINT", where a point may be "random seed=7"."""
+    texts = ["kill rank={} iteration={} at={}".format(*kill.split(maxsplit=2)) for kill in kills]
     return [word for text in texts for word in ("--inject", text)]
 
 

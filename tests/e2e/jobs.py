@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.reference import reference
+
 TOY = Path(__file__).with_name("toy.py")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -31,10 +33,12 @@ class Job:
         return [event for event in self.events if event["kind"] == kind]
 
     def results(self) -> dict[int, Any]:
-        return {
-            int(path.stem[4:]): json.loads(path.read_text())
-            for path in sorted((self.out / "results").glob("rank*.json"))
-        }
+        return results_of(self.out / "results")
+
+
+def results_of(folder: Path) -> dict[int, Any]:
+    """What the toy trainer's ranks left there, by rank."""
+    return {int(path.stem[4:]): json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))}
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:
@@ -96,11 +100,20 @@ def torchrun(script: Sequence[str], ranks: int = 4, timeout_s: float = 240.0) ->
     return done
 
 
-def reference(out: Path, iterations: int, ranks: int = 4) -> Job:
-    """The same training, uninterrupted, under plain torchrun."""
-    out.mkdir(parents=True, exist_ok=True)
-    done = torchrun(toy(out, iterations), ranks)
-    return Job(done.returncode, done.stderr, done.stdout, out, [])
+def uninterrupted(
+    script: str, arguments: Sequence[str], places: Callable[[Path], Sequence[str]], ranks: int = 4
+) -> Path:
+    """The folder with the results of this training under plain torchrun, made once (see tests/reference.py).
+
+    places(folder): further arguments, which say where to write and do not change the result.
+    """
+
+    def make(folder: Path) -> None:
+        done = torchrun([script, *arguments, *places(folder)], ranks, timeout_s=500)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    files = [Path(word).read_text() for word in arguments if Path(word).is_file()]
+    return reference(Path(script), [*arguments, *files, str(ranks)], make)
 
 
 def wait_for(out: Path, wanted: Callable[[list[dict[str, Any]]], Any], timeout_s: float = 90.0) -> Any:

@@ -4,12 +4,11 @@ job."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.compare import assert_same, injections, results
-from tests.e2e.jobs import fftrain, torchrun
+from tests.e2e.jobs import Job, fftrain, uninterrupted
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "train_gpt.py")
@@ -17,56 +16,60 @@ STEPS = 14
 KILLS = ("2 3 forward", "0 5 backward", "1 7 step", "3 9 after-step", "2 11 copying", "0 12 step")
 
 
-def words(out: Path, config: str, *extra: str) -> list[str]:
+def arguments(config: str, extra: tuple[str, ...]) -> list[str]:
     file = ROOT / "configs" / "deepspeed" / f"{config}.json"
-    return [
-        SCRIPT, "--deepspeed_config", str(file), "--size", "tiny", "--steps", str(STEPS),
-        "--result", str(out / "result.json"), "--data-cache", str(out.parent / "data"), *extra,
-    ]  # fmt: skip
+    return ["--deepspeed_config", str(file), "--size", "tiny", "--steps", str(STEPS), *extra]
 
 
-def uninterrupted(out: Path, config: str, *extra: str) -> dict[int, Any]:
-    out.mkdir(parents=True)
-    done = torchrun(words(out, config, *extra))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return results(out)
-
-
+slow = pytest.mark.slow
 CASES = [
-    pytest.param("zero1_bf16", (), id="zero1-bf16"),
     pytest.param(
         "zero2_bf16", ("--gas", "2", "--optimizer", "cpu_adam", "--num-workers", "2"), id="zero2-gas2-cpu_adam-workers"
     ),
-    pytest.param("zero0_bf16", ("--epochs", "2"), id="zero0-bf16-epochs"),
-    pytest.param("zero1_fp32", ("--gas", "2", "--epochs", "2"), id="zero1-fp32-gas2-epochs", marks=pytest.mark.slow),
-    pytest.param("zero2_bf16", (), id="zero2-bf16", marks=pytest.mark.slow),
-    pytest.param("zero1_bf16", ("--optimizer", "cpu_adam"), id="zero1-cpu_adam", marks=pytest.mark.slow),
-    pytest.param("zero0_fp32", ("--gas", "2",), id="zero0-fp32-gas2", marks=pytest.mark.slow),
-    pytest.param("zero2_fp32", ("--num-workers", "2",), id="zero2-fp32-workers", marks=pytest.mark.slow),
-]
+    pytest.param("zero1_bf16", (), id="zero1-bf16", marks=slow),
+    pytest.param("zero0_bf16", ("--epochs", "2"), id="zero0-bf16-epochs", marks=slow),
+    pytest.param("zero1_fp32", ("--gas", "2", "--epochs", "2"), id="zero1-fp32-gas2-epochs", marks=slow),
+    pytest.param("zero2_bf16", (), id="zero2-bf16", marks=slow),
+    pytest.param("zero1_bf16", ("--optimizer", "cpu_adam"), id="zero1-cpu_adam", marks=slow),
+    pytest.param("zero0_fp32", ("--gas", "2",), id="zero0-fp32-gas2", marks=slow),
+    pytest.param("zero2_fp32", ("--num-workers", "2",), id="zero2-fp32-workers", marks=slow),
+]  # fmt: skip
+
+
+def both(tmp_path: Path, config: str, extra: tuple[str, ...], *kills: str, ranks: int = 4) -> Job:
+    """The job uninterrupted and with `kills`; they must agree."""
+
+    def places(folder: Path) -> list[str]:
+        return ["--result", str(folder / "result.json"), "--data-cache", str(tmp_path / "data")]
+
+    words, out = arguments(config, extra), tmp_path / "job"
+    wanted = results(uninterrupted(SCRIPT, words, places, ranks), ranks)
+    job = fftrain(
+        out, [SCRIPT, *words, *places(out)], "--emulate-nodes", "2", "--spares", "1", *injections(*kills),
+        timeout_s=400, ranks=ranks,
+    )  # fmt: skip
+    assert_same(job, wanted)
+    return job
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("config", "extra"), CASES)
 def test_six_kills_in_one_run(tmp_path: Path, config: str, extra: tuple[str, ...]) -> None:
-    wanted = uninterrupted(tmp_path / "reference", config, *extra)
-    job = fftrain(
-        tmp_path / "job", words(tmp_path / "job", config, *extra), "--emulate-nodes", "2", "--spares", "1",
-        *injections(*KILLS), timeout_s=400,
-    )  # fmt: skip
-    assert_same(job, wanted)
+    job = both(tmp_path, config, extra, *KILLS)
     assert len(job.of("failover")) == len(KILLS)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.slow
+def test_two_kills_over_two_epochs(tmp_path: Path) -> None:
+    """The other stage that shards the optimizer: ZeRO 1, with torch's AdamW."""
+    job = both(tmp_path, "zero1_bf16", ("--epochs", "2"), "1 4 backward", "0 11 after-step", ranks=2)
+    assert len(job.of("failover")) == 2
+
+
+@pytest.mark.timeout(600)
+@slow
 def test_random_moments(tmp_path: Path) -> None:
-    wanted = uninterrupted(tmp_path / "reference", "zero1_bf16")
-    kills = ((1, 3), (3, 6), (0, 9), (2, 12))
-    texts = [f"kill rank={rank} iteration={iteration} at=random seed={iteration}" for rank, iteration in kills]
-    job = fftrain(
-        tmp_path / "job", words(tmp_path / "job", "zero1_bf16"), "--emulate-nodes", "2", "--spares", "1",
-        *[word for text in texts for word in ("--inject", text)], timeout_s=400,
-    )  # fmt: skip
-    assert_same(job, wanted)
+    moments = ((1, 3), (3, 6), (0, 9), (2, 12))
+    kills = [f"{rank} {iteration} random seed={iteration}" for rank, iteration in moments]
+    job = both(tmp_path, "zero1_bf16", (), *kills)
     assert len(job.of("failover")) >= 3  # a random kill may fall into another recovery

@@ -9,23 +9,26 @@ from typing import Any
 import pytest
 
 from tests.e2e.compare import assert_same, injections, results
-from tests.e2e.jobs import Job, fftrain, torchrun
+from tests.e2e.jobs import Job, fftrain, torchrun, uninterrupted
 
 SCRIPT = str(Path(__file__).parents[1] / "megatron" / "train_tiny.py")
 ZERO = ("--use-distributed-optimizer",)
 OVERLAP = ("--overlap-grad-reduce", "--overlap-param-gather", "--ddp-bucket-size", "2000")
 EVALUATION = ("--eval-iters", "1", "--eval-interval", "4")
+#: What `make test` kills, beside NODES.
+FEW_KILLS = ("2 3 backward", "1 6 after-step", "3 9 forward")
 #: Every rank once; iteration 9 is killed in the evaluation that follows iteration 8, 11 in the one after the loop.
 KILLS = ("2 3 backward", "0 4 step", "1 6 after-step", "3 9 forward", "0 11 forward")
 #: Ranks 0 and 1 are one node, and under TP2 one tensor-parallel group.
-NODES = ("0 4 backward", "1 4 backward", "2 7 after-step", "3 7 after-step")
+NODES = ("0 4 backward", "1 4 backward", "2 7 step", "3 7 step")
 
 
 def words(out: Path, *extra: str) -> list[str]:
     return [SCRIPT, "--result", str(out / "result.json"), *extra]
 
 
-def uninterrupted(out: Path, *extra: str) -> dict[int, Any]:
+def saved(out: Path, *extra: str) -> dict[int, Any]:
+    """Results of an uninterrupted training, made anew for the checkpoints that it leaves."""
     out.mkdir(parents=True)
     done = torchrun(words(out, *extra), timeout_s=500)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -34,7 +37,10 @@ def uninterrupted(out: Path, *extra: str) -> dict[int, Any]:
 
 def both(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...], *options: str) -> Job:
     """The job uninterrupted and with `kills`; they must agree."""
-    wanted = uninterrupted(tmp_path / "reference", *extra)
+    if any(str(tmp_path) in word for word in extra):
+        wanted = saved(tmp_path / "reference", *extra)
+    else:
+        wanted = results(uninterrupted(SCRIPT, extra, lambda folder: ("--result", str(folder / "result.json"))))
     job = fftrain(
         tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1",
         *options, *injections(*kills), timeout_s=400,
@@ -48,12 +54,12 @@ TP2, PP2, PP4 = (("--tensor-model-parallel-size", "2"), *(("--pipeline-model-par
 VPP2 = ("--num-layers-per-virtual-pipeline-stage", "1")
 EP2, CP2 = (("--num-experts", "4", "--expert-model-parallel-size", "2"), ("--context-parallel-size", "2"))
 CASES = [
-    pytest.param(("--bf16", *ZERO, *OVERLAP), id="dp4-bf16-overlap"),
+    pytest.param(("--bf16", *ZERO, *OVERLAP), id="dp4-bf16-overlap", marks=slow),
     pytest.param(("--bf16", *ZERO), id="dp4-bf16", marks=slow),
     pytest.param((*ZERO, "--num-workers", "2"), id="dp4-fp32-workers", marks=slow),
     pytest.param(("--fp16", *ZERO), id="dp4-fp16", marks=slow),
     pytest.param(("--bf16", *ZERO, "--disable-gloo-process-groups", *TP2), id="tp2-dp2-no-gloo-groups", marks=slow),
-    pytest.param(("--bf16", *ZERO, *PP2, *OVERLAP, "--global-batch-size", "16"), id="pp2-dp2-overlap"),
+    pytest.param(("--bf16", *ZERO, *PP2, *OVERLAP, "--global-batch-size", "16"), id="pp2-dp2-overlap", marks=slow),
     pytest.param(("--bf16", *ZERO, *PP2), id="pp2-dp2", marks=slow),
     pytest.param(("--bf16", *ZERO, *PP4), id="pp4", marks=slow),
     pytest.param(("--bf16", *ZERO, *PP2, *VPP2, *OVERLAP), id="pp2-vpp2-dp2-overlap", marks=slow),
@@ -92,6 +98,15 @@ def test_every_rank_once_and_in_evaluations(tmp_path: Path, extra: tuple[str, ..
 
 
 @pytest.mark.timeout(700)
+def test_pipeline_overlap_experts_and_evaluations(tmp_path: Path) -> None:
+    """PP2 EP2: pipeline stages, operations under way while gradients are made, experts with optimizer and random states
+    of their own, an evaluation between iterations."""
+    extra = ("--bf16", *ZERO, *PP2, *EP2, *OVERLAP, "--global-batch-size", "16", *EVALUATION)
+    job = both(tmp_path, extra, FEW_KILLS)
+    assert len(job.of("failover")) == len(FEW_KILLS)
+
+
+@pytest.mark.timeout(700)
 def test_both_ranks_of_a_node_at_once(tmp_path: Path) -> None:
     """TP2 DP2: the two ranks of a tensor-parallel group die together; and the others later."""
     job = both(tmp_path, ("--bf16", *ZERO, *TP2), NODES)
@@ -99,6 +114,7 @@ def test_both_ranks_of_a_node_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(700)
+@slow
 def test_experts(tmp_path: Path) -> None:
     """EP2: experts have data-parallel ranks, optimizer and random states of their own; routers remember."""
     job = both(tmp_path, ("--bf16", *ZERO, *EP2, "--train-iters", "6"), ("2 3 backward", "1 5 step"))
@@ -127,7 +143,7 @@ def test_a_job_that_begins_from_a_checkpoint(tmp_path: Path) -> None:
     """A replacement's load_checkpoint() is answered from memory, not with what lies on disk."""
     checkpoints = str(tmp_path / "checkpoints")
     saving = ("--save", checkpoints, "--save-interval", "3", "--train-iters", "3")
-    uninterrupted(tmp_path / "first", "--bf16", *ZERO, *saving)
+    saved(tmp_path / "first", "--bf16", *ZERO, *saving)
     extra = ("--bf16", *ZERO, "--load", checkpoints, "--train-iters", "9")
     both(tmp_path, extra, ("2 2 backward", "0 4 step"))
 

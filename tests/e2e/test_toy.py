@@ -10,33 +10,34 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.copy.rig import UCX
-from tests.e2e.jobs import ENV, Job, agent_pid, committed, fftrain, pid_of, reference, toy, wait_for
+from tests.e2e import jobs
+from tests.e2e.jobs import ENV, TOY, Job, agent_pid, committed, fftrain, pid_of, results_of, toy, wait_for
 
 NODES = ("--emulate-nodes", "2")
 
 
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = reference(tmp_path_factory.mktemp("reference"), 24)
-    assert job.code == 0, job.stderr
-    return job
+@pytest.fixture
+def uninterrupted() -> dict[int, Any]:
+    """The results of the same training under plain torchrun, by rank."""
+    return results_of(jobs.uninterrupted(str(TOY), ("--iterations", "24"), lambda folder: ("--out", str(folder))))
 
 
-def assert_same(job: Job, reference: Job) -> None:
+def assert_same(job: Job, wanted: dict[int, Any]) -> None:
     assert job.code == 0, job.stderr[-4000:]
-    ours, theirs = job.results(), reference.results()
-    assert sorted(ours) == sorted(theirs) == [0, 1, 2, 3]
-    for rank in theirs:
-        assert ours[rank]["losses"] == theirs[rank]["losses"]
-        assert ours[rank]["digest"] == theirs[rank]["digest"], f"rank {rank} differs"
+    ours = job.results()
+    assert sorted(ours) == sorted(wanted) == [0, 1, 2, 3]
+    for rank in wanted:
+        assert ours[rank]["losses"] == wanted[rank]["losses"]
+        assert ours[rank]["digest"] == wanted[rank]["digest"], f"rank {rank} differs"
 
 
-def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: Job) -> None:
+def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     kills = [
         (2, 3, "forward"),
         (0, 6, "backward"),
@@ -71,7 +72,8 @@ def kill_agent_after(version: int) -> Callable[[Path, subprocess.Popen[str]], No
     return kill_agent
 
 
-def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
+@pytest.mark.slow
+def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, meanwhile=kill_agent_after(6))
     assert_same(job, uninterrupted)
     (event,) = job.of("failover")
@@ -79,39 +81,64 @@ def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: Job) -> None:
     assert job.of("protected")[-1]["degraded"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "transport"),
-    [
-        ({"transport": "shm"}, "shm"),
-        ({"tcp_streams": 3, "chunk_bytes": 4096}, "tcp (3 streams)"),
-        pytest.param({"transport": "ucx"}, "ucx", marks=[UCX, pytest.mark.slow]),
-    ],
-    ids=["shm", "streams", "ucx"],
-)
-def test_transport_between_emulated_nodes(
-    tmp_path: Path, uninterrupted: Job, settings: dict[str, object], transport: str
-) -> None:
-    """Only where it is asked for; a rank, then a whole node is lost."""
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(settings))
-    words = ("--ff-config", str(config), "--inject", "kill rank=2 iteration=6 at=backward")
+def settings(tmp_path: Path, **values: object) -> tuple[str, str]:
+    """Options of `fftrain run` for these settings."""
+    config = tmp_path / "ff.json"
+    config.write_text(json.dumps(values))
+    return ("--ff-config", str(config))
+
+
+@UCX
+@pytest.mark.slow
+def test_ucx_between_emulated_nodes(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
+    """A rank, then a whole node is lost."""
+    words = (*settings(tmp_path, transport="ucx"), "--inject", "kill rank=2 iteration=6 at=backward")
     job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent_after(12))
     assert_same(job, uninterrupted)
-    assert f"replicas travel by {transport}" in job.stderr
+    assert "replicas travel by ucx" in job.stderr
     assert len(job.of("failover")) == 2
+
+
+def test_shared_memory_a_damaged_slot_and_an_exception(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
+    """Replicas travel through shared memory. A rank raises an exception, one dies that cannot load its own damaged
+    slot, a whole node is lost: each is survived."""
+    injections = (
+        "raise rank=3 iteration=4 at=backward", "corrupt-slot rank=1 iteration=8 at=forward slot=own",
+        "kill rank=1 iteration=8 at=forward",
+    )  # fmt: skip
+    words = [*settings(tmp_path, transport="shm"), *(word for text in injections for word in ("--inject", text))]
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent_after(13))
+    assert_same(job, uninterrupted)
+    assert "replicas travel by shm" in job.stderr
+    assert [event["dead"] for event in job.of("failover")][:2] == [[3], [1]]
+    assert len(job.of("failover")) == 3
+    assert job.of("bad_slot"), "the damaged slot was not noticed"
+
+
+def test_several_streams_relaxed_and_sparse(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
+    """Every third version is kept, over three connections, and nobody waits for it: two ranks die, then a node."""
+    chosen = settings(tmp_path, tcp_streams=3, chunk_bytes=4096, interval=3, commit="relaxed")
+    kills = ("kill rank=3 iteration=5 at=backward", "kill rank=0 iteration=11 at=after-step")
+    words = [*chosen, *(word for kill in kills for word in ("--inject", kill))]
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_agent_after(15))
+    assert_same(job, uninterrupted)
+    assert "replicas travel by tcp (3 streams)" in job.stderr
+    assert all(event["v_star"] % 3 == 0 for event in job.of("failover"))
+    assert [event["dead"] for event in job.of("failover")][:2] == [[3], [0]]
+    assert [event["newcomers"] for event in job.of("failover")][2:] == [[2, 3]]
+    assert job.of("protected")[-1]["degraded"]
 
 
 def test_ucx_that_is_not_there_ends_the_job_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENV, "FF_UCX_LIBRARY", str(tmp_path / "libucp.so.0"))
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps({"transport": "ucx"}))
-    job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, "--ff-config", str(config))
+    job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, *settings(tmp_path, transport="ucx"))
     assert job.code != 0
     assert f"transport = 'ucx': UCX cannot be loaded ({tmp_path}/libucp.so.0: cannot open shared object" in job.stderr
     assert "allowed without it: auto, shm, tcp" in job.stderr
 
 
-def test_random_moments(tmp_path: Path, uninterrupted: Job) -> None:
+@pytest.mark.slow
+def test_random_moments(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     rng = random.Random(20261123)
 
     def kill_now_and_then(out: Path, process: subprocess.Popen[str]) -> None:
@@ -126,7 +153,7 @@ def test_random_moments(tmp_path: Path, uninterrupted: Job) -> None:
     assert len(job.of("failover")) == 4
 
 
-def test_two_at_once(tmp_path: Path, uninterrupted: Job) -> None:
+def test_two_at_once(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     """Rank 0 and its node's neighbour die together, then one more while the others recover."""
 
     def kill_pair(out: Path, process: subprocess.Popen[str]) -> None:
@@ -141,89 +168,49 @@ def test_two_at_once(tmp_path: Path, uninterrupted: Job) -> None:
     assert {rank for event in job.of("failover") for rank in event["dead"]} == {0, 1, 3}
 
 
-def test_corrupt_slots_are_never_loaded(tmp_path: Path, uninterrupted: Job) -> None:
-    job = fftrain(
-        tmp_path,
-        toy(tmp_path, 24),
-        *NODES,
-        "--inject",
-        "corrupt-slot rank=1 iteration=7 at=forward slot=own",
-        "--inject",
-        "kill rank=1 iteration=7 at=forward",
-    )
-    assert_same(job, uninterrupted)
-    assert job.of("bad_slot"), "the damaged slot was not noticed"
-
-
-def test_relaxed_and_sparse(tmp_path: Path, uninterrupted: Job) -> None:
-    (tmp_path / "ff.json").write_text('{"enabled": true, "interval": 3, "commit": "relaxed"}')
-    job = fftrain(
-        tmp_path,
-        toy(tmp_path, 24),
-        *NODES,
-        "--ff-config",
-        str(tmp_path / "ff.json"),
-        "--inject",
-        "kill rank=3 iteration=8 at=backward",
-        "--inject",
-        "kill rank=0 iteration=14 at=after-step",
-    )
-    assert_same(job, uninterrupted)
-    assert all(event["v_star"] % 3 == 0 for event in job.of("failover"))
-
-
-def test_paced(tmp_path: Path, uninterrupted: Job) -> None:
+def test_paced_and_killed_at_random_moments(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     """Versions are sent slowly on purpose: deaths while one is on its way change nothing."""
-    config = tmp_path / "ff.json"
-    config.write_text('{"pacing": true}')
-    kills = ("kill rank=2 iteration=15 at=copying", "kill rank=0 iteration=19 at=backward")
-    options = [word for kill in kills for word in ("--inject", kill)]
-    script = toy(tmp_path, 24, "--pause", "0.1")
-    job = fftrain(tmp_path, script, *NODES, "--spares", "1", "--ff-config", str(config), *options)
+    rng = random.Random(20261123)
+
+    def kill_now_and_then(out: Path, process: subprocess.Popen[str]) -> None:
+        for number, (rank, version) in enumerate(((2, 14), (0, 18))):
+            wait_for(out, committed(version))
+            time.sleep(rng.uniform(0.0, 0.2))
+            os.kill(pid_of(out, rank), signal.SIGKILL)
+            wait_for(out, lambda events, n=number: sum(e["kind"] == "failover" for e in events) > n)
+
+    words = (*settings(tmp_path, pacing=True), "--spares", "1")
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_now_and_then)
     assert_same(job, uninterrupted)
+    assert [event["dead"] for event in job.of("failover")] == [[2], [0]]
     survivors = [event for event in job.of("rank_stats") if event["rank"] in (1, 3)]
     assert len(survivors) == 2
     for event in survivors:  # the first versions are sent at once, for the speed and the time there is to be learned
         assert 0 < event["deadlines"] < event["versions"] and event["paced_s"] > 0
 
 
-def test_a_frozen_rank_is_replaced(tmp_path: Path, uninterrupted: Job) -> None:
-    (tmp_path / "ff.json").write_text('{"enabled": true, "hang_timeout_s": 3.0}')
+def frozen(tmp_path: Path, pid: Callable[[Path], int], **values: object) -> tuple[Job, int]:
+    """A job of which the process `pid(out)` stands still from version 6 on; and that process."""
+    pids: list[int] = []
 
     def freeze(out: Path, process: subprocess.Popen[str]) -> None:
         wait_for(out, committed(6))
-        os.kill(pid_of(out, 2), signal.SIGSTOP)
+        pids.append(pid(out))
+        os.kill(pids[0], signal.SIGSTOP)
 
-    job = fftrain(
-        tmp_path,
-        toy(tmp_path, 24, "--pause", "0.1"),
-        *NODES,
-        "--ff-config",
-        str(tmp_path / "ff.json"),
-        meanwhile=freeze,
-    )
+    words = settings(tmp_path, **values)
+    return fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=freeze), pids[0]
+
+
+def test_a_frozen_rank_is_replaced(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
+    job, _ = frozen(tmp_path, lambda out: pid_of(out, 2), hang_timeout_s=3.0)
     assert_same(job, uninterrupted)
     assert [event["rank"] for event in job.of("hang")] == [2]
 
 
-def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: Job) -> None:
+def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     """Its agent stands still: no heartbeat. Nothing of it may go on beside its replacement, not even after it thaws."""
-    (tmp_path / "ff.json").write_text('{"enabled": true, "heartbeat_timeout_s": 2.0}')
-    frozen: list[int] = []
-
-    def freeze(out: Path, process: subprocess.Popen[str]) -> None:
-        wait_for(out, committed(6))
-        frozen.append(agent_pid(out, 1))
-        os.kill(frozen[0], signal.SIGSTOP)
-
-    job = fftrain(
-        tmp_path,
-        toy(tmp_path, 24, "--pause", "0.1"),
-        *NODES,
-        "--ff-config",
-        str(tmp_path / "ff.json"),
-        meanwhile=freeze,
-    )
+    job, pid = frozen(tmp_path, lambda out: agent_pid(out, 1), heartbeat_timeout_s=2.0)
     assert_same(job, uninterrupted)
     assert [event["node"] for event in job.of("node_lost")] == [1]
-    assert not psutil.pid_exists(frozen[0])
+    assert not psutil.pid_exists(pid)

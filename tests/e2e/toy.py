@@ -145,9 +145,9 @@ def train(toy: Toy, iterations: int, pause_s: float) -> None:
         except FailoverInterrupt as caught:
             interrupt = caught.with_traceback(None)
         version = failover.recover(interrupt)
-        toy_generation = failover.registry.generation
+        toy_generation = failover.groups.connected_epoch
         assert toy_generation == failover.epoch, (toy_generation, failover.epoch)
-        failover.registry.assert_generation(failover.epoch)
+        failover.groups.assert_generation(failover.epoch)
 
 
 def main() -> None:

@@ -58,6 +58,22 @@ def test_success_on_two_emulated_nodes(tmp_path: Path) -> None:
     assert (tmp_path / "o" / "logs" / "0" / "rank3" / "stdout.log").read_text() == "args ['--v', '3'] 3 4\n"
 
 
+def test_all_workers_have_one_hash_seed_also_after_a_restart(tmp_path: Path) -> None:
+    """The order of a set of strings is the same in every process of the job, and in the next job."""
+    code = """
+        print(hash("ff"), flush=True)
+        if RANK == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0": sys.exit(3)
+        """
+    status, out, err = Job(tmp_path, code, "--nproc-per-node", "2", "--max-restarts", "1").wait()
+    assert status == 0, err
+    known = subprocess.run(
+        [sys.executable, "-c", "print(hash('ff'))"], env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True,
+        text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    values = [line.partition(": ")[2] for line in out.splitlines()]
+    assert set(values) == {known} and len(values) >= 3
+
+
 def test_failure_ends_with_the_first_failed_ranks_traceback(tmp_path: Path) -> None:
     code, _, err = Job(
         tmp_path, "if RANK == 1: raise ValueError('boom')\ntime.sleep(1000)", "--nproc-per-node", "2"

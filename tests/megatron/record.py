@@ -84,10 +84,9 @@ def check_groups() -> None:
     from ff_core.worker import session
 
     owner = session.current()
-    if owner is None or owner.adapter is None:
+    if owner is None or not owner.training:
         return
-    assert owner.registry is not None
-    owner.registry.assert_generation(owner.epoch)
+    owner.groups.assert_generation(owner.epoch)
     model, optimizer, _ = built
     holders: list[Any] = [mpu, optimizer, *getattr(optimizer, "chained_optimizers", [])]
     for chunk in model:
@@ -96,7 +95,7 @@ def check_groups() -> None:
     holders += [value for holder in holders for value in vars(holder).values() if hasattr(value, "dp_cp")]
     groups = [value for holder in holders for value in vars(holder).values() if isinstance(value, dist.ProcessGroup)]
     assert len(groups) > 20, f"{len(groups)} groups found: the search looks in the wrong places"
-    stale = [group for group in groups if not isinstance(group, SwappableGroup) or group.cell is None]
+    stale = [group for group in groups if not isinstance(group, SwappableGroup) or group.generation is None]
     assert not stale, f"{len(stale)} of {len(groups)} groups are not swappable or not connected"
 
 

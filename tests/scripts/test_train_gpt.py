@@ -43,6 +43,7 @@ def run(directory: Path, *arguments: str, config: str = "zero1_bf16") -> list[di
     return [json.loads((directory / f"r.rank{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_same_bits_on_every_run_with_dropout_workers_and_accumulation(tmp_path: Path) -> None:
     arguments = ("--steps", "6", "--epochs", "2", "--gas", "2", "--num-workers", "1")
     first = run(tmp_path / "a", *arguments)
@@ -79,6 +80,7 @@ def test_deepspeed_cpu_adam(tmp_path: Path) -> None:
     assert results[0]["losses"]["3"] < results[0]["losses"]["1"]
 
 
+@pytest.mark.jobs
 def test_restart_from_a_checkpoint_without_dropout_is_exact(tmp_path: Path) -> None:
     """With the learning rate's schedule and the position in the data; RNG is not in DeepSpeed's checkpoints."""
     plain = ("--dropout", "0", "--steps", "6", "--epochs", "2")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ff_core.contract.env import RANK_VARIABLES
 from ff_core.worker import preload
 
 
@@ -69,12 +68,3 @@ def test_modules_that_fail_alone_are_skipped(tmp_path: Path, monkeypatch: pytest
     assert result.imported == 1
     assert result.skipped["fails_on_import"] == "ZeroDivisionError: division by zero"
     assert set(result.skipped) == {"quits_on_import", "fails_on_import", "no_such_module_here"}
-
-
-def test_no_import_sees_a_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in RANK_VARIABLES:
-        monkeypatch.setenv(name, "1")
-    (tmp_path / "looks_at_rank.py").write_text("import os; seen = {'RANK', 'MASTER_PORT'} & set(os.environ)")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert preload.run(["looks_at_rank"], []).imported == 1
-    assert sys.modules["looks_at_rank"].seen == set()

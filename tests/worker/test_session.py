@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from ff_core.contract.job import JobSpec
 from ff_core.copy.page import StatusPage
-from ff_core.worker.fence import Fence
-from ff_core.worker.session import Failover
+from ff_core.worker.parts import WorkerParts
+from ff_core.worker.session import Session
 
 
 class Engine:
@@ -26,33 +27,33 @@ class Engine:
 
 
 @pytest.fixture
-def failover() -> tuple[Failover, list[tuple[int, bool]]]:
-    """At version 3, sealed; and what it has said."""
+def made() -> tuple[Session, list[tuple[int, bool]]]:
+    """A session at version 3, sealed; and what it has said."""
     said: list[tuple[int, bool]] = []
-    made: Any = object.__new__(Failover)
-    made.rank, made.is_newcomer, made.registry, made.replicator = 0, False, None, None
-    made.page = StatusPage.create()
-    made.fence = Fence(made.page, 0)
-    made.fence.resume(3, lambda version: None)
-    made.inbox = SimpleNamespace(poke=lambda: None)
-    made.link = SimpleNamespace(send=lambda name, **fields: said.append((fields["version"], fields["sealed"])))
-    return made, said
+    link: Any = SimpleNamespace(send=lambda name, **fields: said.append((fields["version"], fields["sealed"])))
+    role = {
+        "t": "role", "rank": 0, "world_size": 2, "epoch": 0, "newcomer": False, "secret": b"", "injections": [],
+        "entrypoint": ["train.py"], "job": JobSpec(["train.py"], 1, 2, "127.0.0.1", 1).to_wire(),
+    }  # fmt: skip
+    session = Session(WorkerParts.for_role(link, role, StatusPage.create(), -1), role)
+    session.parts.fence.resume(3, lambda version: None)
+    return session, said
 
 
-def test_whole_tensors_are_reported_again(failover: tuple[Failover, list[tuple[int, bool]]]) -> None:
-    made, said = failover
-    made.halt(1)
-    made.halt(2)
+def test_whole_tensors_are_reported_again(made: tuple[Session, list[tuple[int, bool]]]) -> None:
+    session, said = made
+    session.halt(1)
+    session.halt(2)
     assert said == [(3, True), (3, True)]
 
 
-def test_a_step_that_a_halt_found_unfinished_stays_so(failover: tuple[Failover, list[tuple[int, bool]]]) -> None:
-    made, said = failover
-    made.replicator = Engine(3)  # type: ignore[assignment]
-    made.halt(1)
-    made.halt(2)
-    assert said == [(-1, False), (-1, False)] and made.page.load("live") == 0
-    made.fence.begin_epoch(2)
-    made.fence.resume(2, lambda version: None)
-    made.halt(3)
+def test_a_step_that_a_halt_found_unfinished_stays_so(made: tuple[Session, list[tuple[int, bool]]]) -> None:
+    session, said = made
+    session._training = SimpleNamespace(replicator=Engine(3), joined=False)  # type: ignore[assignment]
+    session.halt(1)
+    session.halt(2)
+    assert said == [(-1, False), (-1, False)] and session.parts.page.load("live") == 0
+    session.parts.fence.begin_epoch(2)
+    session.parts.fence.resume(2, lambda version: None)
+    session.halt(3)
     assert said[-1] == (2, True)

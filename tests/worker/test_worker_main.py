@@ -122,6 +122,41 @@ def test_spare_preloads_then_plays(agent: Agent) -> None:
     assert (code, out) == (0, "True\n1\n")
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["when it is ready", "while it imports"])
+def test_a_library_that_reads_the_rank_at_import_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    """Also where the role comes before the spare has found out."""
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    pause = "import time; print('importing', flush=True); time.sleep(2)" if early else ""
+    (libraries / "asks_rank.py").write_text(f"import os\nRANK = os.environ.get('RANK', '0')\n{pause}")
+    (libraries / "good.py").write_text("import os\nPID = os.getpid()")
+    monkeypatch.setenv("PYTHONPATH", str(libraries))
+    agent = Agent(tmp_path)
+    try:
+        agent.link.send("preload", modules=["good", "asks_rank"], calls=[])
+        if early:
+            assert agent.process.stdout is not None and agent.process.stdout.readline() == "importing\n"
+        else:
+            message = agent.receive()
+            assert (message["t"], list(message["reasons"])) == ("spare_unfit", ["asks_rank"])
+            agent.link.send("preload", modules=["good", "asks_rank"], calls=[], without=["asks_rank"])
+            assert agent.receive()["t"] == "spare_ready"
+        code = """
+            import os, sys
+            before = {"good", "asks_rank"} & set(sys.modules)
+            import asks_rank, good
+            print(sorted(before), "rank", asks_rank.RANK, good.PID == os.getpid(), flush=True)
+        """
+        status, out, err = agent.run(code)
+        assert status == 0, err
+        assert out.splitlines()[-1] == f"{[] if early else ['good']} rank 1 True"
+    finally:
+        agent.process.kill()
+        agent.process.wait()
+
+
 def test_hooks_are_set(agent: Agent) -> None:
     code, out, err = agent.run("""
         import torch.distributed as dist

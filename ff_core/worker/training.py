@@ -1,0 +1,158 @@
+"""One rank's protected training: its copies, its commit gate, its recoveries. Made when its arena is open."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ff_core.copy import transports
+from ff_core.errors import FailoverError
+from ff_core.state.razor import Plan, describe
+from ff_core.worker import scalars
+from ff_core.worker.gate import CommitGate
+from ff_core.worker.parts import WorkerParts
+from ff_core.worker.preload import changed_environment, library_modules
+from ff_core.worker.rank_stats import BlockedTime, rank_stats
+from ff_core.worker.recovery import Recovery
+from ff_core.worker.replicator import Replicator
+from ff_core.worker.verdicts import Verdict, Verdicts
+
+if TYPE_CHECKING:
+    from ff_core.comm import GroupRegistry
+    from ff_core.config.schema import FailoverConfig
+    from ff_core.contract.adapter import TrainerAdapter
+    from ff_core.contract.messages import Message
+    from ff_core.copy.arena import Arena
+
+
+class Training:
+    """From begin() (the job's first start) or join() (a newcomer) until finish(). The session's methods do the rest.
+
+    plan: where each tensor lies in a slot.  arena: the rank's slots; becomes the training's.
+    preload_calls: what spares call ahead, told to them when version 1 is sealed.
+    """
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        verdicts: Verdicts,
+        config: FailoverConfig,
+        registry: GroupRegistry,
+        adapter: TrainerAdapter,
+        plan: Plan,
+        arena: Arena,
+        preload_calls: Sequence[list[Any]],
+    ) -> None:
+        if (arena.layout.sent_bytes, arena.layout.local_bytes) != (plan.sent_bytes, plan.local_bytes):
+            raise FailoverError(
+                f"this replacement of rank {parts.rank} has {plan.sent_bytes} + {plan.local_bytes} bytes of "
+                f"state, the rank it replaces had {arena.layout.sent_bytes} + {arena.layout.local_bytes}: "
+                "the script built something else than before"
+            )
+        self.joined = False  # of a newcomer: join() is done
+        self._parts, self._fence, self._link = parts, parts.fence, parts.link
+        self._config, self._registry, self._adapter = config, registry, adapter
+        self._plan, self._arena, self._preload_calls = plan, arena, preload_calls
+        self.replicator = Replicator(
+            parts.rank, plan, arena, parts.page, parts.notify_fd, parts.secret, config, parts.ranks_per_node
+        )
+        self._gate = CommitGate(parts, self.replicator, strict=config.commit == "strict")
+        self._recovery = Recovery(parts, verdicts, config, registry, adapter, self.replicator)
+        self._blocked = BlockedTime()
+        self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
+
+    # ---- start ------------------------------------------------------------------------------------------------------
+
+    def begin(self, answer: Message, journal: bytes, blob: bytes) -> None:
+        """Copy version 0. answer: the agent's message "arena".  journal, blob: init journal, scalars of version 0."""
+        parts, replicator = self._parts, self.replicator
+        self._arena.set_journal(journal)
+        replicator.connect(answer["holders"], self._fence.epoch)
+        if parts.rank == 0:
+            print(describe(self._plan, answer["protected"]), file=sys.stderr, flush=True)
+            if answer["holders"]:
+                advice = transports.advice(self._config.transport)
+                text = f"replicas travel by {replicator.transport}" + (f"; {advice}" if advice else "")
+                print(f"fftrain: {text}", file=sys.stderr, flush=True)
+        replicator.keep_blob(0, blob)
+        self._fence.resume(0, replicator.recommit)
+        self._link.send("training", rank=parts.rank)
+
+    def join(self, first: Verdict) -> None:
+        """Take the dead rank's place. first: the verdict that brought the arena."""
+        version = self._recovery.join(first)
+        self._redo_until = version + 1
+        self.joined = True
+
+    # ---- an iteration -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """See AdapterSession."""
+        fence = self._fence
+        if fence.sealed < fence.version:
+            raise FailoverError(
+                f"a second optimizer step before iteration {fence.version} was complete: an iteration is one step; "
+                "ask the loop for the next batches (or call seal()) between steps"
+            )
+        with self._blocked:
+            self.replicator.at_gate()
+            self._gate.pass_(self._scheduled(fence.version + 1))
+            fence.enter_step()
+        yield
+        with self._blocked:
+            fence.leave_step(self._copy)
+        self._parts.faults.point("copying", fence.version)
+
+    def _scheduled(self, version: int) -> bool:
+        return version % self._config.interval == 0
+
+    def _copy(self, version: int) -> None:
+        if self._scheduled(version):
+            self.replicator.begin(version)
+
+    def seal(self) -> None:
+        """See AdapterSession."""
+        fence, page = self._fence, self._parts.page
+        if fence.sealed == fence.version:
+            fence.check()
+            return
+        with self._blocked:
+            fence.check()
+            blob = scalars.take(self._adapter, self._registry)
+            fence.seal(lambda version: self.replicator.seal(version, blob))
+            page.store("progress", page.load("progress") + 1)
+        self._blocked.iteration_ended()
+        if self._redo_until is not None and fence.version >= self._redo_until:
+            self._redo_until = None
+            self._link.send("redone", rank=self._parts.rank, epoch=fence.epoch, version=fence.version, at=time.time())
+            self._registry.give_back()
+        if fence.version == 1 and self._parts.rank == 0:
+            self._link.send(
+                "preload", modules=library_modules(), calls=list(self._preload_calls), environ=changed_environment()
+            )
+
+    # ---- failure and end --------------------------------------------------------------------------------------------
+
+    def recover(self) -> int:
+        """See AdapterSession."""
+        interrupted = self._fence.sealed + 1
+        version = self._recovery.survive()
+        self._redo_until = max(version + 1, interrupted)
+        self._blocked.iteration_dropped()
+        return version
+
+    def finish(self) -> None:
+        """See AdapterSession."""
+        self.seal()
+        parts, fence, replicator = self._parts, self._fence, self.replicator
+        if replicator.newest != fence.version:  # not scheduled by the interval, but the last one is always kept
+            self._gate.wait_copied()
+            self._gate.wait_committed(replicator.newest)  # or both slots would be needed
+            fence.resume(fence.version, replicator.recommit)
+        epoch, version, stats = fence.epoch, fence.version, rank_stats(self._blocked, replicator.stats())
+        self._link.send("leaving", rank=parts.rank, epoch=epoch, version=version, stats=stats)
+        parts.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), fence.check)

@@ -1,0 +1,107 @@
+"""A real session of a job with one rank, whose agent and controller are a few lines in this process.
+
+Page, arena, slots and copy engine are the product's. There are no groups: what a session asks of them does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+from ff_core.contract.job import JobSpec
+from ff_core.contract.messages import make
+from ff_core.contract.stamps import version_of
+from ff_core.copy.arena import Arena, ArenaLayout
+from ff_core.copy.page import StatusPage
+from ff_core.worker.parts import WorkerParts
+from ff_core.worker.session import Session
+
+
+class OneRank:
+    """arena: of the rank that a newcomer replaces, with a complete slot of epoch 0. Without it the job begins."""
+
+    def __init__(self, arena: Arena | None = None) -> None:
+        self.arena = arena
+        self.said: list[str] = []
+        self._epoch = 0
+        self._newcomer = arena is not None
+        self._page, self._bell = StatusPage.create(), os.eventfd(0)
+        role = {
+            "t": "role", "rank": 0, "world_size": 1, "epoch": int(self._newcomer), "newcomer": self._newcomer,
+            "secret": b"", "injections": [], "entrypoint": ["train.py"],
+            "job": JobSpec(["train.py"], 1, 1, "127.0.0.1", 1).to_wire(),
+        }  # fmt: skip
+        link: Any = SimpleNamespace(send=self._heard)
+        self.session = Session(WorkerParts.for_role(link, role, self._page, self._bell), role)
+        nothing: Any = SimpleNamespace(
+            halt=lambda epoch: None, drop=lambda: None, regroup=lambda epoch: None, give_back=lambda: None,
+            freeze_journal=lambda: b"", late_groups=list, make_late_groups=lambda groups: None,
+            client=SimpleNamespace(close=lambda: None),
+        )  # fmt: skip
+        self.session.registry = nothing
+        self._over = False
+        self._clerk = threading.Thread(target=self._publish)
+        self._clerk.start()
+        if self._newcomer:
+            self._decide({"version": -1, "sealed": False})
+
+    def _publish(self) -> None:
+        """What the rank has committed is committed everywhere."""
+        while os.eventfd_read(self._bell) and not self._over:
+            self._page.store("w_stamp", self._page.load("committed"))
+            self._page.notify()
+
+    def lose(self) -> None:
+        """A rank of the job dies."""
+        self._page.store("halt_epoch", self._epoch + 1)
+        self._page.notify()
+        self.session.halt(self._epoch + 1)
+
+    def _heard(self, name: str, fds: Any = (), **fields: Any) -> None:
+        make(name, **fields)  # refuses what the contract does not know
+        self.said.append(name)
+        if name == "protect":
+            sizes = {key: fields[key] for key in ("sent_bytes", "local_bytes", "blob_capacity")}
+            self.arena = Arena.create(ArenaLayout(0, **sizes, journal_capacity=4096, chunk_bytes=4096))
+            self._tell("arena", [os.dup(self.arena.fd)], holders=[], protected="")
+        elif name == "halted":
+            self._decide(fields)
+        elif name == "ready":
+            self._tell("regroup", epoch=fields["epoch"])
+        elif name == "leaving":
+            self._tell("may_leave", epoch=fields["epoch"], version=fields["version"])
+
+    def _decide(self, live: dict[str, Any]) -> None:
+        """Go on from the live tensors if they are whole and sealed, else from the newest complete slot."""
+        assert self.arena is not None
+        self._epoch += 1
+        complete = [(info.version, slot) for slot, info in enumerate(self.arena.slot_infos()) if info.complete]
+        version, slot = max(complete)
+        keeps = live["sealed"] and live["version"] >= version
+        if keeps:
+            version = live["version"]
+        else:
+            self.arena.restamp(slot, self._epoch)
+        self._tell(
+            "verdict", [os.dup(self.arena.fd)], epoch=self._epoch, version=version, newcomers=[],
+            restored=[] if keeps else [0], holders={0: []}, protected="",
+            roles={0: {"source": "live" if keeps else "slot", "filled": False}},
+        )  # fmt: skip
+
+    def _tell(self, name: str, fds: list[int] | None = None, **fields: Any) -> None:
+        self.session.parts.inbox.put({"t": name, **fields}, fds or [])
+
+    @property
+    def w(self) -> int:
+        """Newest version that is committed."""
+        return version_of(self._page.load("w_stamp"))
+
+    def close(self) -> None:
+        self.session.close()
+        self._over = True
+        os.eventfd_write(self._bell, 1)
+        self._clerk.join()
+        os.close(self._bell)
+        self._page.close()
