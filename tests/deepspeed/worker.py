@@ -33,6 +33,8 @@ interrupter.install()
 
 import deepspeed  # noqa: E402
 
+import loops  # noqa: E402
+
 import ff_deepspeed  # noqa: E402
 from ff_core.worker import session  # noqa: E402
 from ff_deepspeed import client, data_hooks, protection  # noqa: E402
@@ -256,6 +258,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         return {"error": "", "finished": failover.finished, "steps": engine.global_steps, "slots": len(failover.slots)}
     if "persist" in case:
         result = train_with_checkpoints(engine, case, failover)
+    elif "loop" in case:
+        result = loops.run(engine, case, interrupter)
     elif case.get("unmodified"):
         result = train_by_steps(engine, case) if "directory" in case else train_unmodified(engine, case)
     else:
