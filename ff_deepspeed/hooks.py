@@ -108,6 +108,7 @@ def _forward(found: Protection, original: Original, engine: Any, *args: Any, **k
         return original(engine, *args, **kwargs)
     found.check()
     if found.loop.used:
+        found.session.check()  # an interrupt that the script has swallowed
         found.session.inject("forward")
         return original(engine, *args, **kwargs)
     return found.unmodified.forward(original, args, kwargs)
@@ -115,6 +116,7 @@ def _forward(found: Protection, original: Original, engine: Any, *args: Any, **k
 
 def _backward(found: Protection, original: Original, engine: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
     if found.loop.used:
+        found.session.check()
         return original(engine, loss, *args, **kwargs)
     kwargs.update(zip(("retain_graph", "scale_wrt_gas"), args, strict=False))
     return found.unmodified.backward(original, loss, kwargs)
@@ -122,6 +124,7 @@ def _backward(found: Protection, original: Original, engine: Any, loss: Any, *ar
 
 def _step(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
     if found.loop.used:
+        found.session.check()
         original(engine, *args, **kwargs)
     else:
         found.unmodified.step(original, args, kwargs)

@@ -152,6 +152,24 @@ class Redo:
 
 
 @contextmanager
+def buffers_kept(module: torch.nn.Module) -> Iterator[None]:
+    """A forward that does not count leaves nothing behind in the buffers of `module` (running means, counts)."""
+    before = [
+        (owner._buffers, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for owners, name, buffer, value in before:
+                buffer.copy_(value)
+                owners[name] = buffer
+
+
+@contextmanager
 def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
     """Replays set each module to training or evaluation as it was; afterwards they are as the script left them."""
     modes = modes_of(module)

@@ -28,7 +28,7 @@ from ff_deepspeed import ambient
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Sealed, modes_of
-from ff_deepspeed.redo import REMEDIES, Redo
+from ff_deepspeed.redo import REMEDIES, Redo, buffers_kept
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
@@ -91,7 +91,7 @@ class Unmodified:
         if self._redo.open is None:
             self._start(inputs)
         if self._redo.void and not self._may_lift(inputs):
-            return original(engine, *args, **kwargs)
+            return self._by_itself(original, args, kwargs)
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
         event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
@@ -100,11 +100,16 @@ class Unmodified:
             self._failover.inject("forward")
             return original(engine, *args, **kwargs)
 
-        output = self._redo.make(perform, event, lambda: original(engine, *args, **kwargs))
+        output = self._redo.make(perform, event, lambda: self._by_itself(original, args, kwargs))
         event.made(output)
         if self._is_first and not self._feed.feeds:
             self._own.forward_over()
         return output
+
+    def _by_itself(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """engine(...) in an iteration that does not count."""
+        with buffers_kept(self._p.engine.module):
+            return original(self._p.engine, *args, **kwargs)
 
     def backward(self, original: Callable[..., Any], loss: torch.Tensor, kwargs: dict[str, Any]) -> Any:
         """engine.backward(loss)."""

@@ -32,7 +32,7 @@ class Shards:
         self.position = 0
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        self.position += 1
+        self.position += SIZE
         return make_batch(self.position)
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,9 +79,7 @@ def own(engine: Any, case: dict[str, Any], record: Recorder) -> None:
     kind = case["batches"]
     source = Random() if kind.startswith("random") else Shards()
     state = {"step": 0}
-    ff_deepspeed.client_state(
-        lambda: {**state, **(source.state_dict() if kind in ("shards", "shards-ahead") else {})}
-    )
+    ff_deepspeed.client_state(lambda: {**state, **(source.state_dict() if kind in ("shards", "shards-ahead") else {})})
     if kind == "registered":
         ff_core.register_state("source", source)
     _, client = engine.load_checkpoint("nowhere")

@@ -51,8 +51,9 @@ def test_survivors_repeat_the_right_batch(run_cases: Callable[..., Any]) -> None
         for rank in range(2):
             reference, got = results[2 * number][rank], results[2 * number + 1][rank]
             assert len(got["recovered"]) >= 3
-            assert got["digest"] == reference["digest"], case
-            assert got["losses"] == reference["losses"], case
+            assert got["digest"] == reference["digest"], case.get("batches")
+            if not case.get("own_loss"):  # in a void iteration the script's own all_reduce is by itself
+                assert got["losses"] == reference["losses"], case.get("batches")
 
 
 REFUSED = {
@@ -66,7 +67,7 @@ def test_batches_that_cannot_be_found_again_are_refused_in_the_first_iteration(r
     results = run_cases([{**OWN, "batches": name, "may_fail": True} for name in REFUSED])
     for (name, pattern), ranks in zip(REFUSED.items(), results, strict=True):
         for result in ranks:
-            assert re.search(pattern, result["error"]), f"{name}: {result['error']}"
+            assert re.search(pattern, result["error"]), f"{name}: {result.get('error')}"
 
 
 def test_replacement_with_other_batches_is_refused(run_cases: Callable[..., Any], tmp_path: Path) -> None:
@@ -74,7 +75,9 @@ def test_replacement_with_other_batches_is_refused(run_cases: Callable[..., Any]
     saved = str(tmp_path / "saved")
     _, rest = run_cases([{**case, "save_at": 3, "save_to": saved}, {**case, "resume_from": saved, "may_fail": True}])
     for result in rest:
-        assert re.search(r"does not go on.*engine\(\.\.\.\) is given another batch.*ff_deepspeed\.batches", result["error"])
+        assert re.search(
+            r"does not go on.*engine\(\.\.\.\) is given another batch.*ff_deepspeed\.batches", result["error"]
+        )
 
 
 @pytest.mark.parametrize(

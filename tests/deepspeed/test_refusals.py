@@ -25,7 +25,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 MISUSES = {
     "no with": r"did not enter `with ff_deepspeed\.iteration\(\):`",
-    "no step": r"iteration 1 ended with 0 optimizer steps.*gradient_accumulation_steps = 1",
+    "three of two": r"went on with engine\.step\(\) after its optimizer step.*gradient_accumulation_steps = 2",
     "nested": r"batches\(\) inside another ff_deepspeed\.batches\(\) loop",
     "with twice": r"belongs once into the body",
     "with outside": r"belongs once into the body",
@@ -45,11 +45,18 @@ def test_what_cannot_be_protected_is_refused(run_cases: Callable[..., Any]) -> N
 
 def test_wrong_loops_are_explained(run_cases: Callable[..., Any]) -> None:
     cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, "misuse": how} for how in MISUSES]
-    right = [{"stage": 1, "dtype": "bf16", "misuse": how} for how in ("break", "nothing")]
+    cases[list(MISUSES).index("three of two")]["gas"] = 2
+    right = [
+        {"stage": 1, "dtype": "bf16", "misuse": how} for how in ("no step", "proxy", "compiled", "break", "nothing")
+    ]
     results = run_cases([*cases, *right], world=1)
     for (how, pattern), (result,) in zip(MISUSES.items(), results, strict=False):
         assert re.search(pattern, result["error"]), f"{how}: {result['error']}"
     # A loop that is left by `break` is over like any other: its last iteration is sealed, everybody is waited for.
+    # No step is no mistake by itself: all ranks may skip a batch.
+    assert results[-5][0] == {"error": "", "finished": 1, "steps": 0, "slots": 1}
+    for wrapped in results[-4:-2]:
+        assert wrapped[0] == {"error": "", "finished": 1, "steps": 4, "slots": 2}
     assert results[-2][0] == {"error": "", "finished": 1, "steps": 1, "slots": 2}
     assert results[-1][0] == {"error": "", "finished": 1, "steps": 4, "slots": 2}
 

@@ -7,6 +7,7 @@ outputs: a file per rank for what it prints), and answers with the ranks' exit c
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -85,6 +86,22 @@ def make_engine(case: dict[str, Any]) -> Any:
     return engine
 
 
+def agreed_to_skip(y: torch.Tensor, how: str) -> bool:
+    """Whether a micro-batch is bad on any rank; what the ranks agree on is one collective."""
+    bad = torch.tensor(int(y.sum()) % 3 == 0 and how == "some").int()
+    torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
+    return bool(bad)
+
+
+def swallowing(engine: Any, loss: torch.Tensor) -> None:
+    """A step as people write it who want to skip whatever fails."""
+    try:
+        engine.backward(loss)
+        engine.step()
+    except:  # noqa: E722
+        pass
+
+
 def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> dict[str, Any]:
     """`epochs` loops over a shuffled data set; returns losses by optimizer step, and what the last step left."""
     losses: dict[int, float] = {}
@@ -102,11 +119,21 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
                 for batch in batches:
                     out = engine(batch.pop("x").to(next(engine.module.parameters()).dtype))
                     loss = torch.nn.functional.cross_entropy(out.float(), batch["y"])
+                    if case.get("skip") and agreed_to_skip(batch["y"], case["skip"]):
+                        continue
+                    if case.get("bare"):
+                        swallowing(engine, loss)
+                        total += loss.detach()
+                        continue
                     engine.backward(loss)
                     engine.step()
                     total += loss.detach()
-                torch.distributed.all_reduce(total)
-                interrupter.check()
+                if case.get("bare"):
+                    with contextlib.suppress(BaseException):
+                        torch.distributed.all_reduce(total)
+                else:
+                    torch.distributed.all_reduce(total)
+                    interrupter.check()
                 losses[engine.global_steps] = total.item()
             interrupter.running = False
         evaluations.append(float(torch.rand(1)))  # what happens between loops may draw random numbers
@@ -188,11 +215,22 @@ def misuse(engine: Any, how: str) -> None:
     """Loops that are written wrongly."""
     loader = [torch.ones(4, 16, dtype=next(engine.module.parameters()).dtype)] * 4
 
+    class Proxy:
+        """What is not its own is the engine's."""
+
+        def __init__(self) -> None:
+            self.held = {"engine": engine}
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.__dict__["held"]["engine"], name)
+
+    given = {"proxy": Proxy, "compiled": lambda: torch.compile(engine)}.get(how, lambda: engine)()
+
     def micro_step(batch: torch.Tensor) -> None:
         engine.backward(engine(batch).float().mean())
         engine.step()
 
-    for batches in ff_deepspeed.batches(engine, loader):
+    for batches in ff_deepspeed.batches(given, loader):
         if how == "no with":
             micro_step(batches[0])
             continue
@@ -204,7 +242,7 @@ def misuse(engine: Any, how: str) -> None:
                     micro_step(batches[0])
             if how == "own error":
                 raise ValueError("the script's own")
-            for _ in range({"no step": 0, "two steps": 2}.get(how, 1)):
+            for _ in range({"no step": 0, "two steps": 2, "three of two": 3}.get(how, 1)):
                 micro_step(batches[0])
         if how == "break":
             break
