@@ -15,7 +15,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ff_deepspeed import protection
+from ff_core.errors import UnsupportedError
+from ff_deepspeed import protection, source
 
 NAMES = (
     "all_gather", "all_gather_coalesced", "all_gather_into_tensor", "all_gather_object", "all_gather_single",
@@ -23,6 +24,15 @@ NAMES = (
     "broadcast_object_list", "gather", "gather_object", "monitored_barrier", "recv", "reduce", "reduce_scatter",
     "reduce_scatter_single", "reduce_scatter_tensor", "scatter", "scatter_object_list", "send",
 )  # fmt: skip
+
+
+IN_LOADER = (
+    "{name}() is called within the data loader, or the generator, that the training loop takes its batches from. The "
+    "replacement of a dead rank goes through its data by itself, so nobody would answer it. Make the collective in the "
+    "body of the loop (in the exact loop: inside `with ff_deepspeed.iteration():`) or before the loop; what ranks only "
+    "have to agree on, a seed say, they can derive from the number of the epoch. For a loader that accelerate has "
+    "prepared: give the torch DataLoader itself, with a DistributedSampler, to ff_deepspeed.batches()"
+)
 
 
 def install() -> None:
@@ -47,6 +57,8 @@ def _noticed(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def collective(*args: Any, **kwargs: Any) -> Any:
         found = protection.current()
+        if found is not None and source.is_fetching():
+            raise found.fail(UnsupportedError(IN_LOADER.format(name=original.__name__)))
         if found is None or not found.unmodified.listening:
             return original(*args, **kwargs)
         return found.unmodified.call(_complete(original), args, kwargs, True, lambda: _alone(original, args, kwargs))

@@ -80,7 +80,8 @@ def _init(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
     given = inspect.signature(original).bind(engine, *args, **kwargs).arguments
     config = configuration.read(given["config_class"]._param_dict)
     if config is not None and config.enabled:
-        support.check_config(given["config_class"], type(engine), given["model"], given.get("mpu"))
+        others = given["model"], given.get("mpu"), given.get("optimizer")
+        support.check_config(given["config_class"], type(engine), *others)
     original(engine, *args, **kwargs)
     if type(engine) is DeepSpeedEngine:
         protection.protect(engine, config)

@@ -14,8 +14,10 @@ first epoch.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ff_core.errors import FailoverError
@@ -38,6 +40,23 @@ LONG = (
 )
 
 
+_fetching = threading.local()
+
+
+def is_fetching() -> bool:
+    """Whether the calling thread is inside a data loader."""
+    return bool(getattr(_fetching, "depth", 0))
+
+
+@contextmanager
+def _inside() -> Iterator[None]:
+    _fetching.depth = getattr(_fetching, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _fetching.depth -= 1
+
+
 class Source:
     """`make()` gives a fresh iterator over `loader`; it is called when the first item is wanted, or by `begin`."""
 
@@ -56,7 +75,8 @@ class Source:
         if self._iterator is None:
             found = [generators.get_state(generator) for generator in self._own_generators()]
             self._begun = {"rng": rng.capture(), "own": found, "epoch": self._epoch(), "first": None}
-            self._iterator = self._make()
+            with _inside():
+                self._iterator = self._make()
             self._remember()
 
     def next(self) -> Any:
@@ -66,7 +86,8 @@ class Source:
         before = rng.capture()
         if self._begun["first"] is None:
             self._begun["first"] = before
-        item = next(self._iterator)
+        with _inside():
+            item = next(self._iterator)
         self.consumed += 1
         self._before.append(before)
         self._last = Fingerprint(item)

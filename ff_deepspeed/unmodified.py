@@ -17,6 +17,7 @@ All this is the business of the thread that trains. Other threads may read the l
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,15 @@ from ff_deepspeed.redo import REMEDIES, Redo, buffers_kept
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
 
+log = logging.getLogger("ff_deepspeed")
+
 AT_LOADER, AT_FORWARD = "loader", "forward"
+
+NOT_RESUMABLE = (
+    "training begins, and the script has not called engine.load_checkpoint(): the replacement of a rank that dies "
+    "after the first step would start from the beginning, which is refused. After a failure this job ends, or with "
+    "`--max-restarts N` starts anew, from a checkpoint if the script looks for one."
+)
 
 
 class Unmodified:
@@ -235,6 +244,8 @@ class Unmodified:
             self._own.prove(saved["data"], inputs)
         else:
             self._start_data = {"own": self._own.start(inputs)}
+            if not self._p.client.is_loaded:
+                log.warning("%s %s", NOT_RESUMABLE, REMEDIES)
         self._join()
         self._feed.begin_training(self._failover.version, inputs)
 

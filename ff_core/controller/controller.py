@@ -270,7 +270,10 @@ class Controller:
                 self.node_down(node.id, f"no heartbeat for {self.config.heartbeat_timeout_s:g} s")
         self.failovers.tick(now)
         looking = self.protected and self.failovers.settled and self.loop_end.left_version is None
-        if looking and self.hangs.stalled(self.job.world_size, now):
+        uneven = self.hangs.uneven(self.job.world_size, now) if looking else None
+        if uneven is not None:
+            self.finish(1, self.loop_end.uneven(*uneven))
+        elif looking and self.hangs.stalled(self.job.world_size, now):
             culprits = self.hangs.culprits(self.job.world_size, now)
             if not culprits:
                 text = f"no progress for {self.hangs.deadline_s:g} s, and no rank is behind others: nobody is blamed"

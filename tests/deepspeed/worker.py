@@ -33,7 +33,6 @@ interrupter = Interrupter()
 interrupter.install()
 
 import deepspeed  # noqa: E402
-
 import loops  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
@@ -78,6 +77,11 @@ def make_engine(case: dict[str, Any]) -> Any:
     }
     if case["dtype"] == "bf16":
         config["bf16"] = {"enabled": True}
+    if case.get("optimizer") == "json":  # the configuration says which
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
+        torch.manual_seed(100 + rank)
+        return engine
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 0.1 * step))
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, lr_scheduler=scheduler, model_parameters=None, config=config
@@ -230,7 +234,12 @@ def misuse(engine: Any, how: str) -> None:
         engine.backward(engine(batch).float().mean())
         engine.step()
 
-    for batches in ff_deepspeed.batches(given, loader):
+    def agreeing() -> Any:
+        for batch in loader:
+            torch.distributed.all_reduce(torch.ones(1))
+            yield batch
+
+    for batches in ff_deepspeed.batches(given, agreeing() if how == "collective in the data" else loader):
         if how == "no with":
             micro_step(batches[0])
             continue
