@@ -163,7 +163,7 @@ def test_ranks_with_different_numbers_of_batches_are_told_so_and_nobody_is_kille
         job.out.clock += 1
     assert job.out.result is not None and job.out.result[0] == 1
     assert re.search(
-        r"different numbers of batches: rank 0 went through the training loop after iteration 5, and rank 1 would.*limit=",
+        r"different numbers of batches: rank 0 went through the training loop after iteration 5, and rank 1 w.*limit=",
         job.out.result[1],
     )
     assert not job.out.take("fail_worker")
