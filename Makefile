@@ -33,7 +33,7 @@ $(READY): setup.py pyproject.toml constraints.txt scripts/setup_env.py $(SOURCES
 # Two lanes: whole jobs one after the other in the one, all other tests beside them. See tests/README.md.
 LANES ?= 2
 TIER ?= units or engine or jobs
-PYTEST := python -m pytest -q --durations=10 -n $(LANES) --dist loadgroup --no-loadscope-reorder
+PYTEST := python -m pytest -q --durations=10 -n $(LANES) --dist loadscope --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST) -m "($(TIER)) and not slow"

@@ -59,8 +59,8 @@ class BuildEngine(Command):
         return {}
 
     def get_source_files(self) -> list[str]:
-        sources = ROOT / "ff_core/csrc"
-        return [str(p.relative_to(ROOT)) for p in sorted(sources.rglob("*")) if p.suffix in (".cpp", ".h", ".cu", ".py")]
+        files = sorted((ROOT / "ff_core/csrc").rglob("*"))
+        return [str(p.relative_to(ROOT)) for p in files if p.suffix in (".cpp", ".h", ".cu", ".py")]
 
 
 class Build(build):
@@ -109,9 +109,7 @@ setup(
         # DeepSpeed's inner workings are hooked into: a newer minor version needs to be looked at first.
         "deepspeed": ["torch>=2.9", "numpy", "deepspeed>=0.19.8,<0.20"],
         "megatron": ["torch>=2.9", "numpy", "megatron-core>=0.16.1,<0.17"],
-        "dev": [
-            "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.8", "ruff>=0.6",
-        ],
+        "dev": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.6"],
     },
     entry_points={"console_scripts": ["fftrain = ff_core.launch.cli:main"]},
     classifiers=[

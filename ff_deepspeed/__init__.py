@@ -35,13 +35,19 @@ def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> 
     for every epoch. An item without an optimizer step is allowed (a batch that all ranks skip). Raises FailoverError
     if the body makes a second step.
     """
-    from ff_deepspeed import loop, protection, wrapped
+    from ff_deepspeed import loop, protection, second, wrapped
 
     if protection.current() is not None or not hasattr(engine, "gradient_accumulation_steps"):
         engine = wrapped.engine_in(engine)
     if limit is not None and (type(limit) is not int or limit < 0):
         raise UnsupportedError(f"batches(limit={limit!r}): allowed: a whole number >= 0, or None for no limit")
-    found = protection.of(engine)
+    found = protection.of(engine) or (protection.current() if second.of(engine) is not None else None)
+    if found is not None and found.engine.gradient_accumulation_steps() != engine.gradient_accumulation_steps():
+        raise UnsupportedError(
+            f"gradient_accumulation_steps = {engine.gradient_accumulation_steps()} in this engine, "
+            f"{found.engine.gradient_accumulation_steps()} in the other engine of this process: an iteration has the "
+            "same micro-batches for all engines"
+        )
     if found is None:
         return loop.plain(engine, loader, limit)
     return found.loop.run(loader, limit)

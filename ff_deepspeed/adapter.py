@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from ff_core.contract.adapter import TensorSpec
 from ff_core.state.buffers import Buffers
+from ff_core.state.modes import Modes
 from ff_deepspeed import cpu_adam, moments, rebuild, scalars, state_map
 from ff_deepspeed.reset import Reset
 
@@ -32,6 +33,7 @@ class DeepSpeedAdapter:
         self.engine = engine
         self._rank = rank
         self._buffers = Buffers(engine.module)
+        self._modes = Modes(engine.module)
         self._reset = Reset(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
@@ -50,11 +52,13 @@ class DeepSpeedAdapter:
         return {
             "trainer": scalars.save(self.engine),
             "buffers": self._buffers.save(),
+            "modes": self._modes.save(),
             "data": self.script.position(),
             "client": self.script.client_state(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
+        self._modes.load(saved["modes"])
         scalars.load(self.engine, saved["trainer"])
         self._buffers.load(saved["buffers"], self._from_peers)
         self._from_peers = {}

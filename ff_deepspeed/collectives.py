@@ -42,7 +42,7 @@ def install() -> None:
     for name in NAMES:
         original = getattr(distributed_c10d, name, None)
         if original is not None:
-            _replace(name, _noticed(original))
+            _replace(name, _noticed(name, original))
     _replace("destroy_process_group", _last_call(distributed_c10d.destroy_process_group))
 
 
@@ -53,12 +53,12 @@ def _replace(name: str, function: Callable[..., Any]) -> None:
     setattr(dist, name, function)
 
 
-def _noticed(original: Callable[..., Any]) -> Callable[..., Any]:
+def _noticed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def collective(*args: Any, **kwargs: Any) -> Any:
         found = protection.current()
         if found is not None and source.is_fetching():
-            raise found.fail(UnsupportedError(IN_LOADER.format(name=original.__name__)))
+            raise found.fail(UnsupportedError(IN_LOADER.format(name=name)))
         if found is None or not found.unmodified.listening:
             return original(*args, **kwargs)
         return found.unmodified.call(_complete(original), args, kwargs, True, lambda: _alone(original, args, kwargs))

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ff_core.errors import UnsupportedError
 from ff_core.worker import session
 from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
-from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, support
+from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, second, support
 from ff_deepspeed import config as configuration
 from ff_deepspeed.protection import Protection, guard
 
@@ -69,6 +70,7 @@ def _install_in_deepspeed() -> None:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     wrap(DeepSpeedEngine, "__init__", _init)
+    wrap(DeepSpeedEngine, "_take_model_step", _step_of_second)
     for name, hook in _OF_PROTECTED.items():
         wrap(DeepSpeedEngine, name, guard.guarded_method(hook))
     wrap(DeepSpeedCPUAdam, "__init__", _cpu_adam_init)
@@ -104,12 +106,21 @@ def _take_model_step(found: Protection, original: Original, engine: Any, *args: 
     found.step(original, *args, **kwargs)
 
 
+def _step_of_second(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
+    main = protection.current()
+    if second.of(engine) is not None and main is not None and not main.loop.used:
+        raise UnsupportedError(second.USUAL_LOOP)
+    original(engine, *args, **kwargs)
+
+
 def _forward(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> Any:
     if not engine.module.training or not torch.is_grad_enabled():
         return original(engine, *args, **kwargs)
     found.check()
     if found.loop.used:
         found.session.check()  # an interrupt that the script has swallowed
+        if found.session.training:
+            found.session.given((args, kwargs))
         found.session.inject("forward")
         return original(engine, *args, **kwargs)
     return found.unmodified.forward(original, args, kwargs)

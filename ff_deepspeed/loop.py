@@ -237,6 +237,7 @@ class Loop:
     def _recover(self, epoch: int, source: ReplayableLoader) -> int:
         version = self._failover.recover(FailoverInterrupt(epoch))
         self._take_restored()
+        self._p.session.given_again()
         if version not in self._ends or not source.can_return_to(self._ends[version]):
             raise self._p.fail(FailoverError(f"the batches that followed version {version} are not kept any more"))
         return version

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ff_core.worker import session
 from ff_core.worker.guard import Guard
-from ff_deepspeed import client, preload, scalars, support
+from ff_deepspeed import client, preload, scalars, second, support
 from ff_deepspeed.engine import ProtectedEngine
 from ff_deepspeed.loop import Loop
 from ff_deepspeed.unmodified import Unmodified
@@ -60,24 +61,34 @@ guard: Guard[Protection] = Guard(
     log,
     asked='"ff_failover" is enabled',
     unasked='the DeepSpeed configuration has no enabled "ff_failover" block: this engine is not protected',
-    second="this process has a protected engine already; one engine per process can be protected. Set "
-    '"ff_failover": {"enabled": false} in the other configuration',
 )
+
+
+_unprotected: list[weakref.ReferenceType[Any]] = []  # trained engines that were made before the protected one
 
 
 def protect(engine: Any, config: FailoverConfig | None) -> None:
     """After an engine is complete: protect it if its "ff_failover" block says so. Raises UnsupportedError."""
+    if not second.is_trained(engine):
+        return  # it has nothing that changes
+    if guard.current() is not None:
+        second.include(engine)
+        return
     if config is None or not config.enabled:
         guard.not_asked()
+        if session.current() is not None:
+            _unprotected.append(weakref.ref(engine))
         return
-    if engine.optimizer is None:
-        return  # an engine for inference: it has nothing that changes
     support.check_engine(engine)
     mine = guard.session()
     if mine is not None:
         mine.configure(config)
         preload.publish(mine)
         guard.hold(Protection(engine, mine), by=engine)
+        for earlier in (ref() for ref in _unprotected):
+            if earlier is not None:
+                second.include(earlier)
+        _unprotected.clear()
 
 
 def is_newcomer() -> bool:

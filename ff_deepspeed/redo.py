@@ -145,6 +145,7 @@ class Redo:
         done = [*([] if record is None else record.events), *([] if event is None else [event])]
         self.voided = next((one for one in done if isinstance(one, Forward)), None)
         self._feed.return_to(version)
+        self._p.session.given_again()
         for newer in [number for number in self._records if number > version]:
             del self._records[newer]
         self.begin(version)

@@ -29,7 +29,7 @@ def check_config(config: Any, kind: type, model: Any, mpu: Any, optimizer: Any =
 
 def check_engine(engine: Any) -> None:
     """After the engine is built: its optimizer and its groups. Raises UnsupportedError listing every obstacle."""
-    _refuse(list(_engine_obstacles(engine)))
+    _refuse(list(engine_obstacles(engine)))
 
 
 def _refuse(obstacles: list[str]) -> None:
@@ -101,7 +101,8 @@ def _written(config: Any, name: str) -> str:
     return str(section.get("type", name))
 
 
-def _engine_obstacles(engine: Any) -> Iterator[str]:
+def engine_obstacles(engine: Any) -> Iterator[str]:
+    """What of an engine that is complete cannot be protected, a sentence each."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer

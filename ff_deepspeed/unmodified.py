@@ -103,6 +103,7 @@ class Unmodified:
             return self._by_itself(original, args, kwargs)
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
+        self._p.session.given(inputs)
         event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
 
         def perform() -> Any:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from ff_core.contract.adapter import TensorSpec
 from ff_core.state import peers
 from ff_core.state.buffers import Buffers
+from ff_core.state.modes import Modes
 from ff_megatron import optimizers, rebuild, scalars, state_map
 from ff_megatron.buckets import GoldenCounts
 from ff_megatron.data import Data
@@ -44,6 +45,7 @@ class MegatronAdapter:
         self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
         self._data, self._loop = data, loop
         self._buffers = Buffers(torch.nn.ModuleList(model))
+        self._modes = Modes(*model)
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
         self._redundancy = Redundancy(model)
@@ -66,11 +68,13 @@ class MegatronAdapter:
             "trainer": scalars.save(self._args, self._optimizer, self._scheduler),
             "golden": self._golden.save(),
             "buffers": self._buffers.save(),
+            "modes": self._modes.save(),
             "data": self._data.positions(),
             "place": self._loop.place(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
+        self._modes.load(saved["modes"])
         scalars.load(self._args, self._optimizer, self._scheduler, saved["trainer"])
         self._golden.load(saved["golden"])
         self._buffers.load(saved["buffers"], {})

@@ -7,7 +7,7 @@ ones; in a newcomer the loaders are built at the dead rank's consumed samples, a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ff_core.errors import FailoverError
@@ -16,8 +16,8 @@ from ff_core.errors import FailoverError
 class Rewindable:
     """An iterator over `source`, whose first item has number `position`."""
 
-    def __init__(self, source: Any, position: int = 0) -> None:
-        self._source = source
+    def __init__(self, source: Any, position: int = 0, handed_out: Callable[[Any], None] = lambda item: None) -> None:
+        self._source, self._handed_out = source, handed_out
         self._kept: deque[Any] = deque()
         self._first = position  # number of the first kept item
         self.position = position  # number of the next item
@@ -30,6 +30,7 @@ class Rewindable:
         if index == len(self._kept):
             self._kept.append(next(self._source))
         self.position += 1
+        self._handed_out(self._kept[index])
         return self._kept[index]
 
     def seek(self, position: int) -> None:
@@ -40,7 +41,8 @@ class Rewindable:
             )
         self.position = min(position, self._first + len(self._kept))
         while self.position < position:
-            next(self)
+            self._kept.append(next(self._source))
+            self.position += 1
 
     def forget(self, before: int) -> None:
         """Items before number `before` will not be needed again."""
@@ -50,9 +52,13 @@ class Rewindable:
 
 
 class Data:
-    """All data iterators of one process, in the order in which they were built."""
+    """All data iterators of one process, in the order in which they were built.
 
-    def __init__(self) -> None:
+    handed_out: called with each micro-batch.
+    """
+
+    def __init__(self, handed_out: Callable[[Any], None] = lambda item: None) -> None:
+        self._handed_out = handed_out
         self._wrapped: list[Any] = []  # RerunDataIterator
         self._sources: list[Rewindable] = []
         self._at: dict[int, list[int]] = {}  # version -> positions
@@ -65,7 +71,7 @@ class Data:
         for iterator in _flat(iterators):
             number = len(self._sources)
             start = 0 if positions is None else positions[number]
-            source = Rewindable(iterator.iterable, start)
+            source = Rewindable(iterator.iterable, start, self._handed_out)
             iterator.iterable = source
             self._wrapped.append(iterator)
             self._sources.append(source)

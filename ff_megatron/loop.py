@@ -114,6 +114,7 @@ class Loop:
 
     def _recover(self, epoch: int) -> None:
         self._session.recover(FailoverInterrupt(epoch))
+        self._session.given_again()
         if self._session.rank in (0, self._session.world_size - 1):
             print(
                 f"fftrain: rank {self._session.rank} goes on after iteration {self._iteration}; "

@@ -28,8 +28,12 @@ class Protection:
     def __init__(self, training: ModuleType, session: Session) -> None:
         self.training, self.session = training, session
         self.args = training.get_args()
-        self.data = Data()
+        self.data = Data(self._handed_out)
         self.loop = Loop(session, self.args, self.data)
+
+    def _handed_out(self, batch: Any) -> None:
+        if self.session.training:
+            self.session.given(batch)
 
     def load_checkpoint(self, original: Callable[[], Any]) -> Any:
         """load_checkpoint(): in a newcomer answered from memory, iteration and operation count; else Megatron's own."""

@@ -152,7 +152,7 @@ class Killer:
     def _tell(self, event: dict[str, Any]) -> None:
         kind, say = event["kind"], self.screen.say
         if kind == "training_start":
-            say(f"   {event['protected']}")
+            say(f"   {event['coverage']}")
         elif kind == "spare_ready":
             say(f"   node {event['node']}: a spare is ready")
         elif kind == "injection":

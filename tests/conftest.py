@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
+#: Whole trainings: several processes that each import torch and a framework, and keep two cores busy.
+JOBS = (
+    "e2e/", "deepspeed/test_end_to_end.py", "docs/", "scripts/test_train_gpt.py", "scripts/test_demo.py",
+    "scripts/test_bench_recovery.py",
+)  # fmt: skip
+ENGINE = ("copy/", "csrc/")
 #: Tests that share something dear: compiled objects, or a process with torch imported that ranks are forked from.
-SHARING = ("csrc/", "comm/", "deepspeed/", "copy/test_ucx_waits.py", "copy/test_device.py")
+SHARING = ("comm/", "csrc/", "deepspeed/", "copy/test_ucx_waits.py", "copy/test_device.py")
 
 
-def tier(item: pytest.Item) -> str:
-    """Whole trainings, which keep two cores busy: those of e2e/, those that say so, what is slow beside the engine."""
-    place = item.path.relative_to(HERE).as_posix()
-    if place.startswith(("copy/", "csrc/")):
-        return "engine"
-    job = place.startswith("e2e/") or item.get_closest_marker("jobs") or item.get_closest_marker("slow")
-    return "jobs" if job else "units"
-
-
-def group(item: pytest.Item) -> str | None:
-    """xdist runs the tests of a group one after the other in one process; other tests anywhere."""
-    if tier(item) == "jobs":
+def group(place: str) -> str | None:
+    """Of a file under tests/. A group's tests run one after the other in one process; other tests anywhere."""
+    if place.startswith(JOBS):
         return "jobs"
-    place = item.path.relative_to(HERE).as_posix()
-    return next((start.strip("/") for start in SHARING if place.startswith(start)), None)
+    return next((start for start in SHARING if place.startswith(start)), None)
+
+
+def place(item: pytest.Item) -> str:
+    return item.path.relative_to(HERE).as_posix()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if found := group(item):
-        item.add_marker(pytest.mark.xdist_group(found))
-    item.add_marker(tier(item))
+    found = place(item)
+    item.add_marker("jobs" if found.startswith(JOBS) else "engine" if found.startswith(ENGINE) else "units")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In xdist's processes groups come first, jobs before all: whoever is through with them takes from the rest."""
     if hasattr(config, "workerinput"):
         order = {"jobs": 0, None: 2}
-        items.sort(key=lambda item: order.get(group(item), 1))
+        items.sort(key=lambda item: order.get(group(place(item)), 1))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For --dist loadscope. (xdist's own loadgroup gives a test its group by changing its name, which pytest 9.2 does
+    not allow any more: no group is kept together.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid.removeprefix("tests/")) or nodeid
+
+    return Lanes(config, log) if config.getvalue("dist") == "loadscope" else None

@@ -1,65 +1,63 @@
 """The agent: one per (emulated) node. Supervises the node's workers, owns slots and replicas, carries out what the
 controller says.
 
-It decides nothing about the job. Runs in one event loop; messages of the controller are handled in their order, and
-what a verdict
-changes (slots, epoch) changes before the next message is looked at.
+It decides nothing about the job. Runs in one event loop. Messages of the controller are handled in their order: what a
+verdict changes (slots, epoch) changes before the next message is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from ff_core.agent.data_port import DataPort
 from ff_core.agent.halting import Halting
+from ff_core.agent.interfaces import Port, PortOwner, RankProcess, WorkerPool
 from ff_core.agent.newcomers import Newcomers
+from ff_core.agent.replica_store import create_arenas
 from ff_core.agent.spares import SparePool
-from ff_core.agent.store import ReplicaStore, create_arenas
+from ff_core.agent.state import NodeState, Send
 from ff_core.agent.verdicts import Verdicts
-from ff_core.agent.workers import Worker, Workers
+from ff_core.agent.workers import Workers
 from ff_core.config.settings import Settings
+from ff_core.contract.dispatch import Dispatch, offered
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import Message
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, HANDSHAKE, WORKER_TO_AGENT, Message
 from ff_core.contract.stamps import epoch_of, stamp, version_of
 from ff_core.copy.arena import Arena
 from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError, ProtocolError
 
-Send = Callable[..., None]
-
-_FORWARDED = frozenset(
-    (
-        "protect",
-        "training",
-        "ready",
-        "resumed",
-        "redone",
-        "leaving",
-        "hint",
-        "persisted",
-        "preload",
-        "inject_fired",
-        "bad_slot",
-    )
+#: What workers say to the controller.
+_FORWARDED = (
+    "protect",
+    "training",
+    "ready",
+    "resumed",
+    "redone",
+    "leaving",
+    "hint",
+    "unresumable",
+    "persisted",
+    "preload",
+    "inject_fired",
+    "bad_slot",
 )
-_GRACE_S = 10.0
+#: What a failed job's workers have between SIGTERM and SIGKILL: they have nothing to save.
+_FAILED_S = 10.0
+_TAIL_LINES = 60
 
 
-class Agent:
-    """`send(name, **fields)` goes to the controller; `say(text)` to the person watching."""
+class Agent(PortOwner):
+    """send(name, **fields): to the controller.  say(text): to the person watching.  port: becomes this agent's."""
 
     def __init__(
-        self, node: int, job: JobSpec, secret: bytes, port: DataPort, send: Send, say: Callable[[str], None]
+        self, node: int, job: JobSpec, secret: bytes, port: Port, send: Send, say: Callable[[str], None]
     ) -> None:
-        self.node, self.job, self.send, self.say = node, job, send, say
-        self.config = Settings.from_wire(job.config).config
-        self.settled = asyncio.Event()  # set whenever `config` has changed
-        self.epoch = 0
-        self.store = ReplicaStore(node)
-        self.port = port
-        self.workers = Workers(
+        self.settled = asyncio.Event()  # set whenever the settings have changed
+        self.send, self.port = send, port
+        self.workers: WorkerPool = Workers(
             job,
             node,
             secret,
@@ -68,23 +66,29 @@ class Agent:
             on_dying=self._dying,
             on_exit=self._exited,
         )
-        self.newcomers = Newcomers(self.store, self.workers)
-        self.halting = Halting(self)
-        self.verdicts = Verdicts(self)
-        self.spares = SparePool(node, self.config.spares, self.workers, self._start, say)
-        self.stopping = False
+        self.state = NodeState(node, job, port, self.workers, send, say)
+        self.store = self.state.store
+        self.newcomers = Newcomers(self.state)
+        self.halting = Halting(self.state, self.newcomers)
+        self.verdicts = Verdicts(self.state, self.newcomers)
+        self.spares = SparePool(self.state, self._start)
         self.exit_code = 1
         self.done = asyncio.Event()
+        self._from_controller = Dispatch(CONTROLLER_TO_AGENT, offered(self), elsewhere=HANDSHAKE)
+        self._from_workers = Dispatch(
+            WORKER_TO_AGENT,
+            {"booted": self._booted, "halted": self._halted},
+            {"spare_ready": self._spare_ready, "spare_unfit": self._spare_unfit},
+            {name: partial(self._forward, name) for name in _FORWARDED},
+        )
+        port.set_owner(self)
 
     # ---- from the controller ----------------------------------------------------------------------------------------
 
     async def handle(self, message: Message) -> None:
         """One message of the controller, to its end."""
         fields = {key: value for key, value in message.items() if key != "t"}
-        handler = getattr(self, f"on_{message['t']}", None)
-        if handler is None:
-            raise ProtocolError(f"a controller must not send {message['t']!r}")
-        result = handler(**fields)
+        result = self._from_controller.of(message)(**fields)
         if result is not None:
             await result
 
@@ -95,25 +99,25 @@ class Agent:
         await self.port.quiet()
         self.store.clear()
         self.newcomers.clear()
-        self.workers.restart, self.epoch = restart, epoch
-        self.halting.over()
+        self.workers.restart = restart
+        self.state.enter_epoch(epoch)
         self.port.enter_epoch(epoch)
         for rank, uid in ranks:
             worker = await self._start(uid, rank)
             self.workers.give_role(worker, rank, epoch=epoch, newcomer=False, injections=injections, arena=None)
 
-    async def _start(self, uid: str, rank: int) -> Worker:
+    async def _start(self, uid: str, rank: int) -> RankProcess:
         worker = await self.workers.spawn(uid, rank)
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=False)
         return worker
 
     def settle(self, settings: dict[str, Any]) -> None:
         """Work by these settings (Settings.to_wire()) from now on. Raises OSError or ConfigError if that cannot be."""
-        self.config = Settings.from_wire(settings).config
+        state = self.state
+        config = state.config = Settings.from_wire(settings).config
         self.workers.settings = settings
-        self.spares.resize(self.config.spares)
-        streams = StreamChoice(self.config.tcp_streams, self.job.nproc_per_node)
-        self.port.share(self.config.transport, self.job.emulated, streams)
+        streams = StreamChoice(config.tcp_streams, state.job.nproc_per_node)
+        self.port.share(config.transport, state.job.emulated, streams)
         self.settled.set()
 
     async def on_arenas(
@@ -128,13 +132,13 @@ class Agent:
             return
         self.send("arenas_ready", epoch=epoch)
 
-    def on_placement(self, epoch: int, holders: dict[int, Any], protected: str) -> None:
+    def on_placement(self, epoch: int, holders: dict[int, Any], coverage: str) -> None:
         for worker in self.workers.ranks():
             arena = self.store.own[worker.rank]
-            worker.send("arena", (arena.fd,), epoch=epoch, holders=holders[worker.rank], protected=protected)
+            worker.send("arena", (arena.fd,), epoch=epoch, holders=holders[worker.rank], coverage=coverage)
 
     def on_w(self, epoch: int, version: int) -> None:
-        if epoch != self.epoch or self.halting.epoch is not None:
+        if epoch != self.state.epoch or self.state.halt_epoch is not None:
             return
         self.store.free_retired()
         for worker in self.workers.ranks():
@@ -150,7 +154,7 @@ class Agent:
 
     async def on_assign(self, epoch: int, rank: int, uid: str, injections: list[Any], after_exit: bool) -> None:
         """A spare, or a process started now, becomes a rank; its role follows when its journal is here."""
-        if epoch != self.halting.epoch:
+        if epoch != self.state.halt_epoch:
             return
         worker = self.workers.by_uid.get(uid)
         warm = worker is not None
@@ -190,14 +194,22 @@ class Agent:
     def on_fail_worker(self, rank: int, reason: str) -> None:
         worker = self.workers.of_rank(rank)
         if worker is not None:
-            self.say(f"rank {rank} is killed: {reason}")
+            self.state.say(f"rank {rank} is killed: {reason}")
             worker.process.kill_group(9)
 
-    async def on_stop(self, code: int, signum: int) -> None:
-        self.stopping = True
-        self.spares.close()
-        self.exit_code = code
-        await self.workers.end_all(_GRACE_S if code else 0.0)
+    def on_stop(self, code: int, signum: int) -> None:
+        """The job ends with `code`; signum: the signal that stops it, or 0. Workers that got one may still need this
+        agent's answers to come to their end."""
+        if not self.state.stopping:
+            self.state.stopping = True
+            self.exit_code = code
+            self._ending = asyncio.get_running_loop().create_task(self._end(code, signum))
+
+    async def _end(self, code: int, signum: int) -> None:
+        if signum:
+            await self.workers.end_all(self.state.job.shutdown_timeout_s, signum)
+        else:
+            await self.workers.end_all(_FAILED_S if code else 0.0)
         await self.port.quiet()
         self.store.clear()
         self.send("stopped")
@@ -213,37 +225,43 @@ class Agent:
 
     # ---- from workers -----------------------------------------------------------------------------------------------
 
-    def _from_worker(self, worker: Worker, message: Message) -> None:
-        name = message["t"]
-        if worker.dying and name not in ("persisted", "inject_fired"):
+    def _from_worker(self, worker: RankProcess, message: Message) -> None:
+        if worker.dying and message["t"] not in ("persisted", "inject_fired"):
             return  # what else it still had to say is about an epoch that is over
-        if name in _FORWARDED:
-            if "rank" in message:
-                message["rank"] = worker.rank
-            self.send(**{"name": name, **{key: value for key, value in message.items() if key != "t"}})
-        elif name == "spare_ready":
-            self.send("spare_ready", uid=worker.uid)
-        elif name == "spare_unfit":
-            self.spares.unfit(worker, message["reasons"])
-        elif name == "booted":
-            worker.booted = True
-            worker.watch()
-        elif name == "halted":
-            self.halting.confirmed(worker, message["epoch"], message["version"], message["sealed"])
+        fields = {key: value for key, value in message.items() if key != "t"}
+        self._from_workers.of(message)(worker, **fields)
 
-    def _committed(self, worker: Worker) -> None:
+    def _forward(self, message: str, worker: RankProcess, **fields: Any) -> None:
+        if "rank" in fields:
+            fields["rank"] = worker.rank
+        self.send(message, **fields)
+
+    def _spare_ready(self, worker: RankProcess, uid: str) -> None:
+        self.send("spare_ready", uid=worker.uid)
+
+    def _spare_unfit(self, worker: RankProcess, uid: str, reasons: dict[str, str]) -> None:
+        self.spares.unfit(worker, reasons)
+
+    def _booted(self, worker: RankProcess) -> None:
+        worker.booted = True
+        worker.watch()
+
+    def _halted(self, worker: RankProcess, epoch: int, version: int, sealed: bool) -> None:
+        self.halting.confirmed(worker, epoch, version, sealed)
+
+    def _committed(self, worker: RankProcess) -> None:
         committed = worker.page.load("committed")
-        if committed and epoch_of(committed) == self.epoch and self.halting.epoch is None:
-            self.send("commit", epoch=self.epoch, versions={worker.rank: version_of(committed)})
+        if committed and epoch_of(committed) == self.state.epoch and self.state.halt_epoch is None:
+            self.send("commit", epoch=self.state.epoch, versions={worker.rank: version_of(committed)})
 
-    def _dying(self, worker: Worker, at: float) -> None:
+    def _dying(self, worker: RankProcess, at: float) -> None:
         if worker.rank >= 0:
             self.send("worker_dying", rank=worker.rank, uid=worker.uid, at=at)
 
-    def _exited(self, worker: Worker, code: int, at: float) -> None:
+    def _exited(self, worker: RankProcess, code: int, at: float) -> None:
         self.newcomers.forget(worker)
         if worker.rank < 0:
-            if not self.stopping:
+            if not self.state.stopping:
                 self.send("spare_gone", uid=worker.uid)
             return
         sealed = worker.page.load("sealed")
@@ -253,7 +271,7 @@ class Agent:
             rank=worker.rank,
             uid=worker.uid,
             code=code,
-            tail=self.workers.tail(worker) if code else "",
+            tail="\n".join(worker.process.tail(_TAIL_LINES)) if code else "",
             sealed=version_of(sealed) if sealed else -1,
             at=at,
         )
@@ -263,6 +281,7 @@ class Agent:
     # ---- data -------------------------------------------------------------------------------------------------------
 
     def arena_for(self, hello: dict[str, Any]) -> Arena:
+        """See PortOwner."""
         arenas = self.store.own if hello.get("kind") == "own" else self.store.replicas
         rank = hello.get("rank")
         if rank not in arenas:
@@ -270,5 +289,5 @@ class Agent:
         return arenas[rank]
 
     def data_arrived(self) -> None:
-        """A journal or a version came in, or a role became possible."""
-        self.newcomers.look(self.epoch)
+        """See PortOwner."""
+        self.newcomers.look()

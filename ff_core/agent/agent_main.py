@@ -1,7 +1,7 @@
 """An agent's process: `python -m ff_core.agent.agent_main`, its orders as one JSON line on standard input.
 
-{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1"}. The secret never is on a command
-line.
+{"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15],
+"launch": {"--nnodes": "1"}}. The secret never is on a command line.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import grpc
 
 from ff_core.agent.agent import Agent
-from ff_core.contract import rpc
+from ff_core.agent.data_port import DataPort
+from ff_core.contract import alike, rpc
 from ff_core.contract.job import JobSpec
 from ff_core.contract.lifeline import die_with_parent
-from ff_core.contract.messages import make
 from ff_core.copy.memory import free_bytes
 from ff_core.errors import FailoverError
 
@@ -45,12 +45,7 @@ async def run(orders: dict[str, Any]) -> int:
         print(f"fftrain: node {node}: {text}", file=sys.stderr, flush=True)
 
     # The job is known only after the welcome, the data port's address must be in the hello: so the port opens first.
-    pending: list[Agent] = []
-    from ff_core.agent.data_port import DataPort
-
-    port = DataPort(
-        secret, lambda hello: pending[0].arena_for(hello), lambda: pending[0].data_arrived() if pending else None, say
-    )
+    port = DataPort(secret, say)
     host, number = await port.open(orders["data_host"])
     hello = {
         "node": node,
@@ -60,18 +55,13 @@ async def run(orders: dict[str, Any]) -> int:
         "data_port": number,
         "free_bytes": free_bytes(),
         "pid": os.getpid(),
+        "launch": orders["launch"],
+        "machine": alike.machine(),
     }
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
-    agent = Agent(
-        node,
-        JobSpec.from_wire(welcome["job"]),
-        secret,
-        port,
-        lambda name, **fields: stream.send(make(name, **fields)),
-        say,
-    )
-    agent.settle(agent.job.config)
-    pending.append(agent)
+    job = JobSpec.from_wire(welcome["job"])
+    agent = Agent(node, job, secret, port, stream.send, say)
+    agent.settle(job.config)
     tasks = [
         asyncio.create_task(stream.pump()),
         asyncio.create_task(_beat(stream, agent)),
@@ -79,12 +69,10 @@ async def run(orders: dict[str, Any]) -> int:
         asyncio.create_task(agent.done.wait()),
     ]
     loop = asyncio.get_running_loop()
-    # In a session of its own: the terminal's Ctrl-C goes to the launcher. SIGTERM is the launcher's order to leave
-    # the job.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_signal_handler(
-        signal.SIGTERM, lambda: asyncio.ensure_future(agent.on_stop(128 + signal.SIGTERM, signal.SIGTERM))
-    )
+    # In a session of its own: the terminal's Ctrl-C goes to the launcher. What comes here is the launcher's order to
+    # leave the job; the workers get the same signal.
+    for number in {signal.SIGINT, signal.SIGTERM, *orders["signals"]}:
+        loop.add_signal_handler(number, agent.on_stop, 1, int(number))
     finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     code = agent.exit_code
     if tasks[3] not in finished:
@@ -111,9 +99,9 @@ async def _receive(stream: rpc.Stream, agent: Agent) -> None:
 async def _beat(stream: rpc.Stream, agent: Agent) -> None:
     while True:
         agent.settled.clear()
-        stream.send(make("beat", free_bytes=free_bytes(), progress=agent.progress()))
+        stream.send("beat", free_bytes=free_bytes(), progress=agent.progress())
         with suppress(asyncio.TimeoutError):  # a new interval holds at once
-            await asyncio.wait_for(agent.settled.wait(), agent.config.heartbeat_interval_s)
+            await asyncio.wait_for(agent.settled.wait(), agent.state.config.heartbeat_interval_s)
 
 
 def main() -> int:

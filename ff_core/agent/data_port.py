@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ff_core.agent.gathering import Gathering
+from ff_core.agent.interfaces import Port, PortOwner
 from ff_core.contract.auth import accept_data, answer_data
 from ff_core.copy.arena import Arena, slot_with
 from ff_core.copy.connect import Link, accept_arena, connect, listen_shared
@@ -26,18 +27,12 @@ _PARK_S = 30.0
 _SEND_S = 600.0
 
 
-class DataPort:
-    """arena_for(hello) gives the arena that a verified peer may write, or raises ProtocolError. on_activity:
-    something arrived."""
+class DataPort(Port):
+    """Opens before its agent is there: the agent's hello to the controller names its address."""
 
-    def __init__(
-        self,
-        secret: bytes,
-        arena_for: Callable[[dict[str, Any]], Arena],
-        on_activity: Callable[[], None],
-        say: Callable[[str], None],
-    ) -> None:
-        self._secret, self._arena_for, self._on_activity, self._say = secret, arena_for, on_activity, say
+    def __init__(self, secret: bytes, say: Callable[[str], None]) -> None:
+        self._secret, self._say = secret, say
+        self._owner: PortOwner | None = None
         self._epoch = 0
         self.retired_before = 0  # connections of older epochs are closed and joined
         self._epoch_changed = asyncio.Condition()
@@ -61,10 +56,14 @@ class DataPort:
         self._address = self._listener.getsockname()[:2]
         return self._address
 
+    def set_owner(self, owner: PortOwner) -> None:
+        """See Port. Raises FailoverError the second time."""
+        if self._owner is not None:
+            raise FailoverError("the data port has an owner already")
+        self._owner = owner
+
     def share(self, transport: str, emulated: bool, streams: StreamChoice) -> None:
-        """The job's choice of transport and streams for what this agent sends, and shared memory for other nodes of
-        this host where that allows it. May come again. Raises OSError, or ConfigError for a transport that is not
-        here."""
+        """See Port."""
         offered = listens_shared(transport, emulated)
         self._transport, self._streams = transport, streams
         if offered and self._shared is None:
@@ -84,7 +83,8 @@ class DataPort:
     def _notified(self) -> None:
         os.eventfd_read(self._notify_fd)
         self._receiver.poll()
-        self._on_activity()
+        if self._owner is not None:
+            self._owner.data_arrived()
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -117,7 +117,9 @@ class DataPort:
                 return
             socks = gathered
             await self._wait_epoch(epoch)
-            arena = self._arena_for(hello)
+            if self._owner is None:
+                raise ProtocolError("this node has not joined its job yet")
+            arena = self._owner.arena_for(hello)
             _expect_silent(socks)
             for one in socks:
                 await answer_data(one, True)
@@ -147,7 +149,7 @@ class DataPort:
             raise ProtocolError(f"epoch {epoch} is over, this is {self._epoch}")
 
     async def quiet(self) -> None:
-        """End what is being sent; afterwards no thread reads an arena."""
+        """See Port."""
         while self._sends:
             self._stop_sending()
             await asyncio.wait(list(self._sends), timeout=0.1)
@@ -157,14 +159,13 @@ class DataPort:
             link.shutdown()
 
     async def retire_before(self, epoch: int) -> None:
-        """A halt: close and join every connection, in and out, of epochs before `epoch`. Afterwards no arena
-        changes."""
+        """See Port."""
         self._stop_sending()
         await asyncio.get_running_loop().run_in_executor(None, self._receiver.retire_before, epoch)
         self.retired_before = epoch
 
     def enter_epoch(self, epoch: int) -> None:
-        """The verdict is carried out: connections of `epoch` are welcome from now on."""
+        """See Port."""
 
         async def announce() -> None:
             async with self._epoch_changed:
@@ -176,9 +177,7 @@ class DataPort:
     def send(
         self, order: dict[str, Any], arena: Arena, epoch: int, version: int, failed: Callable[[str], None]
     ) -> None:
-        """Stream slot (epoch, version) and the journal of `arena` to the agent named in `order`; failures of this
-        epoch are reported."""
-
+        """See Port."""
         arena.hold()  # until the thread is done with it
 
         def run() -> None:

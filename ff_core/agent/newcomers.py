@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ff_core.agent.store import ReplicaStore
-from ff_core.agent.workers import Worker, Workers
+from ff_core.agent.interfaces import RankProcess
+from ff_core.agent.state import NodeState
 
 
 class Newcomers:
     """Gives a process its role once its rank's init journal is in the arena, and tells it when its slot has been
     filled."""
 
-    def __init__(self, store: ReplicaStore, workers: Workers) -> None:
-        self._store, self._workers = store, workers
-        self._roles: dict[int, tuple[Worker, dict[str, Any]]] = {}
-        self._after: dict[int, list[Worker]] = {}
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+        self._roles: dict[int, tuple[RankProcess, dict[str, Any]]] = {}
+        self._after: dict[int, list[RankProcess]] = {}
         self._fills: dict[int, tuple[int, int]] = {}
 
-    def assigned(self, rank: int, worker: Worker, *, epoch: int, injections: list[Any], after_exit: bool) -> None:
+    def assigned(self, rank: int, worker: RankProcess, *, epoch: int, injections: list[Any], after_exit: bool) -> None:
         """`worker` will play `rank`, from `epoch` on; after_exit: once those who played it are gone and have given
         their device's memory back."""
         self._roles[rank] = worker, {"epoch": epoch, "newcomer": True, "injections": injections}
-        playing = [other for other in self._workers.ranks() if other.rank == rank and other is not worker]
+        playing = [other for other in self._state.workers.ranks() if other.rank == rank and other is not worker]
         self._after[rank] = playing if after_exit else []
 
     def filling(self, rank: int, epoch: int, version: int) -> None:
@@ -33,7 +33,7 @@ class Newcomers:
         """A halt: what was being streamed in will not be."""
         self._fills.clear()
 
-    def forget(self, worker: Worker) -> None:
+    def forget(self, worker: RankProcess) -> None:
         """The process has ended."""
         self._roles = {rank: entry for rank, entry in self._roles.items() if entry[0] is not worker}
 
@@ -42,16 +42,16 @@ class Newcomers:
         self._after.clear()
         self._fills.clear()
 
-    def look(self, current_epoch: int) -> None:
-        """Something arrived: hand out what is complete now."""
+    def look(self) -> None:
+        """Something arrived, or a role became possible: hand out what is complete now."""
         for rank, (worker, details) in list(self._roles.items()):
-            arena = self._store.own.get(rank)
+            arena = self._state.store.own.get(rank)
             if all(other.gone or other.stuck for other in self._after[rank]) and arena is not None and arena.journal():
                 del self._roles[rank]
-                self._workers.give_role(worker, rank, arena=arena, **details)
+                self._state.workers.give_role(worker, rank, arena=arena, **details)
         for rank, (epoch, version) in list(self._fills.items()):
-            arena, filled = self._store.own.get(rank), self._workers.of_rank(rank)
-            if arena is None or filled is None or epoch != current_epoch or arena.find(epoch, version) is None:
+            arena, filled = self._state.store.own.get(rank), self._state.workers.of_rank(rank)
+            if arena is None or filled is None or epoch != self._state.epoch or arena.find(epoch, version) is None:
                 continue
             del self._fills[rank]
             filled.send("slot_ready", epoch=epoch)

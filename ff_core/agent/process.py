@@ -10,11 +10,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ff_core.agent import process_group
+from ff_core.agent.interfaces import Process
 from ff_core.agent.output import OutputPump
 from ff_core.contract.lifeline import PARENT_VARIABLE
 
 
-class WorkerProcess:
+class WorkerProcess(Process):
     """A child process that leads its own session and process group. Made by `spawn`, in the event loop's thread.
 
     After its end it stays a zombie until `close` (or until this object goes): its process id therefore means this
@@ -111,21 +113,25 @@ class WorkerProcess:
         return True
 
     def kill_group(self, sig: int) -> None:
-        """Send `sig` to the process and those descendants that stayed in its group (DataLoader workers do).
+        """Send `sig` to the process and those descendants that stayed in its group (DataLoader workers do). SIGKILL
+        spares those that clean /dev/shm up after the others, and then end.
 
         Also after its end, when only they are left; then SIGKILL leaves nothing to wait for, and closes.
         Nothing happens after `close`.
         """
         if self._reaped:
             return
-        # EPERM: a descendant changed its user; the others were signalled.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, sig)
+        if sig == signal.SIGKILL:
+            process_group.kill(self.pid)
+        else:
+            # EPERM: a descendant changed its user; the others were signalled.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, sig)
         if sig == signal.SIGKILL and self._exited.done():
             self.close()
 
     def set_rank(self, rank: int) -> None:
-        """The spare becomes `rank`: its lines and logs are that rank's from now on. Raises OSError (log file)."""
+        """See Process."""
         assert self._output is not None
         self._output.set_rank(rank)
 

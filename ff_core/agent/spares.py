@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ff_core.agent.workers import Worker, Workers
+from ff_core.agent.interfaces import RankProcess
+from ff_core.agent.state import NodeState
 from ff_core.contract.env import EVERYTHING
 
 #: The successor of a spare that was taken waits so long: its imports must not compete with the iteration that is being
@@ -18,34 +19,26 @@ _MOST_ROUNDS = 8
 
 
 class SparePool:
-    """Keeps `count` processes warming or ready, once a live rank has said what to import.
+    """Keeps as many processes warming or ready as the job wants, once a live rank has said what to import.
 
-    start(uid, -1) starts a process and tells the controller.  say(text): for the person watching.
+    start(uid, -1) starts a process and tells the controller.
     """
 
-    def __init__(
-        self, node: int, count: int, workers: Workers, start: Callable[[str, int], Awaitable[Worker]],
-        say: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self._node, self._count, self._workers, self._start, self._say = node, count, workers, start, say
+    def __init__(self, state: NodeState, start: Callable[[str, int], Awaitable[RankProcess]]) -> None:
+        self._state, self._start = state, start
         self._preload: dict[str, Any] | None = None
         self._without: dict[str, str] = {}
         self._rounds = 0
         self._numbered = 0
         self._starting: set[asyncio.Task[None]] = set()
         self._not_before = 0.0
-        self._closed = False
-
-    def resize(self, count: int) -> None:
-        """Keep `count` from now on: at the next refill. Those that are there already stay."""
-        self._count = count
 
     def preload(self, what: dict[str, Any]) -> None:
         """What spares import and call before they are ready: the fields of the message "preload"."""
-        self._preload = {**what, "argv": list(self._workers.job.entrypoint)}
+        self._preload = {**what, "argv": list(self._state.job.entrypoint)}
         self.refill()
 
-    def unfit(self, spare: Worker, reasons: dict[str, str]) -> None:
+    def unfit(self, spare: RankProcess, reasons: dict[str, str]) -> None:
         """`spare` has imported modules that must wait for the rank, each with its reason. It has started afresh."""
         self._rounds += 1
         if self._rounds > _MOST_ROUNDS:
@@ -53,22 +46,22 @@ class SparePool:
         new = {name: reason for name, reason in reasons.items() if name not in self._without}
         self._without |= new
         if EVERYTHING in new:
-            self._say(f"spares import nothing ahead, so failovers take longer: {new[EVERYTHING]}")
+            self._state.say(f"spares import nothing ahead, so failovers take longer: {new[EVERYTHING]}")
         elif new:
             name, reason = next(iter(new.items()))
             others = f" ({len(new) - 1} more wait because of such modules)" if len(new) > 1 else ""
-            self._say(f"spares leave {name} to the rank: it {reason}{others}")
+            self._state.say(f"spares leave {name} to the rank: it {reason}{others}")
         if spare.rank < 0:
             self._send(spare)
 
     def refill(self) -> None:
         """Start what is missing, unless a spare has just been taken: then a little later."""
         loop = asyncio.get_running_loop()
-        if self._preload is None or self._closed or loop.time() < self._not_before:
+        if self._preload is None or self._state.stopping or loop.time() < self._not_before:
             return
-        for _ in range(self._count - len(self._workers.spares()) - len(self._starting)):
+        for _ in range(self._state.config.spares - len(self._state.workers.spares()) - len(self._starting)):
             self._numbered += 1
-            task = loop.create_task(self._warm(f"n{self._node}-spare{self._numbered}"))
+            task = loop.create_task(self._warm(f"n{self._state.node}-spare{self._numbered}"))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
@@ -78,14 +71,10 @@ class SparePool:
         self._not_before = loop.time() + _REFILL_DELAY_S
         loop.call_later(_REFILL_DELAY_S + 0.01, self.refill)
 
-    def close(self) -> None:
-        """The job ends: no more spares."""
-        self._closed = True
-
     async def _warm(self, uid: str) -> None:
         worker = await self._start(uid, -1)
         self._send(worker)
 
-    def _send(self, spare: Worker) -> None:
+    def _send(self, spare: RankProcess) -> None:
         if self._preload is not None:
             spare.send("preload", **self._preload, without=list(self._without))

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ff_core.agent.store import ArenaKey, create_arenas
+from ff_core.agent.newcomers import Newcomers
+from ff_core.agent.replica_store import ArenaKey, create_arenas
+from ff_core.agent.state import NodeState
 from ff_core.copy.arena import Arena
-
-if TYPE_CHECKING:
-    from ff_core.agent.agent import Agent
 
 
 class Verdicts:
     """Of one agent, one after another."""
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+    def __init__(self, state: NodeState, newcomers: Newcomers) -> None:
+        self._state, self._newcomers = state, newcomers
 
     async def carry_out(
         self,
@@ -34,63 +33,59 @@ class Verdicts:
         own: dict[int, Any],
         replicas: dict[int, Any],
         holders: dict[int, Any],
-        protected: str,
+        coverage: str,
         source_rank: int | None = None,
     ) -> None:
         """The verdict of `epoch`, unless a newer halt has overtaken it."""
-        agent = self._agent
-        if epoch != agent.halting.epoch:
+        state = self._state
+        if epoch != state.halt_epoch:
             return
         made = await self._missing_arenas(own, replicas)
-        if epoch != agent.halting.epoch:
+        if epoch != state.halt_epoch:
             for unwanted in made.values():
                 unwanted.close()
             return
-        agent.epoch = epoch
-        agent.halting.over()
-        agent.store.restamp(version, old_epoch, epoch)
+        state.enter_epoch(epoch)
+        state.store.restamp(version, old_epoch, epoch)
         try:
-            agent.store.allocate(own, replicas, made)
+            state.store.allocate(own, replicas, made)
         except (OSError, MemoryError) as error:
-            agent.send("arenas_failed", epoch=epoch, reason=str(error))
+            state.send("arenas_failed", epoch=epoch, reason=str(error))
             return
-        agent.port.enter_epoch(epoch)
+        state.port.enter_epoch(epoch)
         for order in send:
             failed = partial(self._source_failed, order["kind"], order["rank"], epoch)
-            arena = agent.store.find(order["kind"], order["rank"])
+            arena = state.store.find(order["kind"], order["rank"])
             if arena is None:
                 failed("it is not here")
             else:
-                agent.port.send(order, arena, epoch, version, failed)
+                state.port.send(order, arena, epoch, version, failed)
         for rank, role in roles.items():
-            worker = agent.workers.of_rank(rank)
+            worker = state.workers.of_rank(rank)
             if rank not in own or worker is None:
                 continue
-            arena = agent.store.own[rank]
+            arena = state.store.own[rank]
             if role["filled"]:
-                agent.newcomers.filling(rank, epoch, version)
+                self._newcomers.filling(rank, epoch, version)
             worker.send(
-                "verdict",
+                "go_on",
                 (arena.fd,),
                 epoch=epoch,
-                old_epoch=old_epoch,
                 version=version,
-                source_rank=source_rank,
+                source=role["source"],
+                filled=role["filled"],
                 newcomers=newcomers,
                 restored=restored,
-                roles={rank: role},
-                send=[],
-                own={},
-                replicas={},
-                holders={rank: holders[rank]},
-                protected=protected,
+                source_rank=source_rank,
+                holders=holders[rank],
+                coverage=coverage,
             )
-        agent.data_arrived()
+        self._newcomers.look()
 
     async def _missing_arenas(self, own: dict[int, Any], replicas: dict[int, Any]) -> dict[ArenaKey, Arena]:
         """New ones; made in a thread, for it takes long, and before anything is changed, for a newer halt may come
         meanwhile."""
-        missing = self._agent.store.missing(own, replicas)
+        missing = self._state.store.missing(own, replicas)
         if not missing:
             return {}
         try:
@@ -99,8 +94,8 @@ class Verdicts:
             return {}  # allocate() meets the same and reports it
 
     def _source_failed(self, kind: str, rank: int, epoch: int, text: str) -> None:
-        agent = self._agent
-        arena = agent.store.find(kind, rank)
+        state = self._state
+        arena = state.store.find(kind, rank)
         if arena is not None:
             for index, info in enumerate(arena.slot_infos()):
                 if info.complete:
@@ -108,5 +103,5 @@ class Verdicts:
                         arena.verify(index)
                     except Exception:  # whatever is wrong with it: it is no source
                         arena.empty(index)
-        reason = f"the copy on node {agent.node} could not be sent: {text}"
-        agent.send("bad_slot", rank=rank, epoch=epoch, reason=reason)
+        reason = f"the copy on node {state.node} could not be sent: {text}"
+        state.send("bad_slot", rank=rank, epoch=epoch, reason=reason)

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ff_core.agent.interfaces import RankProcess, WorkerPool
 from ff_core.agent.process import WorkerProcess
 from ff_core.contract.env import RANK_VARIABLES, worker_env
 from ff_core.contract.job import JobSpec
 from ff_core.contract.link import LINK_VARIABLE, AgentEnd, pair
-from ff_core.contract.messages import Message
+from ff_core.contract.messages import BEFORE_ROLE, Message
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import LifeWatch, StatusPage
 
-_TAIL_LINES = 60
+_KILL_DELAY_S = 0.005
 
-
-class Worker:
+class Worker(RankProcess):
     """One process: a rank's worker, or a spare until `give_role`. rank is -1 for a spare."""
 
     def __init__(self, uid: str, rank: int, process: WorkerProcess, page: StatusPage) -> None:
@@ -30,23 +30,22 @@ class Worker:
         self.notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.death_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.link: AgentEnd | None = None
-        self.booted = False  # the runtime serves the link: it can answer a halt
+        self.booted = False
         self.has_role = False
         self.warm = rank < 0
-        self.asked: int | None = None  # the epoch of the last halt it was sent
-        self.halted: int | None = None  # the epoch it confirmed
-        self.stuck = False  # dying, and for so long that nobody waits for its end any more
-        self.dying = False  # its own code runs no more; the kernel is not through with it
+        self.asked: int | None = None
+        self.halted: int | None = None
+        self.stuck = False
+        self.dying = False
         self.gone = False
         self._watch: LifeWatch | None = None
         self._before_role: list[tuple[str, list[int], dict[str, Any]]] = []
 
     def send(self, name: str, fds: tuple[int, ...] = (), **fields: Any) -> None:
-        """A message for the process; what a waiting spare cannot understand yet follows its role. Descriptors stay
-        the caller's."""
+        """See RankProcess."""
         if self.link is None or self.gone:
             return
-        if not self.has_role and name not in ("role", "preload"):
+        if not self.has_role and name not in BEFORE_ROLE:
             self._before_role.append((name, [os.dup(fd) for fd in fds], fields))
             return
         self.link.send(name, fds, **fields)
@@ -81,7 +80,7 @@ class Worker:
                 os.close(fd)
 
 
-class Workers:
+class Workers(WorkerPool):
     """Starts processes and reports what happens to them.
 
     on_message(worker, message): from a worker's link.  on_commit(worker): its engine rang.  on_dying(worker, at): it
@@ -109,18 +108,19 @@ class Workers:
         self._waiting: set[asyncio.Task[None]] = set()
 
     def of_rank(self, rank: int) -> Worker | None:
-        """Who plays `rank`: not a dying one."""
+        """See WorkerPool."""
         return next((worker for worker in self.by_uid.values() if worker.rank == rank and not worker.dying), None)
 
     def ranks(self) -> list[Worker]:
-        """Workers that play a rank, dying ones too."""
+        """See WorkerPool."""
         return [worker for worker in self.by_uid.values() if worker.rank >= 0]
 
     def spares(self) -> list[Worker]:
+        """See WorkerPool."""
         return [worker for worker in self.by_uid.values() if worker.rank < 0]
 
     async def spawn(self, uid: str, rank: int) -> Worker:
-        """Start a process; for a spare rank is -1. It gets no role yet."""
+        """See WorkerPool."""
         ours, theirs = pair()
         env = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
         if rank >= 0:
@@ -149,17 +149,20 @@ class Workers:
         task.add_done_callback(self._waiting.discard)
         return worker
 
-    def promote(self, spare: Worker, rank: int) -> None:
-        """A spare becomes `rank`."""
+    def promote(self, spare: RankProcess, rank: int) -> None:
+        """See WorkerPool."""
         spare.rank = rank
         spare.process.set_rank(rank)
 
     def give_role(
-        self, worker: Worker, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Arena | None
+        self, worker: RankProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Arena | None
     ) -> None:
-        """Tell a process which rank it plays; a newcomer gets the arena whose journal it will replay."""
-        fds = (worker.page.fd, worker.notify_fd) + ((arena.fd,) if arena is not None else ())
-        worker.send(
+        """See WorkerPool."""
+        mine = self.by_uid.get(worker.uid)
+        if mine is None:
+            return  # it has just ended
+        fds = (mine.page.fd, mine.notify_fd) + ((arena.fd,) if arena is not None else ())
+        mine.send(
             "role",
             fds,
             rank=rank,
@@ -173,7 +176,7 @@ class Workers:
             injections=injections,
             world_size=self.job.world_size,
         )
-        worker.role_given()
+        mine.role_given()
 
     def _rung(self, worker: Worker) -> None:
         try:
@@ -188,8 +191,9 @@ class Workers:
             worker.dying = True
             # Whatever it forked holds sockets of the job open; and should it live on after all (it has replaced itself
             # by another program), then not as this rank.
-            worker.process.kill_group(signal.SIGKILL)
+            # A little later: looking for its descendants takes milliseconds, and the controller should hear first.
             self._on_dying(worker, time.time())
+            asyncio.get_running_loop().call_later(_KILL_DELAY_S, worker.process.kill_group, signal.SIGKILL)
 
     async def _watch(self, worker: Worker) -> None:
         code = await worker.process.wait()
@@ -205,15 +209,11 @@ class Workers:
         finally:
             worker.close()
 
-    def tail(self, worker: Worker) -> str:
-        """The last lines of a process's stderr."""
-        return "\n".join(worker.process.tail(_TAIL_LINES))
-
-    async def end_all(self, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL after grace_s; returns when all are reaped."""
+    async def end_all(self, grace_s: float, signum: int = signal.SIGTERM) -> None:
+        """See WorkerPool."""
         self._ending = True
         for worker in list(self.by_uid.values()):
-            worker.process.kill_group(signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+            worker.process.kill_group(signum if grace_s > 0 and worker.rank >= 0 else signal.SIGKILL)
         deadline = time.monotonic() + grace_s
         while self.by_uid and time.monotonic() < deadline:
             await asyncio.sleep(0.02)

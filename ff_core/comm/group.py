@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ff_core.errors import judged
 
-from . import compat, nccl, surface, waiting
+from . import compat, inputs, nccl, surface, waiting
 from .coalescing import Block, forget_torchs
 from .era import Era
 from .host import ACTIVITY_COLLECTIVE, Collective
@@ -122,10 +122,10 @@ class SwappableGroup(dist.ProcessGroup):
         if self.registry.journal.active or isinstance(inner, SoloGroup):
             values = (*args, *kwargs.values())
             outputs = flatten(values[0]) if op in compat.OUTPUT_FIRST and values else []
-            entry = self.registry.journal.begin(self.spec.key, op, outputs)
+            entry = self.registry.journal.begin(self.spec.key, op, outputs, inputs.compared(op, values))
             if isinstance(inner, SoloGroup):
                 work = inner.run(op, values[0] if outputs else [], values[1:])
-                return entry.replay(outputs, work) if entry is not None else work
+                return work if entry is None else self.registry.journal.replay(entry, outputs, work)
         waits = self._waits(op, (*args, *kwargs.values()))
         followed = self._follow() if waits is Waits.INNER and block is None else None
         work = self._call(generation, op, args, kwargs)

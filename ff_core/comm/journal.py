@@ -5,8 +5,13 @@ sizes) it reads from here: results are found by (group key, sequence number in t
 (operation, key, occurrence). Dense tensors up to 64 KiB are kept; larger ones are state, and are restored as state.
 Object collectives travel as tensors of bytes; nobody can restore those later, so they are kept up to 1 MiB.
 
-msgpack only, nothing is pickled by us. Format: {"format": 1, "ops": [[group, seq, op, signature, outputs, source,
-site, is_object]], "store": [[op, key, [results]]]}; signature is [[shape, dtype]] and an output is bytes or nil.
+What the newcomer puts in must be what the dead rank put in (see `inputs`), or its script is not the same any more. This
+is not asked any more once a result that was too large to be kept differs here: what follows may have been computed from
+it, and will be right when the state is restored.
+
+msgpack only, nothing is pickled by us. Format: {"format": 2, "ops": [[group, seq, op, signature, outputs, source,
+site, is_object, inputs, large]], "store": [[op, key, [results]]]}. signature is [[shape, dtype]]; an output is bytes or
+nil. inputs and large are fingerprints: of what was put in (nil: not compared), and of the outputs that are nil.
 """
 
 from __future__ import annotations
@@ -23,11 +28,20 @@ import torch
 from ff_core.errors import JournalMismatch
 
 from .done import DoneWork
+from .inputs import fingerprint
 from .sites import call_site
 
 LIMIT = 64 * 1024  # bytes of one output tensor
 OBJECT_LIMIT = 1024 * 1024  # the same, inside an object collective
-_FORMAT = 1
+_FORMAT = 2
+
+
+REMEDY = (
+    "Something in the script's start comes out differently when it runs again: a clock, a process id, a random number "
+    "without a seed. Draw it on one rank and use what torch.distributed.broadcast or broadcast_object_list gives "
+    "(a replacement gets the job's value from it, on the source too), or take another way in a replacement: "
+    "`if ff_core.is_replacement()`"
+)
 
 
 def _signature(outputs: list[torch.Tensor]) -> list[list[Any]]:
@@ -51,7 +65,9 @@ def _from_bytes(data: bytes, like: torch.Tensor) -> torch.Tensor:
 class Entry:
     """One collective: being recorded (`capture` when it is complete), or found in a journal (`replay`)."""
 
-    __slots__ = ("group", "is_object", "op", "outputs", "seq", "signature", "site", "source", "tensors")
+    __slots__ = (
+        *("group", "inputs", "is_object", "large", "op", "outputs", "seq", "signature", "site", "source", "tensors"),
+    )
 
     def __init__(self, group: str, seq: int, op: str, signature: list[list[Any]], site: str, is_object: bool) -> None:
         self.group = group
@@ -63,6 +79,8 @@ class Entry:
         self.outputs: list[bytes | None] = [None] * len(signature)
         self.source: int | None = None
         self.tensors: list[torch.Tensor] = []
+        self.inputs: bytes | None = None  # fingerprint of what was put in
+        self.large: bytes | None = None  # fingerprint of the outputs that are too large to be kept
 
     def capture(self, work: Any) -> None:
         """Keeps the results. `work`: the inner handle, for the sender of a receive from anyone."""
@@ -71,9 +89,19 @@ class Entry:
             _to_bytes(tensor) if _is_plain(tensor) and tensor.numel() * tensor.element_size() <= limit else None
             for tensor in self.tensors
         ]
+        left_out = self._left_out(self.tensors)
+        self.large = fingerprint(left_out) if left_out else None
         self.tensors = []
         if self.op == "recv_anysource" and work is not None:
             self.source = int(work._source_rank())
+
+    def _left_out(self, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Those of `outputs` whose contents the journal does not have."""
+        return [tensor for tensor, data in zip(outputs, self.outputs, strict=True) if data is None]
+
+    def differs(self, outputs: list[torch.Tensor]) -> bool:
+        """Whether results that are too large for the journal are others than `outputs`, those of a replay."""
+        return self.large is not None and fingerprint(self._left_out(outputs)) != self.large
 
     def replay(self, outputs: list[torch.Tensor], local: DoneWork) -> DoneWork:
         """Puts the recorded results over the local ones; returns the handle to give out."""
@@ -91,7 +119,8 @@ class Entry:
 
     def pack(self) -> list[Any]:
         """As in the format."""
-        return [self.group, self.seq, self.op, self.signature, self.outputs, self.source, self.site, self.is_object]
+        name = [self.group, self.seq, self.op, self.signature]
+        return [*name, self.outputs, self.source, self.site, self.is_object, self.inputs, self.large]
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -116,6 +145,7 @@ class Journal:
         self.active = record or self._replaying
         self.frozen = False
         self._paused = False
+        self._compares = True  # until a result differs that is too large to be put right
         if data is not None:
             self._load(data)
 
@@ -164,10 +194,13 @@ class Journal:
 
     # ---- collectives --------------------------------------------------------------------------------------------
 
-    def begin(self, group: str, op: str, outputs: list[torch.Tensor]) -> Entry | None:
+    def begin(
+        self, group: str, op: str, outputs: list[torch.Tensor], inputs: list[torch.Tensor] | None = None
+    ) -> Entry | None:
         """Announces the next operation of `group`. Recording: the entry to `capture`; replaying: the one to `replay`.
 
-        Raises JournalMismatch if the journal has another operation there, or none.
+        inputs: what a newcomer must put in as the dead rank did; None: its result takes their place (see `inputs`).
+        Raises JournalMismatch if the journal has another operation there, or none, or other inputs.
         """
         if not self.active or self._paused:
             return None
@@ -179,6 +212,7 @@ class Journal:
             if self._recording:
                 entry = Entry(group, seq, op, signature, site, is_object)
                 entry.tensors = list(outputs)
+                entry.inputs = None if inputs is None or is_object else fingerprint(inputs)
                 self._ops[group, seq] = entry
                 return entry
             if not self._replaying:
@@ -189,8 +223,20 @@ class Journal:
             raise JournalMismatch(f"{here}: the rank that this process replaces did not issue it before training began")
         if (found.op, found.signature) != (op, signature):
             recorded = f"{_words(found.op, found.signature)} at {found.site}"
-            raise JournalMismatch(f"{here}: the rank that this process replaces issued {recorded} instead")
+            raise JournalMismatch(f"{here}: the rank that this process replaces issued {recorded} instead. {REMEDY}")
+        if self._compares and found.inputs is not None and inputs is not None and fingerprint(inputs) != found.inputs:
+            what = _words("", _signature(inputs))
+            raise JournalMismatch(
+                f"{here}: this process puts in {what}, and the rank that it replaces put in other values or another "
+                f"shape (at {found.site}). {REMEDY}"
+            )
         return found
+
+    def replay(self, entry: Entry, outputs: list[torch.Tensor], local: DoneWork) -> DoneWork:
+        """`entry.replay`; notes whether anything that follows can still be compared."""
+        work = entry.replay(outputs, local)
+        self._compares = self._compares and not entry.differs(outputs)
+        return work
 
     # ---- the store ----------------------------------------------------------------------------------------------
 
@@ -219,9 +265,9 @@ class Journal:
             content = msgpack.unpackb(data)
             if content["format"] != _FORMAT:
                 raise JournalMismatch(f"init journal has format {content['format']!r}; this version reads {_FORMAT}")
-            for group, seq, op, signature, outputs, source, site, is_object in content["ops"]:
+            for group, seq, op, signature, outputs, source, site, is_object, inputs, large in content["ops"]:
                 entry = Entry(group, seq, op, signature, site, is_object)
-                entry.outputs, entry.source = outputs, source
+                entry.outputs, entry.source, entry.inputs, entry.large = outputs, source, inputs, large
                 self._ops[group, seq] = entry
             for op, key, results in content["store"]:
                 self._store[op, key] = results

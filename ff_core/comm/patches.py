@@ -12,6 +12,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -19,13 +20,14 @@ from torch.distributed import distributed_c10d as c10d
 
 from ff_core.errors import judged
 
+from .bodies import Bodies
+from .client import STORE_TIMEOUT_S
 from .era import Era
 from .group import SwappableGroup
 from .spec import GroupSpec, check_backends
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
+    from .journal import Journal
     from .late import LateGroups
     from .store import SwappableStore
 
@@ -38,6 +40,9 @@ class Maker(Era, Protocol):
 
     @property
     def late(self) -> LateGroups: ...
+
+    @property
+    def journal(self) -> Journal: ...
 
     def new_key(self, name: str) -> str:
         """A key for a group that torch calls `name`."""
@@ -56,6 +61,7 @@ class Patches:
         self._registry = registry
         self._saved: list[tuple[Any, str, Any]] = []
         self._creating = threading.local()
+        self._bodies = Bodies()
         self.new_group_with_tag: Callable[..., Any] = c10d._new_group_with_tag
 
     def apply(self) -> None:
@@ -65,9 +71,10 @@ class Patches:
         self._set(c10d, "_new_group_with_tag", self._late(c10d._new_group_with_tag))
         rendezvous = importlib.import_module("torch.distributed.rendezvous")  # the name alone is a function
         self._set(rendezvous, "_create_c10d_store", self._store(rendezvous._create_c10d_store))
-        batched = self._batched(c10d.batch_isend_irecv)
-        self._set(c10d, "batch_isend_irecv", batched)
-        self._set(torch.distributed, "batch_isend_irecv", batched)
+        self._set(rendezvous, "FileStore", self._file_store)
+        self._bodies.replace(c10d.batch_isend_irecv, self._batched)
+        for name in ("broadcast_object_list", "scatter_object_list"):
+            self._bodies.replace(getattr(c10d, name), self._from_source)
         backward = self._backward(torch.autograd.graph._engine_run_backward)
         self._set(torch.autograd.graph, "_engine_run_backward", backward)
         self._set(torch.autograd, "_engine_run_backward", backward)
@@ -78,6 +85,7 @@ class Patches:
         for owner, name, value in reversed(self._saved):
             setattr(owner, name, value)
         self._saved.clear()
+        self._bodies.undo()
         c10d.Backend._plugins.pop(_NAME.upper(), None)
         if _NAME in c10d.Backend.backend_list:
             c10d.Backend.backend_list.remove(_NAME)
@@ -160,6 +168,10 @@ class Patches:
 
         return create_store
 
+    def _file_store(self, path: str, world_size: int) -> Any:
+        """The store of `file://`. A file keeps what an older generation wrote; the job's own store does not."""
+        return self._registry.new_store(timedelta(seconds=STORE_TIMEOUT_S))
+
     # ---- operations ---------------------------------------------------------------------------------------------
 
     def _batched(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -179,6 +191,24 @@ class Patches:
             return manager.works
 
         return batch_isend_irecv
+
+    def _from_source(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The source of an object collective keeps its own objects; a replacement of it takes the journal's.
+
+        It makes the call as if another rank were the source: its own objects reach nobody, the journal has the results.
+        """
+        signature, registry = inspect.signature(original), self._registry
+
+        @functools.wraps(original)
+        def object_collective(*args: Any, **kwargs: Any) -> Any:
+            call = signature.bind(*args, **kwargs)
+            group = call.arguments.get("group") or c10d._get_default_group()
+            if registry.solo and registry.journal.replaying and isinstance(group, SwappableGroup) and group.size() > 1:
+                call.arguments["src"] = None
+                call.arguments["group_src"] = (group.rank() + 1) % group.size()
+            return original(*call.args, **call.kwargs)
+
+        return object_collective
 
     def _backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """A work that C++ waits for (DDP's reducer) surfaces here, as a RuntimeError."""

@@ -84,7 +84,7 @@ class Settings:
         return {
             name: ("(not shown)" if name == "secret" else plain[name], origin)
             for name, origin in self.origins.items()
-            if name != "enabled" and getattr(self.config, name) != getattr(default, name)
+            if name == "secret" or (name != "enabled" and getattr(self.config, name) != getattr(default, name))
         }
 
     def to_wire(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class JobSpec:
     out_dir: where events.jsonl, logs/ and failure records go; empty: nothing is written.
     injections: texts of --inject.  show_output, log_prefix: whether worker output is shown, and with
     "[rank]: " before it.
+    shutdown_timeout_s: how long workers have between a signal that stops the job and SIGKILL, seconds.
     hash_seed: PYTHONHASHSEED of every worker process (see env.hash_seed).
     """
 
@@ -39,6 +40,7 @@ class JobSpec:
     config: dict[str, Any] = field(default_factory=dict)
     show_output: bool = True
     log_prefix: bool = True
+    shutdown_timeout_s: float = 30.0
     hash_seed: str = "0"
 
     @property

@@ -13,13 +13,23 @@ import contextlib
 import os
 import select
 import socket
+import sys
 import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ff_core.contract.messages import MAX_MESSAGE_BYTES, Message, make, pack, unpack
+from ff_core.contract.messages import (
+    AGENT_TO_WORKER,
+    MAX_MESSAGE_BYTES,
+    WORKER_TO_AGENT,
+    Message,
+    Route,
+    make,
+    pack,
+    unpack,
+)
 from ff_core.errors import ProtocolError
 
 LINK_VARIABLE = "FF_LINK_FD"
@@ -43,7 +53,7 @@ def _encode(message: Message) -> bytes:
     return packet
 
 
-def _decode(packet: bytes) -> Message:
+def _decode(route: Route, packet: bytes) -> Message:
     kind, body = packet[:1], packet[1:]
     if kind == b"z":
         try:
@@ -52,7 +62,7 @@ def _decode(packet: bytes) -> Message:
             raise ProtocolError(f"malformed packet: {error}") from error
     elif kind != b"p":
         raise ProtocolError("malformed packet")
-    return unpack(body)
+    return unpack(route, body)
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
@@ -80,10 +90,15 @@ def _send(sock: socket.socket, packet: bytes, fds: Sequence[int]) -> None:
 
 class WorkerLink:
     """The worker's end. `receive` serves the bootstrap; `serve` then hands every message to a callback in its own
-    thread."""
+    thread.
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    sends, receives: the directions. A test that plays the agent turns them round.
+    """
+
+    def __init__(
+        self, sock: socket.socket, *, sends: Route = WORKER_TO_AGENT, receives: Route = AGENT_TO_WORKER
+    ) -> None:
+        self._sock, self._sends, self._receives = sock, sends, receives
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -99,35 +114,46 @@ class WorkerLink:
 
     def send(self, name: str, fds: Sequence[int] = (), **fields: Any) -> None:
         """Send one message; any thread. Raises OSError when the agent is gone."""
-        packet = _encode(make(name, **fields))
+        packet = _encode(make(self._sends, name, **fields))
         with self._lock:
             _send(self._sock, packet, fds)
 
     def receive(self, timeout_s: float | None = None) -> tuple[Message, list[int]]:
-        """Next message and its descriptors (now ours). TimeoutError after timeout_s, EOFError when the agent is
-        gone."""
+        """Next message and its descriptors (now ours). TimeoutError after timeout_s, EOFError when the agent is gone,
+        ProtocolError for what it must not send."""
         if not select.select([self._sock], [], [], timeout_s)[0]:
             raise TimeoutError("no message from the agent")
         packet, fds = _receive(self._sock)
         if not packet:
             raise EOFError("the agent is gone")
-        return _decode(packet), fds
+        try:
+            return _decode(self._receives, packet), fds
+        except ProtocolError:
+            for fd in fds:
+                os.close(fd)
+            raise
 
     def pending(self) -> bool:
         """Whether `receive` would return at once. Before `serve` only."""
         return bool(select.select([self._sock], [], [], 0)[0])
 
     def serve(self, on_message: Callable[[Message, list[int]], None], on_gone: Callable[[], None]) -> None:
-        """Hand all further messages to `on_message` in a daemon thread; `on_gone` once the agent is gone."""
+        """Hand all further messages to `on_message` in a daemon thread; `on_gone` once the agent is gone.
+
+        A ProtocolError, of a message itself or of on_message, ends the line too; it is printed before.
+        """
 
         def run() -> None:
-            while True:
-                try:
-                    message, fds = self.receive()
-                except (EOFError, OSError, ProtocolError):
-                    on_gone()
-                    return
-                on_message(message, fds)
+            try:
+                while True:
+                    try:
+                        message, fds = self.receive()
+                    except (EOFError, OSError):
+                        break
+                    on_message(message, fds)
+            except ProtocolError as error:
+                print(f"fftrain: the line to the agent ends: {error}", file=sys.stderr, flush=True)
+            on_gone()
 
         self._thread = threading.Thread(target=run, name="ff-link", daemon=True)
         self._thread.start()
@@ -150,7 +176,7 @@ class AgentEnd:
         """Queue one message. Descriptors are duplicated here, the caller keeps its own."""
         if not self._open:
             return
-        self._queue.append((_encode(make(name, **fields)), [os.dup(fd) for fd in fds]))
+        self._queue.append((_encode(make(AGENT_TO_WORKER, name, **fields)), [os.dup(fd) for fd in fds]))
         if not self._writing:
             self._flush()
 
@@ -187,8 +213,9 @@ class AgentEnd:
             self._gone()
             return
         try:
-            message = _decode(packet)
-        except ProtocolError:
+            message = _decode(WORKER_TO_AGENT, packet)
+        except ProtocolError as error:
+            print(f"fftrain: the line to a worker ends: {error}", file=sys.stderr, flush=True)
             self._gone()
             return
         self._on_message(message)

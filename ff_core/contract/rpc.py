@@ -14,7 +14,16 @@ import grpc
 import grpc.aio
 
 from ff_core.contract.auth import new_nonce, proof, verify
-from ff_core.contract.messages import MAX_MESSAGE_BYTES, Message, make, pack, unpack
+from ff_core.contract.messages import (
+    AGENT_TO_CONTROLLER,
+    CONTROLLER_TO_AGENT,
+    MAX_MESSAGE_BYTES,
+    Message,
+    Route,
+    make,
+    pack,
+    unpack,
+)
 from ff_core.errors import ProtocolError
 
 SERVICE, METHOD = "fftrain.Control", "Session"
@@ -30,25 +39,40 @@ _OPTIONS = [
 _HANDSHAKE_S = 20.0
 
 
-class Stream:
-    """Messages in order, both ways. `send` never blocks; `receive` returns None at the end of the stream."""
+class WrongSecretError(ProtocolError):
+    """An agent does not know the job's secret."""
 
-    def __init__(self, read: Callable[[], Awaitable[Any]], write: Callable[[bytes], Awaitable[None]]) -> None:
+
+class Stream:
+    """Messages in order, both ways. `send` never blocks; `receive` returns None at the end of the stream.
+
+    sends, receives: the directions; what does not go that way is a ProtocolError at both ends.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[Any]],
+        write: Callable[[bytes], Awaitable[None]],
+        *,
+        sends: Route,
+        receives: Route,
+    ) -> None:
         self._read, self._write = read, write
+        self._sends, self._receives = sends, receives
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    def send(self, message: Message) -> None:
-        self._queue.put_nowait(pack(message))
+    def send(self, name: str, **fields: Any) -> None:
+        self._queue.put_nowait(pack(make(self._sends, name, **fields)))
 
-    async def send_now(self, message: Message) -> None:
+    async def send_now(self, name: str, **fields: Any) -> None:
         """For the handshake, before `pump` runs."""
-        await self._write(pack(message))
+        await self._write(pack(make(self._sends, name, **fields)))
 
     async def receive(self) -> Message | None:
         data = await self._read()
         if not isinstance(data, bytes):  # grpc.aio.EOF
             return None
-        return unpack(data)
+        return unpack(self._receives, data)
 
     async def pump(self) -> None:
         """Write queued messages until `finish`."""
@@ -64,7 +88,7 @@ async def serve(host: str, port: int, session: Callable[[Stream], Awaitable[None
     it is taken."""
 
     async def handle(_: Any, context: grpc.aio.ServicerContext) -> None:
-        await session(Stream(context.read, context.write))
+        await session(Stream(context.read, context.write, sends=CONTROLLER_TO_AGENT, receives=AGENT_TO_CONTROLLER))
 
     server = grpc.aio.server(options=_OPTIONS)
     handler = grpc.stream_stream_rpc_method_handler(handle)
@@ -83,13 +107,18 @@ async def challenge(stream: Stream, secret: bytes) -> tuple[Message, bytes]:
     """Server side: returns the agent's verified hello and the nonce to prove ourselves against. Raises
     ProtocolError."""
     mine = new_nonce()
-    await stream.send_now(make("challenge", nonce=mine))
+    await stream.send_now("challenge", nonce=mine)
     hello = await asyncio.wait_for(stream.receive(), _HANDSHAKE_S)
     if hello is None or hello["t"] != "hello":
         raise ProtocolError("an agent's first message must be hello")
     if not verify(secret, "client", mine, hello["nonce"], hello["proof"]):
-        await stream.send_now(make("refused", reason="wrong secret"))
-        raise ProtocolError("an agent does not know the job's secret")
+        who = f"node {hello['node']} ({hello['hostname']})"
+        reason = (
+            f"{who} does not know the job's secret: \"secret\" in the \"ff_failover\" block (or in the file of "
+            "--ff-config) must be the same on all nodes"
+        )
+        await stream.send_now("refused", reason=reason)
+        raise WrongSecretError(reason)
     return hello, proof(secret, "server", hello["nonce"], mine)
 
 
@@ -104,12 +133,13 @@ async def connect(
     try:
         await asyncio.wait_for(channel.channel_ready(), timeout_s)
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(wait_for_ready=True)
-        stream = Stream(call.read, call.write)
+        stream = Stream(call.read, call.write, sends=AGENT_TO_CONTROLLER, receives=CONTROLLER_TO_AGENT)
         opening = await asyncio.wait_for(stream.receive(), _HANDSHAKE_S)
         if opening is None or opening["t"] != "challenge":
             raise ProtocolError(f"{address} is not a controller")
         mine = new_nonce()
-        await stream.send_now(make("hello", proof=proof(secret, "client", opening["nonce"], mine), nonce=mine, **hello))
+        ours = proof(secret, "client", opening["nonce"], mine)
+        await stream.send_now("hello", proof=ours, nonce=mine, **hello)
         answer = await asyncio.wait_for(stream.receive(), _HANDSHAKE_S)
         if answer is None or answer["t"] != "welcome":
             raise ProtocolError(

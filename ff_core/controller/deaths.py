@@ -6,34 +6,26 @@ through with it and the way it died is known. The failover begins with the first
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ff_core.controller.membership import Rank
-
-if TYPE_CHECKING:
-    from ff_core.controller.controller import Controller
+from ff_core.controller.state import JobControl, JobState
 
 
 class Deaths:
-    """Of one start of the script on all ranks.
+    """Of one start of the script on all ranks."""
 
-    kill_times: rank -> when an injected fault was about to kill it, wall-clock seconds.
-    """
-
-    def __init__(self, controller: Controller) -> None:
-        self.controller = controller
-        self.members, self.out = controller.members, controller.out
-        self.kill_times: dict[int, float] = {}
+    def __init__(self, state: JobState, control: JobControl) -> None:
+        self._state, self._control = state, control
+        self.members, self.out = state.members, state.out
         self.dying: dict[str, tuple[int, int]] = {}  # uid -> rank, iteration as far as known; its exit is still to come
 
     def on_worker_dying(self, node: int, rank: int, uid: str, at: float) -> None:
         """Its end has begun: what need not wait is done now. `worker_exit` follows and says the rest."""
         entry = self.members.by_uid(uid)
-        if entry is None or entry.rank != rank or not self.controller.protected or self.controller.loop_end.has_left():
+        if entry is None or entry.rank != rank or not self._state.is_protecting or self._state.has_left():
             return
         self.dying[uid] = rank, self._iteration_of(entry, -1)
         entry.alive, entry.leaving = False, None
-        self.controller.failovers.begin({rank}, f"rank {rank} died", min(at, self.kill_times.pop(rank, at)))
+        self._control.begin_failover({rank}, f"rank {rank} died", min(at, self._state.kill_times.pop(rank, at)))
 
     def on_worker_exit(self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
         if uid in self.dying:
@@ -47,11 +39,11 @@ class Deaths:
         if code == 0:
             self._exited_cleanly(entry)
             return
-        at = min(at, self.kill_times.pop(entry.rank, at))
+        at = min(at, self._state.kill_times.pop(entry.rank, at))
         cause = _how(rank, code)
         entry.alive, entry.leaving = False, None
         self._count_death(entry, cause, self._iteration_of(entry, sealed))
-        if not self.controller.finished:
+        if not self._state.finished:
             self.happened({entry.rank}, cause, at)
 
     def _end_of_dying(self, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
@@ -64,20 +56,21 @@ class Deaths:
             self._left_early(rank)
             return
         cause = _how(rank, code)
-        self.controller.failovers.explain(f"rank {rank} died", cause)
+        if self._state.round is not None:
+            self._state.round.explain(f"rank {rank} died", cause)
         self._count_death(entry, cause, max(iteration, sealed + 1))
 
     def _exited_cleanly(self, entry: Rank) -> None:
         entry.alive = False
-        if self.controller.protected and self.controller.loop_end.left_version is None:
+        if self._state.is_protecting and self._state.left_version is None:
             self._left_early(entry.rank)
             return
         entry.exited = True
         if all(rank.exited for rank in self.members.ranks.values()):
-            self.controller.finish(0, "")
+            self._control.finish(0, "")
 
     def _left_early(self, rank: int) -> None:
-        self.controller.finish(
+        self._control.finish(
             1,
             f"rank {rank} exited with code 0 before training had ended on every rank; "
             "a script must leave its training loop on all ranks together",
@@ -86,14 +79,14 @@ class Deaths:
     def _iteration_of(self, rank: Rank, sealed: int) -> int:
         """The iteration a rank died in: one after its last sealed version, or after v* for a newcomer that never
         sealed."""
-        current = self.controller.failovers.round
-        base = current.version if current is not None and not rank.restored else self.controller.w
+        current = self._state.round
+        base = current.version if current is not None and not rank.restored else self._state.w
         return max(sealed, base, rank.committed[1]) + 1
 
     def _count_death(self, rank: Rank, cause: str, iteration: int) -> None:
         rank.failures[iteration] = rank.failures.get(iteration, 0) + 1
-        if self.controller.protected and rank.failures[iteration] >= 2:
-            self.controller.finish(
+        if self._state.is_protecting and rank.failures[iteration] >= 2:
+            self._control.finish(
                 1,
                 f"{cause}; it failed twice in iteration {iteration}: not a hardware failure. "
                 f"Its last words:\n{rank.tail}",
@@ -101,12 +94,12 @@ class Deaths:
 
     def happened(self, dead: set[int], cause: str, at: float) -> None:
         """`dead` ranks are without a process: a failover, or if there can be none the script starts again."""
-        if not self.controller.protected:
-            self.controller.restart_job(f"{cause} before training was protected", dead)
-        elif self.controller.loop_end.has_left():
-            self.controller.restart_job(f"{cause} after the training loop had ended on every rank", dead)
+        if not self._state.is_protecting:
+            self._control.restart_job(f"{cause} before training was protected", dead)
+        elif self._state.has_left():
+            self._control.restart_job(f"{cause} after the training loop had ended on every rank", dead)
         else:
-            self.controller.failovers.begin(dead, cause, at)
+            self._control.begin_failover(dead, cause, at)
 
 
 def _how(rank: int, code: int) -> str:

@@ -57,7 +57,8 @@ def decide(
 ) -> Decision | Impossible:
     """Choose v*.
 
-    epoch: the one that ends; slots of another are ignored (I2).  live: rank -> version of whole, sealed live tensors.
+    epoch: the one that ends; slots of another are ignored (docs/protocol.md, section 4).
+    live: rank -> version of whole, sealed live tensors.
     survivors: ranks whose process has held full state before (never a newcomer that has not restored).
     has_local: the job has REPLICATED tensors, which replicas lack.  has_constant: it has CONSTANT ones, which no
     slot holds.

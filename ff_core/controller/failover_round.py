@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from ff_core.contract.slot_report import SlotReport
+from ff_core.controller.outbox import Outbox
 
 
 class Step(Enum):
@@ -50,6 +51,21 @@ class FailoverRound:
 
     def slots(self) -> list[SlotReport]:
         return [report for reports in self.inventories.values() for report in reports]
+
+    def explain(self, guess: str, cause: str) -> None:
+        """What is known now of a death that the failover has begun with."""
+        self.cause = self.cause.replace(guess, cause)
+
+    def close(self, out: Outbox) -> None:
+        """The interrupted iteration is done again everywhere (or the loop has ended): report the failover."""
+        self.step = Step.DONE
+        summary = self.summary(out.now())
+        out.emit("failover", **summary)
+        out.say(
+            f"failover to epoch {self.epoch}: {self.cause}; everyone went on after iteration {self.version}, "
+            f"{summary['total_s']:.2f} s after the death "
+            f"({summary['spare']} replacement for ranks {summary['newcomers']})"
+        )
 
     def summary(self, now: float) -> dict[str, Any]:
         """The structured event of a finished failover: phases in seconds, see `ff_core.observe.events`."""

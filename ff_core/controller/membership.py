@@ -48,6 +48,15 @@ class Membership:
         self.nodes: dict[int, Node] = {}
         self.ranks = {rank: Rank(rank, -1) for rank in range(world_size)}
 
+    def of_next_start(self, *, keep_failures: bool) -> Membership:
+        """The same nodes, for ranks that start anew; keep_failures: their deaths so far still count."""
+        after = Membership(len(self.ranks))
+        after.nodes = self.nodes
+        if keep_failures:
+            for number, rank in self.ranks.items():
+                after.ranks[number].failures = rank.failures
+        return after
+
     def live_nodes(self) -> list[int]:
         return sorted(node.id for node in self.nodes.values() if node.alive)
 
@@ -83,6 +92,12 @@ class Membership:
 
     def holders(self) -> dict[int, list[int]]:
         return {rank.rank: list(rank.holders) for rank in self.ranks.values()}
+
+    def holder_addresses(self) -> dict[int, list[list[Any]]]:
+        """rank -> [[node, host, port], ...] of the agents that hold its replicas."""
+        return {
+            rank.rank: [[node, *self.nodes[node].data_address] for node in rank.holders] for rank in self.ranks.values()
+        }
 
     def layouts_for(self, node: int) -> dict[str, dict[int, dict[str, Any]]]:
         """{"own": {rank: layout}, "replicas": {rank: layout}} that the agent of `node` must have memory for."""

@@ -15,19 +15,22 @@ from typing import Any
 import grpc
 
 from ff_core.config.settings import Settings
-from ff_core.contract import rpc
+from ff_core.contract import alike, rpc
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import make
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
+from ff_core.controller.outbox import Outbox
 from ff_core.errors import ProtocolError
 from ff_core.observe.events import EventLog
 
 _TICK_S = 0.1
+#: Agents that have not said so long after their workers' last second that they have ended them are not waited for.
 _STOP_S = 15.0
+#: Anybody can send a wrong secret; that alone must not end a job whose nodes all come.
+_WRONG_SECRET_S = 10.0
 
 
-class ControllerServer:
+class ControllerServer(Outbox):
     """One job's controller. `start`, then `wait` for the exit code; `stop` from a signal handler's thread."""
 
     def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
@@ -40,6 +43,7 @@ class ControllerServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         #: Called with a lost node's number, from the controller's thread: the launcher kills its agent if it is here.
         self.on_abandoned: Callable[[int], None] | None = None
+        self._line, self._machine = alike.launch_line(job), alike.machine()
         self._events = EventLog(job.out_dir) if job.out_dir else None
 
     # ---- called by the launcher -------------------------------------------------------------------------------------
@@ -59,10 +63,19 @@ class ControllerServer:
         return self._result.done()
 
     def stop(self, signum: int) -> None:
-        """End the job because of a signal: exit code 128 + signum."""
+        """End the job because of a signal, which workers get too: exit code 1."""
         if self._loop is not None:
             name = signal.Signals(signum).name
-            self._loop.call_soon_threadsafe(self._finish_from_outside, 128 + signum, f"stopped by {name}", signum)
+            self._loop.call_soon_threadsafe(self._finish_from_outside, f"stopped by {name}", signum)
+
+    def waits_for_nodes(self) -> bool:
+        """Not all nodes have come yet, and the job is not over."""
+        return not self.done() and len(self._controller.state.members.nodes) < self._job.nodes
+
+    def fail(self, reason: str) -> None:
+        """End the job, which cannot begin."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: self._controller.finish(1, reason))
 
     def agent_failed(self, node: int, reason: str) -> None:
         """The launcher saw an agent's process end before or without its stream ending."""
@@ -74,7 +87,7 @@ class ControllerServer:
     def send(self, node: int, name: str, **fields: Any) -> None:
         stream = self._streams.get(node)
         if stream is not None:
-            stream.send(make(name, **fields))
+            stream.send(name, **fields)
 
     def emit(self, kind: str, **fields: Any) -> None:
         if self._events is not None:
@@ -98,18 +111,21 @@ class ControllerServer:
     # ---- inside the loop --------------------------------------------------------------------------------------------
 
     def _begin_stop(self, code: int, signum: int) -> None:
+        self._stop_s = _STOP_S + (self._job.shutdown_timeout_s if signum else 0.0)
         for node in self._streams:
             self.send(node, "stop", code=code, signum=signum)
         self._stopping.set()
 
-    def _finish_from_outside(self, code: int, text: str, signum: int) -> None:
-        if not self._controller.finished:
-            self._controller.finish(code, text)
+    def _finish_from_outside(self, text: str, signum: int) -> None:
+        if not self._controller.state.finished and not self._controller.state.stopping:
+            self._controller.stop(text)
+            self._outcome = (1, text)
+            self._begin_stop(1, signum)
 
     def _agent_failed(self, node: int, reason: str) -> None:
-        if node in self._controller.members.nodes:
+        if node in self._controller.state.members.nodes:
             self._controller.node_down(node, reason)
-        elif not self._controller.finished:
+        elif not self._controller.state.finished:
             self._controller.finish(1, f"the agent of node {node} failed to start: {reason}")
 
     async def _main(self) -> None:
@@ -127,7 +143,7 @@ class ControllerServer:
         ticker = asyncio.create_task(self._tick())
         try:
             await self._stopping.wait()
-            deadline = time.monotonic() + _STOP_S
+            deadline = time.monotonic() + self._stop_s
             while set(self._streams) - self._stopped and time.monotonic() < deadline:
                 await asyncio.sleep(0.01)
         finally:
@@ -153,6 +169,37 @@ class ControllerServer:
 
             self._controller.finish(1, f"internal error of the controller: {error}\n{traceback.format_exc()}")
 
+    def _not_welcome(self, node: Node, hello: dict[str, Any]) -> str:
+        """Why an agent that knows the secret cannot be `node`; empty if it can."""
+        if hello.get("rival"):
+            return f"a second launcher was started with --node-rank 0, on {node.hostname}"
+        differing = alike.differences(hello.get("launch") or self._line, self._line)
+        if differing:
+            return f"node {node.id} ({node.hostname}) was started otherwise than node 0: {'; '.join(differing)}"
+        other = self._controller.state.members.nodes.get(node.id)
+        if other is not None:
+            return (
+                f"--node-rank {node.id} was given twice, on {other.hostname} and on {node.hostname}"
+                if other.alive
+                else f"node {node.id} was lost; a node cannot rejoin a running job"
+            )
+        if not 0 <= node.id < self._job.nodes:
+            return f"node {node.id} is not one of the job's {self._job.nodes} nodes"
+        return ""
+
+    def _turned_away(self, reason: str, patience_s: float) -> None:
+        """While nodes are still missing, the one that was turned away is likely one of them: the job ends, at once or
+        if it has not begun in patience_s. A job that has begun goes on."""
+        self.say(f"connection refused: {reason}")
+
+        def end() -> None:
+            if len(self._controller.state.members.nodes) < self._job.nodes:
+                advice = "Start all nodes again, with the same options and a --node-rank of its own for each"
+                self._controller.finish(1, f"{reason}. {advice}")
+
+        assert self._loop is not None
+        self._loop.call_later(patience_s, end)
+
     async def _session(self, stream: rpc.Stream) -> None:
         try:
             hello, our_proof = await rpc.challenge(stream, self._secret)
@@ -165,16 +212,24 @@ class ControllerServer:
                 last_beat=time.time(),
                 pid=hello["pid"],
             )
-            known = self._controller.members.nodes
-            if node.id in known or not 0 <= node.id < self._job.nodes:
-                await stream.send_now(
-                    make("refused", reason=f"node {node.id} is taken, lost or not one of {self._job.nodes}")
-                )
-                raise ProtocolError(f"a second agent said it was node {node.id}")
+            reason = self._not_welcome(node, hello)
+            if reason:
+                await stream.send_now("refused", reason=reason)
+                self._turned_away(reason, 0.0)
+                return
+        except rpc.WrongSecretError as error:
+            self._turned_away(str(error), _WRONG_SECRET_S)
+            return
         except (ProtocolError, asyncio.TimeoutError) as error:
             self.say(f"connection refused: {error or 'no hello in time'}")
             return
-        await stream.send_now(make("welcome", proof=our_proof, job=self._job.to_wire()))
+        differing = alike.differences(hello.get("machine") or self._machine, self._machine)
+        if differing:
+            self.say(
+                f"node {node.id} ({node.hostname}) is not like node 0, and a rank that moves may compute otherwise "
+                f"there: {'; '.join(differing)}"
+            )
+        await stream.send_now("welcome", proof=our_proof, job=self._job.to_wire())
         self._streams[node.id] = stream
         writer = asyncio.create_task(stream.pump())
         reason = "its connection closed"
@@ -183,7 +238,8 @@ class ControllerServer:
             while (message := await stream.receive()) is not None:
                 if message["t"] == "stopped":
                     self._stopped.add(node.id)
-                self._guard(self._controller.handle, node.id, message)
+                else:
+                    self._guard(self._controller.handle, node.id, message)
         except ProtocolError as error:
             reason = f"protocol error: {error}"
         except (grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError) as error:

@@ -7,53 +7,48 @@ training.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ff_core.config.settings import Settings
+from ff_core.controller.coverage import announce_coverage
 from ff_core.controller.hang import HangDetector
 from ff_core.controller.placement import place
+from ff_core.controller.state import JobControl, JobState
 from ff_core.copy.arena import arena_bytes
 from ff_core.units import format_bytes
-
-if TYPE_CHECKING:
-    from ff_core.controller.controller import Controller
 
 
 class Startup:
     """One start of the script on all ranks (a restart makes a new one)."""
 
-    def __init__(self, controller: Controller) -> None:
-        self.controller = controller
-        self.members, self.out, self.job = controller.members, controller.out, controller.job
+    def __init__(self, state: JobState, control: JobControl) -> None:
+        self._state, self._control = state, control
+        self.members, self.out, self.job = state.members, state.out, state.job
         self.settings: Settings | None = None
         self.first_rank = -1  # the one whose settings they are
-        self.has_constant = False
-        self.on_device = False  # of some rank
-        self.groups: set[frozenset[int]] = set()  # redundancy groups, where they are not all ranks
         self.ready_nodes: set[int] = set()
 
     def begin(self) -> None:
         """All agents are there: spread ranks over the nodes in order and have them spawned."""
-        owner = self.controller
+        state = self._state
         for number, rank in self.members.ranks.items():
             rank.node = number // self.job.nproc_per_node
-            rank.uid, rank.alive = f"s{owner.restart}-r{number}", True
-        if owner.restart == 0:
+            rank.uid, rank.alive = f"s{state.restart}-r{number}", True
+        if state.restart == 0:
             self.out.emit(
                 "job_start",
                 world_size=self.job.world_size,
                 nodes=self.job.nodes,
                 emulated=self.job.emulated,
-                spares=owner.config.spares,
                 entrypoint=self.job.entrypoint,
             )
         for node in self.members.live_nodes():
             self.out.send(
                 node,
                 "start",
-                restart=owner.restart,
-                epoch=owner.epoch,
-                injections=owner.injections_left(),
+                restart=state.restart,
+                epoch=state.epoch,
+                injections=state.injections_left(),
                 ranks=[[rank.rank, rank.uid] for rank in self.members.on_node(node)],
             )
 
@@ -80,12 +75,13 @@ class Startup:
                 f"{name} is {here} on rank {rank} and {there} on rank {self.first_rank}"
                 for name, here, there in differing
             ]
-            self.controller.finish(1, f"the ranks' ff_failover settings differ: {'; '.join(texts)}")
+            self._control.finish(1, f"the ranks' ff_failover settings differ: {'; '.join(texts)}")
             return
-        self.has_constant |= has_constant
-        self.on_device |= on_device
+        kinds = self._state.kinds
+        kinds.has_constant |= has_constant
+        kinds.on_device |= on_device
         if peers is not None:
-            self.groups.add(frozenset(peers))
+            kinds.groups.add(frozenset(peers))
         # room for the journal of a replacement, whose script may take other turns before it is replayed
         entry.layout = {
             "rank": rank,
@@ -98,30 +94,30 @@ class Startup:
             self._allocate()
 
     def _allocate(self) -> None:
-        owner = self.controller
+        state = self._state
         assert self.settings is not None
         self._settle(self.settings)
-        holders = place(self.members.node_of(), self.members.live_nodes(), owner.config.replicas, {})
+        holders = place(self.members.node_of(), self.members.live_nodes(), state.config.replicas, {})
         for rank in self.members.ranks.values():
             rank.holders = holders[rank.rank]
         problem = self._memory_problem()
         if problem:
-            owner.finish(1, problem)
+            self._control.finish(1, problem)
             return
-        self.describe_protection()
+        announce_coverage(state)
         for node in self.members.live_nodes():
             layouts = self.members.layouts_for(node)
             settings = self.settings.to_wire()
             self.out.send(
-                node, "arenas", epoch=owner.epoch, settings=settings, own=layouts["own"], replicas=layouts["replicas"]
+                node, "arenas", epoch=state.epoch, settings=settings, own=layouts["own"], replicas=layouts["replicas"]
             )
 
     def _settle(self, settings: Settings) -> None:
         """From here on the job runs with `settings`, which hold what its script gave; agents get them with their
         arenas."""
-        owner = self.controller
-        owner.config = settings.config
-        owner.hangs = HangDetector(owner.config.hang_timeout_s)
+        state = self._state
+        state.config = settings.config
+        state.hangs = HangDetector(state.config.hang_timeout_s)
         for node in self.members.live_nodes():  # agents have beaten at another interval until now
             self.members.nodes[node].last_beat = self.out.now()
         given = settings.told()
@@ -142,7 +138,7 @@ class Startup:
             replicas = sum(arena_bytes(layout) for layout in layouts["replicas"].values())
             need_by_host[node.host_id] = need_by_host.get(node.host_id, 0) + own + replicas
             lines.append((node, own, replicas))
-        limit = self.controller.config.memory_limit_bytes
+        limit = self._state.config.memory_limit_bytes
         over = []
         for node, own, replicas in lines:
             shared = need_by_host[node.host_id]
@@ -165,54 +161,23 @@ class Startup:
         )
 
     def on_arenas_failed(self, node: int, epoch: int, reason: str) -> None:
-        if epoch == self.controller.epoch:
-            self.controller.finish(1, f"node {node}: {reason}")
+        if epoch == self._state.epoch:
+            self._control.finish(1, f"node {node}: {reason}")
 
     def on_arenas_ready(self, node: int, epoch: int) -> None:
-        if epoch != self.controller.epoch:
+        if epoch != self._state.epoch:
             return
         self.ready_nodes.add(node)
         if self.ready_nodes >= set(self.members.live_nodes()):
             for other in self.members.live_nodes():
-                self.out.send(
-                    other,
-                    "placement",
-                    epoch=epoch,
-                    holders=self.holder_addresses(),
-                    protected=self.controller.protection,
-                )
+                addresses = self.members.holder_addresses()
+                self.out.send(other, "placement", epoch=epoch, holders=addresses, coverage=self._state.coverage)
 
     def on_training(self, node: int, rank: int) -> None:
         """A rank's first version is being copied. Deaths count as failovers once that holds for all."""
         if not self.members.ranks[rank].started:
             return  # of the previous start
         self.members.ranks[rank].training = True
-        if not self.controller.protected and all(entry.training for entry in self.members.ranks.values()):
-            self.controller.protected = True
-            self.out.emit("training_start", protected=self.controller.protection)
-
-    def holder_addresses(self) -> dict[int, list[list[Any]]]:
-        """rank -> [[node, host, port], ...] of the agents that hold its replicas."""
-        return {
-            rank.rank: [[node, *self.members.nodes[node].data_address] for node in rank.holders]
-            for rank in self.members.ranks.values()
-        }
-
-    def describe_protection(self) -> None:
-        """Say in one line what the job is protected against now, and say so aloud when that changes."""
-        owner = self.controller
-        fewest = min(len(rank.holders) for rank in self.members.ranks.values())
-        wanted = owner.config.replicas
-        if fewest == 0:
-            text = "protected against the death of processes, NOT of a node: " + (
-                "replicas = 0" if wanted == 0 else "there is only one failure domain"
-            )
-        else:
-            text = f"protected against the loss of {fewest} node{'s' if fewest > 1 else ''} at a time"
-            if fewest < wanted:
-                nodes = len(self.members.live_nodes())
-                text += f" (degraded: {wanted} replicas wanted, {fewest} possible on {nodes} nodes)"
-        if text != owner.protection:
-            owner.protection = text
-            self.out.emit("protected", text=text, replicas=fewest, wanted=wanted, degraded=fewest < wanted)
-            self.out.say(text)
+        if not self._state.is_protecting and all(entry.training for entry in self.members.ranks.values()):
+            self._state.is_protecting = True
+            self.out.emit("training_start", coverage=self._state.coverage)

@@ -79,6 +79,11 @@ class SlotInfo:
         return self.state is SlotState.COMPLETE
 
 
+NOTES_OFFSET = memory.PAGE // 2
+NOTES_BYTES = memory.PAGE // 2
+"""Of an arena: memory for what a worker notes while an iteration runs. It outlives the worker; no slot has it."""
+
+
 def arena_bytes(layout: ArenaLayout | Mapping[str, int]) -> int:
     """Memory that an arena of this layout takes. Raises EngineError naming the field that is wrong."""
     if not isinstance(layout, ArenaLayout):
@@ -222,6 +227,13 @@ class Arena:
     def set_journal(self, data: bytes) -> None:
         """Replace the init journal. A process that dies in here leaves the old one. EngineError beyond the capacity."""
         check(engine().ff_journal_set(self.address, data, len(data)))
+
+    def notes(self) -> memoryview:
+        """NOTES_BYTES of writable memory for what a worker notes while an iteration runs: it outlives the worker.
+
+        Zero in a new arena. Invalid once the arena is closed.
+        """
+        return memoryview((ctypes.c_ubyte * NOTES_BYTES).from_address(self.address + NOTES_OFFSET)).cast("B")
 
     def journal(self) -> bytes:
         """The init journal; empty if there is none yet. CorruptSlotError."""

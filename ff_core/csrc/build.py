@@ -15,18 +15,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ff_core.csrc.object_cache import ObjectCache
 
 SOURCE_DIR = Path(__file__).resolve().parent
 LIBRARY = SOURCE_DIR.parent / "copy" / "_ff_engine.so"
 SANITIZERS = ("address", "thread", "undefined")
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 KERNEL_IMAGE = "cuda_gather_image.inc"
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 # Machine code for what is common, and PTX that the driver compiles for everything newer than the oldest it names.
 _CUDA_TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_75,code=compute_75"]
 
@@ -53,21 +59,6 @@ def cuda_compiler() -> list[str] | None:
     return [found] if found else None
 
 
-def compile_kernels(directory: Path) -> Path | None:
-    """The gather kernel's fat binary as C initialisers in `directory`, for cuda_image.cpp; None without nvcc."""
-    nvcc = cuda_compiler()
-    if nvcc is None:
-        return None
-    binary = directory / "cuda_gather.fatbin"
-    targets = [argument for target in _CUDA_TARGETS for argument in ("-gencode", target)]
-    source = SOURCE_DIR / "device" / "cuda_gather.cu"
-    options = ["-std=c++17", "-O3", "-Werror", "all-warnings", f"-I{SOURCE_DIR}", "-fatbin"]
-    _run([*nvcc, *options, *targets, str(source), "-o", str(binary)])
-    out = directory / KERNEL_IMAGE
-    out.write_text(",".join(map(str, binary.read_bytes())))
-    return out
-
-
 def flags(sanitize: str | None) -> list[str]:
     """Compile flags. No -march: what needs newer instructions is chosen at run time."""
     if sanitize is None:
@@ -78,13 +69,20 @@ def flags(sanitize: str | None) -> list[str]:
     return ["-std=c++17", "-O1", "-g", "-fPIC", "-pthread", "-fvisibility=hidden", *WARNINGS, *checks]
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
+    """Runs it and returns what it wrote."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     except OSError as error:
         raise BuildError(f"cannot run {command[0]}: {error}") from error
     if done.returncode != 0:
         raise BuildError(f"{shlex.join(command)} failed with code {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def _version(command: list[str], cache: ObjectCache | None) -> str:
+    """Which compiler `command` is; asked only for the cache."""
+    return "" if cache is None else _run([*command, "--version"])
 
 
 def sources() -> list[Path]:
@@ -102,15 +100,79 @@ def interface() -> str:
     return hashlib.sha256((SOURCE_DIR / "ff_engine.h").read_bytes()).hexdigest()[:16]
 
 
-def compile_objects(files: list[Path], directory: Path, sanitize: str | None = None) -> list[Path]:
-    """Compiles `files` into `directory`, several at a time; returns the object files."""
+def included(file: Path) -> list[Path]:
+    """The files that `file` includes by a quoted name, at any depth. Names are looked up beside the file that has
+    them, then from SOURCE_DIR. One that is in neither is the kernel image, which compile_kernels() makes.
+    """
+    found: dict[Path, None] = {}
+    waiting = [file]
+    while waiting:
+        one = waiting.pop()
+        for name in INCLUDE.findall(one.read_text()):
+            for path in (one.parent / name, SOURCE_DIR / name):
+                if path.is_file():
+                    if path.resolve() not in found:
+                        found[path.resolve()] = None
+                        waiting.append(path)
+                    break
+    return sorted(found)
+
+
+def _make(cache: ObjectCache | None, command: list[str], inputs: list[Path], out: Path, recipe: list[str]) -> None:
+    """Runs `command`, which makes `out` from the inputs and what they include, unless the cache has that.
+
+    recipe: what else decides about the result: the compiler and its options.
+    """
+    if cache is None:
+        _run(command)
+        return
+    files = [*inputs, *(header for file in inputs for header in included(file))]
+    texts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    fingerprint = hashlib.sha256("\n".join([*recipe, *texts]).encode()).hexdigest()
+    if not cache.fetch(fingerprint, out):
+        _run(command)
+        cache.store(fingerprint, out)
+
+
+def compile_kernels(directory: Path, cache: ObjectCache | None = None) -> Path | None:
+    """The gather kernel's fat binary as C initialisers in `directory`, for cuda_image.cpp; None without nvcc."""
+    nvcc = cuda_compiler()
+    if nvcc is None:
+        return None
+    binary = directory / "cuda_gather.fatbin"
+    source = SOURCE_DIR / "device" / "cuda_gather.cu"
+    targets = [argument for target in _CUDA_TARGETS for argument in ("-gencode", target)]
+    base = [*nvcc, "-std=c++17", "-O3", "-Werror", "all-warnings", f"-I{SOURCE_DIR}", "-fatbin", *targets, str(source)]
+    version = _version(nvcc, cache)
+    _make(cache, [*base, "-o", str(binary)], [source], binary, [version, *base])
+    out = directory / KERNEL_IMAGE
+    out.write_text(",".join(map(str, binary.read_bytes())))
+    return out
+
+
+def compile_objects(
+    files: list[Path], directory: Path, sanitize: str | None = None, cache: ObjectCache | None = None
+) -> list[Path]:
+    """Compiles `files` into `directory`, as many at a time as there are processors; returns the object files.
+
+    cache: has what was compiled before from the same text, with the same compiler and flags, and gets the rest.
+    """
     base = [*compiler(), *flags(sanitize), f"-I{SOURCE_DIR}", f'-DFF_INTERFACE="{interface()}"', "-c"]
-    if any(file.stem == "cuda_image" for file in files) and compile_kernels(directory) is not None:
-        base.append(f"-I{directory}")
-    objects = [directory / f"{file.stem}.o" for file in files]
-    commands = [[*base, str(file), "-o", str(obj)] for file, obj in zip(files, objects, strict=True)]
+    version = _version(compiler(), cache)
+    objects = [directory / f"{number}-{file.stem}.o" for number, file in enumerate(files)]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        list(pool.map(_run, commands))
+        wants_kernels = any(file.stem == "cuda_image" for file in files)
+        kernels = pool.submit(compile_kernels, directory, cache) if wants_kernels else None  # the longest, so first
+
+        def compile_one(file: Path, out: Path) -> None:
+            image = kernels.result() if kernels is not None and file.stem == "cuda_image" else None
+            extra = [image] if image is not None else []
+            command = [*base, *(f"-I{path.parent}" for path in extra), str(file), "-o", str(out)]
+            _make(cache, command, [file, *extra], out, [version, *base, str(file)])
+
+        list(pool.map(compile_one, files, objects))
+    if cache is not None:
+        cache.prune()
     return objects
 
 

@@ -30,10 +30,15 @@ class Agents:
         self._command = list(command)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, node: int, controller: tuple[str, int], secret: bytes, data_host: str) -> None:
+    def start(
+        self, node: int, controller: tuple[str, int], secret: bytes, data_host: str, signals: Sequence[int],
+        launch: dict[str, str],
+    ) -> None:  # fmt: skip
         """Start the agent of failure domain `node`.
 
         controller: where it connects to.  data_host: this machine's address, where replicas arrive.
+        launch: what this node's launcher was asked for (see ff_core.contract.alike).
+        signals: numbers that it passes on to its workers when they come by send_signal.
         To be called from the main thread: an agent dies with the thread that started it. Raises OSError.
         """
         process = subprocess.Popen(
@@ -47,7 +52,8 @@ class Agents:
         assert process.stdin is not None
         host, port = controller
         place = f"{bracketed(host)}:{port}"
-        orders = {"controller": place, "node": node, "secret": secret.hex(), "data_host": data_host}
+        orders: dict[str, object] = {"controller": place, "node": node, "secret": secret.hex(), "data_host": data_host}
+        orders |= {"signals": [*signals], "launch": launch}
         try:
             process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.close()

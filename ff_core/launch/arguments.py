@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ff_core.errors import ConfigError
+from ff_core.launch import refusals
 
 _DEFAULT_PORT = 29500
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"  # as torchrun's default
@@ -50,6 +51,7 @@ class RunPlan:
     ff_config: str | None
     show_output: bool
     signals: list[int]
+    shutdown_timeout_s: float
     injections: list[str] = field(default_factory=list)
 
 
@@ -90,6 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="Leave Python's imports alone. Protected is then what calls FFTrainer itself: a DeepSpeed or Megatron-LM "
         "patched by `fftrain patch`, or a script that imports ff_deepspeed.",
     )  # fmt: skip
+    if "--shutdown-timeout" not in parser._option_string_actions:  # torch before 2.13
+        ours.add_argument(
+            "--shutdown-timeout", "--shutdown_timeout", action=env, type=int, default=None, metavar="SECONDS",
+            help="How long workers have between the signal that stops the job and SIGKILL. Default: 30.",
+        )  # fmt: skip
     return parser
 
 
@@ -118,7 +125,9 @@ def split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[st
         attached = "=" in word or (not word.startswith("--") and len(word) > 2)
         option = word.split("=")[0] if word.startswith("--") else word[:2]
         known = _matches(parser, option)
-        position += 2 if known and not attached and _action(parser, known[0]).nargs != 0 else 1
+        if not known:
+            refusals.refuse_unknown(argv[position:], list(parser._option_string_actions))
+        position += 2 if not attached and _action(parser, known[0]).nargs != 0 else 1
     return list(argv), []
 
 
@@ -145,7 +154,7 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
 
 
 def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
-    _refuse(args)
+    refusals.refuse_unsupported(args)
     machines = _machines(args.nnodes)
     nproc = _nproc(args.nproc_per_node)
     emulated = args.emulate_nodes is not None
@@ -189,36 +198,9 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
         ff_config=args.ff_config,
         show_output=_show_output(args, out_dir),
         signals=_signals(getattr(args, "signals_to_handle", _SIGNALS)),  # not every torch has it
+        shutdown_timeout_s=_shutdown_timeout(args.shutdown_timeout),
         injections=list(args.inject),
     )
-
-
-def _refuse(args: argparse.Namespace) -> None:
-    """Options of torchrun's that would be ignored here: not silently."""
-    reasons: list[tuple[bool, str, str]] = [
-        (args.rdzv_backend not in ("static", "c10d"), f"--rdzv-backend {args.rdzv_backend}",
-         "static or c10d: nodes meet at node 0, there is no other rendezvous"),
-        (bool(args.rdzv_conf), f"--rdzv-conf {args.rdzv_conf}", "nothing: there is no rendezvous to configure"),
-        (bool(args.local_ranks_filter), f"--local-ranks-filter {args.local_ranks_filter}",
-         "nothing: all ranks are shown, or with --redirects 3 none; each has its own log file below --out-dir"),
-        (any(getattr(args, f"duplicate_{name}_filters", "") for name in ("stdout", "stderr")),
-         "--duplicate-stdout/stderr-filters",
-         "nothing: filter the log files below --out-dir"),
-        (args.logs_specs is not None, f"--logs-specs {args.logs_specs}", "nothing: logs go to DIR/logs/RESTART/rankR"),
-        (args.event_log_handler != "null", f"--event-log-handler {args.event_log_handler}",
-         "null: events are written to DIR/events.jsonl with --out-dir DIR"),
-        (getattr(args, "numa_binding", None) is not None, "--numa-binding",
-         "nothing: a spare may have to play any rank of its node, so it is not bound; use numactl around fftrain"),
-        (bool(getattr(args, "virtual_local_rank", False)), "--virtual-local-rank",
-         "nothing: a spare sees all devices of its node, as it may have to play any of its ranks"),
-        (args.role != "default", f"--role {args.role}", "default: all ranks of a job play one role"),
-        (getattr(args, "shutdown_timeout", None) is not None, "--shutdown-timeout",
-         "nothing: workers have 10 s after SIGTERM"),
-        (args.standalone and args.nnodes not in ("1", "1:1"), f"--standalone with --nnodes {args.nnodes}", "one node"),
-    ]  # fmt: skip
-    for wrong, option, allowed in reasons:
-        if wrong:
-            raise ConfigError(f"{option}: allowed: {allowed}")
 
 
 def _machines(text: str) -> int:
@@ -272,7 +254,10 @@ def _master(args: argparse.Namespace, machines: int, given: set[str]) -> tuple[s
 
 def _node_rank(args: argparse.Namespace, machines: int, given: set[str]) -> int:
     if machines > 1 and "node_rank" not in given:
-        raise ConfigError(f"--nnodes {machines} without --node-rank: allowed: 0 to {machines - 1}, one per node")
+        raise ConfigError(
+            f"--nnodes {machines} without --node-rank: allowed: 0 to {machines - 1}, one per node. Also with c10d each "
+            "node is told its number; under SLURM: srun bash -c 'fftrain run --node-rank $SLURM_NODEID ...'"
+        )
     if not 0 <= args.node_rank < machines:
         raise ConfigError(f"--node-rank {args.node_rank}: allowed: 0 to {machines - 1}")
     return int(args.node_rank)
@@ -299,6 +284,20 @@ def _signals(text: str) -> list[int]:
     return numbers
 
 
+def _shutdown_timeout(seconds: int | None) -> float:
+    """As torchrun: the option, else TORCH_ELASTIC_SHUTDOWN_TIMEOUT, else 30 s."""
+    source, text = "--shutdown-timeout ", str(seconds)
+    if seconds is None:
+        source, text = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=", os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise ConfigError(f"{source}{text}: allowed: a whole number of seconds, at least 0")
+    return float(value)
+
+
 def _entrypoint(args: argparse.Namespace) -> list[str]:
     """argv for the workers. Raises ConfigError if there is no such script, module or program."""
     script: str = args.training_script
@@ -306,14 +305,17 @@ def _entrypoint(args: argparse.Namespace) -> list[str]:
     if args.no_python and not args.run_path:
         if args.module:
             raise ConfigError("--no-python with --module: allowed: one or the other")
+        refusals.refuse_launcher(script)
         if shutil.which(script) is None:
             raise ConfigError(f"{script}: no such program")
         return [script, *rest]
     if args.module and not args.run_path:
+        refusals.refuse_launcher(script)
         top = script.partition(".")[0]
         if top not in sys.builtin_module_names and PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
             raise ConfigError(f"-m {script}: no module named {top!r}")
         return ["-m", script, *rest]
     if not Path(script).exists():
+        refusals.refuse_launcher(script)
         raise ConfigError(f"{script}: no such training script (in {Path.cwd()})")
     return [script, *rest]

@@ -13,6 +13,7 @@ from pathlib import Path
 from ff_core.config.find import find_settings
 from ff_core.config.settings import Settings
 from ff_core.contract import inject
+from ff_core.contract.alike import launch_line
 from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import JobSpec
 from ff_core.controller.service import ControllerServer
@@ -20,16 +21,18 @@ from ff_core.errors import ConfigError
 from ff_core.launch import torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
+from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0
 
-#: Workers have 10 s between SIGTERM and SIGKILL; an agent that is not done soon after is killed, its workers with it.
-_STOP_S = 20.0
+#: An agent that has not ended its workers so long after their last second is killed, its workers with it.
+_LATE_S = 10.0
 #: Agents end once the controller has: by then their workers are gone.
 _AGENTS_END_S = 3.0
 _FIND_CONTROLLER_S = 300.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a job. Returns its exit code: 0, 1 if it failed, 128 + signal if it was stopped. Raises ConfigError."""
+    """Run a job. Returns its exit code: 0, or 1 if it failed or was stopped by a signal, as torchrun. Raises
+    ConfigError."""
     plan = parse(argv)
     script_args = plan.entrypoint[2:] if plan.entrypoint[0] == "-m" else plan.entrypoint[1:]
     settings = find_settings(script_args, plan.ff_config, plan.spares)
@@ -42,7 +45,10 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"--out-dir {plan.out_dir}: {error.strerror}") from None
     set_default_threads(plan.nproc_per_node * (plan.nodes if plan.emulated else 1))
     if plan.node_rank > 0:
-        return join_job(plan, secret)
+        return join_job(plan, secret, launch_line(_job(plan, settings, plan.master_port)))
+    several = plan.nodes > 1 and not plan.emulated
+    if several:
+        refuse_second_node_0(plan.master_addr, plan.master_port, secret)
     # Held in a variable: the store is served as long as the object lives.
     served, port = torch_store.host_store(plan.master_addr, plan.master_port)
     job = _job(plan, settings, port)
@@ -56,6 +62,9 @@ def main(argv: Sequence[str]) -> int:
         # A server that listens everywhere is reached at the address that the nodes know already.
         address = (plan.master_addr if interface in ("0.0.0.0", "::") else interface, port)
         torch_store.publish_controller(served, address)
+        if several and interface in ("0.0.0.0", "::"):
+            # Perhaps this is not the machine that the address means.
+            watch_for_node_0(plan.master_addr, plan.master_port, secret, address, server)
         nodes = range(job.nodes) if job.emulated else [0]
         return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
 
@@ -66,17 +75,21 @@ def start_job(
 ) -> int:  # fmt: skip
     """Start the agents of `nodes` for a controller that listens at `address`, wait for the job's end, end the agents.
 
-    received: signals as they arrive; the first stops the job in order, the second kills it. The controller's summary
-    (for a failed job with the traceback of the rank that failed first) is printed last, when no output can follow.
+    received: signals as they arrive. The first stops the job in order: workers get the same one. A second SIGINT
+    (Ctrl-C) kills it; other signals do not, because clusters repeat theirs while the script still saves.
+    The controller's summary (for a failed job with the traceback of the rank that failed first) is printed last, when
+    no output can follow.
     """
     stopped_by: list[int] = []
+    line = launch_line(job)
 
     def on_signal(signum: int) -> None:
         stopped_by.append(signum)
         if len(stopped_by) == 1:
-            print(f"fftrain: {signal.Signals(signum).name}: stopping", file=sys.stderr, flush=True)
+            name, seconds = signal.Signals(signum).name, job.shutdown_timeout_s
+            print(f"fftrain: {name}: stopping (workers have {seconds:g} s)", file=sys.stderr, flush=True)
             server.stop(signum)
-        else:
+        elif signum == signal.SIGINT:
             agents.send_signal(signal.SIGKILL)
 
     def on_exit(node: int, code: int) -> None:
@@ -87,41 +100,46 @@ def start_job(
     _serve_signals(received, on_signal)
     try:
         for node in nodes:
-            agents.start(node, address, secret, local_addr or torch_store.local_address(address))
+            agents.start(node, address, secret, local_addr or torch_store.local_address(address), (), line)
     except OSError as error:
         on_exit(node, error.errno or 1)
         print(f"fftrain: cannot start the agent of node {node}: {error}", file=sys.stderr, flush=True)
     code, summary = server.wait()
     agents.join(_AGENTS_END_S)
     if stopped_by:
-        return 128 + stopped_by[0]
+        return 1
     _print_summary(code, summary)
     return code
 
 
-def join_job(plan: RunPlan, secret: bytes) -> int:
-    """On every node but 0: run this machine's agent. Returns its exit code, which is the job's."""
+def join_job(plan: RunPlan, secret: bytes, line: dict[str, str]) -> int:
+    """On every node but 0: run this machine's agent. line: what was asked for here, which node 0 compares. Returns the
+    agent's exit code, which is the job's."""
     address = torch_store.find_controller(plan.master_addr, plan.master_port, _FIND_CONTROLLER_S)
     ended = threading.Event()
     stopped_by: list[int] = []
 
     def on_signal(signum: int) -> None:
         stopped_by.append(signum)
-        agents.send_signal(signal.SIGTERM if len(stopped_by) == 1 else signal.SIGKILL)
-        if len(stopped_by) == 1:
+        if len(stopped_by) > 1:
+            if signum == signal.SIGINT:
+                agents.send_signal(signal.SIGKILL)
+        else:
+            agents.send_signal(signum)
             # An agent that does not end costs this node, not the job.
-            killer = threading.Timer(_STOP_S, agents.send_signal, [signal.SIGKILL])
+            killer = threading.Timer(plan.shutdown_timeout_s + _LATE_S, agents.send_signal, [signal.SIGKILL])
             killer.daemon = True
             killer.start()
 
     agents = Agents(lambda node, code: ended.set())
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
-        agents.start(plan.node_rank, address, secret, plan.local_addr or torch_store.local_address(address))
+        own = plan.local_addr or torch_store.local_address(address)
+        agents.start(plan.node_rank, address, secret, own, plan.signals, line)
         ended.wait()
     code = agents.join(_AGENTS_END_S)[plan.node_rank]
     if stopped_by:
-        return 128 + stopped_by[0]
+        return 1
     return code if code >= 0 else 128 - code
 
 
@@ -154,6 +172,7 @@ def _job(plan: RunPlan, settings: Settings, port: int) -> JobSpec:
         injections=plan.injections,
         config=settings.to_wire(),  # without the secret, which travels to agents by their standard input only
         show_output=plan.show_output,
+        shutdown_timeout_s=plan.shutdown_timeout_s,
         hash_seed=hash_seed(),
     )
 

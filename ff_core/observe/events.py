@@ -33,11 +33,11 @@ PHASES = {
 
 #: kind -> its fields. Times (`at`, `*_at`) are wall-clock seconds, durations end in _s.
 KINDS = {
-    "job_start": "world_size, nodes, emulated, spares, entrypoint",
+    "job_start": "world_size, nodes, emulated, entrypoint",
     "worker_start": "rank, pid, node, warm (came from a spare), restart, epoch",
     "worker_exit": "rank, code (negative: the signal), at",
     "spare_ready": "node, uid",
-    "training_start": "protected (text)",
+    "training_start": "coverage (text): what the job is protected against",
     "settings": "given {field: [value, where it came from]}: what is not a default",
     "commit": "W: newest version safe on every rank, epoch",
     "injection": "rank, id, action, iteration, at (time)",
@@ -48,7 +48,7 @@ KINDS = {
     "bad_slot": "rank, node, reason: a damaged copy was found, and emptied",
     "failover": "epoch, v_star, dead, cause, newcomers, spare (warm or cold), attempts, phases {name: s}, "
     "bytes {name: count}, total_s, died_at",
-    "protected": "text, replicas, wanted, degraded (fewer replicas than wanted)",
+    "coverage": "text, replicas, wanted, degraded (fewer replicas than wanted)",
     "node_lost": "node, reason, ranks",
     "persisted": "path, version: a checkpoint was saved",
     "rank_stats": "rank, and counters of its copy engine and gate",

@@ -43,7 +43,7 @@ td.cause { min-width:9.5rem }
 def render(story: Story, title: str) -> str:
     """The whole page. title: what the job is called, e.g. its output directory."""
     end = {None: "still running", 0: "ended well"}.get(story.code, f"ended with exit code {story.code}")
-    words = escape("; ".join(part for part in (end, story.protected) if part))
+    words = escape("; ".join(part for part in (end, story.coverage) if part))
     parts = [
         f"<h1>{escape(title)}</h1><p>{_count(story.world_size, 'rank')} on {_count(story.nodes, 'node')}; {words}</p>",
         _tiles(story),

@@ -61,7 +61,7 @@ def print_report(story: Story, console: Console | None = None) -> None:
     end = {None: "still running", 0: "ended well"}.get(story.code, f"ended with exit code {story.code}")
     console.print(
         f"{story.world_size} ranks on {story.nodes} nodes, {story.end - story.start:.1f} s, {end}; "
-        f"version {story.last_version} safe on every rank, {story.restarts} restarts; {story.protected}",
+        f"version {story.last_version} safe on every rank, {story.restarts} restarts; {story.coverage}",
         highlight=False, soft_wrap=True, markup=False,
     )  # fmt: skip
     if not story.recoveries:

@@ -12,7 +12,7 @@ from ff_core.observe.events import PHASES, Event, read_events
 LOSSES = "losses.jsonl"
 #: Kinds that a reader of the story wants to see one by one.
 NOTABLE = (
-    "injection", "hint", "hang", "bad_slot", "protected", "node_lost", "unrecoverable", "restart", "persisted",
+    "injection", "hint", "hang", "bad_slot", "coverage", "node_lost", "unrecoverable", "restart", "persisted",
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ class Story:
     training_start: float | None = None
     code: int | None = None
     summary: str = ""
-    protected: str = ""
+    coverage: str = ""
     restarts: int = 0
     lives: list[Life] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
@@ -116,7 +116,7 @@ def tell(events: list[Event]) -> Story:
             story.world_size, story.nodes = int(get("world_size", 0)), int(get("nodes", 1))
         elif event.kind == "training_start":
             story.training_start = event.t
-            story.protected = str(get("protected") or "")
+            story.coverage = str(get("coverage") or "")
         elif event.kind == "worker_start":
             _end(playing.pop(int(get("rank", 0)), None), event.t, None)
             life = Life(int(get("rank", 0)), int(get("pid", 0)), int(get("node", 0)), event.t,
@@ -135,8 +135,8 @@ def tell(events: list[Event]) -> Story:
             story.code, story.summary = int(get("code", 0)), str(get("summary") or "")
         if event.kind == "restart":
             story.restarts += 1
-        if event.kind == "protected":
-            story.protected = str(get("text") or "")
+        if event.kind == "coverage":
+            story.coverage = str(get("text") or "")
         if event.kind in NOTABLE:
             story.notes.append(event)
     story.world_size = max([story.world_size, *(life.rank + 1 for life in story.lives)])

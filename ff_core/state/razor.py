@@ -199,10 +199,10 @@ def _why(spec: TensorSpec) -> str:
     return f"never changes; the same on every rank of {spec.over or 'a group'}"
 
 
-def describe(plan: Plan, protected: str) -> str:
+def describe(plan: Plan, coverage: str) -> str:
     """A table for people: what is copied each version, what is not and why, in bytes of this rank.
 
-    protected: the runtime's sentence on what this protects against, which ends the table.
+    coverage: the controller's sentence on what the job is protected against, which ends the table.
     """
     groups: dict[tuple[Held, str], list[int]] = {}
     for held in Held:
@@ -227,5 +227,5 @@ def describe(plan: Plan, protected: str) -> str:
         f"  each version: {format_bytes(unique + plan.totals[Held.REPLICATED])} into the own slot, "
         f"{format_bytes(unique)} to each replica"
     )
-    lines.append(f"  {protected}")
+    lines.append(f"  {coverage}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.state import found
 
 
 @runtime_checkable
@@ -24,6 +25,7 @@ class Stateful(Protocol):
 
 
 _registered: dict[str, Stateful] = {}
+_FOUND = "found: "  # before the names of what nobody has registered, but the script steps
 
 
 def register_state(name: str, obj: Stateful) -> None:
@@ -31,8 +33,10 @@ def register_state(name: str, obj: Stateful) -> None:
 
     Raises UnsupportedError if obj lacks state_dict or load_state_dict, FailoverError if the name is empty or taken.
     """
-    if not isinstance(name, str) or not name:
-        raise FailoverError(f"register_state: name = {name!r}: allowed: a text that is not empty")
+    if not isinstance(name, str) or not name or name.startswith(_FOUND):
+        raise FailoverError(
+            f"register_state: name = {name!r}: allowed: a text that is not empty and does not begin with {_FOUND!r}"
+        )
     missing = [method for method in ("state_dict", "load_state_dict") if not callable(getattr(obj, method, None))]
     if missing:
         raise UnsupportedError(
@@ -55,12 +59,22 @@ def unregister_state(name: str) -> None:
 
 
 def collect() -> dict[str, Any]:
-    """name -> state_dict() of everything registered. The values may alias live state: encode them before it changes."""
-    return {name: obj.state_dict() for name, obj in _registered.items()}
+    """name -> state_dict() of everything registered, and of what was found (`ff_core.state.found`).
+
+    The values may alias live state: encode them before it changes.
+    """
+    states = {name: obj.state_dict() for name, obj in _registered.items()}
+    return states | {_FOUND + name: state for name, state in found.collect().items()}
 
 
-def load(states: Mapping[str, Any]) -> None:
+def known() -> Mapping[str, Stateful]:
+    """name -> object of everything registered."""
+    return _registered
+
+
+def load(saved: Mapping[str, Any]) -> None:
     """Put collect()'s result back. Raises FailoverError, with nothing changed, when other names are registered here."""
+    states = {name: state for name, state in saved.items() if not name.startswith(_FOUND)}
     if states.keys() != _registered.keys():
         lost = sorted(states.keys() - _registered.keys())
         new = sorted(_registered.keys() - states.keys())
@@ -72,6 +86,7 @@ def load(states: Mapping[str, Any]) -> None:
         )
     for name, obj in _registered.items():
         obj.load_state_dict(states[name])
+    found.load({name.removeprefix(_FOUND): state for name, state in saved.items() if name.startswith(_FOUND)})
 
 
 def load_known(states: Mapping[str, Any]) -> None:

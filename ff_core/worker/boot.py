@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ff_core.contract.dispatch import Dispatch
+from ff_core.contract.messages import AGENT_TO_WORKER, BEFORE_ROLE
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
-from ff_core.errors import FailoverInterrupt
+from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.worker.host import Host
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.session import Session, current, set_current
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from ff_core.contract.link import WorkerLink
     from ff_core.contract.messages import Message
 
-_LINK_MESSAGES = frozenset(("arena", "verdict", "regroup", "may_leave", "slot_ready", "inject_ack"))
+#: What the training thread waits for.
+_FOR_INBOX = ("arena", "go_on", "regroup", "may_leave", "slot_ready", "inject_ack")
 
 
 def boot(link: WorkerLink, role: Message, fds: list[int]) -> Session:
@@ -27,14 +30,16 @@ def boot(link: WorkerLink, role: Message, fds: list[int]) -> Session:
     session = Session(WorkerParts.for_role(link, role, page, fds[1]), role, _journal(fds[2]) if len(fds) > 2 else None)
     set_current(session)
 
-    def on_message(message: Message, descriptors: list[int]) -> None:
-        if message["t"] == "halt":
-            session.halt(message["epoch"])
-        elif message["t"] in _LINK_MESSAGES:
-            session.parts.inbox.put(message, descriptors)
-            return
+    def halt(message: Message, descriptors: list[int]) -> None:
+        session.halt(message["epoch"])
         for fd in descriptors:
             os.close(fd)
+
+    inbox = dict.fromkeys(_FOR_INBOX, session.parts.inbox.put)
+    dispatch = Dispatch(AGENT_TO_WORKER, {"halt": halt}, inbox, elsewhere=BEFORE_ROLE)
+
+    def on_message(message: Message, descriptors: list[int]) -> None:
+        dispatch.of(message)(message, descriptors)
 
     def on_gone() -> None:
         os._exit(1)  # the agent is gone, and with it this rank's protection and its place in the job
@@ -75,7 +80,9 @@ def on_torch_distributed() -> None:
     if session is None or session.registry is not None:
         return
     from ff_core import comm
+    from ff_core.state import found, registered
 
+    found.watch(registered.known)
     host = Host(session.parts, session)
     session.registry = comm.install(host, solo=session.is_newcomer, replay=session.init_journal)
 
@@ -87,6 +94,8 @@ def shutdown(failure: BaseException | None) -> None:
         return
     if failure is None:
         session.script_ended()
+    if isinstance(failure, FailoverError) and session.is_newcomer:
+        session.parts.link.send("unresumable", rank=session.rank, epoch=session.epoch, reason=str(failure))
     if isinstance(failure, FailoverInterrupt):
         print(
             f"fftrain: rank {session.rank}: the job lost a rank while the script was outside the part that can be "

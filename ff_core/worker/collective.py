@@ -1,4 +1,4 @@
-"""A collective that a CUDA device runs by itself, as the copy engine paces by it: see csrc/writer/collectives.h."""
+"""A collective that a CUDA device runs by itself, as the copy engine's pacing follows it: csrc/writer/collectives.h."""
 
 from __future__ import annotations
 

@@ -23,10 +23,11 @@ class Guard(Generic[P]):
     """At most one protection (whatever an adapter calls that) lives in a process.
 
     log: the adapter's.  asked: a clause that says how the job asked for protection.  unasked: a sentence for a job that
-    `fftrain run` started and that did not ask.  second: the sentence for who asks twice.
+    `fftrain run` started and that did not ask.  second: the sentence for who asks twice; without one the
+    adapter looks itself.
     """
 
-    def __init__(self, log: Logger, *, asked: str, unasked: str, second: str) -> None:
+    def __init__(self, log: Logger, *, asked: str, unasked: str, second: str | None = None) -> None:
         self._log, self._unasked, self._second = log, unasked, second
         self.unprotected = (
             f"THIS JOB IS NOT PROTECTED: {asked}, but the job was not started by `fftrain run`. "
@@ -43,7 +44,7 @@ class Guard(Generic[P]):
     def session(self) -> Session | None:
         """The session to protect with. None, said once, if `fftrain run` did not start this process.
 
-        Raises UnsupportedError if this process has a protection already.
+        Raises UnsupportedError if this process has a protection already and `second` was given.
         """
         mine = session.current()
         if mine is None:
@@ -51,7 +52,7 @@ class Guard(Generic[P]):
                 self._warned = True
                 self._log.warning("%s", self.unprotected)
             return None
-        if self.current() is not None:
+        if self._second is not None and self.current() is not None:
             raise UnsupportedError(self._second)
         return mine
 

@@ -94,6 +94,19 @@ class AdapterSession(Protocol):
 
     # ---- an iteration -----------------------------------------------------------------------------------------------
 
+    def given(self, values: Any) -> None:
+        """The framework is called with `values` (tensors, arrays, plain values, nested) in the iteration that runs.
+
+        After a failure the iteration must be given the same: its step() raises FailoverError if it was not. What comes
+        between step() and seal() is not looked at.
+        """
+
+    def given_again(self) -> None:
+        """After recover(): the script itself will call the framework again, for all that followed the live version.
+
+        Not for calls that the adapter makes again with the values that it has kept.
+        """
+
     def step(self) -> AbstractContextManager[None]:
         """Around the inner optimizer step, which is the only place where the tensors change.
 

@@ -92,7 +92,7 @@ class Recovery:
         replicator.wait_rebuilt()  # before anybody hears that this rank is whole
         clock.append(time.perf_counter())
         scalars.load(self._adapter, saved)
-        replicator.connect(message["holders"][self._rank], epoch)
+        replicator.connect(message["holders"], epoch)
         self._fence.resume(version, replicator.recommit)
         clock.append(time.perf_counter())
         names = ("regroup", "rebuild", "scalars")

@@ -196,7 +196,7 @@ class Replicator:
         On the host this waits for the copy. On a CUDA device the current stream waits instead. Raises TimeoutError.
         """
         if self.newest >= 0:
-            self._writer.fence(self.newest, step_stream(self._device), timeout_s)
+            self._writer.device_wait(self.newest, step_stream(self._device), timeout_s)
 
     def at_gate(self) -> None:
         """The training thread comes to the commit gate: so long the newest version had to get away."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.config.settings import ALL_FIELDS, LAUNCH_FIELDS, SCRIPT, Settings
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.state import found
 from ff_core.state.razor import Plan, make_plan
 from ff_core.worker import garbage, scalars
 from ff_core.worker.parts import WorkerParts
@@ -158,18 +159,20 @@ class Session:
             if self.is_newcomer:
                 first = self._verdicts.next(newcomer=True)
                 self._open(adapter, plan, first.fds).join(first)
+                found.begin()
             else:
                 self._begin(adapter, plan, journal)
         return self.version
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
+        found.begin()
         blob, peers = scalars.take(adapter, self.groups), adapter.peers()
         self.parts.link.send(
             "protect",
             rank=self.rank,
             sent_bytes=plan.sent_bytes,
             local_bytes=plan.local_bytes,
-            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)),
+            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + found.expected_bytes(),
             journal_bytes=len(journal),
             settings=self._settings.to_wire(),
             has_constant=plan.totals[Held.CONSTANT] > 0,  # in no slot: only a living process can give it
@@ -192,6 +195,14 @@ class Session:
         if self._training is None or not self.training:
             raise FailoverError(f"{asked} before start_training()")
         return self._training
+
+    def given(self, values: Any) -> None:
+        """The framework is called with `values` in the iteration that runs: noted, and compared after a failure."""
+        self._started("given()").given(values)
+
+    def given_again(self) -> None:
+        """The script will give again what followed the live version."""
+        self._started("given_again()").inputs.again(self.version)
 
     def step(self) -> AbstractContextManager[None]:
         """Around the inner optimizer step: waits at the commit gate before, starts the next version's copy after."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ff_core.contract.activity import ACTIVITY_LEAVING
 from ff_core.copy import transports
 from ff_core.errors import FailoverError
+from ff_core.state import found
+from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
 from ff_core.worker import scalars
 from ff_core.worker.gate import CommitGate
@@ -62,6 +64,7 @@ class Training:
         )
         self._gate = CommitGate(parts, self.replicator, strict=config.commit == "strict")
         self._recovery = Recovery(parts, verdicts, config, registry, adapter, self.replicator)
+        self.inputs = Inputs(parts.rank, arena.notes())
         self._blocked = BlockedTime()
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
 
@@ -73,7 +76,7 @@ class Training:
         self._arena.set_journal(journal)
         replicator.connect(answer["holders"], self._fence.epoch)
         if parts.rank == 0:
-            print(describe(self._plan, answer["protected"]), file=sys.stderr, flush=True)
+            print(describe(self._plan, answer["coverage"]), file=sys.stderr, flush=True)
             if answer["holders"]:
                 advice = transports.advice(self._config.transport)
                 text = f"replicas travel by {replicator.transport}" + (f"; {advice}" if advice else "")
@@ -84,11 +87,17 @@ class Training:
 
     def join(self, first: Verdict) -> None:
         """Take the dead rank's place. first: the verdict that brought the arena."""
+        self.inputs.take_over()
         version = self._recovery.join(first)
         self._redo_until = version + 1
         self.joined = True
 
     # ---- an iteration -----------------------------------------------------------------------------------------------
+
+    def given(self, values: Any) -> None:
+        """See AdapterSession."""
+        if self._fence.sealed == self._fence.version:
+            self.inputs.given(self._fence.version + 1, values)
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -99,11 +108,13 @@ class Training:
                 f"a second optimizer step before iteration {fence.version} was complete: an iteration is one step; "
                 "ask the loop for the next batches (or call seal()) between steps"
             )
+        self.inputs.check(fence.version + 1)
         with self._blocked:
             self.replicator.at_gate()
             self._gate.pass_(self._scheduled(fence.version + 1))
             fence.enter_step()
-        yield
+        with found.framework_steps():
+            yield
         with self._blocked:
             fence.leave_step(self._copy)
         self._parts.faults.point("copying", fence.version)

@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
 
 class Verdict:
-    """One, as this rank sees it.
+    """One, as this rank hears it: message "go_on".
 
     filled: its slot is being streamed in, and is not known to be complete yet.  fds: its arena, for who has none.
     """
 
-    def __init__(self, message: Message, fds: list[int], *, rank: int) -> None:
-        role = message["roles"][rank]
+    def __init__(self, message: Message, fds: list[int]) -> None:
         self.message, self.fds = message, fds
         self.epoch: int = message["epoch"]
         self.version: int = message["version"]
-        self.keeps_live: bool = role["source"] == "live"
-        self.filled: bool = role["filled"]
+        self.keeps_live: bool = message["source"] == "live"
+        self.filled: bool = message["filled"]
 
     def close(self) -> None:
         """Its descriptors are not needed."""
@@ -57,7 +56,7 @@ class Verdicts:
                 return newcomer and bool(message["epoch"] == fence.epoch)
             return bool(message["epoch"] == halted)
 
-        return Verdict(*self._parts.inbox.take("verdict", wanted, lambda: None), rank=self._parts.rank)
+        return Verdict(*self._parts.inbox.take("go_on", wanted, lambda: None))
 
     def wait_filled(self, verdict: Verdict, timeout_s: float) -> None:
         """Until the slot that the verdict names is complete. Raises FailoverInterrupt, TimeoutError."""

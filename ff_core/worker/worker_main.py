@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ff_core.contract.lifeline import die_with_parent
 from ff_core.contract.link import LINK_VARIABLE, WorkerLink
+from ff_core.contract.messages import BEFORE_ROLE
 from ff_core.errors import ProtocolError
-from ff_core.worker import preload, script
+from ff_core.worker import endings, preload, script
 from ff_core.worker.hooks import default_hooks
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tup
         if message["t"] == "role":
             return message, fds
         if message["t"] != "preload":
-            raise ProtocolError(f"message {message['t']!r} before a role; allowed: preload, role")
+            raise ProtocolError(f"message {message['t']!r} before a role; allowed: {', '.join(sorted(BEFORE_ROLE))}")
         result = preload.run(
             message["modules"], message["calls"], link.pending,
             argv=message.get("argv") or (), without=message.get("without") or (), changed=message.get("environ"),
@@ -108,7 +109,8 @@ def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:
         default_hooks()
     failure: BaseException | None = None
     try:
-        script.run_as_main(role["entrypoint"])
+        with endings.noticed(lambda: boot.shutdown(None)):
+            script.run_as_main(role["entrypoint"])
     except BaseException as error:
         failure = error
     code = 0

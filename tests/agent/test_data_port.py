@@ -12,6 +12,7 @@ import pytest
 
 from ff_core.agent import data_port
 from ff_core.agent.data_port import DataPort
+from ff_core.agent.interfaces import PortOwner
 from ff_core.contract.auth import new_secret
 from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.connect import Link, connect, shared_name
@@ -25,17 +26,21 @@ EPOCH = 2
 Address = tuple[str, int]
 
 
-class Agent:
+class Agent(PortOwner):
     """A data port that lets rank 3 write one arena."""
 
     def __init__(self, transport: str, emulated: bool) -> None:
         self.arena = Arena.create(LAYOUT)
         self.said: list[str] = []
         self.arrived = asyncio.Event()
-        self.port = DataPort(SECRET, self._arena_for, self.arrived.set, self.said.append)
+        self.port = DataPort(SECRET, self.said.append)
+        self.port.set_owner(self)
         self._choice = (transport, emulated)
 
-    def _arena_for(self, hello: dict[str, Any]) -> Arena:
+    def data_arrived(self) -> None:
+        self.arrived.set()
+
+    def arena_for(self, hello: dict[str, Any]) -> Arena:
         if hello["rank"] != 3:
             raise ProtocolError(f"rank {hello['rank']} has no arena here")
         return self.arena
@@ -104,7 +109,7 @@ def test_slots_are_sent_from_agent_to_agent(transport: str, streams: int) -> Non
     async def body(agent: Agent, address: Address) -> None:
         with Rig(holders=0) as rig:
             content = rig.run(0, EPOCH, 5)
-            source = DataPort(SECRET, agent._arena_for, lambda: None, agent.said.append)
+            source = DataPort(SECRET, agent.said.append)
             await source.open("127.0.0.1")
             source.share(transport, True, StreamChoice(streams))
             source.enter_epoch(EPOCH)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ff_core.agent import process_group
 from ff_core.agent.process import WorkerProcess
 
 DEADLINE_S = 60.0
@@ -120,6 +122,44 @@ async def test_orphan_holding_the_pipes_delays_nothing_and_dies_with_the_group(t
     await until(lambda: state(orphan) in ("", "Z"))
     assert state(worker.pid) == ""
     worker.kill_group(signal.SIGKILL)  # nothing there any more, and no harm
+
+
+@pytest.mark.parametrize("way", ["the rank is killed", "the group is killed"])
+def test_a_killed_group_leaves_nothing_in_shared_memory(way: str) -> None:
+    """Named semaphores and shared memory of the process and its child go; somebody else's stay."""
+    code = """if True:
+        import multiprocessing, os, time
+        from multiprocessing import shared_memory
+        context = multiprocessing.get_context("spawn")
+        locks = [context.Lock() for _ in range(3)]
+        memory = shared_memory.SharedMemory(create=True, size=100)
+        child = os.fork()
+        if child == 0: time.sleep(1000)
+        names = ["sem." + lock._semlock.name.lstrip("/") for lock in locks] + [memory.name]
+        print(child, *names, flush=True)
+        time.sleep(1000)
+    """
+
+    @asynchronous
+    async def body() -> None:
+        worker = await start(code, log_dir=Path(place))
+        log = Path(place) / "rank0" / "stdout.log"
+        await until(lambda: log.exists() and log.read_text().endswith("\n"))
+        child, *names = log.read_text().split()
+        files = [Path("/dev/shm") / name for name in names]
+        assert all(file.exists() for file in files) and len(files) == 4
+        if way == "the rank is killed":
+            os.kill(worker.pid, signal.SIGKILL)
+            await worker.wait()
+        worker.kill_group(signal.SIGKILL)
+        await worker.wait()
+        await until(lambda: state(int(child)) in ("", "Z"))
+        await until(lambda: not any(file.exists() for file in files))
+        await until(lambda: all(state(pid) in ("", "Z") for pid in process_group.members(worker.pid)))
+
+    with tempfile.TemporaryDirectory() as place, tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="sem.mp-") as other:
+        body()
+        assert Path(other.name).exists()
 
 
 @asynchronous

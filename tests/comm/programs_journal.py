@@ -152,3 +152,57 @@ def late_groups(worker: Worker) -> dict[str, Any]:
     if worker.rank < 2:
         assert check_sum(worker, early) == 3.0
     return out
+
+
+EARLY = {"objects": dist.broadcast_object_list, "scatter": dist.scatter_object_list}  # bound before anything is patched
+
+
+def agree(worker: Worker, own: int, init_method: str | None) -> dict[str, Any]:
+    """Ranks agree on what rank 0 draws (`own`: another number, of another length, in each run); rank 1 weighs."""
+    where = {"init_method": init_method, "rank": worker.rank, "world_size": worker.world} if init_method else {}
+    dist.init_process_group("gloo", timeout=LONG, **where)
+    rank, world = worker.rank, worker.world
+    seed = torch.tensor([own if rank == 0 else 0])
+    dist.broadcast(seed, src=0)
+    name: list[Any] = [f"run-{'x' * own}" if rank == 0 else None]
+    EARLY["objects"](name, src=0)
+    share: list[Any] = [None]
+    EARLY["scatter"](share, [f"share {own} of {r}" for r in range(world)] if rank == 0 else None, src=0)
+    everybody: list[Any] = [None] * world
+    dist.all_gather_object(everybody, "o" * own)
+    latest = torch.tensor(own)
+    dist.all_reduce(latest, op=dist.ReduceOp.MAX)
+    all_owns = [torch.zeros(1) for _ in range(world)]
+    dist.all_gather(all_owns, torch.tensor([float(own)]))
+    store = dist.distributed_c10d._get_default_store()
+    store.set(f"from {rank}", "there")
+    return {
+        "seed": seed.item(),
+        "name": name[0],
+        "share": share[0],
+        "everybody": everybody,
+        "latest": latest.item(),
+        "owns": [float(value) for value in all_owns],
+        "store": [store.get(f"from {r}").decode() for r in range(world)],
+        "journal": worker.registry.journal.freeze(),
+    }
+
+
+def weigh(worker: Worker, own: int, how: str) -> Any:
+    """What each rank puts into a sum shows the state of its script."""
+    dist.init_process_group("gloo", timeout=LONG)
+    value = torch.full((3,), float(own))
+    try:
+        if how == "large":
+            dist.broadcast(torch.full((20000,), float(own)), 0)  # put right by no journal: it is state
+        if how == "reduce_scatter":
+            dist.reduce_scatter(torch.zeros(3), [value, value])
+        elif how == "all_to_all":
+            dist.all_reduce(value.clone() * 0)
+            dist.all_gather_into_tensor(torch.zeros(6), value)
+            dist.gather(value, [value.clone(), value.clone()] if worker.rank == 1 else None, dst=1)
+        else:
+            dist.all_reduce(value)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return worker.registry.journal.freeze()

@@ -125,7 +125,7 @@ def test_limit_is_per_tensor() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"nonsense", msgpack.packb({"format": 99}), msgpack.packb({"format": 1, "ops": [[1]]})]
+    "data", [b"", b"nonsense", msgpack.packb({"format": 99}), msgpack.packb({"format": 2, "ops": [[1]]})]
 )
 def test_unreadable_journal(data: bytes) -> None:
     with pytest.raises(JournalMismatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from ff_core.contract.link import LINK_VARIABLE, AgentEnd, WorkerLink, pair
-from ff_core.contract.messages import Message, make, pack
+from ff_core.contract.messages import AGENT_TO_WORKER, WORKER_TO_AGENT, Message, make, pack
 from ff_core.errors import ProtocolError
 
 DEADLINE_S = 30.0
@@ -55,7 +56,7 @@ def test_order_both_ways() -> None:
     async def body() -> None:
         line = Line()
         for number in range(500):
-            line.agent.send("w", epoch=1, version=number)
+            line.agent.send("may_leave", epoch=1, version=number)
             line.worker.send("leaving", rank=0, epoch=1, version=number)
             if number % 50 == 49:  # neither end reads while it writes here: leave room in the socket
                 await line.hear(number + 1)
@@ -72,10 +73,10 @@ def test_more_than_the_socket_holds_arrives_in_order() -> None:
     async def body() -> None:
         line = Line()
         for number in range(400):
-            line.agent.send("persisted", rank=number, path=os.urandom(8000).hex(), version=number)
+            line.agent.send("preload", modules=[os.urandom(8000).hex()], calls=[number])
         for number in range(400):
             message, _ = await line.receive()
-            assert message["rank"] == number
+            assert message["calls"] == [number]
         line.agent.close()
 
     run(body)
@@ -104,7 +105,7 @@ def test_compressible_messages_may_be_large() -> None:
     async def body() -> None:
         line = Line()
         modules = [f"package.module_{number % 7}" for number in range(40_000)]
-        assert len(pack(make("preload", modules=modules, calls=[]))) > 500_000
+        assert len(pack(make(WORKER_TO_AGENT, "preload", modules=modules, calls=[]))) > 500_000
         line.agent.send("preload", modules=modules, calls=[])
         line.worker.send("preload", modules=modules, calls=[])
         assert (await line.receive())[0]["modules"] == modules
@@ -118,8 +119,8 @@ def test_too_large_is_an_error_of_the_sender() -> None:
     async def body() -> None:
         line = Line()
         for end in (line.agent, line.worker):
-            with pytest.raises(ProtocolError, match=r"'persisted' has \d+ bytes after compression, at most"):
-                end.send("persisted", rank=0, path=BLOB, version=1)
+            with pytest.raises(ProtocolError, match=r"'preload' has \d+ bytes after compression, at most"):
+                end.send("preload", modules=[BLOB], calls=[])
         line.worker.send("booted")
         assert (await line.hear(1)) == [{"t": "booted"}]
         line.agent.close()
@@ -134,7 +135,7 @@ def test_the_worker_is_gone() -> None:
         line.worker_socket.close()
         await asyncio.wait_for(line.gone.wait(), DEADLINE_S)
         assert line.heard == [{"t": "booted"}], "what it said before still counts"
-        line.agent.send("w", epoch=1, version=1)  # into the void, without an error
+        line.agent.send("may_leave", epoch=1, version=1)  # into the void, without an error
 
     run(body)
 
@@ -142,7 +143,7 @@ def test_the_worker_is_gone() -> None:
 def test_the_agent_is_gone() -> None:
     async def body() -> None:
         line = Line()
-        line.agent.send("w", epoch=1, version=1)
+        line.agent.send("may_leave", epoch=1, version=1)
         line.agent.close()
         assert (await line.receive())[0]["version"] == 1
         with pytest.raises(EOFError):
@@ -160,7 +161,7 @@ def test_serve_hands_over_and_ends_once() -> None:
         gone = threading.Event()
         line.worker.serve(lambda message, fds: heard.append(message["version"]), gone.set)
         for number in range(20):
-            line.agent.send("w", epoch=0, version=number)
+            line.agent.send("may_leave", epoch=0, version=number)
         while len(heard) < 20:
             await asyncio.sleep(0.01)
         line.agent.close()
@@ -170,7 +171,11 @@ def test_serve_hands_over_and_ends_once() -> None:
     run(body)
 
 
-@pytest.mark.parametrize("packet", [b"x", b"p", b"pnonsense", b"znonsense", b"q" + pack(make("booted"))])
+BOOTED = pack(make(WORKER_TO_AGENT, "booted"))
+SLOT_READY = pack(make(AGENT_TO_WORKER, "slot_ready", epoch=1))
+
+
+@pytest.mark.parametrize("packet", [b"x", b"p", b"pnonsense", b"znonsense", b"q" + BOOTED, b"p" + SLOT_READY])
 def test_nonsense_ends_the_line(packet: bytes) -> None:
     async def body() -> None:
         line = Line()
@@ -181,14 +186,42 @@ def test_nonsense_ends_the_line(packet: bytes) -> None:
     run(body)
 
 
-@pytest.mark.parametrize("packet", [b"pnonsense", b"znonsense"])
-def test_nonsense_from_the_agent_ends_serving(packet: bytes) -> None:
+@pytest.mark.parametrize(
+    ("packet", "why"),
+    [(b"pnonsense", "not"), (b"znonsense", "malformed packet"), (b"p" + BOOTED, "'booted' does not go from agent")],
+)
+def test_nonsense_from_the_agent_ends_serving(packet: bytes, why: str, capfd: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = pair()
+    gone, heard = threading.Event(), []
+    WorkerLink(theirs).serve(lambda message, fds: heard.append(message), gone.set)
+    ours.send(packet)
+    assert gone.wait(DEADLINE_S) and not heard
+    assert "the line to the agent ends: " in (said := capfd.readouterr().err) and why in said
+    ours.close()
+
+
+def test_what_nobody_here_handles_ends_serving(capfd: pytest.CaptureFixture[str]) -> None:
+    def refuse(message: Message, fds: list[int]) -> None:
+        raise ProtocolError("not now")
+
     ours, theirs = pair()
     gone = threading.Event()
-    WorkerLink(theirs).serve(lambda message, fds: None, gone.set)
-    ours.send(packet)
+    WorkerLink(theirs).serve(refuse, gone.set)
+    ours.send(b"p" + SLOT_READY)
     assert gone.wait(DEADLINE_S)
+    assert "the line to the agent ends: not now" in capfd.readouterr().err
     ours.close()
+
+
+def test_descriptors_of_a_refused_message_are_closed() -> None:
+    ours, theirs = pair()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    socket.send_fds(ours, [b"p" + BOOTED], [0, 1])
+    with pytest.raises(ProtocolError):
+        WorkerLink(theirs).receive(DEADLINE_S)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    ours.close()
+    theirs.close()
 
 
 def test_no_message_in_time() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ff_core.contract import rpc
 from ff_core.contract.auth import new_secret
-from ff_core.contract.messages import make
+from ff_core.contract.messages import AGENT_TO_CONTROLLER, CONTROLLER_TO_AGENT, make, pack
 from ff_core.errors import ProtocolError
 
 DEADLINE_S = 30.0
@@ -56,11 +56,14 @@ class Controller:
         except ProtocolError as error:
             self.error = error
             return
-        await stream.send_now(make("welcome", proof=self.answering or proof, job={"nodes": 2}))
+        await stream.send_now("welcome", proof=self.answering or proof, job={"nodes": 2})
         writer = asyncio.create_task(stream.pump())
-        while (message := await stream.receive()) is not None:
-            self.heard.append(message)
-            stream.send(make("w", epoch=1, version=len(self.heard)))
+        try:
+            while (message := await stream.receive()) is not None:
+                self.heard.append(message)
+                stream.send("w", epoch=1, version=len(self.heard))
+        except ProtocolError as error:
+            self.error = error
         stream.finish()
         await writer
 
@@ -73,7 +76,7 @@ def test_handshake_and_order() -> None:
             assert welcome["job"] == {"nodes": 2}
             pump = asyncio.create_task(stream.pump())
             for number in range(300):
-                stream.send(make("leaving", rank=0, epoch=0, version=number))
+                stream.send("leaving", rank=0, epoch=0, version=number)
             for number in range(300):
                 message = await stream.receive()
                 assert message is not None and message["version"] == number + 1
@@ -87,7 +90,7 @@ def test_handshake_and_order() -> None:
 def test_an_agent_with_another_secret() -> None:
     async def body() -> None:
         async with Controller(new_secret()) as controller:
-            with pytest.raises(ProtocolError, match="refused: wrong secret"):
+            with pytest.raises(ProtocolError, match=r"refused: node 1 .* does not know the job's secret"):
                 await rpc.connect(controller.address, new_secret(), HELLO, DEADLINE_S)
             assert isinstance(controller.error, ProtocolError)
 
@@ -109,10 +112,10 @@ def test_something_else_than_a_hello() -> None:
         async with Controller(new_secret()) as controller:
             async with rpc.grpc.aio.insecure_channel(controller.address) as channel:
                 call = channel.stream_stream(f"/{rpc.SERVICE}/{rpc.METHOD}")()
-                stream = rpc.Stream(call.read, call.write)
+                stream = rpc.Stream(call.read, call.write, sends=AGENT_TO_CONTROLLER, receives=CONTROLLER_TO_AGENT)
                 opening = await stream.receive()
                 assert opening is not None and opening["t"] == "challenge"
-                await stream.send_now(make("beat", free_bytes=1, progress={}))
+                await stream.send_now("beat", free_bytes=1, progress={})
                 assert await stream.receive() is None
             assert isinstance(controller.error, ProtocolError) and "first message must be hello" in str(
                 controller.error
@@ -135,13 +138,28 @@ def test_malformed_bytes() -> None:
     run(body)
 
 
+def test_a_message_that_goes_the_other_way() -> None:
+    async def body() -> None:
+        secret = new_secret()
+        async with Controller(secret) as controller:
+            channel, stream, _ = await rpc.connect(controller.address, secret, HELLO, DEADLINE_S)
+            with pytest.raises(ProtocolError, match="message 'w' does not go from agent to controller"):
+                stream.send("w", epoch=1, version=1)
+            await stream._write(pack(make(CONTROLLER_TO_AGENT, "w", epoch=1, version=1)))
+            assert await stream.receive() is None
+            assert "message 'w' does not go from agent to controller" in str(controller.error)
+            await channel.close()
+
+    run(body)
+
+
 def test_large_messages() -> None:
     async def body() -> None:
         secret = new_secret()
         async with Controller(secret) as controller:
             channel, stream, _ = await rpc.connect(controller.address, secret, HELLO, DEADLINE_S)
             pump = asyncio.create_task(stream.pump())
-            stream.send(make("persisted", rank=0, path="x" * (40 << 20), version=1))
+            stream.send("persisted", rank=0, path="x" * (40 << 20), version=1)
             assert await stream.receive() is not None
             assert len(controller.heard[0]["path"]) == 40 << 20
             pump.cancel()

@@ -6,16 +6,19 @@ from typing import Any
 
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import make, pack, unpack
+from ff_core.contract.messages import AGENT_TO_CONTROLLER, CONTROLLER_TO_AGENT, make, pack, unpack
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
+from ff_core.controller.outbox import Outbox
+from ff_core.controller.state import JobState
+from ff_core.observe.events import KINDS
 
 SETTINGS = FailoverConfig(enabled=True).to_dict()
 LAYOUT = {"sent_bytes": 8192, "local_bytes": 0, "blob_capacity": 4096}
 
 
-class Recorder:
-    """An Outbox that remembers."""
+class Recorder(Outbox):
+    """Remembers."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, dict[str, Any]]] = []
@@ -26,9 +29,11 @@ class Recorder:
         self.abandoned: list[int] = []
 
     def send(self, node: int, name: str, **fields: Any) -> None:
-        self.sent.append((node, unpack(pack(make(name, **fields)))))
+        message = make(CONTROLLER_TO_AGENT, name, **fields)
+        self.sent.append((node, unpack(CONTROLLER_TO_AGENT, pack(message))))
 
     def emit(self, kind: str, **fields: Any) -> None:
+        assert kind in KINDS, f"an event that `fftrain report` and its readers do not know: {kind}"
         self.events.append((kind, fields))
 
     def say(self, text: str) -> None:
@@ -77,18 +82,23 @@ class Job:
     def spawned(self) -> None:
         """Agents have started the processes that they were told to start."""
         for rank in self.ranks:
-            uid = self.controller.members.ranks[rank].uid
+            uid = self.state.members.ranks[rank].uid
             self.from_rank(rank, "worker_started", uid=uid, pid=100 + rank, warm=False)
+
+    @property
+    def state(self) -> JobState:
+        return self.controller.state
 
     @property
     def ranks(self) -> range:
         return range(self.spec.world_size)
 
     def home(self, rank: int) -> int:
-        return self.controller.members.ranks[rank].node
+        return self.state.members.ranks[rank].node
 
     def heard(self, node: int, name: str, **fields: Any) -> None:
-        self.controller.handle(node, unpack(pack(make(name, **fields))))
+        message = make(AGENT_TO_CONTROLLER, name, **fields)
+        self.controller.handle(node, unpack(AGENT_TO_CONTROLLER, pack(message)))
 
     def from_rank(self, rank: int, name: str, **fields: Any) -> None:
         self.heard(self.home(rank), name, rank=rank, **fields)
@@ -103,8 +113,8 @@ class Job:
         self.own_at = {rank: self.home(rank) for rank in self.ranks}
         for rank in self.ranks:
             self.protect(rank)
-        for node in self.controller.members.live_nodes():
-            self.heard(node, "arenas_ready", epoch=self.controller.epoch)
+        for node in self.state.members.live_nodes():
+            self.heard(node, "arenas_ready", epoch=self.state.epoch)
         for rank in self.ranks:
             self.from_rank(rank, "training")
         return self
@@ -112,10 +122,10 @@ class Job:
     def commit(self, version: int) -> None:
         """Every rank commits `version` in the current epoch."""
         for rank in self.ranks:
-            self.heard(self.home(rank), "commit", epoch=self.controller.epoch, versions={rank: version})
+            self.heard(self.home(rank), "commit", epoch=self.state.epoch, versions={rank: version})
 
     def die(self, rank: int, code: int = -9, sealed: int = -1, tail: str = "Traceback: boom") -> None:
-        uid = self.controller.members.ranks[rank].uid
+        uid = self.state.members.ranks[rank].uid
         self.from_rank(
             rank, "worker_exit", uid=uid, code=code, tail=tail if code else "", sealed=sealed, at=self.out.clock
         )
@@ -124,11 +134,11 @@ class Job:
         self, node: int, version: int, live: dict[int, int] | None = None, *, epoch: int | None = None
     ) -> None:
         """Node reports own slots of its ranks and the replicas it holds, all at `version`."""
-        current = self.controller.failovers.round
+        current = self.state.round
         assert current is not None
         old = current.old_epoch if epoch is None else epoch
         arenas: list[list[Any]] = []
-        for rank in self.controller.members.ranks.values():
+        for rank in self.state.members.ranks.values():
             if self.own_at[rank.rank] == node:
                 arenas.append([rank.rank, node, "own", old, version, True])
             if node in rank.holders:
@@ -136,12 +146,12 @@ class Job:
         self.heard(node, "inventory", epoch=current.epoch, arenas=arenas, live=live or {})
 
     def inventories(self, version: int, live: dict[int, int] | None = None) -> None:
-        for node in self.controller.members.live_nodes():
+        for node in self.state.members.live_nodes():
             self.inventory(node, version, {r: v for r, v in (live or {}).items() if self.home(r) == node})
 
     def resume(self) -> None:
         """From the verdict until everybody trains again."""
-        epoch = self.controller.epoch
+        epoch = self.state.epoch
         self.own_at = {rank: self.home(rank) for rank in self.ranks}
         for rank in self.ranks:
             self.from_rank(rank, "ready", epoch=epoch, restored_bytes=7, at=self.out.clock)
@@ -154,3 +164,11 @@ class Job:
         if self.out.result is None:
             self.inventories(version, {other: version for other in self.ranks if other != rank})
             self.resume()
+
+
+def running(nodes: int = 2, nproc: int = 2, version: int = 4, **options: Any) -> Job:
+    """A job that trains and has committed `version`."""
+    job = Job(nodes, nproc, **options).start()
+    job.commit(version)
+    job.out.sent.clear()
+    return job

@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ff_core.agent.agent import Agent
+from ff_core.agent.interfaces import Port, PortOwner
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import make, pack, unpack
+from ff_core.contract.messages import AGENT_TO_CONTROLLER, make, pack, unpack
 from ff_core.copy.arena import slot_with
 from ff_core.errors import CorruptSlotError
 from tests.controller.sim_memory import Connection, SimArena
@@ -19,15 +20,20 @@ if TYPE_CHECKING:
     from tests.controller.simulation import World
 
 
-class SimPort:
-    """Stands in for `ff_core.agent.data_port.DataPort`."""
+class SimPort(Port):
+    """Stands in for `ff_core.agent.data_port.DataPort`. reach(node): another node's port, None if it is off."""
 
-    def __init__(self, host: AgentHost) -> None:
-        self.host = host
+    def __init__(self, reach: Callable[[int], SimPort | None]) -> None:
+        self.reach = reach
+        self.owner: PortOwner | None = None
         self.epoch = 0
         self.retired_before = 0
         self.incoming: list[Connection] = []
         self.outgoing: list[Fill] = []
+
+    def set_owner(self, owner: PortOwner) -> None:
+        assert self.owner is None
+        self.owner = owner
 
     async def retire_before(self, epoch: int) -> None:
         await pause()
@@ -54,19 +60,19 @@ class SimPort:
         """A peer that knows the secret is connected; None: refused."""
         if epoch != self.epoch or self.retired_before > epoch:
             return None
-        arena: Any = self.host.agent.arena_for({"kind": kind, "rank": rank, "epoch": epoch})
+        if self.owner is None:
+            return None
+        arena: Any = self.owner.arena_for({"kind": kind, "rank": rank, "epoch": epoch})
         for old in self.incoming:
             if old.arena is arena:
                 old.open = False
-        connection = Connection(arena, epoch, self.host.agent.data_arrived)
+        connection = Connection(arena, epoch, self.owner.data_arrived)
         arena.incoming.append(connection)
         self.incoming.append(connection)
         return connection
 
-    def send(
-        self, order: dict[str, Any], arena: SimArena, epoch: int, version: int, failed: Callable[[str], None]
-    ) -> None:
-        self.outgoing.append(Fill(self.host, order, arena, epoch, version, failed))
+    def send(self, order: dict[str, Any], arena: Any, epoch: int, version: int, failed: Callable[[str], None]) -> None:
+        self.outgoing.append(Fill(self, order, arena, epoch, version, failed))
 
 
 class Fill:
@@ -74,34 +80,28 @@ class Fill:
 
     def __init__(
         self,
-        host: AgentHost,
+        port: SimPort,
         order: dict[str, Any],
         arena: SimArena,
         epoch: int,
         version: int,
         failed: Callable[[str], None],
     ) -> None:
-        self.host, self.order, self.arena, self.epoch, self.version, self.failed = (
-            host,
-            order,
-            arena,
-            epoch,
-            version,
-            failed,
-        )
+        self.port, self.order, self.arena = port, order, arena
+        self.epoch, self.version, self.failed = epoch, version, failed
         self.connection: Connection | None = None
         self.stage = 0
         self.stopped = False
 
     def step(self) -> bool:
         """One frame leaves; False while the other side is not ready."""
-        world, node = self.host.world, self.order["to_node"]
-        if self.stopped or self.arena.closed or not world.hosts[node].alive:
+        target = self.port.reach(self.order["to_node"])
+        if self.stopped or self.arena.closed or target is None:
             return self._end("connection closed")
         if self.connection is None:
-            if world.hosts[node].port.epoch < self.epoch:
+            if target.epoch < self.epoch:
                 return False
-            self.connection = world.connect(node, "own", self.order["rank"], self.epoch)
+            self.connection = target.accept("own", self.order["rank"], self.epoch)
             return True if self.connection is not None else self._end("refused")
         frames = self.connection.frames
         if not self.connection.open:
@@ -116,15 +116,15 @@ class Fill:
             frames.append(("begin", self.version))
         else:
             frames.append(("blob", self.version, slot.unique, None, slot.scalars))
-            self.host.port.outgoing.remove(self)
+            self.port.outgoing.remove(self)
         self.stage += 1
         return True
 
     def _end(self, why: str) -> bool:
-        self.host.port.outgoing.remove(self)
+        self.port.outgoing.remove(self)
         if self.connection is not None:
             self.connection.open = False
-        if self.epoch == self.host.port.epoch:
+        if self.epoch == self.port.epoch:
             self.failed(why)
         return True
 
@@ -149,7 +149,7 @@ class AgentHost:
         self.reported = -1  # epoch of the newest inventory
         self.processes: list[SimProcess] = []
         self.workers = SimWorkers(self)
-        self.port = SimPort(self)
+        self.port = SimPort(lambda node: world.hosts[node].port if world.hosts[node].alive else None)
         self.from_controller: deque[dict[str, Any]] = deque()
         self.to_controller: deque[dict[str, Any]] = deque()
         self.current: Coroutine[Any, Any, None] | None = None
@@ -157,12 +157,13 @@ class AgentHost:
         self.clock_s = 0.0
         self.timers: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         world.hosting = self  # the patched `Workers` asks for it
-        self.agent = Agent(node, job, b"secret", self.port, self._send, lambda text: None)  # type: ignore[arg-type]
+        self.agent = Agent(node, job, b"secret", self.port, self._send, lambda text: None)
 
     def _send(self, name: str, **fields: Any) -> None:
         if name == "inventory":
             self.reported = fields["epoch"]
-        self.to_controller.append(unpack(pack(make(name, **fields))))
+        message = make(AGENT_TO_CONTROLLER, name, **fields)
+        self.to_controller.append(unpack(AGENT_TO_CONTROLLER, pack(message)))
 
     # the part of an event loop that the agent asks for
     def time(self) -> float:

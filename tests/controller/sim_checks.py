@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import Message
 from ff_core.controller.controller import Controller
+from ff_core.controller.state import JobState
 from ff_core.copy.arena import SlotState
 from tests.controller.sim_memory import SimArena, SimSlot, Violation
 
 if TYPE_CHECKING:
     from tests.controller.sim_agent import AgentHost
-    from tests.controller.sim_worker import SimWorker
+    from tests.controller.sim_recovery import Recovering
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Checks:
     controller: Controller
     job: JobSpec
 
+    @property
+    def state(self) -> JobState:
+        return self.controller.state
+
     def __init__(self) -> None:
         self.result: tuple[int, str] | None = None
         self.contributions: dict[Any, dict[int, Any]] = {}
@@ -70,10 +75,10 @@ class Checks:
         if not processes and not self.replicated:
             return False
         whole = not self.options.has_local and not self.options.has_constant
-        survivors = any(rank.alive and rank.restored for rank in self.controller.members.ranks.values())
+        survivors = any(rank.alive and rank.restored for rank in self.state.members.ranks.values())
         return (whole or survivors) and (len(set(self.losses)) <= 1 or processes)
 
-    def resumed(self, worker: SimWorker, epoch: int, version: int) -> None:
+    def resumed(self, worker: Recovering, epoch: int, version: int) -> None:
         """A rank goes on (or starts) with what it holds now."""
         if worker.repl != worker.unique or worker.unique is None or len(worker.unique) != version:
             raise Violation(f"rank {worker.rank} goes on at version {version} with {worker.unique} and {worker.repl}")
@@ -95,14 +100,14 @@ class Checks:
 
     def overwritten(self, host: AgentHost, arena: SimArena, slot: SimSlot) -> None:
         """A slot of `host` is about to change."""
-        if host.agent.halting.epoch is not None and host.reported == host.agent.halting.epoch:
+        if host.agent.state.halt_epoch is not None and host.reported == host.agent.state.halt_epoch:
             raise Violation(f"rank {arena.layout.rank}: a slot changes after node {host.node} has reported its slots")
         if slot.state is not SlotState.COMPLETE:
             return
-        controller = self.controller
+        state = self.state
         twin = sum(s.state is SlotState.COMPLETE and s.version == slot.version for s in arena.slots) > 1
-        if slot.epoch == controller.epoch and controller.w >= 0 and slot.version >= controller.w and not twin:
-            raise Violation(f"rank {arena.layout.rank}: version {slot.version} is overwritten while W = {controller.w}")
+        if slot.epoch == state.epoch and state.w >= 0 and slot.version >= state.w and not twin:
+            raise Violation(f"rank {arena.layout.rank}: version {slot.version} is overwritten while W = {state.w}")
 
     def abandon(self, node: int) -> None:
         pass  # a lost node's agent hears `stop` or has gone
@@ -116,7 +121,7 @@ class Checks:
             return
         if "no spare and no node is left" in summary and not self.options.same_machine:
             return
-        if "no node is left" in summary and not self.controller.members.live_nodes():
+        if "no node is left" in summary and not self.state.members.live_nodes():
             return
         if not re.search("unrecoverable|after the training loop had ended|before training was protected", summary):
             raise Violation(f"the job ends without need: {summary}")

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from ff_core.agent.interfaces import Page
 from ff_core.contract.stamps import stamp
 from ff_core.copy.arena import ArenaLayout, SlotInfo, SlotState
 from ff_core.errors import CorruptSlotError
@@ -199,17 +201,17 @@ class SimWriter:
         found: list[Callable[[], None]] = []
         for flight in self.flights:
             if not flight.copied:
-                found.append(lambda f=flight: self._copy(f))
+                found.append(partial(self._copy, flight))
                 break
         for flight in self.flights:
             if flight.copied and flight.scalars is not None and not flight.own:
-                found.append(lambda f=flight: self._complete(f))
+                found.append(partial(self._complete, flight))
         for number, link in enumerate(self.links):
-            flight = next((f for f in self.flights if f.stage[number] < 2), None)
-            if flight is not None and (flight.stage[number] == 0 or (flight.copied and flight.scalars is not None)):
-                found.append(lambda f=flight, n=number, c=link: self._send(f, n, c))
+            due = next((flight for flight in self.flights if flight.stage[number] < 2), None)
+            if due is not None and (due.stage[number] == 0 or (due.copied and due.scalars is not None)):
+                found.append(partial(self._send, due, number, link))
             if link.acknowledged:
-                found.append(lambda n=number, c=link: self._acknowledge(n, c))
+                found.append(partial(self._acknowledge, number, link))
         if self.flights and self.flights[0].own and all(stage == 3 for stage in self.flights[0].stage.values()):
             found.append(self._commit)
         return found
@@ -242,8 +244,8 @@ class SimWriter:
         self.committed(stamp(flight.epoch, flight.version))
 
 
-class SimPage:
-    """A status page's words."""
+class SimPage(Page):
+    """Stands in for `ff_core.copy.page.StatusPage`."""
 
     def __init__(self) -> None:
         self.words: dict[str, int] = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import types
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ff_core.contract.messages import make, pack, unpack
+from ff_core.agent.interfaces import Process, RankProcess, WorkerPool
+from ff_core.contract.messages import AGENT_TO_WORKER, BEFORE_ROLE, make, pack, unpack
 from tests.controller.sim_memory import SimPage
 from tests.controller.sim_worker import SimWorker
 
@@ -21,8 +23,8 @@ def pause() -> Any:
     yield
 
 
-class SimProcess:
-    """What `workers.Worker` and its process are to an agent."""
+class SimProcess(RankProcess, Process):
+    """Stands in for `ff_core.agent.workers.Worker` and its `WorkerProcess`."""
 
     def __init__(self, host: AgentHost, uid: str, rank: int) -> None:
         self.host, self.uid, self.rank = host, uid, rank
@@ -46,8 +48,11 @@ class SimProcess:
         self.code = code
         return True
 
-    def kill_group(self, signum: int) -> None:
-        self.exit(-signum)
+    def kill_group(self, sig: int) -> None:
+        self.exit(-sig)
+
+    def tail(self, n: int) -> list[str]:
+        return [f"last words of rank {self.rank}"]
 
     def set_rank(self, rank: int) -> None:
         pass
@@ -55,10 +60,11 @@ class SimProcess:
     def send(self, name: str, fds: tuple[Any, ...] = (), **fields: Any) -> None:
         if self.gone:
             return
-        if not self.has_role and name not in ("role", "preload"):
+        if not self.has_role and name not in BEFORE_ROLE:
             self.waiting.append((name, fds, fields))
             return
-        self.to_worker.append((unpack(pack(make(name, **fields))), fds[-1] if fds else None))
+        message = unpack(AGENT_TO_WORKER, pack(make(AGENT_TO_WORKER, name, **fields)))
+        self.to_worker.append((message, fds[-1] if fds else None))
 
     def alive(self) -> bool:
         return self.code is None and self.host.alive
@@ -70,7 +76,7 @@ class SimProcess:
         if not self.alive() or self.frozen or not self.to_worker:
             return False
         name = self.to_worker[0][0]["t"]
-        if name not in ("role", "preload") and self.worker.fence is None:
+        if name not in BEFORE_ROLE and self.worker.fence is None:
             return False  # it is still booting
         message, arena = self.to_worker.popleft()
         if name == "preload":
@@ -89,14 +95,14 @@ class SimProcess:
     def to_agent(self) -> bool:
         if self.gone or not self.host.alive or not self.worker.to_agent:
             return False
-        self.host.agent._from_worker(self, self.worker.to_agent.popleft())  # type: ignore[arg-type]
+        self.host.agent._from_worker(self, self.worker.to_agent.popleft())
         return True
 
     def ring(self) -> bool:
         if self.gone or not self.host.alive or not self.worker.rang:
             return False
         self.worker.rang = False
-        self.host.agent._committed(self)  # type: ignore[arg-type]
+        self.host.agent._committed(self)
         return True
 
     def watch(self) -> None:
@@ -106,7 +112,7 @@ class SimProcess:
         if self.gone or self.dying or not self.booted or self.code is None or self.code >= 0 or not self.host.alive:
             return False
         self.dying = True
-        self.host.agent._dying(self, 0.0)  # type: ignore[arg-type]
+        self.host.agent._dying(self, 0.0)
         return True
 
     def reap(self) -> bool:
@@ -115,17 +121,18 @@ class SimProcess:
         self.gone = True
         self.host.workers.by_uid.pop(self.uid)
         self.host.processes.remove(self)
-        self.host.agent._exited(self, self.code, 0.0)  # type: ignore[arg-type]
+        self.host.agent._exited(self, self.code, 0.0)
         return True
 
 
-class SimWorkers:
+class SimWorkers(WorkerPool):
     """Stands in for `ff_core.agent.workers.Workers`."""
 
     def __init__(self, host: AgentHost) -> None:
         self.host = host
         self.by_uid: dict[str, SimProcess] = {}
         self.restart = 0
+        self.settings: dict[str, Any] = {}
 
     def of_rank(self, rank: int) -> SimProcess | None:
         return next((worker for worker in self.by_uid.values() if worker.rank == rank and not worker.dying), None)
@@ -143,14 +150,17 @@ class SimWorkers:
         self.host.processes.append(process)
         return process
 
-    def promote(self, worker: SimProcess, rank: int) -> None:
-        worker.rank = rank
+    def promote(self, spare: RankProcess, rank: int) -> None:
+        spare.rank = rank
 
     def give_role(
-        self, worker: SimProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Any
+        self, worker: RankProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Any
     ) -> None:
-        worker.rank = rank
-        worker.send(
+        mine = self.by_uid.get(worker.uid)
+        if mine is None:
+            return
+        mine.rank = rank
+        mine.send(
             "role",
             rank=rank,
             env={},
@@ -163,15 +173,12 @@ class SimWorkers:
             injections=injections,
             world_size=self.host.world.job.world_size,
         )
-        worker.has_role = True
-        waiting, worker.waiting = worker.waiting, []
+        mine.has_role = True
+        waiting, mine.waiting = mine.waiting, []
         for name, fds, fields in waiting:
-            worker.send(name, fds, **fields)
+            mine.send(name, fds, **fields)
 
-    def tail(self, worker: SimProcess) -> str:
-        return f"last words of rank {worker.rank}"
-
-    async def end_all(self, grace_s: float) -> None:
+    async def end_all(self, grace_s: float, signum: int = signal.SIGTERM) -> None:
         while self.by_uid:
             for worker in self.by_uid.values():
                 worker.exit(-15)

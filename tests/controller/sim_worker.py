@@ -8,24 +8,23 @@ Fence, slot choice and re-commit are the product's own code (`Fence`, `Replicato
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ff_core.contract.messages import make, pack, unpack
+from ff_core.contract.messages import WORKER_TO_AGENT, make, pack, unpack
 from ff_core.contract.stamps import epoch_of, stamp, version_of
-from ff_core.copy.arena import slot_with
-from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt
+from ff_core.errors import EngineError, FailoverInterrupt
 from ff_core.worker.fence import Fence
 from tests.controller.sim_memory import History, SimArena, SimPage, SimReplicator, SimWriter, Violation
+from tests.controller.sim_recovery import Recovering, Steps
 
 if TYPE_CHECKING:
     from tests.controller.sim_agent import SimProcess
     from tests.controller.simulation import World
 
-Steps = Generator[bool, None, Any]  # yields whether it got anywhere
 
-
-class SimWorker:
+class SimWorker(Recovering):
     """One process that plays a rank once it has got its role."""
 
     def __init__(self, world: World, process: SimProcess, page: SimPage) -> None:
@@ -75,7 +74,8 @@ class SimWorker:
             self.inbox[message["t"]] = (message, arena)
 
     def send(self, name: str, **fields: Any) -> None:
-        self.to_agent.append(unpack(pack(make(name, **fields))))
+        message = make(WORKER_TO_AGENT, name, **fields)
+        self.to_agent.append(unpack(WORKER_TO_AGENT, pack(message)))
 
     # ---- waiting ---------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class SimWorker:
         self.replicator.connect(holders, epoch)
         self.replicator.sim.links.clear()
         for node, _, _ in holders:
-            yield from self._until(lambda node=node: self.world.can_connect(node, epoch))
+            yield from self._until(partial(self.world.can_connect, node, epoch))
             self._check()  # a cancelled engine takes no more holders
             link = self.world.connect(node, "replica", self.rank, epoch)
             if link is not None:
@@ -244,88 +244,3 @@ class SimWorker:
         if self.redo_until is not None and self.fence.version >= self.redo_until:
             self.redo_until = None
             self.send("redone", rank=self.rank, epoch=self.fence.epoch, version=self.fence.version, at=0.0)
-
-    # ---- recovery --------------------------------------------------------------------------------------------------
-
-    def _until_resumed(self) -> Steps:
-        while True:
-            yield True
-            try:
-                yield from self._once()
-                return
-            except FailoverInterrupt:
-                yield True
-            except CorruptSlotError as error:
-                assert self.fence is not None
-                self.send("bad_slot", rank=self.rank, epoch=self.fence.epoch, reason=str(error))
-                yield from self._until(lambda: self.fence.halted() is not None, lambda: None)  # type: ignore[union-attr]
-
-    def _once(self) -> Steps:
-        fence, world = self.fence, self.world
-        assert fence is not None
-
-        def wanted(message: dict[str, Any]) -> bool:
-            halted = fence.halted()
-            if halted is None:
-                return message["epoch"] == fence.epoch if self.newcomer else False
-            return message["epoch"] == halted
-
-        verdict, arena = yield from self._take("verdict", wanted, lambda: None)
-        epoch, version = verdict["epoch"], verdict["version"]
-        role = verdict["roles"][self.rank]
-        if self.replicator is None:
-            self._open(arena)
-        replicator = self.replicator
-        assert replicator is not None
-        fence.begin_epoch(epoch)
-        yield True
-        if role["source"] == "live":
-            replicator.keep_blob(version, replicator.blob(version))
-        else:
-            if role["filled"]:
-                yield from self._take("slot_ready", lambda m: m["epoch"] == epoch)
-            fence.tear()
-            self.unique = self.derived = None
-            yield True
-            self._restore(replicator, epoch, version)
-        yield True
-        self.send("ready", rank=self.rank, epoch=epoch, restored_bytes=0, at=0.0)
-        yield from self._take("regroup", lambda m: m["epoch"] == epoch)
-        arrived = world.collective(("regroup", epoch, version), self.rank, None)
-        yield from self._until(arrived)
-        yield from self._rebuild(verdict)
-        scalars: Any = replicator.blob(version)
-        if scalars != self.unique:
-            raise Violation(f"rank {self.rank}: scalars of {scalars} with tensors of {self.unique}")
-        yield from self._connect(verdict["holders"][self.rank], epoch)
-        world.resumed(self, epoch, version)
-        fence.resume(version, replicator.recommit)
-        self.send("resumed", rank=self.rank, epoch=epoch, timings={})
-
-    def _restore(self, replicator: SimReplicator, epoch: int, version: int) -> None:
-        index = slot_with(replicator.arena, epoch, version)
-        try:
-            slot = replicator.sim.arena.verify(index)
-        except CorruptSlotError:
-            replicator.arena.empty(index)
-            raise
-        self.unique = slot.unique
-        if slot.full:
-            self.repl = slot.repl if self.world.options.has_local else slot.unique
-        else:
-            self.repl = None
-        replicator.keep_blob(version, slot.scalars)  # type: ignore[arg-type]
-
-    def _rebuild(self, verdict: dict[str, Any]) -> Steps:
-        """Redundant state comes from the source rank by broadcast, weights of restored ranks from everybody's masters.
-        Every rank takes part in both."""
-        key = ("rebuild", verdict["epoch"], verdict["version"])
-        arrived = self.world.collective(key, self.rank, (self.repl, self.const, self.unique), same=False)
-        yield from self._until(arrived)
-        yield True
-        source = verdict.get("source_rank")
-        if source is not None and self.rank in verdict["newcomers"]:
-            self.repl, self.const, _ = self.world.contributions[key][source]
-        if self.rank in verdict["restored"]:
-            masters = {given[2] for given in self.world.contributions[key].values()}
-            self.derived = masters.pop() if len(masters) == 1 else None

@@ -21,18 +21,19 @@ from unittest import mock
 
 from ff_core.agent import agent as agent_module
 from ff_core.agent import halting as halting_module
+from ff_core.agent import replica_store as store_module
 from ff_core.agent import spares as spares_module
-from ff_core.agent import store as store_module
 from ff_core.agent import verdicts as verdicts_module
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import Message, make, pack, unpack
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, Message, make, pack, unpack
 from ff_core.controller import startup as startup_module
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
-from ff_core.copy.arena import SlotState
+from ff_core.controller.outbox import Outbox
 from tests.controller.sim_agent import AgentHost
 from tests.controller.sim_checks import Checks, Options
+from tests.controller.sim_faults import Faults
 from tests.controller.sim_memory import Connection, SimArena, Violation
 from tests.controller.sim_process import pause
 
@@ -45,18 +46,16 @@ async def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
     return work(*arguments)
 
 
-class World(Checks):
+class World(Checks, Faults, Outbox):
     """The job, its faults and its checks. It is the controller's Outbox."""
 
     def __init__(self, seed: int, options: Options) -> None:
         super().__init__()
         self.random = random.Random(seed)
         self.seed, self.options = seed, options
+        commit: Any = options.commit
         self.settings = FailoverConfig(
-            enabled=True,
-            replicas=options.replicas,
-            interval=options.interval,
-            commit=options.commit,  # type: ignore[arg-type]
+            enabled=True, replicas=options.replicas, interval=options.interval, commit=commit,
             spares=options.spares,
         ).to_dict()
         self.job = JobSpec(
@@ -87,16 +86,16 @@ class World(Checks):
     # ---- Outbox ----------------------------------------------------------------------------------------------------
 
     def send(self, node: int, name: str, **fields: Any) -> None:
-        message = unpack(pack(make(name, **fields)))
+        message = unpack(CONTROLLER_TO_AGENT, pack(make(CONTROLLER_TO_AGENT, name, **fields)))
         if "epoch" in message:
             if message["epoch"] < self.epoch_seen:
                 raise Violation(f"{name} of epoch {message['epoch']} after epoch {self.epoch_seen}")
             self.epoch_seen = message["epoch"]
-        if name == "may_leave" and message["version"] > self.controller.w:
-            raise Violation(f"ranks may leave with version {message['version']}, but W = {self.controller.w}")
+        if name == "may_leave" and message["version"] > self.state.w:
+            raise Violation(f"ranks may leave with version {message['version']}, but W = {self.state.w}")
         if name == "w":
             self.safe = message["version"]
-            self.replicated = all(rank.holders for rank in self.controller.members.ranks.values())
+            self.replicated = all(rank.holders for rank in self.state.members.ranks.values())
             unnoticed = [f"node {number}" for number in self.lost]
             self.losses = [loss for loss in self.losses if loss in unnoticed or loss.startswith("slot")]
         elif name == "verdict":
@@ -134,63 +133,6 @@ class World(Checks):
         host = self.hosts[node]
         return host.port.accept(kind, rank, epoch) if host.alive else None
 
-    # ---- faults ----------------------------------------------------------------------------------------------------
-
-    def _fault(self) -> None:
-        """One fault at a random place. What is not possible now simply does not happen."""
-        self.faults_left -= 1
-        self.next_fault = None
-        if self.faults_left:
-            self.next_fault = self.steps + self.random.choice((0, 1, 5, 20, 60, 150, 400, 1000))
-        kind = self.random.choice(self.options.kinds)
-        hosts = [host for host in self.hosts.values() if host.alive]
-        processes = [p for host in hosts for p in host.processes if p.code is None and p.rank >= 0]
-        if kind == "node" and len(hosts) > 1:
-            host = self.random.choice(hosts)
-            self._lost(f"node {host.node}")
-            host.die()
-            for _ in range(self.random.randrange(len(host.to_controller) + 1)):
-                host.to_controller.pop()
-            self.lost.append(host.node)
-        elif kind == "partition" and len(hosts) > 1:
-            host = self.random.choice(hosts)
-            self._lost(f"node {host.node}")
-            self.controller.node_down(host.node, "no heartbeat")
-        elif kind == "process" and processes:
-            process = self.random.choice(processes)
-            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
-            self._lost(f"process {process.uid}")
-            process.exit(-9)
-        elif kind == "undead" and [p for p in processes if p.booted]:
-            process = self.random.choice([p for p in processes if p.booted])
-            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
-            self._lost(f"process {process.uid}")
-            process.exit(-9)
-            process.undead = True
-        elif kind == "spare":
-            spares = [p for host in hosts for p in host.processes if p.code is None and p.rank < 0]
-            if spares:
-                self.random.choice(spares).exit(-9)
-        elif kind == "slot":
-            arenas = [a for host in hosts for a in host.agent.store._all()]
-            slots = [s for a in arenas for s in a.slots if s.state is SlotState.COMPLETE]  # type: ignore[attr-defined]
-            if slots:
-                self._lost(f"slot {len(self.losses)}")
-                self.random.choice(slots).corrupt = True
-        elif kind == "frozen" and len(processes) > 1:
-            for process, end in zip(self.random.sample(processes, min(2, len(processes))), (False, True), strict=False):
-                self._lost(
-                    f"process {process.uid}"
-                )  # one stops answering, another one dies: that is when the first is missed
-                self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
-                process.frozen = not end
-                if end:
-                    process.exit(-9)
-
-    def _lost(self, what: str) -> None:
-        self.losses.append(what)
-        self.trace.append(f"{self.steps}: LOST {what}")
-
     # ---- the controller's side of the streams ----------------------------------------------------------------------
 
     def _to_controller(self, host: AgentHost) -> bool:
@@ -213,21 +155,21 @@ class World(Checks):
         """A message of an earlier epoch, once more."""
         if self.old_messages and self.random.random() < 0.5:
             node, message = self.random.choice(self.old_messages)
-            if message["epoch"] < self.controller.epoch and not self.controller.finished:
+            if message["epoch"] < self.state.epoch and not self.state.finished:
                 before = self._snapshot()
                 self.controller.handle(node, dict(message))
                 if self._snapshot() != before:
                     raise Violation(f"a message of an old epoch changed something: {message}")
 
     def _snapshot(self) -> str:
-        c = self.controller
+        c = self.state
         return repr(
             (
                 c.epoch,
                 c.w,
                 c.finished,
-                c.loop_end.left_version,
-                c.failovers.round,
+                c.left_version,
+                c.round,
                 list(c.members.ranks.values()),
                 self.result,
                 [len(h.from_controller) for h in self.hosts.values()],
@@ -305,7 +247,7 @@ class World(Checks):
         if timers:
             return
         before = self.sent
-        self.passed += 2 * max(self.controller.config.join_timeout_s, self.controller.config.regroup_timeout_s)
+        self.passed += 2 * max(self.state.config.join_timeout_s, self.state.config.regroup_timeout_s)
         self.controller.failovers.tick(self.now())
         undead = [process for host in hosts for process in host.processes if process.undead]
         if self.sent == before and undead:  # outside the loop only its end counts, which comes in the end

@@ -6,7 +6,10 @@ import re
 
 import pytest
 
+from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
 from ff_core.contract.activity import ACTIVITY_COLLECTIVE, ACTIVITY_LEAVING
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, make
 from ff_core.controller.membership import Node
 from ff_core.errors import ProtocolError
 from tests.controller.harness import Job
@@ -49,6 +52,30 @@ def test_different_configurations_end_the_job() -> None:
     )
 
 
+def test_what_the_script_brought_holds_for_controller_and_agents() -> None:
+    job = Job()
+    given = FailoverConfig(halt_timeout_s=3.0, heartbeat_interval_s=0.05, heartbeat_timeout_s=0.2, join_timeout_s=7.0)
+    settings = Settings().joined(Settings.given(given, "the script"))
+    job.protect(0, settings=settings.to_wire())
+    job.out.clock += 1.0  # node 0 is silent longer than the new limit allows, and in time by the old one
+    job.protect(1, settings=settings.to_wire())
+    assert job.controller.config == settings.config
+    assert [message["settings"] for _, message in job.out.take("arenas")] == [settings.to_wire()] * 2
+    job.controller.tick()
+    assert job.out.abandoned == [], "agents could not beat faster before they knew that they must"
+    (told,) = [fields["given"] for kind, fields in job.out.events if kind == "settings"]
+    assert told == settings.told() and told["halt_timeout_s"] == (3.0, "the script")
+    assert (
+        "settings: heartbeat_interval_s = 0.05 (the script), heartbeat_timeout_s = 0.2 (the script), "
+        in job.out.said[0]
+    )
+
+
+def test_nothing_is_said_of_defaults() -> None:
+    job = Job().start()
+    assert not [text for text in job.out.said if "settings" in text]
+
+
 def test_memory_is_checked_per_machine_before_anything_is_allocated() -> None:
     job = Job(nodes=2, nproc=1, free_bytes=100_000)
     for rank in job.ranks:
@@ -88,8 +115,8 @@ def test_nodes_that_do_not_belong_here_are_refused() -> None:
 
 
 def test_messages_for_the_other_direction_are_refused() -> None:
-    with pytest.raises(ProtocolError, match="an agent must not send 'stop'"):
-        Job().heard(0, "stop", code=0, signum=0)
+    with pytest.raises(ProtocolError, match="controller got 'stop', which agent must not send"):
+        Job().controller.handle(0, make(CONTROLLER_TO_AGENT, "stop", code=0, signum=0))
 
 
 # ---- W -------------------------------------------------------------------------------------------------------------
@@ -111,13 +138,13 @@ def test_commits_of_another_epoch_do_not_count(epoch: int) -> None:
     job = Job(nodes=2, nproc=1).start()
     for node in range(2):
         job.heard(node, "commit", epoch=epoch, versions={node: 5})
-    assert job.controller.w == -1 and not job.out.take("w")
+    assert job.state.w == -1 and not job.out.take("w")
 
 
 def test_commits_for_a_rank_on_another_node_do_not_count() -> None:
     job = Job(nodes=2, nproc=1).start()
     job.heard(0, "commit", epoch=0, versions={0: 5, 1: 5})
-    assert job.controller.w == -1
+    assert job.state.w == -1
 
 
 # ---- the loop's end ------------------------------------------------------------------------------------------------
@@ -125,7 +152,7 @@ def test_commits_for_a_rank_on_another_node_do_not_count() -> None:
 
 def leave(job: Job, version: int) -> None:
     for rank in job.ranks:
-        job.from_rank(rank, "leaving", epoch=job.controller.epoch, version=version)
+        job.from_rank(rank, "leaving", epoch=job.state.epoch, version=version)
 
 
 def test_nobody_leaves_before_the_last_version_is_committed_everywhere() -> None:
@@ -139,6 +166,48 @@ def test_nobody_leaves_before_the_last_version_is_committed_everywhere() -> None
         assert job.out.result is None
         job.die(rank, code=0)
     assert job.out.result == (0, "")
+
+
+def test_a_stopped_job_lets_ranks_come_to_their_end() -> None:
+    """After a signal iterations are still committed, a rank that leaves is let go at once, nobody is replaced."""
+    job = Job().start()
+    job.commit(1)
+    job.out.sent.clear()
+    job.controller.stop("stopped by SIGTERM")
+    job.commit(2)
+    assert [message["version"] for _, message in job.out.take("w")] == [2, 2]
+    job.from_rank(1, "leaving", epoch=0, version=2)
+    assert [(node, message["version"]) for node, message in job.out.take("may_leave")] == [(1, 2)]
+    job.die(1, code=0, tail="")
+    job.die(0)
+    job.controller.node_down(1, "gone")
+    job.out.clock += 1000.0
+    job.controller.tick()
+    assert not job.out.sent and job.out.result is None  # the service has the outcome
+
+
+def test_a_replacement_that_cannot_go_on_starts_the_script_again() -> None:
+    job = Job(max_restarts=1).start()
+    job.commit(1)
+    job.heard(0, "persisted", rank=0, path="ckpt/1", version=1)
+    job.die(1)
+    epoch = job.controller.epoch
+    job.from_rank(1, "unresumable", epoch=epoch - 1, reason="old news")
+    assert job.controller.restart == 0
+    job.from_rank(1, "unresumable", epoch=epoch, reason="its script starts from the beginning")
+    assert job.controller.restart == 1 and job.out.result is None
+    assert [message["restart"] for _, message in job.out.take("start")][-2:] == [1, 1]
+    assert "starts from the beginning; the newest saved checkpoint is ckpt/1" in job.out.said[-1]
+
+
+def test_a_replacement_that_cannot_go_on_ends_a_job_without_restarts() -> None:
+    job = Job().start()
+    job.commit(1)
+    job.die(1)
+    job.from_rank(1, "unresumable", epoch=job.controller.epoch, reason="no client state")
+    assert job.out.result is not None and job.out.result[0] == 1
+    assert "no client state" in job.out.result[1] and "--max-restarts N" in job.out.result[1]
+    assert "hardware" not in job.out.result[1]
 
 
 def test_leaving_at_different_versions_is_an_error() -> None:
@@ -246,13 +315,13 @@ def test_death_before_protection_restarts_the_script_as_often_as_allowed() -> No
 def test_processes_of_the_previous_start_count_for_nothing() -> None:
     job = Job(max_restarts=1).start()
     job.commit(3)
-    old = job.controller.members.ranks[1].uid
+    old = job.state.members.ranks[1].uid
     job.controller.restart_job("because", set())
     job.out.take("start")
     job.heard(1, "worker_exit", rank=1, uid=old, code=-15, tail="", sealed=3, at=0.0)
     job.heard(1, "commit", epoch=0, versions={1: 9})
     assert job.out.result is None and not job.out.take("start")
-    assert job.controller.w == -1 and job.controller.members.ranks[1].committed == (-1, -1)
+    assert job.state.w == -1 and job.state.members.ranks[1].committed == (-1, -1)
 
 
 def test_what_processes_of_the_previous_start_said_last_is_dropped() -> None:
@@ -263,17 +332,30 @@ def test_what_processes_of_the_previous_start_said_last_is_dropped() -> None:
         job.from_rank(rank, "training")
         job.heard(rank, "worker_started", rank=rank, uid=f"s0-r{rank}", pid=1, warm=False)
         job.heard(rank, "hint", rank=-1, text="from a process that was told to end", site="")
-    assert not job.out.take("arenas") and not job.controller.protected
+    assert not job.out.take("arenas") and not job.state.is_protecting
     job.spawned()
     for rank in job.ranks:
-        assert job.controller.members.ranks[rank].uid == f"s1-r{rank}"
+        assert job.state.members.ranks[rank].uid == f"s1-r{rank}"
         job.protect(rank)
     assert len(job.out.take("arenas")) == 2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_deaths_in_training_are_remembered_after_a_restart(training: bool) -> None:
+    job = Job(max_restarts=1)
+    if training:
+        job.start()
+        job.commit(3)
+    job.state.members.ranks[1].failures = {4: 1}
+    job.state.left_version = 3
+    job.controller.restart_job("because", set())
+    assert job.state.members.ranks[1].failures == ({4: 1} if training else {})
+    assert (job.state.w, job.state.is_protecting, job.state.round, job.state.left_version) == (-1, False, None, None)
+
+
 def test_no_restart_without_all_nodes() -> None:
     job = Job(max_restarts=5).start()
-    job.controller.members.nodes[1].alive = False
+    job.state.members.nodes[1].alive = False
     job.controller.restart_job("a reason", set())
     assert job.out.result == (1, "a reason")
 

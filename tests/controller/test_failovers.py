@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.controller.harness import Job
-
-
-def running(nodes: int = 2, nproc: int = 2, version: int = 4, **options: object) -> Job:
-    job = Job(nodes, nproc, **options).start()  # type: ignore[arg-type]
-    job.commit(version)
-    job.out.sent.clear()
-    return job
+from tests.controller.harness import running
 
 
 def test_one_death_from_halt_to_resume() -> None:
@@ -53,7 +46,7 @@ def test_the_newcomers_live_tensors_mean_nothing_until_it_has_resumed() -> None:
     job.die(1, sealed=4)
     job.inventories(4, {0: 4})
     job.die(0, sealed=4)  # while rank 1 joins
-    assert job.controller.epoch == 2
+    assert job.state.epoch == 2
     job.inventories(4, {1: 4})
     verdict = job.out.take("verdict")[-1][1]
     assert verdict["roles"][1]["source"] == "slot" and verdict["source_rank"] is None
@@ -105,7 +98,7 @@ def test_a_spare_at_home_comes_first_then_elsewhere_then_a_cold_start() -> None:
         rank = 3
         job.fail_over(rank, job.controller.failovers.best + 5)
         ((at, entry),) = job.out.take("assign")
-        assert at == node and entry["rank"] == rank and entry["uid"] == (uid or f"e{job.controller.epoch}-r{rank}")
+        assert at == node and entry["rank"] == rank and entry["uid"] == (uid or f"e{job.state.epoch}-r{rank}")
         assert job.home(rank) == node
         job.commit(job.controller.failovers.best)
     # what lies elsewhere is sent
@@ -125,7 +118,7 @@ def test_node_loss_moves_ranks_and_does_not_count_against_them() -> None:
     job = running(nodes=3, nproc=1)
     job.controller.node_down(1, "its connection closed")
     assert [node for node, _ in job.out.take("halt")] == [0, 2]
-    assert not any(rank.failures for rank in job.controller.members.ranks.values())
+    assert not any(rank.failures for rank in job.state.members.ranks.values())
     job.inventories(4, {0: 4, 2: 4})
     verdicts = dict(job.out.take("verdict"))
     home = job.home(1)
@@ -139,18 +132,18 @@ def test_node_loss_moves_ranks_and_does_not_count_against_them() -> None:
 def test_what_a_lost_node_still_says_is_ignored() -> None:
     job = running(nodes=3, nproc=1)
     job.controller.node_down(1, "no heartbeat")
-    epoch, uid = job.controller.epoch, job.controller.members.ranks[1].uid
+    epoch, uid = job.state.epoch, job.state.members.ranks[1].uid
     job.heard(1, "worker_exit", rank=1, uid=uid, code=-9, tail="", sealed=4, at=0.0)
     job.heard(1, "inventory", epoch=epoch, arenas=[[1, 1, "own", 0, 9, True]], live={1: 9})
     job.heard(1, "worker_exit", rank=1, uid=uid, code=0, tail="", sealed=4, at=0.0)
-    assert job.controller.epoch == epoch and job.out.result is None
-    assert not job.controller.members.ranks[1].failures
-    assert job.controller.failovers.round is not None and 1 not in job.controller.failovers.round.inventories
+    assert job.state.epoch == epoch and job.out.result is None
+    assert not job.state.members.ranks[1].failures
+    assert job.state.round is not None and 1 not in job.state.round.inventories
 
 
 def test_a_node_without_ranks_forces_a_new_epoch_because_its_replicas_are_gone() -> None:
     job = running(nodes=3, nproc=1)
-    job.controller.members.ranks[1].node = 0
+    job.state.members.ranks[1].node = 0
     job.controller.node_down(1, "its connection closed")
     assert [m["dead"] for _, m in job.out.take("halt")] == [[], []]
 
@@ -187,7 +180,7 @@ def test_different_ranks_or_iterations_are_hardware() -> None:
         job.fail_over(rank, 4 + step)
         job.commit(4 + step)
         assert job.out.result is None
-    assert job.controller.epoch == 5
+    assert job.state.epoch == 5
 
 
 def test_no_progress_over_many_failovers_ends_the_job() -> None:
@@ -218,7 +211,7 @@ def test_unrecoverable_restarts_when_allowed() -> None:
     for node in range(2):
         job.heard(node, "inventory", epoch=1, arenas=[], live={})
     assert job.out.result is None and len(job.out.take("start")) == 2
-    assert job.controller.epoch == 2 and not job.controller.protected
+    assert job.state.epoch == 2 and not job.state.is_protecting
 
 
 def test_a_bad_slot_starts_over() -> None:
@@ -226,19 +219,16 @@ def test_a_bad_slot_starts_over() -> None:
     job.die(2, sealed=4)
     job.inventories(4, {0: 4, 1: 4, 3: 4})
     job.heard(1, "bad_slot", rank=2, epoch=0, reason="old news")
-    assert job.controller.epoch == 1
+    assert job.state.epoch == 1
     job.heard(1, "bad_slot", rank=2, epoch=1, reason="chunk 3 does not match")
-    assert job.controller.epoch == 2 and "rank 2: chunk 3 does not match; looking for another copy" in job.out.said
-    assert job.controller.failovers.round is not None and job.controller.failovers.round.old_epoch == 1
-    assert (
-        job.controller.failovers.round.cause
-        == "rank 2 was killed by signal 9, then a copy of rank 2 on node 1 was damaged"
-    )
+    assert job.state.epoch == 2 and "rank 2: chunk 3 does not match; looking for another copy" in job.out.said
+    assert job.state.round is not None and job.state.round.old_epoch == 1
+    assert job.state.round.cause == "rank 2 was killed by signal 9, then a copy of rank 2 on node 1 was damaged"
 
 
 def test_versions_that_are_not_copied_are_not_gone_on_from() -> None:
     job = running(nodes=3, nproc=1, settings={"interval": 3}, version=3)
-    job.controller.members.ranks[1].node = 0
+    job.state.members.ranks[1].node = 0
     job.controller.node_down(1, "its connection closed")  # nobody dies: all live tensors are at 5
     job.inventories(3, {0: 5, 1: 5, 2: 5})
     assert {m["version"] for _, m in job.out.take("verdict")} == {3}
@@ -246,14 +236,14 @@ def test_versions_that_are_not_copied_are_not_gone_on_from() -> None:
 
 def test_a_silent_node_is_lost_after_the_timeout() -> None:
     job = running(nodes=2, nproc=1)
-    timeout = job.controller.config.heartbeat_timeout_s
+    timeout = job.state.config.heartbeat_timeout_s
     job.out.clock += timeout * 0.9
     job.heard(0, "beat", free_bytes=1, progress={})
     job.controller.tick()
-    assert job.controller.epoch == 0
+    assert job.state.epoch == 0
     job.out.clock += timeout * 0.2
     job.controller.tick()
-    assert job.controller.epoch == 1 and job.controller.members.live_nodes() == [0]
+    assert job.state.epoch == 1 and job.state.members.live_nodes() == [0]
 
 
 def test_ranks_that_do_not_join_in_time_are_killed() -> None:
@@ -261,7 +251,7 @@ def test_ranks_that_do_not_join_in_time_are_killed() -> None:
     job.die(1, sealed=4)
     job.inventories(4, {0: 4})
     job.from_rank(0, "ready", epoch=1, restored_bytes=0, at=0.0)
-    job.out.clock += job.controller.config.join_timeout_s + 1
+    job.out.clock += job.state.config.join_timeout_s + 1
     for node in range(2):
         job.heard(node, "beat", free_bytes=1, progress={})
     job.controller.tick()
@@ -276,13 +266,13 @@ def test_regrouping_that_takes_too_long_starts_over() -> None:
         job.from_rank(rank, "ready", epoch=1, restored_bytes=0, at=0.0)
     job.from_rank(0, "resumed", epoch=1, timings={})
     job.out.take("halt")
-    job.out.clock += job.controller.config.regroup_timeout_s + 1
+    job.out.clock += job.state.config.regroup_timeout_s + 1
     for node in range(2):
         job.heard(node, "beat", free_bytes=1, progress={})
     job.controller.tick()
     assert [m["epoch"] for _, m in job.out.take("halt")] == [2, 2]
-    assert job.controller.failovers.round is not None
-    assert "ranks [1] did not resume within 60 s (regroup_timeout_s)" in job.controller.failovers.round.cause
+    assert job.state.round is not None
+    assert "ranks [1] did not resume within 60 s (regroup_timeout_s)" in job.state.round.cause
 
 
 @pytest.mark.parametrize("name", ["ready", "resumed", "redone", "leaving"])
@@ -296,10 +286,10 @@ def test_messages_of_another_epoch_change_nothing(name: str) -> None:
         "redone": {"version": 5, "at": 0.0},
         "leaving": {"version": 5},
     }[name]
-    before = repr(job.controller.failovers.round) + repr(job.controller.members.ranks)
+    before = repr(job.state.round) + repr(job.state.members.ranks)
     for rank in job.ranks:
         job.from_rank(rank, name, epoch=0, **extra)
-    assert repr(job.controller.failovers.round) + repr(job.controller.members.ranks) == before
+    assert repr(job.state.round) + repr(job.state.members.ranks) == before
     assert not job.out.take("regroup") and not job.out.take("may_leave")
 
 
@@ -313,81 +303,3 @@ def test_the_interrupted_iteration_was_the_last() -> None:
     job.commit(5)
     assert len(job.out.take("may_leave")) == 2
     assert [kind for kind, _ in job.out.events].count("failover") == 1
-
-
-def dying(job: Job, rank: int) -> str:
-    uid = job.controller.members.ranks[rank].uid
-    job.from_rank(rank, "worker_dying", uid=uid, at=job.out.clock)
-    return uid
-
-
-def gone(job: Job, rank: int, uid: str, code: int = -9, sealed: int = 4) -> None:
-    job.from_rank(rank, "worker_exit", uid=uid, code=code, tail="last words", sealed=sealed, at=job.out.clock)
-
-
-def test_a_dying_rank_is_replaced_before_it_is_gone() -> None:
-    job = running()
-    uid = dying(job, 2)
-    assert [m["dead"] for _, m in job.out.take("halt")] == [[2], [2]]
-    assert [(node, m["rank"]) for node, m in job.out.take("assign")] == [(1, 2)]
-    job.inventory(0, 4, {0: 4, 1: 4})
-    gone(job, 2, uid)
-    assert job.controller.epoch == 1, "its end is no second death"
-    assert job.controller.members.ranks[2].alive, "that is the newcomer"
-    job.inventory(1, 4, {3: 4})
-    assert job.out.take("verdict")
-    job.resume()
-    assert job.controller.failovers.round is not None
-    assert job.controller.failovers.round.cause == "rank 2 was killed by signal 9"
-
-
-def test_a_dying_rank_counts_once_and_twice_in_an_iteration_is_the_scripts_fault() -> None:
-    job = running()
-    for _ in range(2):
-        assert job.out.result is None
-        uid = dying(job, 2)
-        gone(job, 2, uid)
-        if job.out.result is None:
-            job.inventories(4, {0: 4, 1: 4, 3: 4})
-            job.resume()
-    assert job.out.result is not None and "failed twice in iteration 5" in job.out.result[1]
-    assert "last words" in job.out.result[1]
-
-
-def test_ending_without_a_word_and_without_an_error_is_an_error() -> None:
-    job = running()
-    uid = dying(job, 2)  # os._exit(0)
-    gone(job, 2, uid, code=0)
-    assert job.out.result is not None and "rank 2 exited with code 0 before" in job.out.result[1]
-
-
-def test_dying_before_protection_waits_for_the_end() -> None:
-    job = Job(nodes=2, nproc=2)
-    uid = dying(job, 2)
-    assert not job.out.take("halt") and job.out.result is None
-    gone(job, 2, uid)
-    assert job.out.result is not None and "before training was protected" in job.out.result[1]
-
-
-def test_a_dying_rank_of_a_lost_node_is_not_waited_for() -> None:
-    job = running(nodes=3, nproc=1)
-    uid = dying(job, 1)
-    (assigned,) = job.out.take("assign")
-    job.controller.node_down(1, "its connection closed")
-    gone(job, 1, uid)
-    for node in job.controller.members.live_nodes():
-        job.inventory(node, 4, {node: 4})
-    assert job.out.take("verdict") and assigned[1]["rank"] == 1 and job.home(1) != 1
-
-
-def test_a_replacement_waits_for_the_device_of_the_dead() -> None:
-    job = Job(nodes=2, nproc=2)
-    for rank in job.ranks:
-        job.protect(rank, on_device=True)
-    for node in range(2):
-        job.heard(node, "arenas_ready", epoch=0)
-    for rank in job.ranks:
-        job.from_rank(rank, "training")
-    job.commit(4)
-    dying(job, 2)
-    assert job.out.take("assign")[0][1]["after_exit"] is True

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ff_core.agent.halting import Halting
-from ff_core.agent.store import ReplicaStore
+from ff_core.agent.replica_store import ReplicaStore
 from ff_core.controller import decide as decide_module
 from ff_core.controller.controller import Controller
 from ff_core.controller.failovers import Failovers
@@ -78,7 +78,7 @@ def test_promises_hold(name: str) -> None:
     codes = [world.result[0] for world in worlds if world.result is not None]
     assert len(codes) == RUNS
     if options.faults == 0:
-        assert codes == [0] * RUNS and not any(world.controller.epoch for world in worlds)
+        assert codes == [0] * RUNS and not any(world.state.epoch for world in worlds)
         return
     assert sum(world.failovers + world.restarts for world in worlds) >= RUNS / 6, "the faults must hit"
     assert codes.count(0) >= RUNS / 6, "and jobs must survive them"
@@ -170,19 +170,20 @@ def _free_sources_at_once(self: ReplicaStore, own: Any, replicas: Any) -> None:
 
 
 def _inventory_without_waiting(self: Halting) -> None:
-    agent, epoch = self._agent, self.epoch
+    state, epoch = self._state, self._state.halt_epoch
     if epoch is None:
         return
-    reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in agent.store.reports()]
-    agent.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
+    reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in state.store.reports()]
+    state.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
 
 
 def _the_dying_are_not_awaited(self: Halting, worker: Any) -> bool:
-    return bool(worker.booted and not worker.dying and worker.asked == self.epoch and worker.halted != self.epoch)
+    epoch = self._state.halt_epoch
+    return bool(worker.booted and not worker.dying and worker.asked == epoch and worker.halted != epoch)
 
 
 def _the_new_are_awaited(self: Halting, worker: Any) -> bool:
-    return bool(worker.dying or (worker.booted and worker.halted != self.epoch))
+    return bool(worker.dying or (worker.booted and worker.halted != self._state.halt_epoch))
 
 
 async def _retires_nothing(self: SimPort, epoch: int) -> None:
@@ -191,17 +192,17 @@ async def _retires_nothing(self: SimPort, epoch: int) -> None:
 
 def _commits_of_any_epoch(self: Controller, node: int, epoch: int, versions: dict[int, int]) -> None:
     for number, version in versions.items():
-        rank = self.members.ranks[number]
-        rank.committed = max(rank.committed, (self.epoch, version))
+        rank = self.state.members.ranks[number]
+        rank.committed = max(rank.committed, (self.state.epoch, version))
     self.publish_w()
 
 
 def _leave_at_once(self: LoopEnd) -> None:
     versions = {other.leaving for other in self.members.ranks.values()}
     if len(versions) == 1 and None not in versions:
-        (self.left_version,) = versions
+        (self.state.left_version,) = versions
         for node in self.members.live_nodes():
-            self.out.send(node, "may_leave", epoch=self.controller.epoch, version=self.left_version)
+            self.out.send(node, "may_leave", epoch=self.state.epoch, version=self.state.left_version)
 
 
 def _halt_reports_unsealed(self: Fence, epoch: int) -> tuple[int, bool]:

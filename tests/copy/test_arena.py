@@ -138,9 +138,13 @@ def test_writer_killed_within_the_journal_leaves_the_old_one() -> None:
 def test_memory_outlives_the_mapping() -> None:
     with Arena.create(LAYOUT) as arena:
         arena.set_journal(b"kept")
+        arena.notes()[:5] = b"noted"
+        arena.notes()[-1] = 7
         fd = os.dup(arena.fd)
     with Arena.from_fd(fd) as again:
         assert again.journal() == b"kept"
+        assert (bytes(again.notes()[:6]), again.notes()[-1]) == (b"noted\0", 7)
+        assert again.layout == LAYOUT, "notes lie behind the header"
     assert again.fd == -1
     again.close()  # idempotent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.copy.device_checks import CHECKS
-from tests.csrc.standin import build_standin
+from tests.csrc.programs import build_standin
 
 SCRIPT = Path(__file__).with_name("device_checks.py")
 ON_ANY = sorted(set(CHECKS) - {"failing"})

@@ -95,6 +95,22 @@ def test_blob_waits_for_the_last_chunk() -> None:
         assert receive(peer.sock) == Frame(ACK, EPOCH, 9)
 
 
+@pytest.mark.parametrize("blob_first", [False, True])
+def test_streams_that_have_all_gone_on_bring_nothing_more(blob_first: bool) -> None:
+    """A chunk is missing, and whoever could bring it is at a later version: no thread reads on, so none would notice
+    that the peer closes."""
+    with Peers() as peer:
+        peer.on(0, BEGIN, FIRST, SECOND)
+        steps = [(0, [LAST]), (1, NEXT[1:2]), (2, NEXT[2:3])]
+        for stream, frames in steps if blob_first else reversed(steps):
+            assert quiet(peer.sock)
+            peer.on(stream, *frames)
+        refusal = receive(peer.sock)
+        assert refusal is not None and refusal.type == REJECT and refusal.data == b"BLOB after 2 of 3 chunks"
+        assert peer.end().error == "protocol"
+        assert peer.arena.find(EPOCH, 9) is None
+
+
 def test_streams_one_version_apart() -> None:
     """Stream 1 is at the next version's chunks while stream 2 still lacks one of this version."""
     with Peers() as peer:

@@ -40,7 +40,10 @@ class Random {
   uint64_t below(uint64_t limit) { return engine_() % limit; }
   std::vector<uint8_t> bytes(size_t count) {
     std::vector<uint8_t> out(count);
-    for (auto& byte : out) byte = static_cast<uint8_t>(engine_());
+    for (size_t at = 0; at < count; at += sizeof(uint64_t)) {
+      const uint64_t word = engine_();
+      std::memcpy(out.data() + at, &word, std::min(sizeof word, count - at));
+    }
     return out;
   }
 

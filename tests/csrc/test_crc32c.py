@@ -7,6 +7,7 @@ import pytest
 
 from ff_core.copy.binding import crc32c
 from ff_core.csrc import build
+from tests.csrc.programs import build_program
 
 # RFC 3720, B.4, and the check value of the polynomial.
 VECTORS = [
@@ -33,8 +34,8 @@ def test_chains() -> None:
 def test_every_implementation_agrees(tmp_path: Path) -> None:
     """Hardware, portable and fused copy give the same over lengths, alignments and cuts."""
     files = [file for file in build.sources() if file.parent.name == "checksum"]
-    objects = build.compile_objects([*files, Path(__file__).with_name("crc_check.cpp")], tmp_path, "undefined")
-    program = build.link(objects, tmp_path / "crc_check", "undefined", shared=False)
-    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)
+    files.append(Path(__file__).with_name("crc_check.cpp"))
+    command = build_program("crc_check", files, tmp_path, "undefined")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("chosen portable ") and done.stdout.endswith(" ok\n"), done.stdout + done.stderr
     assert done.stderr == "", "the undefined-behaviour sanitizer complained"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from ff_core.csrc.build import KERNEL_IMAGE, SOURCE_DIR
+from ff_core.csrc.build import INCLUDE, KERNEL_IMAGE, SOURCE_DIR
 
 FLOORS = (
     ("ff_engine.h",),
@@ -16,7 +14,7 @@ FLOORS = (
     ("writer", "receiver", "sender"),
     ("engine_api.cpp",),
 )
-"""From the bottom. A file may include files of its own folder and of lower floors, never of another folder beside it."""
+"""From the bottom. A file may include files of its own folder and lower floors, never of another folder beside it."""
 _FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 _FILES = sorted(
     file.relative_to(SOURCE_DIR).as_posix() for file in SOURCE_DIR.rglob("*") if file.suffix in (".cpp", ".h", ".cu")
@@ -40,7 +38,7 @@ def wrong(file: str, included: str) -> str:
 @pytest.mark.parametrize("file", _FILES)
 def test_includes_only_go_down(file: str) -> None:
     assert room(file) in _FLOOR, f"{room(file)} is on no floor"
-    included = re.findall(r'^\s*#\s*include\s+"([^"]+)"', (SOURCE_DIR / file).read_text(), re.MULTILINE)
+    included = INCLUDE.findall((SOURCE_DIR / file).read_text())
     assert [text for name in included if name != KERNEL_IMAGE and (text := wrong(file, name))] == []
 
 

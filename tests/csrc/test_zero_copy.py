@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from ff_core.csrc import build
+from tests.csrc.programs import build_program
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
@@ -16,10 +16,6 @@ def test_sends_without_copying(tmp_path: Path, sanitizer: str) -> None:
     parts = {"tcp", "stream", "zero_copy", "error", "wire"}
     files = [file for file in build.sources() if file.stem in parts or file.parent.name == "checksum"]
     files.append(Path(__file__).with_name("zero_copy_check.cpp"))
-    program = build.link(
-        build.compile_objects(files, tmp_path, sanitizer), tmp_path / "zero_copy_check", sanitizer, shared=False
-    )
-    setarch = shutil.which("setarch")  # see test_sanitizers.py
-    command = [setarch, "-R", str(program)] if setarch and sanitizer == "thread" else [str(program)]
+    command = build_program("zero_copy_check", files, tmp_path, sanitizer)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr

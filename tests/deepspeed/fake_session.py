@@ -18,6 +18,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import codec, rng
+from ff_core.state.inputs import NOTES_BYTES, Inputs
 
 COLLECTIVES = (
     "all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "reduce", "barrier",
@@ -82,6 +83,7 @@ class FakeSession:
         self.points: list[str] = []
         self.point_hook: Any = None
         self.skip_reset = False
+        self.inputs = Inputs(rank, memoryview(bytearray(NOTES_BYTES)))
         self.behind = 0  # how much older v* is than it would have to be
 
     @property
@@ -115,6 +117,13 @@ class FakeSession:
             raise FailoverError("saved_scalars() in a process that is not a newcomer")
         return codec.decode(self.saved["blob"])["scalars"]
 
+    def given(self, values: Any) -> None:
+        if self.sealed == self.version:
+            self.inputs.given(self.version + 1, values)
+
+    def given_again(self) -> None:
+        self.inputs.again(self.version)
+
     def start_training(self) -> int:
         if self.version >= 0:
             return self.version
@@ -138,6 +147,7 @@ class FakeSession:
     def step(self) -> Iterator[None]:
         if self.sealed < self.version:
             raise FailoverError("a second optimizer step before the iteration was complete")
+        self.inputs.check(self.version + 1)
         yield
         self.check()
         self.version += 1

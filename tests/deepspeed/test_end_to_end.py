@@ -13,7 +13,6 @@ from tests.e2e.jobs import Job, fftrain, uninterrupted
 ROOT = Path(__file__).parents[2]
 USUAL = str(ROOT / "tests" / "deepspeed" / "usual_script.py")
 TRAIN_GPT = str(ROOT / "scripts" / "train_gpt.py")
-pytestmark = pytest.mark.jobs
 
 
 def both(

@@ -34,6 +34,7 @@ interrupter.install()
 
 import deepspeed  # noqa: E402
 import loops  # noqa: E402
+from deepspeed.accelerator import get_accelerator  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
 from ff_core.worker import session  # noqa: E402
@@ -365,6 +366,8 @@ def fork(number: int, job: dict[str, Any]) -> int:
 
 
 def serve() -> None:
+    for operator in ("ShareMemCommBuilder", "CPUAdamBuilder"):  # or each rank would ask ninja whether it is compiled
+        get_accelerator().create_op_builder(operator).load(verbose=False)
     print("[]", flush=True)  # ready; before it libraries may have printed
     for line in sys.stdin:
         job = json.loads(line)

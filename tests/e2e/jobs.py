@@ -53,7 +53,7 @@ def fftrain(
     script: Sequence[str],
     *options: str,
     ranks: int = 4,
-    timeout_s: float = 180.0,
+    timeout_s: float = 240.0,
     meanwhile: Callable[[Path, subprocess.Popen[str]], None] | None = None,
 ) -> Job:
     """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside."""
@@ -116,7 +116,7 @@ def uninterrupted(
     return reference(Path(script), [*arguments, *files, str(ranks)], make)
 
 
-def wait_for(out: Path, wanted: Callable[[list[dict[str, Any]]], Any], timeout_s: float = 90.0) -> Any:
+def wait_for(out: Path, wanted: Callable[[list[dict[str, Any]]], Any], timeout_s: float = 180.0) -> Any:
     """Poll the job's events until `wanted(events)` is true; returns it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -78,7 +78,7 @@ def test_loss_of_a_whole_node(tmp_path: Path, uninterrupted: dict[int, Any]) -> 
     assert_same(job, uninterrupted)
     (event,) = job.of("failover")
     assert event["newcomers"] == [2, 3]
-    assert job.of("protected")[-1]["degraded"]
+    assert job.of("coverage")[-1]["degraded"]
 
 
 def settings(tmp_path: Path, **values: object) -> tuple[str, str]:
@@ -206,6 +206,31 @@ def test_a_frozen_rank_is_replaced(tmp_path: Path, uninterrupted: dict[int, Any]
     job, _ = frozen(tmp_path, lambda out: pid_of(out, 2), hang_timeout_s=3.0)
     assert_same(job, uninterrupted)
     assert [event["rank"] for event in job.of("hang")] == [2]
+
+
+def test_settings_that_only_the_script_knows(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
+    """They hold in agents (shared memory, halts, spares), in the controller (hangs) and in replacements."""
+    block = {"enabled": True, "transport": "shm", "halt_timeout_s": 1.5, "hang_timeout_s": 3.0, "spares": 1}
+
+    def hurt(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(6))  # spares are there by now, if not ready
+        os.kill(pid_of(out, 2), signal.SIGSTOP)  # cannot halt when it is told to
+        os.kill(pid_of(out, 1), signal.SIGKILL)
+        (resumed,) = wait_for(out, lambda events: [event for event in events if event["kind"] == "failover"])
+        wait_for(out, committed(resumed["v_star"] + 3))  # it sleeps now: the others will wait for it
+        os.kill(pid_of(out, 0), signal.SIGSTOP)
+
+    script = toy(tmp_path, 24, "--pause", "0.3", "--block", json.dumps(block))
+    job = fftrain(tmp_path, script, *NODES, meanwhile=hurt)
+    assert_same(job, uninterrupted)
+    assert "replicas travel by shm" in job.stderr
+    assert "rank 2 did not halt within 1.5 s (halt_timeout_s); it is killed" in job.stderr
+    assert [(event["rank"], "3 s" in event["text"]) for event in job.of("hang")] == [(0, True)]
+    assert any(event["warm"] for event in job.of("worker_start"))
+    (told,) = job.of("settings")
+    origin = "the script's configuration"
+    assert told["given"] == {name: [value, origin] for name, value in block.items() if name != "enabled"}
+    assert f"settings: transport = shm ({origin}), hang_timeout_s = 3.0 ({origin}), " in job.stderr
 
 
 def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.errors import FailoverInterrupt
 from ff_core.worker.session import current
@@ -159,6 +160,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backend", choices=("gloo", "nccl"), default="gloo")
     parser.add_argument("--nccl-alone", action="store_true")
+    parser.add_argument(
+        "--block", default="", help="JSON of settings that the launcher does not know, as a script's own"
+    )
     parser.add_argument("--shard", type=int, default=SHARD, help="numbers per rank")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -172,6 +176,8 @@ def main() -> None:
     toy = Toy(device, args.shard, args.nccl_alone)
     failover = current()
     if failover:
+        if args.block:
+            failover.configure(FailoverConfig.from_dict(json.loads(args.block)))
         failover.attach(toy)
     train(toy, args.iterations, args.pause)
     args.out.mkdir(parents=True, exist_ok=True)

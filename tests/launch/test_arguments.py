@@ -35,6 +35,17 @@ def test_defaults() -> None:
     assert plan("train.py").run_id != made.run_id
 
 
+def test_shutdown_timeout_is_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan("train.py").shutdown_timeout_s == 30.0
+    assert plan("--shutdown-timeout 7 train.py").shutdown_timeout_s == 7.0
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "90")
+    assert plan("train.py").shutdown_timeout_s == 90.0
+    for text in ("-1", "soon"):
+        monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", text)
+        with pytest.raises(ConfigError, match=f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={text}: allowed: a whole number"):
+            plan("train.py")
+
+
 def test_a_port_that_only_torch_names_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 2.12 torchrun's parser has 29500 for a default: two jobs on one machine would fight over it."""
 
@@ -166,7 +177,38 @@ def test_refused(text: str, words: list[str]) -> None:
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("text", ["", "--spares", "--spares one train.py", "--nonsense train.py"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("--num_gpus 2 train.py --deepspeed", ["--num_gpus", "deepspeed", "--nproc-per-node N"]),
+        ("--num_nodes 1 --num_gpus=2 --master_port 1 train.py", ["--num_nodes", "--nnodes N", "--num_gpus"]),
+        ("--nproc-per-node 2 --include localhost:0,1 train.py", ["--include", "CUDA_VISIBLE_DEVICES"]),
+        ("--hostfile hosts train.py", ["--hostfile", "on each node", "--node-rank"]),
+        ("-H hosts train.py", ["-H", "on each node"]),
+        ("--num_processes 2 --mixed_precision bf16 train.py", ["accelerate", "ACCELERATE_MIXED_PRECISION"]),
+        ("--machine_rank 0 --main_process_ip h train.py", ["--node-rank N", "--master-addr ADDRESS"]),
+        ("--nproc-per-node 2 --ft-param-rank_heartbeat_timeout 600 train.py", ["--ft-param", "hang_timeout_s"]),
+        ("--network-check --nproc-per-node 2 train.py", ["--network-check", "dlrover-run"]),
+        ("-np 4 train.py", ["-np", "--nproc-per-node N"]),
+        ("--use_env train.py", ["--use_env", "LOCAL_RANK"]),
+        ("--nproc-per-nodes 2 train.py", ["--nproc-per-nodes", "did you mean --nproc-per-node"]),
+        ("--learning-rate 2 train.py", ["--learning-rate", "after the script's name"]),
+        ("--deepspeed train.py", ["--deepspeed", "after the script's name"]),
+        ("accelerate launch train.py", ["accelerate is a launcher", "without accelerate"]),
+        ("deepspeed --num_gpus 2 train.py", ["deepspeed is a launcher"]),
+        ("--no-python torchrun train.py", ["torchrun is a launcher"]),
+        ("-m torch.distributed.run train.py", ["torch.distributed.run is a launcher"]),
+        ("python train.py", ["python", "script.py"]),
+        ("--nnodes 2 --rdzv-backend c10d --rdzv-endpoint h:1 train.py", ["--node-rank", "$SLURM_NODEID"]),
+    ],
+)
+def test_other_launchers_lines_are_refused_with_what_to_write(text: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(text)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("text", ["", "--spares", "--spares one train.py"])
 def test_refused_by_the_parser(text: str) -> None:
     with pytest.raises(SystemExit) as caught:
         plan(text)

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ff_core.launch import torch_store
+
 DEADLINE_S = 200.0
 
 
@@ -103,43 +105,64 @@ def test_the_store_is_there_before_any_rank_and_after_rank_0(tmp_path: Path) -> 
     assert sorted(lines) == ["[0]: sum 1.0", "[1]: sum 1.0"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_stop_everything(tmp_path: Path, signum: int) -> None:
+    """Workers get the very signal, and may take their time; exit code as torchrun's."""
     job = Job(
         tmp_path,
-        """
+        f"""
         import signal, subprocess
-        signal.signal(signal.SIGTERM, lambda *a: (print("told"), sys.exit(0)))
+        def told(*_):
+            print("told")
+            time.sleep(1)
+            print("saved")
+            sys.exit(0)
+        signal.signal({int(signum)}, told)
         subprocess.Popen(["sleep", "1000"])
         print("up")
         time.sleep(1000)
         """,
-        "--nproc-per-node", "2", "--emulate-nodes", "2",
+        "--nproc-per-node", "2", "--emulate-nodes", "2", "--signals-to-handle", "SIGUSR1,SIGTERM,SIGINT",
     )  # fmt: skip
     job.until_printed("up", 2)
     family = job.family()
     assert len(family) == 6  # two agents, two workers, two of theirs
     os.kill(job.process.pid, signum)
+    if signum == signal.SIGTERM:
+        job.until_printed("told", 2)
+        os.kill(job.process.pid, signum)  # a cluster repeats it
     code, out, err = job.wait()
-    assert code == 128 + signum
-    assert out.count("told") == 2 and f"{signal.Signals(signum).name}: stopping" in err
+    assert code == 1
+    assert out.count("told") == out.count("saved") == 2, out
+    assert f"{signal.Signals(signum).name}: stopping (workers have 30 s)" in err
     deadline = time.monotonic() + 10  # orphans that were killed are reaped by init, when it gets to it
     while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in family):
         time.sleep(0.05)
     assert [pid for pid in family if psutil.pid_exists(pid)] == []
 
 
-def test_a_second_signal_does_not_wait_for_stubborn_workers(tmp_path: Path) -> None:
-    job = Job(
-        tmp_path,
-        "import signal\nsignal.signal(signal.SIGTERM, lambda *a: print('no'))\nprint('up')\nwhile True: time.sleep(1)",
-        "--nproc-per-node", "1",
-    )  # fmt: skip
+STUBBORN = """
+    import signal
+    for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, lambda *a: print("no"))
+    print("up")
+    while True: time.sleep(1)
+    """
+
+
+def test_a_second_interrupt_does_not_wait_for_stubborn_workers(tmp_path: Path) -> None:
+    job = Job(tmp_path, STUBBORN, "--nproc-per-node", "1", "--shutdown-timeout", "1000")
+    job.until_printed("up")
+    job.process.send_signal(signal.SIGINT)
+    job.until_printed("no")
+    job.process.send_signal(signal.SIGINT)
+    assert job.wait()[0] == 1
+
+
+def test_stubborn_workers_are_killed_after_the_shutdown_timeout(tmp_path: Path) -> None:
+    job = Job(tmp_path, STUBBORN, "--nproc-per-node", "1", "--shutdown-timeout", "1")
     job.until_printed("up")
     job.process.terminate()
-    job.until_printed("no")
-    job.process.terminate()
-    assert job.wait()[0] == 128 + signal.SIGTERM
+    assert job.wait()[0] == 1
 
 
 def test_the_launchers_death_ends_the_job(tmp_path: Path) -> None:
@@ -152,6 +175,44 @@ def test_the_launchers_death_ends_the_job(tmp_path: Path) -> None:
     while any(psutil.pid_exists(pid) for pid in family):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+TWO = ["--nnodes", "2", "--nproc-per-node", "1", "--ff-config", "c.json"]
+SECRET = '{"enabled": true, "secret": "a secret of sixteen"}'
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "config", "words"),
+    [
+        ("1", ["--nproc-per-node", "3"], SECRET, "--nproc-per-node is 3, at node 0 it is 1"),
+        pytest.param("1", ["--max-restarts", "2"], SECRET.replace("}", ', "replicas": 0}'),
+                     '"replicas" of "ff_failover"', marks=pytest.mark.slow),
+        pytest.param("1", [], SECRET.replace("a secret", "no secret"), "node 1 (HOST) does not know the job's secret",
+                     marks=pytest.mark.slow),
+        pytest.param("0", [], SECRET, "--node-rank 0", marks=pytest.mark.slow),
+    ],
+    ids=["other size", "other settings", "other secret", "node 0 twice"],
+)  # fmt: skip
+def test_nodes_that_do_not_fit_end_on_both_sides(
+    tmp_path: Path, second: str, options: list[str], config: str, words: str
+) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    jobs = []
+    for node, text, more in (("0", SECRET, []), (second, config, options)):
+        place = tmp_path / str(len(jobs))
+        place.mkdir()
+        (place / "c.json").write_text(text)
+        address = ["--master-addr", "127.0.0.1", "--master-port", port, "--node-rank", node]
+        jobs.append(Job(place, "print('ran')", *TWO, *more, *address))
+        if len(jobs) == 1 and second == "0":
+            torch_store.find_controller("127.0.0.1", int(port), DEADLINE_S)  # the other launcher listens
+    for code, out, err in [job.wait() for job in jobs]:
+        assert code != 0 and "ran" not in out
+        assert words.replace("HOST", socket.gethostname()) in err, err
 
 
 def test_two_machines(tmp_path: Path) -> None:

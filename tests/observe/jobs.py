@@ -15,10 +15,10 @@ PHASES = {"detect": 0.05, "halt": 0.02, "verdict": 0.01, "join": 0.1, "regroup":
 def two_failovers(directory: Path) -> None:
     """4 ranks on 2 nodes, 40 iterations; rank 2 is replaced by a spare, later rank 0 by a cold process."""
     with EventLog(directory) as log:
-        log.emit("job_start", t=T0, world_size=4, nodes=2, emulated=True, spares=1, entrypoint=["train.py"])
+        log.emit("job_start", t=T0, world_size=4, nodes=2, emulated=True, entrypoint=["train.py"])
         for rank in range(4):
             log.emit("worker_start", t=T0 + 0.1, rank=rank, pid=100 + rank, node=rank // 2, warm=False, epoch=0)
-        log.emit("training_start", t=T0 + 4, protected="protected against the loss of 1 node at a time")
+        log.emit("training_start", t=T0 + 4, coverage="protected against the loss of 1 node at a time")
         for version in range(41):
             log.emit("commit", t=T0 + 4 + 0.2 * version, W=version, epoch=0)
         for epoch, rank, warm, at in ((1, 2, True, 6.0), (2, 0, False, 9.0)):

@@ -28,6 +28,15 @@ def test_two_failovers(tmp_path: Path) -> None:
     assert numbers["last_version"] == 40
 
 
+def test_what_is_covered_now_is_what_was_said_last() -> None:
+    events = [
+        Event(1.0, "training_start", {"coverage": "two nodes"}),
+        Event(2.0, "coverage", {"text": "one node"}),
+    ]
+    assert [tell(events[:count]).coverage for count in range(3)] == ["", "two nodes", "one node"]
+    assert [note.kind for note in tell(events).notes] == ["coverage"]
+
+
 def test_last_job_of_a_directory_used_twice(tmp_path: Path) -> None:
     jobs.two_failovers(tmp_path)
     with EventLog(tmp_path) as log:

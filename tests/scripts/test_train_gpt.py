@@ -80,7 +80,6 @@ def test_deepspeed_cpu_adam(tmp_path: Path) -> None:
     assert results[0]["losses"]["3"] < results[0]["losses"]["1"]
 
 
-@pytest.mark.jobs
 def test_restart_from_a_checkpoint_without_dropout_is_exact(tmp_path: Path) -> None:
     """With the learning rate's schedule and the position in the data; RNG is not in DeepSpeed's checkpoints."""
     plain = ("--dropout", "0", "--steps", "6", "--epochs", "2")

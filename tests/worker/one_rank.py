@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import make
+from ff_core.contract.messages import WORKER_TO_AGENT, make
 from ff_core.contract.stamps import version_of
 from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.page import StatusPage
@@ -60,12 +60,12 @@ class OneRank:
         self.session.halt(self._epoch + 1)
 
     def _heard(self, name: str, fds: Any = (), **fields: Any) -> None:
-        make(name, **fields)  # refuses what the contract does not know
+        make(WORKER_TO_AGENT, name, **fields)  # refuses what the contract does not know
         self.said.append(name)
         if name == "protect":
             sizes = {key: fields[key] for key in ("sent_bytes", "local_bytes", "blob_capacity")}
             self.arena = Arena.create(ArenaLayout(0, **sizes, journal_capacity=4096, chunk_bytes=4096))
-            self._tell("arena", [os.dup(self.arena.fd)], holders=[], protected="")
+            self._tell("arena", [os.dup(self.arena.fd)], holders=[], coverage="")
         elif name == "halted":
             self._decide(fields)
         elif name == "ready":
@@ -85,9 +85,9 @@ class OneRank:
         else:
             self.arena.restamp(slot, self._epoch)
         self._tell(
-            "verdict", [os.dup(self.arena.fd)], epoch=self._epoch, version=version, newcomers=[],
-            restored=[] if keeps else [0], holders={0: []}, protected="",
-            roles={0: {"source": "live" if keeps else "slot", "filled": False}},
+            "go_on", [os.dup(self.arena.fd)], epoch=self._epoch, version=version, newcomers=[],
+            restored=[] if keeps else [0], holders=[], coverage="",
+            source="live" if keeps else "slot", filled=False,
         )  # fmt: skip
 
     def _tell(self, name: str, fds: list[int] | None = None, **fields: Any) -> None:

@@ -73,10 +73,10 @@ class Rank:
 
     def _take(self, name: str, accept: Any, check: Any, timeout_s: float | None = None) -> tuple[dict[str, Any], Any]:
         verdict = {
-            "epoch": 1, "version": 3, "source_rank": 1, "newcomers": [], "restored": [0], "protected": "",
-            "holders": {0: []}, "roles": {0: {"source": "slot", "filled": False}},
+            "epoch": 1, "version": 3, "source_rank": 1, "newcomers": [], "restored": [0], "coverage": "",
+            "holders": [], "source": "slot", "filled": False,
         }  # fmt: skip
-        return verdict, [os.dup(2)] if name == "verdict" else []
+        return verdict, [os.dup(2)] if name == "go_on" else []
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import SCRIPT, Settings
 from ff_core.contract.job import JobSpec
 from ff_core.copy.page import StatusPage
+from ff_core.errors import ConfigError
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.session import Session
 
@@ -57,3 +60,36 @@ def test_a_step_that_a_halt_found_unfinished_stays_so(made: tuple[Session, list[
     session.parts.fence.resume(2, lambda version: None)
     session.halt(3)
     assert said[-1] == (2, True)
+
+
+def launched_with(settings: Settings, *, newcomer: bool) -> Session:
+    role = {
+        "rank": 1, "world_size": 2, "secret": b"a secret of ours", "newcomer": newcomer, "epoch": 0, "injections": [],
+        "entrypoint": ["train.py"], "job": {"nproc_per_node": 1, "config": settings.to_wire()},
+    }  # fmt: skip
+    parts = WorkerParts.for_role(SimpleNamespace(), role, StatusPage.create(), -1)  # type: ignore[arg-type]
+    return Session(parts, role, None)
+
+
+def test_the_script_s_block_joins_what_the_launcher_knew() -> None:
+    made = launched_with(Settings.given(FailoverConfig(interval=3), "ds.json"), newcomer=False)
+    made.configure(FailoverConfig(enabled=True, halt_timeout_s=3.0, heartbeat_interval_s=1.0, spares=2))
+    wanted = FailoverConfig(
+        enabled=True, interval=3, halt_timeout_s=3.0, heartbeat_interval_s=1.0, spares=2, secret="a secret of ours"
+    )
+    assert made.config == wanted
+
+
+def test_a_block_that_comes_too_late_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"secret = \(not shown\), but the job was started with a value of the launch"
+    ):
+        launched_with(Settings(), newcomer=False).configure(FailoverConfig(secret="a secret of mine"))
+    launched_with(Settings(), newcomer=False).configure(FailoverConfig(secret="a secret of ours"))
+
+
+def test_a_replacement_with_another_block_is_refused() -> None:
+    trained = Settings.given(FailoverConfig(interval=3), SCRIPT)
+    launched_with(trained, newcomer=True).configure(FailoverConfig(enabled=False, interval=3))
+    with pytest.raises(ConfigError, match=r"interval = 4, but the job trains with 3"):
+        launched_with(trained, newcomer=True).configure(FailoverConfig(interval=4))

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from ff_core.contract.env import spare_env, worker_env
 from ff_core.contract.job import JobSpec
 from ff_core.contract.link import WorkerLink, pair
+from ff_core.contract.messages import AGENT_TO_WORKER, WORKER_TO_AGENT
 from ff_core.copy.page import StatusPage
 
 DEADLINE_S = 60.0
@@ -33,7 +34,7 @@ class Agent:
         self.page = StatusPage.create()
         self.bell = os.eventfd(0)
         ours, theirs = pair()
-        self.link = WorkerLink(ours)  # both ends speak the same packets
+        self.link = WorkerLink(ours, sends=AGENT_TO_WORKER, receives=WORKER_TO_AGENT)  # the same packets both ways
         env = {**spare_env(), "FF_LINK_FD": str(theirs.fileno()), "FF_UID": "u1", "FF_PARENT_PID": str(os.getpid())}
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-m", "ff_core.worker.worker_main"], env=env, cwd=place, pass_fds=(theirs.fileno(),),
@@ -100,6 +101,63 @@ def test_traceback_without_our_frames_and_error_file(agent: Agent) -> None:
 @pytest.mark.parametrize(("ending", "expected"), [("exit(0)", 0), ("exit(5)", 5), ("exit('words')", 1), ("pass", 0)])
 def test_exit_codes(agent: Agent, ending: str, expected: int) -> None:
     assert agent.run(ending)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("newcomer", "error"), [(True, "FailoverError"), (False, "FailoverError"), (True, "ValueError")]
+)
+def test_a_replacement_that_cannot_go_on_says_so(agent: Agent, newcomer: bool, error: str) -> None:
+    """Not a rank of the first start, and not for an error of the script's own."""
+    code = f"from ff_core.errors import FailoverError\nraise {error}('starts from the beginning')"
+    agent.give_role(["train.py"], code, newcomer=newcomer, epoch=3)
+    assert agent.end()[0] == 1 and agent.receive()["t"] == "booted"
+    if newcomer and error == "FailoverError":
+        said = {"t": "unresumable", "rank": 1, "epoch": 3, "reason": "starts from the beginning"}
+        assert agent.receive() == said
+    with pytest.raises((EOFError, OSError)):
+        agent.receive()
+
+
+ENDS = {
+    "os._exit": "os._exit(0)",
+    "by name": "from os import _exit; _exit(0)",
+    "execv": "os.execv('/bin/echo', ['echo', 'became'])",
+    "execlp": "os.execlp('echo', 'echo', 'became')",
+    "not found, then": "try: os.execv('/nowhere', ['x'])\nexcept OSError: os._exit(0)",
+    "after a forked child's": "pid = os.fork()\nif pid == 0: os._exit(0)\nos.waitpid(pid, 0)\nos._exit(0)",
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_ends_that_pass_pythons_by_are_ends_of_the_script(agent: Agent, end: str) -> None:
+    """What was registered for the script's end is done, once."""
+    code = "import os\nfrom ff_core.worker import boot\nfrom ff_core.worker.session import current\n"
+    code += "current().at_end(lambda: print('ended', flush=True))\n"
+    status, out, err = agent.run(code + end)
+    assert status == 0, err
+    assert out.splitlines() == ["ended"] + ["became"] * ("exec" in end and "nowhere" not in end)
+
+
+def test_an_end_that_fails_is_told(agent: Agent) -> None:
+    code = """
+        import os
+        from ff_core.worker.session import current
+        def fail(): raise RuntimeError("too early")
+        current().at_end(fail)
+        os._exit(0)
+    """
+    status, _, err = agent.run(code)
+    assert status == 1 and "RuntimeError: too early" in err
+
+
+THREAD = "threading.Thread(target=os._exit, args=(0,)).start(); time.sleep(60)"
+
+
+@pytest.mark.parametrize("end", ["os._exit(3)", THREAD], ids=["code", "thread"])
+def test_other_ends_are_not(agent: Agent, end: str) -> None:
+    code = "import os, threading, time\nfrom ff_core.worker.session import current\n"
+    status, out, _ = agent.run(code + "current().at_end(lambda: print('ended', flush=True))\n" + end)
+    assert status == (3 if "3" in end else 0) and out == ""
 
 
 def test_interrupt_ends_as_with_any_python_program(agent: Agent) -> None:

@@ -1,5 +1,6 @@
 #include "receiver/arrival.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace ff {
@@ -49,7 +50,10 @@ Arrival::Version Arrival::claim(const FrameHeader& chunk, size_t stream) {
   std::unique_lock<std::mutex> lock(mutex_);
   if (stream > 0) {
     const auto early = [&] { return arriving_ ? chunk.version > version_.version : chunk.version >= version_.version; };
+    awaited_[stream - 1] = chunk.version;
+    if (all_gone_on()) changed_.notify_all();
     changed_.wait(lock, [&] { return stopped_ || !early(); });
+    awaited_[stream - 1] = kNothing;
     if (stopped_) raise_stopped();
   }
   check_version(chunk);
@@ -81,11 +85,15 @@ Arrival::Version Arrival::await_chunks(const FrameHeader& blob) {
   std::unique_lock<std::mutex> lock(mutex_);
   check_version(blob);
   if (!ordered_) {
-    changed_.wait(lock, [this] { return stopped_ || complete(); });
+    changed_.wait(lock, [this] { return stopped_ || complete() || all_gone_on(); });
     if (stopped_) raise_stopped();
   }
   if (!complete()) raise(FF_EPROTO, "BLOB after %u of %u chunks", landed_, geometry_.sent_chunks());
   return version_;
+}
+
+bool Arrival::all_gone_on() const {
+  return std::all_of(awaited_.begin(), awaited_.end(), [this](int64_t awaited) { return awaited > version_.version; });
 }
 
 void Arrival::end() {

@@ -23,7 +23,7 @@ class Arrival {
   };
 
   Arrival(const Geometry& geometry, uint64_t epoch, size_t streams)
-      : geometry_(geometry), epoch_(epoch), ordered_(streams == 1) {}
+      : geometry_(geometry), epoch_(epoch), ordered_(streams == 1), awaited_(streams - 1, kNothing) {}
 
   // Stream 0: BEGIN, in this order. FF_EIO: another stream has ended.
   void expect_none(const FrameHeader& begin);
@@ -32,7 +32,8 @@ class Arrival {
   // names is the one arriving. FF_EIO: stop().
   Version claim(const FrameHeader& chunk, size_t stream);
   void landed();  // the data are in the slot, and match
-  // Stream 0: BLOB is here; with several streams, waits until all chunks have landed. FF_EIO: they will not.
+  // Stream 0: BLOB is here; with several streams, waits until all chunks have landed. FF_EIO: stop(). FF_EPROTO also
+  // where all further streams have gone on to later versions: nobody brings what is missing, and nobody reads on.
   Version await_chunks(const FrameHeader& blob);
   void end();  // it is complete
 
@@ -44,6 +45,9 @@ class Arrival {
  private:
   void check_version(const FrameHeader& frame) const;  // under mutex_
   bool complete() const { return landed_ == geometry_.sent_chunks(); }
+  bool all_gone_on() const;  // under mutex_
+
+  static constexpr int64_t kNothing = -1;
 
   const Geometry& geometry_;
   const uint64_t epoch_;
@@ -55,6 +59,7 @@ class Arrival {
   std::vector<bool> claimed_;
   uint32_t next_ = 0;  // claimed so far; in order, the next one's number
   uint32_t landed_ = 0;
+  std::vector<int64_t> awaited_;  // by further stream: the version that its CHUNK names, for which it waits
   size_t ended_ = 0;  // a further stream that ended; 0: none
   bool stopped_ = false;
 };

@@ -67,6 +67,7 @@ void ArenaView::format(void* base, uint64_t bytes, const ff_arena_layout& layout
           static_cast<unsigned long long>(bytes));
   }
   auto* at = static_cast<uint8_t*>(base);
+  std::memset(at, 0, kPage);
   std::memset(at + geometry.journal_offset(0), 0, kPage);
   std::memset(at + geometry.journal_offset(1), 0, kPage);
   for (uint32_t slot = 0; slot < layout.slots; ++slot) std::memset(at + geometry.slot_offset(slot), 0, kPage);

@@ -1,7 +1,7 @@
 // Where things lie in an arena: arithmetic only, derived from ff_arena_layout, equal in every process that maps the
 // arena.
 //
-//   header page | journal copy 0 | journal copy 1 | slot 0 | slot 1 | ...
+//   header page (its second half: notes of the worker, which the engine leaves alone) | journal copy 0 | journal copy 1 | slot 0 | slot 1 | ...
 //   slot = header page | checksum table (4 bytes a chunk) | blob | payload
 //   payload = sent part (replicas hold it) | local part (own slots only)
 //

@@ -1,10 +1,8 @@
 """The arenas an agent owns: memory files that survive the death of the workers that use them.
 
 `own[rank]`: slots of a rank that runs here, shared with its worker. `replicas[rank]`: copies of ranks that run
-elsewhere, written
-by the receiver. An arena that placement no longer wants is *retired*, not freed, until the new epoch's first W shows
-that its
-content exists elsewhere again (docs/protocol.md, section 4).
+elsewhere, written by the receiver. An arena that placement no longer wants is *retired*, not freed, until the new
+epoch's first W shows that its content exists elsewhere again (docs/protocol.md, section 4).
 """
 
 from __future__ import annotations
@@ -19,7 +17,10 @@ ArenaKey = tuple[str, int]  # "own" or "replica", rank
 
 
 class ReplicaStore:
-    """All arenas of one agent. Not thread-safe: used from the agent's event loop, older receivers retired where noted."""
+    """All arenas of one agent.
+
+    Not thread-safe: used from the agent's event loop, with older receivers retired where noted.
+    """
 
     def __init__(self, node: int) -> None:
         self.node = node
@@ -84,7 +85,7 @@ class ReplicaStore:
             arenas.clear()
 
     def reports(self) -> list[SlotReport]:
-        """Complete slots. Receivers of older epochs are retired, and the ranks here are halted or gone: nobody is writing."""
+        """Complete slots. Nobody writes: receivers of older epochs are retired, the ranks here are halted or gone."""
         found = []
         sources = [("own", rank, arena) for rank, arena in self.own.items()]
         sources += [("replica", rank, arena) for rank, arena in self.replicas.items()]

@@ -1,0 +1,35 @@
+"""What an agent's parts share: one node's state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ff_core.agent.interfaces import Port, WorkerPool
+from ff_core.agent.replica_store import ReplicaStore
+from ff_core.config.settings import Settings
+from ff_core.contract.job import JobSpec
+
+Send = Callable[..., None]
+
+
+class NodeState:
+    """One node as its agent knows it.
+
+    send(name, **fields): to the controller.  say(text): to the person watching.
+    epoch: of the last start or verdict.  halt_epoch: announced without a verdict yet; None while nothing is halted.
+    config: the settings in force.  stopping: the job is over.
+    """
+
+    def __init__(
+        self, node: int, job: JobSpec, port: Port, workers: WorkerPool, send: Send, say: Callable[[str], None]
+    ) -> None:
+        self.node, self.job, self.port, self.workers, self.send, self.say = node, job, port, workers, send, say
+        self.config = Settings.from_wire(job.config).config
+        self.store = ReplicaStore(node)
+        self.epoch = 0
+        self.halt_epoch: int | None = None
+        self.stopping = False
+
+    def enter_epoch(self, epoch: int) -> None:
+        """A start or a verdict: `epoch` runs, and nothing is halted any more."""
+        self.epoch, self.halt_epoch = epoch, None

@@ -1,0 +1,107 @@
+"""What the controller's parts share: one job's state, and the few things that a part asks of the whole job."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ff_core.config.schema import FailoverConfig
+from ff_core.contract.job import JobSpec
+from ff_core.controller.failover_round import FailoverRound, Step
+from ff_core.controller.hang import HangDetector
+from ff_core.controller.membership import Membership
+from ff_core.controller.outbox import Outbox
+
+
+class JobControl(Protocol):
+    """What a part asks of the job as a whole. `Controller` is it."""
+
+    @abstractmethod
+    def begin_failover(self, dead: set[int], cause: str, died_at: float) -> None:
+        """Halt everyone: `dead` ranks (possibly none: a bad slot, a lost holder) force a new epoch. died_at: wall
+        clock, seconds."""
+
+    @abstractmethod
+    def restart_job(self, reason: str, dead: set[int]) -> None:
+        """Start the whole script again, as torchrun does, or end the job. dead: ranks whose last words count."""
+
+    @abstractmethod
+    def finish(self, code: int, summary: str) -> None:
+        """End the job, unless it has ended already."""
+
+    @abstractmethod
+    def publish_w(self) -> None:
+        """Compute W anew, the newest version committed by every rank in this epoch; tell the agents if it rose."""
+
+
+@dataclass(slots=True)
+class StateKinds:
+    """What the ranks have said of the state that they hold.
+
+    has_constant: some holds CONSTANT tensors.  on_device: some holds its state on a device.
+    groups: redundancy groups, where they are not all ranks.
+    """
+
+    has_constant: bool = False
+    on_device: bool = False
+    groups: set[frozenset[int]] = field(default_factory=set)
+
+
+class JobState:
+    """One job as its controller knows it.
+
+    restart: how often the script was started again.  epoch: raised by every failover and restart.
+    finished: the job is over.  stopping: a signal came, workers come to their end and nobody is replaced.
+    coverage: the sentence that says what the job is protected against, empty before that is known.
+    fired: injections that have happened.  last_checkpoint: (path, version) of the newest persisted one.
+    hangs: watches progress.  members: nodes, ranks and spares.
+
+    Of the running start of the script:
+    w: newest version that every rank has committed in this epoch, -1: none.
+    is_protecting: arenas exist and the loop has begun on every rank, so a death is a failover.
+    round: the newest failover, also after it is done.
+    left_version: with what version all ranks left the newest loop; None while a loop runs.
+    kinds: what state ranks hold.  kill_times: rank -> when an injected fault was about to kill it, wall clock, seconds.
+    """
+
+    def __init__(self, job: JobSpec, config: FailoverConfig, out: Outbox) -> None:
+        self.job, self.config, self.out = job, config, out
+        self.finished = False
+        self.stopping = False
+        self.restart = 0
+        self.epoch = 0
+        self.coverage = ""
+        self.fired: set[int] = set()
+        self.last_checkpoint: tuple[str, int] | None = None
+        self.hangs = HangDetector(config.hang_timeout_s)
+        self.members = Membership(job.world_size)
+        self._of_this_start()
+
+    def _of_this_start(self) -> None:
+        self.w = -1
+        self.is_protecting = False
+        self.round: FailoverRound | None = None
+        self.left_version: int | None = None
+        self.kinds = StateKinds()
+        self.kill_times: dict[int, float] = {}
+
+    def start_again(self) -> None:
+        """The script starts anew on all ranks: what the old processes said and did is forgotten, nodes stay."""
+        self.restart += 1
+        self.epoch += 1  # fences what the old processes still say
+        self.members = self.members.of_next_start(keep_failures=self.is_protecting)
+        self._of_this_start()
+
+    @property
+    def settled(self) -> bool:
+        """No failover is under way: commits count."""
+        return self.round is None or self.round.step in (Step.RESUMED, Step.DONE)
+
+    def has_left(self) -> bool:
+        """Every rank was told to leave the training loop, and no other loop has committed anything since."""
+        return self.left_version is not None and self.w <= self.left_version
+
+    def injections_left(self) -> list[list[int | str]]:
+        """[id, text] of the injections that have not fired yet."""
+        return [[index, text] for index, text in enumerate(self.job.injections) if index not in self.fired]

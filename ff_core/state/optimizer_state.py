@@ -1,0 +1,43 @@
+"""An optimizer's whole state: what its state_dict() holds, and the parameters that it steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ff_core.errors import FailoverError
+
+
+class OptimizerState:
+    """`optimizer` with its parameters, as one object that can be saved and loaded."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, name: str) -> None:
+        self._optimizer = optimizer
+        self._name = name
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"optimizer": its state_dict(), "parameters": values in the order of its groups}. Aliases live tensors."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "parameters": [p.detach() for p in self._parameters()],
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put a state back; parameters in place, gradients forgotten. Raises FailoverError if shapes differ."""
+        parameters = list(self._parameters())
+        shapes = [tuple(p.shape) for p in parameters]
+        given = [tuple(value.shape) for value in saved["parameters"]]
+        if shapes != given:
+            raise FailoverError(
+                f"{self._name}: its parameters have the shapes {shapes[:4]} here, {given[:4]} in the restored version: "
+                "the script built something else than before"
+            )
+        with torch.no_grad():
+            for p, value in zip(parameters, saved["parameters"], strict=True):
+                p.copy_(value)
+                p.grad = None
+        self._optimizer.load_state_dict(saved["optimizer"])
+
+    def _parameters(self) -> Any:
+        return (p for group in self._optimizer.param_groups for p in group["params"])

@@ -1,0 +1,99 @@
+"""Engines beside the protected one: a discriminator, a frozen reference model.
+
+One engine of a process is protected as this package's other modules say. Any other engine that is trained is saved
+whole, by the training thread, with the scalars of each version: its weights, masters, moments, buffers and counters.
+That is right for every ZeRO stage that the protected engine may have, and meant for small models.
+An engine that is never stepped needs nothing: the script builds it again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.state import found
+from ff_deepspeed import cpu_adam, moments, scalars, state_map, support
+from ff_deepspeed.reset import Reset
+
+_included = 0
+
+USUAL_LOOP = (
+    "a second DeepSpeed engine is trained in the usual loop. Its calls cannot be made again one by one after a "
+    "failure: "
+    "change two lines of the loop: `for batches in ff_deepspeed.batches(engine, loader)` with "
+    "`with ff_deepspeed.iteration()` inside"
+)
+
+
+def is_trained(engine: Any) -> bool:
+    """Whether `engine` can be stepped: DeepSpeed gives an engine without an optimizer a stand-in."""
+    from deepspeed.runtime.utils import DummyOptim
+
+    inner = engine.basic_optimizer
+    return engine.optimizer is not None and inner is not None and not isinstance(inner, DummyOptim)
+
+
+def include(engine: Any) -> None:
+    """Save a trained `engine` beside the protected one, whatever its block says. Called when it is complete.
+
+    Raises UnsupportedError if its state cannot be saved.
+    """
+    global _included
+    check_supported(engine)
+    _included += 1
+    cpu_adam.follow(engine.basic_optimizer)
+    engine._ff_second = SecondEngine(engine)
+    found.include(f"{type(engine).__qualname__} #{_included + 1}", engine._ff_second, engine.basic_optimizer)
+
+
+def of(engine: Any) -> SecondEngine | None:
+    """What saves `engine`, None if it is the protected one or none."""
+    return vars(engine).get("_ff_second")
+
+
+class SecondEngine:
+    """All that changes in one engine, as one object with state_dict() and load_state_dict()."""
+
+    def __init__(self, engine: Any) -> None:
+        moments.create(engine.basic_optimizer)
+        self._engine = engine
+        self._reset = Reset(engine)
+        specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()})
+        self._tensors = {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"trainer", "tensors", "buffers"}; the tensors alias live ones."""
+        buffers = dict(self._engine.module.named_buffers())
+        return {"trainer": scalars.save(self._engine), "tensors": self._tensors, "buffers": buffers}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Forget the half-done iteration and put `state_dict()` back, tensors in place.
+
+        Raises FailoverError if this engine has other tensors.
+        """
+        self._reset.run()
+        buffers = dict(self._engine.module.named_buffers())
+        for live, values in ((self._tensors, saved["tensors"]), (buffers, saved["buffers"])):
+            shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}
+            if shapes != {name: tuple(value.shape) for name, value in values.items()}:
+                raise FailoverError("a second engine has other tensors than the dead rank's: the script built another")
+            with torch.no_grad():
+                for name, tensor in live.items():
+                    tensor.copy_(values[name])
+        scalars.load(self._engine, saved["trainer"])
+
+
+def check_supported(engine: Any) -> None:
+    """Raises UnsupportedError listing why a trained engine's state cannot be saved."""
+    obstacles = list(support.engine_obstacles(engine))
+    if engine.zero_optimization_stage() > 2:
+        obstacles.insert(0, "it uses ZeRO-3; stages 0, 1 and 2 can be saved")
+    if obstacles:
+        raise UnsupportedError(
+            f"a second DeepSpeed engine is trained in this process, and its state cannot be saved: "
+            f"{'; '.join(obstacles)}. Every engine that is trained must be saved with the job's versions: give it a "
+            "configuration that can be protected (ZeRO 0, 1 or 2; torch.optim.Adam, AdamW or DeepSpeedCPUAdam), or run "
+            'the job unprotected: "ff_failover": {"enabled": false} for all engines'
+        )

@@ -1,0 +1,82 @@
+"""The faults of a simulated job: what is killed, lost, frozen or damaged, drawn from the world's seed."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+from ff_core.controller.controller import Controller
+from ff_core.copy.arena import SlotState
+from tests.controller.sim_agent import AgentHost
+from tests.controller.sim_checks import Options
+
+
+class Faults:
+    """The part of `World` that lets faults happen."""
+
+    random: random.Random
+    options: Options
+    controller: Controller
+    hosts: dict[int, AgentHost]
+    steps: int
+    trace: deque[str]
+    faults_left: int
+    next_fault: int | None
+    losses: list[str]
+    kills: dict[int, int]
+    lost: list[int]  # nodes whose end the controller has not been told of
+
+    def _fault(self) -> None:
+        """One fault at a random place. What is not possible now simply does not happen."""
+        self.faults_left -= 1
+        self.next_fault = None
+        if self.faults_left:
+            self.next_fault = self.steps + self.random.choice((0, 1, 5, 20, 60, 150, 400, 1000))
+        kind = self.random.choice(self.options.kinds)
+        hosts = [host for host in self.hosts.values() if host.alive]
+        processes = [p for host in hosts for p in host.processes if p.code is None and p.rank >= 0]
+        if kind == "node" and len(hosts) > 1:
+            host = self.random.choice(hosts)
+            self._lost(f"node {host.node}")
+            host.die()
+            for _ in range(self.random.randrange(len(host.to_controller) + 1)):
+                host.to_controller.pop()
+            self.lost.append(host.node)
+        elif kind == "partition" and len(hosts) > 1:
+            host = self.random.choice(hosts)
+            self._lost(f"node {host.node}")
+            self.controller.node_down(host.node, "no heartbeat")
+        elif kind == "process" and processes:
+            process = self.random.choice(processes)
+            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+            self._lost(f"process {process.uid}")
+            process.exit(-9)
+        elif kind == "undead" and [p for p in processes if p.booted]:
+            process = self.random.choice([p for p in processes if p.booted])
+            self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+            self._lost(f"process {process.uid}")
+            process.exit(-9)
+            process.undead = True
+        elif kind == "spare":
+            spares = [p for host in hosts for p in host.processes if p.code is None and p.rank < 0]
+            if spares:
+                self.random.choice(spares).exit(-9)
+        elif kind == "slot":
+            arenas = [a for host in hosts for a in host.agent.store._all()]
+            slots = [s for a in arenas for s in a.slots if s.state is SlotState.COMPLETE]  # type: ignore[attr-defined]
+            if slots:
+                self._lost(f"slot {len(self.losses)}")
+                self.random.choice(slots).corrupt = True
+        elif kind == "frozen" and len(processes) > 1:
+            for process, end in zip(self.random.sample(processes, min(2, len(processes))), (False, True), strict=False):
+                self._lost(
+                    f"process {process.uid}"
+                )  # one stops answering, another one dies: that is when the first is missed
+                self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
+                process.frozen = not end
+                if end:
+                    process.exit(-9)
+
+    def _lost(self, what: str) -> None:
+        self.losses.append(what)
+        self.trace.append(f"{self.steps}: LOST {what}")

@@ -1,0 +1,40 @@
+"""Builds the engine's C++ tests. Their objects, and the engine's with a sanitizer, are kept from run to run."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from ff_core.csrc import build
+from ff_core.csrc.object_cache import ObjectCache
+
+HERE = Path(__file__).parent
+_HOME = Path(sys.prefix) if sys.prefix != sys.base_prefix else HERE.parents[1] / "out"
+CACHE = ObjectCache(_HOME / "objects")
+"""In the virtual environment; without one in `out`, for a system's Python is not the place."""
+
+STANDIN = sorted(HERE.glob("cuda_standin*.cpp"))
+"""A library that stands in for the CUDA driver's."""
+
+
+def compile_cached(files: list[Path], directory: Path, sanitize: str | None = None) -> list[Path]:
+    """build.compile_objects with the kept objects."""
+    return build.compile_objects(files, directory, sanitize, CACHE)
+
+
+def build_standin(directory: Path, sanitize: str | None = None) -> Path:
+    """Builds the stand-in as libcuda.so.1 in `directory` and returns the directory, for LD_LIBRARY_PATH."""
+    build.link(compile_cached(STANDIN, directory, sanitize), directory / "libcuda.so.1", sanitize)
+    return directory
+
+
+def build_program(
+    name: str, files: list[Path], directory: Path, sanitize: str, libraries: tuple[Path, ...] = ()
+) -> list[str]:
+    """Builds the program `name` in `directory` and returns the command that runs it."""
+    objects = compile_cached(files, directory, sanitize)
+    path = build.link([*objects, *libraries], directory / name, sanitize, shared=False)
+    # ThreadSanitizer of older compilers cannot live with the address randomisation of newer kernels.
+    setarch = shutil.which("setarch")
+    return [setarch, "-R", str(path)] if setarch and sanitize == "thread" else [str(path)]

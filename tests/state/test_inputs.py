@@ -1,0 +1,155 @@
+"""A redone iteration must be given what the interrupted one was given."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ff_core.errors import FailoverError
+from ff_core.state.inputs import NOTES_BYTES, Inputs
+
+
+def batch(seed: int, size: int = 5) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"x": torch.randn(size, 3, generator=generator), "y": [torch.arange(size), np.arange(3.0)], "n": seed}
+
+
+def seed() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+
+
+@pytest.fixture
+def notes() -> memoryview:
+    return memoryview(bytearray(NOTES_BYTES))
+
+
+def replacement(notes: memoryview) -> Inputs:
+    """Another process with the same memory."""
+    inputs = Inputs(2, notes)
+    inputs.take_over()
+    return inputs
+
+
+def train(inputs: Inputs, iteration: int, *batches: Any) -> None:
+    seed()
+    for values in batches:
+        inputs.given(iteration, values)
+
+
+def test_the_same_is_accepted(notes: memoryview) -> None:
+    train(Inputs(2, notes), 7, batch(1), batch(2))
+    inputs = replacement(notes)
+    train(inputs, 7, batch(1), batch(2))
+    inputs.check(7)
+    train(inputs, 8, batch(9))
+    inputs.check(8)
+
+
+CHANGES: dict[str, tuple[Callable[[], Any], str]] = {
+    "content": (lambda: batch(2), "the contents"),
+    "shape": (lambda: batch(1, 6), "the shapes or types and the contents"),
+    "plain value": (lambda: {**batch(1), "n": 4}, "the contents"),
+    "dtype": (lambda: {**batch(1), "x": batch(1)["x"].double()}, "the shapes or types"),
+    "order": (lambda: dict(reversed(batch(1).items())), "the contents"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_differs_is_named(notes: memoryview, name: str) -> None:
+    change, words = CHANGES[name]
+    train(Inputs(2, notes), 7, batch(1))
+    inputs = replacement(notes)
+    train(inputs, 7, change())
+    with pytest.raises(FailoverError, match=rf"rank 2 was to repeat iteration 7 .* {words}.*ff_deepspeed\.batches"):
+        inputs.check(7)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1)])
+def test_random_state_at_the_begin(notes: memoryview, draw: Callable[[], Any]) -> None:
+    train(Inputs(2, notes), 7, batch(1))
+    inputs = replacement(notes)
+    seed()
+    draw()
+    inputs.given(7, batch(1))
+    with pytest.raises(FailoverError, match="the random number generators' state at its begin of what"):
+        inputs.check(7)
+
+
+def test_only_as_far_as_the_first_attempt_came(notes: memoryview) -> None:
+    train(Inputs(2, notes), 7, batch(1))
+    inputs = replacement(notes)
+    train(inputs, 7, batch(1), batch(5))
+    inputs.check(7)
+    other = replacement(notes)
+    train(other, 7, batch(5), batch(1))
+    with pytest.raises(FailoverError, match="repeat iteration 7"):
+        other.check(7)
+
+
+def test_fewer_micro_batches_than_before(notes: memoryview) -> None:
+    train(Inputs(2, notes), 7, batch(1), batch(2))
+    inputs = replacement(notes)
+    train(inputs, 7, batch(1))
+    with pytest.raises(FailoverError, match=r"but the number of what .* first 2 of its micro-batches"):
+        inputs.check(7)
+
+
+def test_a_survivor_is_checked_too(notes: memoryview) -> None:
+    inputs = Inputs(0, notes)
+    train(inputs, 3, batch(1))
+    train(inputs, 4, batch(2))
+    inputs.again(2)
+    train(inputs, 3, batch(1))
+    inputs.check(3)
+    train(inputs, 4, batch(3))
+    with pytest.raises(FailoverError, match="rank 0 was to repeat iteration 4"):
+        inputs.check(4)
+
+
+def test_two_failures_in_one_iteration(notes: memoryview) -> None:
+    """The longest attempt counts: the second one died earlier."""
+    inputs = Inputs(0, notes)
+    train(inputs, 3, batch(1), batch(2))
+    inputs.again(2)
+    train(inputs, 3, batch(1))
+    inputs.again(2)
+    train(inputs, 3, batch(1), batch(4))
+    with pytest.raises(FailoverError, match="first 2 of its micro-batches"):
+        inputs.check(3)
+
+
+def test_large_tensors_are_sampled(notes: memoryview) -> None:
+    large = torch.arange(1_000_000)
+    train(Inputs(2, notes), 1, large)
+    inputs = replacement(notes)
+    train(inputs, 1, torch.arange(1_000_000))
+    inputs.check(1)
+    other = replacement(notes)
+    train(other, 1, torch.arange(1, 1_000_001))
+    with pytest.raises(FailoverError, match="the contents"):
+        other.check(1)
+
+
+def test_an_input_that_is_changed_afterwards(notes: memoryview) -> None:
+    """In-place changes by the script after the call are not the engine's input."""
+    x = torch.zeros(4)
+    train(Inputs(2, notes), 1, x)
+    inputs = replacement(notes)
+    train(inputs, 1, x)
+    x.fill_(3)
+    inputs.check(1)
+
+
+def test_old_notes_are_of_no_use(notes: memoryview) -> None:
+    inputs = Inputs(2, notes)
+    for iteration in range(30):
+        train(inputs, iteration, batch(iteration))
+    inputs = replacement(notes)
+    assert sorted(inputs._expected) == list(range(22, 30))
