@@ -26,20 +26,19 @@ hooks.install()
 def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> Iterator[list[Any]]:
     """The batches of one iteration after the other, some of them again after a failure.
 
-    engine: from deepspeed.initialize.  loader: a DataLoader, engine.training_dataloader, or anything that yields
-    micro-batches in the same order on every start of the script.  limit: at most this many iterations; use it instead
-    of `break`, which leaves the loop before it is known that no rank must go back.
+    engine: from deepspeed.initialize, or an object around it.  loader: a DataLoader, engine.training_dataloader, or
+    anything that yields micro-batches in the same order on every start of the script.  limit: at most this many
+    iterations; use it instead of `break`, which leaves the loop before it is known that no rank must go back.
 
     Yields lists of gradient_accumulation_steps micro-batches; the last ones that do not fill an iteration are
     dropped. The body must train on all of them, inside `with ff_deepspeed.iteration():`. May be called again, e.g.
-    for every epoch. Raises FailoverError if the body does not make exactly one optimizer step.
+    for every epoch. An item without an optimizer step is allowed (a batch that all ranks skip). Raises FailoverError
+    if the body makes a second step.
     """
-    from ff_deepspeed import loop, protection, second
+    from ff_deepspeed import loop, protection, second, wrapped
 
-    if not hasattr(engine, "gradient_accumulation_steps"):
-        raise UnsupportedError(
-            f"batches(engine={type(engine).__qualname__}): allowed: the engine of deepspeed.initialize"
-        )
+    if protection.current() is not None or not hasattr(engine, "gradient_accumulation_steps"):
+        engine = wrapped.engine_in(engine)
     if limit is not None and (type(limit) is not int or limit < 0):
         raise UnsupportedError(f"batches(limit={limit!r}): allowed: a whole number >= 0, or None for no limit")
     found = protection.of(engine) or (protection.current() if second.of(engine) is not None else None)

@@ -53,6 +53,11 @@ class ClientState:
         self._saved = _keep(global_steps, path, state)
         self._loaded = self._loaded or self._saved
 
+    @property
+    def is_loaded(self) -> bool:
+        """The script has called load_checkpoint()."""
+        return self._loaded is not None
+
     def save(self) -> dict[str, Any]:
         """For the scalars of a version."""
         return {"function": None if _function is None else _call(), "saved": self._saved, "loaded": self._loaded}

@@ -11,11 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ff_deepspeed import protection
+from ff_core.errors import UnsupportedError
+from ff_deepspeed import protection, source
 
 if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry
     from ff_deepspeed.unmodified import Unmodified
+
+
+IN_LOADER = (
+    "{name}() is called within the data loader, or the generator, that the training loop takes its batches from. The "
+    "replacement of a dead rank goes through its data by itself, so nobody would answer it. Make the collective in the "
+    "body of the loop (in the exact loop: inside `with ff_deepspeed.iteration():`) or before the loop; what ranks only "
+    "have to agree on, a seed say, they can derive from the number of the epoch. For a loader that accelerate has "
+    "prepared: give the torch DataLoader itself, with a DistributedSampler, to ff_deepspeed.batches()"
+)
 
 
 def install(registry: GroupRegistry) -> None:
@@ -29,14 +39,14 @@ class Script:
     @property
     def listening(self) -> bool:
         found = protection.current()
-        return found is not None and found.unmodified.listening
+        return found is not None and (source.is_fetching() or found.unmodified.listening)
 
     def make(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        loop = self._loop()
+        loop = self._loop(function)
         return loop.call(function, args, kwargs, writes=True, alone=loop.refuse_alone)
 
     def launch(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._loop().launch(function, args, kwargs)
+        return self._loop(function).launch(function, args, kwargs)
 
     def leaving(self) -> None:
         found = protection.current()
@@ -44,7 +54,11 @@ class Script:
             found.unmodified.end()
 
     @staticmethod
-    def _loop() -> Unmodified:
+    def _loop(function: Callable[..., Any]) -> Unmodified:
+        """Raises UnsupportedError for a call of `function` that nobody would answer."""
         found = protection.current()
         assert found is not None, "asked for after `listening`"
+        if source.is_fetching():
+            name = getattr(function, "__name__", "a collective")
+            raise found.fail(UnsupportedError(IN_LOADER.format(name=name)))
         return found.unmodified

@@ -25,6 +25,7 @@ class ProtectedEngine:
         self.client = ClientState()
         self.adapter = DeepSpeedAdapter(engine, session.rank)
         self._failed: FailoverError | None = None
+        self._micro_steps = 0  # when the version was made
         session.attach(self.adapter)
 
     def start(self) -> int:
@@ -45,7 +46,13 @@ class ProtectedEngine:
         with self.session.step():
             self.session.inject("step")
             original(self.engine, *args, **kwargs)
+        self._micro_steps = self.engine.micro_steps
         self.session.inject("after-step")
+
+    def steps_since_version(self) -> int:
+        """Calls of engine.step() after the one that made the newest version."""
+        later: int = self.engine.micro_steps - self._micro_steps - 1  # it counts its micro-step when it returns
+        return max(later, 0)
 
     def persist(self) -> None:
         """Save a checkpoint on disk if one is due at the version that just ended. Collective."""

@@ -3,11 +3,16 @@
 Every iterator of a torch DataLoader or of engine.training_dataloader is `Tracked`. The training loader is the one
 that was asked last before the first training forward. Loaders are told apart by the order in which they were made,
 which is the same on every start of the script.
+
+Handed out is not trained on: a loop may fetch ahead, in its own thread or another one. A version's position is behind
+the last batch that has reached engine(...); what was handed out beyond it is handed out again by a replacement, made
+from the random states that it was made from.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +20,21 @@ from typing import Any
 from ff_core.errors import FailoverError
 from ff_core.state import rng
 from ff_deepspeed import batch as batches_
+from ff_deepspeed import matching
+from ff_deepspeed.fingerprint import resolved
 from ff_deepspeed.source import Source
 
 log = logging.getLogger("ff_deepspeed")
 
-NOWHERE: dict[str, Any] = {"loader": None, "begun": None, "consumed": 0}
+NOWHERE: dict[str, Any] = {"loader": None, "begun": None, "consumed": 0, "ahead": []}
 SKIPPED = (
     "the script of the replacement skipped batches that were consumed before the failure, and FFTrainer had done so "
     "already: let the script skip only `if not ff_core.is_replacement()`"
+)
+UNKNOWN = (
+    "the loop fetches batches ahead, and what it gives to engine(...) has neither the memory nor the values of one of "
+    "them: it cannot be told which batches a version was trained on. Let FFTrainer hand the batches out: "
+    "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
 )
 
 
@@ -52,12 +64,14 @@ class Tracked:
 
 @dataclass(slots=True)
 class Handed:
-    """A batch that the training loader handed out. position: of its iterator afterwards."""
+    """A batch that the training loader handed out. position: of its iterator afterwards. given: what the script got."""
 
     batch: Any
     marks: tuple[int, ...]
+    rng_before: dict[str, Any]
     rng_after: dict[str, Any]
     position: dict[str, Any]
+    given: Any
 
 
 class Feed:
@@ -69,38 +83,66 @@ class Feed:
         self._handed: list[Handed] = []
         self._base = 0  # number of _handed[0]
         self._next = 0  # number of the batch to hand out next
-        self._used = 0  # batches handed out before the last training forward
+        self._used = 0  # batches that have reached engine(...)
         self._position = NOWHERE  # after the last of them
         self._ends: dict[int, tuple[int, dict[str, Any]]] = {}  # version -> _used and _position when it was sealed
         self._copying = False
-        self._gone_to: int | None = None  # newcomer: batches asked for since it went to its position
+        self._ahead: list[dict[str, Any]] = []  # newcomer: from which states the next batches are to be made
+        self._gone_to = False  # newcomer: went to its position, and has not trained yet
+        self._lock = threading.RLock()  # a reader thread asks, too
+        self._first = True  # no batch has reached engine(...) yet
+        self.runs_ahead = False  # more than the batch that is trained on was handed out
 
     def is_training(self, tracked: Tracked) -> bool:
         return tracked.loader == self._training
 
-    def begin_training(self, version: int) -> None:
-        """The first training call, after `version`: the loader that was asked last is the training loader."""
-        if self._last is not None and self._training is None:
-            self._training = self._last.loader
-        # A batch that was asked for already belongs to the iteration that begins.
-        self._used = max(self._next - 1, 0)
-        self._ends[version] = (self._used, self._position)
+    def begin_training(self, version: int, inputs: Any = None) -> None:
+        """The first training call (a forward with `inputs`, or a loader is asked), after `version`: the loader that was
+        asked last is the training loader."""
+        with self._lock:
+            if self._last is not None and self._training is None:
+                self._training = self._last.loader
+            # What the script took before, and does not train on, does not belong to the iteration that begins.
+            number = self._number_of(inputs, by_value=self._next > 1)
+            self._used = max(self._next - 1, 0) if number is None else number
+            self._ends[version] = (self._used, self._position)
 
-    def next(self, tracked: Tracked) -> Any:
-        """The next batch, or one that must be handed out again. Raises StopIteration."""
-        if self.is_training(tracked) and self._next < self._base + len(self._handed):
-            return self._hand_out_again()
-        if self._training is None and tracked is not self._last:
-            self._handed, self._base, self._next = [], 0, 0
-        self._last = tracked
-        if self._gone_to is not None:
-            self._gone_to += 1
-        item = tracked.source.next()
+    def next(self, tracked: Tracked, own_thread: bool = True) -> Any:
+        """The next batch, or one that must be handed out again. Raises StopIteration.
+
+        own_thread: the training thread asks; another one leaves the random generators alone.
+        """
+        with self._lock:
+            self.runs_ahead |= not own_thread
+            if self.is_training(tracked) and self._next < self._base + len(self._handed):
+                return self._hand_out_again()
+            if self._training is None and tracked is not self._last:
+                self._handed, self._base, self._next, self._used = [], 0, 0, 0
+            self._last = tracked
+        before, item = self._fetch(tracked, own_thread)  # may wait for long: not with the lock held
         if self._training is not None and not self.is_training(tracked):
             return item
-        self._handed.append(Handed(item, batches_.marks(item), rng.capture(), tracked.position()))
-        self._next += 1
-        return batches_.clone(item) if self._copying else batches_.share(item)
+        with self._lock:
+            given = batches_.clone(item) if self._copying else batches_.share(item)
+            marks, position = batches_.marks(item), tracked.position()
+            self._handed.append(Handed(item, marks, before, rng.capture(), position, batches_.share(given)))
+            if self._next < self._base + len(self._handed) - 1:
+                return self._hand_out_again()  # the training thread has gone back meanwhile
+            self._next += 1
+            return given
+
+    def _fetch(self, tracked: Tracked, own_thread: bool) -> tuple[dict[str, Any], Any]:
+        """The iterator's next item, and the random states that it was made from."""
+        before = rng.capture()
+        if not self._ahead or not self.is_training(tracked):
+            return before, tracked.source.next()
+        made_from = self._ahead.pop(0)
+        if not own_thread:
+            return made_from, tracked.source.next()
+        rng.restore(made_from)
+        item = tracked.source.next()
+        rng.restore(before)
+        return made_from, item
 
     def _hand_out_again(self) -> Any:
         kept = self._handed[self._next - self._base]
@@ -110,37 +152,76 @@ class Feed:
                 "changing it in place"
             )
         self._next += 1
-        rng.restore(kept.rng_after)
-        return batches_.clone(kept.batch) if self._copying else batches_.share(kept.batch)
+        if not self.runs_ahead:
+            rng.restore(kept.rng_after)
+        given = batches_.clone(kept.batch) if self._copying else batches_.share(kept.batch)
+        kept.given = batches_.share(given)
+        return given
 
-    def used(self) -> None:
-        """A training forward begins. Raises FailoverError if a newcomer's script has skipped batches by itself."""
-        if self._gone_to is not None and self._gone_to > 2:  # two: a loop that fetches one batch ahead
-            raise FailoverError(SKIPPED)
-        self._gone_to = None
-        self._used = self._next
-        if self._next > self._base:
-            self._position = self._handed[self._next - self._base - 1].position
+    def used(self, inputs: Any) -> None:
+        """A training forward begins with `inputs`. Raises FailoverError if a newcomer's script has skipped batches by
+        itself, or if it cannot be told which batch this is."""
+        with self._lock:
+            waiting = self._next - self._used
+            number = self._number_of(inputs, by_value=waiting > 1)
+            if self._gone_to and (number or (number is None and waiting > 2)):
+                raise FailoverError(SKIPPED)
+            self._gone_to = False
+            first, self._first = self._first, False
+            if number is None:
+                if waiting > 1 and (first or self.runs_ahead):
+                    raise FailoverError(UNKNOWN)
+                number = self._next - 1
+            self.runs_ahead |= number < self._next - 1
+            if number < self._used:
+                return  # trained on again, or no batch of a loader
+            self._used = number + 1
+            self._position = self._handed[number - self._base].position
+            for kept in self._handed[: self._used - self._base]:
+                kept.given = None
+
+    def is_next(self, inputs: Any) -> bool:
+        """Whether `inputs` are the batch that follows the last one that counts."""
+        with self._lock:
+            return self._number_of(inputs, by_value=True) == self._used
+
+    def _number_of(self, inputs: Any, *, by_value: bool) -> int | None:
+        """The number of the batch that `inputs` are, of those that were not trained on; None if that cannot be seen."""
+        start = self._used - self._base
+        candidates = [kept.given for kept in self._handed[start : self._next - self._base]]
+        found = matching.find(inputs, candidates, by_value=by_value)
+        return None if found is None else self._used + found
+
+    @property
+    def feeds(self) -> bool:
+        """Whether a loader was asked for a batch before the first training forward."""
+        return self._training is not None
 
     def position(self) -> dict[str, Any]:
         """Where the data stands after the batches that training has used."""
-        return dict(self._position)
+        with self._lock:
+            ahead = self._handed[max(self._used - self._base, 0) : self._next - self._base]
+            return {**resolved(self._position), "ahead": [kept.rng_before for kept in ahead]}
 
     def seal(self, version: int) -> None:
         """`version` is complete: all batches used so far are behind it."""
-        self._ends[version] = (self._used, self._position)
-        if not self._copying and any(batches_.marks(kept.batch) != kept.marks for kept in self._handed):
-            self._copying = True
-            log.warning("the script writes into its batches; from now on they are copied before they are handed out")
+        with self._lock:
+            self._ends[version] = (self._used, self._position)
+            if not self._copying and any(batches_.marks(kept.batch) != kept.marks for kept in self._handed):
+                self._copying = True
+                log.warning(
+                    "the script writes into its batches; from now on they are copied before they are handed out"
+                )
 
     def forget(self, oldest_needed: int) -> None:
         """The job never goes back behind version `oldest_needed`."""
-        for old in [version for version in self._ends if version < oldest_needed]:
-            del self._ends[old]
-        first = min((number for number, _ in self._ends.values()), default=self._base)
-        drop = max(0, first - 1 - self._base)  # the last one used tells the position
-        del self._handed[:drop]
-        self._base += drop
+        with self._lock:
+            for old in [version for version in self._ends if version < oldest_needed]:
+                del self._ends[old]
+            first = min((number for number, _ in self._ends.values()), default=self._base)
+            drop = max(0, first - self._base)
+            del self._handed[:drop]
+            self._base += drop
 
     def can_return_to(self, version: int) -> bool:
         """Whether the batches that followed `version` can be handed out again."""
@@ -148,15 +229,22 @@ class Feed:
 
     def return_to(self, version: int) -> None:
         """Hand out again what followed `version`."""
-        self._used, self._position = self._ends[version]
-        self._next = self._used
+        with self._lock:
+            self._used, self._position = self._ends[version]
+            self._next = self._used
+            for kept in self._handed[self._used - self._base :]:
+                kept.given = batches_.share(kept.batch) if kept.given is None else kept.given
 
     def go_to(self, tracked: Tracked, position: dict[str, Any]) -> bool:
         """In a newcomer: bring `tracked` to `position`, if it is of that loader. False if not, or done before."""
-        if self._gone_to is not None or position["loader"] != tracked.loader or position["begun"] is None:
-            return False
-        tracked.source.seek(position)
-        self._gone_to, self._training, self._last = 0, tracked.loader, tracked
-        self._handed, self._base, self._next, self._used = [], 0, 0, 0
-        self._position = tracked.position()
-        return True
+        with self._lock:
+            if self._training is not None or position["loader"] != tracked.loader or position["begun"] is None:
+                return False
+            states = rng.capture()
+            tracked.source.seek(position)
+            rng.restore(states)
+            self._gone_to, self._training, self._last = True, tracked.loader, tracked
+            self._handed, self._base, self._next, self._used = [], 0, 0, 0
+            self._ahead = list(position["ahead"])
+            self._position = tracked.position()
+            return True

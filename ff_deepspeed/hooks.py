@@ -83,7 +83,8 @@ def _init(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
     given = inspect.signature(original).bind(engine, *args, **kwargs).arguments
     config = configuration.read(given["config_class"]._param_dict)
     if config is not None and config.enabled:
-        support.check_config(given["config_class"], type(engine), given["model"], given.get("mpu"))
+        others = given["model"], given.get("mpu"), given.get("optimizer")
+        support.check_config(given["config_class"], type(engine), *others)
     original(engine, *args, **kwargs)
     if type(engine) is DeepSpeedEngine:
         protection.protect(engine, config)
@@ -118,6 +119,7 @@ def _forward(found: Protection, original: Original, engine: Any, *args: Any, **k
         return original(engine, *args, **kwargs)
     found.check()
     if found.loop.used:
+        found.session.check()  # an interrupt that the script has swallowed
         if found.session.training:
             found.session.given((args, kwargs))
         found.session.inject("forward")
@@ -127,6 +129,7 @@ def _forward(found: Protection, original: Original, engine: Any, *args: Any, **k
 
 def _backward(found: Protection, original: Original, engine: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
     if found.loop.used:
+        found.session.check()
         return original(engine, loss, *args, **kwargs)
     kwargs.update(zip(("retain_graph", "scale_wrt_gas"), args, strict=False))
     return found.unmodified.backward(original, loss, kwargs)
@@ -134,6 +137,7 @@ def _backward(found: Protection, original: Original, engine: Any, loss: Any, *ar
 
 def _step(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
     if found.loop.used:
+        found.session.check()
         original(engine, *args, **kwargs)
     else:
         found.unmodified.step(original, args, kwargs)

@@ -14,6 +14,7 @@ from typing import Any
 from ff_core.errors import FailoverError
 from ff_core.state import rng
 from ff_deepspeed import batch as batches_
+from ff_deepspeed.fingerprint import resolved
 from ff_deepspeed.source import Source
 
 log = logging.getLogger("ff_deepspeed")
@@ -23,11 +24,11 @@ DROPPED = "the last %d micro-batches are dropped: an iteration takes %d (gradien
 
 @dataclass(slots=True)
 class Kept:
-    """A group that was handed out. batches: None when the loader had ended. consumed: micro-batches up to its end."""
+    """A group that was handed out. batches: None when the loader had ended. position: of the source afterwards."""
 
     batches: list[Any] | None
     rng_after: dict[str, Any]
-    consumed: int
+    position: dict[str, Any]
     marks: tuple[int, ...]
     spoilt: bool = False
 
@@ -45,11 +46,14 @@ class ReplayableLoader:
         self._kept: dict[int, Kept] = {}
         self._copying = False
 
+    def begin(self) -> None:
+        """Make the loader's iterator now, not with the first `fetch`. Idempotent."""
+        self._source.begin()
+
     def position(self, version: int) -> dict[str, Any]:
         """Where the data stands when `version` is complete: plain values for `seek` in another process."""
-        position = self._source.position()
         kept = self._kept.get(version)
-        return position if kept is None else {**position, "consumed": kept.consumed}
+        return resolved(self._source.position() if kept is None else kept.position)
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to `position` of another process; only before anything was handed out. Changes the random generators."""
@@ -107,4 +111,4 @@ class ReplayableLoader:
         if fetched and not complete:
             log.info(DROPPED, len(fetched), self._group)
         batches = fetched if complete else None
-        return Kept(batches, rng.capture(), self._source.consumed, batches_.marks(batches))
+        return Kept(batches, rng.capture(), self._source.position(), batches_.marks(batches))

@@ -10,6 +10,9 @@
 A failure anywhere inside the `with` voids the iteration: the rank recovers and the loop's next item is iteration
 v*+1, v* being the version that all ranks agreed on. A replacement runs the same script; its loop begins with that
 same item. An iteration is complete ("sealed") when the loop asks for the next item.
+
+An item may pass without an optimizer step, as where all ranks agree to skip a batch. It makes no version: it belongs to
+the iteration of the next step, and is handed out again together with it.
 """
 
 from __future__ import annotations
@@ -36,6 +39,10 @@ OUTSIDE = (
     "interrupted iteration. Move collectives that run between iterations (evaluation, logging, checkpoints) "
     "inside the `with`, after engine.step()"
 )
+SWALLOWED = (
+    "iteration %d was interrupted because a rank has died, and the script has swallowed that: a bare `except:` or "
+    "`except BaseException:`. The iteration is repeated; let such a clause catch Exception only"
+)
 LEFT = (
     "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. "
     "Bound the loop with ff_deepspeed.batches(engine, loader, limit=...) instead: it waits until no rank needs to "
@@ -44,10 +51,11 @@ LEFT = (
 
 
 class Body:
-    """One run of the loop's body: iteration `version` + 1."""
+    """One run of the loop's body: (a part of) iteration `version` + 1."""
 
-    def __init__(self, version: int, counters: dict[str, int]) -> None:
+    def __init__(self, version: int, item: int, counters: dict[str, int]) -> None:
         self.version = version
+        self.item = item
         self.counters = counters
         self.entered = False
         self.finished = False
@@ -68,12 +76,13 @@ class Loop:
         self._calls = 0
         self._call = 0  # the call that feeds the engine now
         self._source: ReplayableLoader | None = None
+        self._ends: dict[int, int] = {}  # version -> number of the last item behind it
         self._body: Body | None = None
         self._restored: dict[str, Any] | None = None  # position of a restored version, until it is taken up
 
     def position(self) -> dict[str, Any]:
         assert self._source is not None
-        return {"call": self._call, **self._source.position(self._failover.version)}
+        return {"call": self._call, **self._source.position(self._ends.get(self._failover.version, -1))}
 
     def client_state(self) -> dict[str, Any]:
         return self._p.client.save()
@@ -96,13 +105,14 @@ class Loop:
                 log.info("batches() call %d was over before this process took over its rank: empty here", call + 1)
                 return
             source.seek(position)  # before joining: nobody should wait for it
-        version = self._begin(call, source)
+        version = item = self._begin(call, source)  # items are numbered like versions, until one makes none
+        self._ends = {version: item}
         while True:
-            batches, interrupt = interrupted(partial(self._fetch, source, version + 1))
+            batches, interrupt = interrupted(partial(self._fetch, source, item + 1))
             if interrupt is None and batches is None:
                 return
             if interrupt is None and batches is not None:
-                self._body = Body(version, scalars.counters(self._p.engine))
+                self._body = Body(version, item + 1, scalars.counters(self._p.engine))
                 try:
                     yield batches
                 except GeneratorExit:
@@ -110,14 +120,21 @@ class Loop:
                     raise
                 interrupt = self._end(self._body)
                 if interrupt is None:
-                    version += 1
-                    source.settle(version, self._failover.oldest_needed)
+                    version, item = self._failover.version, item + 1
+                    self._settle(source, version, item)
             if interrupt is not None:
                 version = self._recover(interrupt, source)
+                item = self._ends[version]
 
-    def _fetch(self, source: ReplayableLoader, iteration: int) -> list[Any] | None:
-        """The iteration's micro-batches. None: the data is at its end, and every rank is through."""
-        batches = source.fetch(iteration)
+    def _settle(self, source: ReplayableLoader, version: int, item: int) -> None:
+        oldest = self._failover.oldest_needed
+        for old in [old for old in self._ends if old < oldest]:
+            del self._ends[old]
+        source.settle(item, self._ends.get(oldest, -1))
+
+    def _fetch(self, source: ReplayableLoader, item: int) -> list[Any] | None:
+        """The item's micro-batches. None: the data is at its end, and every rank is through."""
+        batches = source.fetch(item)
         if batches is None:
             self._failover.finish()
         return batches
@@ -136,6 +153,13 @@ class Loop:
         """The body was interrupted: the loop's other code must not see counters of a step that did not count."""
         body.interrupt = epoch
         scalars.set_counters(self._p.engine, body.counters)
+
+    def halted(self, body: Body) -> int | None:
+        """The epoch of a halt that the body has not heard of, or has swallowed; None if there is none."""
+        _, epoch = interrupted(self._failover.check)
+        if epoch is not None and self._failover.version == body.version:
+            log.warning(SWALLOWED, body.version + 1)
+        return epoch
 
     def _begin(self, call: int, source: ReplayableLoader) -> int:
         """Make `source` what feeds the engine. Returns the version that its first item follows."""
@@ -177,14 +201,16 @@ class Loop:
             )
         if body.interrupt is not None:
             return body.interrupt
-        made = self._failover.version - body.version
-        if made != 1:
+        if self._failover.version == body.version:
+            return None  # nothing to seal: what this item did is done again from the version before it
+        if self._p.steps_since_version():
             raise FailoverError(
-                f"iteration {body.version + 1} ended with {made} optimizer steps: one item of batches() holds the "
-                f"micro-batches of one step (gradient_accumulation_steps = "
+                f"iteration {body.version + 1} went on with engine.step() after its optimizer step: one item of "
+                f"batches() holds the micro-batches of one step (gradient_accumulation_steps = "
                 f"{self._p.engine.gradient_accumulation_steps()}); call engine(...), engine.backward(...) and "
-                "engine.step() once for each of them"
+                "engine.step() once for each of them, and skip all of them or none"
             )
+        self._ends[self._failover.version] = body.item
         try:
             self._p.persist()
             self._failover.seal()
@@ -212,7 +238,7 @@ class Loop:
         version = self._failover.recover(FailoverInterrupt(epoch))
         self._take_restored()
         self._p.session.given_again()
-        if not source.can_return_to(version):
+        if version not in self._ends or not source.can_return_to(self._ends[version]):
             raise self._p.fail(FailoverError(f"the batches that followed version {version} are not kept any more"))
         return version
 
@@ -239,6 +265,8 @@ class Iteration:
     ) -> bool:
         assert self._body is not None
         epoch = _interrupted(error)
+        if epoch is None and (error is None or isinstance(error, Exception)):
+            epoch = self._loop.halted(self._body)
         if epoch is not None:
             self._loop.void(self._body, epoch)
         self._body.finished = error is None or epoch is not None

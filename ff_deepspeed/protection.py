@@ -38,18 +38,21 @@ class Protection(ProtectedEngine):
             return path, state
         saved = self.session.saved_scalars()
         counters = dict(saved["trainer"]["engine"])
-        if "call" in saved["data"]:  # the exact loop: as when the job began, the loop finds its way from there
-            first = client.first_answer(saved["client"])
-            if first is None:
-                return original(self.engine, *args, **kwargs)
+        data = saved["data"]
+        # The exact loop finds its way from where the job began; before the first iteration that is the place to be.
+        first = client.first_answer(saved["client"]) if "call" in data or data.get("start") else None
+        if "call" in data and first is None:
+            return original(self.engine, *args, **kwargs)
+        if first is not None:
             counters = {"global_steps": first[0]}
             answer = first[1]
         else:
             directory = str(kwargs.get("load_dir", args[0] if args else ""))
             step = counters["global_steps"]
             answer = client.answer(saved["client"], step, f"{directory}/global_step{step}")
-            self.unmodified.answered()
         scalars.set_counters(self.engine, counters)
+        if "call" not in data:
+            self.unmodified.answered(data)  # last: random states are put back here
         log.info("load_checkpoint() was answered from memory: %s", answer[0])
         return answer
 

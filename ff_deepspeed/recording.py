@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ff_deepspeed import batch as batches_
-from ff_deepspeed import boundary
+from ff_deepspeed import boundary, matching
 from ff_deepspeed.ambient import Ambient
 
 Path = tuple[Any, ...]
@@ -60,6 +60,10 @@ class Forward(Event):
     def path_to(self, loss: torch.Tensor) -> Path | None:
         """Where in the output `loss` is, None if it is not one of its tensors."""
         return next((path for path, ref in self._outputs if ref() is loss), None)
+
+    def is_of(self, inputs: Any) -> bool:
+        """Whether `inputs` (args, kwargs) have the values of this call's."""
+        return matching.same(inputs, self._inputs)
 
     def obstacle(self) -> str | None:
         return None if batches_.marks(self._inputs) == self._marks else "the script wrote into an input of engine(...)"

@@ -17,7 +17,7 @@ import torch
 
 from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_deepspeed import ambient
-from ff_deepspeed.recording import Event, Record, Sealed, modes_of, set_modes
+from ff_deepspeed.recording import Event, Forward, Record, Sealed, modes_of, set_modes
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
@@ -44,6 +44,7 @@ class Redo:
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
         self.void = False
+        self.voided: Forward | None = None  # the first engine(...) of the iteration that is void
         self.busy = False  # inside a call of the script: calls made by that call are not the script's
 
     def begin(self, version: int) -> None:
@@ -73,7 +74,7 @@ class Redo:
                 if event is not None and self.open is not None:
                     self.open.events.append(event)
                 return cast(T, result)
-            if not self._recover(epoch, None if event is None else event.obstacle()):
+            if not self._recover(epoch, event):
                 with self._inside():
                     return voided()
             around.put(self._p.engine)
@@ -86,15 +87,17 @@ class Redo:
         finally:
             self.busy = False
 
-    def _recover(self, epoch: int, obstacle: str | None) -> bool:
-        """Back to a common version and forward again to where the script is. False: the iteration is void."""
+    def _recover(self, epoch: int, event: Event | None) -> bool:
+        """Back to a common version and forward again to where the script is, before `event`. False: the iteration is
+        void."""
+        obstacle = None if event is None else event.obstacle()
         pending: int | None = epoch
         while pending is not None:
             with self._inside():
                 version = self._failover.recover(FailoverInterrupt(pending))
             obstacle = obstacle or self._obstacle(version)
             if obstacle is not None:
-                self._make_void(version, obstacle)
+                self._make_void(version, obstacle, event)
                 return False
             with self._inside():
                 _, pending = interrupted(partial(self._replay, version))
@@ -125,7 +128,7 @@ class Redo:
                 self._failover.seal()
                 record.release()
 
-    def _make_void(self, version: int, reason: str) -> None:
+    def _make_void(self, version: int, reason: str, event: Event | None) -> None:
         if not self._feed.can_return_to(version):
             raise self._p.fail(
                 FailoverError(
@@ -139,12 +142,33 @@ class Redo:
             version + 1,
             reason,
         )
+        record = self._records.get(version + 1)
+        done = [*([] if record is None else record.events), *([] if event is None else [event])]
+        self.voided = next((one for one in done if isinstance(one, Forward)), None)
         self._feed.return_to(version)
         self._p.session.given_again()
         for newer in [number for number in self._records if number > version]:
             del self._records[newer]
         self.begin(version)
         self.void = True
+
+
+@contextmanager
+def buffers_kept(module: torch.nn.Module) -> Iterator[None]:
+    """A forward that does not count leaves nothing behind in the buffers of `module` (running means, counts)."""
+    before = [
+        (owner._buffers, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for owners, name, buffer, value in before:
+                buffer.copy_(value)
+                owners[name] = buffer
 
 
 @contextmanager

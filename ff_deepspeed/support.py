@@ -19,12 +19,12 @@ WORKS = (
 HINT = 'Use that, or set "ff_failover": {"enabled": false} to train unprotected.'
 
 
-def check_config(config: Any, kind: type, model: Any, mpu: Any) -> None:
-    """Before an engine of class `kind` is built. config: a DeepSpeedConfig.
+def check_config(config: Any, kind: type, model: Any, mpu: Any, optimizer: Any = None) -> None:
+    """Before an engine of class `kind` is built. config: a DeepSpeedConfig. optimizer: given to initialize().
 
     Raises UnsupportedError listing every obstacle.
     """
-    _refuse(list(_obstacles(config, kind, model, mpu)))
+    _refuse([*_obstacles(config, kind, model, mpu), *_optimizer_obstacles(config, optimizer)])
 
 
 def check_engine(engine: Any) -> None:
@@ -77,6 +77,30 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
                 yield f"{name}: masters in a low precision are not supported"
 
 
+def _optimizer_obstacles(config: Any, given: Any) -> Iterator[str]:
+    """The optimizer that DeepSpeed would make of the configuration: some are compiled when they are made."""
+    name, params = config.optimizer_name, dict(config.optimizer_params or {})
+    if given is not None or name is None or (params.get("torch_adam") and name in ("adam", "adamw")):
+        return
+    line = f'"optimizer": {{"type": "{_written(config, name)}"}}'
+    if name in ("adam", "adamw"):
+        yield (
+            f'{line} makes DeepSpeed build its FusedAdam. Add "torch_adam": true to the "params" of that optimizer: '
+            "torch's own AdamW is used then, which is protected"
+        )
+    else:
+        yield (
+            f'{line} is not an Adam that can be protected. Write "type": "AdamW" with "torch_adam": true among its '
+            '"params", or give deepspeed.initialize(optimizer=...) a torch.optim.AdamW'
+        )
+
+
+def _written(config: Any, name: str) -> str:
+    """The type as it stands in the user's file: DeepSpeed makes small letters of it."""
+    section = config._param_dict.get("optimizer") or {}
+    return str(section.get("type", name))
+
+
 def engine_obstacles(engine: Any) -> Iterator[str]:
     """What of an engine that is complete cannot be protected, a sentence each."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -87,7 +111,10 @@ def engine_obstacles(engine: Any) -> Iterator[str]:
     optimizers = (torch.optim.Adam, torch.optim.AdamW, DeepSpeedCPUAdam)
     inner = engine.basic_optimizer
     if type(inner) not in optimizers:
-        yield f"the optimizer is a {type(inner).__module__}.{type(inner).__qualname__}"
+        yield (
+            f"the optimizer given to deepspeed.initialize() is a {type(inner).__module__}.{type(inner).__qualname__}; "
+            "give it a torch.optim.AdamW"
+        )
     wrappers = (DeepSpeedZeroOptimizer, BF16_Optimizer, FP16_UnfusedOptimizer, *optimizers)
     if type(engine.optimizer) not in wrappers:
         yield f"DeepSpeed wrapped it in a {type(engine.optimizer).__qualname__}"

@@ -9,12 +9,16 @@ again (ff_deepspeed.recording), then the call is made once more, and the script 
 impossible (the script wrote into what it gave engine(...)) the iteration is void: its remaining calls do nothing, a
 collective of the script ends the job with words, and the loader hands the same batches out again.
 
-An iteration is sealed when the script asks the training loader for the next batch, or else calls engine(...) again.
-That is also where a replacement joins: after it both make the same calls.
+An iteration is sealed when the script asks the training loader for the next batch, or else calls engine(...) again
+(ff_deepspeed.own_batches). That is also where a replacement joins: after it both make the same calls.
+
+All this is the business of the thread that trains. Other threads may read the loader ahead.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,13 +27,22 @@ import torch
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_deepspeed import ambient
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
+from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle, modes_of
-from ff_deepspeed.redo import REMEDIES, Redo
+from ff_deepspeed.redo import REMEDIES, Redo, buffers_kept
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
 
+log = logging.getLogger("ff_deepspeed")
+
 AT_LOADER, AT_FORWARD = "loader", "forward"
+
+NOT_RESUMABLE = (
+    "training begins, and the script has not called engine.load_checkpoint(): the replacement of a rank that dies "
+    "after the first step would start from the beginning, which is refused. After a failure this job ends, or with "
+    "`--max-restarts N` starts anew, from a checkpoint if the script looks for one."
+)
 
 
 class Unmodified:
@@ -40,14 +53,22 @@ class Unmodified:
         self._failover = protection.session
         self._feed = Feed()
         self._redo = Redo(protection, self._feed)
-        self._answered = False  # a newcomer's load_checkpoint()
+        self._own = OwnBatches(protection)
+        self._answered: dict[str, Any] | None = None  # a newcomer's load_checkpoint(): position of the version
+        self._start_data: dict[str, Any] = {}  # what goes into the position of the version before the first iteration
+        self._first = -1  # the first version that this process makes
+        self._joined = False  # this process has taken a dead rank's place
+        self._sealed_at: str | None = None  # the last version, if this process has sealed one
+        self._thread = threading.main_thread().ident  # the one that trains
         self._ended = False
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
     def position(self) -> dict[str, Any]:
         sealed = self._redo.sealed(self._failover.version)
-        return {**NOWHERE, "joined_at": AT_FORWARD} if sealed is None else sealed.data
+        if sealed is not None:
+            return sealed.data
+        return {**NOWHERE, "joined_at": AT_FORWARD, "start": True, **self._start_data}
 
     def client_state(self) -> dict[str, Any]:
         sealed = self._redo.sealed(self._failover.version)
@@ -55,35 +76,50 @@ class Unmodified:
 
     def restored(self, saved: dict[str, Any]) -> None:
         self._p.client.load(saved["client"])
+        if self._answered is not None and _place(saved["data"]) != _place(self._answered):
+            raise self._p.fail(
+                FailoverError(
+                    "another failure moved the job to another version after load_checkpoint() had been answered in "
+                    "this replacement: it ends, and is replaced itself"
+                )
+            )
 
     # ---- calls of the script ----------------------------------------------------------------------------------------
 
     @property
     def listening(self) -> bool:
-        """Whether a call made now is the script's, in training."""
-        return self._redo.open is not None and not self._redo.busy
+        """Whether a call made now is the script's, in training, in the thread that trains."""
+        return self._redo.open is not None and not self._redo.busy and self._is_trainer
 
     def forward(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """engine(...) in training."""
         engine = self._p.engine
         if self._redo.busy:
             return original(engine, *args, **kwargs)
+        inputs = (args, kwargs)
         if self._redo.open is None:
-            self._start()
-        if self._redo.void:
-            return original(engine, *args, **kwargs)
-        self._seal_if_stepped(AT_FORWARD)
-        self._feed.used()
-        self._p.session.given((args, kwargs))
+            self._start(inputs)
+        if self._redo.void and not self._may_lift(inputs):
+            return self._by_itself(original, args, kwargs)
+        self._seal_if_stepped(AT_FORWARD, inputs)
+        self._feed.used(inputs)
+        self._p.session.given(inputs)
         event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
 
         def perform() -> Any:
             self._failover.inject("forward")
             return original(engine, *args, **kwargs)
 
-        output = self._redo.make(perform, event, lambda: original(engine, *args, **kwargs))
+        output = self._redo.make(perform, event, lambda: self._by_itself(original, args, kwargs))
         event.made(output)
+        if self._is_first and not self._feed.feeds:
+            self._own.forward_over()
         return output
+
+    def _by_itself(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """engine(...) in an iteration that does not count."""
+        with buffers_kept(self._p.engine.module):
+            return original(self._p.engine, *args, **kwargs)
 
     def backward(self, original: Callable[..., Any], loss: torch.Tensor, kwargs: dict[str, Any]) -> Any:
         """engine.backward(loss)."""
@@ -113,8 +149,11 @@ class Unmodified:
         if not self.listening:
             original(engine, *args, **kwargs)
         elif not self._redo.void:
+            self._own.step_begins()
             event = Call(original, (engine, *args), kwargs, ambient.take(engine))
             self._redo.make(lambda: original(engine, *args, **kwargs), event, lambda: None)
+            if self._sealed_at != AT_LOADER and self._has_stepped():
+                self._own.stepped()
 
     def call(self, function: Callable[..., Any], args: Any, kwargs: Any, writes: bool, alone: Callable[[], Any]) -> Any:
         """A collective of the script (writes: into tensors that it is given), or a checkpoint.
@@ -169,15 +208,18 @@ class Unmodified:
 
     def next(self, tracked: Tracked) -> Any:
         """next(iterator) of a data loader. Raises StopIteration."""
+        if not self._is_trainer and self._redo.open is not None:
+            return self._feed.next(tracked, own_thread=False)
         if self._redo.busy:
             return tracked.source.next()
-        if self._redo.open is None and self._answered:
+        if self._redo.open is None and self._answered is not None:
             self._arrive(tracked)
         elif self._redo.open is not None and self._feed.is_training(tracked):
-            self._redo.void = False
+            self._own.loader_asked()
+            self._redo.void &= self._feed.runs_ahead
             self._seal_if_stepped(AT_LOADER)
-            self._redo.void = False  # sealing was interrupted: the batches are handed out here again
-        return self._feed.next(tracked)
+            self._redo.void &= self._feed.runs_ahead  # sealing was interrupted: the batches are handed out here again
+        return self._feed.next(tracked, own_thread=self._is_trainer)
 
     def check_unused(self) -> None:
         """Raises FailoverError if training has begun in an unmodified loop: batches() comes too late."""
@@ -187,13 +229,14 @@ class Unmodified:
                 "go through batches(), or none"
             )
 
-    def answered(self) -> None:
-        """A newcomer's load_checkpoint() was answered: its script knows where to go on."""
-        self._answered = True
+    def answered(self, data: dict[str, Any]) -> None:
+        """A newcomer's load_checkpoint() was answered: its script knows where to go on. data: of the version."""
+        self._answered = data
+        self._own.answered(data)
 
     def end(self) -> None:
         """The script is over, or destroys its groups: wait until nobody needs this rank any more."""
-        if self._failover.is_newcomer and self._answered:
+        if self._failover.is_newcomer and self._answered is not None:
             self._join()  # at the very end of training: the others are waiting here too
         if self._ended or not self.listening:
             return
@@ -210,19 +253,36 @@ class Unmodified:
 
     # ---- starting and joining ---------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    @property
+    def _is_first(self) -> bool:
+        """Whether this is the job's first iteration: what is found out now is still told before training."""
+        record = self._redo.open
+        return record is not None and record.version == self._first and not self._joined
+
+    @property
+    def _is_trainer(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def _start(self, inputs: Any) -> None:
         """The first training forward: protection begins, or a newcomer joins that has not joined at its loader."""
+        self._thread = threading.get_ident()
         if self._failover.is_newcomer:
-            step = self._failover.saved_scalars()["trainer"]["engine"]["global_steps"]
-            if step > 0 and not self._answered:
+            saved = self._failover.saved_scalars()
+            step = saved["trainer"]["engine"]["global_steps"]
+            if step > 0 and self._answered is None:
                 raise self._p.fail(
                     FailoverError(
                         f"this process replaces a dead rank at step {step}, but its script starts from the beginning. "
                         f"{REMEDIES}"
                     )
                 )
+            self._own.prove(saved["data"], inputs)
+        else:
+            self._start_data = {"own": self._own.start(inputs)}
+            if not self._p.client.is_loaded:
+                log.warning("%s %s", NOT_RESUMABLE, REMEDIES)
         self._join()
-        self._feed.begin_training(self._failover.version)
+        self._feed.begin_training(self._failover.version, inputs)
 
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""
@@ -233,21 +293,46 @@ class Unmodified:
 
     def _join(self) -> None:
         self._p.adapter.script = self
+        self._joined = self._failover.is_newcomer
         self._redo.begin(self._p.start())
+        self._first = self._failover.version + 1
+
+    def _may_lift(self, inputs: Any) -> bool:
+        """In a void iteration of a loop that fetches ahead: whether the batch that must be repeated is here."""
+        if not self._feed.runs_ahead or not self._feed.is_next(inputs):
+            return False
+        first = self._redo.voided
+        if first is None or not first.is_of(inputs):
+            raise self._p.fail(
+                FailoverError(
+                    "an iteration must be repeated, and its batch comes another time with other values: the script "
+                    f"changes batches between the loader and engine(...). {REMEDIES}"
+                )
+            )
+        first.ambient.put(self._p.engine)
+        self._redo.void = False
+        return True
 
     # ---- sealing ----------------------------------------------------------------------------------------------------
 
-    def _seal_if_stepped(self, joined_at: str) -> None:
-        assert self._redo.open is not None
-        if self._failover.version == self._redo.open.version:
-            self._redo.make(lambda: self._seal(joined_at), None, lambda: None)
+    def _has_stepped(self) -> bool:
+        record = self._redo.open
+        return record is not None and not self._redo.void and self._failover.version == record.version
 
-    def _seal(self, joined_at: str) -> None:
+    def _seal_if_stepped(self, joined_at: str, inputs: Any = None) -> None:
+        if self._has_stepped():
+            self._redo.make(lambda: self._seal(joined_at, inputs), None, lambda: None)
+
+    def _seal(self, joined_at: str, inputs: Any) -> None:
         record = self._redo.open
         assert record is not None
         if record.sealed is None:
+            self._sealed_at = joined_at
             data = {**self._feed.position(), "joined_at": joined_at}
-            record.sealed = Sealed(ambient.take(self._p.engine), self._p.client.save(), data)
+            client = self._p.client.save()
+            if inputs is not None:
+                client, data["own"] = self._own.seal(inputs, refuse=self._is_first)
+            record.sealed = Sealed(ambient.take(self._p.engine), client, data)
         self._p.persist()
         self._failover.seal()
         record.release()
@@ -256,3 +341,8 @@ class Unmodified:
         self._feed.forget(oldest)
         self._redo.forget(oldest)
         self._redo.begin(record.version)
+
+
+def _place(data: dict[str, Any]) -> tuple[Any, ...]:
+    """Where in its data a version stands: enough to tell two versions apart."""
+    return data.get("start"), data["loader"], data["consumed"], (data.get("own") or {}).get("inputs")

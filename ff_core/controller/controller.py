@@ -207,7 +207,10 @@ class Controller(JobControl):
                 self.node_down(node.id, f"no heartbeat for {state.config.heartbeat_timeout_s:g} s")
         self.failovers.tick(now)
         looking = state.is_protecting and state.settled and state.left_version is None
-        if looking and state.hangs.stalled(state.job.world_size, now):
+        uneven = state.hangs.uneven(state.job.world_size, now) if looking else None
+        if uneven is not None:
+            self.finish(1, self.loop_end.uneven(*uneven))
+        elif looking and state.hangs.stalled(state.job.world_size, now):
             self._blame(now)
 
     def _blame(self, now: float) -> None:

@@ -2,9 +2,13 @@
 
 Every agent reports, with its heartbeat, each rank's progress count (collectives, steps, seals) and what it is doing.
 The job hangs when no rank has made progress for the deadline. The culprits are then the ranks that are *not* waiting
-(in a collective, at the gate, in recovery): they keep the others. If all wait, or none seems to (a collective on a GPU
-returns at once, and the rank waits for it in the user's code), those with the fewest collectives behind them keep the
-rest, provided that others are ahead. If neither tells, nobody is blamed, and the job says so.
+(in a collective, at the gate, in recovery, at the end of their loop): they keep the others. If all wait, or none seems
+to (a collective on a GPU returns at once, and the rank waits for it in the user's code), those with the fewest
+collectives behind them keep the rest, provided that others are ahead. If neither tells, nobody is blamed, and the job
+says so.
+
+Ranks that wait at the end of their loop while all others wait in a collective hang for another reason: they have had
+fewer batches. Nobody is killed for that; see `uneven`.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-from ff_core.contract.activity import ACTIVITY_COLLECTIVE, ACTIVITY_GATE, ACTIVITY_RECOVERING
+from ff_core.contract.activity import ACTIVITY_COLLECTIVE, ACTIVITY_GATE, ACTIVITY_LEAVING, ACTIVITY_RECOVERING
 
-_WAITING = (ACTIVITY_COLLECTIVE, ACTIVITY_GATE, ACTIVITY_RECOVERING)
+_WAITING = (ACTIVITY_COLLECTIVE, ACTIVITY_GATE, ACTIVITY_RECOVERING, ACTIVITY_LEAVING)
+_UNEVEN_S = 60.0  # nothing but a collective that never ends looks like that for so long
 _AUTO_FLOOR_S = 600.0  # saving a checkpoint from one rank may take minutes
 _AUTO_ITERATIONS = 20.0
 
@@ -59,6 +64,18 @@ class HangDetector:
         deadline_s = self.deadline_s
         silent = (now - since >= deadline_s for _, _, since in self._seen.values())
         return len(self._seen) >= world_size and all(silent)
+
+    def uneven(self, world_size: int, now: float) -> tuple[list[int], list[int]] | None:
+        """(ranks that are through their loop, ranks that wait for them in a collective), None if it is not so: the
+        ranks have different numbers of iterations."""
+        if len(self._seen) < world_size:
+            return None
+        quiet_s = min(self.deadline_s, _UNEVEN_S)
+        if any(now - since < quiet_s for _, _, since in self._seen.values()):
+            return None
+        through = sorted(rank for rank, (_, activity, _) in self._seen.items() if activity == ACTIVITY_LEAVING)
+        stuck = sorted(rank for rank, (_, activity, _) in self._seen.items() if activity == ACTIVITY_COLLECTIVE)
+        return (through, stuck) if through and stuck and len(through) + len(stuck) == world_size else None
 
     def culprits(self, world_size: int, now: float) -> list[int]:
         """Ranks that keep the job from going on; empty if it goes on or if it cannot be told."""

@@ -38,6 +38,20 @@ class LoopEnd:
             return
         self.may_leave()
 
+    def uneven(self, through: list[int], stuck: list[int]) -> str:
+        """What to tell where ranks `through` wait at the loop's end and ranks `stuck` in a collective."""
+        version = self.state.members.ranks[through[0]].leaving
+        after = "" if version is None else f" after iteration {version}"
+
+        def ranks(numbers: list[int]) -> str:
+            return f"{'rank' if len(numbers) == 1 else 'ranks'} {', '.join(map(str, numbers))}"
+
+        return (
+            f"the ranks have different numbers of batches: {ranks(through)} went through the training loop{after}, and "
+            f"{ranks(stuck)} would train on, in a collective that the others do not join. Give every rank the same "
+            "number: a DistributedSampler, drop_last=True, or ff_deepspeed.batches(engine, loader, limit=...)"
+        )
+
     def w_rose(self, version: int) -> None:
         """W has risen to `version`."""
         if self.state.left_version is not None and version > self.state.left_version:

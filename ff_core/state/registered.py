@@ -89,5 +89,12 @@ def load(saved: Mapping[str, Any]) -> None:
     found.load({name.removeprefix(_FOUND): state for name, state in saved.items() if name.startswith(_FOUND)})
 
 
+def load_known(states: Mapping[str, Any]) -> None:
+    """Put back what is registered already of collect()'s result."""
+    for name, obj in _registered.items():
+        if name in states:
+            obj.load_state_dict(states[name])
+
+
 def _known() -> str:
     return f"registered: {', '.join(sorted(_registered)) or 'nothing'}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ff_core.contract.activity import ACTIVITY_LEAVING
 from ff_core.copy import transports
 from ff_core.errors import FailoverError
 from ff_core.state import found
@@ -166,4 +167,5 @@ class Training:
             fence.resume(fence.version, replicator.recommit)
         epoch, version, stats = fence.epoch, fence.version, rank_stats(self._blocked, replicator.stats())
         self._link.send("leaving", rank=parts.rank, epoch=epoch, version=version, stats=stats)
-        parts.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), fence.check)
+        with fence.activity(ACTIVITY_LEAVING):
+            parts.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), fence.check)

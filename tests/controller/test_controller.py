@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ff_core.config.schema import FailoverConfig
 from ff_core.config.settings import Settings
+from ff_core.contract.activity import ACTIVITY_COLLECTIVE, ACTIVITY_LEAVING
 from ff_core.contract.messages import CONTROLLER_TO_AGENT, make
 from ff_core.controller.membership import Node
 from ff_core.errors import ProtocolError
@@ -216,6 +219,23 @@ def test_leaving_at_different_versions_is_an_error() -> None:
         1,
         "ranks leave the training loop after different iterations: rank 0 after 5, rank 1 after 4",
     )
+
+
+def test_ranks_with_different_numbers_of_batches_are_told_so_and_nobody_is_killed() -> None:
+    job = Job(nodes=2, nproc=1).start()
+    job.commit(5)
+    job.from_rank(0, "leaving", epoch=0, version=5)
+    for _ in range(70):
+        for rank, activity in enumerate((ACTIVITY_LEAVING, ACTIVITY_COLLECTIVE)):
+            job.heard(rank, "beat", free_bytes=1, progress={rank: [9, activity]})
+        job.controller.tick()
+        job.out.clock += 1
+    assert job.out.result is not None and job.out.result[0] == 1
+    assert re.search(
+        r"different numbers of batches: rank 0 went through the training loop after iteration 5, and rank 1 w.*limit=",
+        job.out.result[1],
+    )
+    assert not job.out.take("fail_worker")
 
 
 def test_early_exit_with_0_is_an_error() -> None:

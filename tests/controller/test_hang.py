@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ff_core.contract.activity import ACTIVITY_COLLECTIVE, ACTIVITY_GATE, ACTIVITY_USER
+from ff_core.contract.activity import ACTIVITY_COLLECTIVE, ACTIVITY_GATE, ACTIVITY_LEAVING, ACTIVITY_USER
 from ff_core.controller.hang import HangDetector
 
 WAITING, BUSY = ACTIVITY_COLLECTIVE, ACTIVITY_USER
@@ -35,3 +35,17 @@ def test_ranks_that_were_never_heard_of_are_not_blamed() -> None:
     hangs = HangDetector(30.0)
     hangs.observe(0, 5, BUSY, 0.0)
     assert not hangs.stalled(2, 100.0) and hangs.culprits(2, 100.0) == []
+
+
+def test_ranks_that_are_through_are_not_to_blame() -> None:
+    detector = HangDetector("auto")
+    for rank, activity in enumerate((ACTIVITY_LEAVING, ACTIVITY_COLLECTIVE, ACTIVITY_COLLECTIVE)):
+        detector.observe(rank, 5, activity, 0.0)
+    assert detector.uneven(3, 59.0) is None  # they may be slow
+    assert detector.uneven(3, 61.0) == ([0], [1, 2])
+    assert detector.uneven(4, 61.0) is None  # not everybody has been heard of
+    detector.observe(1, 6, ACTIVITY_COLLECTIVE, 60.0)
+    assert detector.uneven(3, 61.0) is None
+    detector.observe(1, 6, ACTIVITY_USER, 62.0)  # it computes: that may take long, and if it hangs it is to blame
+    assert detector.uneven(3, 10_000.0) is None
+    assert detector.culprits(3, 10_000.0) == [1]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from ff_core.errors import FailoverError
-from ff_core.state import rng
+from ff_core.state import codec, rng
 from ff_deepspeed.loader import ReplayableLoader
 
 
@@ -72,6 +74,80 @@ def test_another_process_goes_to_the_same_place(kind: str) -> None:
     rng.restore(states)
     assert [values(other.fetch(version)) for version in (4, 5, 6)] == expected
     assert other.fetch(7) is None
+
+
+class OwnGenerator(Noisy):
+    """Augments with a generator of its own, which outlives an epoch."""
+
+    def __init__(self) -> None:
+        self.own = np.random.default_rng(5)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([index, self.own.random()])
+
+
+def make_persistent() -> DataLoader[torch.Tensor]:
+    return make_loader(num_workers=2, persistent_workers=True)
+
+
+def make_with_own_generator() -> DataLoader[torch.Tensor]:
+    return DataLoader(OwnGenerator(), batch_size=2)
+
+
+@pytest.mark.parametrize("consumed", [0, 2])
+@pytest.mark.parametrize("make", [make_persistent, make_with_own_generator])
+def test_another_process_goes_into_the_second_epoch(
+    make: Callable[[], DataLoader[torch.Tensor]], consumed: int
+) -> None:
+    torch.manual_seed(1)
+    data = make()
+    first = ReplayableLoader(data, 1)
+    while first.fetch(0) is not None:
+        first.settle(0, 0)
+    second = ReplayableLoader(data, 1)
+    second.begin()
+    for version in range(1, consumed + 1):
+        second.fetch(version)
+        body()
+    position, states = codec.decode(codec.encode(second.position(consumed))), rng.capture()
+    expected = [values(second.fetch(version)) for version in (3, 4)]
+
+    torch.manual_seed(99)
+    other = ReplayableLoader(make(), 1)
+    other.seek(position)
+    rng.restore(states)
+    assert [values(other.fetch(version)) for version in (3, 4)] == expected
+
+
+def ahead() -> Iterator[torch.Tensor]:
+    """Makes each batch before it gives the one before away."""
+    following = torch.rand(3)
+    while True:
+        batch, following = following, torch.rand(3)
+        yield batch
+
+
+def test_generator_that_works_ahead_is_found_again() -> None:
+    torch.manual_seed(1)
+    loader = ReplayableLoader(ahead(), 1)
+    for version in (1, 2, 3):
+        loader.fetch(version)
+        body()
+    position, states = loader.position(3), rng.capture()
+    expected = values(loader.fetch(4))
+
+    torch.manual_seed(99)
+    other = ReplayableLoader(ahead(), 1)
+    other.seek(position)
+    rng.restore(states)
+    assert values(other.fetch(4)) == expected
+
+
+def test_other_data_are_noticed() -> None:
+    loader = ReplayableLoader([torch.ones(2), torch.zeros(2)], 1)
+    loader.fetch(1)
+    with pytest.raises(FailoverError, match=r"batch 1 of the replacement is not the one"):
+        ReplayableLoader([torch.zeros(2), torch.zeros(2)], 1).seek(loader.position(1))
 
 
 def test_position_of_an_earlier_version_and_back_again() -> None:

@@ -4,6 +4,7 @@ that was never interrupted, for every ZeRO stage, precision and optimizer that i
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +60,31 @@ def test_without_dropping_the_iteration_the_result_differs(run_cases: Callable[.
     after_backward = {"plan": [[3, 0]], "skip_reset": True, "may_fail": True}
     reference, got = (results[0] for results in run_cases([{**case, "protected": False}, {**case, **after_backward}]))
     assert got.get("digest") != reference["digest"]
+
+
+SKIPPING = {"stage": 1, "dtype": "bf16", "iterations": 12, "skip": "some"}
+
+
+def test_skipped_batches_belong_to_the_next_step(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    """All ranks agree to skip some batches: no step is made of them, and they are handed out again like the others."""
+    saved = str(tmp_path / "saved")
+    cases = [{**SKIPPING, "plan": EVERY_COLLECTIVE[:14]}, {**SKIPPING, "plan": EVERY_COLLECTIVE[:14], "behind": 1}]
+    cases += [{**SKIPPING, "save_at": 3, "save_to": saved}, {**SKIPPING, "resume_from": saved}]
+    reference, broken, further, whole, rest = run_cases([{**SKIPPING, "protected": False}, *cases])
+    for rank in range(2):
+        assert 3 < len(reference[rank]["losses"]) < 12
+        for got in (broken, further, whole):
+            assert got[rank]["digest"] == reference[rank]["digest"]
+            assert got[rank]["losses"] == reference[rank]["losses"]
+        assert len(broken[rank]["recovered"]) >= 4
+        assert rest[rank]["digest"] == reference[rank]["digest"]
+        assert rest[rank]["losses"] == {k: v for k, v in reference[rank]["losses"].items() if int(k) > 3}
+
+
+def test_swallowed_interrupt_is_remembered(run_cases: Callable[..., Any]) -> None:
+    case = {"stage": 1, "dtype": "bf16", "iterations": ITERATIONS, "bare": True}
+    reference, got = run_cases([{**case, "protected": False}, {**case, "plan": EVERY_COLLECTIVE}])
+    for rank in range(2):
+        assert len(got[rank]["recovered"]) >= 3
+        # Not the losses: a script that swallows everything records numbers of iterations that did not count.
+        assert got[rank]["digest"] == reference[rank]["digest"]

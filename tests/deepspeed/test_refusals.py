@@ -10,7 +10,7 @@ from typing import Any
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "zero3": ({"stage": 3}, r"stage = 3 \(ZeRO-3\) is not supported yet; stages 0, 1 and 2 are.*\"enabled\": false"),
     "offload": ({"zero": {"offload_optimizer": {"device": "cpu"}}}, r"offload_optimizer: offload is not supported yet"),
-    "optimizer": ({"stage": 0, "dtype": "fp32", "optimizer": "sgd"}, r"optimizer is a torch\.optim\.sgd\.SGD.*AdamW"),
+    "optimizer": ({"stage": 0, "dtype": "fp32", "optimizer": "sgd"}, r"is a torch\.optim\.sgd\.SGD.*AdamW"),
     "curriculum": ({"config": {"data_efficiency": {"enabled": True}}}, r"data_efficiency: curriculum sampling"),
     "accumulation": (
         {"config": {"managed_gradient_accumulation": False}},
@@ -20,12 +20,24 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"config": {"ff_failover": {"enabled": True, "replica": 1}}},
         r"ConfigError: .*ff_failover\.replica = 1: no such field; did you mean 'replicas'",
     ),
+    "FusedAdam": (
+        {"optimizer": "json", "config": {"optimizer": {"type": "AdamW", "params": {"lr": 0.01}}}},
+        r'"optimizer": \{"type": "AdamW"\} makes DeepSpeed build its FusedAdam\. Add "torch_adam": true to the "par',
+    ),
+    "Lamb": (
+        {"optimizer": "json", "config": {"optimizer": {"type": "Lamb", "params": {"lr": 0.01, "torch_adam": True}}}},
+        r'"type": "Lamb"\} is not an Adam that can be protected\. Write "type": "AdamW" with "torch_adam": true',
+    ),
+    "collective in the data": (
+        {"misuse": "collective in the data"},
+        r"all_reduce\(\) is called within the data loader, or.*inside `with ff_deepspeed\.iteration\(\):`",
+    ),
     "several": ({"stage": 3, "config": {"data_efficiency": {"enabled": True}}}, r"ZeRO-3.*; data_efficiency.*"),
 }
 
 MISUSES = {
     "no with": r"did not enter `with ff_deepspeed\.iteration\(\):`",
-    "no step": r"iteration 1 ended with 0 optimizer steps.*gradient_accumulation_steps = 1",
+    "three of two": r"went on with engine\.step\(\) after its optimizer step.*gradient_accumulation_steps = 2",
     "nested": r"batches\(\) inside another ff_deepspeed\.batches\(\) loop",
     "with twice": r"belongs once into the body",
     "with outside": r"belongs once into the body",
@@ -36,6 +48,9 @@ MISUSES = {
 }
 
 
+RIGHT = ("no step", "proxy", "compiled", "break", "nothing")
+
+
 def test_what_cannot_be_protected_is_refused(run_cases: Callable[..., Any]) -> None:
     cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, **case} for case, _ in REFUSED.values()]
     results = run_cases(cases, world=1)
@@ -43,13 +58,30 @@ def test_what_cannot_be_protected_is_refused(run_cases: Callable[..., Any]) -> N
         assert re.search(pattern, result["error"]), f"{name}: {result['error']}"
 
 
+def test_torch_adam_is_the_way_out(run_cases: Callable[..., Any]) -> None:
+    """What the refusal of DeepSpeed's own Adam advises."""
+    optimizer = {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}}
+    case = {"stage": 2, "dtype": "bf16", "gas": 2, "optimizer": "json", "config": {"optimizer": optimizer}}
+    reference, got = run_cases([{**case, "protected": False}, {**case, "plan": [[2, 1], [4, 3], [5, 6]]}])
+    for rank in range(2):
+        assert len(got[rank]["recovered"]) == 3
+        assert got[rank]["digest"] == reference[rank]["digest"]
+
+
 def test_wrong_loops_are_explained(run_cases: Callable[..., Any]) -> None:
     cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, "misuse": how} for how in MISUSES]
-    right = [{"stage": 1, "dtype": "bf16", "misuse": how} for how in ("break", "nothing")]
+    cases[list(MISUSES).index("three of two")]["gas"] = 2
+    right = [
+        {"stage": 1, "dtype": "bf16", "misuse": how} for how in ("no step", "proxy", "compiled", "break", "nothing")
+    ]
     results = run_cases([*cases, *right], world=1)
     for (how, pattern), (result,) in zip(MISUSES.items(), results, strict=False):
         assert re.search(pattern, result["error"]), f"{how}: {result['error']}"
     # A loop that is left by `break` is over like any other: its last iteration is sealed, everybody is waited for.
+    # No step is no mistake by itself: all ranks may skip a batch.
+    assert results[-5][0] == {"error": "", "finished": 1, "steps": 0, "slots": 1}
+    for wrapped in results[-4:-2]:
+        assert wrapped[0] == {"error": "", "finished": 1, "steps": 4, "slots": 2}
     assert results[-2][0] == {"error": "", "finished": 1, "steps": 1, "slots": 2}
     assert results[-1][0] == {"error": "", "finished": 1, "steps": 4, "slots": 2}
 

@@ -7,6 +7,7 @@ outputs: a file per rank for what it prints), and answers with the ranks' exit c
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -36,6 +37,7 @@ interrupter = Interrupter()
 interrupter.install()
 
 import deepspeed  # noqa: E402
+import loops  # noqa: E402
 from deepspeed.accelerator import get_accelerator  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
@@ -79,12 +81,33 @@ def make_engine(case: dict[str, Any]) -> Any:
     }
     if case["dtype"] == "bf16":
         config["bf16"] = {"enabled": True}
+    if case.get("optimizer") == "json":  # the configuration says which
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
+        torch.manual_seed(100 + rank)
+        return engine
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 0.1 * step))
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, lr_scheduler=scheduler, model_parameters=None, config=config
     )
     torch.manual_seed(100 + rank)
     return engine
+
+
+def agreed_to_skip(y: torch.Tensor, how: str) -> bool:
+    """Whether a micro-batch is bad on any rank; what the ranks agree on is one collective."""
+    bad = torch.tensor(int(y.sum()) % 3 == 0 and how == "some").int()
+    torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
+    return bool(bad)
+
+
+def swallowing(engine: Any, loss: torch.Tensor) -> None:
+    """A step as people write it who want to skip whatever fails."""
+    try:
+        engine.backward(loss)
+        engine.step()
+    except:  # noqa: E722
+        pass
 
 
 def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> dict[str, Any]:
@@ -104,11 +127,21 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
                 for batch in batches:
                     out = engine(batch.pop("x").to(next(engine.module.parameters()).dtype))
                     loss = torch.nn.functional.cross_entropy(out.float(), batch["y"])
+                    if case.get("skip") and agreed_to_skip(batch["y"], case["skip"]):
+                        continue
+                    if case.get("bare"):
+                        swallowing(engine, loss)
+                        total += loss.detach()
+                        continue
                     engine.backward(loss)
                     engine.step()
                     total += loss.detach()
-                torch.distributed.all_reduce(total)
-                interrupter.check()
+                if case.get("bare"):
+                    with contextlib.suppress(BaseException):
+                        torch.distributed.all_reduce(total)
+                else:
+                    torch.distributed.all_reduce(total)
+                    interrupter.check()
                 losses[engine.global_steps] = total.item()
             interrupter.running = False
         evaluations.append(float(torch.rand(1)))  # what happens between loops may draw random numbers
@@ -190,11 +223,27 @@ def misuse(engine: Any, how: str) -> None:
     """Loops that are written wrongly."""
     loader = [torch.ones(4, 16, dtype=next(engine.module.parameters()).dtype)] * 4
 
+    class Proxy:
+        """What is not its own is the engine's."""
+
+        def __init__(self) -> None:
+            self.held = {"engine": engine}
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.__dict__["held"]["engine"], name)
+
+    given = {"proxy": Proxy, "compiled": lambda: torch.compile(engine)}.get(how, lambda: engine)()
+
     def micro_step(batch: torch.Tensor) -> None:
         engine.backward(engine(batch).float().mean())
         engine.step()
 
-    for batches in ff_deepspeed.batches(engine, loader):
+    def agreeing() -> Any:
+        for batch in loader:
+            torch.distributed.all_reduce(torch.ones(1))
+            yield batch
+
+    for batches in ff_deepspeed.batches(given, agreeing() if how == "collective in the data" else loader):
         if how == "no with":
             micro_step(batches[0])
             continue
@@ -206,7 +255,7 @@ def misuse(engine: Any, how: str) -> None:
                     micro_step(batches[0])
             if how == "own error":
                 raise ValueError("the script's own")
-            for _ in range({"no step": 0, "two steps": 2}.get(how, 1)):
+            for _ in range({"no step": 0, "two steps": 2, "three of two": 3}.get(how, 1)):
                 micro_step(batches[0])
         if how == "break":
             break
@@ -260,6 +309,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         return {"error": "", "finished": failover.finished, "steps": engine.global_steps, "slots": len(failover.slots)}
     if "persist" in case:
         result = train_with_checkpoints(engine, case, failover)
+    elif "loop" in case:
+        result = loops.run(engine, case, interrupter)
     elif case.get("unmodified"):
         result = train_by_steps(engine, case) if "directory" in case else train_unmodified(engine, case)
     else:
