@@ -45,6 +45,13 @@ class UnrecoverableError(FailoverError):
     """No version exists that every rank can supply."""
 
 
+class DifferenceError(FailoverError):
+    """What must be the same as before a failure is not, or cannot be known to be: training on could give other results.
+
+    A replacement of the rank would meet the same: the script is restarted, if the job may do that, or the job ends.
+    """
+
+
 class FailoverInterrupt(BaseException):
     """Unwinds the interrupted iteration to the nearest recovery point.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
+
+import torch
 
 from ff_core.contract.adapter import TensorSpec
 from ff_core.state.buffers import Buffers
@@ -29,9 +32,9 @@ class DeepSpeedAdapter:
     script: Script
     """Set before training starts, by whoever hands out the data."""
 
-    def __init__(self, engine: Any, rank: int) -> None:
+    def __init__(self, engine: Any, rank: int, *, weights_edited: bool = False) -> None:
         self.engine = engine
-        self._rank = rank
+        self._rank, self._weights_edited = rank, weights_edited
         self._buffers = Buffers(engine.module)
         self._modes = Modes(engine.module)
         self._reset = Reset(engine)
@@ -42,8 +45,12 @@ class DeepSpeedAdapter:
     def tensors(self) -> list[TensorSpec]:
         moments.create(self.engine.basic_optimizer)
         self._buffers.begin()
-        self._specs = state_map.declare(self.engine, self._buffers.changing)
+        self._specs = state_map.declare(self.engine, self._buffers.changing, self._weights_edited)
         return self._specs
+
+    def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
+        masters = state_map.partitions(self.engine.optimizer) or []
+        return [*self.engine.module.named_parameters(), *((f"master.{i}", p) for i, p in enumerate(masters))]
 
     def peers(self) -> list[int] | None:
         return None  # data parallelism only: all ranks hold the same
@@ -68,6 +75,7 @@ class DeepSpeedAdapter:
         self._reset.run()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
-        rebuild.weights_from_masters(self.engine, restored)
+        if not self._weights_edited:  # else they have been copied themselves
+            rebuild.weights_from_masters(self.engine, restored)
         if source_rank is not None and newcomers:
             self._from_peers = rebuild.from_peers(self._specs, source_rank, newcomers, self._rank)

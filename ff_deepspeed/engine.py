@@ -23,7 +23,7 @@ class ProtectedEngine:
         self.session = session
         self.started = False
         self.client = ClientState()
-        self.adapter = DeepSpeedAdapter(engine, session.rank)
+        self.adapter = DeepSpeedAdapter(engine, session.rank, weights_edited=session.config.weights_edited)
         self._failed: FailoverError | None = None
         self._micro_steps = 0  # when the version was made
         session.attach(self.adapter)

@@ -60,7 +60,7 @@ class SecondEngine:
         moments.create(engine.basic_optimizer)
         self._engine = engine
         self._reset = Reset(engine)
-        specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()})
+        specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()}, weights_edited=True)
         self._tensors = {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 
     def state_dict(self) -> dict[str, Any]:

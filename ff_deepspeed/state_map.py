@@ -45,16 +45,17 @@ def flat_weights(optimizer: Any) -> list[torch.Tensor]:
     return []
 
 
-def declare(engine: Any, changing_buffers: set[str]) -> list[TensorSpec]:
+def declare(engine: Any, changing_buffers: set[str], weights_edited: bool = False) -> list[TensorSpec]:
     """All persistent tensors of `engine`, whose moments exist (`moments.create`).
 
     changing_buffers: names of module buffers that are saved with the scalars and hence left out here.
+    weights_edited: low-precision weights may be no casts of their masters, so they are copied themselves.
     """
     everywhere = f"data-parallel, {engine.dp_world_size} ranks"
     optimizer = engine.optimizer
     masters = partitions(optimizer)
     if masters is not None:
-        specs = _partitioned(engine, masters)
+        specs = _partitioned(engine, masters, everywhere if weights_edited else "")
     elif hasattr(optimizer, "fp32_groups"):
         specs = _unfused(engine, everywhere)
     else:
@@ -62,7 +63,7 @@ def declare(engine: Any, changing_buffers: set[str]) -> list[TensorSpec]:
     return specs + _constants(engine, changing_buffers, everywhere)
 
 
-def _partitioned(engine: Any, masters: list[torch.Tensor]) -> list[TensorSpec]:
+def _partitioned(engine: Any, masters: list[torch.Tensor], copied_over: str) -> list[TensorSpec]:
     inner = inner_optimizer(engine)
     specs = []
     for group, partition in enumerate(masters):
@@ -70,7 +71,9 @@ def _partitioned(engine: Any, masters: list[torch.Tensor]) -> list[TensorSpec]:
         for name, tensor in moments.tensors(inner, partition).items():  # type: ignore[arg-type]
             specs.append(TensorSpec(f"{name}.{group}", tensor, Held.UNIQUE))
     for group, flat in enumerate(flat_weights(engine.optimizer)):
-        specs.append(TensorSpec(f"weights.{group}", flat.data, Held.DERIVED, source=MASTERS))
+        held = Held.REPLICATED if copied_over else Held.DERIVED
+        source = "" if copied_over else MASTERS
+        specs.append(TensorSpec(f"weights.{group}", flat.data, held, over=copied_over, source=source))
     return specs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -56,6 +57,9 @@ class MegatronAdapter:
         self._buffers.begin()
         self._specs = state_map.declare(self._model, self._optimizer, numbers, self._redundancy)
         return self._specs
+
+    def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
+        return ()  # Megatron gathers parameters during forward, too
 
     def peers(self) -> list[int] | None:
         group = self._redundancy.group

@@ -39,6 +39,7 @@ _FORWARDED = (
     "leaving",
     "hint",
     "unresumable",
+    "give_up",
     "persisted",
     "preload",
     "inject_fired",

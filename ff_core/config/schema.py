@@ -66,6 +66,14 @@ class FailoverConfig(Strict):
         "strict: an optimizer step begins only when the newest scheduled version is safe everywhere. relaxed: it may "
         "run ahead while there are free slots.",
     )
+    weights_edited: bool = make_field(
+        Scope.JOB,
+        False,
+        "true or false",
+        "true: the script itself writes into weights behind the optimizer step (a clamp, an average that is swapped in "
+        "for an evaluation). A version is then copied when its iteration is over, low-precision weights included. "
+        "DeepSpeed only.",
+    )
     memory_limit_bytes: Bytes = make_field(
         Scope.JOB,
         0,

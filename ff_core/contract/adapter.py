@@ -6,6 +6,7 @@ It holds no protocol, no threads and no sockets. `ff_core.worker` calls it, alwa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -46,6 +47,13 @@ class TrainerAdapter(Protocol):
 
     def tensors(self) -> list[TensorSpec]:
         """All persistent tensors. Called once, at start of training, when every tensor exists (moments included)."""
+
+    def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """(name, live tensor) of what only the optimizer step may write: the model's parameters, by the user's names.
+
+        In the same order each time. A write outside of the step ends the job (`ff_core.state.edits`). Empty where the
+        framework itself writes at other times.
+        """
 
     def peers(self) -> list[int] | None:
         """Global ranks that hold the same REPLICATED and CONSTANT tensors as this one, itself included; None: all.

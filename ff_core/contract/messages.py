@@ -156,6 +156,7 @@ _define("ready", "worker > agent > controller", rank=_I, epoch=_I, restored_byte
 _define("resumed", "worker > agent > controller", rank=_I, epoch=_I, timings=_D)
 _define("redone", "worker > agent > controller", rank=_I, epoch=_I, version=_I, at=_F)
 _define("leaving", "worker > agent > controller", rank=_I, epoch=_I, version=_I, stats=_opt(_D))
+_define("give_up", "worker > agent > controller", rank=_I, reason=_S)
 _define("unresumable", "worker > agent > controller", rank=_I, epoch=_I, reason=_S)
 _define("hint", "worker > agent > controller", rank=_I, text=_S, site=_S)
 _define("persisted", "worker > agent > controller", rank=_I, path=_S, version=_I)

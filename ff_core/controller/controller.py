@@ -159,15 +159,19 @@ class Controller(JobControl):
         """See JobControl."""
         self.failovers.begin(dead, cause, died_at)
 
+    def on_give_up(self, node: int, rank: int, reason: str) -> None:
+        """The script of `rank` ends with an error of ours that a replacement, or a restart, would meet again."""
+        self.finish(1, f"rank {rank}: {reason}")
+
     def on_unresumable(self, node: int, rank: int, epoch: int, reason: str) -> None:
-        """The process that should take the place of a dead `rank` cannot: no error of the script's, so the job is
-        restarted as if its state were lost."""
+        """After a failure `rank` cannot do what it did before it: no error of the script's, so the job is restarted as if
+        its state were lost."""
         state = self.state
         if epoch != state.epoch:
             return
         checkpoint = f"; the newest saved checkpoint is {state.last_checkpoint[0]}" if state.last_checkpoint else ""
         advice = "" if state.job.max_restarts else ". With --max-restarts N the script is started again in such a case"
-        self.restart_job(f"rank {rank} died and its replacement cannot go on: {reason}{checkpoint}{advice}", set())
+        self.restart_job(f"rank {rank} cannot go on after a failure: {reason}{checkpoint}{advice}", set())
 
     def restart_job(self, reason: str, dead: set[int]) -> None:
         """See JobControl."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ff_core.errors import FailoverError
+from ff_core.errors import DifferenceError
 
 try:
     import numpy as np
@@ -86,7 +86,7 @@ class Inputs:
         self._settle(wait=False)
 
     def check(self, iteration: int) -> None:
-        """Before the step of `iteration`: raises FailoverError if it was given something else than before."""
+        """Before the step of `iteration`: raises DifferenceError if it was given something else than before."""
         expected = self._expected.get(iteration)
         noted = self._noted.get(iteration)
         if expected is None or noted is None:
@@ -101,7 +101,7 @@ class Inputs:
         if not wrong:
             return
         verb = "is" if wrong in ([_KINDS[0]], ["the number"]) else "are"
-        raise FailoverError(
+        raise DifferenceError(
             f"rank {self._rank} was to repeat iteration {iteration} after a failure, but {' and '.join(wrong)} of what "
             f"its script gives to the engine {verb} not what they were before the failure (first {calls} of its "
             f"micro-batches). Training on would give other results, "

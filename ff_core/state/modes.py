@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ff_core.errors import FailoverError
+from ff_core.errors import DifferenceError
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
@@ -35,12 +35,12 @@ class Modes:
         }
 
     def load(self, saved: dict[str, bytes]) -> None:
-        """Put `save()` back. Raises FailoverError if the model has other modules, parameters or hooks by now."""
+        """Put `save()` back. Raises DifferenceError if the model has other modules, parameters or hooks by now."""
         modules = [pair for model in self._models for pair in model.named_modules()]
         parameters = [pair for model in self._models for pair in model.named_parameters()]
         for kind, found in (("training", modules), ("requires_grad", parameters)):
             if len(saved[kind]) != len(found):
-                raise FailoverError(
+                raise DifferenceError(
                     f"the restored version was saved by a model with {len(saved[kind])} "
                     f"{'modules' if kind == 'training' else 'parameters'}, the model here has {len(found)}: the script "
                     "changes its model while it trains, which a replacement cannot repeat"
@@ -54,7 +54,7 @@ class Modes:
         pairs = zip(modules, saved["hooks"], now, strict=True)
         other = [name or "the model itself" for (name, _), before, after in pairs if before != after]
         if other:
-            raise FailoverError(
+            raise DifferenceError(
                 f"hooks on {_some(other)} are not those of the restored version: register hooks before the training "
                 "loop and keep them, or remove them in the iteration that registers them"
             )

@@ -11,7 +11,7 @@ from ff_core.contract.dispatch import Dispatch
 from ff_core.contract.messages import AGENT_TO_WORKER, BEFORE_ROLE
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
-from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.errors import ConfigError, DifferenceError, FailoverError, FailoverInterrupt, UnsupportedError
 from ff_core.worker.host import Host
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.session import Session, current, set_current
@@ -94,7 +94,9 @@ def shutdown(failure: BaseException | None) -> None:
         return
     if failure is None:
         session.script_ended()
-    if isinstance(failure, FailoverError) and session.is_newcomer:
+    if isinstance(failure, (UnsupportedError, ConfigError)):
+        session.parts.link.send("give_up", rank=session.rank, reason=str(failure))
+    elif isinstance(failure, DifferenceError) or (isinstance(failure, FailoverError) and session.is_newcomer):
         session.parts.link.send("unresumable", rank=session.rank, epoch=session.epoch, reason=str(failure))
     if isinstance(failure, FailoverInterrupt):
         print(

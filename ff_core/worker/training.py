@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core.contract.activity import ACTIVITY_LEAVING
 from ff_core.copy import transports
-from ff_core.errors import FailoverError
+from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found
+from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
 from ff_core.worker import scalars
@@ -65,6 +66,7 @@ class Training:
         self._gate = CommitGate(parts, self.replicator, strict=config.commit == "strict")
         self._recovery = Recovery(parts, verdicts, config, registry, adapter, self.replicator)
         self.inputs = Inputs(parts.rank, arena.notes())
+        self._edits = Edits(adapter.only_stepped)
         self._blocked = BlockedTime()
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
 
@@ -109,6 +111,7 @@ class Training:
                 "ask the loop for the next batches (or call seal()) between steps"
             )
         self.inputs.check(fence.version + 1)
+        self._refuse_edits()
         with self._blocked:
             self.replicator.at_gate()
             self._gate.pass_(self._scheduled(fence.version + 1))
@@ -116,15 +119,41 @@ class Training:
         with found.framework_steps():
             yield
         with self._blocked:
-            fence.leave_step(self._copy)
+            fence.leave_step(self._stepped)
         self._parts.faults.point("copying", fence.version)
 
     def _scheduled(self, version: int) -> bool:
         return version % self._config.interval == 0
 
+    def _stepped(self, version: int) -> None:
+        if not self._config.weights_edited:
+            self._copy(version)
+
+    def _sealed(self, version: int, blob: bytes) -> None:
+        if self._config.weights_edited:
+            self._copy(version)
+        self.replicator.seal(version, blob)
+
     def _copy(self, version: int) -> None:
         if self._scheduled(version):
             self.replicator.begin(version)
+        self._edits.stepped(version)
+
+    def _refuse_edits(self) -> None:
+        names = self._edits.found()
+        if not names:
+            return
+        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        if self._config.weights_edited:
+            raise UnsupportedError(
+                f"the script wrote into {some} in the beginning of an iteration, before its optimizer step, when the "
+                'last version was complete. With "weights_edited": true write behind engine.step(), in its iteration'
+            )
+        raise UnsupportedError(
+            f"the script wrote into {some} outside of the optimizer step (a clamp, an average swapped in, a layer set "
+            'by hand). A copy that begins right behind the step may miss that. Set "weights_edited": true in the '
+            '"ff_failover" block: then a version is copied when its iteration is over, low-precision weights included'
+        )
 
     def seal(self) -> None:
         """See AdapterSession."""
@@ -135,7 +164,7 @@ class Training:
         with self._blocked:
             fence.check()
             blob = scalars.take(self._adapter, self._registry)
-            fence.seal(lambda version: self.replicator.seal(version, blob))
+            fence.seal(lambda version: self._sealed(version, blob))
             page.store("progress", page.load("progress") + 1)
         self._blocked.iteration_ended()
         if self._redo_until is not None and fence.version >= self._redo_until:
@@ -152,6 +181,9 @@ class Training:
     def recover(self) -> int:
         """See AdapterSession."""
         interrupted = self._fence.sealed + 1
+        if self._fence.sealed == self._fence.version or not self._config.weights_edited:
+            self._refuse_edits()  # or what is live now would pass for the version
+        self._edits.forget()
         version = self._recovery.survive()
         self._redo_until = max(version + 1, interrupted)
         self._blocked.iteration_dropped()

@@ -210,6 +210,13 @@ def test_a_replacement_that_cannot_go_on_ends_a_job_without_restarts() -> None:
     assert "hardware" not in job.out.result[1]
 
 
+def test_an_error_that_a_replacement_would_meet_again_ends_the_job() -> None:
+    job = Job(max_restarts=1).start()
+    job.commit(1)
+    job.from_rank(1, "give_up", reason="the optimizer cannot be protected")
+    assert job.out.result == (1, "rank 1: the optimizer cannot be protected") and job.controller.restart == 0
+
+
 def test_leaving_at_different_versions_is_an_error() -> None:
     job = Job(nodes=2, nproc=1).start()
     job.commit(5)

@@ -71,6 +71,9 @@ class Toy:
     def load_scalars(self, scalars: dict[str, Any]) -> None:
         self.losses = dict(scalars["losses"])
 
+    def only_stepped(self) -> list[Any]:
+        return []
+
     def peers(self) -> list[int] | None:
         return None
 

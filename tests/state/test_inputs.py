@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ff_core.errors import FailoverError
+from ff_core.errors import DifferenceError
 from ff_core.state.inputs import NOTES_BYTES, Inputs
 
 
@@ -67,7 +67,7 @@ def test_what_differs_is_named(notes: memoryview, name: str) -> None:
     train(Inputs(2, notes), 7, batch(1))
     inputs = replacement(notes)
     train(inputs, 7, change())
-    with pytest.raises(FailoverError, match=rf"rank 2 was to repeat iteration 7 .* {words}.*ff_deepspeed\.batches"):
+    with pytest.raises(DifferenceError, match=rf"rank 2 was to repeat iteration 7 .* {words}.*ff_deepspeed\.batches"):
         inputs.check(7)
 
 
@@ -78,7 +78,7 @@ def test_random_state_at_the_begin(notes: memoryview, draw: Callable[[], Any]) -
     seed()
     draw()
     inputs.given(7, batch(1))
-    with pytest.raises(FailoverError, match="the random number generators' state at its begin of what"):
+    with pytest.raises(DifferenceError, match="the random number generators' state at its begin of what"):
         inputs.check(7)
 
 
@@ -89,7 +89,7 @@ def test_only_as_far_as_the_first_attempt_came(notes: memoryview) -> None:
     inputs.check(7)
     other = replacement(notes)
     train(other, 7, batch(5), batch(1))
-    with pytest.raises(FailoverError, match="repeat iteration 7"):
+    with pytest.raises(DifferenceError, match="repeat iteration 7"):
         other.check(7)
 
 
@@ -97,7 +97,7 @@ def test_fewer_micro_batches_than_before(notes: memoryview) -> None:
     train(Inputs(2, notes), 7, batch(1), batch(2))
     inputs = replacement(notes)
     train(inputs, 7, batch(1))
-    with pytest.raises(FailoverError, match=r"but the number of what .* first 2 of its micro-batches"):
+    with pytest.raises(DifferenceError, match=r"but the number of what .* first 2 of its micro-batches"):
         inputs.check(7)
 
 
@@ -109,7 +109,7 @@ def test_a_survivor_is_checked_too(notes: memoryview) -> None:
     train(inputs, 3, batch(1))
     inputs.check(3)
     train(inputs, 4, batch(3))
-    with pytest.raises(FailoverError, match="rank 0 was to repeat iteration 4"):
+    with pytest.raises(DifferenceError, match="rank 0 was to repeat iteration 4"):
         inputs.check(4)
 
 
@@ -121,7 +121,7 @@ def test_two_failures_in_one_iteration(notes: memoryview) -> None:
     train(inputs, 3, batch(1))
     inputs.again(2)
     train(inputs, 3, batch(1), batch(4))
-    with pytest.raises(FailoverError, match="first 2 of its micro-batches"):
+    with pytest.raises(DifferenceError, match="first 2 of its micro-batches"):
         inputs.check(3)
 
 
@@ -133,7 +133,7 @@ def test_large_tensors_are_sampled(notes: memoryview) -> None:
     inputs.check(1)
     other = replacement(notes)
     train(other, 1, torch.arange(1, 1_000_001))
-    with pytest.raises(FailoverError, match="the contents"):
+    with pytest.raises(DifferenceError, match="the contents"):
         other.check(1)
 
 

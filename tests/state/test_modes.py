@@ -7,7 +7,7 @@ import copy
 import pytest
 from torch import nn
 
-from ff_core.errors import FailoverError
+from ff_core.errors import DifferenceError
 from ff_core.state import codec
 from ff_core.state.modes import Modes
 
@@ -31,16 +31,16 @@ def test_put_back() -> None:
 def test_a_hook_that_is_missing_is_named() -> None:
     one, other = model(), model()
     one[2].register_forward_hook(lambda *_: None)
-    with pytest.raises(FailoverError, match="hooks on 2 are not those of the restored version: register hooks before"):
+    with pytest.raises(DifferenceError, match="hooks on 2 are not those of the restored version: register"):
         Modes(other).load(Modes(one).save())
 
 
 def test_another_model_is_named() -> None:
-    with pytest.raises(FailoverError, match="a model with 5 modules, the model here has 3"):
+    with pytest.raises(DifferenceError, match="a model with 5 modules, the model here has 3"):
         Modes(nn.Sequential(nn.Linear(1, 1), nn.ReLU())).load(Modes(model()).save())
     smaller = copy.deepcopy(model())
     smaller[0] = nn.Linear(2, 2, bias=False)
-    with pytest.raises(FailoverError, match="a model with 4 parameters, the model here has 3"):
+    with pytest.raises(DifferenceError, match="a model with 4 parameters, the model here has 3"):
         Modes(smaller).load(Modes(model()).save())
 
 

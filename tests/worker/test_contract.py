@@ -32,6 +32,9 @@ class Trainer:
     def tensors(self) -> list[TensorSpec]:
         return [TensorSpec("weights", self.weights, Held.UNIQUE)]
 
+    def only_stepped(self) -> list[Any]:
+        return []
+
     def peers(self) -> list[int] | None:
         return None
 

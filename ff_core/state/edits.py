@@ -1,0 +1,75 @@
+"""Weights that a script writes outside of the optimizer step: a clamp, an average swapped in, a layer set by hand.
+
+The copy of a version begins when its step ends, and weights in a low precision are rebuilt from the masters. Both are
+wrong if the script writes in between. `Edits` looks at the weights right behind the step and again before the next
+one: at torch's version counters in every iteration, and at the contents in the first 16 and then in every 16th.
+(Counters do not see what is written through `.data`.) On a device the comparison is read one step later, so that
+nothing waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+_EVERY = 16
+
+Named = tuple[str, torch.Tensor]
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Edits:
+    """tensors: gives (name, live tensor) of everything that only the step may change, in the same order each time."""
+
+    def __init__(self, tensors: Callable[[], Iterable[Named]]) -> None:
+        self._tensors = tensors
+        self._counters: list[int] | None = None
+        self._sums: torch.Tensor | None = None
+        self._compared: tuple[list[str], torch.Tensor] | None = None  # on a device: read one step later
+
+    def stepped(self, version: int) -> None:
+        """The step that made `version` has just ended."""
+        tensors = [tensor for _, tensor in self._tensors()]
+        self._counters = [tensor._version for tensor in tensors]
+        self._sums = _sums(tensors) if version <= _EVERY or version % _EVERY == 0 else None
+
+    def forget(self) -> None:
+        """The tensors are about to be written by a recovery."""
+        self._counters = self._sums = self._compared = None
+
+    def found(self) -> list[str]:
+        """Before the next step: names of tensors that were written since."""
+        counters, sums = self._counters, self._sums
+        if counters is None:
+            return []
+        named = list(self._tensors())
+        if len(named) != len(counters):
+            return ["the list of parameters itself"]
+        wrong = [name for (name, tensor), counter in zip(named, counters, strict=True) if tensor._version != counter]
+        compared, self._compared = self._compared, None
+        if sums is not None:
+            comparison = [name for name, _ in named], _sums([tensor for _, tensor in named]) == sums
+            if sums.device.type == "cpu":
+                compared = comparison
+            else:
+                self._compared = comparison
+        if compared is not None and not wrong:
+            wrong = [name for name, same in zip(compared[0], compared[1].tolist(), strict=True) if not same]
+        return wrong
+
+
+def _sums(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """A number per tensor that another content makes another, most likely; on the device of the first one."""
+    if not tensors:
+        return torch.zeros(0, dtype=torch.int64)
+    with torch.no_grad():
+        return torch.stack([_sum(tensor.detach()).to(tensors[0].device) for tensor in tensors])
+
+
+def _sum(tensor: torch.Tensor) -> torch.Tensor:
+    flat = tensor.reshape(-1)
+    if flat.numel() == 0:
+        return torch.zeros((), dtype=torch.int64, device=tensor.device)
+    words = flat.view(_WORDS.get(flat.element_size(), torch.uint8))
+    return words.sum(dtype=torch.int64)
