@@ -164,8 +164,8 @@ class Controller(JobControl):
         self.finish(1, f"rank {rank}: {reason}")
 
     def on_unresumable(self, node: int, rank: int, epoch: int, reason: str) -> None:
-        """After a failure `rank` cannot do what it did before it: no error of the script's, so the job is restarted as if
-        its state were lost."""
+        """After a failure `rank` cannot do what it did before it. That is no error of the script's, so the job is
+        restarted as if its state were lost."""
         state = self.state
         if epoch != state.epoch:
             return

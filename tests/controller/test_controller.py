@@ -214,7 +214,7 @@ def test_an_error_that_a_replacement_would_meet_again_ends_the_job() -> None:
     job = Job(max_restarts=1).start()
     job.commit(1)
     job.from_rank(1, "give_up", reason="the optimizer cannot be protected")
-    assert job.out.result == (1, "rank 1: the optimizer cannot be protected") and job.controller.restart == 0
+    assert job.out.result == (1, "rank 1: the optimizer cannot be protected") and job.controller.state.restart == 0
 
 
 def test_leaving_at_different_versions_is_an_error() -> None:
