@@ -1,0 +1,49 @@
+"""What a script does beside the engine: state that is found, weights that are edited, batches that cannot come back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.jobs import Job, fftrain, uninterrupted
+
+SCRIPT = str(Path(__file__).with_name("does_more.py"))
+KILLS = ("--inject", "kill rank=1 iteration=4 at=backward", "--inject", "kill rank=0 iteration=7 at=after-step")
+
+
+def run(out: Path, *words: str, kills: tuple[str, ...] = KILLS) -> Job:
+    return fftrain(out, [SCRIPT, *words, "--result", str(out / "result.json")], *kills, ranks=2)
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    return [json.loads((out / f"result.rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def right(*words: str) -> list[dict[str, Any]]:
+    return results(uninterrupted(SCRIPT, words, lambda folder: ["--result", str(folder / "result.json")], ranks=2))
+
+
+def test_a_scheduler_and_a_second_engine_that_nobody_named(tmp_path: Path) -> None:
+    words = ("--scheduler", "--second")
+    job = run(tmp_path, *words)
+    assert job.code == 0, job.stderr[-3000:]
+    assert len(job.of("failover")) == 2
+    assert results(tmp_path) == right(*words) and results(tmp_path)[0]["steps"] == 10
+
+
+def test_edited_weights_are_refused_by_name_and_the_remedy_works(tmp_path: Path) -> None:
+    refused = run(tmp_path / "refused", "--clamp", kills=())
+    assert refused.code == 1 and not refused.of("failover")
+    assert "the script wrote into 0.weight, 0.bias, 2.weight" in refused.stderr
+    assert 'Set "weights_edited": true in the "ff_failover" block' in refused.stderr
+    job = run(tmp_path / "remedy", "--clamp", "--edited")
+    assert job.code == 0, job.stderr[-3000:]
+    assert len(job.of("failover")) == 2
+    assert results(tmp_path / "remedy") == right("--clamp")
+
+
+def test_other_batches_are_not_trained_on(tmp_path: Path) -> None:
+    job = run(tmp_path, "--drift")
+    assert job.code == 1, job.stderr[-3000:]
+    assert "rank 1" in job.stderr and "not the one that the dead rank had trained on" in job.stderr
