@@ -44,6 +44,16 @@ def modules() -> dict[str, Path]:
     return found
 
 
+def absolute(module: str, node: ast.ImportFrom) -> str:
+    """The module that `node`, in `module`'s text, takes names from."""
+    if not node.level:
+        return str(node.module)
+    is_package = modules()[module].name == "__init__.py"
+    parts = module.split(".")
+    base = parts[: len(parts) - node.level + is_package]
+    return ".".join([*base, node.module] if node.module else base)
+
+
 @functools.cache
 def imports(module: str) -> frozenset[str]:
     """The product's modules that `module` imports, wherever in its text."""
@@ -51,10 +61,11 @@ def imports(module: str) -> frozenset[str]:
     for node in ast.walk(ast.parse(known[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in known}
-        elif isinstance(node, ast.ImportFrom) and node.module in known:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in known else node.module)
+        elif isinstance(node, ast.ImportFrom):
+            source = absolute(module, node)
+            for alias in node.names if source in known else []:
+                inner = f"{source}.{alias.name}"
+                found.add(inner if inner in known else source)
     return frozenset(found - {module})
 
 
@@ -127,11 +138,29 @@ def test_every_import_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "from typing import TYPE_CHECKING\nimport ff_core.errors\n"
         "if TYPE_CHECKING:\n    from ff_core.copy import arena\n"
         "def late() -> None:\n    from ff_core.config.schema import FailoverConfig\n"
+        "from .contract import stamps\nfrom . import units\n"
     )
     path = tmp_path / "module.py"
     path.write_text(text)
     monkeypatch.setitem(modules(), "ff_core.module", path)
-    assert imports("ff_core.module") == {"ff_core.errors", "ff_core.copy.arena", "ff_core.config.schema"}
+    assert imports("ff_core.module") == {
+        "ff_core.errors",
+        "ff_core.copy.arena",
+        "ff_core.config.schema",
+        "ff_core.contract.stamps",
+        "ff_core.units",
+    }
+
+
+def test_what_a_contract_is_written_in() -> None:
+    """Every process reads it: nothing but the standard library, the wire's libraries and, for a type, torch."""
+    allowed = sys.stdlib_module_names | {"msgpack", "grpc", "torch"}
+    for module in (name for name in modules() if room(name) == "ff_core.contract"):
+        assert {room(target) for target in imports(module)} <= {"ff_core.contract", "ff_core.errors", "ff_core.units"}
+        for node in ast.walk(ast.parse(modules()[module].read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [absolute(module, node)] if isinstance(node, ast.ImportFrom) else []
+            assert {name.split(".")[0] for name in names} <= allowed | {"ff_core"}, module
 
 
 @pytest.mark.parametrize("place", [name for floor in FLOORS for name in floor if name not in WITH_TORCH])

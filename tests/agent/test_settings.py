@@ -13,6 +13,7 @@ import pytest
 from ff_core.agent import agent_main
 from ff_core.agent.agent import Agent
 from ff_core.agent.data_port import DataPort
+from ff_core.agent.spares import SparePool
 from ff_core.config.schema import FailoverConfig
 from ff_core.config.settings import SCRIPT, Settings
 from ff_core.contract.job import JobSpec
@@ -31,7 +32,7 @@ def with_agent(body: Callable[[Agent, Said, Callable[[], bool]], Awaitable[None]
 
     async def run() -> None:
         sent: Said = []
-        port = DataPort(b"x" * 16, lambda hello: agent.arena_for(hello), lambda: None, lambda text: None)
+        port = DataPort(b"x" * 16, lambda text: None)
         address = await port.open("127.0.0.1")
         job = JobSpec(["train.py"], 2, 1, "", 0, emulated=True, config=Settings().to_wire())
         agent = Agent(0, job, b"x" * 16, port, lambda name, **fields: sent.append((name, fields)), lambda text: None)
@@ -54,8 +55,17 @@ def test_what_the_script_brought_holds_before_anybody_connects() -> None:
         assert not offers()
         await agent.on_arenas(0, LATE.to_wire(), {}, {})
         assert sent == [("arenas_ready", {"epoch": 0})] and offers()
-        assert agent.config == LATE.config
-        assert agent.spares._count == 3
+        assert agent.state.config == LATE.config
+        started: list[str] = []
+
+        async def start(uid: str, rank: int) -> Any:
+            started.append(uid)
+            return SimpleNamespace(send=lambda name, **fields: None)
+
+        spares = SparePool(agent.state, start)
+        spares.preload({"modules": [], "calls": []})
+        await asyncio.gather(*spares._starting)
+        assert len(started) == 3
         await agent.on_arenas(0, Settings().to_wire(), {}, {})  # the script was started again, with another block
         assert not offers()
         await agent.on_arenas(0, LATE.to_wire(), {}, {})
@@ -83,9 +93,11 @@ def test_a_replacement_starts_with_the_settings_of_the_training() -> None:
         await agent.on_arenas(0, LATE.to_wire(), {}, {})
         roles: list[dict[str, Any]] = []
         worker: Any = SimpleNamespace(
-            page=SimpleNamespace(fd=-1), notify_fd=-1, role_given=lambda: None,
+            uid="u", page=SimpleNamespace(fd=-1), notify_fd=-1, role_given=lambda: None,
             send=lambda name, fds, **fields: roles.append(fields),
         )  # fmt: skip
+        by_uid: Any = agent.workers.by_uid
+        by_uid["u"] = worker
         for newcomer in (True, False):
             agent.workers.give_role(worker, 1, epoch=0, newcomer=newcomer, injections=[], arena=None)
         assert [Settings.from_wire(role["job"]["config"]) for role in roles] == [LATE, Settings()]
@@ -99,13 +111,15 @@ def test_a_new_heartbeat_interval_holds_at_once() -> None:
     async def run() -> None:
         beats: asyncio.Queue[Any] = asyncio.Queue()
         agent: Any = SimpleNamespace(
-            config=FailoverConfig(heartbeat_interval_s=1e5, heartbeat_timeout_s=1e6, verdict_timeout_s=1e7),
+            state=SimpleNamespace(
+                config=FailoverConfig(heartbeat_interval_s=1e5, heartbeat_timeout_s=1e6, verdict_timeout_s=1e7)
+            ),
             settled=asyncio.Event(), progress=dict,
         )  # fmt: skip
-        stream: Any = SimpleNamespace(send=beats.put_nowait)
+        stream: Any = SimpleNamespace(send=lambda name, **fields: beats.put_nowait(name))
         task = asyncio.create_task(agent_main._beat(stream, agent))
         await beats.get()
-        agent.config = FailoverConfig(heartbeat_interval_s=0.001)
+        agent.state.config = FailoverConfig(heartbeat_interval_s=0.001)
         agent.settled.set()
         for _ in range(3):
             await beats.get()

@@ -221,10 +221,10 @@ def test_ports_and_epochs(kind: type[Any]) -> None:
             assert await ports.connect(EPOCH - 1) is None
             is_open = await ports.connect(EPOCH)
             assert is_open is not None and is_open()
-            await ports.port.fence(EPOCH)
-            assert ports.port.fenced_epoch == EPOCH and is_open(), "its own epoch is not fenced"
-            await ports.port.fence(EPOCH + 1)
-            assert ports.port.fenced_epoch == EPOCH + 1
+            await ports.port.retire_before(EPOCH)
+            assert ports.port.retired_before == EPOCH and is_open(), "its own epoch is not retired"
+            await ports.port.retire_before(EPOCH + 1)
+            assert ports.port.retired_before == EPOCH + 1
             await until(lambda: not is_open())
             late = await ports.connect(EPOCH)
             if late is not None:

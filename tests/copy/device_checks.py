@@ -1,6 +1,6 @@
 """Checks of the engine with tensors on a CUDA device, each in a process of its own: `device_checks.py NAME`.
 
-They run on a real GPU, and on the stand-in (tests/csrc/cuda_standin.cpp) where there is none: see test_device.py.
+They run on a real GPU, and on the stand-in (tests/csrc/cuda_standin.h) where there is none: see test_device.py.
 """
 
 from __future__ import annotations
