@@ -296,6 +296,7 @@ class Unmodified:
         self._joined = self._failover.is_newcomer
         self._redo.begin(self._p.start())
         self._first = self._failover.version + 1
+        self._answered = None  # from here on it is a rank like the others, which may go back to any version
 
     def _may_lift(self, inputs: Any) -> bool:
         """In a void iteration of a loop that fetches ahead: whether the batch that must be repeated is here."""
