@@ -19,8 +19,7 @@ import torch
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import boundary, matching
 from ff_deepspeed.ambient import Ambient
-
-Path = tuple[Any, ...]
+from ff_deepspeed.outputs import Path, follow, leaves
 
 
 class Event:
@@ -297,26 +296,3 @@ def modes_of(module: torch.nn.Module) -> tuple[bool, ...]:
 def set_modes(module: torch.nn.Module, modes: tuple[bool, ...]) -> None:
     for child, training in zip(module.modules(), modes, strict=True):
         child.training = training
-
-
-def leaves(output: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:
-    """The tensors in an output of forward: tensors, sequences, mappings and objects with attributes, nested."""
-    if isinstance(output, torch.Tensor):
-        yield path, output
-    elif isinstance(output, (list, tuple)):
-        for index, item in enumerate(output):
-            yield from leaves(item, (*path, ("item", index)))
-    elif isinstance(output, dict):
-        for key, item in output.items():
-            yield from leaves(item, (*path, ("item", key)))
-    elif hasattr(output, "__dict__"):
-        for name, item in vars(output).items():
-            if isinstance(item, torch.Tensor):
-                yield (*path, ("attribute", name)), item
-
-
-def follow(output: Any, path: Path) -> Any:
-    """The tensor at `path` of an output, as found by `leaves`."""
-    for kind, name in path:
-        output = output[name] if kind == "item" else getattr(output, name)
-    return output

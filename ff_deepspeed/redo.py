@@ -18,6 +18,7 @@ import torch
 from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_deepspeed import ambient
 from ff_deepspeed.recording import Event, Forward, Record, Sealed, modes_of, set_modes
+from ff_deepspeed.words import REMEDIES
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("ff_deepspeed")
 T = TypeVar("T")
 _AUTOGRAD = [key for name, key in vars(torch._C.DispatchKey).items() if name.startswith(("Autograd", "ADInplace"))]
-
-REMEDIES = (
-    "Either resume in the usual way: call engine.load_checkpoint(...) before training on every start, and register "
-    "`ff_deepspeed.client_state(lambda: {...})` with what your script needs to go on; or change two lines: "
-    "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
-)
 
 
 class Redo:

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_deepspeed import ambient
+from ff_deepspeed import ambient, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle, modes_of
-from ff_deepspeed.redo import REMEDIES, Redo, buffers_kept
+from ff_deepspeed.redo import Redo, buffers_kept
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
@@ -37,13 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("ff_deepspeed")
 
 AT_LOADER, AT_FORWARD = "loader", "forward"
-
-NOT_RESUMABLE = (
-    "training begins, and the script has not called engine.load_checkpoint(): the replacement of a rank that dies "
-    "after the first step would start from the beginning, which is refused. After a failure this job ends, or with "
-    "`--max-restarts N` starts anew, from a checkpoint if the script looks for one."
-)
-
 
 class Unmodified:
     """The calls of one protected engine's script, from the first training forward on."""
@@ -77,12 +70,7 @@ class Unmodified:
     def restored(self, saved: dict[str, Any]) -> None:
         self._p.client.load(saved["client"])
         if self._answered is not None and _place(saved["data"]) != _place(self._answered):
-            raise self._p.fail(
-                FailoverError(
-                    "another failure moved the job to another version after load_checkpoint() had been answered in "
-                    "this replacement: it ends, and is replaced itself"
-                )
-            )
+            raise self._p.fail(FailoverError(words.MOVED_ON))
 
     # ---- calls of the script ----------------------------------------------------------------------------------------
 
@@ -131,11 +119,7 @@ class Unmodified:
         assert self._redo.open is not None
         event = Backward(original, loss, self._redo.open, kwargs, ambient.take(engine))
         if event.obstacle() is not None:
-            raise self._p.fail(
-                UnsupportedError(
-                    f"after a failure this iteration could not be repeated: {event.obstacle()}. {REMEDIES}"
-                )
-            )
+            raise self._p.fail(UnsupportedError(words.NOT_REPEATABLE.format(obstacle=event.obstacle())))
 
         def perform() -> Any:
             with event.watching():
@@ -199,12 +183,7 @@ class Unmodified:
 
         Raises FailoverError.
         """
-        raise self._p.fail(
-            FailoverError(
-                "an iteration must be repeated, and the script goes on in it with a collective whose result nobody "
-                f"can give: it wrote into a tensor that it had given to engine(...). Give it a copy. Or: {REMEDIES}"
-            )
-        )
+        raise self._p.fail(FailoverError(words.ALONE))
 
     def next(self, tracked: Tracked) -> Any:
         """next(iterator) of a data loader. Raises StopIteration."""
@@ -224,10 +203,7 @@ class Unmodified:
     def check_unused(self) -> None:
         """Raises FailoverError if training has begun in an unmodified loop: batches() comes too late."""
         if self._redo.open is not None:
-            raise FailoverError(
-                "ff_deepspeed.batches() was called after the script had trained outside of it; let all training "
-                "go through batches(), or none"
-            )
+            raise FailoverError(words.TOO_LATE)
 
     def answered(self, data: dict[str, Any]) -> None:
         """A newcomer's load_checkpoint() was answered: its script knows where to go on. data: of the version."""
@@ -241,12 +217,7 @@ class Unmodified:
         if self._ended or not self.listening:
             return
         if self._redo.void:
-            raise self._p.fail(
-                FailoverError(
-                    "the script ended in an iteration that a failure had voided: its loop counts iterations by itself "
-                    f"and is one ahead. {REMEDIES}"
-                )
-            )
+            raise self._p.fail(FailoverError(words.ENDED_VOID))
         self._seal_if_stepped(AT_LOADER)
         self._redo.make(self._failover.finish, None, lambda: None)
         self._ended = True
@@ -270,17 +241,12 @@ class Unmodified:
             saved = self._failover.saved_scalars()
             step = saved["trainer"]["engine"]["global_steps"]
             if step > 0 and self._answered is None:
-                raise self._p.fail(
-                    FailoverError(
-                        f"this process replaces a dead rank at step {step}, but its script starts from the beginning. "
-                        f"{REMEDIES}"
-                    )
-                )
+                raise self._p.fail(FailoverError(words.FROM_THE_START.format(step=step)))
             self._own.prove(saved["data"], inputs)
         else:
             self._start_data = {"own": self._own.start(inputs)}
             if not self._p.client.is_loaded:
-                log.warning("%s %s", NOT_RESUMABLE, REMEDIES)
+                log.warning("%s %s", words.NOT_RESUMABLE, words.REMEDIES)
         self._join()
         self._feed.begin_training(self._failover.version, inputs)
 
@@ -304,12 +270,7 @@ class Unmodified:
             return False
         first = self._redo.voided
         if first is None or not first.is_of(inputs):
-            raise self._p.fail(
-                FailoverError(
-                    "an iteration must be repeated, and its batch comes another time with other values: the script "
-                    f"changes batches between the loader and engine(...). {REMEDIES}"
-                )
-            )
+            raise self._p.fail(FailoverError(words.OTHER_VALUES))
         first.ambient.put(self._p.engine)
         self._redo.void = False
         return True

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ff_deepspeed import ambient
-from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Record, Settle, follow, leaves
+from ff_deepspeed.outputs import follow, leaves
+from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Record, Settle
 
 AROUND: Any = object.__new__(ambient.Ambient)
 

@@ -41,6 +41,7 @@ import loops  # noqa: E402
 from deepspeed.accelerator import get_accelerator  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
+import scripts  # noqa: E402
 from ff_core.worker import session  # noqa: E402
 from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
@@ -94,22 +95,6 @@ def make_engine(case: dict[str, Any]) -> Any:
     return engine
 
 
-def agreed_to_skip(y: torch.Tensor, how: str) -> bool:
-    """Whether a micro-batch is bad on any rank; what the ranks agree on is one collective."""
-    bad = torch.tensor(int(y.sum()) % 3 == 0 and how == "some").int()
-    torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
-    return bool(bad)
-
-
-def swallowing(engine: Any, loss: torch.Tensor) -> None:
-    """A step as people write it who want to skip whatever fails."""
-    try:
-        engine.backward(loss)
-        engine.step()
-    except:  # noqa: E722
-        pass
-
-
 def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> dict[str, Any]:
     """`epochs` loops over a shuffled data set; returns losses by optimizer step, and what the last step left."""
     losses: dict[int, float] = {}
@@ -127,10 +112,10 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
                 for batch in batches:
                     out = engine(batch.pop("x").to(next(engine.module.parameters()).dtype))
                     loss = torch.nn.functional.cross_entropy(out.float(), batch["y"])
-                    if case.get("skip") and agreed_to_skip(batch["y"], case["skip"]):
+                    if case.get("skip") and scripts.agreed_to_skip(batch["y"], case["skip"]):
                         continue
                     if case.get("bare"):
-                        swallowing(engine, loss)
+                        scripts.swallowing(engine, loss)
                         total += loss.detach()
                         continue
                     engine.backward(loss)
@@ -219,57 +204,6 @@ def train_by_steps(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
     return {"losses": losses, "digest": digest(engine), "collectives": interrupter.count, "steps_seen": []}
 
 
-def misuse(engine: Any, how: str) -> None:
-    """Loops that are written wrongly."""
-    loader = [torch.ones(4, 16, dtype=next(engine.module.parameters()).dtype)] * 4
-
-    class Proxy:
-        """What is not its own is the engine's."""
-
-        def __init__(self) -> None:
-            self.held = {"engine": engine}
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.__dict__["held"]["engine"], name)
-
-    given = {"proxy": Proxy, "compiled": lambda: torch.compile(engine)}.get(how, lambda: engine)()
-
-    def micro_step(batch: torch.Tensor) -> None:
-        engine.backward(engine(batch).float().mean())
-        engine.step()
-
-    def agreeing() -> Any:
-        for batch in loader:
-            torch.distributed.all_reduce(torch.ones(1))
-            yield batch
-
-    for batches in ff_deepspeed.batches(given, agreeing() if how == "collective in the data" else loader):
-        if how == "no with":
-            micro_step(batches[0])
-            continue
-        with ff_deepspeed.iteration():
-            if how == "nested":
-                next(ff_deepspeed.batches(engine, loader))
-            if how == "with twice":
-                with ff_deepspeed.iteration():
-                    micro_step(batches[0])
-            if how == "own error":
-                raise ValueError("the script's own")
-            for _ in range({"no step": 0, "two steps": 2, "three of two": 3}.get(how, 1)):
-                micro_step(batches[0])
-        if how == "break":
-            break
-    if how == "with outside":
-        with ff_deepspeed.iteration():
-            pass
-    if how == "second engine":
-        make_engine({"stage": 1, "dtype": "bf16"})
-    if how == "no engine":
-        ff_deepspeed.batches(loader, engine)
-    if how == "limit":
-        ff_deepspeed.batches(engine, loader, limit=-1)
-
-
 def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeSession) -> dict[str, Any]:
     result = train(engine, case, failover)
     names = sorted(path.name for path in pathlib.Path(case["persist"]["directory"]).iterdir())
@@ -305,7 +239,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 
             failover.seal = sealing
     if "misuse" in case:
-        misuse(engine, case["misuse"])
+        scripts.misuse(engine, case["misuse"], make_engine)
         return {"error": "", "finished": failover.finished, "steps": engine.global_steps, "slots": len(failover.slots)}
     if "persist" in case:
         result = train_with_checkpoints(engine, case, failover)

@@ -1,0 +1,38 @@
+"""What the user of an unmodified loop reads when it cannot be gone on with, each with what to do instead."""
+
+from __future__ import annotations
+
+REMEDIES = (
+    "Either resume in the usual way: call engine.load_checkpoint(...) before training on every start, and register "
+    "`ff_deepspeed.client_state(lambda: {...})` with what your script needs to go on; or change two lines: "
+    "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
+)
+NOT_RESUMABLE = (
+    "training begins, and the script has not called engine.load_checkpoint(): the replacement of a rank that dies "
+    "after the first step would start from the beginning, which is refused. After a failure this job ends, or with "
+    "`--max-restarts N` starts anew, from a checkpoint if the script looks for one."
+)
+MOVED_ON = (
+    "another failure moved the job to another version after load_checkpoint() had been answered in this replacement: "
+    "it ends, and is replaced itself"
+)
+NOT_REPEATABLE = "after a failure this iteration could not be repeated: {obstacle}. " + REMEDIES
+ALONE = (
+    "an iteration must be repeated, and the script goes on in it with a collective whose result nobody can give: it "
+    "wrote into a tensor that it had given to engine(...). Give it a copy. Or: " + REMEDIES
+)
+TOO_LATE = (
+    "ff_deepspeed.batches() was called after the script had trained outside of it; let all training go through "
+    "batches(), or none"
+)
+ENDED_VOID = (
+    "the script ended in an iteration that a failure had voided: its loop counts iterations by itself and is one "
+    "ahead. " + REMEDIES
+)
+FROM_THE_START = (
+    "this process replaces a dead rank at step {step}, but its script starts from the beginning. " + REMEDIES
+)
+OTHER_VALUES = (
+    "an iteration must be repeated, and its batch comes another time with other values: the script changes batches "
+    "between the loader and engine(...). " + REMEDIES
+)

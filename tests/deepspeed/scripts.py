@@ -1,0 +1,76 @@
+"""What scripts do around the engine: skips that ranks agree on, errors that they swallow, and plain misuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import ff_deepspeed
+
+
+def agreed_to_skip(y: torch.Tensor, how: str) -> bool:
+    """Whether a micro-batch is bad on any rank; what the ranks agree on is one collective."""
+    bad = torch.tensor(int(y.sum()) % 3 == 0 and how == "some").int()
+    torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
+    return bool(bad)
+
+
+def swallowing(engine: Any, loss: torch.Tensor) -> None:
+    """A step as people write it who want to skip whatever fails."""
+    try:
+        engine.backward(loss)
+        engine.step()
+    except:  # noqa: E722
+        pass
+
+
+def misuse(engine: Any, how: str, make_engine: Any) -> None:
+    """Loops that are written wrongly. make_engine(case): another engine."""
+    loader = [torch.ones(4, 16, dtype=next(engine.module.parameters()).dtype)] * 4
+
+    class Proxy:
+        """What is not its own is the engine's."""
+
+        def __init__(self) -> None:
+            self.held = {"engine": engine}
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.__dict__["held"]["engine"], name)
+
+    given = {"proxy": Proxy, "compiled": lambda: torch.compile(engine)}.get(how, lambda: engine)()
+
+    def micro_step(batch: torch.Tensor) -> None:
+        engine.backward(engine(batch).float().mean())
+        engine.step()
+
+    def agreeing() -> Any:
+        for batch in loader:
+            torch.distributed.all_reduce(torch.ones(1))
+            yield batch
+
+    for batches in ff_deepspeed.batches(given, agreeing() if how == "collective in the data" else loader):
+        if how == "no with":
+            micro_step(batches[0])
+            continue
+        with ff_deepspeed.iteration():
+            if how == "nested":
+                next(ff_deepspeed.batches(engine, loader))
+            if how == "with twice":
+                with ff_deepspeed.iteration():
+                    micro_step(batches[0])
+            if how == "own error":
+                raise ValueError("the script's own")
+            for _ in range({"no step": 0, "two steps": 2, "three of two": 3}.get(how, 1)):
+                micro_step(batches[0])
+        if how == "break":
+            break
+    if how == "with outside":
+        with ff_deepspeed.iteration():
+            pass
+    if how == "second engine":
+        make_engine({"stage": 1, "dtype": "bf16"})
+    if how == "no engine":
+        ff_deepspeed.batches(loader, engine)
+    if how == "limit":
+        ff_deepspeed.batches(engine, loader, limit=-1)
