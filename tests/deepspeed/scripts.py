@@ -69,7 +69,8 @@ def misuse(engine: Any, how: str, make_engine: Any) -> None:
         with ff_deepspeed.iteration():
             pass
     if how == "second engine":
-        make_engine({"stage": 1, "dtype": "bf16"})
+        off = {"ff_failover": {"enabled": False}, "zero_allow_untested_optimizer": True}
+        make_engine({"stage": 1, "dtype": "bf16", "optimizer": "sgd", "config": off})
     if how == "no engine":
         ff_deepspeed.batches(loader, engine)
     if how == "limit":

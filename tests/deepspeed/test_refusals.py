@@ -30,7 +30,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "collective in the data": (
         {"misuse": "collective in the data"},
-        r"all_reduce\(\) is called within the data loader, or.*inside `with ff_deepspeed\.iteration\(\):`",
+        r"all_?reduce\(\) is called within the data loader, or.*inside `with ff_deepspeed\.iteration\(\):`",
     ),
     "several": ({"stage": 3, "config": {"data_efficiency": {"enabled": True}}}, r"ZeRO-3.*; data_efficiency.*"),
 }
@@ -41,7 +41,7 @@ MISUSES = {
     "nested": r"batches\(\) inside another ff_deepspeed\.batches\(\) loop",
     "with twice": r"belongs once into the body",
     "with outside": r"belongs once into the body",
-    "second engine": r"has a protected engine already; one engine per process",
+    "second engine": r"second DeepSpeed engine is trained.*is a torch\.optim\.sgd\.SGD.*for all engines",
     "no engine": r"batches\(engine=list\): allowed: the engine of deepspeed\.initialize",
     "own error": r"^ValueError: the script's own$",
     "limit": r"batches\(limit=-1\): allowed: a whole number >= 0, or None",
