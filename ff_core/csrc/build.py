@@ -3,7 +3,7 @@
 Where nvcc is found ($NVCC, else on the PATH, else /usr/local/cuda/bin) the gather kernel is built in too; without it
 the engine copies from CUDA devices all the same, only that many small tensors cost more.
 
-    python -m ff_core.csrc.build                 # in place: ff_core/copy/_ff_engine.so
+    python -m ff_core.csrc.build                 # in place: ff_core/copy/_ff_engine.so; compiles what has changed
     python -m ff_core.csrc.build --out DIR/x.so --sanitize thread
 
 The C++ compiler is $CXX, else g++, else c++. This module needs the standard library only: setup.py calls build() before
@@ -194,15 +194,15 @@ def link(objects: list[Path], out: Path, sanitize: str | None = None, shared: bo
     return out
 
 
-def build(out: Path, sanitize: str | None = None) -> Path:
+def build(out: Path, sanitize: str | None = None, cache: ObjectCache | None = None) -> Path:
     """Compiles and links the engine into the shared library `out` and returns it.
 
-    sanitize: None, "address", "thread" or "undefined".  Raises BuildError with the compiler's output, ValueError for an
-    unknown sanitizer.
+    sanitize: None, "address", "thread" or "undefined".  cache: as for compile_objects.  Raises BuildError with the
+    compiler's output, ValueError for an unknown sanitizer.
     """
     flags(sanitize)
     with tempfile.TemporaryDirectory(prefix="ff-engine-") as directory:
-        return link(compile_objects(sources(), Path(directory), sanitize), Path(out), sanitize)
+        return link(compile_objects(sources(), Path(directory), sanitize, cache), Path(out), sanitize)
 
 
 def is_current(library: Path = LIBRARY) -> bool:
@@ -214,6 +214,8 @@ def is_current(library: Path = LIBRARY) -> bool:
 
 
 def main() -> None:
+    from ff_core.csrc.object_cache import of_environment  # not at the top: setup.py has this file only
+
     parser = argparse.ArgumentParser(prog="python -m ff_core.csrc.build", description="build the copy engine")
     parser.add_argument("--out", type=Path, default=LIBRARY, help="where the library goes (default: in place)")
     parser.add_argument("--sanitize", choices=SANITIZERS, help="build with a sanitizer")
@@ -224,7 +226,7 @@ def main() -> None:
     if arguments.if_needed and arguments.sanitize is None and is_current(arguments.out):
         return
     try:
-        print(build(arguments.out, arguments.sanitize))
+        print(build(arguments.out, arguments.sanitize, of_environment()))
     except BuildError as error:
         raise SystemExit(f"engine build failed: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Object files by what they were made from, so that the tests compile each source once and not once a run.
+"""Object files by what they were made from: a build compiles what has changed, and tests share what they compile.
 
 An entry's name is the fingerprint of everything that went into it: a change of anything makes another entry, and none
 is ever wrong. Several processes may use one directory at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 LIMIT_BYTES = 512 << 20
@@ -57,3 +58,8 @@ class ObjectCache:
                 return
             path.unlink(missing_ok=True)
             left -= size
+
+
+def of_environment() -> ObjectCache | None:
+    """The one in this virtual environment. None outside of one: a system's Python is not the place."""
+    return ObjectCache(Path(sys.prefix) / "objects") if sys.prefix != sys.base_prefix else None

@@ -1,10 +1,44 @@
-// Driver, contexts, streams and events of the stand-in, and what only tests call.
-#include <deque>
-#include <map>
-#include <memory>
+// A stand-in for the CUDA driver's library, on the host: what the engine and its tests use of libcuda.so.1, and the
+// rules that matter for ordering. Each stream is a thread that works through its queue, as late as it likes; "device
+// memory" is host memory, so that a sanitizer sees every access that nothing orders. Copies to host memory that is not
+// pinned are refused: the real driver would make them wait. Built by the tests, found through LD_LIBRARY_PATH.
+//
+// $FF_STANDIN_DELAY_US: an operation is preceded by up to that long a pause (default 200).
+// $FF_STANDIN_FAIL=NAME:N: the Nth call of NAME fails with CUDA_ERROR_UNKNOWN.
+#include "cuda_standin.h"
+
+#include <cstdlib>
 #include <utility>
 
-#include "cuda_standin.h"
+namespace standin {
+
+Machine& machine() {
+  static auto* const one = new Machine;  // never destroyed: streams may be used until the process is gone
+  return *one;
+}
+
+thread_local int current = 0;
+thread_local int capture_mode = 0;  // CU_STREAM_CAPTURE_MODE_GLOBAL
+std::atomic<bool> capturing{false};
+std::atomic<int> refused{0};
+
+int delay_us() {
+  const char* text = std::getenv("FF_STANDIN_DELAY_US");
+  return text != nullptr ? std::atoi(text) : 200;
+}
+
+bool fails(const char* name) {
+  const char* text = std::getenv("FF_STANDIN_FAIL");
+  if (text == nullptr) return false;
+  const std::string wanted(text);
+  const size_t colon = wanted.find(':');
+  if (wanted.substr(0, colon) != name) return false;
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  return ++m.calls[name] == std::atoi(wanted.c_str() + colon + 1);
+}
+
+}  // namespace standin
 
 using namespace standin;
 
@@ -56,99 +90,11 @@ int cuThreadExchangeStreamCaptureMode(int* mode) {
   std::swap(*mode, capture_mode);
   return kSuccess;
 }
-int cuCtxSynchronize() {
-  NEED_CONTEXT("cuCtxSynchronize");
-  std::map<Stream*, std::unique_ptr<Mark>> marks;
-  std::deque<std::shared_ptr<Mark>> waiting;
-  {
-    const std::lock_guard<std::mutex> lock(machine().mutex);
-    for (auto& [stream, owner] : machine().streams) {
-      waiting.push_back(std::make_shared<Mark>());
-      stream->record(waiting.back());
-    }
-  }
-  for (auto& mark : waiting) mark->await();
-  return kSuccess;
-}
-int cuCtxGetStreamPriorityRange(int* lowest, int* highest) {
-  *lowest = 0;
-  *highest = -5;
-  return kSuccess;
-}
-int cuStreamCreateWithPriority(void** stream, unsigned, int) {
-  NEED_CONTEXT("cuStreamCreateWithPriority");
-  const std::lock_guard<std::mutex> lock(machine().mutex);
-  *stream = add_stream();
-  return kSuccess;
-}
-int cuStreamDestroy_v2(void* stream) {
-  if (capturing && capture_mode != kRelaxed) ++refused;
-  std::unique_ptr<Stream> owner;
-  const std::lock_guard<std::mutex> lock(machine().mutex);
-  const auto found = machine().streams.find(static_cast<Stream*>(stream));
-  if (found == machine().streams.end()) return kInvalidValue;
-  owner = std::move(found->second);
-  machine().streams.erase(found);
-  return kSuccess;
-}
-int cuStreamWaitEvent(void* stream, void* event, unsigned) {
-  NEED_CONTEXT("cuStreamWaitEvent");
-  const auto mark = static_cast<Event*>(event)->get();
-  if (mark != nullptr) of(stream).push([mark] { mark->await(); });
-  return kSuccess;
-}
-int cuStreamSynchronize(void* stream) {
-  NEED_CONTEXT("cuStreamSynchronize");
-  return synchronize(of(stream));
-}
-int cuEventCreate(void** event, unsigned) {
-  NEED_CONTEXT("cuEventCreate");
-  *event = new Event;
-  return kSuccess;
-}
-int cuEventDestroy_v2(void* event) {
-  if (capturing && capture_mode != kRelaxed) ++refused;
-  delete static_cast<Event*>(event);
-  return kSuccess;
-}
-int cuEventRecord(void* event, void* stream) {
-  NEED_CONTEXT("cuEventRecord");
-  const auto mark = std::make_shared<Mark>();
-  {
-    auto* const e = static_cast<Event*>(event);
-    const std::lock_guard<std::mutex> lock(e->mutex);
-    e->mark = mark;
-  }
-  of(stream).record(mark);
-  return kSuccess;
-}
-int cuEventQuery(void* event) {
-  NEED_CONTEXT("cuEventQuery");
-  const auto mark = static_cast<Event*>(event)->get();
-  return mark == nullptr || mark->passed() ? kSuccess : kNotReady;
-}
-int cuEventSynchronize(void* event) {
-  NEED_CONTEXT("cuEventSynchronize");
-  const auto mark = static_cast<Event*>(event)->get();
-  if (mark != nullptr) mark->await();
-  return kSuccess;
-}
-// A stream that stands still from here on until it is let go.
-void* ff_standin_hold(void* stream) {
-  auto* const mark = new std::shared_ptr<Mark>(std::make_shared<Mark>());
-  of(stream).push([held = *mark] { held->await(); });
-  return mark;
-}
-void ff_standin_let_go(void* held) {
-  const std::unique_ptr<std::shared_ptr<Mark>> mark(static_cast<std::shared_ptr<Mark>*>(held));
-  (*mark)->finish();
-}
 // Somebody captures a graph from now on, or no more. Returns how many calls were refused because of that so far.
 int ff_standin_capture(int on) {
   capturing = on != 0;
   return refused;
 }
-uint64_t ff_standin_waiting_downloads() { return waiting_downloads; }
 // How much is left: contexts, streams, device allocations, pinned ranges. For leak checks.
 void ff_standin_left(int* out) {
   const std::lock_guard<std::mutex> lock(machine().mutex);

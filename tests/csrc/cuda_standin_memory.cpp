@@ -1,8 +1,8 @@
-// Memory, copies and the gathering kernel of the stand-in.
+// Memory, copies and kernels of the stand-in for the CUDA driver.
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 
 #include "cuda_standin.h"
 #include "device/gather.h"
@@ -10,6 +10,26 @@
 using namespace standin;
 
 namespace {
+
+std::atomic<uint64_t> waiting_downloads{0};  // bytes of those enqueued and not done
+
+bool within(const std::map<char*, size_t>& ranges, const void* start, size_t bytes) {
+  auto* const from = static_cast<char*>(const_cast<void*>(start));
+  auto range = ranges.upper_bound(from);
+  if (range == ranges.begin()) return false;
+  --range;
+  return from + bytes <= range->first + range->second;
+}
+
+bool is_pinned(const void* start, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  return within(machine().pinned, start, bytes);
+}
+
+bool is_device(const void* start, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(machine().mutex);
+  return within(machine().device, start, bytes);
+}
 
 void run_gather(const ff::GatherTile* tiles, uint32_t count, char* staging) {
   for (uint32_t i = 0; i < count; ++i) {
@@ -118,5 +138,6 @@ int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsi
   of(stream).push([=] { run_gather(tiles, count, staging); });
   return kSuccess;
 }
+uint64_t ff_standin_waiting_downloads() { return waiting_downloads; }
 }
 #pragma GCC visibility pop

@@ -132,14 +132,14 @@ void paced(Random& random) {
   ArenaMemory holder({7, 2, kSent, 0, 4096, 4096, kChunk});
   ff_receiver* receiver = nullptr;
   OK(ff_receiver_open(-1, &receiver));
-  std::atomic<bool> over{false};
+  std::atomic<bool> finished{false};
   std::atomic<int> followed{0};
   const auto launch = [&](void* begun_on, void* ended_on, uint64_t seed) {
     Random own(seed);
     void* context;
     OK(cuDevicePrimaryCtxRetain(&context, 0));
     OK(cuCtxPushCurrent_v2(context));
-    for (int launched = 0; !over; ++launched) {
+    for (int launched = 0; !finished; ++launched) {
       if (launched % 16 == 15) OK(cuStreamSynchronize(ended_on));
       uint64_t ticket;
       OK(ff_writer_collective_begin(s.writer, begun_on, &ticket));
@@ -174,7 +174,7 @@ void paced(Random& random) {
     OK(ff_receiver_fence(receiver, epoch + 1));
     OK(ff_writer_set_segments(s.writer, s.segments.data(), s.segments.size()));
   }
-  over = true;
+  finished = true;
   forward.join();
   backward.join();
   CHECK(yielded > 0 && followed > 100);

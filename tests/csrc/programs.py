@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from ff_core.csrc import build
-from ff_core.csrc.object_cache import ObjectCache
+from ff_core.csrc.object_cache import of_environment
 
 HERE = Path(__file__).parent
-_HOME = Path(sys.prefix) if sys.prefix != sys.base_prefix else HERE.parents[1] / "out"
-CACHE = ObjectCache(_HOME / "objects")
-"""In the virtual environment; without one in `out`, for a system's Python is not the place."""
 
 STANDIN = sorted(HERE.glob("cuda_standin*.cpp"))
 """A library that stands in for the CUDA driver's."""
@@ -20,7 +16,7 @@ STANDIN = sorted(HERE.glob("cuda_standin*.cpp"))
 
 def compile_cached(files: list[Path], directory: Path, sanitize: str | None = None) -> list[Path]:
     """build.compile_objects with the kept objects."""
-    return build.compile_objects(files, directory, sanitize, CACHE)
+    return build.compile_objects(files, directory, sanitize, of_environment())
 
 
 def build_standin(directory: Path, sanitize: str | None = None) -> Path:
