@@ -59,7 +59,7 @@ class Script:
         found = protection.current()
         assert found is not None, "asked for after `listening`"
         if source.is_fetching():
-            given = getattr(function, "args", ())  # (group, operation), of an operation that a group leads here
+            given: Any = getattr(function, "args", ())  # (group, operation), of an operation that a group leads here
             name = given[1] if len(given) > 1 else getattr(function, "__name__", "a collective")
             raise found.fail(UnsupportedError(IN_LOADER.format(name=name)))
         return found.unmodified
