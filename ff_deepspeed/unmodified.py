@@ -119,7 +119,7 @@ class Unmodified:
         assert self._redo.open is not None
         event = Backward(original, loss, self._redo.open, kwargs, ambient.take(engine))
         if event.obstacle() is not None:
-            raise self._p.fail(UnsupportedError(words.NOT_REPEATABLE.format(obstacle=event.obstacle())))
+            raise self._p.fail(UnsupportedError(words.not_repeatable(event.obstacle())))
 
         def perform() -> Any:
             with event.watching():
@@ -241,7 +241,7 @@ class Unmodified:
             saved = self._failover.saved_scalars()
             step = saved["trainer"]["engine"]["global_steps"]
             if step > 0 and self._answered is None:
-                raise self._p.fail(FailoverError(words.FROM_THE_START.format(step=step)))
+                raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
             self._start_data = {"own": self._own.start(inputs)}

@@ -16,7 +16,6 @@ MOVED_ON = (
     "another failure moved the job to another version after load_checkpoint() had been answered in this replacement: "
     "it ends, and is replaced itself"
 )
-NOT_REPEATABLE = "after a failure this iteration could not be repeated: {obstacle}. " + REMEDIES
 ALONE = (
     "an iteration must be repeated, and the script goes on in it with a collective whose result nobody can give: it "
     "wrote into a tensor that it had given to engine(...). Give it a copy. Or: " + REMEDIES
@@ -29,10 +28,15 @@ ENDED_VOID = (
     "the script ended in an iteration that a failure had voided: its loop counts iterations by itself and is one "
     "ahead. " + REMEDIES
 )
-FROM_THE_START = (
-    "this process replaces a dead rank at step {step}, but its script starts from the beginning. " + REMEDIES
-)
 OTHER_VALUES = (
     "an iteration must be repeated, and its batch comes another time with other values: the script changes batches "
     "between the loader and engine(...). " + REMEDIES
 )
+
+
+def not_repeatable(obstacle: str | None) -> str:
+    return f"after a failure this iteration could not be repeated: {obstacle}. {REMEDIES}"
+
+
+def from_the_start(step: int) -> str:
+    return f"this process replaces a dead rank at step {step}, but its script starts from the beginning. {REMEDIES}"

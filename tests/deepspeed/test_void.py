@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ def void(monkeypatch: pytest.MonkeyPatch) -> list[FailoverError]:
         return error
 
     loop: Any = object.__new__(Unmodified)
+    loop._thread = threading.get_ident()
     loop._redo = SimpleNamespace(open=object(), busy=False, void=True)
     loop._p = SimpleNamespace(fail=fail, engine=None)
     monkeypatch.setattr(protection, "current", lambda: SimpleNamespace(unmodified=loop))
