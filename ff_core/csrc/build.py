@@ -66,7 +66,8 @@ def flags(sanitize: str | None) -> list[str]:
     if sanitize not in SANITIZERS:
         raise ValueError(f"sanitize is {sanitize!r}, allowed are {', '.join(SANITIZERS)} or None")
     checks = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
-    return ["-std=c++17", "-O1", "-g", "-fPIC", "-pthread", "-fvisibility=hidden", *WARNINGS, *checks]
+    # -g1: functions and lines, which is what reports name; everything else costs a fifth of the time to compile.
+    return ["-std=c++17", "-O1", "-g1", "-fPIC", "-pthread", "-fvisibility=hidden", *WARNINGS, *checks]
 
 
 def _run(command: list[str]) -> str:
