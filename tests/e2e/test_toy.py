@@ -126,7 +126,7 @@ def test_several_streams_relaxed_and_sparse(tmp_path: Path, uninterrupted: dict[
     assert all(event["v_star"] % 3 == 0 for event in job.of("failover"))
     assert [event["dead"] for event in job.of("failover")][:2] == [[3], [0]]
     assert [event["newcomers"] for event in job.of("failover")][2:] == [[2, 3]]
-    assert job.of("protected")[-1]["degraded"]
+    assert job.of("coverage")[-1]["degraded"]
 
 
 def test_ucx_that_is_not_there_ends_the_job_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
