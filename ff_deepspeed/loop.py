@@ -70,7 +70,7 @@ class Loop:
 
     def __init__(self, protection: ProtectedEngine, check_first: Callable[[], None]) -> None:
         self._p = protection
-        self._failover = protection.session
+        self._session = protection.session
         self._check_first = check_first
         self.used = False  # batches() has been called: the script is not an unmodified one
         self._calls = 0
@@ -82,7 +82,7 @@ class Loop:
 
     def position(self) -> dict[str, Any]:
         assert self._source is not None
-        return {"call": self._call, **self._source.position(self._ends.get(self._failover.version, -1))}
+        return {"call": self._call, **self._source.position(self._ends.get(self._session.version, -1))}
 
     def client_state(self) -> dict[str, Any]:
         return self._p.client.save()
@@ -99,8 +99,8 @@ class Loop:
         if self._body is not None and self._body.entered and not self._body.finished:
             raise FailoverError("ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time")
         source = ReplayableLoader(loader, self._p.engine.gradient_accumulation_steps(), limit)
-        if self._failover.is_newcomer:
-            position = self._failover.saved_scalars()["data"]
+        if self._session.is_newcomer:
+            position = self._session.saved_scalars()["data"]
             if position["call"] > call:
                 log.info("batches() call %d was over before this process took over its rank: empty here", call + 1)
                 return
@@ -120,14 +120,14 @@ class Loop:
                     raise
                 interrupt = self._end(self._body)
                 if interrupt is None:
-                    version, item = self._failover.version, item + 1
+                    version, item = self._session.version, item + 1
                     self._settle(source, version, item)
             if interrupt is not None:
                 version = self._recover(interrupt, source)
                 item = self._ends[version]
 
     def _settle(self, source: ReplayableLoader, version: int, item: int) -> None:
-        oldest = self._failover.oldest_needed
+        oldest = self._session.oldest_needed
         for old in [old for old in self._ends if old < oldest]:
             del self._ends[old]
         source.settle(item, self._ends.get(oldest, -1))
@@ -136,7 +136,7 @@ class Loop:
         """The item's micro-batches. None: the data is at its end, and every rank is through."""
         batches = source.fetch(item)
         if batches is None:
-            self._failover.finish()
+            self._session.finish()
         return batches
 
     def enter(self) -> Body:
@@ -156,8 +156,8 @@ class Loop:
 
     def halted(self, body: Body) -> int | None:
         """The epoch of a halt that the body has not heard of, or has swallowed; None if there is none."""
-        _, epoch = interrupted(self._failover.check)
-        if epoch is not None and self._failover.version == body.version:
+        _, epoch = interrupted(self._session.check)
+        if epoch is not None and self._session.version == body.version:
             log.warning(SWALLOWED, body.version + 1)
         return epoch
 
@@ -183,14 +183,14 @@ class Loop:
         """
         epoch: int | None = None
         try:
-            with self._failover.step():
+            with self._session.step():
                 pass
-            self._failover.seal()
+            self._session.seal()
         except FailoverInterrupt as caught:
             epoch = caught.epoch
         if epoch is not None:
             raise self._p.fail(FailoverError(OUTSIDE))
-        return self._failover.version
+        return self._session.version
 
     def _end(self, body: Body) -> int | None:
         """The loop asks for more: seal. Returns the epoch of a halt, if there was one."""
@@ -201,7 +201,7 @@ class Loop:
             )
         if body.interrupt is not None:
             return body.interrupt
-        if self._failover.version == body.version:
+        if self._session.version == body.version:
             return None  # nothing to seal: what this item did is done again from the version before it
         if self._p.steps_since_version():
             raise FailoverError(
@@ -210,10 +210,10 @@ class Loop:
                 f"{self._p.engine.gradient_accumulation_steps()}); call engine(...), engine.backward(...) and "
                 "engine.step() once for each of them, and skip all of them or none"
             )
-        self._ends[self._failover.version] = body.item
+        self._ends[self._session.version] = body.item
         try:
             self._p.persist()
-            self._failover.seal()
+            self._session.seal()
         except FailoverInterrupt as caught:
             return caught.epoch
         return None
@@ -227,7 +227,7 @@ class Loop:
             interrupt = self._end(body)
         try:
             if interrupt is None:
-                self._failover.finish()
+                self._session.finish()
         except FailoverInterrupt as caught:
             interrupt = caught.epoch
         if interrupt is not None:
@@ -235,7 +235,7 @@ class Loop:
             self._p.fail(FailoverError(LEFT))
 
     def _recover(self, epoch: int, source: ReplayableLoader) -> int:
-        version = self._failover.recover(FailoverInterrupt(epoch))
+        version = self._session.recover(FailoverInterrupt(epoch))
         self._take_restored()
         self._p.session.given_again()
         if version not in self._ends or not source.can_return_to(self._ends[version]):

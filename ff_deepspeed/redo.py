@@ -34,7 +34,7 @@ class Redo:
 
     def __init__(self, protection: ProtectedEngine, feed: Feed) -> None:
         self._p = protection
-        self._failover = protection.session
+        self._session = protection.session
         self._feed = feed
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
@@ -89,7 +89,7 @@ class Redo:
         pending: int | None = epoch
         while pending is not None:
             with self._inside():
-                version = self._failover.recover(FailoverInterrupt(pending))
+                version = self._session.recover(FailoverInterrupt(pending))
             obstacle = obstacle or self._obstacle(version)
             if obstacle is not None:
                 self._make_void(version, obstacle, event)
@@ -120,7 +120,7 @@ class Redo:
             if record.sealed is not None and record is not self.open:
                 record.sealed.ambient.put(engine)
                 self._p.persist()
-                self._failover.seal()
+                self._session.seal()
                 record.release()
 
     def _make_void(self, version: int, reason: str, event: Event | None) -> None:

@@ -21,8 +21,7 @@ _included = 0
 
 USUAL_LOOP = (
     "a second DeepSpeed engine is trained in the usual loop. Its calls cannot be made again one by one after a "
-    "failure: "
-    "change two lines of the loop: `for batches in ff_deepspeed.batches(engine, loader)` with "
+    "failure: change two lines of the loop: `for batches in ff_deepspeed.batches(engine, loader)` with "
     "`with ff_deepspeed.iteration()` inside"
 )
 

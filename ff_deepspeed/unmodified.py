@@ -43,7 +43,7 @@ class Unmodified:
 
     def __init__(self, protection: ProtectedEngine) -> None:
         self._p = protection
-        self._failover = protection.session
+        self._session = protection.session
         self._feed = Feed()
         self._redo = Redo(protection, self._feed)
         self._own = OwnBatches(protection)
@@ -58,13 +58,13 @@ class Unmodified:
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
     def position(self) -> dict[str, Any]:
-        sealed = self._redo.sealed(self._failover.version)
+        sealed = self._redo.sealed(self._session.version)
         if sealed is not None:
             return sealed.data
         return {**NOWHERE, "joined_at": AT_FORWARD, "start": True, **self._start_data}
 
     def client_state(self) -> dict[str, Any]:
-        sealed = self._redo.sealed(self._failover.version)
+        sealed = self._redo.sealed(self._session.version)
         return self._p.client.save() if sealed is None else sealed.client
 
     def restored(self, saved: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Unmodified:
         event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
 
         def perform() -> Any:
-            self._failover.inject("forward")
+            self._session.inject("forward")
             return original(engine, *args, **kwargs)
 
         output = self._redo.make(perform, event, lambda: self._by_itself(original, args, kwargs))
@@ -212,14 +212,14 @@ class Unmodified:
 
     def end(self) -> None:
         """The script is over, or destroys its groups: wait until nobody needs this rank any more."""
-        if self._failover.is_newcomer and self._answered is not None:
+        if self._session.is_newcomer and self._answered is not None:
             self._join()  # at the very end of training: the others are waiting here too
         if self._ended or not self.listening:
             return
         if self._redo.void:
             raise self._p.fail(FailoverError(words.ENDED_VOID))
         self._seal_if_stepped(AT_LOADER)
-        self._redo.make(self._failover.finish, None, lambda: None)
+        self._redo.make(self._session.finish, None, lambda: None)
         self._ended = True
 
     # ---- starting and joining ---------------------------------------------------------------------------------------
@@ -237,8 +237,8 @@ class Unmodified:
     def _start(self, inputs: Any) -> None:
         """The first training forward: protection begins, or a newcomer joins that has not joined at its loader."""
         self._thread = threading.get_ident()
-        if self._failover.is_newcomer:
-            saved = self._failover.saved_scalars()
+        if self._session.is_newcomer:
+            saved = self._session.saved_scalars()
             step = saved["trainer"]["engine"]["global_steps"]
             if step > 0 and self._answered is None:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
@@ -248,20 +248,20 @@ class Unmodified:
             if not self._p.client.is_loaded:
                 log.warning("%s %s", words.NOT_RESUMABLE, words.REMEDIES)
         self._join()
-        self._feed.begin_training(self._failover.version, inputs)
+        self._feed.begin_training(self._session.version, inputs)
 
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""
-        data = self._failover.saved_scalars()["data"]
+        data = self._session.saved_scalars()["data"]
         if self._feed.go_to(tracked, data) and data["joined_at"] == AT_LOADER:
             self._join()
-            self._feed.begin_training(self._failover.version)
+            self._feed.begin_training(self._session.version)
 
     def _join(self) -> None:
         self._p.adapter.script = self
-        self._joined = self._failover.is_newcomer
+        self._joined = self._session.is_newcomer
         self._redo.begin(self._p.start())
-        self._first = self._failover.version + 1
+        self._first = self._session.version + 1
         self._answered = None  # from here on it is a rank like the others, which may go back to any version
 
     def _may_lift(self, inputs: Any) -> bool:
@@ -279,7 +279,7 @@ class Unmodified:
 
     def _has_stepped(self) -> bool:
         record = self._redo.open
-        return record is not None and not self._redo.void and self._failover.version == record.version
+        return record is not None and not self._redo.void and self._session.version == record.version
 
     def _seal_if_stepped(self, joined_at: str, inputs: Any = None) -> None:
         if self._has_stepped():
@@ -296,10 +296,10 @@ class Unmodified:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)
             record.sealed = Sealed(ambient.take(self._p.engine), client, data)
         self._p.persist()
-        self._failover.seal()
+        self._session.seal()
         record.release()
         self._feed.seal(record.version)
-        oldest = self._failover.oldest_needed
+        oldest = self._session.oldest_needed
         self._feed.forget(oldest)
         self._redo.forget(oldest)
         self._redo.begin(record.version)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -37,6 +38,7 @@ from ff_core.units import format_bytes
 MOST_BYTES = 64 << 20
 
 _made: dict[str, weakref.ReferenceType[Any]] = {}  # name -> object, in the order of making
+_counts: Counter[str] = Counter()  # class -> how many were made
 _names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _stepped: dict[str, Any] = {}  # name -> what has state_dict() and load_state_dict()
 _before: dict[str, bytes] = {}  # name -> its state before the first step, for versions before that
@@ -146,8 +148,8 @@ def _notice_making(cls: type, method: str | None) -> None:
 
 def _remember(obj: Any) -> None:
     kind = _type(obj)
-    number = sum(name.startswith(f"{kind} #") for name in _made) + 1
-    _names[obj] = name = f"{kind} #{number}"
+    _counts[kind] += 1
+    _names[obj] = name = f"{kind} #{_counts[kind]}"
     _made[name] = weakref.ref(obj)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +15,18 @@ from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import codec, found
 
 
+def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has been made yet."""
+    for name in ("_made", "_stepped", "_before"):
+        monkeypatch.setattr(found, name, {})
+    monkeypatch.setattr(found, "_counts", Counter())
+
+
 @pytest.fixture(autouse=True)
 def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     known: dict[str, Any] = {}
     found.watch(lambda: known)
-    for name in ("_made", "_stepped", "_before"):
-        monkeypatch.setattr(found, name, {})
+    another_process(monkeypatch)
     monkeypatch.setattr(found, "_quiet", 1)
     yield known
     found.watch(dict)
@@ -52,8 +59,7 @@ def saved() -> Any:
 
 def replace(monkeypatch: pytest.MonkeyPatch) -> Script:
     """The script in another process."""
-    for name in ("_made", "_stepped", "_before"):
-        monkeypatch.setattr(found, name, {})
+    another_process(monkeypatch)
     return Script()
 
 
@@ -133,8 +139,7 @@ def test_every_scheduler(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         step(scheduler)
     state, groups = saved(), copy.deepcopy(scheduler.optimizer.param_groups)
     assert len(state) == 1, "schedulers within a scheduler are a part of it"
-    for name in ("_made", "_stepped", "_before"):
-        monkeypatch.setattr(found, name, {})
+    another_process(monkeypatch)
     other = run()
     found.load(state)
     other.optimizer.param_groups[0]["lr"] = groups[0]["lr"]  # the optimizer's own, with which it is saved
@@ -157,8 +162,7 @@ def test_not_made_in_the_newcomer(monkeypatch: pytest.MonkeyPatch) -> None:
     found.begin()
     script.train()
     state = saved()
-    for name in ("_made", "_stepped", "_before"):
-        monkeypatch.setattr(found, name, {})
+    another_process(monkeypatch)
     with pytest.raises(FailoverError, match="has not made one before its training loop"):
         found.load(state)
 
