@@ -22,7 +22,7 @@ import functools
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -120,16 +120,22 @@ def load(states: Mapping[str, Any]) -> None:
             del _stepped[name], _before[name]
 
 
-def expected_bytes() -> int:
-    """Room that the states of what exists now may need once it steps."""
-    return sum(_size(obj) for obj in (ref() for ref in _made.values()) if obj is not None)
+def expected_bytes(copied: Iterable[torch.Tensor]) -> int:
+    """Room that the states of what exists now may need once it steps.
+
+    copied: tensors that are saved anyway. Their optimizer steps within the framework, and needs none.
+    """
+    places = {tensor.data_ptr() for tensor in copied}
+    return sum(_size(obj, places) for obj in (ref() for ref in _made.values()) if obj is not None)
 
 
-def _size(obj: Any) -> int:
+def _size(obj: Any, copied: set[int]) -> int:
     if not isinstance(obj, torch.optim.Optimizer):
         return 1 << 12
-    held = sum(p.nbytes for group in obj.param_groups for p in group["params"])
-    return min(4 * held, MOST_BYTES) + (1 << 16)
+    held = [p for group in obj.param_groups for p in group["params"]]
+    if obj in _parts or all(p.data_ptr() in copied for p in held):
+        return 0  # a part's state is in the scalars from version 0 on
+    return min(4 * sum(p.nbytes for p in held), MOST_BYTES) + (1 << 16)
 
 
 def _notice_making(cls: type, method: str | None) -> None:

@@ -166,13 +166,14 @@ class Session:
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
         found.begin()
+        room = found.expected_bytes(spec.tensor for spec in plan.specs)
         blob, peers = scalars.take(adapter, self.groups), adapter.peers()
         self.parts.link.send(
             "protect",
             rank=self.rank,
             sent_bytes=plan.sent_bytes,
             local_bytes=plan.local_bytes,
-            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + found.expected_bytes(),
+            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + room,
             journal_bytes=len(journal),
             settings=self._settings.to_wire(),
             has_constant=plan.totals[Held.CONSTANT] > 0,  # in no slot: only a living process can give it
