@@ -31,7 +31,8 @@ except ImportError:  # torch works without it
 
 _ENTRY = struct.Struct("<5Q")
 _ENTRIES = 8
-NOTES_BYTES = _ENTRY.size * _ENTRIES
+BYTES = _ENTRY.size * _ENTRIES
+"""Of memory that outlives the process, for `Inputs`."""
 _SAMPLE = 4096
 _KINDS = ("the random number generators' state at its begin", "the shapes or types", "the contents")
 
@@ -45,7 +46,7 @@ class Noted:
 
 
 class Inputs:
-    """The notes of one rank. notes: writable memory of NOTES_BYTES that outlives this process, zero at first."""
+    """The notes of one rank. notes: writable memory of BYTES that outlives this process, zero at first."""
 
     def __init__(self, rank: int, notes: memoryview) -> None:
         self._rank, self._notes = rank, notes

@@ -13,13 +13,13 @@ class OptimizerState:
     """`optimizer` with its parameters, as one object that can be saved and loaded."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, name: str) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._name = name
 
     def state_dict(self) -> dict[str, Any]:
         """{"optimizer": its state_dict(), "parameters": values in the order of its groups}. Aliases live tensors."""
         return {
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "parameters": [p.detach() for p in self._parameters()],
         }
 
@@ -37,7 +37,7 @@ class OptimizerState:
             for p, value in zip(parameters, saved["parameters"], strict=True):
                 p.copy_(value)
                 p.grad = None
-        self._optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(saved["optimizer"])
 
     def _parameters(self) -> Any:
-        return (p for group in self._optimizer.param_groups for p in group["params"])
+        return (p for group in self.optimizer.param_groups for p in group["params"])

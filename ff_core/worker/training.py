@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.contract.activity import ACTIVITY_LEAVING
 from ff_core.copy import transports
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import found
+from ff_core.state import found, hyperparameters, inputs
 from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
@@ -22,6 +22,7 @@ from ff_core.worker.preload import changed_environment, library_modules
 from ff_core.worker.rank_stats import BlockedTime, rank_stats
 from ff_core.worker.recovery import Recovery
 from ff_core.worker.replicator import Replicator
+from ff_core.worker.sameness import Sameness
 from ff_core.worker.verdicts import Verdict, Verdicts
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ class Training:
         )
         self._gate = CommitGate(parts, self.replicator, strict=config.commit == "strict")
         self._recovery = Recovery(parts, verdicts, config, registry, adapter, self.replicator)
-        self.inputs = Inputs(parts.rank, arena.notes())
+        notes = arena.notes()
+        self.inputs = Inputs(parts.rank, notes[: inputs.BYTES])
+        of_hyperparameters = notes[inputs.BYTES : inputs.BYTES + hyperparameters.BYTES]
+        self._sameness = Sameness(parts, adapter, of_hyperparameters, config)
         self._edits = Edits(adapter.only_stepped)
         self._blocked = BlockedTime()
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
@@ -91,6 +95,7 @@ class Training:
         """Take the dead rank's place. first: the verdict that brought the arena."""
         self.inputs.take_over()
         version = self._recovery.join(first)
+        self._sameness.joined(version)
         self._redo_until = version + 1
         self.joined = True
 
@@ -112,6 +117,7 @@ class Training:
             )
         self.inputs.check(fence.version + 1)
         self._refuse_edits()
+        self._sameness.before_step(fence.version + 1)
         with self._blocked:
             self.replicator.at_gate()
             self._gate.pass_(self._scheduled(fence.version + 1))
@@ -184,7 +190,9 @@ class Training:
         if self._fence.sealed == self._fence.version or not self._config.weights_edited:
             self._refuse_edits()  # or what is live now would pass for the version
         self._edits.forget()
+        self._sameness.forget()
         version = self._recovery.survive()
+        self._sameness.recovered(version)
         self._redo_until = max(version + 1, interrupted)
         self._blocked.iteration_dropped()
         return version
@@ -192,6 +200,7 @@ class Training:
     def finish(self) -> None:
         """See AdapterSession."""
         self.seal()
+        self._sameness.settle()
         parts, fence, replicator = self._parts, self._fence, self.replicator
         if replicator.newest != fence.version:  # not scheduled by the interval, but the last one is always kept
             self._gate.wait_copied()

@@ -19,7 +19,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import codec, rng
-from ff_core.state.inputs import NOTES_BYTES, Inputs
+from ff_core.state.inputs import BYTES, Inputs
 
 
 class Interrupter:
@@ -76,7 +76,7 @@ class FakeSession:
         self.points: list[str] = []
         self.point_hook: Any = None
         self.skip_reset = False
-        self.inputs = Inputs(rank, memoryview(bytearray(NOTES_BYTES)))
+        self.inputs = Inputs(rank, memoryview(bytearray(BYTES)))
         self.behind = 0  # how much older v* is than it would have to be
 
     @property

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ff_core.errors import DifferenceError
-from ff_core.state.inputs import NOTES_BYTES, Inputs
+from ff_core.state.inputs import BYTES, Inputs
 
 
 def batch(seed: int, size: int = 5) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def seed() -> None:
 
 @pytest.fixture
 def notes() -> memoryview:
-    return memoryview(bytearray(NOTES_BYTES))
+    return memoryview(bytearray(BYTES))
 
 
 def replacement(notes: memoryview) -> Inputs:
