@@ -76,7 +76,8 @@ class FakeSession:
         self.points: list[str] = []
         self.point_hook: Any = None
         self.skip_reset = False
-        self.inputs = Inputs(rank, memoryview(bytearray(BYTES)))
+        self.notes = bytearray(BYTES if saved is None else saved.get("notes", BYTES))
+        self.inputs = Inputs(rank, memoryview(self.notes))
         self.behind = 0  # how much older v* is than it would have to be
 
     @property
@@ -128,6 +129,7 @@ class FakeSession:
             self._copy()
             self.seal()
             return 0
+        self.inputs.take_over()
         self.version = self.sealed = self.saved["version"]
         self.slots[self.version] = self.saved
         # Rank 0 plays a survivor that holds everything; the others are newcomers.

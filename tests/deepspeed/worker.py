@@ -234,8 +234,10 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 
             def sealing() -> None:
                 seal()
-                if failover.version == case["save_at"]:
-                    torch.save(failover.slots[failover.version], f"{case['save_to']}.{rank}")
+                # As if it died after the next iteration: what it was given in that one is noted.
+                if case["save_at"] <= failover.version <= case["save_at"] + 1:
+                    slot = failover.slots[case["save_at"]]
+                    torch.save({**slot, "notes": bytes(failover.notes)}, f"{case['save_to']}.{rank}")
 
             failover.seal = sealing
     if "misuse" in case:
