@@ -155,7 +155,8 @@ class Session:
                 raise FailoverError("start_training() before attach(): no engine has been made yet")
             with garbage.put_off():
                 plan = make_plan(adapter.tensors())
-            journal = self.groups.freeze_journal()
+            replicas = [tensor for held in adapter.replicas() for _, tensor in held.tensors]
+            journal = self.groups.freeze_journal([*(spec.tensor for spec in plan.specs), *replicas])
             if self.is_newcomer:
                 first = self._verdicts.next(newcomer=True)
                 self._open(adapter, plan, first.fds).join(first)

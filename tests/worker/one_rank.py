@@ -37,7 +37,7 @@ class OneRank:
         self.session = Session(WorkerParts.for_role(link, role, self._page, self._bell), role)
         nothing: Any = SimpleNamespace(
             halt=lambda epoch: None, drop=lambda: None, regroup=lambda epoch: None, give_back=lambda: None,
-            freeze_journal=lambda: b"", late_groups=list, make_late_groups=lambda groups: None,
+            freeze_journal=lambda state: b"", late_groups=list, make_late_groups=lambda groups: None,
             client=SimpleNamespace(close=lambda: None),
         )  # fmt: skip
         self.session.registry = nothing
