@@ -68,7 +68,8 @@ class Entry:
     """One collective: being recorded (`capture` when it is complete), or found in a journal (`replay`)."""
 
     __slots__ = (
-        *("captured", "group", "inputs", "is_object", "large", "op", "outputs", "room", "seq", "signature", "site", "source", "tensors"),
+        *("captured", "group", "inputs", "is_object", "large", "op"),
+        *("outputs", "room", "seq", "signature", "site", "source", "tensors"),
     )
 
     def __init__(self, group: str, seq: int, op: str, signature: list[list[Any]], site: str, is_object: bool) -> None:

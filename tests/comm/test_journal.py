@@ -163,5 +163,5 @@ def test_data_for_which_there_is_no_room_are_refused_if_they_differ(monkeypatch:
     monkeypatch.setattr("ff_core.comm.large.ROOM", 1000)
     wanted = torch.arange(100_000)
     replayed(wanted, wanted.clone(), [])
-    with pytest.raises(JournalMismatch, match="too large to be kept .* through a file"):
+    with pytest.raises(JournalMismatch, match=r"too large to be kept .* through a file"):
         replayed(wanted, torch.zeros_like(wanted), [])

@@ -234,10 +234,9 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 
             def sealing() -> None:
                 seal()
-                # As if it died after the next iteration: what it was given in that one is noted.
-                if case["save_at"] <= failover.version <= case["save_at"] + 1:
-                    slot = failover.slots[case["save_at"]]
-                    torch.save({**slot, "notes": bytes(failover.notes)}, f"{case['save_to']}.{rank}")
+                if case["save_at"] <= failover.version <= case["save_at"] + 1:  # noted: what the next one was given
+                    slot = {**failover.slots[case["save_at"]], "notes": bytes(failover.notes)}
+                    torch.save(slot, f"{case['save_to']}.{rank}")
 
             failover.seal = sealing
     if "misuse" in case:
