@@ -71,7 +71,7 @@ def _install_in_deepspeed() -> None:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     wrap(DeepSpeedEngine, "__init__", _init)
-    wrap(DeepSpeedEngine, "_take_model_step", _step_of_second)
+    wrap(DeepSpeedEngine, "_take_model_step", _take_model_step)
     for name, hook in _OF_PROTECTED.items():
         wrap(DeepSpeedEngine, name, guard.guarded_method(hook))
     wrap(DeepSpeedCPUAdam, "__init__", _cpu_adam_init)
@@ -100,18 +100,18 @@ def _inject_in_backward(engine: Any, session: AdapterSession) -> None:
         parameters[len(parameters) // 2].register_hook(lambda gradient: session.inject("backward"))
 
 
-# ---- of a protected engine: an engine that is not runs `original` ---------------------------------------------------
-
-
-def _take_model_step(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
-    found.step(original, *args, **kwargs)
-
-
-def _step_of_second(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
+def _take_model_step(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
+    found = protection.of(engine)
+    if found is not None:
+        found.step(original, *args, **kwargs)
+        return
     main = protection.current()
     if second.of(engine) is not None and main is not None and not main.loop.used:
         raise UnsupportedError(second.USUAL_LOOP)
     original(engine, *args, **kwargs)
+
+
+# ---- of a protected engine: an engine that is not runs `original` ---------------------------------------------------
 
 
 def _forward(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> Any:
@@ -159,7 +159,6 @@ def _load_checkpoint(found: Protection, original: Original, engine: Any, *args: 
 
 
 _OF_PROTECTED = {
-    "_take_model_step": _take_model_step,
     "forward": _forward,
     "backward": _backward,
     "step": _step,

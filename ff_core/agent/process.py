@@ -19,8 +19,8 @@ from ff_core.contract.lifeline import PARENT_VARIABLE
 class WorkerProcess(Process):
     """A child process that leads its own session and process group. Made by `spawn`, in the event loop's thread.
 
-    After its end it stays a zombie until `close` (or until this object goes): its process id therefore means this
-    worker's group for as long as one may want to kill the group, never a stranger's. When `wait` returns, all of the
+    After its end it stays a zombie until `close`, or until this object goes. So its process id means this worker's
+    group for as long as one may want to kill the group, and never a stranger's. When `wait` returns, all of the
     worker's threads are gone and its memory is unmapped.
     """
 

@@ -1,8 +1,8 @@
 """Building inner groups in parallel, and walking away from those that will never connect.
 
-Builder threads take the groups in the order of their keys. That order is the same on all ranks, and this is why a
-bounded number of threads cannot deadlock although ranks own different groups: the first unbuilt group of the job is in
-work at all its members.
+Builder threads take the groups in the order of their keys. That order is the same on all ranks. So the first unbuilt
+group of the job is in work at all its members. This is why a bounded number of threads cannot deadlock, although ranks
+own different groups.
 """
 
 from __future__ import annotations

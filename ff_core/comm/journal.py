@@ -1,13 +1,13 @@
 """The init journal: what a rank's collectives returned until training began.
 
-A newcomer runs the same script alone. What steers its control flow (flags that rank 0 broadcasts, gathered names and
-sizes) it reads from here: results are found by (group key, sequence number in the group), and store results by
+A newcomer runs the same script alone. It reads from here what steers its control flow: flags that rank 0 broadcasts,
+gathered names and sizes. Results are found by (group key, sequence number in the group), and store results by
 (operation, key, occurrence). Dense tensors up to 64 KiB are kept; larger ones if they are no state (see `large`).
-Object collectives travel as tensors of bytes; nobody can restore those later, so they are kept up to 1 MiB.
+Object collectives travel as tensors of bytes. Nobody can restore those later, so they are kept up to 1 MiB.
 
-What the newcomer puts in must be what the dead rank put in (see `inputs`), or its script is not the same any more. This
-is not asked any more once a result that was too large to be kept differs here: what follows may have been computed from
-it, and will be right when the state is restored.
+What the newcomer puts in must be what the dead rank put in (see `inputs`), or its script is not the same any more. A
+result that was too large to be kept may differ here. From then on this is not asked any more: what follows may have
+been computed from that result, and will be right when the state is restored.
 
 msgpack only, nothing is pickled by us. Format: {"format": 3, "ops": [[group, seq, op, signature, outputs, source,
 site, is_object, inputs, large]], "store": [[op, key, [results]]]}. signature is [[shape, dtype]]; an output is bytes or

@@ -1,7 +1,7 @@
 """The places where torch is patched, all of them, and how to undo it.
 
-Group creation goes through torch's own code with our backend in the place of the one asked for; afterwards torch's
-books are put as if nothing had been replaced, so that `get_backend()` and friends answer as without us.
+Group creation goes through torch's own code, with our backend in the place of the one asked for. Afterwards torch's
+books are put as if nothing had been replaced. So `get_backend()` and friends answer as without us.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The settings of a job as far as they are known before any process starts: from --ff-config, from what the script's
-arguments and environment name (a DeepSpeed configuration, or Megatron's --ff-failover and --ff-* flags), and from the
-launcher's options."""
+"""The settings of a job as far as they are known before any process starts.
+
+They come from --ff-config, from the launcher's options, and from what the script's arguments and environment name: a
+DeepSpeed configuration, or Megatron's --ff-failover and --ff-* flags.
+"""
 
 from __future__ import annotations
 

@@ -33,8 +33,9 @@ class Injection:
     """One fault.
 
     id: its position on the command line.
-    action: kill (SIGKILL to itself), raise (RuntimeError in the training thread), exit (SystemExit with `code`),
-    corrupt-slot (an agent flips a bit in the newest complete version of the rank's `slot`, its own or its replica).
+    action: kill (SIGKILL to itself), raise (RuntimeError in the training thread), exit (SystemExit with `code`), or
+    corrupt-slot. For corrupt-slot an agent flips a bit in the newest complete version of the rank's `slot`: its own or
+    its replica.
     rank, iteration: where, iteration 1-based.
     at: one of POINTS, or "random": a kill at a random time, drawn from `seed`, within the duration of one iteration
     after the start of the named one.

@@ -1,7 +1,7 @@
 """Dying with one's parent: a launcher's death ends its agents, an agent's death ends its workers.
 
-The kernel sends SIGKILL when the parent *thread* that made the process ends, so parents must start processes from a
-thread that lives as long as they do (the main thread, the event loop's).
+The kernel sends SIGKILL when the parent *thread* that made the process ends. So parents must start processes from a
+thread that lives as long as they do: the main thread, or the event loop's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Processes that end: what the controller makes of the end of a worker.
 
-A killed one is heard of twice: it is *dying* as soon as its own code runs no more, and *exits* when the kernel is
+A killed one is heard of twice. It is *dying* as soon as its own code runs no more. It *exits* when the kernel is
 through with it and the way it died is known. The failover begins with the first; the second is no second death.
 """
 

@@ -2,10 +2,10 @@
 
 Every agent reports, with its heartbeat, each rank's progress count (collectives, steps, seals) and what it is doing.
 The job hangs when no rank has made progress for the deadline. The culprits are then the ranks that are *not* waiting
-(in a collective, at the gate, in recovery, at the end of their loop): they keep the others. If all wait, or none seems
-to (a collective on a GPU returns at once, and the rank waits for it in the user's code), those with the fewest
-collectives behind them keep the rest, provided that others are ahead. If neither tells, nobody is blamed, and the job
-says so.
+(in a collective, at the gate, in recovery, at the end of their loop): they keep the others. Sometimes all wait, or none
+seems to: a collective on a GPU returns at once, and the rank waits for it in the user's code. Then those with the
+fewest collectives behind them keep the rest, provided that others are ahead. If neither tells, nobody is blamed, and
+the job says so.
 
 Ranks that wait at the end of their loop while all others wait in a collective hang for another reason: they have had
 fewer batches. Nobody is killed for that; see `uneven`.

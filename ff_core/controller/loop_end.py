@@ -1,8 +1,8 @@
 """The end of the training loop: the part of the controller that lets ranks go once none of them can be needed again.
 
-A rank that leaves the loop waits. When all wait with the same version and W has reached it, all may go; a death
-after that is no failover any more, because live ranks have left the code that could be repeated. A script may have
-several loops: the next one is protected again once it has committed something.
+A rank that leaves the loop waits. When all wait with the same version and W has reached it, all may go. A death after
+that is no failover any more: live ranks have left the code that could be repeated. A script may have several loops. The
+next one is protected again once it has committed something.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Which node holds whose replica.
 
-A rank's replicas go to nodes of other failure domains (other nodes), the next ones in the ring of live nodes: with N
-nodes of equal size every node holds the replicas of exactly one other node per replica. A holder that is still alive
-and still in another failure domain is kept when placement is computed anew, so that one loss moves as few copies as
-possible.
+A rank's replicas go to other failure domains, that is, other nodes: to the next ones in the ring of live nodes. With N
+nodes of equal size every node holds the replicas of exactly one other node per replica.
+
+When placement is computed anew, a holder is kept if it is still alive and still in another failure domain. So one loss
+moves as few copies as possible.
 """
 
 from __future__ import annotations

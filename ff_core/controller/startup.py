@@ -1,8 +1,13 @@
 """From connected agents to a protected job: the part of the controller before the first iteration.
 
-Order: all agents connected -> `start` (workers are spawned) -> every rank says what it must protect -> memory is
-checked per machine and holders are chosen -> agents allocate -> every rank learns its holders and begins -> all are
-training.
+The order:
+1. All agents are connected.
+2. `start`: workers are spawned.
+3. Every rank says what it must protect.
+4. Memory is checked per machine, and holders are chosen.
+5. Agents allocate.
+6. Every rank learns its holders and begins.
+7. All are training.
 """
 
 from __future__ import annotations

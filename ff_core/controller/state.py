@@ -89,7 +89,7 @@ class JobState:
     def start_again(self) -> None:
         """The script starts anew on all ranks: what the old processes said and did is forgotten, nodes stay."""
         self.restart += 1
-        self.epoch += 1  # fences what the old processes still say
+        self.epoch += 1  # what the old processes still say is dropped
         self.members = self.members.of_next_start(keep_failures=self.is_protecting)
         self._of_this_start()
 

@@ -64,7 +64,7 @@ class Receiver(EngineHandle):
 
     def retire_before(self, epoch: int) -> None:
         """Close and join every connection of an epoch before `epoch`, and refuse new ones: they touch no arena now."""
-        check(engine().ff_receiver_fence(self._open(), epoch))
+        check(engine().ff_receiver_retire_before(self._open(), epoch))
 
     def poll(self) -> list[ConnectionStatus]:
         """All connections. One that has ended is reported by exactly one poll and then forgotten."""

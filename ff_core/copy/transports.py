@@ -35,9 +35,9 @@ def rdma_ports(root: bytes = _RDMA) -> str:
 def candidates(wanted: str) -> tuple[str, ...]:
     """The transports to try, the best first, for `wanted`, the configuration's value.
 
-    "auto" means those that need no thought, so not UCX: over an ordinary network it is slower than this engine's own
-    TCP, and whether two hosts' RDMA ports reach each other is not known before it has been tried. Raises ConfigError,
-    saying what is missing, for one that cannot be had.
+    "auto" means those that need no thought. So it leaves UCX out: over an ordinary network UCX is slower than this
+    engine's own TCP. And whether two hosts' RDMA ports reach each other is not known before it has been tried. Raises
+    ConfigError for one that cannot be had; the error says what is missing.
     """
     have = tuple(json.loads(build_info())["transports"])
     if wanted == "auto":

@@ -104,10 +104,11 @@ class Writer(EngineHandle):
         check(engine().ff_writer_clear_holders(self._open()))
 
     def set_window(self, seconds: float) -> None:
-        """Versions that begin from now on should be acknowledged within `seconds`, counted from when there is something
-        to copy (on a CUDA device: when the step has run there): they are sent evenly until then, and not while the
-        status page says that a collective runs, or one of collective_begin() is in flight. 0 (at first): as soon as
-        possible.
+        """Versions that begin from now on should be acknowledged within `seconds`. 0 (at first): as soon as possible.
+
+        The time counts from when there is something to copy. On a CUDA device that is when the step has run there. A
+        version is sent evenly until its time is over. Nothing is sent while the status page says that a collective
+        runs, or while one of collective_begin() is in flight, unless the time is in danger.
         """
         if not 0 <= seconds < 1e6:
             raise EngineError(f"the window is {seconds} s, allowed are 0 to 1000000")
@@ -163,7 +164,7 @@ class Writer(EngineHandle):
         On the device that work waits for the copy of `version`; this call does not. Where all tensors are on the host,
         the same as wait_copied(). Raises TimeoutError, CopyCancelled.
         """
-        self._in_slices(lambda ms: engine().ff_writer_fence_stream(self._open(), version, stream, ms), timeout_s)
+        self._in_slices(lambda ms: engine().ff_writer_device_wait(self._open(), version, stream, ms), timeout_s)
 
     def step_ended(self, version: int) -> bool:
         """Whether the work that makes `version`, on the stream given to begin(), has run on the device."""

@@ -1,7 +1,7 @@
 """Builds the copy engine's shared library with a C++17 compiler and nothing else: no torch, no CUDA, no Python headers.
 
-Where nvcc is found ($NVCC, else on the PATH, else /usr/local/cuda/bin) the gather kernel is built in too; without it
-the engine copies from CUDA devices all the same, only that many small tensors cost more.
+Where nvcc is found ($NVCC, else on the PATH, else /usr/local/cuda/bin) the gather kernel is built in too. Without it
+the engine copies from CUDA devices all the same, but many small tensors cost more.
 
     python -m ff_core.csrc.build                 # in place: ff_core/copy/_ff_engine.so; compiles what has changed
     python -m ff_core.csrc.build --out DIR/x.so --sanitize thread

@@ -118,8 +118,8 @@ int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version
   return with(w, [&](ff::Writer& writer) { writer.begin(slot, epoch, version, stream); });
 }
 
-int ff_writer_fence_stream(ff_writer* w, int64_t version, void* stream, int64_t timeout_ms) {
-  return with(w, [&](ff::Writer& writer) { writer.fence_stream(version, stream, timeout_ms); });
+int ff_writer_device_wait(ff_writer* w, int64_t version, void* stream, int64_t timeout_ms) {
+  return with(w, [&](ff::Writer& writer) { writer.device_wait(version, stream, timeout_ms); });
 }
 
 int ff_writer_step_ended(ff_writer* w, int64_t version, int32_t* ended) {
@@ -166,8 +166,8 @@ int ff_receiver_detach(ff_receiver* r, const void* arena) {
   return with(r, [&](ff::Receiver& receiver) { receiver.detach(arena); });
 }
 
-int ff_receiver_fence(ff_receiver* r, uint64_t epoch) {
-  return with(r, [&](ff::Receiver& receiver) { receiver.fence(epoch); });
+int ff_receiver_retire_before(ff_receiver* r, uint64_t epoch) {
+  return with(r, [&](ff::Receiver& receiver) { receiver.retire_before(epoch); });
 }
 
 int ff_receiver_poll(ff_receiver* r, ff_receiver_status* out, size_t capacity, size_t* count) {

@@ -8,7 +8,8 @@
  *   words     64-bit stamps in a status page shared by processes, with futex waits.
  *
  * Every function returns 0 or a negative FF_E* code; ff_last_error() gives the calling thread's message with context.
- * Blocking calls have a deadline in milliseconds, never negative. Threads are joined by *_close, *_cancel and *_fence.
+ * Blocking calls have a deadline in milliseconds, never negative. *_close, *_cancel, *_detach and *_retire_before join
+ * threads.
  * docs/thread_model.md and docs/wire_format.md say the rest.
  */
 #ifndef FF_ENGINE_H
@@ -190,7 +191,7 @@ int ff_writer_wait_copied(ff_writer* w, int64_t version, int64_t timeout_ms);
 /* Later work on `stream` may change the live tensors: it runs when they have been copied. Waits for the engine's threads
    (until the copies are on the device's queues and host segments are read), not for the device; where all segments are
    on the host it is wait_copied. Errors as there. */
-int ff_writer_fence_stream(ff_writer* w, int64_t version, void* stream, int64_t timeout_ms);
+int ff_writer_device_wait(ff_writer* w, int64_t version, void* stream, int64_t timeout_ms);
 /* *ended = 1: what was on the stream when `version` began has run, so the live tensors hold it. 0: not yet. Whoever
    aborts a collective that a step is in asks before. Always 1 for host segments and for versions not in flight. */
 int ff_writer_step_ended(ff_writer* w, int64_t version, int32_t* ended);
@@ -217,13 +218,14 @@ typedef struct ff_receiver ff_receiver;
 int ff_receiver_open(int notify_fd, ff_receiver** out);
 /* A connection for one arena, which must stay mapped until the connection is joined. Frames of another epoch than
    `epoch`, of another rank or of another layout close it. The receiver keeps the newest complete version and overwrites
-   another slot. An older connection for the same arena is closed and joined first. FF_EINVAL: `epoch` is fenced off. */
+   another slot. An older connection for the same arena is closed and joined first. FF_EINVAL: `epoch` is retired. */
 int ff_receiver_attach(ff_receiver* r, const ff_connection* connection, void* arena, uint64_t arena_bytes,
                        uint64_t epoch, uint64_t* connection_id);
 /* Closes and joins the connection of the arena mapped at `arena`: call it before unmapping. */
 int ff_receiver_detach(ff_receiver* r, const void* arena);
-/* Closes and joins every connection whose epoch is < `epoch`; afterwards none of them touches an arena. */
-int ff_receiver_fence(ff_receiver* r, uint64_t epoch);
+/* Closes and joins every connection whose epoch is < `epoch`; afterwards none of them touches an arena. A later
+   attach with an epoch < `epoch` fails with FF_EINVAL. */
+int ff_receiver_retire_before(ff_receiver* r, uint64_t epoch);
 typedef struct {
   uint64_t connection_id;
   uint64_t last_stamp; /* newest version completed over this connection, 0: none */

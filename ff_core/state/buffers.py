@@ -1,8 +1,9 @@
 """Module buffers: which of them forward changes, and how all of them come back.
 
 A buffer that forward changes (BatchNorm's running statistics, caches) differs from rank to rank and is saved with the
-scalars of every version. The others stay what they were at the start: a survivor keeps a copy to undo a first change
-in an iteration that did not count, a newcomer keeps its own where a checksum says it is right, or takes its peers'.
+scalars of every version. The others stay what they were at the start. A survivor keeps a copy of them, to undo a first
+change in an iteration that did not count. A newcomer keeps its own where a checksum says that it is right; otherwise it
+takes its peers'.
 """
 
 from __future__ import annotations

@@ -35,6 +35,10 @@ class Edits:
         self._counters = [tensor._version for tensor in tensors]
         self._sums = sums_of(tensors) if version <= _EVERY or version % _EVERY == 0 else None
 
+    def stepping(self) -> None:
+        """The step begins: whatever writes from now on is the step, even one that a failure interrupts."""
+        self._counters = self._sums = None
+
     def forget(self) -> None:
         """The tensors are about to be written by a recovery."""
         self._counters = self._sums = self._compared = None
@@ -42,13 +46,14 @@ class Edits:
     def found(self) -> list[str]:
         """Before the next step: names of tensors that were written since."""
         counters, sums = self._counters, self._sums
-        if counters is None:
-            return []
-        named = list(self._tensors())
-        if len(named) != len(counters):
-            return ["the list of parameters itself"]
-        wrong = [name for (name, tensor), counter in zip(named, counters, strict=True) if tensor._version != counter]
         compared, self._compared = self._compared, None
+        wrong: list[str] = []
+        if counters is not None:
+            named = list(self._tensors())
+            if len(named) != len(counters):
+                return ["the list of parameters itself"]
+            pairs = zip(named, counters, strict=True)
+            wrong = [name for (name, tensor), counter in pairs if tensor._version != counter]
         if sums is not None:
             comparison = [name for name, _ in named], sums_of([tensor for _, tensor in named]) == sums
             if sums.device.type == "cpu":

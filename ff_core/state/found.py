@@ -5,8 +5,9 @@ optimizer, an average of the weights. `watch()` notices every such object when i
 steps outside of the protected step. From then on it is saved with every version and put back after a failure, like an
 object given to `ff_core.register_state`.
 
-An object is known by its class and its number among the objects of that class, in the order in which they were made:
-the script makes them in the same order in a replacement. What cannot be saved is refused by name when it first steps.
+An object is known by its class and its number among the objects of that class. Numbers follow the order in which the
+objects were made; in a replacement the script makes them in the same order. What cannot be saved is refused by name
+when it first steps.
 
 | class | noticed by | what is saved |
 | --- | --- | --- |

@@ -1,9 +1,9 @@
 """Proof that a redone iteration gets what the interrupted one got: fingerprints of the engine's inputs.
 
-While an iteration runs, each rank notes what was given to its engine: the state of the random number generators at the
-iteration's begin, and of every call the shapes, dtypes and bytes of its tensors. The notes lie in the rank's arena,
-which outlives the process. When the iteration is done again, by a survivor or by the replacement, the notes must be
-the same up to where the first attempt came. `check` says so before the optimizer steps.
+While an iteration runs, each rank notes what was given to its engine. It notes the state of the random number
+generators at the iteration's begin, and the shapes, dtypes and bytes of every call's tensors. The notes lie in the
+rank's arena, which outlives the process. When the iteration is done again, by a survivor or by the replacement, the
+notes must be the same up to where the first attempt came. `check` says so before the optimizer steps.
 
 Of large tensors a sample counts (`ff_core.state.fingerprint`). Nothing waits for a device, unless an iteration is being
 checked.

@@ -79,8 +79,8 @@ class Plan:
 def make_plan(specs: Iterable[TensorSpec]) -> Plan:
     """The plan for one rank's tensors.
 
-    Raises UnsupportedError if a name occurs twice, a copied tensor is not a dense contiguous one on the host or a CUDA
-    device, or if memory is declared twice in ways that contradict each other.
+    Raises UnsupportedError if a name occurs twice, or if memory is declared twice in ways that contradict each other.
+    Also if a copied tensor is not dense and contiguous, or lies neither on the host nor on a CUDA device.
     """
     specs = tuple(specs)
     _check_names(specs)

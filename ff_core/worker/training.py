@@ -122,6 +122,7 @@ class Training:
             self.replicator.at_gate()
             self._gate.pass_(self._scheduled(fence.version + 1))
             fence.enter_step()
+        self._edits.stepping()
         with found.framework_steps():
             yield
         with self._blocked:

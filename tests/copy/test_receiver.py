@@ -226,7 +226,7 @@ def test_retired_epochs_are_refused(carrier: Callable[[], Carrier]) -> None:
     with Peer(carrier) as peer:
         peer.receiver.retire_before(EPOCH + 1)
         near, far = socket.socketpair()
-        with pytest.raises(EngineError, match="connection of epoch 4: epochs before 5 are fenced off"):
+        with pytest.raises(EngineError, match="connection of epoch 4: epochs before 5 are retired"):
             peer.receiver.attach(far.detach(), peer.arena, EPOCH)
         assert near.recv(1) == b"", "the descriptor was taken over and closed"
         near.close()

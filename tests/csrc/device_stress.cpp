@@ -88,7 +88,7 @@ void steady(Random& random) {
     if (random.below(2)) sleep_us(random.below(500));
     int32_t ended;
     OK(ff_writer_step_ended(s.writer, v, &ended));
-    OK(ff_writer_fence_stream(s.writer, v, s.stream, 60000));
+    OK(ff_writer_device_wait(s.writer, v, s.stream, 60000));
   }
   for (int64_t v = 28; v < 30; ++v) {
     eventually([&] { return s.own.find(1, v) >= 0; });
@@ -108,8 +108,8 @@ void cancel(Random& random) {
     if (ff_writer_begin(s.writer, epoch % 2, epoch, 1, s.stream) == FF_OK) {
       const int sealed = ff_writer_seal(s.writer, 1, "s", 1);
       CHECK(sealed == FF_OK || sealed == FF_ECANCELLED || sealed == FF_EINVAL);
-      const int fenced = ff_writer_fence_stream(s.writer, 1, s.stream, 60000);
-      CHECK(fenced == FF_OK || fenced == FF_ECANCELLED || fenced == FF_EINVAL);
+      const int waited = ff_writer_device_wait(s.writer, 1, s.stream, 60000);
+      CHECK(waited == FF_OK || waited == FF_ECANCELLED || waited == FF_EINVAL);
     }
     watchdog.join();
     OK(ff_writer_cancel(s.writer));
@@ -151,19 +151,22 @@ void paced(Random& random) {
   };
   std::thread forward([&] { launch(s.stream, s.stream, 1); });
   std::thread backward([&] { launch(s.stream, nccl, 2); });
-  constexpr int64_t kVersions = 6;
+  constexpr int64_t kFullSpeed = 4, kVersions = 6;
   uint64_t yielded = 0;
   for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
     const Pair pair = connect_pair(true);
     attach(receiver, over(pair.far), holder, epoch);
     OK(add_holder(s.writer, over(pair.near)));
     for (int64_t v = 0; v < kVersions; ++v) {
-      if (v >= 2) eventually([&] { return ff_page_load(&s.page.committed) >= stamp_of(epoch, v - 2); });
-      OK(ff_writer_set_window(s.writer, v < 4 ? 0 : 200000 + random.below(200000)));
+      // The first ones one at a time: the pacer learns a speed only from a version that is alone, and holds nothing back
+      // before it knows one.
+      const int64_t behind = v <= kFullSpeed ? v - 1 : v - 2;
+      if (behind >= 0) eventually([&] { return ff_page_load(&s.page.committed) >= stamp_of(epoch, behind); });
+      OK(ff_writer_set_window(s.writer, v < kFullSpeed ? 0 : 200000 + random.below(200000)));
       s.step(static_cast<uint8_t>(v + 1));
       OK(ff_writer_begin(s.writer, v % 2, epoch, v, s.stream));
       OK(ff_writer_seal(s.writer, v, "s", 1));
-      OK(ff_writer_fence_stream(s.writer, v, s.stream, 60000));
+      OK(ff_writer_device_wait(s.writer, v, s.stream, 60000));
     }
     if (epoch == 2) sleep_us(random.below(20000));  // the halt comes while versions are on their way
     else eventually([&] { return ff_page_load(&s.page.committed) >= stamp_of(epoch, kVersions - 1); });
@@ -171,13 +174,14 @@ void paced(Random& random) {
     OK(ff_writer_stats_get(s.writer, &stats));
     yielded = stats.yielded_ns;
     OK(ff_writer_cancel(s.writer));
-    OK(ff_receiver_fence(receiver, epoch + 1));
+    OK(ff_receiver_retire_before(receiver, epoch + 1));
     OK(ff_writer_set_segments(s.writer, s.segments.data(), s.segments.size()));
   }
   finished = true;
   forward.join();
   backward.join();
-  CHECK(yielded > 0 && followed > 100);
+  CHECK(yielded > 0);
+  CHECK(followed > 100);
   const int slot = holder.find(3, kVersions - 1);
   CHECK(slot >= 0);
   OK(ff_slot_verify(holder.base, static_cast<uint32_t>(slot)));

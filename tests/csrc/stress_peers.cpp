@@ -31,7 +31,7 @@ void two_versions(Setup& s, uint64_t epoch) {
 }
 
 void check_holder(Setup& s, uint64_t epoch, bool second) {
-  OK(ff_receiver_fence(s.receiver, epoch + 1));
+  OK(ff_receiver_retire_before(s.receiver, epoch + 1));
   for (int64_t v = 0; v < 2; ++v) {
     const int slot = s.holder0.find(epoch, v);
     if (v == 1 && second) CHECK(slot >= 0);

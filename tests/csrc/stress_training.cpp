@@ -59,7 +59,7 @@ void cancel(Random& random) {
     }
     watchdog.join();
     OK(ff_writer_cancel(s.writer));  // a begin may have slipped in behind the first one
-    OK(ff_receiver_fence(s.receiver, epoch + 1));
+    OK(ff_receiver_retire_before(s.receiver, epoch + 1));
     s.tensors.step(0);
     for (ArenaMemory* arena : {&s.own, &s.holder0, &s.holder1}) {
       for (uint32_t slot = 0; slot < 2; ++slot) {

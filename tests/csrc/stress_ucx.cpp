@@ -82,7 +82,7 @@ void harmed(Setup& s, uint64_t epoch, Proxy::Harm harm, bool backward, uint64_t 
   const bool second = connected && s.committed(epoch, 1);
   if (connected && !second) CHECK(ff_writer_check(s.writer) != FF_OK);
   OK(ff_writer_cancel(s.writer));
-  OK(ff_receiver_fence(s.receiver, epoch + 1));
+  OK(ff_receiver_retire_before(s.receiver, epoch + 1));
   check_whole(s.holder0);
   for (int64_t v = 0; v < 2; ++v) {
     const int slot = s.holder0.find(epoch, v);
@@ -142,7 +142,7 @@ void ucx_cancel(Random& random) {
       OK(ff_slot_corrupt(s.own.base, slot, random.below(kSent)));
       OK(ff_slot_empty(s.own.base, slot));
     }
-    OK(ff_receiver_fence(s.receiver, epoch + 1));
+    OK(ff_receiver_retire_before(s.receiver, epoch + 1));
     for (ArenaMemory* arena : {&s.holder0, &s.holder1}) {
       check_whole(*arena);
       for (uint32_t slot = 0; slot < 2; ++slot) OK(ff_slot_corrupt(arena->base, slot, random.below(kSent)));

@@ -117,7 +117,7 @@ class Flooder {
 
 }  // namespace
 
-// The holder works them off while it waits for a frame (a sender's UCX may wait for that); and a fence ends its
+// The holder works them off while it waits for a frame (a sender's UCX may wait for that); and retire_before ends its
 // connection at once, whether it waits for a frame or for a CHUNK's data, and whatever comes meanwhile.
 void ucx_flood(Random& random) {
   Setup s(random);
@@ -137,14 +137,14 @@ void ucx_flood(Random& random) {
       header.length = kChunk;
       flooder.frame(header, nullptr);
     }
-    std::atomic<bool> fenced{false};
+    std::atomic<bool> retired{false};
     std::thread flood([&] {
-      for (uint64_t token = 0; !fenced && flooder.send(token); ++token) {
+      for (uint64_t token = 0; !retired && flooder.send(token); ++token) {
       }
     });
     sleep_us(random.below(20000));
-    OK(ff_receiver_fence(s.receiver, epoch + 1));
-    fenced = true;
+    OK(ff_receiver_retire_before(s.receiver, epoch + 1));
+    retired = true;
     flood.join();
   }
 }

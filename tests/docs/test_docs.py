@@ -24,6 +24,8 @@ ELSEWHERE = {
     "make test": ".ci/run",
     "python scripts/bench_recovery.py": "tests/scripts/test_bench_recovery.py",
 }
+WIDTH = 100
+ALONE = re.compile(r"\s*(?:[*-] |\d+\. )?(?:\[[^]]*\]\(\S+\)|\S+)[.,:;]?$")
 INLINE = re.compile(r"`(fftrain [a-z]+ [^`]+)`")
 COMMAND = re.compile(r"^(make|python|fftrain|torchrun|pip) ")
 
@@ -148,11 +150,38 @@ def test_names_in_the_readme_exist() -> None:
         assert names <= set(module.__all__)
 
 
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls a page's headings: lower case, without punctuation, spaces to hyphens."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
         if not target.startswith("https://"):
-            assert (page.parent / target).exists(), target
+            place = page.parent / target if target else page
+            assert place.exists(), target
+            assert not anchor or anchor in anchors(place), f"{target}#{anchor}"
+
+
+def wide_lines(text: str) -> list[str]:
+    """Lines of prose longer than WIDTH. Not prose: blocks of code, rows of a table, a line that is one link or word."""
+    prose = BLOCK.sub("", text).splitlines()
+    return [line for line in prose if len(line) > WIDTH and not line.startswith("|") and not ALONE.match(line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped(page: Path) -> None:
+    assert wide_lines(page.read_text()) == []
+
+
+def test_what_counts_as_prose() -> None:
+    wide, link = "word " * 25, f"[a page](https://example.org/{'x' * WIDTH})"
+    assert wide_lines(f"{wide}\n* {wide}\n  {wide}\n## {wide}\n{wide}{link}\n") == [
+        wide, f"* {wide}", f"  {wide}", f"## {wide}", f"{wide}{link}",
+    ]  # fmt: skip
+    assert wide_lines(f"```sh\n{wide}\n```\n| {wide} |\n{link}\n- {link}.\n`{'x' * WIDTH}`\n") == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

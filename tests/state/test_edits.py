@@ -78,3 +78,23 @@ def test_another_list() -> None:
     edits.stepped(1)
     net.register_parameter("more", torch.nn.Parameter(torch.zeros(1)))
     assert edits.found() == ["the list of parameters itself"]
+
+
+def test_a_step_that_is_interrupted_is_no_edit() -> None:
+    net = model()
+    edits = Edits(net.named_parameters)
+    edits.stepped(1)
+    assert edits.found() == []
+    edits.stepping()
+    clamp(net)  # half of the step, then a failure
+    assert edits.found() == []
+
+
+def test_an_edit_before_a_step_is_found_before_it_begins() -> None:
+    net = model()
+    edits = Edits(net.named_parameters)
+    edits.stepped(1)
+    clamp(net)
+    assert edits.found() == ["0.weight"]
+    edits.stepping()
+    assert edits.found() == []

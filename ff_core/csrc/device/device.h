@@ -1,10 +1,10 @@
 // A device: an accelerator whose memory the engine copies from and to, as far as the engine needs one.
 //
-// Everything between record() and wait() is ordered by the device, not by the host: operations on one stream run in
-// the order of the calls, streams wait for each other's events, and no call here waits for the device but
-// synchronize(), await() and settle(). Streams and events belong to the Device that made them. Each call may come from
-// any thread and leaves the thread's own device state as it was. Failures are Error(FF_EDEVICE) that say what was being
-// done; destroy, release and unpin never fail (a device that is gone has freed everything).
+// Everything between record() and wait() is ordered by the device, not by the host. Operations on one stream run in the
+// order of the calls, and streams wait for each other's events. Only synchronize(), await() and settle() wait for the
+// device. Streams and events belong to the Device that made them. Each call may come from any thread and leaves the
+// thread's own device state as it was. Failures are Error(FF_EDEVICE) that say what was being done. destroy, release
+// and unpin never fail: a device that is gone has freed everything.
 #pragma once
 #include <cstddef>
 #include <cstdint>

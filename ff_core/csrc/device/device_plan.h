@@ -1,8 +1,8 @@
 // The device plan: how the payload is put together from segments of which some lie on a device.
 //
-// The payload is cut into groups of whole chunks; an event says when a group has landed. Large pieces are downloaded as they are; runs of small ones are gathered into a staging
-// buffer first, so that ten thousand fragments cost as few transfers as one flat buffer. Pieces on the host, and holes
-// that no gather fills, are written by the host.
+// The payload is cut into groups of whole chunks. An event says when a group has landed. Large pieces are downloaded as
+// they are. Runs of small ones are gathered into a staging buffer first, so that ten thousand fragments cost as few
+// transfers as one flat buffer. Pieces on the host, and holes that no gather fills, are written by the host.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -56,7 +56,7 @@ std::shared_ptr<const DeviceMarks> DeviceSource::mark(DeviceStream caller) const
   return marks;
 }
 
-void DeviceSource::fence(const DeviceMarks& marks, DeviceStream caller) {
+void DeviceSource::device_wait(const DeviceMarks& marks, DeviceStream caller) {
   marks.device().wait(caller, marks.copied());
 }
 

@@ -1,15 +1,17 @@
-// The device source copies versions from a device into slots, ordered by the device itself: the training thread marks
-// where on its stream the step ended and lets the next step's stream wait for the copy; it never waits for the device.
+// The device source copies versions from a device into slots. The device itself orders the work. The training thread
+// marks where on its stream the step ended, and lets the next step's stream wait for the copy. It never waits for the
+// device.
 //
-//   caller's stream   step v ──mark── forward, backward ──────────── fence ── step v+1
+//   caller's stream   step v ──mark── forward, backward ────── device wait ── step v+1
 //   pack stream            └▶ gather into half 0, half 1, half 0 ...    ▲
 //   two copy streams       └▶ download ... event per group ... ─────copied
 //
 // A device that has begun with one stream's downloads takes up another's only when it finds nothing that it could do on
-// the first. So that a script's own small download (its loss, say) comes in between, the engine's downloads go in pieces
-// to two streams in turns, each waiting for the piece before: the device has to look around after every piece. And only
-// a few are put on the streams ahead of the device, for the script's stream may share a hardware queue with one of them;
-// until somebody is in a hurry: the training thread at the fence, which must not wait for the device but may let it wait.
+// the first. A script's own small download (its loss, say) must come in between. So the engine's downloads go in pieces
+// to two streams in turns, and each waits for the piece before: the device has to look around after every piece. Only a
+// few pieces are put on the streams ahead of the device, for the script's stream may share a hardware queue with one of
+// them. That ends when somebody is in a hurry: the training thread in device_wait(), which itself waits until all pieces
+// are on the streams.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -46,7 +48,7 @@ class DeviceSource {
 
   // Any thread, without waiting for the device.
   std::shared_ptr<const DeviceMarks> mark(DeviceStream caller) const;
-  static void fence(const DeviceMarks& marks, DeviceStream caller);
+  static void device_wait(const DeviceMarks& marks, DeviceStream caller);
 
   // How an enqueue() behaves. The functions are called in its thread.
   struct Pace {

@@ -18,7 +18,7 @@ void Receiver::stop_where(Match match) {
 uint64_t Receiver::attach(Streams streams, void* arena, uint64_t arena_bytes, uint64_t epoch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (epoch < epoch_) {
-    raise(FF_EINVAL, "connection of epoch %llu: epochs before %llu are fenced off",
+    raise(FF_EINVAL, "connection of epoch %llu: epochs before %llu are retired",
           static_cast<unsigned long long>(epoch), static_cast<unsigned long long>(epoch_));
   }
   stop_where([&](const Connection& connection) { return connection.arena_address() == arena; });
@@ -31,7 +31,7 @@ void Receiver::detach(const void* arena) {
   stop_where([&](const Connection& connection) { return connection.arena_address() == arena; });
 }
 
-void Receiver::fence(uint64_t epoch) {
+void Receiver::retire_before(uint64_t epoch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   epoch_ = std::max(epoch_, epoch);
   stop_where([&](const Connection& connection) { return connection.epoch() < epoch; });

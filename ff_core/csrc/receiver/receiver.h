@@ -75,7 +75,7 @@ class Receiver {
 
   uint64_t attach(Streams streams, void* arena, uint64_t arena_bytes, uint64_t epoch);
   void detach(const void* arena);
-  void fence(uint64_t epoch);
+  void retire_before(uint64_t epoch);
   size_t poll(ff_receiver_status* out, size_t capacity);
 
  private:

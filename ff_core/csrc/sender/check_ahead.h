@@ -1,5 +1,5 @@
-// Checks the chunks of a complete slot in a thread of its own, a little ahead of whoever sends them: a damaged slot is
-// its holder's to report, and sending one chunk takes about as long as checking several.
+// Checks the chunks of a complete slot in a thread of its own, a little ahead of whoever sends them. A damaged slot is
+// its holder's to report. Sending one chunk takes about as long as checking several.
 #pragma once
 #include <condition_variable>
 #include <cstdint>

@@ -3,10 +3,9 @@
 // A Unix stream socket carries the frames as TCP would, but a CHUNK's data stay where they are: eight bytes, their
 // offset in the sender's memory file, follow its header (docs/wire_format.md). The receiver maps that file, for
 // reading only, and copies from there into its slot, the one time that the bytes are moved; the sender's processor
-// does not touch them. The checksum is of the slot's bytes, which nobody but the receiver can write, so that a sender
-// that changes its memory meanwhile (it was cancelled, and the connection is about to close) gives a checksum that
-// does not match, nothing worse. The file must be sealed against shrinking: reading behind its end would kill the
-// receiver.
+// does not touch them. The checksum is of the slot's bytes, which nobody but the receiver can write. A sender may change
+// its memory meanwhile: it was cancelled, and the connection is about to close. Then the checksum does not match, and
+// nothing worse happens. The file must be sealed against shrinking: reading behind its end would kill the receiver.
 #pragma once
 #include "transport/tcp.h"
 

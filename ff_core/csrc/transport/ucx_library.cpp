@@ -113,7 +113,7 @@ void* open_context(const UcxLibrary& ucx) {
   if (without_tcp()) {
     status = ucx.config_modify(config, "TLS", "^tcp");
   }
-  // The receiver reads the sender's memory; never does the sender write the receiver's, where a fence has to hold.
+  // The receiver reads the sender's memory. The sender never writes the receiver's: a retired arena must not change.
   if (status == kUcsOk) status = ucx.config_modify(config, "RNDV_SCHEME", "get_zcopy");
   if (status == kUcsOk) {
     UcpParams params{};

@@ -79,8 +79,8 @@ void UcxPort::Disposer::operator()(UcxPort* port) const noexcept {
 
 // UCX 1.13, where it was built with assertions (Debian's is), ends the process when it gives up an endpoint that still
 // has to answer the peer's request to connect. That can be so between the first thing that was heard and the peer's
-// greeting, which comes after the answer; and working the port later is no way out, for the peer's port is gone then,
-// which ends in the same assertion. UCX 1.14 has dropped it (its commit 9ccaf31bb6).
+// greeting, which comes after the answer. Working the port later is no way out: the peer's port is gone then, and that
+// ends in the same assertion. UCX 1.14 has dropped it (its commit 9ccaf31bb6).
 bool UcxPort::is_stuck() const {
   return ucx_->minor < 14 && expecting_ && heard_ && !greeted_;
 }

@@ -1,12 +1,13 @@
 // One end of a UCX connection: a worker and the endpoint to the peer's. Pieces of memory go from the sending port into
 // memory that the receiving port names, in the order in which they were sent.
 //
-// Pieces travel as active messages with rendezvous: the sender announces a piece, the receiver says where it is to lie,
-// and then UCX moves it the best way there is (an RDMA read by the receiver's adapter, straight from slot to slot).
-// Why not one-sided puts or gets: whoever has a key to an arena's memory could write there after the holder has fenced
-// the connection off, and over software transports UCX's own handler for them trusts any peer's addresses. Why not
-// tagged messages: what nobody expects piles up in UCX's memory, whereas the handler here drops it. A piece that is
-// announced costs the receiver a few bytes; data move only into a slot, only as far as that thread asked for them.
+// Pieces travel as active messages with rendezvous. The sender announces a piece, and the receiver says where it is to
+// lie. Then UCX moves it the best way there is: an RDMA read by the receiver's adapter, straight from slot to slot.
+//
+// Why not one-sided puts or gets: whoever has a key to an arena's memory could write there after the holder has retired
+// the connection. And over software transports UCX's own handler for them trusts any peer's addresses. Why not tagged
+// messages: what nobody expects piles up in UCX's memory, whereas the handler here drops it. A piece that is announced
+// costs the receiver a few bytes. Data move only into a slot, and only as far as that thread asked for them.
 //
 // Used by one thread at a time; close() from the last one. Nobody spins: progress(), and when arm() says that there is
 // nothing to do, poll(2) on fd(). UCX neither authenticates nor encrypts; pieces carry a token that the two ends agreed

@@ -1,8 +1,8 @@
 // The training's collectives on a device: whether one is in flight, so that sending can keep out of its way.
 //
-// A launch returns at once, so the host cannot tell; the device can. Whoever launches a collective records an event on
-// the stream that it comes behind, and another one, when that is settled, on a stream that has the collective behind it.
-// Between the two it is in flight. Streams run in order: of what began on one stream only the oldest that is not over
+// A launch returns at once, so the host cannot tell; the device can. Whoever launches a collective records two events:
+// one on the stream that it comes behind, and, when that is settled, one on a stream that has the collective behind it.
+// Between the two it is in flight. Streams run in order. So of what began on one stream only the oldest that is not over
 // has to be asked about.
 #pragma once
 #include <cstdint>

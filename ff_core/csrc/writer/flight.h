@@ -37,7 +37,7 @@ struct Flight {
   std::atomic<uint32_t> ready{0};       // sent chunks whose bytes and checksums are final in the slot
   std::atomic<bool> blob_ready{false};  // blob_bytes and blob_crc below are final
   std::atomic<bool> cancelled{false};
-  std::atomic<bool> urgent{false};  // the training thread is at the fence: put the rest on the device's streams at once
+  std::atomic<bool> urgent{false};  // the training thread is in device_wait: put the rest on the device's streams at once
   uint64_t blob_bytes = 0;
   uint32_t blob_crc = 0;
 

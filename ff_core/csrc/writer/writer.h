@@ -39,7 +39,7 @@ class Writer final : public LinkOwner {
   void resend(uint32_t slot, uint64_t epoch, int64_t version);
   void seal(int64_t version, const void* blob, uint64_t bytes);
   void wait_copied(int64_t version, int64_t timeout_ms);
-  void fence_stream(int64_t version, DeviceStream stream, int64_t timeout_ms);
+  void device_wait(int64_t version, DeviceStream stream, int64_t timeout_ms);
   bool step_ended(int64_t version);
   void check();
   void cancel();

@@ -147,15 +147,15 @@ bool Writer::copy_from_device(Flight& flight) {
   return !flight.cancelled.load();
 }
 
-void Writer::fence_stream(int64_t version, DeviceStream stream, int64_t timeout_ms) {
+void Writer::device_wait(int64_t version, DeviceStream stream, int64_t timeout_ms) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto flight = find(version);
     if (flight != nullptr && !flight->urgent.exchange(true)) changed_.notify_all();
   }
-  const auto flight = await_flight(version, timeout_ms, "fence_stream", [](const Flight& f) { return f.enqueued; });
+  const auto flight = await_flight(version, timeout_ms, "device_wait", [](const Flight& f) { return f.enqueued; });
   // Not copied yet: it will be, in the order of the device's streams. No marks: all of it lay on the host.
-  if (flight != nullptr && flight->marks != nullptr) DeviceSource::fence(*flight->marks, stream);
+  if (flight != nullptr && flight->marks != nullptr) DeviceSource::device_wait(*flight->marks, stream);
 }
 
 bool Writer::step_ended(int64_t version) {
