@@ -76,7 +76,7 @@ def test_skipped_batches_belong_to_the_next_step(run_cases: Callable[..., Any], 
         for got in (broken, further, whole):
             assert got[rank]["digest"] == reference[rank]["digest"]
             assert got[rank]["losses"] == reference[rank]["losses"]
-        assert len(broken[rank]["recovered"]) >= 4
+        assert len(broken[rank]["recovered"]) >= 5
         assert rest[rank]["digest"] == reference[rank]["digest"]
         assert rest[rank]["losses"] == {k: v for k, v in reference[rank]["losses"].items() if int(k) > 3}
 
@@ -86,5 +86,5 @@ def test_swallowed_interrupt_is_remembered(run_cases: Callable[..., Any]) -> Non
     reference, got = run_cases([{**case, "protected": False}, {**case, "plan": EVERY_COLLECTIVE}])
     for rank in range(2):
         assert len(got[rank]["recovered"]) >= 3
-        # Not the losses: a script that swallows everything records numbers of iterations that did not count.
         assert got[rank]["digest"] == reference[rank]["digest"]
+        assert got[rank]["losses"] == reference[rank]["losses"]
