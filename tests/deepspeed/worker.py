@@ -127,8 +127,7 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
                 else:
                     torch.distributed.all_reduce(total)
                     interrupter.check()
-                # A script that swallows everything goes on with counters of a step that did not count.
-                losses[step + 1 if case.get("bare") else engine.global_steps] = total.item()
+                losses[step + 1 if case.get("bare") else engine.global_steps] = total.item()  # bare: maybe no step yet
             interrupter.running = False
         evaluations.append(float(torch.rand(1)))  # what happens between loops may draw random numbers
     return {
