@@ -51,7 +51,7 @@ KINDS = {
     "coverage": "text, replicas, wanted, degraded (fewer replicas than wanted)",
     "node_lost": "node, reason, ranks",
     "persisted": "path, version: a checkpoint was saved",
-    "rank_stats": "rank, and counters of its copy engine and gate",
+    "rank_stats": "rank, what training lost for a copied version (ff_core.worker.rank_stats), counters of its engine",
     "unrecoverable": "text, lost {rank: what it can supply}, checkpoint",
     "restart": "reason, restart: the script starts from the beginning",
     "job_end": "code, summary",

@@ -11,6 +11,7 @@ from ff_core.contract.activity import ACTIVITY_GATE
 from ff_core.contract.stamps import stamp
 from ff_core.copy.page import WaitResult
 from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.worker.cost import CopyCosts
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.replicator import Replicator
 
@@ -22,23 +23,27 @@ _COPIED_S = 600.0
 class CommitGate:
     """Waits for the engine (its copy has left the live tensors) and for the job (every rank has committed).
 
-    Measured by its caller. Looks after connections to holders that broke although nobody died.
+    Looks after connections to holders that broke although nobody died.
+    costs: are told what a pass takes.
     strict: every step waits until the newest copied version is committed; else only one that will be copied itself.
     """
 
-    def __init__(self, parts: WorkerParts, replicator: Replicator, *, strict: bool) -> None:
+    def __init__(self, parts: WorkerParts, replicator: Replicator, costs: CopyCosts, *, strict: bool) -> None:
         self._rank, self._page, self._fence = parts.rank, parts.page, parts.fence
-        self._replicator, self._strict = replicator, strict
+        self._replicator, self._costs, self._strict = replicator, costs, strict
 
     def pass_(self, scheduled: bool) -> None:
         """Before a step. scheduled: the version that it makes will be copied, over the older slot of the two.
 
         Raises FailoverInterrupt.
         """
-        with self._fence.activity(ACTIVITY_GATE):
+        newest = self._replicator.newest
+        committed = self._replicator.committed_version() >= newest
+        with self._fence.activity(ACTIVITY_GATE), self._costs.gate(scheduled, committed) as gate:
             self.wait_copied()
+            gate.copied()
             if self._strict or scheduled:
-                self.wait_committed(self._replicator.newest)
+                self.wait_committed(newest)
 
     def wait_copied(self) -> None:
         """Until the newest copy has left the live tensors.

@@ -21,7 +21,7 @@ from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream
 from ff_core.state.razor import Plan
 from ff_core.worker.collective import FollowedCollective
-from ff_core.worker.pacing import CopyWindow
+from ff_core.worker.pacing import Clock, CopyWindow, HostClock
 
 _CONNECT_S = 30.0
 
@@ -54,8 +54,8 @@ class Replicator:
             bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s,
         )
         self._device = device_of(plan)
-        clock = DeviceClock(self._device) if self._device is not None else None
-        self._window = CopyWindow(clock) if config.pacing else None
+        self.clock: Clock = DeviceClock(self._device) if self._device is not None else HostClock()
+        self._window = CopyWindow(self.clock) if config.pacing else None
         self._writer.set_segments([segment.for_engine() for segment in plan.segments])
         self._holders: list[tuple[str, int]] = []
         self.newest = -1  # newest version begun in this epoch
@@ -177,6 +177,11 @@ class Replicator:
         except Exception:
             self.arena.empty(index)
             raise
+
+    @property
+    def on_device(self) -> bool:
+        """What is copied lies on a CUDA device, whose time `clock` tells."""
+        return self._device is not None
 
     def step_ended(self, version: int) -> bool:
         """Whether the live tensors hold `version` already: on a CUDA device its step may still be queued."""

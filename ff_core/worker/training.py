@@ -16,10 +16,11 @@ from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
 from ff_core.worker import scalars
+from ff_core.worker.cost import CopyCosts
 from ff_core.worker.gate import CommitGate
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.preload import changed_environment, library_modules
-from ff_core.worker.rank_stats import BlockedTime, rank_stats
+from ff_core.worker.rank_stats import rank_stats
 from ff_core.worker.recovery import Recovery
 from ff_core.worker.replicator import Replicator
 from ff_core.worker.verdicts import Verdict, Verdicts
@@ -63,11 +64,11 @@ class Training:
         self.replicator = Replicator(
             parts.rank, plan, arena, parts.page, parts.notify_fd, parts.secret, config, parts.ranks_per_node
         )
-        self._gate = CommitGate(parts, self.replicator, strict=config.commit == "strict")
+        self._costs = CopyCosts(self.replicator.clock, on_device=self.replicator.on_device)
+        self._gate = CommitGate(parts, self.replicator, self._costs, strict=config.commit == "strict")
         self._recovery = Recovery(parts, verdicts, config, registry, adapter, self.replicator)
         self.inputs = Inputs(parts.rank, arena.notes())
         self._edits = Edits(adapter.only_stepped)
-        self._blocked = BlockedTime()
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
 
     # ---- start ------------------------------------------------------------------------------------------------------
@@ -112,14 +113,12 @@ class Training:
             )
         self.inputs.check(fence.version + 1)
         self._refuse_edits()
-        with self._blocked:
-            self.replicator.at_gate()
-            self._gate.pass_(self._scheduled(fence.version + 1))
-            fence.enter_step()
+        self.replicator.at_gate()
+        self._gate.pass_(self._scheduled(fence.version + 1))
+        fence.enter_step()
         with found.framework_steps():
             yield
-        with self._blocked:
-            fence.leave_step(self._stepped)
+        fence.leave_step(self._stepped)
         self._parts.faults.point("copying", fence.version)
 
     def _scheduled(self, version: int) -> bool:
@@ -136,7 +135,8 @@ class Training:
 
     def _copy(self, version: int) -> None:
         if self._scheduled(version):
-            self.replicator.begin(version)
+            with self._costs.beginning():
+                self.replicator.begin(version)
         self._edits.stepped(version)
 
     def _refuse_edits(self) -> None:
@@ -161,12 +161,10 @@ class Training:
         if fence.sealed == fence.version:
             fence.check()
             return
-        with self._blocked:
-            fence.check()
-            blob = scalars.take(self._adapter, self._registry)
-            fence.seal(lambda version: self._sealed(version, blob))
-            page.store("progress", page.load("progress") + 1)
-        self._blocked.iteration_ended()
+        fence.check()
+        blob = scalars.take(self._adapter, self._registry)
+        fence.seal(lambda version: self._sealed(version, blob))
+        page.store("progress", page.load("progress") + 1)
         if self._redo_until is not None and fence.version >= self._redo_until:
             self._redo_until = None
             self._link.send("redone", rank=self._parts.rank, epoch=fence.epoch, version=fence.version, at=time.time())
@@ -186,7 +184,7 @@ class Training:
         self._edits.forget()
         version = self._recovery.survive()
         self._redo_until = max(version + 1, interrupted)
-        self._blocked.iteration_dropped()
+        self._costs.dropped()
         return version
 
     def finish(self) -> None:
@@ -197,7 +195,7 @@ class Training:
             self._gate.wait_copied()
             self._gate.wait_committed(replicator.newest)  # or both slots would be needed
             fence.resume(fence.version, replicator.recommit)
-        epoch, version, stats = fence.epoch, fence.version, rank_stats(self._blocked, replicator.stats())
+        epoch, version, stats = fence.epoch, fence.version, rank_stats(self._costs, replicator.stats())
         self._link.send("leaving", rank=parts.rank, epoch=epoch, version=version, stats=stats)
         with fence.activity(ACTIVITY_LEAVING):
             parts.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), fence.check)

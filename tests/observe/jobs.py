@@ -31,7 +31,7 @@ def two_failovers(directory: Path) -> None:
                 bytes={"restored": 15 << 20}, total_s=0.3, died_at=T0 + at,
             )  # fmt: skip
         for rank in range(4):
-            log.emit("rank_stats", t=T0 + 12, rank=rank, versions=41, blocked_ms_median=1.25, bytes_sent=1 << 30)
+            log.emit("rank_stats", t=T0 + 12, rank=rank, versions=41, lost_ms_median=1.25, bytes_sent=1 << 30)
             log.emit("worker_exit", t=T0 + 13, rank=rank, code=0, at=T0 + 13)
         log.emit("job_end", t=T0 + 13.1, code=0, summary="")
     with (directory / "losses.jsonl").open("w") as file:
