@@ -32,10 +32,11 @@ class CommitGate:
         self._rank, self._page, self._fence = parts.rank, parts.page, parts.fence
         self._replicator, self._costs, self._strict = replicator, costs, strict
 
-    def pass_(self, scheduled: bool) -> None:
+    def pass_(self, scheduled: bool) -> int:
         """Before a step. scheduled: the version that it makes will be copied, over the older slot of the two.
 
-        Raises FailoverInterrupt.
+        Returns, if it is scheduled, the interval from that version to the next one: with W it has come to the status
+        page, and no later W can follow before this rank has made its step. Else 0. Raises FailoverInterrupt.
         """
         newest = self._replicator.newest
         committed = self._replicator.committed_version() >= newest
@@ -44,6 +45,7 @@ class CommitGate:
             gate.copied()
             if self._strict or scheduled:
                 self.wait_committed(newest)
+        return self._page.load("interval") if scheduled else 0
 
     def wait_copied(self) -> None:
         """Until the newest copy has left the live tensors.
