@@ -9,8 +9,8 @@ alone: one rank over NCCL; its state goes to its own slot only, there is no neig
 nccl: one rank per GPU on two emulated nodes, over NCCL; left out where there is one GPU.
 
 Cost: jobs in turns (bench.variants): plain under torchrun, protected with nothing copied, protected with every version
-copied. What each takes beyond plain has a 95 % interval. Recovery: a spare is ready at each kill; the kill's moment is
-drawn. --kills 0 leaves recovery out, --rounds 0 leaves cost out.
+copied, and with the interval that the job chooses itself. What each takes beyond plain has a 95 % interval. Recovery: a
+spare is ready at each kill; the kill's moment is drawn. --kills 0 leaves recovery out, --rounds 0 leaves cost out.
 
 ZeRO-1, bf16, dropout, sequences of 512 bytes, buckets of 5e8 elements (DeepSpeed's default). Jobs leave their logs in
 --out; that the bits come out right is for tests/e2e/test_gpu.py to say.
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "gpu-jobs", metavar="DIR", help="of the jobs' logs")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="of models, as in train_gpt.py (default all)")
     parser.add_argument("--rounds", type=int, default=4, help="jobs of each variant; 0: no cost (default 4)")
-    parser.add_argument("--steps", type=int, default=60, help="of each of these jobs (default 60)")
+    parser.add_argument("--steps", type=int, default=80, help="of each of these jobs (default 80)")
     parser.add_argument("--kills", type=int, default=5, help="in each recovery job; 0: no recovery (default 5)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args()
@@ -106,7 +106,7 @@ def beyond(numbers: dict[str, Any]) -> str:
     most = max((stats["lost_share"] for stats in counted), default=0.0)
     return (
         f", {share['mean']:+.2%} beyond plain (95 %: {share['low']:+.2%} to {share['high']:+.2%}); "
-        f"counted as lost: {most:.2%}"
+        f"counted as lost: {most:.2%}; intervals {numbers['intervals']}"
     )
 
 

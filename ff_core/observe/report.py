@@ -68,8 +68,22 @@ def print_report(story: Story, console: Console | None = None) -> None:
         console.print(recovery_table(story))
     else:
         console.print("no failover", highlight=False)
+    for line in interval_lines(story):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     if story.stats:
         console.print(cost_table(story))
+
+
+def interval_lines(story: Story) -> list[str]:
+    """Which versions were copied, why, and what a death may cost: a line per choice."""
+    lines = []
+    for chosen in story.intervals:
+        lost = chosen["most_lost"]
+        lines.append(
+            f"from version {chosen['version']} on, interval {chosen['interval']}: {chosen['why']}; a death costs at "
+            f"most {lost} finished iteration{'' if lost == 1 else 's'} and the one that runs"
+        )
+    return lines
 
 
 def cost_table(story: Story) -> Table:

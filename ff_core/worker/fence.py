@@ -40,6 +40,11 @@ class Fence:
         """Epoch of a halt that has not been resumed from, or None."""
         return self._halt_epoch if self._halt_epoch > self.epoch else None
 
+    @property
+    def whole(self) -> bool:
+        """The live tensors are those of `version`: not changing, and no halt has found them unfinished."""
+        return self._whole
+
     def check(self) -> None:
         """Raise FailoverInterrupt if halted."""
         epoch = self.halted()

@@ -25,7 +25,8 @@ class CommitGate:
 
     Looks after connections to holders that broke although nobody died.
     costs: are told what a pass takes.
-    strict: every step waits until the newest copied version is committed; else only one that will be copied itself.
+    strict: every step waits until the newest copied version is committed; else only one that will be copied itself, and
+    those behind a version that was made durable again: of that one it must be found out whether its slot is sound.
     """
 
     def __init__(self, parts: WorkerParts, replicator: Replicator, costs: CopyCosts, *, strict: bool) -> None:
@@ -43,7 +44,7 @@ class CommitGate:
         with self._fence.activity(ACTIVITY_GATE), self._costs.gate(scheduled, committed) as gate:
             self.wait_copied()
             gate.copied()
-            if self._strict or scheduled:
+            if self._strict or scheduled or self._replicator.recommitted:
                 self.wait_committed(newest)
         return self._page.load("interval") if scheduled else 0
 
@@ -71,7 +72,7 @@ class CommitGate:
                 waited += _SLICE_S
             self._fence.check()
             try:
-                mended = self._replicator.mend(self._fence.unless_halted)
+                mended = self._replicator.mend(self._fence.version, self._fence.unless_halted)
             except FailoverError:
                 self._fence.check()  # a halt cancelled it
                 raise

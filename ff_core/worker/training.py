@@ -199,7 +199,8 @@ class Training:
     def recover(self) -> int:
         """See AdapterSession."""
         interrupted = self._fence.sealed + 1
-        if self._fence.sealed == self._fence.version or not self._config.weights_edited:
+        complete = self._fence.sealed == self._fence.version or not self._config.weights_edited
+        if self._fence.whole and complete:  # not in the middle of a step
             self._refuse_edits()  # or what is live now would pass for the version
         self._edits.forget()
         version = self._recovery.survive()

@@ -235,7 +235,7 @@ class SimWorker(Recovering):
         replicator = self.replicator
         yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
         due = self.fence.version + 1 == self.schedule.next
-        if self.world.options.commit == "strict" or due:
+        if self.world.options.commit == "strict" or due or replicator.recommitted:
             yield from self._committed_everywhere(replicator.newest)
         if due:
             self.schedule.after_next(self.page.load("interval"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,17 +29,19 @@ def test_confidence_is_of_the_mean_difference() -> None:
 
 def test_rounds_take_turns_and_differences_are_of_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    slower = {"plain": 0.0, "hooks": 0.001, "every": 0.25}
+    slower = {"plain": 0.0, "hooks": 0.001, "every": 0.25, "auto": 0.01}
 
-    def job(directory: Path, training: Any, cluster: Any, block: Any) -> tuple[float, dict[int, dict[str, Any]]]:
+    def job(directory: Path, training: Any, cluster: Any, block: Any) -> tuple[float, Any]:
         name, number = directory.name.split("-")
         order.append(name)
         assert block == variants.VARIANTS[name]
-        return 1.0 + 10 * int(number) + slower[name], {0: {"lost_share": 0.2}} if block else {}
+        said = SimpleNamespace(stats={0: {"lost_share": 0.2}}, interval=7)
+        return 1.0 + 10 * int(number) + slower[name], said if block else None
 
     monkeypatch.setattr(variants, "_job", job)
     found = variants.compare(tmp_path, Training(10), Cluster(1, 1, 0), 3, lambda text: None)
-    assert order == ["plain", "hooks", "every", "hooks", "every", "plain", "every", "plain", "hooks"]
+    assert order[:4] == ["plain", "hooks", "every", "auto"] and order[4:8] == ["hooks", "every", "auto", "plain"]
+    assert order[8:] == ["every", "auto", "plain", "hooks"] and found["auto"]["intervals"] == [7, 7, 7]
     assert found["every"]["beyond_plain_s"]["mean"] == pytest.approx(0.25)  # though rounds are 10 s apart
     assert found["every"]["beyond_plain_s"]["low"] == pytest.approx(0.25)
     assert found["every"]["beyond_plain"]["values"] == pytest.approx([0.25, 0.25 / 11, 0.25 / 21], abs=1e-6)
