@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from bench import variants
-from bench.jobs import ROOT, Cluster, Job, Training, end_on_sigterm, fftrain_command
+from bench.jobs import EVERY, ROOT, Cluster, Job, Training, end_on_sigterm, fftrain_command
 from bench.numbers import medians, spread
 from bench.recovery import Assassin, Measurement, Say
 from bench_gpu import machine
@@ -122,7 +122,7 @@ def with_buckets(out: Path) -> Path:
 
 def kill_ranks(directory: Path, training: Training, cluster: Cluster, kills: int, say: Say) -> Measurement:
     """Kill `kills` ranks of one job, then end it."""
-    with Job(directory, fftrain_command(directory, training, cluster)) as job:
+    with Job(directory, fftrain_command(directory, training, cluster, EVERY)) as job:
         assassin = Assassin(job, cluster, list(range(cluster.ranks)), random.Random(1), say)
         for _ in range(kills):
             assassin.kill()

@@ -74,6 +74,8 @@ class Checks:
     def _promised(self) -> bool:
         """Whether what was lost since W was published last must not cost W: one failure domain, or processes only."""
         processes = all(loss.startswith("process") for loss in self.losses)
+        if sum(loss.endswith("undead") for loss in self.losses) > 1:
+            return False  # their own slots are lost, too
         if not processes and not self.replicated:
             return False
         whole = not self.options.has_local and not self.options.has_constant
