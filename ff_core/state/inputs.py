@@ -8,7 +8,7 @@ notes must be the same up to where the first attempt came. `check` says so befor
 Of a tensor with more than 4096 elements, 4096 of them count, evenly spread. On a CUDA device they are gathered there
 and read when they have arrived: nothing waits for the device, unless an iteration is being checked.
 
-    | notes: 8 entries of 5 little-endian 64-bit words: iteration + 1, calls, random state, shapes, contents |
+    | notes: 51 entries of 5 little-endian 64-bit words: iteration + 1, calls, random state, shapes, contents |
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ except ImportError:  # torch works without it
     np = None  # type: ignore[assignment]
 
 _ENTRY = struct.Struct("<5Q")
-_ENTRIES = 8
+#: As many as fit into an arena's header. More than are redone at the longest interval that is chosen by itself.
+_ENTRIES = 51
 NOTES_BYTES = _ENTRY.size * _ENTRIES
 _SAMPLE = 4096
 _KINDS = ("the random number generators' state at its begin", "the shapes or types", "the contents")
