@@ -14,6 +14,7 @@ import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found
+from ff_core.state.modes import Modes
 from ff_deepspeed import cpu_adam, moments, scalars, state_map, support
 from ff_deepspeed.reset import Reset
 
@@ -59,13 +60,15 @@ class SecondEngine:
         moments.create(engine.basic_optimizer)
         self._engine = engine
         self._reset = Reset(engine)
+        self._modes = Modes(engine.module)
         specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()}, weights_edited=True)
         self._tensors = {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 
     def state_dict(self) -> dict[str, Any]:
-        """{"trainer", "tensors", "buffers"}; the tensors alias live ones."""
+        """{"trainer", "modes", "tensors", "buffers"}; the tensors alias live ones."""
         buffers = dict(self._engine.module.named_buffers())
-        return {"trainer": scalars.save(self._engine), "tensors": self._tensors, "buffers": buffers}
+        trainer, modes = scalars.save(self._engine), self._modes.save()
+        return {"trainer": trainer, "modes": modes, "tensors": self._tensors, "buffers": buffers}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Forget the half-done iteration and put `state_dict()` back, tensors in place.
@@ -73,6 +76,7 @@ class SecondEngine:
         Raises FailoverError if this engine has other tensors.
         """
         self._reset.run()
+        self._modes.load(saved["modes"])
         buffers = dict(self._engine.module.named_buffers())
         for live, values in ((self._tensors, saved["tensors"]), (buffers, saved["buffers"])):
             shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}

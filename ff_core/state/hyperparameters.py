@@ -7,7 +7,7 @@ writes can be looked at, right before each step. Two things are known about it:
   purpose are not compared.
 * A step that is made again uses what the first attempt used (`Repeated`).
 
-    | notes: 8 entries of 2 little-endian 64-bit words: iteration + 1, checksum of the values |
+    | notes: as many entries as of the inputs, 2 little-endian 32-bit words: iteration + 1, checksum of the values |
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from ff_core.errors import DifferenceError
+from ff_core.state.inputs import ENTRIES
 from ff_core.state.ranks import by_value
 
-_ENTRY = struct.Struct("<2Q")
-_ENTRIES = 8
-BYTES = _ENTRY.size * _ENTRIES
+_ENTRY = struct.Struct("<2I")
+BYTES = _ENTRY.size * ENTRIES
 """Of memory that outlives the process, for `Repeated`."""
 
 _PLAIN = (bool, int, float, complex, str, type(None))
@@ -112,7 +112,7 @@ class Repeated:
 
     def take_over(self) -> None:
         """In a replacement: what the dead rank used is what this one must use."""
-        for place in range(_ENTRIES):
+        for place in range(ENTRIES):
             number, used = _ENTRY.unpack_from(self._notes, place * _ENTRY.size)
             if number:
                 self._expected[number - 1] = used
@@ -133,8 +133,8 @@ class Repeated:
                 f"hyperparameters that it used before the failure. It has now: {some}, ... {REMEDY}"
             )
         self._used[iteration] = used
-        self._used.pop(iteration - _ENTRIES, None)
-        offset = iteration % _ENTRIES * _ENTRY.size
-        struct.pack_into("<Q", self._notes, offset, 0)  # an entry that is being written does not count
-        struct.pack_into("<Q", self._notes, offset + 8, used)
-        struct.pack_into("<Q", self._notes, offset, iteration + 1)
+        self._used.pop(iteration - ENTRIES, None)
+        offset = iteration % ENTRIES * _ENTRY.size
+        struct.pack_into("<I", self._notes, offset, 0)  # an entry that is being written does not count
+        struct.pack_into("<I", self._notes, offset + 4, used)
+        struct.pack_into("<I", self._notes, offset, iteration + 1)

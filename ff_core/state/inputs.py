@@ -8,7 +8,7 @@ notes must be the same up to where the first attempt came. `check` says so befor
 Of large tensors a sample counts (`ff_core.state.fingerprint`). Nothing waits for a device, unless an iteration is being
 checked.
 
-    | notes: 8 entries of 5 little-endian 64-bit words: iteration + 1, calls, random state, shapes, contents |
+    | notes: 51 entries, little-endian; 32-bit: iteration + 1, calls; 64-bit: random state, shapes, contents |
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ try:
 except ImportError:  # torch works without it
     np = None  # type: ignore[assignment]
 
-_ENTRY = struct.Struct("<5Q")
-_ENTRIES = 8
-BYTES = _ENTRY.size * _ENTRIES
+_ENTRY = struct.Struct("<2I3Q")
+ENTRIES = 51
+"""As many as fit into an arena's header. More than are redone at the longest interval that is chosen by itself."""
+BYTES = _ENTRY.size * ENTRIES
 """Of memory that outlives the process, for `Inputs`."""
 _KINDS = ("the random number generators' state at its begin", "the shapes or types", "the contents")
 
@@ -55,7 +56,7 @@ class Inputs:
 
     def take_over(self) -> None:
         """In a replacement: what the dead rank noted is what this one must be given."""
-        for place in range(_ENTRIES):
+        for place in range(ENTRIES):
             number, *entry = _ENTRY.unpack_from(self._notes, place * _ENTRY.size)
             if number:
                 calls, noted, shapes, contents = entry
@@ -76,8 +77,8 @@ class Inputs:
         noted = self._noted.get(iteration)
         if noted is None:
             noted = self._noted[iteration] = Noted(_random_state())
-            self._noted.pop(iteration - _ENTRIES, None)
-            self._expected.pop(iteration - _ENTRIES, None)
+            self._noted.pop(iteration - ENTRIES, None)
+            self._expected.pop(iteration - ENTRIES, None)
         taken = Fingerprint(values)
         shapes, _ = noted.calls[-1] if noted.calls else (0, 0)
         noted.calls.append((zlib.crc32(struct.pack("<I", taken.forms), shapes), 0))
@@ -122,10 +123,10 @@ class Inputs:
             noted.calls[call] = (noted.calls[call][0], taken.contents(noted.calls[call - 1][1] if call else 0))
             entry = (iteration + 1, call + 1, noted.random, *noted.calls[call])
             # The number goes in last: an entry that was being written when the process died does not count.
-            offset = iteration % _ENTRIES * _ENTRY.size
-            struct.pack_into("<Q", self._notes, offset, 0)
-            struct.pack_into("<4Q", self._notes, offset + 8, *entry[1:])
-            struct.pack_into("<Q", self._notes, offset, entry[0])
+            offset = iteration % ENTRIES * _ENTRY.size
+            struct.pack_into("<I", self._notes, offset, 0)
+            struct.pack_into("<I3Q", self._notes, offset + 4, *entry[1:])
+            struct.pack_into("<I", self._notes, offset, entry[0])
 
 
 def _random_state() -> int:

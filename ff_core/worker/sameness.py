@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ff_core.comm import exchange
+from ff_core.contract.schedule import KEPT, MOST
 from ff_core.errors import DifferenceError, UnsupportedError
 from ff_core.state import checksums, codec, found, hyperparameters
 from ff_core.state.hyperparameters import Repeated, Shown
@@ -55,7 +56,7 @@ class Sameness:
     def __init__(self, parts: WorkerParts, adapter: TrainerAdapter, notes: memoryview, config: FailoverConfig) -> None:
         self._rank, self._size, self._fence = parts.rank, parts.world_size, parts.fence
         self._adapter, self._verdict_timeout_s = adapter, config.verdict_timeout_s
-        self._closely = _CLOSELY + config.interval
+        self._closely = _CLOSELY + KEPT * (MOST if config.interval == "auto" else config.interval)
         self._repeated = Repeated(parts.rank, notes)
         self._newcomer = False
         self._version: int | None = None  # that the last failure went back to

@@ -81,6 +81,10 @@ def fftrain_command(directory: Path, training: Training, cluster: Cluster, optio
     ]  # fmt: skip
 
 
+#: Options of jobs in which every version is copied: times between commits are iterations then.
+EVERY = ("--ff-config", str(Path(__file__).with_name("every.json")))
+
+
 def torchrun_command(directory: Path, training: Training, ranks: int, options: Sequence[str] = ()) -> list[str]:
     """Plain torchrun on this machine."""
     rendezvous = ("--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
