@@ -19,7 +19,7 @@ from ff_core.state import hyperparameters
 from ff_core.worker.sameness import Sameness
 
 SIZE = 3
-CLOSELY = 9
+CLOSELY = 11
 
 
 class World:
@@ -87,7 +87,7 @@ def made(rank: int) -> tuple[Sameness, Trainer]:
     trainer = Trainer()
     parts: Any = SimpleNamespace(rank=rank, world_size=SIZE, fence=None)
     notes = memoryview(bytearray(hyperparameters.BYTES))
-    return Sameness(parts, trainer, notes, FailoverConfig()), trainer  # type: ignore[arg-type]
+    return Sameness(parts, trainer, notes, FailoverConfig(interval=1)), trainer  # type: ignore[arg-type]
 
 
 def after_a_failure(rank: int, version: int = 5) -> tuple[Sameness, Trainer]:
