@@ -34,7 +34,8 @@ from bench_gpu import machine
 SECTIONS = ("shared", "alone", "nccl")
 SIZES = ("100m", "300m", "1b")
 _STEPS = 5000  # more than are needed: the job ends with the last kill
-_BUCKET = 500_000_000
+#: The sizes that people use.
+_BUCKETS = {"reduce_bucket_size": 500_000_000, "allgather_bucket_size": 500_000_000}
 
 
 def main() -> int:
@@ -74,7 +75,7 @@ def measure(section: str, size: str, options: argparse.Namespace, gpus: int) -> 
     out = options.out.resolve() / size / section
     data = ("--data-cache", str(options.out.resolve() / "data"))
     extra = ("--backend", backend, "--sequence", "512", "--micro-batch", str(batch), *data)
-    config = with_buckets(out)
+    config = Training(_STEPS).configured(out, zero_optimization=_BUCKETS).config
 
     def say(text: str) -> None:
         print(f"{size}, {section}: {text}", flush=True)
@@ -108,16 +109,6 @@ def beyond(numbers: dict[str, Any]) -> str:
         f", {share['mean']:+.2%} beyond plain (95 %: {share['low']:+.2%} to {share['high']:+.2%}); "
         f"counted as lost: {most:.2%}; intervals {numbers['intervals']}"
     )
-
-
-def with_buckets(out: Path) -> Path:
-    """DeepSpeed's configuration with the bucket sizes that people use."""
-    out.mkdir(parents=True, exist_ok=True)
-    fields = json.loads(Training(1).config.read_text())
-    fields["zero_optimization"] |= {"reduce_bucket_size": _BUCKET, "allgather_bucket_size": _BUCKET}
-    config = out / "deepspeed.json"
-    config.write_text(json.dumps(fields))
-    return config
 
 
 def kill_ranks(directory: Path, training: Training, cluster: Cluster, kills: int, say: Say) -> Measurement:

@@ -8,15 +8,17 @@ DIR/result.rankR.json: hashes and losses of rank R, written when training has en
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -45,6 +47,16 @@ class Training:
     config: Path = ROOT / "configs" / "deepspeed" / "zero1_bf16.json"
     extra: tuple[str, ...] = ()
     framework: str = "deepspeed"
+
+    def configured(self, directory: Path, **fields: dict[str, Any]) -> Training:
+        """The same with `fields` added to those sections of DeepSpeed's configuration; DIR/deepspeed.json is it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        configuration = json.loads(self.config.read_text())
+        for section, added in fields.items():
+            configuration[section] = {**configuration.get(section, {}), **added}
+        config = directory / "deepspeed.json"
+        config.write_text(json.dumps(configuration))
+        return replace(self, config=config)
 
     def command(self, directory: Path) -> list[str]:
         """The script with its arguments; what it writes goes to `directory`."""

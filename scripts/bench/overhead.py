@@ -7,7 +7,6 @@ the counters of a job that copies every version.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -107,12 +106,7 @@ def _protected(
     directory: Path, training: Training, cluster: Cluster, interval: int
 ) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]], float]:
     """Loss lines, counters of every rank, CPU seconds of the agents while there was training."""
-    directory.mkdir(parents=True, exist_ok=True)
-    fields = json.loads(training.config.read_text())
-    fields["ff_failover"] = {"enabled": True, "interval": interval}
-    config = directory / "deepspeed.json"
-    config.write_text(json.dumps(fields))
-    training = Training(training.steps, training.size, config, training.extra)
+    training = training.configured(directory, ff_failover={"enabled": True, "interval": interval})
     with Job(directory, fftrain_command(directory, training, cluster)) as job:
         watch, agents = Watch(directory), _AgentsCpu()
         deadline = time.monotonic() + _STUCK_S

@@ -6,7 +6,6 @@ all of them. Differences are those of a round's jobs, the confidence interval is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,12 +89,7 @@ def _job(
     directory: Path, training: Training, cluster: Cluster, block: dict[str, Any] | None
 ) -> tuple[float, Watch | None]:
     """Seconds of an iteration, and what the job said (nothing under torchrun)."""
-    directory.mkdir(parents=True, exist_ok=True)
-    fields = json.loads(training.config.read_text())
-    fields["ff_failover"] = {"enabled": block is not None, **(block or {})}
-    config = directory / "deepspeed.json"
-    config.write_text(json.dumps(fields))
-    training = Training(training.steps, training.size, config, training.extra)
+    training = training.configured(directory, ff_failover={"enabled": block is not None, **(block or {})})
     command = (
         torchrun_command(directory, training, cluster.ranks)
         if block is None

@@ -5,21 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ff_core.worker.cost import CopyCosts, Cost
-
-
-class Clock:
-    """A device that is `behind` by some moments, and the host's wall clock: `time` is the same on both."""
-
-    def __init__(self) -> None:
-        self.time, self.behind = 100.0, 0
-        self.known: list[float] = []
-
-    def now(self) -> int:
-        self.known.append(self.time)
-        return len(self.known) - 1
-
-    def seconds(self, start: int, end: int) -> float | None:
-        return self.known[end] - self.known[start] if end < len(self.known) - self.behind else None
+from tests.worker.moved_clock import Clock
 
 
 class Loop:
