@@ -118,8 +118,8 @@ class FailoverConfig(Strict):
         Scope.JOB,
         "auto",
         'a whole number from 1 to 16, or "auto"',
-        "TCP connections side by side from a rank to one replica, where replicas travel by tcp. auto: about 8 for all "
-        "ranks of a node together, at most 4 each; 1 within a host.",
+        "TCP connections side by side from a rank to one replica, where replicas travel by tcp. auto: as many as the "
+        "cores allow, at most 8, of which those carry versions that the first versions have shown to be worth it.",
     )
     pacing: bool = make_field(
         Scope.JOB,

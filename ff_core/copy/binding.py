@@ -106,6 +106,7 @@ class CWriterStats(ctypes.Structure):
             "deadlines",
             "deadlines_missed",
             "zero_copy_bytes",
+            "streams",
         )
     ]
 
@@ -128,6 +129,8 @@ class CConnection(ctypes.Structure):
         ("count", c_size_t),
         ("transport", ctypes.c_char_p),
         ("peers_file", c_int),
+        ("copiers", c_uint32),
+        ("fewer", c_uint32),
     ]
 
 
@@ -198,10 +201,12 @@ _HEADER = SOURCE_DIR / "ff_engine.h"
 Streams: TypeAlias = int | Sequence[int]  # the descriptor of a connection, or of each of its streams, in order
 
 
-def connection(fds: Streams, transport: str, peers_file: int = -1) -> CConnection:
+def connection(
+    fds: Streams, transport: str, peers_file: int = -1, copiers: int = 0, *, fewer: bool = False
+) -> CConnection:
     """A connection as the engine takes it, see ff_engine.h. It owns the descriptors once it is given to a function."""
     several = (fds,) if isinstance(fds, int) else tuple(fds)
-    return CConnection((c_int * len(several))(*several), len(several), transport.encode(), peers_file)
+    return CConnection((c_int * len(several))(*several), len(several), transport.encode(), peers_file, copiers, fewer)
 
 
 def library_path() -> Path:

@@ -38,13 +38,13 @@ class Replicator:
         notify_fd: int,
         secret: bytes,
         config: FailoverConfig,
-        ranks_per_node: int,
+        streams: StreamChoice,
     ) -> None:
         self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
         self.arena = arena
         candidates(config.transport)  # complains early of one that there is not
         self._wanted = config.transport
-        self._streams = StreamChoice(config.tcp_streams, ranks_per_node)
+        self._streams = streams
         self._transports: set[str] = set()
         self._writer = Writer(
             arena,
@@ -77,9 +77,9 @@ class Replicator:
         for address in self._holders:
             hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
             link = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, self._streams)
-            name = link.name
+            name, fewer = link.name, self._streams.adaptive and link.transport == "tcp"
             try:
-                self._writer.add_holder(link.detach(), link.transport)
+                self._writer.add_holder(link.detach(), link.transport, fewer=fewer)
             except (CopyCancelled, TransportError):
                 raise
             except EngineError as error:  # the holder went away while the two were getting to know each other

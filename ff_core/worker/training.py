@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.contract.activity import ACTIVITY_LEAVING
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy import transports
+from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found, hyperparameters, inputs
 from ff_core.state.edits import Edits
@@ -64,8 +65,9 @@ class Training:
         self._parts, self._fence, self._link = parts, parts.fence, parts.link
         self._config, self._registry, self._adapter = config, registry, adapter
         self._plan, self._arena, self._preload_calls = plan, arena, preload_calls
+        streams = StreamChoice(config.tcp_streams, parts.ranks_per_node, parts.world_size, config.replicas)
         self.replicator = Replicator(
-            parts.rank, plan, arena, parts.page, parts.notify_fd, parts.secret, config, parts.ranks_per_node
+            parts.rank, plan, arena, parts.page, parts.notify_fd, parts.secret, config, streams
         )
         self._schedule = CopySchedule()
         reports = CostReports(parts)
