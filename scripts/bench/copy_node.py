@@ -206,7 +206,7 @@ class Node:
     def __init__(self, size: int, ranks: int) -> None:
         self.size, self.ranks = size, ranks
         context = multiprocessing.get_context("spawn")
-        barrier = context.Barrier(ranks)
+        self._barrier = context.Barrier(ranks)  # kept: processes find it by name
         self._processes = []
 
         def start(target: Any, *arguments: Any) -> Connection:
@@ -219,7 +219,7 @@ class Node:
 
         self._holder = start(_hold, size, ranks)
         port = self._answer(self._holder)
-        self._senders = [start(_play, rank, size, barrier, port) for rank in range(ranks)]
+        self._senders = [start(_play, rank, size, self._barrier, port) for rank in range(ranks)]
 
     @staticmethod
     def _answer(pipe: Connection) -> Any:

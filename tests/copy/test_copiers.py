@@ -178,3 +178,14 @@ def test_a_sender_is_killed_at_any_moment() -> None:
             assert bytes(out.memory) == bytes([replica.slot_info(slot).version % 251]) * size
         for owner in (receiver, own, replica):
             owner.close()
+
+
+def test_nothing_behind_a_bad_frame_counts() -> None:
+    """Whichever thread has read it, and although the peer stays."""
+    bad = frames.Frame(frames.BEGIN, EPOCH, 9, b"", flags=1)
+    for _ in range(20):
+        with Peer(MANY) as peer:
+            peer.deliver(8)
+            peer.send(bad, BEGIN, FIRST, SECOND, THIRD, LAST)
+            peer.refused("BEGIN of 0 bytes, expected 16")
+            assert peer.arena.find(EPOCH, 9) is None

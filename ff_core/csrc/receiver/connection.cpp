@@ -19,12 +19,13 @@ Connection::Connection(uint64_t id, Streams streams, size_t copiers, void* arena
       epoch_(epoch),
       bell_(bell),
       streams_(std::move(streams)),
+      copiers_(streams_.size() == 1 ? copiers : 1),
       turns_(streams_.size()),
       arrival_(arena_.geometry(), epoch, streams_.size()) {
   try {
-    for (size_t number = 1; number < std::max(streams_.size(), copiers); ++number) {
+    for (size_t number = 1; number < std::max(streams_.size(), copiers_); ++number) {
       const std::string name = "ff-recv-" + std::to_string(number);
-      const size_t stream = streams_.size() > 1 ? number : 0;
+      const size_t stream = shares_stream() ? 0 : number;
       further_.push_back(start_thread(name.c_str(), [this, stream] { run_further(stream); }));
     }
     thread_ = start_thread("ff-recv", [this] { run(); });
@@ -103,6 +104,7 @@ void Connection::run() noexcept {
   }
   arrival_.stop();
   for (size_t stream = 1; stream < streams_.size(); ++stream) streams_[stream]->shutdown();
+  if (shares_stream()) streams_[0]->shutdown();  // the others wait on it as well
   join_further();
   streams_[0]->release();
   streams_[0]->shutdown();
@@ -126,6 +128,19 @@ void Connection::serve(size_t stream) {
 
 bool Connection::serve_frame(size_t stream) {
   Turn turn(turns_[stream]);
+  if (failed_) raise(FF_EIO, "the connection is ending");
+  try {
+    return serve_frame(stream, turn);
+  } catch (const std::exception& error) {
+    if (!shares_stream()) throw;
+    const bool first = conclude(stream, error);
+    failed_ = true;  // before the next one has the turn: nothing behind a bad frame means anything
+    if (first) hang_up();
+    throw;
+  }
+}
+
+bool Connection::serve_frame(size_t stream, Turn& turn) {
   FrameHeader frame;
   if (!streams_[stream]->next(&frame)) return false;
   check_frame(frame);

@@ -44,6 +44,7 @@ class Connection {
   void run_further(size_t stream) noexcept;
   void serve(size_t stream);  // until the peer closes it
   bool serve_frame(size_t stream);  // false: the peer has closed it
+  bool serve_frame(size_t stream, Turn& turn);
   void on_journal(const FrameHeader& frame);
   void on_begin(const FrameHeader& frame);
   void on_chunk(const FrameHeader& frame, size_t stream, Turn& turn);  // may give the turn up
@@ -55,6 +56,7 @@ class Connection {
   // The first reason for the end counts; the peer is told if it can be. False: there was one already.
   bool conclude(size_t stream, const std::exception& error) noexcept;
   bool set_reason(int error, std::string message);
+  bool shares_stream() const { return copiers_ > 1; }
   void hang_up() noexcept;  // ends what the threads wait for
   void join_further();
 
@@ -63,11 +65,13 @@ class Connection {
   const uint64_t epoch_;
   const Bell& bell_;
   const Streams streams_;
+  const size_t copiers_;
   std::vector<std::mutex> turns_;  // one per stream
   Arrival arrival_;
 
   std::atomic<uint64_t> last_stamp_{0}, bytes_{0}, journals_{0};
   std::atomic<bool> finished_{false};
+  std::atomic<bool> failed_{false};  // a thread that shares its stream has: no further frame is read
   std::mutex answer_mutex_;  // what is sent on stream 0
   std::mutex reason_mutex_;
   bool concluded_ = false;  // these three under reason_mutex_, and unchanged once finished_
