@@ -1,5 +1,5 @@
-"""An agent's receiver: takes versions off connections and puts them into slots, with one engine thread for each stream of
-a connection, or several that copy out of shared memory."""
+"""An agent's receiver: takes versions off connections and puts them into slots, with one engine thread for each stream
+of a connection, or several that copy out of shared memory."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from threading import Thread
 from time import perf_counter, process_time
 from typing import Any
@@ -207,7 +208,7 @@ class Node:
         self.size, self.ranks = size, ranks
         context = multiprocessing.get_context("spawn")
         self._barrier = context.Barrier(ranks)  # kept: processes find it by name
-        self._processes = []
+        self._processes: list[BaseProcess] = []
 
         def start(target: Any, *arguments: Any) -> Connection:
             near, far = context.Pipe()

@@ -12,7 +12,6 @@ from typing import Any
 
 from bench.copy_node import Measured, Node, Way
 from bench.numbers import spread
-
 from ff_core.worker.rank_stats import percentile
 
 MB = 10**6

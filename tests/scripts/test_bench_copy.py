@@ -16,9 +16,10 @@ KEYS = (
     "cpu.tcp_streams_bytes_per_s.2",
 )
 MANY_CORES = (
-    "cpu.rank1.raw_bytes_per_s.8", "cpu.rank1.tcp_bytes_per_s.4", "cpu.rank1.tcp_over_raw.4", "cpu.rank1.tcp_cpu_s_per_gb.4",
-    "cpu.rank1.auto_bytes_per_s", "cpu.rank1.auto_over_best_raw", "cpu.rank1.auto_streams", "cpu.rank1.shm_bytes_per_s.4",
-    "cpu.rank1.shm_over_best_raw.2", "cpu.rank8.raw_bytes_per_s.1", "cpu.rank8.auto_over_best_raw", "cpu.rank8.auto_cpu_s_per_gb",
+    "cpu.rank1.raw_bytes_per_s.8", "cpu.rank1.tcp_bytes_per_s.4", "cpu.rank1.tcp_over_raw.4",
+    "cpu.rank1.tcp_cpu_s_per_gb.4", "cpu.rank1.auto_bytes_per_s", "cpu.rank1.auto_over_best_raw",
+    "cpu.rank1.auto_streams", "cpu.rank1.shm_bytes_per_s.4", "cpu.rank1.shm_over_best_raw.2",
+    "cpu.rank8.raw_bytes_per_s.1", "cpu.rank8.auto_over_best_raw", "cpu.rank8.auto_cpu_s_per_gb",
     "cpu.rank8.shm_bytes_per_s.1", "cpu.rank8.shm_cpu_s_per_gb.1",
 )  # fmt: skip
 
