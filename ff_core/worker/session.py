@@ -283,6 +283,6 @@ class Session:
     def close(self) -> None:
         """The process ends: join the engine's threads and the one that may still connect to the store."""
         if self.registry is not None:
-            self.registry.client.close()
+            self.registry.close()
         if self._training is not None:
             self._training.replicator.close()
