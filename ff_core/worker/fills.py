@@ -26,7 +26,7 @@ import torch
 from ff_core.copy.binding import mt19937_skip
 
 #: Elements. torch makes normal numbers in blocks of 16, so a piece is a multiple of that.
-_SMALLEST, _PIECE = 1 << 18, 1 << 20
+_SMALLEST, _PIECE = 1 << 18, 1 << 17
 _MOST_THREADS = 16
 _METHODS = ("normal_", "uniform_")
 #: torch's state of a generator on the host: 64 bits of seed, left, seeded, 64 bits of next, 624 words in 64 bits each.

@@ -11,7 +11,8 @@ from torch import nn
 
 from ff_core.worker import fills
 
-SIZES = (fills._SMALLEST, fills._PIECE, fills._PIECE + 1, fills._PIECE + 17, 2 * fills._PIECE - 1, 3 * fills._PIECE + 5)
+_LEAST = fills._SMALLEST
+SIZES = (_LEAST, _LEAST + 1, _LEAST + 17, _LEAST + fills._PIECE - 1, 3 * _LEAST + 5)
 FILLS = {"normal_": (0.1, 0.02), "uniform_": (-1.0, 1.0)}
 
 
