@@ -64,3 +64,12 @@ def wait_for_stream(device: torch.device | None) -> None:
     import torch
 
     torch.cuda.current_stream(device).synchronize()
+
+
+def wait_until_idle() -> None:
+    """Until this process's device has run all that it was given; at once where no device is in use. After a halt:
+    collectives of the dead are over milliseconds after their abort has begun."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
