@@ -250,6 +250,7 @@ class Session:
             version, sealed = -1, False
         self._abort_groups(epoch)
         if training is not None:
+            training.replicator.wait_idle()  # an abort that frees nothing shows here, within the halt's time
             training.replicator.cancel()
         self.parts.link.send("halted", epoch=epoch, version=-1 if self.is_newcomer else version, sealed=sealed)
         self.parts.inbox.poke()
