@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,16 @@ MANY = partial(frames.Shared, copiers=4)
 
 def receiving_threads() -> set[str]:
     """Names of this process's threads that receive."""
-    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    names = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            names.add((task / "comm").read_text().strip())
     return {name for name in names if name.startswith("ff-recv")}
+
+
+def all_joined() -> None:
+    """The kernel may list a thread for a moment that has been joined."""
+    eventually(lambda: receiving_threads() == set(), "the end of all threads that receive")
 
 
 def test_there_are_so_many_and_they_are_joined() -> None:
@@ -35,7 +44,7 @@ def test_there_are_so_many_and_they_are_joined() -> None:
         eventually(lambda: receiving_threads() == {"ff-recv", "ff-recv-1", "ff-recv-2", "ff-recv-3"})
         peer.deliver(1)
         peer.receiver.detach(peer.arena)
-        assert receiving_threads() == set()
+        all_joined()
 
 
 @pytest.mark.parametrize("copiers", [1, 2, 16])
@@ -80,8 +89,7 @@ def test_memory_that_changes_before_it_is_copied() -> None:
         assert isinstance(peer.carrier, frames.Shared)
         second = peer.carrier.encode(SECOND)
         peer.carrier.scribble(SECOND.data[:-1] + b"?")
-        peer.sock.sendall(second)
-        peer.send(THIRD, LAST)
+        peer.sock.sendall(second + peer.carrier.encode(THIRD) + peer.carrier.encode(LAST))
         status = peer.end()
         assert status.error == "protocol" and f"CHUNK 1 of version ({EPOCH}, 9): checksum" in status.message
         assert peer.arena.find(EPOCH, 8) is not None and peer.arena.find(EPOCH, 9) is None
@@ -126,7 +134,8 @@ def test_retired_while_they_copy() -> None:
             rig.receiver.retire_before(attempt + 1)
             before = rig.holders[0].slot_infos()
             rig.writer.cancel()
-            assert rig.holders[0].slot_infos() == before and receiving_threads() == set()
+            assert rig.holders[0].slot_infos() == before
+            all_joined()
             assert rig.holders[0].find(attempt, 0) is None, "it was never sealed"
 
 
@@ -159,7 +168,7 @@ def test_a_sender_is_killed_at_any_moment() -> None:
         own, replica = (Arena.create(ArenaLayout(0, size)) for _ in range(2))
         near, far = shared_pair()
         receiver = Receiver()
-        connection = receiver.attach(far.detach(), replica, 1, "shm", os.dup(own.fd), 3)
+        receiver.attach(far.detach(), replica, 1, "shm", os.dup(own.fd), 3)
         words = [sys.executable, "-c", SENDING, str(own.fd), str(near.fileno())]
         pipes = {"stdout": subprocess.PIPE, "pass_fds": (own.fd, near.fileno())}
         with subprocess.Popen(words, **pipes) as sender:  # type: ignore[call-overload]
@@ -169,7 +178,7 @@ def test_a_sender_is_killed_at_any_moment() -> None:
             time.sleep(draw.random() * 0.05)
             sender.kill()
         eventually(lambda found=receiver: not found.poll()[0].open)
-        assert connection and receiving_threads() == set()
+        all_joined()
         complete = [slot for slot, info in enumerate(replica.slot_infos()) if info.complete]
         assert complete
         for slot in complete:
