@@ -14,6 +14,7 @@ import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found
+from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import cpu_adam, moments, scalars, state_map, support
 from ff_deepspeed.reset import Reset
@@ -60,7 +61,7 @@ class SecondEngine:
         moments.create(engine.basic_optimizer)
         self._engine = engine
         self._reset = Reset(engine)
-        self._modes = Modes(engine.module)
+        self._modes = Modes(Members(engine.module))
         specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()}, weights_edited=True)
         self._tensors = {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 

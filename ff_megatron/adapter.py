@@ -11,6 +11,7 @@ import torch.distributed as dist
 from ff_core.contract.adapter import Replicas, TensorSpec
 from ff_core.state import peers
 from ff_core.state.buffers import Buffers
+from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_megatron import optimizers, rebuild, scalars, state_map
 from ff_megatron.buckets import GoldenCounts
@@ -45,8 +46,9 @@ class MegatronAdapter:
     ) -> None:
         self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
         self._data, self._loop = data, loop
-        self._buffers = Buffers(torch.nn.ModuleList(model))
-        self._modes = Modes(*model)
+        members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
+        self._buffers = Buffers(members)
+        self._modes = Modes(members)
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
         self._redundancy = Redundancy(model)

@@ -21,6 +21,7 @@ from ff_core.errors import DifferenceError, UnsupportedError
 from ff_core.state import checksums, codec, found, hyperparameters
 from ff_core.state.hyperparameters import Repeated, Shown
 from ff_core.state.ranks import listed
+from ff_core.state.words import some_of
 
 if TYPE_CHECKING:
     from ff_core.config.schema import FailoverConfig
@@ -133,7 +134,7 @@ class Sameness:
         shown = [Shown(before, now) for _, before, now in told]
         what = hyperparameters.differing(shown, newcomers)
         if what:
-            some = "; ".join(what[:3]) + (f"; and {len(what) - 3} more" if len(what) > 3 else "")
+            some = some_of(what, between="; ")
             raise DifferenceError(words.format(step=step, what=some, version=self._version))
         self._common = hyperparameters.in_common(shown)
 
@@ -166,7 +167,7 @@ class Sameness:
                 if odd:
                     what.append(f"{name} differs on {listed((replicas.ranks[i] for i in odd), newcomers)}")
             if what:
-                some = "; ".join(what[:3]) + (f"; and {len(what) - 3} more tensors" if len(what) > 3 else "")
+                some = some_of(what, between="; ", more="more tensors")
                 kind, words = (UnsupportedError, FROM_THE_START) if step == 1 else (DifferenceError, WEIGHTS)
                 holders = f"of what {listed(replicas.ranks)} hold, "
                 raise kind(words.format(what=holders + some, step=step))

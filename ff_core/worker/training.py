@@ -16,6 +16,7 @@ from ff_core.state import found, hyperparameters, inputs
 from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
+from ff_core.state.words import some_of
 from ff_core.worker import scalars
 from ff_core.worker.cost import CopyCosts
 from ff_core.worker.cost_reports import CostReports
@@ -156,7 +157,7 @@ class Training:
         names = self._edits.found()
         if not names:
             return
-        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        some = some_of(names)
         if self._config.weights_edited:
             raise UnsupportedError(
                 f"the script wrote into {some} in the beginning of an iteration, before its optimizer step, when the "

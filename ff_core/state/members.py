@@ -1,0 +1,99 @@
+"""The modules, parameters and buffers of a model: listed once, and listed anew when the model changes.
+
+torch walks the whole model whenever it is asked for its parameters, which takes half a millisecond for three hundred of
+them. Several parts ask in each iteration, so the lists are kept. Three things show that they may be stale:
+
+* torch says so: a module, a parameter or a buffer was set somewhere in this process (torch's registration hooks);
+* there are more or fewer entries in the modules' dictionaries: something was deleted, or put there behind torch's back;
+* at every 16th version all entries are compared by identity: one was exchanged behind torch's back
+  (`module._parameters["weight"] = other`).
+
+So a change by torch's own means is seen by whoever asks next, any other at the latest 16 versions later.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch.nn.modules import module as torchs
+
+_EVERY = 16
+_DICTIONARIES = attrgetter("_modules", "_parameters", "_buffers")
+
+
+class _Registrations:
+    """How often modules, parameters and buffers were set in this process. Buffers apart: forward may set some."""
+
+    def __init__(self) -> None:
+        self.watched = False
+        self.structure = self.buffers = 0
+
+    def watch(self) -> None:
+        """Idempotent."""
+        if not self.watched:
+            self.watched = True
+            torchs.register_module_module_registration_hook(self._structure)
+            torchs.register_module_parameter_registration_hook(self._structure)
+            torchs.register_module_buffer_registration_hook(self._buffers)
+
+    def _structure(self, *_: Any) -> None:
+        self.structure += 1
+
+    def _buffers(self, *_: Any) -> None:
+        self.buffers += 1
+
+
+_registrations = _Registrations()
+
+
+class Members:
+    """Of one model. The lists are the caller's to read, not to change."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        _registrations.watch()
+        self.model = model
+        self._versions = 0
+        self._list()
+
+    def modules(self) -> list[torch.nn.Module]:
+        """In torch's order."""
+        self._look()
+        return self._modules
+
+    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """(name, parameter), in torch's order."""
+        self._look()
+        return self._parameters
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """name -> buffer, in torch's order."""
+        self._look()
+        if self._buffers_at != _registrations.buffers:
+            self._list()
+        return self._buffers
+
+    def version_ends(self) -> None:
+        """Once per version: at every 16th all entries are looked at."""
+        self._versions += 1
+        if self._versions % _EVERY == 0:
+            found = chain.from_iterable(map(_DICTIONARIES, self._modules))
+            live = list(chain.from_iterable(map(dict.values, found)))
+            if len(live) != len(self._entries) or not all(map(is_, live, self._entries)):
+                self._list()
+
+    def _look(self) -> None:
+        if self._structure_at != _registrations.structure or self._count != sum(map(len, self._dictionaries)):
+            self._list()
+
+    def _list(self) -> None:
+        # The counts come first: what another thread sets meanwhile is looked for again.
+        self._structure_at, self._buffers_at = _registrations.structure, _registrations.buffers
+        self._modules = list(self.model.modules())
+        self._parameters = list(self.model.named_parameters())
+        self._buffers = dict(self.model.named_buffers())
+        self._dictionaries = list(chain.from_iterable(map(_DICTIONARIES, self._modules)))
+        self._entries = list(chain.from_iterable(map(dict.values, self._dictionaries)))
+        self._count = len(self._entries)
