@@ -53,10 +53,10 @@ class DeepSpeedAdapter:
 
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
         masters = state_map.partitions(self.engine.optimizer) or []
-        return [*self.members.parameters(), *((f"master.{i}", p) for i, p in enumerate(masters))]
+        return [*self.members.look().parameters, *((f"master.{i}", p) for i, p in enumerate(masters))]
 
     def replicas(self) -> list[Replicas]:
-        weights = self.members.parameters()
+        weights = self.members.look().parameters
         others = [spec for spec in self._specs if spec.held is Held.REPLICATED and not spec.name.startswith("weight")]
         ranks = list(range(dist.get_world_size()))
         return [Replicas(None, ranks, [*weights, *((spec.name, spec.tensor) for spec in others)])]
@@ -69,6 +69,7 @@ class DeepSpeedAdapter:
         return None  # data parallelism only: all ranks hold the same
 
     def scalars(self) -> dict[str, Any]:
+        self.members.version_ends()
         return {
             "trainer": scalars.save(self.engine),
             "buffers": self._buffers.save(),

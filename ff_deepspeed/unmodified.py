@@ -93,7 +93,7 @@ class Unmodified:
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
         self._p.session.given(inputs)
-        event = Forward(original, args, kwargs, training_of(self._p.adapter.members.modules()), ambient.take(engine))
+        event = Forward(original, args, kwargs, training_of(self._p.adapter.members.look().modules), ambient.take(engine))
 
         def perform() -> Any:
             self._session.inject("forward")

@@ -46,9 +46,9 @@ class MegatronAdapter:
     ) -> None:
         self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
         self._data, self._loop = data, loop
-        members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
-        self._buffers = Buffers(members)
-        self._modes = Modes(members)
+        self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
+        self._buffers = Buffers(self._members)
+        self._modes = Modes(self._members)
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
         self._redundancy = Redundancy(model)
@@ -76,6 +76,7 @@ class MegatronAdapter:
         return list(dist.get_process_group_ranks(group))
 
     def scalars(self) -> dict[str, Any]:
+        self._members.version_ends()
         return {
             "trainer": scalars.save(self._args, self._optimizer, self._scheduler),
             "golden": self._golden.save(),

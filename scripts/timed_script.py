@@ -31,7 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "edits": ("ff_core.state.edits:Edits.stepped", "ff_core.state.edits:Edits.found"),
     "sameness": ("ff_core.worker.sameness:Sameness.before_step",),
     "hyperparameters": (
-        "ff_core.worker.sameness:Sameness._values",
+        "ff_core.state.hyperparameters:Noted.of",
         "ff_core.state.hyperparameters:values_of",
         "ff_core.state.hyperparameters:Repeated.uses",
     ),

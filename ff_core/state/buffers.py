@@ -35,15 +35,18 @@ class Buffers:
 
     def begin(self) -> None:
         """Training starts: what the buffers hold now is what they held at the start."""
-        for name, buffer in self._members.buffers().items():
+        for name, buffer in self._members.look().buffers.items():
             if name not in self.changing:
                 self._seen[name] = _mark(buffer)
                 self._start[name] = buffer.detach().clone()
                 self._checksums[name] = _checksum(buffer)
 
     def save(self) -> dict[str, Any]:
-        """{"changing": name -> tensor, copied; "constant": name -> CRC32 of its bytes at the start}."""
-        live = self._members.buffers()
+        """{"changing": name -> tensor, copied; "constant": name -> CRC32 of its bytes at the start}.
+
+        Whoever calls this has looked at the members.
+        """
+        live = self._members.buffers
         for name, buffer in live.items():
             if name not in self.changing and self._seen.get(name) != _mark(buffer):
                 self.changing.add(name)

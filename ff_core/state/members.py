@@ -8,7 +8,8 @@ them. Several parts ask in each iteration, so the lists are kept. Three things s
 * at every 16th version all entries are compared by identity: one was exchanged behind torch's back
   (`module._parameters["weight"] = other`).
 
-So a change by torch's own means is seen by whoever asks next, any other at the latest 16 versions later.
+So a change by torch's own means is seen at the next `look()`, an exchange behind torch's back at the latest 16 versions
+later.
 """
 
 from __future__ import annotations
@@ -50,7 +51,14 @@ _registrations = _Registrations()
 
 
 class Members:
-    """Of one model. The lists are the caller's to read, not to change."""
+    """Of one model, as of the last look: whoever uses a list has looked, or was called by who has.
+
+    modules: in torch's order, as all of these.  parameters: (name, parameter).  buffers: name -> buffer.
+    """
+
+    modules: list[torch.nn.Module]
+    parameters: list[tuple[str, torch.nn.Parameter]]
+    buffers: dict[str, torch.Tensor]
 
     def __init__(self, model: torch.nn.Module) -> None:
         _registrations.watch()
@@ -58,42 +66,31 @@ class Members:
         self._versions = 0
         self._list()
 
-    def modules(self) -> list[torch.nn.Module]:
-        """In torch's order."""
-        self._look()
-        return self._modules
-
-    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """(name, parameter), in torch's order."""
-        self._look()
-        return self._parameters
-
-    def buffers(self) -> dict[str, torch.Tensor]:
-        """name -> buffer, in torch's order."""
-        self._look()
-        if self._buffers_at != _registrations.buffers:
+    def look(self) -> Members:
+        """Bring the lists up to date."""
+        now = _registrations
+        if (self._structure_at, self._buffers_at) != (now.structure, now.buffers) or self._count != sum(
+            map(len, self._dictionaries)
+        ):
             self._list()
-        return self._buffers
+        return self
 
-    def version_ends(self) -> None:
-        """Once per version: at every 16th all entries are looked at."""
+    def version_ends(self) -> Members:
+        """look(), once per version: at every 16th all entries are looked at."""
         self._versions += 1
         if self._versions % _EVERY == 0:
-            found = chain.from_iterable(map(_DICTIONARIES, self._modules))
+            found = chain.from_iterable(map(_DICTIONARIES, self.modules))
             live = list(chain.from_iterable(map(dict.values, found)))
             if len(live) != len(self._entries) or not all(map(is_, live, self._entries)):
                 self._list()
-
-    def _look(self) -> None:
-        if self._structure_at != _registrations.structure or self._count != sum(map(len, self._dictionaries)):
-            self._list()
+        return self.look()
 
     def _list(self) -> None:
         # The counts come first: what another thread sets meanwhile is looked for again.
         self._structure_at, self._buffers_at = _registrations.structure, _registrations.buffers
-        self._modules = list(self.model.modules())
-        self._parameters = list(self.model.named_parameters())
-        self._buffers = dict(self.model.named_buffers())
-        self._dictionaries = list(chain.from_iterable(map(_DICTIONARIES, self._modules)))
+        self.modules = list(self.model.modules())
+        self.parameters = list(self.model.named_parameters())
+        self.buffers = dict(self.model.named_buffers())
+        self._dictionaries = list(chain.from_iterable(map(_DICTIONARIES, self.modules)))
         self._entries = list(chain.from_iterable(map(dict.values, self._dictionaries)))
         self._count = len(self._entries)

@@ -11,6 +11,7 @@ done what the script switched on its way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from operator import attrgetter
 
 import torch
@@ -19,11 +20,10 @@ from ff_core.errors import DifferenceError
 from ff_core.state.members import Members
 from ff_core.state.words import some_of
 
-_HOOKS = [
-    attrgetter(kind) for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-]
+_KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_HOOKS = attrgetter(*_KINDS)
 _MOST = 255  # a byte per count
-_TRAINING, _REQUIRES_GRAD = attrgetter("training"), attrgetter("requires_grad")
+_TRAINING = attrgetter("training")
 
 
 def training_of(modules: Iterable[torch.nn.Module]) -> bytes:
@@ -39,20 +39,19 @@ def set_training(training: bytes, modules: Iterable[torch.nn.Module]) -> None:
 
 
 class Modes:
-    """The switches of one model."""
+    """The switches of one model. members: whoever calls save() has looked at them."""
 
     def __init__(self, members: Members) -> None:
         self._members = members
 
     def save(self) -> dict[str, bytes]:
-        """At the end of a version. Per module a byte ("training") and four ("hooks"), per parameter a byte
+        """Per module a byte ("training") and four ("hooks"), per parameter a byte
         ("requires_grad"), in torch's order."""
-        self._members.version_ends()
-        modules = self._members.modules()
+        modules = self._members.modules
         return {
             "training": training_of(modules),
             "hooks": _hooks(modules),
-            "requires_grad": bytes(_REQUIRES_GRAD(p) for _, p in self._members.parameters()),
+            "requires_grad": bytes([p.requires_grad for _, p in self._members.parameters]),
         }
 
     def load(self, saved: dict[str, bytes]) -> None:
@@ -70,11 +69,13 @@ class Modes:
         for (_, parameter), trains in zip(parameters, saved["requires_grad"], strict=True):
             if parameter.requires_grad != bool(trains):
                 parameter.requires_grad_(bool(trains))
-        before, now, count = saved["hooks"], _hooks([module for _, module in modules]), len(modules)
+        before, now = saved["hooks"], _hooks([module for _, module in modules])
+        places = range(0, len(before), len(_KINDS))
+        pairs = zip(modules, places, strict=True)
         other = [
             name or "the model itself"
-            for place, (name, _) in enumerate(modules)
-            if before[place::count] != now[place::count]
+            for (name, _), place in pairs
+            if before[place : place + len(_KINDS)] != now[place : place + len(_KINDS)]
         ]
         if other:
             raise DifferenceError(
@@ -84,8 +85,8 @@ class Modes:
 
 
 def _hooks(modules: Sequence[torch.nn.Module]) -> bytes:
-    """How many hooks of the first kind each module has, then those of the second, ..."""
-    counts = [len(hooks) for kind in _HOOKS for hooks in map(kind, modules)]
+    """How many hooks of each kind the first module has, then the second, ..."""
+    counts = list(map(len, chain.from_iterable(map(_HOOKS, modules))))
     try:
         return bytes(counts)
     except ValueError:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ff_core.errors import DifferenceError
-from ff_core.state.hyperparameters import BYTES, Repeated, Shown, differing, in_common, values_of
+from ff_core.state.hyperparameters import BYTES, Noted, Repeated, Shown, checksum, differing, in_common, values_of
 from ff_core.state.ranks import by_value, listed
 
 
@@ -48,22 +48,26 @@ def notes() -> memoryview:
     return memoryview(bytearray(BYTES))
 
 
+def uses(rank: Repeated, step: int, values: dict[str, Any]) -> None:
+    rank.uses(step, values, checksum(values))
+
+
 def test_a_repeated_step_uses_the_same(notes: memoryview) -> None:
     first = Repeated(2, notes)
     for step in range(1, 20):
-        first.uses(step, {"lr": 1 / step})
+        uses(first, step, {"lr": 1 / step})
     replacement = Repeated(2, notes)
     replacement.take_over()
-    replacement.uses(18, {"lr": 1 / 18})
+    uses(replacement, 18, {"lr": 1 / 18})
     with pytest.raises(DifferenceError, match=r"rank 2 was to repeat step 19 .*now: lr 0\.5, .*register_state"):
-        replacement.uses(19, {"lr": 0.5})
-    replacement.uses(20, {"lr": 7})
+        uses(replacement, 19, {"lr": 0.5})
+    uses(replacement, 20, {"lr": 7})
 
 
 def test_a_survivor_that_counts_twice(notes: memoryview) -> None:
     survivor = Repeated(0, notes)
-    survivor.uses(1, {"lr": 1})
-    survivor.uses(2, {"lr": 2})
+    uses(survivor, 1, {"lr": 1})
+    uses(survivor, 2, {"lr": 2})
     survivor.again(1)
     with pytest.raises(DifferenceError, match="rank 0 was to repeat step 2"):
-        survivor.uses(2, {"lr": 3})
+        uses(survivor, 2, {"lr": 3})
