@@ -42,7 +42,7 @@ class Buffers:
                 self._checksums[name] = _checksum(buffer)
 
     def save(self) -> dict[str, Any]:
-        """{"changing": name -> tensor, copied; "constant": name -> CRC32 of its bytes at the start}.
+        """{"changing": name -> live tensor, to be encoded at once; "constant": name -> CRC32 of its bytes at the start}.
 
         Whoever calls this has looked at the members.
         """
@@ -51,7 +51,7 @@ class Buffers:
             if name not in self.changing and self._seen.get(name) != _mark(buffer):
                 self.changing.add(name)
         return {
-            "changing": {name: live[name].detach().clone() for name in sorted(self.changing & live.keys())},
+            "changing": {name: live[name].detach() for name in sorted(self.changing & live.keys())},
             "constant": {name: crc for name, crc in self._checksums.items() if name not in self.changing},
         }
 

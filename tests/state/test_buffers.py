@@ -40,6 +40,7 @@ def begun(model: Model) -> Buffers:
 
 
 def saved(buffers: Buffers) -> dict[str, Any]:
+    buffers._members.version_ends()
     return codec.decode(codec.encode(buffers.save()))
 
 

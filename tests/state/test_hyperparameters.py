@@ -23,6 +23,38 @@ def test_plain_values_of_each_group() -> None:
     assert f"lr {name} 0" not in values_of(groups(torch.zeros(100)))
 
 
+def test_noted_values_are_those_of_now() -> None:
+    """Whatever is exchanged or written in place between two steps."""
+    noted, weights = Noted(), [0.9, 0.99]
+    asked = groups()
+    asked[0] |= {"weights": weights, "scale": torch.tensor(0.5), "count": 1, "pair": (1, [2])}
+
+    def check() -> None:
+        values, used = noted.of(asked)
+        assert repr(values) == repr(values_of(asked)) and used == checksum(values)
+
+    check()
+    changes: list[Any] = [
+        lambda: None,
+        lambda: asked[0].update(lr=0.2),
+        lambda: asked[0].update(lr=-0.0),
+        lambda: asked[0].update(lr=0.0),  # equal to the one before, and not the same
+        lambda: asked[0].update(count=True),
+        lambda: asked[0].update(count=1.0),
+        lambda: weights.append(1),
+        lambda: asked[0]["scale"].fill_(2),
+        lambda: asked[0]["pair"][1].append(3),
+        lambda: asked[0].update(betas=(0.9, float("nan"))),
+        lambda: asked[0].pop("betas"),
+        lambda: asked[0].update(betas="none"),
+        lambda: asked.pop(),
+        lambda: asked.insert(0, {"lr": 5}),
+    ]
+    for change in changes:
+        change()
+        check()
+
+
 def test_what_differs_is_named_with_both_values() -> None:
     before = {"lr": 0.1, "eps": 1e-8}
     shown = [Shown(before, before), Shown(before, {"lr": 0.5, "eps": 1e-8}), Shown(before, before)]
