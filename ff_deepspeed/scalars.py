@@ -1,7 +1,8 @@
 """Everything small that an iteration of DeepSpeed changes: counters, hyperparameters, scheduler, loss scaler, Adam
 steps.
 
-`save` returns plain values and live tensors, to be encoded at once (see ff_core.state.codec); `load` puts them into the same or a fresh engine.
+`save` returns plain values and live tensors, to be encoded at once (see ff_core.state.codec). `load` puts them into the
+same or a fresh engine.
 """
 
 from __future__ import annotations

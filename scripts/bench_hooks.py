@@ -34,7 +34,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="jobs of each kind, at least two (default 3)")
     parser.add_argument("--steps", type=int, default=280, help="of each job (default 280)")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench-hooks", metavar="DIR", help="of the jobs' logs")
+    out = ROOT / "out" / "bench-hooks"
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="of the jobs' logs")
     arguments = parser.parse_args(words)
     if arguments.rounds < 2:
         parser.error(f"--rounds {arguments.rounds}: allowed: 2 or more")
@@ -65,7 +66,8 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"{name:24} {value['mean']:8.3f} {value['median']:8.3f} {value['p99']:8.3f}")
     beyond = results["beyond_plain_ms"]
     lines.append(f"beyond plain: {beyond['mean']:.2f} ms (95 %: {beyond['low']:.2f} to {beyond['high']:.2f})")
-    lines.append(f"{results['iterations']} iterations, load {results['load']['before']:.1f} to {results['load']['after']:.1f}")
+    before, after = results["load"]["before"], results["load"]["after"]
+    lines.append(f"{results['iterations']} iterations, load {before:.1f} to {after:.1f}")
     return "\n".join(lines)
 
 

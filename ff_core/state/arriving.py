@@ -6,7 +6,7 @@ import torch
 
 
 class Arriving:
-    """What `tensor` holds where the current stream of its device is now. One of the host is there at once: not a copy."""
+    """What `tensor` holds where the current stream of its device is now. One of the host is there at once, no copy."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._host, self._event = tensor.detach(), None

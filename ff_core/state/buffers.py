@@ -42,7 +42,7 @@ class Buffers:
                 self._checksums[name] = _checksum(buffer)
 
     def save(self) -> dict[str, Any]:
-        """{"changing": name -> live tensor, to be encoded at once; "constant": name -> CRC32 of its bytes at the start}.
+        """{"changing": name -> live tensor, to be encoded at once; "constant": name -> CRC32 of its bytes at first}.
 
         Whoever calls this has looked at the members.
         """

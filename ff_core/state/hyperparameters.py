@@ -86,7 +86,7 @@ class _Entry(NamedTuple):
 class Noted:
     """values_of() and checksum() of groups that are asked again and again: only what was exchanged is made anew.
 
-    A value that can be written in place (a tensor, a list) is taken anew each time, a plain one if it is another object.
+    A value that can be written in place (a tensor, a list) is taken anew each time, a plain one if it is another one.
     """
 
     def __init__(self) -> None:

@@ -5,11 +5,12 @@ them. Several parts ask in each iteration, so the lists are kept. Three things s
 
 * torch says so: a module, a parameter or a buffer was set somewhere in this process (torch's registration hooks);
 * there are more or fewer entries in the modules' dictionaries: something was deleted, or put there behind torch's back;
-* at every 16th version all entries are compared by identity: one was exchanged behind torch's back
-  (`module._parameters["weight"] = other`).
+* entries are others than before. Where a version ends the parameters are looked at (torch does not say `layer.bias =
+  None`), and at every 16th version everything.
 
-So a change by torch's own means is seen at the next `look()`, an exchange behind torch's back at the latest 16 versions
-later.
+So nearly every change is seen at the next `look()`. A parameter that was set to None, or exchanged behind torch's back
+(`module._parameters["weight"] = other`), is seen at the end of the version. A module or a buffer that was exchanged
+behind torch's back is seen at the latest 16 versions later.
 """
 
 from __future__ import annotations
@@ -76,13 +77,15 @@ class Members:
         return self
 
     def version_ends(self) -> Members:
-        """look(), once per version: at every 16th all entries are looked at."""
+        """look(), once per version, more closely: see the module's words."""
         self._versions += 1
         if self._versions % _EVERY == 0:
-            found = chain.from_iterable(map(_DICTIONARIES, self.modules))
-            live = list(chain.from_iterable(map(dict.values, found)))
-            if len(live) != len(self._entries) or not all(map(is_, live, self._entries)):
-                self._list()
+            dictionaries, kept = chain.from_iterable(map(_DICTIONARIES, self.modules)), self._entries
+        else:
+            dictionaries, kept = iter(self._with_parameters), self._held
+        live = list(chain.from_iterable(map(dict.values, dictionaries)))
+        if len(live) != len(kept) or not all(map(is_, live, kept)):
+            self._list()
         return self.look()
 
     def _list(self) -> None:
@@ -94,3 +97,5 @@ class Members:
         self._dictionaries = list(chain.from_iterable(map(_DICTIONARIES, self.modules)))
         self._entries = list(chain.from_iterable(map(dict.values, self._dictionaries)))
         self._count = len(self._entries)
+        self._with_parameters = [module._parameters for module in self.modules if module._parameters]
+        self._held = list(chain.from_iterable(map(dict.values, self._with_parameters)))

@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from timed_script import WAITS
+
 from bench import variants
 from bench.jobs import ROOT, Cluster, Training
 from bench.recovery import Say
-from timed_script import WAITS
 
 _WARM_UP = 25  # iterations: the first 16 are looked at closely
 #: Parts that prove that the ranks are alike, or that a redone iteration is the same.

@@ -22,8 +22,9 @@ def same(members: Members, net: nn.Module) -> bool:
     """As objects: equal tensors are not enough."""
     kept = [*members.modules, *(p for _, p in members.parameters), *members.buffers.values()]
     live = [*net.modules(), *net.parameters(), *net.buffers()]
-    names = [name for name, _ in members.parameters] == [name for name, _ in net.named_parameters()]
-    return names and list(map(id, kept)) == list(map(id, live)) and list(members.buffers) == list(dict(net.named_buffers()))
+    names = [name for name, _ in members.parameters], list(members.buffers)
+    wanted = [name for name, _ in net.named_parameters()], [name for name, _ in net.named_buffers()]
+    return names == wanted and list(map(id, kept)) == list(map(id, live))
 
 
 def replace_parameter(net: Any) -> None:
@@ -36,10 +37,6 @@ def add_module(net: Any) -> None:
 
 def replace_module(net: Any) -> None:
     net[2] = nn.Linear(2, 1)
-
-
-def set_to_none(net: Any) -> None:
-    net[0].bias = None
 
 
 def replace_buffer(net: Any) -> None:
@@ -67,13 +64,24 @@ def parametrize(net: Any) -> None:
 
 
 AT_ONCE = [
-    replace_parameter, add_module, replace_module, set_to_none, replace_buffer, delete_parameter, delete_module,
+    replace_parameter, add_module, replace_module, replace_buffer, delete_parameter, delete_module,
     delete_behind_torch, add_behind_torch, parametrize,
 ]  # fmt: skip
 
 
+def set_to_none(net: Any) -> None:
+    net[0].bias = None  # torch calls no hook
+
+
 def exchange_behind_torch(net: Any) -> None:
     net[0]._parameters["weight"] = nn.Parameter(torch.zeros(2, 2))
+
+
+OTHER = nn.Linear(2, 2)  # made before: making one calls torch's hooks
+
+
+def exchange_module(net: Any) -> None:
+    net._modules["0"] = OTHER
 
 
 def another_dictionary(net: Any) -> None:
@@ -91,7 +99,16 @@ def test_a_change_is_seen_at_the_next_look(change: Callable[[Any], None]) -> Non
     assert same(members.look(), net)
 
 
-@pytest.mark.parametrize("change", [exchange_behind_torch, another_dictionary])
+@pytest.mark.parametrize("change", [set_to_none, exchange_behind_torch])
+def test_an_exchanged_parameter_is_seen_when_the_version_ends(change: Callable[[Any], None]) -> None:
+    net = model()
+    members = Members(net)
+    change(net)
+    assert not same(members.look(), net)
+    assert same(members.version_ends(), net)
+
+
+@pytest.mark.parametrize("change", [exchange_module, another_dictionary])
 def test_an_exchange_behind_torch_is_seen_by_the_16th_version(change: Callable[[Any], None]) -> None:
     net = model()
     members = Members(net)
