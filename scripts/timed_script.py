@@ -111,14 +111,19 @@ def time_parts(clock: Clock, framework: str) -> None:
     """framework: whose adapter's parts are timed."""
     for part, names in PARTS.items():
         for name in names:
-            module, _, path = name.partition(":")
-            if not module.startswith(("ff_core.", f"ff_{framework}.")):
-                continue
-            owner: Any = importlib.import_module(module)
-            *inner, last = path.split(".")
-            for step in inner:
-                owner = getattr(owner, step)
-            setattr(owner, last, clock.timed(getattr(owner, last), part))
+            if name.startswith(("ff_core.", f"ff_{framework}.")):
+                owner, last = found(name)
+                setattr(owner, last, clock.timed(getattr(owner, last), part))
+
+
+def found(name: str) -> tuple[Any, str]:
+    """Owner and attribute of "module:name"."""
+    module, _, path = name.partition(":")
+    owner: Any = importlib.import_module(module)
+    *inner, last = path.split(".")
+    for step in inner:
+        owner = getattr(owner, step)
+    return owner, last
 
 
 def leave_out_garbage(clock: Clock) -> None:
