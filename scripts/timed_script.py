@@ -156,7 +156,7 @@ def time_training(clock: Clock) -> None:
         clock.timed(entered.__exit__, "step")(None, None, None)
 
     Training.step = stepping  # type: ignore[method-assign,assignment]
-    Training.seal = sealed  # type: ignore[method-assign]
+    Training.seal = sealed  # type: ignore[method-assign,assignment]
 
 
 def main() -> None:

@@ -32,9 +32,9 @@ def _sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Place(NamedTuple):
-    """A tensor's place in memory; bytes. index: in the caller's list."""
+    """A tensor's place in memory; bytes. number: in the caller's list."""
 
-    index: int
+    number: int
     storage: int
     start: int
     end: int
@@ -63,16 +63,16 @@ class Contents:
         return Changed([], [(Arriving(before != after), owners) for (before, owners), (after, _) in pairs])
 
     def _of(self, run: list[_Place]) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-        first = self._tensors[run[0].index]
+        first = self._tensors[run[0].number]
         row = math.gcd(*(place.end - place.start for place in run), _MOST_ROW * 8) if len(run) > 1 else 0
         size, short = run[-1].end - run[0].start, row < _LEAST_ROW * 8
         if len(run) == 1 or row % 8 or run[0].start % 8 or (short and size > _FEW_BYTES):
-            each = [_sum(self._tensors[place.index].detach()) for place in run]
-            return torch.stack(each), [(place.index, number) for number, place in enumerate(run)]
+            each = [_sum(self._tensors[place.number].detach()) for place in run]
+            return torch.stack(each), [(place.number, number) for number, place in enumerate(run)]
         flat = torch.empty(0, dtype=torch.uint8, device=first.device)
         flat.set_(first.untyped_storage(), run[0].start, (size,), (1,))
         rows = flat.view(torch.int64).view(-1, row // 8).sum(1)
-        return rows, [(place.index, (place.start - run[0].start) // row) for place in run]
+        return rows, [(place.number, (place.start - run[0].start) // row) for place in run]
 
 
 class Changed:

@@ -80,9 +80,9 @@ class Members:
         """look(), once per version, more closely: see the module's words."""
         self._versions += 1
         if self._versions % _EVERY == 0:
-            dictionaries, kept = chain.from_iterable(map(_DICTIONARIES, self.modules)), self._entries
+            dictionaries, kept = list(chain.from_iterable(map(_DICTIONARIES, self.modules))), self._entries
         else:
-            dictionaries, kept = iter(self._with_parameters), self._held
+            dictionaries, kept = self._with_parameters, self._held
         live = list(chain.from_iterable(map(dict.values, dictionaries)))
         if len(live) != len(kept) or not all(map(is_, live, kept)):
             self._list()
@@ -97,5 +97,5 @@ class Members:
         self._dictionaries = list(chain.from_iterable(map(_DICTIONARIES, self.modules)))
         self._entries = list(chain.from_iterable(map(dict.values, self._dictionaries)))
         self._count = len(self._entries)
-        self._with_parameters = [module._parameters for module in self.modules if module._parameters]
+        self._with_parameters: list[dict[str, Any]] = [module._parameters for module in self.modules if module._parameters]
         self._held = list(chain.from_iterable(map(dict.values, self._with_parameters)))
