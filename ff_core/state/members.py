@@ -97,5 +97,6 @@ class Members:
         self._dictionaries = list(chain.from_iterable(map(_DICTIONARIES, self.modules)))
         self._entries = list(chain.from_iterable(map(dict.values, self._dictionaries)))
         self._count = len(self._entries)
-        self._with_parameters: list[dict[str, Any]] = [module._parameters for module in self.modules if module._parameters]
+        held = [module._parameters for module in self.modules if module._parameters]
+        self._with_parameters: list[dict[str, Any]] = list(held)
         self._held = list(chain.from_iterable(map(dict.values, self._with_parameters)))
