@@ -54,14 +54,16 @@ def tensors(optimizer: torch.optim.Optimizer, p: torch.nn.Parameter) -> dict[str
     return {name: state[name] for name in MOMENTS if name in state}
 
 
-def steps(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Step counts in the order of `trainable`."""
-    return [float(optimizer.state[p]["step"]) for p in trainable(optimizer)]
+def steps(optimizer: torch.optim.Optimizer) -> torch.Tensor | list[int]:
+    """Step counts in the order of `trainable`; where the optimizer keeps tensors, one [parameters], where they lie."""
+    found = [optimizer.state[p]["step"] for p in trainable(optimizer)]
+    return torch.stack(found) if found and torch.is_tensor(found[0]) else found
 
 
-def set_steps(optimizer: torch.optim.Optimizer, values: list[float]) -> None:
+def set_steps(optimizer: torch.optim.Optimizer, values: torch.Tensor | list[int]) -> None:
     """Put `steps()` back: in place where the optimizer keeps a tensor, else as the int that it keeps."""
-    for p, value in zip(trainable(optimizer), values, strict=True):
+    counts = values.tolist() if isinstance(values, torch.Tensor) else values
+    for p, value in zip(trainable(optimizer), counts, strict=True):
         state = optimizer.state[p]
         if torch.is_tensor(state["step"]):
             state["step"].fill_(value)

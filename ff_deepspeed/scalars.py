@@ -1,7 +1,8 @@
 """Everything small that an iteration of DeepSpeed changes: counters, hyperparameters, scheduler, loss scaler, Adam
 steps.
 
-`save` returns plain values and tensors (see ff_core.state.codec); `load` puts them into the same or a fresh engine.
+`save` returns plain values and live tensors, to be encoded at once (see ff_core.state.codec). `load` puts them into the
+same or a fresh engine.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def save(engine: Any) -> dict[str, Any]:
         "engine": _attributes(engine, COUNTERS + FLAGS),
         "wrapper": _attributes(engine.optimizer, WRAPPER),
         "scaler": _attributes(_loss_scaler(engine), SCALER),
-        "groups": [{k: _copy(v) for k, v in group.items() if k != "params"} for group in inner.param_groups],
+        "groups": [{k: v for k, v in group.items() if k != "params"} for group in inner.param_groups],
         "steps": moments.steps(inner),
         "cpu_adam": cpu_adam.save(inner),
         "lr_scheduler": _save_scheduler(engine.lr_scheduler),
@@ -66,7 +67,7 @@ def _copy(value: Any) -> Any:
 
 def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:
     # vars(), because engines and optimizers answer unknown names from the objects they wrap.
-    return {name: _copy(vars(owner)[name]) for name in names if owner is not None and name in vars(owner)}
+    return {name: vars(owner)[name] for name in names if owner is not None and name in vars(owner)}
 
 
 def _set(owner: Any, values: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found
+from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import cpu_adam, moments, scalars, state_map, support
 from ff_deepspeed.reset import Reset
@@ -60,15 +61,16 @@ class SecondEngine:
         moments.create(engine.basic_optimizer)
         self._engine = engine
         self._reset = Reset(engine)
-        self._modes = Modes(engine.module)
+        self._members = Members(engine.module)
+        self._modes = Modes(self._members)
         specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()}, weights_edited=True)
         self._tensors = {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 
     def state_dict(self) -> dict[str, Any]:
         """{"trainer", "modes", "tensors", "buffers"}; the tensors alias live ones."""
-        buffers = dict(self._engine.module.named_buffers())
+        buffers = self._members.version_ends().buffers
         trainer, modes = scalars.save(self._engine), self._modes.save()
-        return {"trainer": trainer, "modes": modes, "tensors": self._tensors, "buffers": buffers}
+        return {"trainer": trainer, "modes": modes, "tensors": self._tensors, "buffers": dict(buffers)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Forget the half-done iteration and put `state_dict()` back, tensors in place.

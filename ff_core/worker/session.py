@@ -171,7 +171,7 @@ class Session:
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
         found.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs)
-        blob, peers = scalars.take(adapter, self.groups), adapter.peers()
+        blob, peers = scalars.take(adapter, self.groups).bytes(), adapter.peers()
         self.parts.link.send(
             "protect",
             rank=self.rank,
@@ -220,11 +220,15 @@ class Session:
     def check(self) -> None:
         """Raise FailoverInterrupt if the job has been halted."""
         self.parts.fence.check()
+        if self._training is not None:
+            self._training.settle()
 
     def inject(self, at: str, iteration: int | None = None) -> None:
         """Training has reached the point `at` of the running iteration (or of `iteration`): a due fault happens."""
         if iteration is None:
             iteration = self.version if at == "after-step" else self.version + 1
+        if self._training is not None:
+            self._training.settle()
         self.parts.faults.point(at, iteration)
 
     def persisted(self, path: str, version: int) -> None:
