@@ -5,6 +5,7 @@
 | DeepSpeedEngine.__init__           | the block is validated, unsupported jobs are refused, the engine is protected |
 | ... ._take_model_step              | the only place that changes weights: then the new version is copied |
 | ... .forward, backward, step       | the calls of an unmodified loop (ff_deepspeed.unmodified) |
+| ... .set_gradient_accumulation_boundary | in the exact loop only DeepSpeed counts micro-batches |
 | ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
 | ... .load_checkpoint               | a replacement is answered from memory |
 | DeepSpeedCPUAdam.__init__          | its hidden state is followed |
@@ -158,10 +159,17 @@ def _load_checkpoint(found: Protection, original: Original, engine: Any, *args: 
     return found.load_checkpoint(original, args, kwargs)
 
 
+def _boundary(found: Protection, original: Original, engine: Any, is_boundary: bool) -> None:
+    if found.loop.used:
+        found.loop.check_boundary(is_boundary)
+    original(engine, is_boundary)
+
+
 _OF_PROTECTED = {
     "forward": _forward,
     "backward": _backward,
     "step": _step,
+    "set_gradient_accumulation_boundary": _boundary,
     "save_checkpoint": _save_checkpoint,
     "load_checkpoint": _load_checkpoint,
 }

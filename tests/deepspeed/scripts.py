@@ -61,6 +61,10 @@ def misuse(engine: Any, how: str, make_engine: Any) -> None:
                     micro_step(batches[0])
             if how == "own error":
                 raise ValueError("the script's own")
+            if how == "own count":
+                engine.set_gradient_accumulation_boundary(False)
+            if how == "whole items":
+                engine.set_gradient_accumulation_boundary(True)  # as Accelerate does with one micro-batch to a step
             for _ in range({"no step": 0, "two steps": 2, "three of two": 3}.get(how, 1)):
                 micro_step(batches[0])
         if how == "break":

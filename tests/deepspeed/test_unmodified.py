@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ def test_a_loss_of_the_script_s_own_is_repeated_too(run_cases: Callable[..., Any
     for reference, got in ((0, 1), (0, 2), (3, 4)):
         same(results[reference], results[got])
         assert len(results[got][0]["recovered"]) >= 4
+
+
+def test_a_loop_that_cannot_be_resumed_is_refused_before_training(run_cases: Callable[..., Any]) -> None:
+    """And trains where the user relies on restarts of the whole script, or does what the refusal advises."""
+    base = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 3, "load": False}
+    restarts, resumed = {**base, "max_restarts": 2}, {**base, "load": True}
+    refused, *trained = run_cases([{**base, "may_fail": True}, restarts, resumed])
+    for rank in range(2):
+        words = r'not called engine\.load_checkpoint\(\).*client_state.*batches\(.*--max-restarts N.*"enabled": false'
+        assert re.search(words, refused[rank]["error"])
+        assert [len(results[rank]["losses"]) for results in trained] == [3, 3]
 
 
 def test_newcomer_is_answered_from_memory(run_cases: Callable[..., Any], tmp_path: Path) -> None:

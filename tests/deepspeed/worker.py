@@ -228,6 +228,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     if failover is not None:
         failover.skip_reset = case.get("skip_reset", False)
         failover.behind = case.get("behind", 0)
+        failover.max_restarts = case.get("max_restarts", 0)
         if "save_at" in case:
             seal = failover.seal
 
