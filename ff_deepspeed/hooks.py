@@ -131,6 +131,8 @@ def _forward(found: Protection, original: Original, engine: Any, *args: Any, **k
 def _backward(found: Protection, original: Original, engine: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
     if found.loop.used:
         found.session.check()
+        if found.session.training:
+            found.session.loss(loss)
         return original(engine, loss, *args, **kwargs)
     kwargs.update(zip(("retain_graph", "scale_wrt_gas"), args, strict=False))
     return found.unmodified.backward(original, loss, kwargs)
@@ -165,7 +167,7 @@ def _boundary(found: Protection, original: Original, engine: Any, is_boundary: b
     original(engine, is_boundary)
 
 
-_OF_PROTECTED = {
+_OF_PROTECTED: dict[str, Callable[..., Any]] = {
     "forward": _forward,
     "backward": _backward,
     "step": _step,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state.modes import training_of
+from ff_core.state.modes import trained, training_of
 from ff_deepspeed import ambient, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
@@ -55,6 +55,7 @@ class Unmodified:
         self._sealed_at: str | None = None  # the last version, if this process has sealed one
         self._thread = threading.main_thread().ident  # the one that trains
         self._ended = False
+        self._parameters = list(protection.engine.module.parameters())
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -93,7 +94,8 @@ class Unmodified:
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
         self._p.session.given(inputs)
-        event = Forward(original, args, kwargs, training_of(engine.module), ambient.take(engine))
+        modes, trains = training_of(engine.module), trained(self._parameters)
+        event = Forward(original, args, kwargs, modes, trains, ambient.take(engine))
 
         def perform() -> Any:
             self._session.inject("forward")
@@ -118,6 +120,7 @@ class Unmodified:
         if self._redo.void:
             return loss.detach()
         assert self._redo.open is not None
+        self._session.loss(loss)
         event = Backward(original, loss, self._redo.open, kwargs, ambient.take(engine))
         if event.obstacle() is not None:
             raise self._p.fail(UnsupportedError(words.not_repeatable(event.obstacle())))
@@ -286,8 +289,7 @@ class Unmodified:
     # ---- sealing ----------------------------------------------------------------------------------------------------
 
     def _has_stepped(self) -> bool:
-        record = self._redo.open
-        return record is not None and not self._redo.void and self._session.version == record.version
+        return self._redo.open is not None and not self._redo.void and self._session.version == self._redo.open.version
 
     def _seal_if_stepped(self, joined_at: str, inputs: Any = None) -> None:
         if self._has_stepped():

@@ -10,7 +10,7 @@ done what the script switched on its way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -32,6 +32,18 @@ def set_training(training: bytes, *models: torch.nn.Module) -> None:
             module.training = bool(mode)
 
 
+def trained(parameters: Iterable[torch.Tensor]) -> bytes:
+    """A byte per parameter: its requires_grad."""
+    return bytes(p.requires_grad for p in parameters)
+
+
+def set_trained(trains: bytes, parameters: Iterable[torch.Tensor]) -> None:
+    """Put `trained` of the same parameters back."""
+    for parameter, value in zip(parameters, trains, strict=True):
+        if parameter.requires_grad != bool(value):
+            parameter.requires_grad_(bool(value))
+
+
 class Modes:
     """The switches of one model (or the chunks of one). Its modules are listed anew each time: they may change."""
 
@@ -44,7 +56,7 @@ class Modes:
         return {
             "training": training_of(*self._models),
             "hooks": bytes(min(255, sum(len(vars(module)[kind]) for kind in _HOOKS)) for module in modules),
-            "requires_grad": bytes(p.requires_grad for model in self._models for p in model.parameters()),
+            "requires_grad": trained(p for model in self._models for p in model.parameters()),
         }
 
     def load(self, saved: dict[str, bytes]) -> None:
@@ -59,9 +71,7 @@ class Modes:
                     "changes its model while it trains, which a replacement cannot repeat"
                 )
         set_training(saved["training"], *self._models)
-        for (_, parameter), trains in zip(parameters, saved["requires_grad"], strict=True):
-            if parameter.requires_grad != bool(trains):
-                parameter.requires_grad_(bool(trains))
+        set_trained(saved["requires_grad"], (parameter for _, parameter in parameters))
         now = self.save()["hooks"]
         pairs = zip(modules, saved["hooks"], now, strict=True)
         other = [name or "the model itself" for (name, _), before, after in pairs if before != after]

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.config.settings import ALL_FIELDS, LAUNCH_FIELDS, SCRIPT, Settings
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
-from ff_core.state import found
+from ff_core.state import found, switched
 from ff_core.state.razor import Plan, make_plan
 from ff_core.worker import garbage, scalars
 from ff_core.worker.parts import WorkerParts
@@ -34,6 +34,8 @@ from ff_core.worker.training import Training
 from ff_core.worker.verdicts import Verdicts
 
 if TYPE_CHECKING:
+    import torch
+
     from ff_core.comm import GroupRegistry
     from ff_core.config.schema import FailoverConfig
     from ff_core.contract.adapter import TrainerAdapter
@@ -162,12 +164,14 @@ class Session:
                 first = self._verdicts.next(newcomer=True)
                 self._open(adapter, plan, first.fds).join(first)
                 found.begin()
+                switched.begin()
             else:
                 self._begin(adapter, plan, journal)
         return self.version
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
         found.begin()
+        switched.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs)
         blob, peers = scalars.take(adapter, self.groups), adapter.peers()
         self.parts.link.send(
@@ -202,6 +206,10 @@ class Session:
     def given(self, values: Any) -> None:
         """The framework is called with `values` in the iteration that runs: noted, and compared after a failure."""
         self._started("given()").given(values)
+
+    def loss(self, value: torch.Tensor) -> None:
+        """A backward pass begins: its loss is noted, and compared after a failure."""
+        self._started("loss()").loss(value)
 
     def given_again(self) -> None:
         """The script will give again what followed the live version."""

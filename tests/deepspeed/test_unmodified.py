@@ -43,6 +43,19 @@ def test_interrupted_calls_are_made_again(run_cases: Callable[..., Any]) -> None
     assert results[2][0]["recovered"] != results[1][0]["recovered"]
 
 
+def test_what_the_script_switches_stays_as_it_left_it(run_cases: Callable[..., Any]) -> None:
+    """A survivor goes on where it was interrupted: in evaluation, or with a layer frozen. Repeated calls see what the
+    first ones saw."""
+    case = {"unmodified": True, "stage": 0, "dtype": "fp32", "iterations": 8, "switches": True}
+    plan = [[2 + number // 3, number] for number in range(18)]
+    reference, *others = run_cases(
+        [{**case, "protected": False}, {**case, "plan": plan}, {**case, "plan": plan, "behind": 1}]
+    )
+    for got in others:
+        same(reference, got)
+        assert len(got[0]["recovered"]) >= 3
+
+
 def test_loop_by_steps_with_deepspeeds_loader_and_checkpoints(run_cases: Callable[..., Any], tmp_path: Path) -> None:
     case = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 8, "directory": str(tmp_path / "disk")}
     saved = str(tmp_path / "slot")
