@@ -145,6 +145,7 @@ class Loop:
         batches = source.fetch(item)
         if batches is None:
             self._session.finish()
+            source.release()
         return batches
 
     def enter(self) -> Body:
@@ -241,8 +242,9 @@ class Loop:
         if interrupt is None:
             interrupt = self._end(body)
         try:
-            if interrupt is None:
+            if interrupt is None and self._source is not None:
                 self._session.finish()
+                self._source.release()
         except FailoverInterrupt as caught:
             interrupt = caught.epoch
         if interrupt is not None:

@@ -54,8 +54,7 @@ class Unmodified:
         self._joined = False  # this process has taken a dead rank's place
         self._sealed_at: str | None = None  # the last version, if this process has sealed one
         self._thread = threading.main_thread().ident  # the one that trains
-        self._ended = False
-        self._parameters = list(protection.engine.module.parameters())
+        self._ended, self._parameters = False, list(protection.engine.module.parameters())
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -224,6 +223,7 @@ class Unmodified:
             raise self._p.fail(FailoverError(words.ENDED_VOID))
         self._seal_if_stepped(AT_LOADER)
         self._redo.make(self._session.finish, None, lambda: None)
+        self._feed.close()
         self._ended = True
 
     # ---- starting and joining ---------------------------------------------------------------------------------------
