@@ -180,6 +180,14 @@ class FailoverConfig(Strict):
         "second.",
         ge=0,
     )
+    spare_device_memory_bytes: Bytes = make_field(
+        Scope.JOB,
+        1 << 30,
+        'a whole number of bytes >= 0, or a size such as "512MiB"',
+        "What a waiting spare may take of the memory of each GPU that it may get, to be a second faster: a context, "
+        "first kernels, NCCL. A GPU must have twice as much to spare. 0: spares take nothing.",
+        ge=0,
+    )
     persist: PersistConfig = make_field(
         Scope.JOB,
         PersistConfig(),

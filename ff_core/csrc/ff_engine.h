@@ -41,6 +41,10 @@ const char* ff_build_info(void); /* JSON: compiler, crc implementation, cuda, tr
 const char* ff_interface(void);  /* the fingerprint (build.py) of the file that this is, when it was built */
 uint32_t ff_crc32c(uint32_t crc, const void* data, size_t bytes);
 
+/* ---- random numbers ---- */
+/* An MT19937 state moves on by `count` numbers. used: words of the block that are given out, 1 to 624; returned anew. */
+uint32_t ff_mt19937_skip(uint32_t* words, uint32_t used, uint64_t count);
+
 /* ---- memory files ---- */
 /* Allocates a new memory file of `bytes` from the front as huge pages, as far as the kernel has any at hand: best effort,
    *huge says how many bytes. The rest is still to be allocated. Takes about as long as zeroing. FF_EIO: no mapping. */

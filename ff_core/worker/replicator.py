@@ -18,7 +18,7 @@ from ff_core.copy.page import StatusPage
 from ff_core.copy.transports import StreamChoice, candidates
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
-from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream
+from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream, wait_until_idle
 from ff_core.state.razor import Plan
 from ff_core.worker.collective import FollowedCollective
 from ff_core.worker.pacing import Clock, CopyWindow, HostClock
@@ -188,6 +188,11 @@ class Replicator:
     def step_ended(self, version: int) -> bool:
         """Whether the live tensors hold `version` already: on a CUDA device its step may still be queued."""
         return self._writer.step_ended(version)
+
+    def wait_idle(self) -> None:
+        """Until the device has run what it was given before this call. Any thread."""
+        if self._device is not None:
+            wait_until_idle(self._device)
 
     def wait_rebuilt(self) -> None:
         """Until the live tensors hold what collectives of the current stream bring them.

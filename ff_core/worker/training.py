@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ff_core.comm import nccl
 from ff_core.contract.activity import ACTIVITY_LEAVING
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy import transports
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found, hyperparameters, inputs
+from ff_core.state.device import device_of
 from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
-from ff_core.worker import scalars
+from ff_core.worker import scalars, warm_device
 from ff_core.worker.cost import CopyCosts
 from ff_core.worker.cost_reports import CostReports
 from ff_core.worker.gate import CommitGate
@@ -105,6 +107,7 @@ class Training:
         version = self._recovery.join(first)
         self._sameness.joined(version)
         self._redo_until = version + 1
+        warm_device.give_back(device_of(self._plan))
         self.joined = True
 
     # ---- an iteration -----------------------------------------------------------------------------------------------
@@ -189,9 +192,16 @@ class Training:
             self._link.send("redone", rank=self._parts.rank, epoch=fence.epoch, version=fence.version, at=time.time())
             self._registry.give_back()
         if fence.version == 1 and self._parts.rank == 0:
-            self._link.send(
-                "preload", modules=library_modules(), calls=list(self._preload_calls), environ=changed_environment()
-            )
+            changed = changed_environment()
+            calls = [*self._preload_calls, *self._device_calls(changed)]
+            self._link.send("preload", modules=library_modules(), calls=calls, environ=changed)
+
+    def _device_calls(self, changed: Mapping[str, str]) -> list[list[object]]:
+        device = device_of(self._plan)
+        if device is None:
+            return []
+        has_nccl = any(nccl.is_in(group.spec) for group in self._registry.groups())
+        return warm_device.calls(device, self._config.spare_device_memory_bytes, changed, nccl=has_nccl)
 
     def _copy_last(self, version: int) -> None:
         self.replicator.recommit(version)
