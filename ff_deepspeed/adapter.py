@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ff_core.contract.adapter import Held, Replicas, TensorSpec
+from ff_core.state import switched
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
@@ -31,6 +32,10 @@ class DeepSpeedAdapter:
     """One engine, from `deepspeed.initialize` on."""
 
     name = "deepspeed"
+    edits_remedy = (
+        'Set "weights_edited": true in the "ff_failover" block: then a version is copied when its iteration is over, '
+        "low-precision weights included"
+    )
     script: Script
     """Set before training starts, by whoever hands out the data."""
 
@@ -43,6 +48,7 @@ class DeepSpeedAdapter:
         self._reset = Reset(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
+        switched.leave_out(engine)
         cpu_adam.follow(engine.basic_optimizer)
 
     def tensors(self) -> list[TensorSpec]:

@@ -106,6 +106,12 @@ class Feed:
             self._used = max(self._next - 1, 0) if number is None else number
             self._ends[version] = (self._used, self._position)
 
+    def close(self) -> None:
+        """The script is over."""
+        with self._lock:
+            if self._last is not None:
+                self._last.source.release()
+
     def next(self, tracked: Tracked, own_thread: bool = True) -> Any:
         """The next batch, or one that must be handed out again. Raises StopIteration.
 

@@ -5,6 +5,7 @@
 | DeepSpeedEngine.__init__           | the block is validated, unsupported jobs are refused, the engine is protected |
 | ... ._take_model_step              | the only place that changes weights: then the new version is copied |
 | ... .forward, backward, step       | the calls of an unmodified loop (ff_deepspeed.unmodified) |
+| ... .set_gradient_accumulation_boundary | in the exact loop only DeepSpeed counts micro-batches |
 | ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
 | ... .load_checkpoint               | a replacement is answered from memory |
 | DeepSpeedCPUAdam.__init__          | its hidden state is followed |
@@ -130,6 +131,8 @@ def _forward(found: Protection, original: Original, engine: Any, *args: Any, **k
 def _backward(found: Protection, original: Original, engine: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
     if found.loop.used:
         found.session.check()
+        if found.session.training:
+            found.session.loss(loss)
         return original(engine, loss, *args, **kwargs)
     kwargs.update(zip(("retain_graph", "scale_wrt_gas"), args, strict=False))
     return found.unmodified.backward(original, loss, kwargs)
@@ -158,10 +161,17 @@ def _load_checkpoint(found: Protection, original: Original, engine: Any, *args: 
     return found.load_checkpoint(original, args, kwargs)
 
 
-_OF_PROTECTED = {
+def _boundary(found: Protection, original: Original, engine: Any, is_boundary: bool) -> None:
+    if found.loop.used:
+        found.loop.check_boundary(is_boundary)
+    original(engine, is_boundary)
+
+
+_OF_PROTECTED: dict[str, Callable[..., Any]] = {
     "forward": _forward,
     "backward": _backward,
     "step": _step,
+    "set_gradient_accumulation_boundary": _boundary,
     "save_checkpoint": _save_checkpoint,
     "load_checkpoint": _load_checkpoint,
 }

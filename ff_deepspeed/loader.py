@@ -45,6 +45,10 @@ class ReplayableLoader:
         self._kept: dict[int, Kept] = {}
         self._copying = False
 
+    def release(self) -> None:
+        """The loop is over."""
+        self._source.release()
+
     def begin(self) -> None:
         """Make the loader's iterator now, not with the first `fetch`. Idempotent."""
         self._source.begin()

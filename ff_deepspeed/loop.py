@@ -24,7 +24,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
+from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
 from ff_core.state import rng
 from ff_deepspeed import scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
@@ -47,6 +47,14 @@ LEFT = (
     "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. "
     "Bound the loop with ff_deepspeed.batches(engine, loader, limit=...) instead: it waits until no rank needs to "
     "go back"
+)
+BOUNDARY = (
+    "engine.set_gradient_accumulation_boundary() is called in an iteration of ff_deepspeed.batches(), with "
+    "gradient_accumulation_steps = {steps}. Whoever calls it counts micro-batches, as Accelerate's accumulate() does. "
+    "That count does not go back with an iteration that is repeated after a failure: the ranks would step at different "
+    "times. An item of batches() holds all micro-batches of one step, and DeepSpeed counts them itself: leave the call "
+    "out. With Accelerate write model.backward(loss) and model.step() for each micro-batch, in place of "
+    "accelerator.accumulate(model), accelerator.backward(loss) and optimizer.step()"
 )
 
 
@@ -137,6 +145,7 @@ class Loop:
         batches = source.fetch(item)
         if batches is None:
             self._session.finish()
+            source.release()
         return batches
 
     def enter(self) -> Body:
@@ -153,6 +162,12 @@ class Loop:
         """The body was interrupted: the loop's other code must not see counters of a step that did not count."""
         body.interrupt = epoch
         scalars.set_counters(self._p.engine, body.counters)
+
+    def check_boundary(self, is_boundary: bool) -> None:
+        """The script says whether a micro-batch is the last of its step. Raises UnsupportedError if it counts them."""
+        steps = self._p.engine.gradient_accumulation_steps()
+        if steps > 1 or not is_boundary:
+            raise self._p.fail(UnsupportedError(BOUNDARY.format(steps=steps)))
 
     def halted(self, body: Body) -> int | None:
         """The epoch of a halt that the body has not heard of, or has swallowed; None if there is none."""
@@ -227,8 +242,9 @@ class Loop:
         if interrupt is None:
             interrupt = self._end(body)
         try:
-            if interrupt is None:
+            if interrupt is None and self._source is not None:
                 self._session.finish()
+                self._source.release()
         except FailoverInterrupt as caught:
             interrupt = caught.epoch
         if interrupt is not None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state.modes import set_training
+from ff_core.state.modes import set_trained, set_training
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import boundary, matching
 from ff_deepspeed.ambient import Ambient
@@ -40,10 +40,10 @@ class Forward(Event):
     """engine(*args, **kwargs) in training. Its outputs are known by weak references, so as not to keep the graph."""
 
     def __init__(
-        self, original: Callable[..., Any], args: Any, kwargs: Any, modes: bytes, ambient: Ambient
+        self, original: Callable[..., Any], args: Any, kwargs: Any, modes: bytes, trains: bytes, ambient: Ambient
     ) -> None:
         self._original = original
-        self._modes = modes
+        self._modes, self._trains = modes, trains
         self._inputs = (batches_.share(args), batches_.share(kwargs))
         self._marks = batches_.marks(self._inputs)
         self._outputs: list[tuple[Path, weakref.ref[torch.Tensor]]] = []
@@ -71,6 +71,7 @@ class Forward(Event):
     def replay(self, engine: Any) -> None:
         args, kwargs = batches_.share(self._inputs)
         set_training(self._modes, engine.module.modules())
+        set_trained(self._trains, engine.module.parameters())
         enabled, dtype = self.ambient.autocast
         with torch.autocast(engine.device.type, dtype=dtype, enabled=enabled):
             self.again = self._original(engine, *args, **kwargs)

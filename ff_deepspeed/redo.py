@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 
 from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
-from ff_core.state.modes import set_training, training_of
+from ff_core.state import switched
+from ff_core.state.modes import set_trained, set_training, trained, training_of
 from ff_deepspeed import ambient
 from ff_deepspeed.recording import Event, Forward, Record, Sealed
 from ff_deepspeed.words import REMEDIES
@@ -86,6 +87,10 @@ class Redo:
     def _recover(self, epoch: int, event: Event | None) -> bool:
         """Back to a common version and forward again to where the script is, before `event`. False: the iteration is
         void."""
+        with switched.kept(), _switches_kept(self._p.engine.module):
+            return self._go_back(epoch, event)
+
+    def _go_back(self, epoch: int, event: Event | None) -> bool:
         obstacle = None if event is None else event.obstacle()
         pending: int | None = epoch
         while pending is not None:
@@ -108,7 +113,7 @@ class Redo:
 
     def _replay(self, version: int) -> None:
         """Do again what the script did after `version`, whatever mode the script is in now."""
-        with _autograd(), torch.inference_mode(False), torch.enable_grad(), _modes_kept(self._p.engine.module):
+        with _autograd(), torch.inference_mode(False), torch.enable_grad():
             self._replay_records(version)
 
     def _replay_records(self, version: int) -> None:
@@ -168,13 +173,16 @@ def buffers_kept(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
-    """Replays set each module to training or evaluation as it was; afterwards they are as the script left them."""
-    modes = training_of(module.modules())
+def _switches_kept(module: torch.nn.Module) -> Iterator[None]:
+    """The script goes on where it is: what it has switched since (train and eval mode, requires_grad) stays as it left
+    it, though the version had it otherwise, and so had the calls that are made again."""
+    modules, parameters = list(module.modules()), list(module.parameters())
+    modes, trains = training_of(modules), trained(parameters)
     try:
         yield
     finally:
-        set_training(modes, module.modules())
+        set_training(modes, modules)
+        set_trained(trains, parameters)
 
 
 @contextmanager

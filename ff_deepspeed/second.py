@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import found
+from ff_core.state import found, switched
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import cpu_adam, moments, scalars, state_map, support
@@ -63,6 +63,7 @@ class SecondEngine:
         self._reset = Reset(engine)
         self._members = Members(engine.module)
         self._modes = Modes(self._members)
+        switched.leave_out(engine)
         specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()}, weights_edited=True)
         self._tensors = {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 

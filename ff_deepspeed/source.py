@@ -93,6 +93,11 @@ class Source:
         self._last = Fingerprint(item)
         return item
 
+    def release(self) -> None:
+        """Nothing more is wanted. Processes of a loader end when nobody holds their iterator any more, as when a script
+        leaves its loop. Left to Python's exit, they are terminated and waited for, and may ignore that."""
+        self._iterator = None
+
     def position(self) -> dict[str, Any]:
         """Where the iterator stands, for `seek` in another process. Made ready for that by `resolved`."""
         return {

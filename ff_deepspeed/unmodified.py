@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state.modes import training_of
+from ff_core.state.modes import trained, training_of
 from ff_deepspeed import ambient, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
@@ -54,7 +54,7 @@ class Unmodified:
         self._joined = False  # this process has taken a dead rank's place
         self._sealed_at: str | None = None  # the last version, if this process has sealed one
         self._thread = threading.main_thread().ident  # the one that trains
-        self._ended = False
+        self._ended, self._parameters = False, list(protection.engine.module.parameters())
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Unmodified:
         self._feed.used(inputs)
         self._p.session.given(inputs)
         modes = training_of(self._p.adapter.members.look().modules)
-        event = Forward(original, args, kwargs, modes, ambient.take(engine))
+        event = Forward(original, args, kwargs, modes, trained(self._parameters), ambient.take(engine))
 
         def perform() -> Any:
             self._session.inject("forward")
@@ -119,6 +119,7 @@ class Unmodified:
         if self._redo.void:
             return loss.detach()
         assert self._redo.open is not None
+        self._session.loss(loss)
         event = Backward(original, loss, self._redo.open, kwargs, ambient.take(engine))
         if event.obstacle() is not None:
             raise self._p.fail(UnsupportedError(words.not_repeatable(event.obstacle())))
@@ -222,6 +223,7 @@ class Unmodified:
             raise self._p.fail(FailoverError(words.ENDED_VOID))
         self._seal_if_stepped(AT_LOADER)
         self._redo.make(self._session.finish, None, lambda: None)
+        self._feed.close()
         self._ended = True
 
     # ---- starting and joining ---------------------------------------------------------------------------------------
@@ -246,11 +248,18 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
+            self._check_resumable()
             self._start_data = {"own": self._own.start(inputs)}
-            if not self._p.client.is_loaded:
-                log.warning("%s %s", words.NOT_RESUMABLE, words.REMEDIES)
         self._join()
         self._feed.begin_training(self._session.version, inputs)
+
+    def _check_resumable(self) -> None:
+        """Raises UnsupportedError if no failure behind the first step could be survived in any way."""
+        if self._p.client.is_loaded:
+            return
+        if not self._session.max_restarts:
+            raise self._p.fail(UnsupportedError(words.NOT_RESUMABLE))
+        log.warning("%s", words.RESTARTS_ONLY)
 
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""
@@ -280,8 +289,7 @@ class Unmodified:
     # ---- sealing ----------------------------------------------------------------------------------------------------
 
     def _has_stepped(self) -> bool:
-        record = self._redo.open
-        return record is not None and not self._redo.void and self._session.version == record.version
+        return self._redo.open is not None and not self._redo.void and self._session.version == self._redo.open.version
 
     def _seal_if_stepped(self, joined_at: str, inputs: Any = None) -> None:
         if self._has_stepped():

@@ -9,13 +9,14 @@ import torch
 import torch.distributed as dist
 
 from ff_core.contract.adapter import Replicas, TensorSpec
-from ff_core.state import peers
+from ff_core.state import peers, switched
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_megatron import optimizers, rebuild, scalars, state_map
 from ff_megatron.buckets import GoldenCounts
 from ff_megatron.data import Data
+from ff_megatron.own_weights import own_weights
 from ff_megatron.redundancy import Redundancy
 from ff_megatron.reset import Reset
 
@@ -32,6 +33,10 @@ class MegatronAdapter:
     """One model and optimizer. args, timers: Megatron's own.  loop: knows iteration and operation count."""
 
     name = "megatron"
+    edits_remedy = (
+        "Do it within the optimizer's step, to the masters: `part.optimizer.register_step_post_hook(...)` for each "
+        "part of Megatron's optimizer, before train(). Or leave --ff-failover out to train unprotected"
+    )
 
     def __init__(
         self,
@@ -52,16 +57,20 @@ class MegatronAdapter:
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
         self._redundancy = Redundancy(model)
+        for chunk in model:
+            switched.leave_out(chunk)
         self._specs: list[TensorSpec] = []
+        self._own_weights: list[tuple[str, torch.Tensor]] = []
 
     def tensors(self) -> list[TensorSpec]:
         numbers = [optimizers.prepare(part) for part in optimizers.parts(self._optimizer)]
         self._buffers.begin()
         self._specs = state_map.declare(self._model, self._optimizer, numbers, self._redundancy)
+        self._own_weights = own_weights(self._model, self._optimizer, self._specs)
         return self._specs
 
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
-        return ()  # Megatron gathers parameters during forward, too
+        return self._own_weights
 
     def replicas(self) -> list[Replicas]:
         return self._redundancy.replicas()

@@ -107,7 +107,7 @@ def begin(training: ModuleType) -> None:
     if config is None:
         guard.not_asked()
         return
-    support.check_arguments(training.get_args(), bool(config.persist.period))
+    support.check_arguments(training.get_args(), bool(config.persist.period), config.weights_edited)
     mine = guard.session()
     if mine is not None:
         mine.configure(config)

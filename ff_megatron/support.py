@@ -64,12 +64,15 @@ _LOADERS = ("single", "cyclic")
 _DISPATCHERS = ("alltoall", "allgather")
 
 
-def check_arguments(args: Any, persist: bool) -> None:
-    """Before the model is built. persist: the configuration asks for checkpoints of FFTrainer's own.
+def check_arguments(args: Any, persist: bool, edited: bool = False) -> None:
+    """Before the model is built. persist: the configuration asks for checkpoints of FFTrainer's own. edited: it says
+    that the script writes weights itself.
 
     Raises UnsupportedError listing every obstacle.
     """
     obstacles = list(_argument_obstacles(args))
+    if edited:
+        obstacles.append("--ff-weights-edited: weights in a low precision come back as casts of their masters")
     if persist:
         obstacles.append("--ff-persist-*: Megatron saves checkpoints itself; use --save and --save-interval")
     _refuse(obstacles)

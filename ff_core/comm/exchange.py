@@ -12,6 +12,7 @@ import torch.distributed as dist
 from . import compat
 
 _HEAD = struct.Struct("<QQ")  # bytes that follow, their checksum
+_MOST = 1 << 30  # bytes of one rank: a length above has come from another collective, of ranks that are out of step
 
 
 class Garbled(Exception):
@@ -24,8 +25,8 @@ def gather_bytes(data: bytes, group: Any = None) -> list[bytes]:
     length = torch.tensor([len(data)], dtype=torch.int64, device=device)
     dist.all_reduce(length, dist.ReduceOp.MAX, group)
     room = _HEAD.size + int(length)
-    if room < _HEAD.size + len(data):
-        raise Garbled("a length that is shorter than this rank's own")
+    if not len(data) <= room - _HEAD.size <= _MOST:
+        raise Garbled("a length that no rank can have given")
     message = _HEAD.pack(len(data), zlib.crc32(data)) + data
     sent = torch.frombuffer(bytearray(message.ljust(room, b"\0")), dtype=torch.uint8).to(device)
     arrived = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(size)]

@@ -5,12 +5,16 @@ on with what it alone has. What is no state is kept in the journal, up to 32 MiB
 refused where it differs. When training starts, a result is taken for state if
 
 * it lies in the memory of state, or
-* it consists of real numbers, and has the shape of a piece of state, or a framework has asked for it.
+* it consists of real numbers, and a piece of state has its shape and its values (a sample of them; a framework may have
+  moved a weight into other memory and another precision), or
+* it consists of real numbers, and a framework has asked for it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections import defaultdict
 from collections.abc import Iterable
 from types import FrameType
 
@@ -18,16 +22,27 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 ROOM = 32 << 20  # bytes of all such results of a rank
-_FRAMEWORKS = ("deepspeed", "megatron", "accelerate", "transformers", "transformer_engine", "apex", "lightning")
+_FRAMEWORKS = ("deepspeed", "megatron", "transformer_engine", "apex")
+_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)  # that a weight may have been brought into
+_SAMPLE = 4096  # elements
 
 
 class State:
     """What a rank's state consists of, when training starts."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        kept = list(tensors)
-        self.shapes = {tuple(tensor.shape) for tensor in kept}
-        self.memory = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in kept}
+        self._of_shape: defaultdict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
+        self._looks: dict[tuple[int, ...], set[bytes]] = {}
+        self.memory = set()
+        for tensor in tensors:
+            self._of_shape[tuple(tensor.shape)].append(tensor)
+            self.memory.add(StorageWeakRef(tensor.untyped_storage()).cdata)
+
+    def has(self, shape: tuple[int, ...], looks: set[bytes]) -> bool:
+        """Whether a piece of state has this shape, and looks like that in one of its precisions."""
+        if shape not in self._looks:
+            self._looks[shape] = {_look(tensor, tensor.dtype) for tensor in self._of_shape[shape]}
+        return not self._looks[shape].isdisjoint(looks)
 
 
 class Room:
@@ -46,6 +61,7 @@ class Large:
         self._shape = tuple(tensor.shape)
         self._real = tensor.is_floating_point() or tensor.is_complex()
         self._framework = self._real and _framework_asks()
+        self._looks = {_look(tensor, dtype) for dtype in {tensor.dtype, *_PRECISIONS}} if self._real else set()
         self._memory = StorageWeakRef(tensor.untyped_storage())
         size = tensor.numel() * tensor.element_size()
         if not self._framework and size <= room.left:
@@ -59,7 +75,14 @@ class Large:
             return self._real
         if not self._memory.expired() and self._memory.cdata in state.memory:
             return True
-        return self._real and (self._framework or self._shape in state.shapes)
+        return self._real and (self._framework or state.has(self._shape, self._looks))
+
+
+def _look(tensor: torch.Tensor, dtype: torch.dtype) -> bytes:
+    """16 bytes of a sample of the contents, in precision `dtype`."""
+    flat = tensor.detach().reshape(-1)
+    sample = flat[:: max(flat.numel() // _SAMPLE, 1)][:_SAMPLE].to(dtype).cpu().contiguous()
+    return hashlib.blake2b(sample.view(torch.uint8).numpy().data, digest_size=16).digest()
 
 
 def _framework_asks() -> bool:
@@ -67,6 +90,9 @@ def _framework_asks() -> bool:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         parts = frame.f_code.co_filename.split("/")
+        if parts[-3:-1] == ["deepspeed", "comm"]:  # a script's way to torch.distributed, too
+            frame = frame.f_back
+            continue
         if any(name in parts for name in _FRAMEWORKS) or ("torch" in parts and "nn" in parts):
             return True
         if "torch" not in parts and "ff_core" not in parts:

@@ -56,6 +56,8 @@ class TrainerAdapter(Protocol):
     """What ff_core needs to know about one rank's trainer."""
 
     name: str  # "deepspeed", "megatron", ...
+    edits_remedy: str
+    """A sentence for who writes weights outside of the optimizer step: what to do instead."""
 
     def tensors(self) -> list[TensorSpec]:
         """All persistent tensors. Called once, at start of training, when every tensor exists (moments included)."""
@@ -63,8 +65,8 @@ class TrainerAdapter(Protocol):
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
         """(name, live tensor) of what only the optimizer step may write: the model's parameters, by the user's names.
 
-        In the same order each time. A write outside of the step ends the job (`ff_core.state.edits`). Empty where the
-        framework itself writes at other times.
+        In the same order each time. A write outside of the step ends the job (`ff_core.state.edits`). What the
+        framework itself writes at other times is left out.
         """
 
     def replicas(self) -> Sequence[Replicas]:

@@ -227,16 +227,16 @@ def _refuse_if_large(name: str, size: int) -> None:
 
 def _refusal(name: str, reason: str) -> str:
     return (
-        f"{_line()}: a {name} is stepped, which FFTrainer neither knows nor can save by itself: {reason}. "
+        f"{script_line()}: a {name} is stepped, which FFTrainer neither knows nor can save by itself: {reason}. "
         "Register an object that saves all of it: ff_core.register_state(NAME, obj) with state_dict() and "
         "load_state_dict(), before the training loop"
     )
 
 
-def _line() -> str:
-    """Where the script steps it: the innermost frame outside of torch and of this package."""
+def script_line() -> str:
+    """Where the script is: the innermost frame outside of torch and of this package."""
     frame: FrameType | None = sys._getframe(1)
-    ours = (__name__.split(".", 1)[0], "torch", "contextlib", "functools")
+    ours = ("ff_core", "ff_deepspeed", "deepspeed", "torch", "contextlib", "functools")
     while frame is not None and frame.f_globals.get("__name__", "").split(".", 1)[0] in ours:
         frame = frame.f_back
     return "the script" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -8,11 +8,17 @@ notes must be the same up to where the first attempt came. `check` says so befor
 Of large tensors a sample counts (`ff_core.state.fingerprint`). Nothing waits for a device, unless an iteration is being
 checked.
 
-    | notes: 51 entries, little-endian; 32-bit: iteration + 1, calls; 64-bit: random state, shapes, contents |
+Losses are noted too: a weight of the loss may come from a count of the script's own. On the CPU, and where torch was
+asked for deterministic algorithms, they must be the same to the bit; elsewhere nearly so, as kernels may add in another
+order.
+
+    | notes: 51 entries, little-endian; 32-bit: iteration + 1; 16-bit: calls, losses; |
+    | 32-bit: random state, shapes, contents; double: sum of the losses               |
 """
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import zlib
@@ -29,11 +35,20 @@ try:
 except ImportError:  # torch works without it
     np = None  # type: ignore[assignment]
 
-_ENTRY = struct.Struct("<2I3Q")
+_ENTRY = struct.Struct("<I2H3Id")
 ENTRIES = 51
 """As many as fit into an arena's header. More than are redone at the longest interval that is chosen by itself."""
 BYTES = _ENTRY.size * ENTRIES
 """Of memory that outlives the process, for `Inputs`."""
+_NEARLY = 1e-4
+"""Relative, of two losses that may have been added up in another order; more in a low precision."""
+_MOST = 0xFFFF  # micro-batches of an iteration that are compared
+_LOSS_REMEDY = (
+    "A weight or a schedule of the loss most likely counts by itself: a replacement begins that count anew, and a "
+    "repeated iteration counts twice. Compute it from `engine.global_steps`, or save the count: "
+    "`ff_core.register_state(name, obj)` with state_dict() and load_state_dict(), or in the usual loop "
+    "`ff_deepspeed.client_state(...)`"
+)
 _KINDS = ("the random number generators' state at its begin", "the shapes or types", "the contents")
 
 
@@ -43,6 +58,12 @@ class Noted:
 
     random: int = 0
     calls: list[tuple[int, int]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # after each of them, their sum so far
+    nearly: float = 0.0  # how much, relatively, a repeated loss may differ
+
+    def until(self, calls: int, losses: int) -> tuple[int, int, int, float]:
+        """Random state, shapes, contents and sum of the losses after so many of each."""
+        return self.random, *(self.calls[calls - 1] if calls else (0, 0)), self.losses[losses - 1] if losses else 0.0
 
 
 class Inputs:
@@ -51,25 +72,25 @@ class Inputs:
     def __init__(self, rank: int, notes: memoryview) -> None:
         self._rank, self._notes = rank, notes
         self._noted: dict[int, Noted] = {}
-        self._expected: dict[int, tuple[int, int, int, int]] = {}  # iteration -> calls, random, shapes, contents
+        self._expected: dict[int, tuple[Any, ...]] = {}  # iteration -> calls, losses, random, shapes, contents, sum
         self._arriving: list[tuple[int, int, Fingerprint]] = []
+        self._losses: list[tuple[int, torch.Tensor, torch.cuda.Event | None]] = []
 
     def take_over(self) -> None:
         """In a replacement: what the dead rank noted is what this one must be given."""
         for place in range(ENTRIES):
             number, *entry = _ENTRY.unpack_from(self._notes, place * _ENTRY.size)
             if number:
-                calls, noted, shapes, contents = entry
-                self._expected[number - 1] = (calls, noted, shapes, contents)
+                self._expected[number - 1] = tuple(entry)
 
     def again(self, version: int) -> None:
         """The iterations after `version` will be given again."""
         self._settle(wait=True)
         for iteration in [n for n in self._noted if n > version]:
             noted = self._noted.pop(iteration)
-            calls = len(noted.calls)
-            if calls > self._expected.get(iteration, (0,))[0]:
-                self._expected[iteration] = (calls, noted.random, *noted.calls[-1])
+            calls, losses = len(noted.calls), len(noted.losses)
+            if (calls, losses) > self._expected.get(iteration, (0, 0))[:2]:
+                self._expected[iteration] = (calls, losses, *noted.until(calls, losses))
 
     def given(self, iteration: int, values: Any) -> None:
         """The engine is called with `values`: tensors, arrays, plain values, and lists, tuples and dicts of them."""
@@ -85,6 +106,24 @@ class Inputs:
         self._arriving.append((iteration, len(noted.calls) - 1, taken))
         self._settle(wait=False)
 
+    def loss(self, iteration: int, value: torch.Tensor) -> None:
+        """A backward pass begins from `value`, a loss with one element."""
+        noted = self._noted.get(iteration)
+        if noted is None or value.numel() != 1:
+            return
+        value = value.detach()
+        if value.is_cuda and not torch.are_deterministic_algorithms_enabled():
+            noted.nearly = max(_NEARLY, 4 * torch.finfo(value.dtype).eps)
+        if value.is_cuda:
+            host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            host.copy_(value, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(value.device))
+            self._losses.append((iteration, host, event))
+        else:
+            self._losses.append((iteration, value.clone(), None))
+        self._settle(wait=False)
+
     def check(self, iteration: int) -> None:
         """Before the step of `iteration`: raises DifferenceError if it was given something else than before."""
         expected = self._expected.get(iteration)
@@ -92,12 +131,18 @@ class Inputs:
         if expected is None or noted is None:
             return
         self._settle(wait=True)
-        calls, *before = expected
-        count = min(calls, len(noted.calls))
-        now = (noted.random, *noted.calls[count - 1])
+        calls, losses, *before, loss = expected
+        count, of_losses = min(calls, len(noted.calls)), min(losses, len(noted.losses))
+        *now, loss_now = noted.until(count, of_losses)
         wrong = [kind for kind, a, b in zip(_KINDS, before, now, strict=True) if a != b]
-        if count < calls:
+        if count < calls or of_losses < losses:
             wrong = ["the number"]
+        if not wrong and not _alike(loss, loss_now, noted.nearly):
+            raise DifferenceError(
+                f"rank {self._rank} was to repeat iteration {iteration} after a failure. Its engine was given the "
+                f"same, but the loss differs: the first {losses} of its micro-batches had {loss!r} in all before the "
+                f"failure, and have {loss_now!r} now. {_LOSS_REMEDY}"
+            )
         if not wrong:
             return
         verb = "is" if wrong in ([_KINDS[0]], ["the number"]) else "are"
@@ -121,12 +166,33 @@ class Inputs:
             if noted is None:
                 continue
             noted.calls[call] = (noted.calls[call][0], taken.contents(noted.calls[call - 1][1] if call else 0))
-            entry = (iteration + 1, call + 1, noted.random, *noted.calls[call])
-            # The number goes in last: an entry that was being written when the process died does not count.
-            offset = iteration % ENTRIES * _ENTRY.size
-            struct.pack_into("<I", self._notes, offset, 0)
-            struct.pack_into("<I3Q", self._notes, offset + 4, *entry[1:])
-            struct.pack_into("<I", self._notes, offset, entry[0])
+            self._note(iteration, noted, call + 1)
+        while self._losses:
+            iteration, host, event = self._losses[0]
+            if event is not None and not wait and not event.query():
+                return
+            self._losses.pop(0)
+            noted = self._noted.get(iteration)
+            if noted is None:
+                continue
+            if event is not None:
+                event.synchronize()
+            noted.losses.append(float(host) + (noted.losses[-1] if noted.losses else 0.0))
+            self._note(iteration, noted, len(noted.calls))
+
+    def _note(self, iteration: int, noted: Noted, calls: int) -> None:
+        """Into the memory that outlives the process."""
+        losses = len(noted.losses)
+        # The number goes in last: an entry that was being written when the process died does not count.
+        offset = iteration % ENTRIES * _ENTRY.size
+        struct.pack_into("<I", self._notes, offset, 0)
+        entry = (min(calls, _MOST), min(losses, _MOST), *noted.until(min(calls, _MOST), min(losses, _MOST)))
+        struct.pack_into("<2H3Id", self._notes, offset + 4, *entry)
+        struct.pack_into("<I", self._notes, offset, iteration + 1)
+
+
+def _alike(a: float, b: float, nearly: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=nearly)
 
 
 def _random_state() -> int:

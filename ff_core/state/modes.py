@@ -38,6 +38,18 @@ def set_training(training: bytes, modules: Iterable[torch.nn.Module]) -> None:
             module.training = bool(mode)
 
 
+def trained(parameters: Iterable[torch.Tensor]) -> bytes:
+    """A byte per parameter: its requires_grad."""
+    return bytes(p.requires_grad for p in parameters)
+
+
+def set_trained(trains: bytes, parameters: Iterable[torch.Tensor]) -> None:
+    """Put `trained` of the same parameters back."""
+    for parameter, value in zip(parameters, trains, strict=True):
+        if parameter.requires_grad != bool(value):
+            parameter.requires_grad_(bool(value))
+
+
 class Modes:
     """The switches of one model. members: whoever calls save() has looked at them."""
 
@@ -51,7 +63,7 @@ class Modes:
         return {
             "training": training_of(modules),
             "hooks": _hooks(modules),
-            "requires_grad": bytes([p.requires_grad for _, p in self._members.parameters]),
+            "requires_grad": trained(parameter for _, parameter in self._members.parameters),
         }
 
     def load(self, saved: dict[str, bytes]) -> None:
@@ -66,9 +78,7 @@ class Modes:
                     "changes its model while it trains, which a replacement cannot repeat"
                 )
         set_training(saved["training"], [module for _, module in modules])
-        for (_, parameter), trains in zip(parameters, saved["requires_grad"], strict=True):
-            if parameter.requires_grad != bool(trains):
-                parameter.requires_grad_(bool(trains))
+        set_trained(saved["requires_grad"], [parameter for _, parameter in parameters])
         before, now = saved["hooks"], _hooks([module for _, module in modules])
         places = range(0, len(before), len(_KINDS))
         pairs = zip(modules, places, strict=True)

@@ -80,10 +80,11 @@ def on_torch_distributed() -> None:
     if session is None or session.registry is not None:
         return
     from ff_core import comm
-    from ff_core.state import found, registered
+    from ff_core.state import found, registered, switched
     from ff_core.worker import fills
 
     found.watch(registered.known)
+    switched.watch()
     host = Host(session.parts, session)
     session.registry = comm.install(host, solo=session.is_newcomer, replay=session.init_journal)
     if session.is_newcomer:

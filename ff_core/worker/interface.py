@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import torch
+
     from ff_core.config.schema import FailoverConfig
     from ff_core.contract.adapter import TrainerAdapter
     from ff_core.errors import FailoverInterrupt
@@ -36,6 +38,10 @@ class AdapterSession(Protocol):
     @property
     def config(self) -> FailoverConfig:
         """The job's settings; final once training has started."""
+
+    @property
+    def max_restarts(self) -> int:
+        """How often the whole script may be started again where failover is impossible (--max-restarts)."""
 
     @property
     def epoch(self) -> int:
@@ -100,6 +106,9 @@ class AdapterSession(Protocol):
         After a failure the iteration must be given the same: its step() raises FailoverError if it was not. What comes
         between step() and seal() is not looked at.
         """
+
+    def loss(self, value: torch.Tensor) -> None:
+        """A backward pass of the iteration that runs begins from `value`, a loss. Compared as what was given."""
 
     def given_again(self) -> None:
         """After recover(): the script itself will call the framework again, for all that followed the live version.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ff_core.state import codec, registered, rng
+from ff_core.state import codec, registered, rng, switched
 
 if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry
@@ -17,6 +17,7 @@ def take(adapter: TrainerAdapter, registry: GroupRegistry) -> codec.Encoding:
         {
             "adapter": adapter.scalars(),
             "registered": registered.collect(),
+            "switched": switched.collect(),
             "rng": rng.capture(),
             "late_groups": registry.late_groups(),
         },
@@ -34,4 +35,5 @@ def load(adapter: TrainerAdapter, scalars: dict[str, Any]) -> None:
     """Put decoded scalars back, but for the groups."""
     adapter.load_scalars(scalars["adapter"])
     registered.load(scalars["registered"])
+    switched.load(scalars["switched"])
     rng.restore(scalars["rng"])  # last: loading may draw numbers

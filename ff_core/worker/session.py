@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.config.settings import ALL_FIELDS, LAUNCH_FIELDS, SCRIPT, Settings
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
-from ff_core.state import found
+from ff_core.state import found, switched
 from ff_core.state.razor import Plan, make_plan
 from ff_core.worker import garbage, scalars
 from ff_core.worker.parts import WorkerParts
@@ -34,6 +34,8 @@ from ff_core.worker.training import Training
 from ff_core.worker.verdicts import Verdicts
 
 if TYPE_CHECKING:
+    import torch
+
     from ff_core.comm import GroupRegistry
     from ff_core.config.schema import FailoverConfig
     from ff_core.contract.adapter import TrainerAdapter
@@ -68,6 +70,7 @@ class Session:
         self.rank, self.world_size = parts.rank, parts.world_size
         self._settings = Settings.from_wire(role["job"]["config"], secret=parts.secret.decode())
         self.config = self._settings.config
+        self.max_restarts: int = role["job"]["max_restarts"]
         self.is_replacement: bool = role["newcomer"]
         self.registry: GroupRegistry | None = None
         self.init_journal = init_journal
@@ -164,12 +167,14 @@ class Session:
                 first = self._verdicts.next(newcomer=True)
                 self._open(adapter, plan, first.fds).join(first)
                 found.begin()
+                switched.begin()
             else:
                 self._begin(adapter, plan, journal)
         return self.version
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
         found.begin()
+        switched.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs)
         blob, peers = scalars.take(adapter, self.groups).bytes(), adapter.peers()
         self.parts.link.send(
@@ -204,6 +209,10 @@ class Session:
     def given(self, values: Any) -> None:
         """The framework is called with `values` in the iteration that runs: noted, and compared after a failure."""
         self._started("given()").given(values)
+
+    def loss(self, value: torch.Tensor) -> None:
+        """A backward pass begins: its loss is noted, and compared after a failure."""
+        self._started("loss()").loss(value)
 
     def given_again(self) -> None:
         """The script will give again what followed the live version."""

@@ -33,6 +33,8 @@ from ff_core.worker.sameness import Sameness
 from ff_core.worker.verdicts import Verdict, Verdicts
 
 if TYPE_CHECKING:
+    import torch
+
     from ff_core.comm import GroupRegistry
     from ff_core.config.schema import FailoverConfig
     from ff_core.contract.adapter import TrainerAdapter
@@ -121,6 +123,11 @@ class Training:
         if self._is_complete:
             self.inputs.given(self._fence.version + 1, values)
 
+    def loss(self, value: torch.Tensor) -> None:
+        """See AdapterSession."""
+        if self._fence.sealed == self._fence.version:
+            self.inputs.loss(self._fence.version + 1, value)
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """See AdapterSession."""
@@ -169,8 +176,7 @@ class Training:
             )
         raise UnsupportedError(
             f"the script wrote into {some} outside of the optimizer step (a clamp, an average swapped in, a layer set "
-            'by hand). A copy that begins right behind the step may miss that. Set "weights_edited": true in the '
-            '"ff_failover" block: then a version is copied when its iteration is over, low-precision weights included'
+            f"by hand). A copy that begins right behind the step may miss that. {self._adapter.edits_remedy}"
         )
 
     def seal(self) -> None:

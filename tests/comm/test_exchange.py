@@ -32,3 +32,13 @@ def test_bytes_that_were_garbled_are_noticed() -> None:
         exchange._taken_out(message)
     with pytest.raises(exchange.Garbled):
         exchange._taken_out(b"\xff" * 40)
+
+
+@pytest.mark.parametrize("length", [2, 1 << 60])
+def test_a_length_from_another_collective_is_noticed(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that are out of step: what one rank reduces is not what the other one does."""
+    monkeypatch.setattr(exchange.compat, "device_of", lambda group: "cpu")
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, *_: tensor.fill_(length))
+    with pytest.raises(exchange.Garbled):
+        exchange.gather_bytes(b"abc")

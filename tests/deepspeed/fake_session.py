@@ -18,7 +18,7 @@ from ff_core.comm import SwappableGroup
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
-from ff_core.state import codec, rng
+from ff_core.state import codec, registered, rng
 from ff_core.state.inputs import BYTES, Inputs
 
 
@@ -67,6 +67,7 @@ class FakeSession:
         self.sealed = -1
         self.adapter: Any = None
         self.config = FailoverConfig.from_dict({"enabled": True, **config})
+        self.max_restarts = 0
         self.is_newcomer = saved is not None
         self.slots: dict[int, dict[str, Any]] = {}
         self.saved = saved
@@ -115,6 +116,10 @@ class FakeSession:
         if self.sealed == self.version:
             self.inputs.given(self.version + 1, values)
 
+    def loss(self, value: torch.Tensor) -> None:
+        if self.sealed == self.version:
+            self.inputs.loss(self.version + 1, value)
+
     def given_again(self) -> None:
         self.inputs.again(self.version)
 
@@ -153,7 +158,8 @@ class FakeSession:
         if self.sealed == self.version:
             return
         self.sealed = self.version
-        blob = codec.encode({"scalars": self.adapter.scalars(), "rng": rng.capture()})
+        scalars, mine = self.adapter.scalars(), registered.collect()
+        blob = codec.encode({"scalars": scalars, "registered": mine, "rng": rng.capture()})
         self.slots[self.version]["blob"] = blob
         for old in [v for v in self.slots if v < self.version - 1]:
             del self.slots[old]
@@ -193,6 +199,7 @@ class FakeSession:
         self.adapter.rebuild(source, newcomers, list(range(self.world_size)))
         saved = codec.decode(slot["blob"])
         self.adapter.load_scalars(saved["scalars"])
+        registered.load(saved["registered"])
         rng.restore(saved["rng"])
 
     def _copy(self) -> None:

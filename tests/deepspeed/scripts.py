@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import ff_deepspeed
+from ff_core.state import registered
 
 
 def agreed_to_skip(y: torch.Tensor, how: str) -> bool:
@@ -14,6 +15,53 @@ def agreed_to_skip(y: torch.Tensor, how: str) -> bool:
     bad = torch.tensor(int(y.sum()) % 3 == 0 and how == "some").int()
     torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
     return bool(bad)
+
+
+class Count:
+    """A warm-up of the loss that counts by itself."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def next(self) -> float:
+        self.calls += 1
+        return 1 - 0.5**self.calls
+
+    def state_dict(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+count = Count()
+
+
+def weight(how: str | None, engine: Any) -> float:
+    """Of the loss. how: what it is computed from: "own count", "registered" (the count is) or "engine"; None: none."""
+    if how is None:
+        return 1.0
+    if engine.global_steps == 0 and how != "engine" and not engine.micro_steps:
+        count.calls = 0
+        if how == "registered" and "count" not in registered.collect():
+            registered.register_state("count", count)
+    return 1 - 0.5 ** (engine.global_steps + 1) if how == "engine" else count.next()
+
+
+def switch(engine: Any, x: torch.Tensor, it_does: bool) -> None:
+    """What a loop does between two steps: an evaluation with collectives, and a layer that is frozen for one step."""
+    if not it_does:
+        return
+    engine.eval()
+    for _ in range(2):
+        with torch.no_grad():
+            metric = engine.module.outer(engine.module.drop(engine.module.inner(x))).sum()
+        torch.distributed.all_reduce(metric)
+    assert not engine.module.drop.training, "the script has left it in evaluation"
+    engine.train()
+    engine.module.norm.eval()
+    engine.module.outer.requires_grad_(engine.global_steps % 2 == 0)
+    torch.distributed.all_reduce(metric)
 
 
 def swallowing(engine: Any, loss: torch.Tensor) -> None:
@@ -61,6 +109,10 @@ def misuse(engine: Any, how: str, make_engine: Any) -> None:
                     micro_step(batches[0])
             if how == "own error":
                 raise ValueError("the script's own")
+            if how == "own count":
+                engine.set_gradient_accumulation_boundary(False)
+            if how == "whole items":
+                engine.set_gradient_accumulation_boundary(True)  # as Accelerate does with one micro-batch to a step
             for _ in range({"no step": 0, "two steps": 2, "three of two": 3}.get(how, 1)):
                 micro_step(batches[0])
         if how == "break":

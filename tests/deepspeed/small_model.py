@@ -56,6 +56,20 @@ class Losing(Model):
         return {"loss": loss, "logits": None} if self.as_dict else loss
 
 
+def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
+    if case.get("one_group"):
+        groups = [{"params": parameters}]
+    if case.get("optimizer") == "sgd":
+        return torch.optim.SGD(groups, lr=1e-2)
+    if case.get("optimizer") == "cpu_adam":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=1e-2)
+    return torch.optim.AdamW(groups, lr=1e-2, amsgrad=case.get("optimizer") == "amsgrad")
+
+
 def digest(engine: Any) -> str:
     """Hash of everything that training changes: weights, buffers, masters, moments, counters."""
     sha = hashlib.sha256()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from ff_core.errors import FailoverError
 from ff_core.state import codec, rng
+from ff_deepspeed.feed import Feed, Tracked
 from ff_deepspeed.loader import ReplayableLoader
 
 
@@ -217,3 +220,28 @@ def test_what_nobody_needs_is_forgotten() -> None:
     assert loader.can_return_to(2)
     assert not loader.can_return_to(1)
     assert loader.can_return_to(4)
+
+
+def ignore_the_end(worker: int) -> None:
+    """As a script does that wants to save when it is told to stop."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("loop", ["exact", "usual"])
+def test_processes_of_a_loader_end_with_the_loop(loop: str) -> None:
+    """Python's exit would wait for one that ignores SIGTERM, until the job is killed."""
+    data: Any = torch.utils.data.DataLoader([1, 2, 3], num_workers=1, worker_init_fn=ignore_the_end)
+    if loop == "exact":
+        kept = ReplayableLoader(data, 1)
+        assert kept.fetch(1) is not None
+        release: Any = kept.release
+    else:
+        feed = Feed()
+        tracked = Tracked(0, data, lambda: iter(data), feed.next)
+        next(tracked)
+        release = feed.close
+    processes = multiprocessing.active_children()
+    assert len(processes) == 1
+    release()
+    processes[0].join(60)
+    assert not processes[0].is_alive()

@@ -3,6 +3,7 @@ that was never interrupted, for every ZeRO stage, precision and optimizer that i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,18 @@ def test_swallowed_interrupt_is_remembered(run_cases: Callable[..., Any]) -> Non
         assert len(got[rank]["recovered"]) >= 3
         assert got[rank]["digest"] == reference[rank]["digest"]
         assert got[rank]["losses"] == reference[rank]["losses"]
+
+
+def test_a_weight_of_the_loss_that_counts_by_itself(run_cases: Callable[..., Any]) -> None:
+    """It counts on in a repeated iteration: refused; both remedies lead to the uninterrupted run's bits."""
+    base = {"stage": 1, "dtype": "fp32", "weight": "own count"}
+    plan = [[3, 1], [5, 2]]
+    cases = [{**base, "plan": plan, "may_fail": True}]
+    for how in ("engine", "registered"):
+        cases += [{**base, "weight": how, "plan": plan}, {**base, "weight": how, "protected": False}]
+    refused, *others = run_cases(cases)
+    for rank in range(2):
+        assert re.search(r"iteration 3 .*the loss differs: .*register_state", refused[rank]["error"])
+        for got, reference in (others[:2], others[2:]):
+            assert len(got[rank]["recovered"]) == 2
+            assert got[rank]["digest"] == reference[rank]["digest"]

@@ -38,6 +38,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 MISUSES = {
     "no with": r"did not enter `with ff_deepspeed\.iteration\(\):`",
     "three of two": r"went on with engine\.step\(\) after its optimizer step.*gradient_accumulation_steps = 2",
+    "own count": r"set_gradient_accumulation_boundary\(\) is called.*steps = 2.*model\.backward\(loss\) and model\.",
     "nested": r"batches\(\) inside another ff_deepspeed\.batches\(\) loop",
     "with twice": r"belongs once into the body",
     "with outside": r"belongs once into the body",
@@ -48,7 +49,7 @@ MISUSES = {
 }
 
 
-RIGHT = ("no step", "proxy", "compiled", "break", "nothing")
+RIGHT = ("no step", "proxy", "compiled", "whole items", "break", "nothing")
 
 
 def test_what_cannot_be_protected_is_refused(run_cases: Callable[..., Any]) -> None:
@@ -70,20 +71,19 @@ def test_torch_adam_is_the_way_out(run_cases: Callable[..., Any]) -> None:
 
 def test_wrong_loops_are_explained(run_cases: Callable[..., Any]) -> None:
     cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, "misuse": how} for how in MISUSES]
-    cases[list(MISUSES).index("three of two")]["gas"] = 2
-    right = [
-        {"stage": 1, "dtype": "bf16", "misuse": how} for how in ("no step", "proxy", "compiled", "break", "nothing")
-    ]
+    for how in ("three of two", "own count"):
+        cases[list(MISUSES).index(how)]["gas"] = 2
+    right = [{"stage": 1, "dtype": "bf16", "misuse": how} for how in RIGHT]
     results = run_cases([*cases, *right], world=1)
     for (how, pattern), (result,) in zip(MISUSES.items(), results, strict=False):
         assert re.search(pattern, result["error"]), f"{how}: {result['error']}"
     # A loop that is left by `break` is over like any other: its last iteration is sealed, everybody is waited for.
     # No step is no mistake by itself: all ranks may skip a batch.
-    assert results[-5][0] == {"error": "", "finished": 1, "steps": 0, "slots": 1}
-    for wrapped in results[-4:-2]:
-        assert wrapped[0] == {"error": "", "finished": 1, "steps": 4, "slots": 2}
-    assert results[-2][0] == {"error": "", "finished": 1, "steps": 1, "slots": 2}
-    assert results[-1][0] == {"error": "", "finished": 1, "steps": 4, "slots": 2}
+    steps = {how: result["steps"] for how, (result,) in zip(RIGHT, results[len(MISUSES) :], strict=True)}
+    assert steps == {**dict.fromkeys(RIGHT, 4), "no step": 0, "break": 1}
+    for how, (result,) in zip(RIGHT, results[len(MISUSES) :], strict=True):
+        assert (result["error"], result["finished"]) == ("", 1)
+        assert result["slots"] == (1 if how == "no step" else 2)
 
 
 def test_checkpoints_on_disk_every_period(run_cases: Callable[..., Any], tmp_path: Path) -> None:

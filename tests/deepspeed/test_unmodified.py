@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ def test_interrupted_calls_are_made_again(run_cases: Callable[..., Any]) -> None
         assert len(results[got][0]["recovered"]) >= 4
     # v* was further back than the iteration that was interrupted: whole iterations were made again.
     assert results[2][0]["recovered"] != results[1][0]["recovered"]
+
+
+def test_what_the_script_switches_stays_as_it_left_it(run_cases: Callable[..., Any]) -> None:
+    """A survivor goes on where it was interrupted: in evaluation, or with a layer frozen. Repeated calls see what the
+    first ones saw."""
+    case = {"unmodified": True, "stage": 0, "dtype": "fp32", "iterations": 8, "switches": True}
+    plan = [[2 + number // 3, number] for number in range(18)]
+    reference, *others = run_cases(
+        [{**case, "protected": False}, {**case, "plan": plan}, {**case, "plan": plan, "behind": 1}]
+    )
+    for got in others:
+        same(reference, got)
+        assert len(got[0]["recovered"]) >= 3
 
 
 def test_loop_by_steps_with_deepspeeds_loader_and_checkpoints(run_cases: Callable[..., Any], tmp_path: Path) -> None:
@@ -81,6 +95,17 @@ def test_a_loss_of_the_script_s_own_is_repeated_too(run_cases: Callable[..., Any
     for reference, got in ((0, 1), (0, 2), (3, 4)):
         same(results[reference], results[got])
         assert len(results[got][0]["recovered"]) >= 4
+
+
+def test_a_loop_that_cannot_be_resumed_is_refused_before_training(run_cases: Callable[..., Any]) -> None:
+    """And trains where the user relies on restarts of the whole script, or does what the refusal advises."""
+    base = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 3, "load": False}
+    restarts, resumed = {**base, "max_restarts": 2}, {**base, "load": True}
+    refused, *trained = run_cases([{**base, "may_fail": True}, restarts, resumed])
+    for rank in range(2):
+        words = r'not called engine\.load_checkpoint\(\).*client_state.*batches\(.*--max-restarts N.*"enabled": false'
+        assert re.search(words, refused[rank]["error"])
+        assert [len(results[rank]["losses"]) for results in trained] == [3, 3]
 
 
 def test_newcomer_is_answered_from_memory(run_cases: Callable[..., Any], tmp_path: Path) -> None:

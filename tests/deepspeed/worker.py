@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 import torch.distributed as dist  # noqa: E402
 from fake_session import FakeSession, Interrupter  # noqa: E402
-from small_model import Losing, Model, Noisy, digest  # noqa: E402
+from small_model import Losing, Model, Noisy, digest, make_optimizer  # noqa: E402
 
 from ff_core import comm  # noqa: E402
 from tests.comm.harness import Host  # noqa: E402
@@ -47,20 +47,6 @@ from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
 rank = world = 0  # of this process, once it is a rank
 DEADLINE_S = 240  # for a job that would otherwise hang
-
-
-def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
-    if case.get("one_group"):
-        groups = [{"params": parameters}]
-    if case.get("optimizer") == "sgd":
-        return torch.optim.SGD(groups, lr=1e-2)
-    if case.get("optimizer") == "cpu_adam":
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-        return DeepSpeedCPUAdam(groups, lr=1e-2)
-    return torch.optim.AdamW(groups, lr=1e-2, amsgrad=case.get("optimizer") == "amsgrad")
 
 
 def make_engine(case: dict[str, Any]) -> Any:
@@ -111,6 +97,7 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
                 for batch in batches:
                     out = engine(batch.pop("x").to(next(engine.module.parameters()).dtype))
                     loss = torch.nn.functional.cross_entropy(out.float(), batch["y"])
+                    loss = loss * scripts.weight(case.get("weight"), engine)
                     if case.get("skip") and scripts.agreed_to_skip(batch["y"], case["skip"]):
                         continue
                     if case.get("bare"):
@@ -172,6 +159,7 @@ def train_unmodified(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
                 losses[engine.global_steps] = total.item()
                 total = torch.zeros(1)
                 seen.append(step)
+            scripts.switch(engine, x, case.get("switches", False))
         interrupter.running = False
         metric = torch.rand(1)
         torch.distributed.all_reduce(metric)
@@ -204,9 +192,10 @@ def train_by_steps(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeSession) -> dict[str, Any]:
-    result = train(engine, case, failover)
-    names = sorted(path.name for path in pathlib.Path(case["persist"]["directory"]).iterdir())
-    return result | {"checkpoints": names, "persisted_at": failover.persisted_at}
+    directory = pathlib.Path(case["persist"]["directory"])
+    return train(engine, case, failover) | {
+        "checkpoints": sorted(path.name for path in directory.iterdir()), "persisted_at": failover.persisted_at
+    }  # fmt: skip
 
 
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +216,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
         failover.skip_reset = case.get("skip_reset", False)
-        failover.behind = case.get("behind", 0)
+        failover.behind, failover.max_restarts = case.get("behind", 0), case.get("max_restarts", 0)
         if "save_at" in case:
             seal = failover.seal
 

@@ -1,8 +1,9 @@
 """A DeepSpeed script that does more than train one engine: what it adds has state that FFTrainer must find by itself.
 
-usage: does_more.py --result FILE [--scheduler] [--second] [--clamp] [--edited] [--drift]
+usage: does_more.py --result FILE [--scheduler] [--second] [--teacher] [--clamp] [--edited] [--drift]
 
 --scheduler: a torch scheduler that the script steps itself.  --second: a second engine, trained in the same iteration.
+--teacher: a model without an engine, in evaluation while ranks tell each other the loss.
 --clamp: weights are clamped behind the step.  --edited: the block says so.
 --drift: the batches depend on the process, so a replacement's are others.
 """
@@ -30,7 +31,7 @@ import ff_deepspeed
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--result", type=Path, required=True)
-for name in ("scheduler", "second", "clamp", "edited", "drift"):
+for name in ("scheduler", "second", "teacher", "clamp", "edited", "drift"):
     parser.add_argument(f"--{name}", action="store_true")
 args = parser.parse_args()
 deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
@@ -62,6 +63,7 @@ torch.manual_seed(5)
 engine, optimizer = make(1, 1e-2)
 second = make(16, 3e-2)[0] if args.second else None
 scheduler = StepLR(optimizer, step_size=2, gamma=0.7) if args.scheduler else None
+teacher = nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5)) if args.teacher else None
 data = Samples()
 loader = DataLoader(data, batch_size=2, sampler=DistributedSampler(data, seed=3), drop_last=True)
 dtype = next(engine.module.parameters()).dtype
@@ -78,6 +80,8 @@ for batches in ff_deepspeed.batches(engine, loader):
                 second.step()
                 x = again.detach()
                 second.module.requires_grad_(False).eval()  # as a discriminator while the generator learns
+            if teacher is not None:
+                x = x + teacher(x.float()).to(dtype).detach()
             loss = engine(x).float().square().mean()
             engine.backward(loss)
             engine.step()
@@ -89,8 +93,12 @@ for batches in ff_deepspeed.batches(engine, loader):
                 with torch.no_grad():
                     for p in engine.module.parameters():
                         p.clamp_(-0.08, 0.08)
+            if teacher is not None:
+                teacher.eval()
             mean = loss.detach().clone()
             dist.all_reduce(mean)
+            if teacher is not None:
+                teacher.train()
             losses.append(mean.item())
             del losses[engine.global_steps - 1 : -1]  # of an iteration that is done again
 digest = hashlib.sha256()

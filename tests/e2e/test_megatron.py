@@ -3,6 +3,7 @@ and random states as of the uninterrupted job under plain torchrun."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,28 @@ def test_what_cannot_be_protected_is_refused_at_the_start(tmp_path: Path) -> Non
     job = fftrain(tmp_path / "job", [*words(tmp_path, "--bf16", "--async-save", *ZERO), "--ff-failover"], ranks=1)
     assert job.code != 0
     assert "this job cannot be protected: --async-save" in job.stderr
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param((*ZERO, *OVERLAP), id="overlap"),
+        pytest.param(ZERO, id="zero", marks=slow),
+        pytest.param((), id="replicated", marks=slow),
+    ],
+)
+def test_edited_weights_are_refused_by_name(tmp_path: Path, layout: tuple[str, ...]) -> None:
+    """Though all ranks make the same edit."""
+    extra = ("--bf16", "--clamp", "weights", *layout)
+    job = fftrain(tmp_path / "job", [*words(tmp_path, *extra), "--ff-failover"], ranks=2)
+    assert job.code != 0
+    assert re.search(
+        r"wrote into 0\.module\..*weight.* outside of the optimizer step.*register_step_post_hook", job.stderr
+    )
+
+
+@slow
+@pytest.mark.timeout(600)
+def test_what_the_refusal_of_edited_weights_advises(tmp_path: Path) -> None:
+    both(tmp_path, ("--bf16", "--clamp", "masters", *ZERO), FEW_KILLS)

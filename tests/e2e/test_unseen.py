@@ -24,8 +24,8 @@ def right(*words: str) -> list[dict[str, Any]]:
     return results(uninterrupted(SCRIPT, words, lambda folder: ["--result", str(folder / "result.json")], ranks=2))
 
 
-def test_a_scheduler_and_a_second_engine_that_nobody_named(tmp_path: Path) -> None:
-    words = ("--scheduler", "--second")
+def test_a_scheduler_a_second_engine_and_a_teacher_that_nobody_named(tmp_path: Path) -> None:
+    words = ("--scheduler", "--second", "--teacher")
     job = run(tmp_path, *words)
     assert job.code == 0, job.stderr[-3000:]
     assert len(job.of("failover")) == 2

@@ -49,6 +49,7 @@ def extra_args(parser: Any) -> Any:
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--loss-log", type=Path)
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--clamp", choices=("weights", "masters"), help="weights: between steps; masters: in the step")
     parser.add_argument("--precision-aware", nargs=3, metavar=("EXP_AVG", "EXP_AVG_SQ", "MASTERS"))
     return parser
 
@@ -123,8 +124,31 @@ def loss_func(output: torch.Tensor) -> Any:
     return losses.sum(), count, {"lm loss": torch.stack([losses.sum().detach(), count.float()])}
 
 
+@torch.no_grad()
+def clamp(tensors: Any) -> None:
+    for tensor in tensors:
+        tensor.clamp_(-0.02, 0.02)
+
+
+def clamp_masters() -> None:
+    """Have every inner optimizer clamp what it has just updated."""
+    original = training.setup_model_and_optimizer
+
+    def setup(*args: Any, **kwargs: Any) -> Any:
+        model, optimizer, scheduler = original(*args, **kwargs)
+        for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+            part.optimizer.register_step_post_hook(
+                lambda inner, *_: clamp(p for group in inner.param_groups for p in group["params"])
+            )
+        return model, optimizer, scheduler
+
+    training.setup_model_and_optimizer = setup
+
+
 def forward_step(data_iterator: Any, model: Any) -> Any:
     length = get_args().seq_length
+    if get_args().clamp == "weights" and get_args().curr_iteration == 3:
+        clamp(model.parameters())
     batch = next(data_iterator) if data_iterator is not None else None
     text = tensor_parallel.broadcast_data(["text"], batch, torch.int64)["text"]
     tokens, labels = text[:, :-1].contiguous(), text[:, 1:].contiguous()
@@ -136,6 +160,8 @@ def forward_step(data_iterator: Any, model: Any) -> Any:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if "masters" in sys.argv:
+        clamp_masters()
     with record.recorded(training):
         pretrain(datasets, model_provider, ModelType.encoder_or_decoder, forward_step, extra_args_provider=extra_args)
     torch.distributed.destroy_process_group()

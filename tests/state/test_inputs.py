@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ff_core.errors import DifferenceError
+from ff_core.state import inputs as inputs_module
 from ff_core.state.inputs import BYTES, Inputs
 
 
@@ -153,3 +154,39 @@ def test_old_notes_are_of_no_use(notes: memoryview) -> None:
         train(inputs, iteration, batch(iteration))
     inputs = replacement(notes)
     assert sorted(inputs._expected) == list(range(29, 80))
+
+
+def losing(inputs: Inputs, iteration: int, *losses: float) -> None:
+    seed()
+    for value in losses:
+        inputs.given(iteration, batch(1))
+        inputs.loss(iteration, torch.tensor(value))
+
+
+@pytest.mark.parametrize("process", ["survivor", "replacement"])
+@pytest.mark.parametrize("again", [(1.5, 2.0), (1.5, 2.0, 3.0), (float("nan"), 2.0)])
+def test_the_same_losses_are_accepted(notes: memoryview, process: str, again: tuple[float, ...]) -> None:
+    inputs = Inputs(2, notes)
+    losing(inputs, 7, *again[:2])
+    inputs = replacement(notes) if process == "replacement" else inputs
+    inputs.again(6)
+    losing(inputs, 7, *again)
+    inputs.check(7)
+
+
+@pytest.mark.parametrize("process", ["survivor", "replacement"])
+@pytest.mark.parametrize("again", [(1.5, 2.0000002), (1.6, 2.0), (float("nan"), 2.0)])
+def test_other_losses_are_refused(notes: memoryview, process: str, again: tuple[float, ...]) -> None:
+    """The engine is given the same, but the script weighs its loss otherwise."""
+    inputs = Inputs(2, notes)
+    losing(inputs, 7, 1.5, 2.0)
+    inputs = replacement(notes) if process == "replacement" else inputs
+    inputs.again(6)
+    losing(inputs, 7, *again)
+    with pytest.raises(DifferenceError, match=r"rank 2 .* iteration 7 .* loss differs: .* 3\.5 .*engine\.global_steps"):
+        inputs.check(7)
+
+
+def test_kernels_may_add_up_in_another_order() -> None:
+    assert inputs_module._alike(1.0, 1.00001, inputs_module._NEARLY)
+    assert not inputs_module._alike(1.0, 1.001, inputs_module._NEARLY)

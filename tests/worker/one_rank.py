@@ -39,7 +39,7 @@ class OneRank:
         nothing: Any = SimpleNamespace(
             halt=lambda epoch: None, drop=lambda: None, regroup=lambda epoch: None, give_back=lambda: None,
             freeze_journal=lambda state: b"", late_groups=list, make_late_groups=lambda groups: None,
-            client=SimpleNamespace(close=lambda: None),
+            client=SimpleNamespace(close=lambda: None), close=lambda: None,
         )  # fmt: skip
         self.session.registry = nothing
         self._over = False

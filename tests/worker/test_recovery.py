@@ -12,7 +12,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverInterrupt
-from ff_core.state import codec
+from ff_core.state import codec, switched
 from ff_core.worker import scalars
 from ff_core.worker.fence import Fence
 from ff_core.worker.parts import WorkerParts
@@ -30,7 +30,8 @@ class Rank:
         self.page = StatusPage.create()
         self.fence = Fence(self.page, 0)
         self.fence.halt(1, lambda: None)
-        blob = codec.encode({"adapter": {}, "registered": {}, "rng": {}, "late_groups": []}, name="scalars")
+        parts_of_it: dict[str, Any] = {"adapter": {}, "registered": {}, "rng": {}, "late_groups": []}
+        blob = codec.encode({**parts_of_it, "switched": switched.collect()}, name="scalars")
         parts = WorkerParts(
             rank=0,
             world_size=2,
