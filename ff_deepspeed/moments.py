@@ -1,69 +1,145 @@
-"""The moments and step counts of an Adam-like optimizer: made before the first step, named, and put back.
+"""The state of the optimizer below DeepSpeed's wrappers: made before the first step, named, saved and put back.
 
-Optimizers make their moments during their first step. Copies need every tensor to exist, with the same name and size,
-from version 0 on; so they are made here in the way the optimizer itself would make them. They are zero and the step
-count is 0, so the first real step computes what it would have computed.
+Optimizers make their state during their first step. Copies need every tensor to exist, with the same name and size,
+from version 0 on; so it is made here in the way the optimizer itself would make it. A trial has shown that the first
+step then computes the same bits (`ff_core.state.optimizer_trial`).
+
+What an optimizer makes in its first step whatever exists, such as SGD's momentum, is late. A tensor for it exists from
+version 0 on, and after the first step the optimizer's own is copied there and replaced by it.
+
+| class | made by | what else |
+| --- | --- | --- |
+| optimizers of torch | their _init_group() | |
+| DeepSpeedCPUAdam | `_CPP` | state in C++: `ff_deepspeed.cpu_adam` |
+| DeepSpeedCPULion, DeepSpeedCPUAdagrad | `_CPP` | what is in C++ is set anew by every step |
+| any other | zeros, as a trial shows | |
 """
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+from ff_core.errors import UnsupportedError
+from ff_core.state import optimizer_tensors as held
+from ff_core.state import optimizer_trial
+from ff_core.state.optimizer_trial import Findings
+
+#: DeepSpeed's optimizers whose numbers are in C++, by class name: their tensors. A copy of one would share them.
+_CPP = {
+    "DeepSpeedCPUAdam": ("exp_avg", "exp_avg_sq"),
+    "DeepSpeedCPULion": ("exp_avg", "exp_avg_sq"),
+    "DeepSpeedCPUAdagrad": ("exp_avg_sq",),
+}
 
 
-def trainable(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    """The tensors that `optimizer` (the inner one, not DeepSpeed's wrapper) updates, in its order."""
-    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+def examine(optimizer: torch.optim.Optimizer) -> Findings:
+    """Whether all that `optimizer` remembers is found, before training."""
+    if _names_in_cpp(optimizer):
+        return Findings(tuple(held.obstacles(optimizer)))
+    return optimizer_trial.examine(optimizer)
 
 
-def create(optimizer: torch.optim.Optimizer) -> None:
-    """Make the state that the first step of `optimizer` would make. State that exists is left alone."""
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
+class Moments:
+    """The state of one optimizer. What it declares is checked in every version."""
 
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if not p.requires_grad or optimizer.state[p]:
-                continue
-            if isinstance(optimizer, DeepSpeedCPUAdam):
-                dtype = torch.float if optimizer.fp32_optimizer_states else p.dtype
-                optimizer.state[p].update(
-                    step=0,
-                    exp_avg=torch.zeros_like(p.data, dtype=dtype, device="cpu"),
-                    exp_avg_sq=torch.zeros_like(p.data, dtype=dtype, device="cpu"),
-                )
-            else:
-                _create_as_adam_would(optimizer, group, p)
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._late: dict[str, torch.dtype] = examine(optimizer).late
+        self._tensors: dict[torch.nn.Parameter, dict[str, torch.Tensor]] = {}
+        if self._late:
+            mine = weakref.ref(self)
+            optimizer.register_step_post_hook(lambda *_: _take_late(mine()))
+
+    def create(self) -> None:
+        """Make the state that the first step would make, and declare it. State that exists is left alone."""
+        optimizer = self._optimizer
+        self._tensors = {}
+        for group in optimizer.param_groups:
+            for p in (p for p in group["params"] if p.requires_grad):
+                if not optimizer.state[p]:
+                    _make(optimizer, group, p)
+                state = optimizer.state[p]
+                self._tensors[p] = tensors = held.tensors(state)
+                for name in self._late.keys() & state.keys():
+                    tensors[name] = state[name]
+                for name in self._late.keys() - state.keys():
+                    tensors[name] = torch.zeros_like(p, dtype=self._late[name]).detach()
+
+    def tensors(self, p: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+        """The declared tensors of one parameter by name; numbers are not among them."""
+        return self._tensors[p]
+
+    def save(self) -> list[dict[str, Any]]:
+        """{"numbers", "late"} of each parameter: values by name, and the late tensors that exist.
+
+        Raises UnsupportedError if the optimizer holds another tensor than those declared.
+        """
+        states = [self._optimizer.state[p] for p in self._tensors]
+        self._check(states)
+        late = [self._late.keys() & state.keys() for state in states]
+        rows = held.numbers([{k: v for k, v in s.items() if k not in self._late} for s in states])
+        return [{"numbers": row, "late": sorted(names)} for row, names in zip(rows, late, strict=True)]
+
+    def load(self, saved: list[dict[str, Any]]) -> None:
+        """Put `save()` back; the tensors themselves are restored in place by others."""
+        for (p, tensors), row in zip(self._tensors.items(), saved, strict=True):
+            state = self._optimizer.state[p]
+            for name in self._late.keys() & state.keys():
+                del state[name]
+            held.set_numbers(state, row["numbers"])
+            state.update({name: tensors[name] for name in row["late"]})
+
+    def take_late(self) -> None:
+        """After a step: what the optimizer has made goes to its declared place."""
+        for p, tensors in self._tensors.items():
+            state = self._optimizer.state[p]
+            for name in self._late.keys() & state.keys():
+                if state[name] is not tensors[name]:
+                    tensors[name].copy_(state[name])
+                    state[name] = tensors[name]
+
+    def _check(self, states: list[dict[str, Any]]) -> None:
+        for state, declared in zip(states, self._tensors.values(), strict=True):
+            for name, value in state.items():
+                known = declared.get(name)
+                if known is not value and (known is not None or (torch.is_tensor(value) and value.dim())):
+                    kind = type(self._optimizer)
+                    raise UnsupportedError(
+                        f"{kind.__module__}.{kind.__qualname__} has made a new tensor for its state {name!r} during "
+                        "training, of which no copies are made. Give deepspeed.initialize() a torch.optim.AdamW, or "
+                        "load checkpoints before the training loop"
+                    )
 
 
-def _create_as_adam_would(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: torch.nn.Parameter) -> None:
-    """torch's own lazy initialisation, which knows about amsgrad, fused and capturable; it wants to see a gradient."""
-    before = p.grad
-    p.grad = torch.zeros_like(p)
-    try:
-        optimizer._init_group({**group, "params": [p]}, [], [], [], [], [], [])  # type: ignore[attr-defined]
-    finally:
-        p.grad = before
+_known: weakref.WeakKeyDictionary[torch.optim.Optimizer, Moments] = weakref.WeakKeyDictionary()
 
 
-def tensors(optimizer: torch.optim.Optimizer, p: torch.nn.Parameter) -> dict[str, torch.Tensor]:
-    """The moments of one parameter by name; step counts are not among them (see `steps`)."""
-    state = optimizer.state[p]
-    return {name: state[name] for name in MOMENTS if name in state}
+def of(optimizer: torch.optim.Optimizer) -> Moments:
+    """The state of `optimizer` (the inner one, not DeepSpeed's wrapper), always the same object."""
+    if optimizer not in _known:
+        _known[optimizer] = Moments(optimizer)
+    return _known[optimizer]
 
 
-def steps(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Step counts in the order of `trainable`."""
-    return [float(optimizer.state[p]["step"]) for p in trainable(optimizer)]
+def _take_late(moments: Moments | None) -> None:
+    if moments is not None:
+        moments.take_late()
 
 
-def set_steps(optimizer: torch.optim.Optimizer, values: list[float]) -> None:
-    """Put `steps()` back: in place where the optimizer keeps a tensor, else as the int that it keeps."""
-    for p, value in zip(trainable(optimizer), values, strict=True):
-        state = optimizer.state[p]
-        if torch.is_tensor(state["step"]):
-            state["step"].fill_(value)
-        else:
-            state["step"] = int(value)
+def _make(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: torch.nn.Parameter) -> None:
+    names = _names_in_cpp(optimizer)
+    if not names:
+        optimizer_trial.make(optimizer, group, p)
+        return
+    dtype = torch.float if optimizer.fp32_optimizer_states else p.dtype  # type: ignore[attr-defined]
+    optimizer.state[p]["step"] = 0
+    for name in names:
+        optimizer.state[p][name] = torch.zeros_like(p.data, dtype=dtype, device="cpu")
+
+
+def _names_in_cpp(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    kind = type(optimizer)
+    return _CPP.get(kind.__qualname__, ()) if kind.__module__.startswith("deepspeed.ops.") else ()
