@@ -40,10 +40,10 @@ class DeepSpeedAdapter:
         self._reset = Reset(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
-        cpu_adam.follow(engine.basic_optimizer)
+        cpu_adam.follow(state_map.inner_optimizer(engine))
 
     def tensors(self) -> list[TensorSpec]:
-        moments.create(self.engine.basic_optimizer)
+        moments.of(state_map.inner_optimizer(self.engine)).create()
         self._buffers.begin()
         self._specs = state_map.declare(self.engine, self._buffers.changing, self._weights_edited)
         return self._specs

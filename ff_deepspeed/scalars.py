@@ -1,5 +1,5 @@
-"""Everything small that an iteration of DeepSpeed changes: counters, hyperparameters, scheduler, loss scaler, Adam
-steps.
+"""Everything small that an iteration of DeepSpeed changes: counters, hyperparameters, scheduler, loss scaler, numbers
+of the optimizer's state.
 
 `save` returns plain values and tensors (see ff_core.state.codec); `load` puts them into the same or a fresh engine.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from ff_core.state import optimizer_tensors
+from ff_core.state.optimizer_tensors import copied
 from ff_deepspeed import cpu_adam, moments
 from ff_deepspeed.state_map import inner_optimizer
 
@@ -25,8 +25,8 @@ def save(engine: Any) -> dict[str, Any]:
         "engine": _attributes(engine, COUNTERS + FLAGS),
         "wrapper": _attributes(engine.optimizer, WRAPPER),
         "scaler": _attributes(_loss_scaler(engine), SCALER),
-        "groups": [{k: _copy(v) for k, v in group.items() if k != "params"} for group in inner.param_groups],
-        "steps": moments.steps(inner),
+        "groups": optimizer_tensors.groups(inner),
+        "moments": moments.of(inner).save(),
         "cpu_adam": cpu_adam.save(inner),
         "lr_scheduler": _save_scheduler(engine.lr_scheduler),
         "activation_rng": _activation_rng().get_states(),
@@ -38,13 +38,8 @@ def load(engine: Any, saved: dict[str, Any]) -> None:
     _set(engine, saved["engine"])
     _set(engine.optimizer, saved["wrapper"])
     _set(_loss_scaler(engine), saved["scaler"])
-    for group, values in zip(inner.param_groups, saved["groups"], strict=True):
-        for key, value in values.items():
-            if torch.is_tensor(group.get(key)) and torch.is_tensor(value):
-                group[key].copy_(value)  # a scheduler may hold the very tensor
-            else:
-                group[key] = _copy(value)
-    moments.set_steps(inner, saved["steps"])
+    optimizer_tensors.set_groups(inner, saved["groups"])
+    moments.of(inner).load(saved["moments"])
     cpu_adam.restore(inner, saved["cpu_adam"])
     _load_scheduler(engine.lr_scheduler, saved["lr_scheduler"])
     if saved["activation_rng"]:
@@ -60,18 +55,14 @@ def set_counters(engine: Any, values: dict[str, int]) -> None:
     _set(engine, values)
 
 
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if torch.is_tensor(value) else value
-
-
 def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:
     # vars(), because engines and optimizers answer unknown names from the objects they wrap.
-    return {name: _copy(vars(owner)[name]) for name in names if owner is not None and name in vars(owner)}
+    return {name: copied(vars(owner)[name]) for name in names if owner is not None and name in vars(owner)}
 
 
 def _set(owner: Any, values: dict[str, Any]) -> None:
     for name, value in values.items():
-        setattr(owner, name, _copy(value))
+        setattr(owner, name, copied(value))
 
 
 def _loss_scaler(engine: Any) -> Any:

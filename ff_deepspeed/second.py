@@ -8,6 +8,7 @@ An engine that is never stepped needs nothing: the script builds it again.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -42,9 +43,10 @@ def include(engine: Any) -> None:
     global _included
     check_supported(engine)
     _included += 1
-    cpu_adam.follow(engine.basic_optimizer)
+    inner = state_map.inner_optimizer(engine)
+    cpu_adam.follow(inner)
     engine._ff_second = SecondEngine(engine)
-    found.include(f"{type(engine).__qualname__} #{_included + 1}", engine._ff_second, engine.basic_optimizer)
+    found.include(f"{type(engine).__qualname__} #{_included + 1}", engine._ff_second, inner)
 
 
 def of(engine: Any) -> SecondEngine | None:
@@ -56,16 +58,22 @@ class SecondEngine:
     """All that changes in one engine, as one object with state_dict() and load_state_dict()."""
 
     def __init__(self, engine: Any) -> None:
-        moments.create(engine.basic_optimizer)
         self._engine = engine
         self._reset = Reset(engine)
+
+    @functools.cached_property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Once training begins: a checkpoint that the script loads before gives the optimizer other tensors."""
+        engine = self._engine
+        moments.of(state_map.inner_optimizer(engine)).create()
         specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()}, weights_edited=True)
-        self._tensors = {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
+        return {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 
     def state_dict(self) -> dict[str, Any]:
         """{"trainer", "tensors", "buffers"}; the tensors alias live ones."""
         buffers = dict(self._engine.module.named_buffers())
-        return {"trainer": scalars.save(self._engine), "tensors": self._tensors, "buffers": buffers}
+        tensors = self._tensors  # made here at the first time, the numbers with them
+        return {"trainer": scalars.save(self._engine), "tensors": tensors, "buffers": buffers}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Forget the half-done iteration and put `state_dict()` back, tensors in place.
@@ -93,6 +101,6 @@ def check_supported(engine: Any) -> None:
         raise UnsupportedError(
             f"a second DeepSpeed engine is trained in this process, and its state cannot be saved: "
             f"{'; '.join(obstacles)}. Every engine that is trained must be saved with the job's versions: give it a "
-            "configuration that can be protected (ZeRO 0, 1 or 2; torch.optim.Adam, AdamW or DeepSpeedCPUAdam), or run "
+            "configuration that can be protected (ZeRO 0, 1 or 2 with a torch.optim.AdamW), or run "
             'the job unprotected: "ff_failover": {"enabled": false} for all engines'
         )

@@ -60,11 +60,13 @@ def digest(engine: Any) -> str:
     """Hash of everything that training changes: weights, buffers, masters, moments, counters."""
     sha = hashlib.sha256()
     tensors = [*engine.module.state_dict().values()]
-    inner = engine.basic_optimizer
+    inner = engine.basic_optimizer if engine.optimizer is engine.basic_optimizer else engine.optimizer.optimizer
+    numbers: list[dict[str, Any]] = []
     for p in (p for group in inner.param_groups for p in group["params"]):
         tensors += [p.data, *(v for v in inner.state[p].values() if torch.is_tensor(v))]
+        numbers.append({k: v for k, v in inner.state[p].items() if not torch.is_tensor(v)})
     for tensor in tensors:
         sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     counters = (engine.global_steps, engine.micro_steps, engine.skipped_steps, engine.global_samples)
-    sha.update(repr((counters, [group["lr"] for group in inner.param_groups])).encode())
+    sha.update(repr((counters, [group["lr"] for group in inner.param_groups], numbers)).encode())
     return sha.hexdigest()
