@@ -170,7 +170,7 @@ def _try(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: torch.nn.Pa
     for again in (ahead, fresh):
         again.load(saved)
         if again.run(range(2, STEPS + 1)) != expected:
-            raise _Obstacle("a step that is repeated from its saved state gives other numbers: it keeps state elsewhere")
+            raise _Obstacle("a step repeated from its saved state gives other numbers: it keeps state elsewhere")
     return {name: value.dtype for name, value in late.items()}
 
 
