@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from small_model import Counting
+
 from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import cpu_adam, moments
 
@@ -119,19 +121,6 @@ def test_without_its_hidden_state_going_back_is_not_exact() -> None:
         tensor.copy_(value)
     run(optimizer, range(21, 31))
     assert bits(optimizer) != expected
-
-
-class Counting(torch.optim.SGD):
-    """Keeps a count that its step depends on where no rule finds it."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.count = 0
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        self.count += 1
-        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
-            p.data.sub_(p.grad, alpha=0.1 / self.count)
 
 
 class Replacing(torch.optim.Optimizer):

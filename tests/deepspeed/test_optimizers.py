@@ -34,7 +34,8 @@ def test_interrupted_run_has_the_same_bits(name: str, run_cases: Callable[..., A
         {"stage": stage, "dtype": dtype, "iterations": 6, "optimizer": "json", "config": config}
         for stage, dtype in LAYOUTS
     ]
-    results = run_cases([*({**case, "protected": False} for case in cases), *({**case, "plan": PLAN} for case in cases)])
+    plain = [{**case, "protected": False} for case in cases]
+    results = run_cases([*plain, *({**case, "plan": PLAN} for case in cases)])
     for number, case in enumerate(cases):
         for rank in range(2):
             reference, got = results[number][rank], results[len(cases) + number][rank]

@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 import torch.distributed as dist  # noqa: E402
 from fake_session import FakeSession, Interrupter  # noqa: E402
-from small_model import Losing, Model, Noisy, digest  # noqa: E402
+from small_model import Counting, Losing, Model, Noisy, digest  # noqa: E402
 
 from ff_core import comm  # noqa: E402
 from tests.comm.harness import Host  # noqa: E402
@@ -54,8 +54,8 @@ def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.
     groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
     if case.get("one_group"):
         groups = [{"params": parameters}]
-    if case.get("optimizer") == "sgd":
-        return torch.optim.SGD(groups, lr=1e-2)
+    if case.get("optimizer") == "counting":
+        return Counting(groups, lr=1e-2)
     if case.get("optimizer") == "cpu_adam":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
