@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from small_model import Counting
 
 from ff_core.state.optimizer_tensors import trainable
@@ -94,7 +93,8 @@ def change_always(step: int) -> tuple[float, float]:
 def test_going_back_is_exact_with_cpu_adam(count: int, betas: Any, fresh: bool) -> None:
     optimizer = make_cpu_adam(parameters()[:count])
     run(optimizer, range(1, 21), betas)
-    saved = (cpu_adam.save(optimizer), moments.of(optimizer).save(), [torch.tensor(values) for values in bits(optimizer)])
+    values = [torch.tensor(values) for values in bits(optimizer)]
+    saved = (cpu_adam.save(optimizer), moments.of(optimizer).save(), values)
     run(optimizer, range(21, 31), betas)
     expected = bits(optimizer)
 
