@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 
-from ff_core.contract.adapter import TensorSpec
+from ff_core.contract.adapter import Held, Replicas, TensorSpec
 from ff_core.state.buffers import Buffers
 from ff_core.state.modes import Modes
 from ff_deepspeed import cpu_adam, moments, rebuild, scalars, state_map
@@ -51,6 +52,16 @@ class DeepSpeedAdapter:
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
         masters = state_map.partitions(self.engine.optimizer) or []
         return [*self.engine.module.named_parameters(), *((f"master.{i}", p) for i, p in enumerate(masters))]
+
+    def replicas(self) -> list[Replicas]:
+        weights = list(self.engine.module.named_parameters())
+        others = [spec for spec in self._specs if spec.held is Held.REPLICATED and not spec.name.startswith("weight")]
+        ranks = list(range(dist.get_world_size()))
+        return [Replicas(None, ranks, [*weights, *((spec.name, spec.tensor) for spec in others)])]
+
+    def hyperparameters(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = state_map.inner_optimizer(self.engine).param_groups
+        return groups
 
     def peers(self) -> list[int] | None:
         return None  # data parallelism only: all ranks hold the same

@@ -21,8 +21,7 @@ from ff_core.errors import FailoverError
 from ff_core.state import rng
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import matching
-from ff_deepspeed.fingerprint import resolved
-from ff_deepspeed.source import Source
+from ff_deepspeed.source import Source, resolved
 
 log = logging.getLogger("ff_deepspeed")
 

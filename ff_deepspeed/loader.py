@@ -14,8 +14,7 @@ from typing import Any
 from ff_core.errors import FailoverError
 from ff_core.state import rng
 from ff_deepspeed import batch as batches_
-from ff_deepspeed.fingerprint import resolved
-from ff_deepspeed.source import Source
+from ff_deepspeed.source import Source, resolved
 
 log = logging.getLogger("ff_deepspeed")
 

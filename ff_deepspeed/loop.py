@@ -165,6 +165,7 @@ class Loop:
         """Make `source` what feeds the engine. Returns the version that its first item follows."""
         self._call, self._source = call, source
         if self._p.started:
+            source.begin()  # its processes and random states belong to the version that marks the beginning
             return self._mark()
         version = self._p.start()
         if self._restored is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import codec, registered, rng
-from ff_deepspeed.fingerprint import Fingerprint
+from ff_core.state.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine

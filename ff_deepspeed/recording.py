@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ff_core.state.modes import set_training
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import boundary, matching
 from ff_deepspeed.ambient import Ambient
@@ -39,7 +40,7 @@ class Forward(Event):
     """engine(*args, **kwargs) in training. Its outputs are known by weak references, so as not to keep the graph."""
 
     def __init__(
-        self, original: Callable[..., Any], args: Any, kwargs: Any, modes: tuple[bool, ...], ambient: Ambient
+        self, original: Callable[..., Any], args: Any, kwargs: Any, modes: bytes, ambient: Ambient
     ) -> None:
         self._original = original
         self._modes = modes
@@ -69,7 +70,7 @@ class Forward(Event):
 
     def replay(self, engine: Any) -> None:
         args, kwargs = batches_.share(self._inputs)
-        set_modes(engine.module, self._modes)
+        set_training(self._modes, engine.module)
         enabled, dtype = self.ambient.autocast
         with torch.autocast(engine.device.type, dtype=dtype, enabled=enabled):
             self.again = self._original(engine, *args, **kwargs)
@@ -286,13 +287,3 @@ class Record:
                 if path is not None:
                     return event, path
         return None, None
-
-
-def modes_of(module: torch.nn.Module) -> tuple[bool, ...]:
-    """Which of the modules in `module` are in training mode."""
-    return tuple(child.training for child in module.modules())
-
-
-def set_modes(module: torch.nn.Module, modes: tuple[bool, ...]) -> None:
-    for child, training in zip(module.modules(), modes, strict=True):
-        child.training = training

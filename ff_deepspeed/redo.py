@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 
 from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
+from ff_core.state.modes import set_training, training_of
 from ff_deepspeed import ambient
-from ff_deepspeed.recording import Event, Forward, Record, Sealed, modes_of, set_modes
+from ff_deepspeed.recording import Event, Forward, Record, Sealed
 from ff_deepspeed.words import REMEDIES
 
 if TYPE_CHECKING:
@@ -169,11 +170,11 @@ def buffers_kept(module: torch.nn.Module) -> Iterator[None]:
 @contextmanager
 def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
     """Replays set each module to training or evaluation as it was; afterwards they are as the script left them."""
-    modes = modes_of(module)
+    modes = training_of(module)
     try:
         yield
     finally:
-        set_modes(module, modes)
+        set_training(modes, module)
 
 
 @contextmanager

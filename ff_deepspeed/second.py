@@ -15,6 +15,7 @@ import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found
+from ff_core.state.modes import Modes
 from ff_deepspeed import cpu_adam, moments, scalars, state_map, support
 from ff_deepspeed.reset import Reset
 
@@ -60,6 +61,7 @@ class SecondEngine:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._reset = Reset(engine)
+        self._modes = Modes(engine.module)
 
     @functools.cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -70,10 +72,11 @@ class SecondEngine:
         return {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 
     def state_dict(self) -> dict[str, Any]:
-        """{"trainer", "tensors", "buffers"}; the tensors alias live ones."""
+        """{"trainer", "modes", "tensors", "buffers"}; the tensors alias live ones."""
         buffers = dict(self._engine.module.named_buffers())
         tensors = self._tensors  # made here at the first time, the numbers with them
-        return {"trainer": scalars.save(self._engine), "tensors": tensors, "buffers": buffers}
+        trainer, modes = scalars.save(self._engine), self._modes.save()
+        return {"trainer": trainer, "modes": modes, "tensors": tensors, "buffers": buffers}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Forget the half-done iteration and put `state_dict()` back, tensors in place.
@@ -81,6 +84,7 @@ class SecondEngine:
         Raises FailoverError if this engine has other tensors.
         """
         self._reset.run()
+        self._modes.load(saved["modes"])
         buffers = dict(self._engine.module.named_buffers())
         for live, values in ((self._tensors, saved["tensors"]), (buffers, saved["buffers"])):
             shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}

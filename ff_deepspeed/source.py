@@ -22,8 +22,8 @@ from typing import Any
 
 from ff_core.errors import FailoverError
 from ff_core.state import rng
-from ff_deepspeed import generators
-from ff_deepspeed.fingerprint import Fingerprint, resolved
+from ff_core.state.fingerprint import Fingerprint
+from ff_deepspeed import data_state
 
 log = logging.getLogger("ff_deepspeed")
 
@@ -73,8 +73,8 @@ class Source:
     def begin(self) -> None:
         """Make the iterator now. Idempotent."""
         if self._iterator is None:
-            found = [generators.get_state(generator) for generator in self._own_generators()]
-            self._begun = {"rng": rng.capture(), "own": found, "epoch": self._epoch(), "first": None}
+            own = data_state.begun(self._loader)
+            self._begun = {"rng": rng.capture(), "own": own, "epoch": self._epoch(), "first": None}
             with _inside():
                 self._iterator = self._make()
             self._remember()
@@ -94,9 +94,11 @@ class Source:
         return item
 
     def position(self) -> dict[str, Any]:
-        """Where the iterator stands, for `seek` in another process. Made ready for that by `fingerprint.resolved`."""
+        """Where the iterator stands, for `seek` in another process. Made ready for that by `resolved`."""
         return {
             "begun": self._begun,
+            # An epoch that has not begun yet: what the data set has from earlier ones counts all the same.
+            "own": data_state.begun(self._loader) if self._begun is None else None,
             "consumed": self.consumed,
             "before": list(self._before),
             "last": self._last,
@@ -113,6 +115,7 @@ class Source:
             if _persistent(self._loader):
                 self._loader._iterator, self._loader._ff_past, self._past = None, [], []
         if position["begun"] is None:
+            data_state.put(self._loader, position["own"])
             return
         if self._iterator is None:
             for past in position["past"][len(getattr(self._loader, "_ff_past", [])) :]:
@@ -139,8 +142,7 @@ class Source:
 
     def _begin_as(self, begun: dict[str, Any]) -> None:
         rng.restore(begun["rng"])
-        for generator, state in zip(self._own_generators(), begun["own"], strict=True):
-            generators.set_state(generator, state)
+        data_state.put(self._loader, begun["own"])
         if begun["epoch"] is not None and self._epoch() != begun["epoch"]:
             self._sampler().set_epoch(begun["epoch"])
         self.begin()
@@ -158,9 +160,6 @@ class Source:
         if len(earlier) == 2:
             log.warning(LONG)
 
-    def _own_generators(self) -> list[Any]:
-        return generators.find(self._loader)
-
     def _sampler(self) -> Any:
         return getattr(self._loader, "sampler", None) or getattr(self._loader, "data_sampler", None)
 
@@ -173,3 +172,8 @@ class Source:
 
 def _persistent(loader: Any) -> bool:
     return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
+
+
+def resolved(position: dict[str, Any]) -> dict[str, Any]:
+    """`position` with the values of the fingerprints in it, so that it can be encoded."""
+    return {key: value.value() if isinstance(value, Fingerprint) else value for key, value in position.items()}

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.state.modes import training_of
 from ff_deepspeed import ambient, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
-from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle, modes_of
+from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
 from ff_deepspeed.redo import Redo, buffers_kept
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Unmodified:
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
         self._p.session.given(inputs)
-        event = Forward(original, args, kwargs, modes_of(engine.module), ambient.take(engine))
+        event = Forward(original, args, kwargs, training_of(engine.module), ambient.take(engine))
 
         def perform() -> Any:
             self._session.inject("forward")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from ff_core.contract.adapter import TensorSpec
+from ff_core.contract.adapter import Replicas, TensorSpec
 from ff_core.state import peers
 from ff_core.state.buffers import Buffers
 from ff_core.state.modes import Modes
@@ -60,6 +60,12 @@ class MegatronAdapter:
 
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
         return ()  # Megatron gathers parameters during forward, too
+
+    def replicas(self) -> list[Replicas]:
+        return self._redundancy.replicas()
+
+    def hyperparameters(self) -> list[dict[str, Any]]:
+        return [group for part in optimizers.parts(self._optimizer) for group in part.optimizer.param_groups]
 
     def peers(self) -> list[int] | None:
         group = self._redundancy.group

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from ff_core.contract.adapter import Held
+from ff_core.contract.adapter import Held, Replicas
 
 
 class Redundancy:
@@ -32,6 +33,20 @@ class Redundancy:
             else:
                 self._experts = wide <= narrow
         self.size: int = self.group.size()
+        self._model, self._groups = model, {False: dense, True: experts}
+
+    def replicas(self) -> list[Replicas]:
+        """The weights of dense layers, and those of experts, with the ranks that have them too."""
+        found: dict[bool, list[tuple[str, torch.Tensor]]] = {False: [], True: []}
+        for number, chunk in enumerate(self._model):
+            for name, p in chunk.named_parameters():
+                if type(p.data) is torch.Tensor:  # others, as of fp8, have no bits that torch could show
+                    found[is_expert(p)].append((name if len(self._model) == 1 else f"{name} of chunk {number}", p.data))
+        return [
+            Replicas(self._groups[kind], list(dist.get_process_group_ranks(self._groups[kind])), tensors)
+            for kind, tensors in found.items()
+            if tensors
+        ]
 
     def held(self, experts: bool, redundant: Held) -> tuple[Held, str]:
         """How state that is not sharded is held (`redundant` or UNIQUE), and over whom. experts: it is of experts."""

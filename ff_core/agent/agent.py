@@ -33,6 +33,7 @@ from ff_core.errors import FailoverError, ProtocolError
 _FORWARDED = (
     "protect",
     "training",
+    "cost",
     "ready",
     "resumed",
     "redone",
@@ -133,16 +134,17 @@ class Agent(PortOwner):
             return
         self.send("arenas_ready", epoch=epoch)
 
-    def on_placement(self, epoch: int, holders: dict[int, Any], coverage: str) -> None:
+    def on_placement(self, epoch: int, holders: dict[int, Any], coverage: str, interval: int) -> None:
         for worker in self.workers.ranks():
-            arena = self.store.own[worker.rank]
-            worker.send("arena", (arena.fd,), epoch=epoch, holders=holders[worker.rank], coverage=coverage)
+            arena, mine = self.store.own[worker.rank], holders[worker.rank]
+            worker.send("arena", (arena.fd,), epoch=epoch, holders=mine, coverage=coverage, interval=interval)
 
-    def on_w(self, epoch: int, version: int) -> None:
+    def on_w(self, epoch: int, version: int, interval: int) -> None:
         if epoch != self.state.epoch or self.state.halt_epoch is not None:
             return
         self.store.free_retired()
         for worker in self.workers.ranks():
+            worker.page.store("interval", interval)  # first: who sees W may read it
             worker.page.store("w_stamp", stamp(epoch, version))
             worker.page.notify()
         self.spares.refill()

@@ -34,6 +34,7 @@ class Verdicts:
         replicas: dict[int, Any],
         holders: dict[int, Any],
         coverage: str,
+        interval: int,
         source_rank: int | None = None,
     ) -> None:
         """The verdict of `epoch`, unless a newer halt has overtaken it."""
@@ -79,6 +80,7 @@ class Verdicts:
                 source_rank=source_rank,
                 holders=holders[rank],
                 coverage=coverage,
+                interval=interval,
             )
         self._newcomers.look()
 

@@ -125,3 +125,12 @@ def group_options_timeout(group: dist.ProcessGroup, device: str) -> timedelta | 
         return group._get_backend(torch.device(device)).options._timeout
     except (RuntimeError, AttributeError):
         return None
+
+
+def device_of(group: Any) -> torch.device:
+    """Where tensors must lie for collectives of `group` (None: all ranks) that carry no tensors of the trainer's."""
+    whole: Any = dist.group.WORLD
+    devices = (whole if group is None else group)._device_types
+    if torch.device("cpu") in devices:
+        return torch.device("cpu")
+    return torch.device(devices[0].type, torch.cuda.current_device())

@@ -2,23 +2,24 @@
 
 A newcomer runs the same script alone. It reads from here what steers its control flow: flags that rank 0 broadcasts,
 gathered names and sizes. Results are found by (group key, sequence number in the group), and store results by
-(operation, key, occurrence). Dense tensors up to 64 KiB are kept. Larger ones are state, and are restored as state.
+(operation, key, occurrence). Dense tensors up to 64 KiB are kept; larger ones if they are no state (see `large`).
 Object collectives travel as tensors of bytes. Nobody can restore those later, so they are kept up to 1 MiB.
 
 What the newcomer puts in must be what the dead rank put in (see `inputs`), or its script is not the same any more. A
 result that was too large to be kept may differ here. From then on this is not asked any more: what follows may have
 been computed from that result, and will be right when the state is restored.
 
-msgpack only, nothing is pickled by us. Format: {"format": 2, "ops": [[group, seq, op, signature, outputs, source,
+msgpack only, nothing is pickled by us. Format: {"format": 3, "ops": [[group, seq, op, signature, outputs, source,
 site, is_object, inputs, large]], "store": [[op, key, [results]]]}. signature is [[shape, dtype]]; an output is bytes or
-nil. inputs and large are fingerprints: of what was put in (nil: not compared), and of the outputs that are nil.
+nil. inputs is the fingerprint of what was put in (nil: not compared). large says of outputs that are nil
+[place, fingerprint, whether it is no state].
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,11 +30,12 @@ from ff_core.errors import JournalMismatch
 
 from .done import DoneWork
 from .inputs import fingerprint
+from .large import Large, Room, State
 from .sites import call_site
 
 LIMIT = 64 * 1024  # bytes of one output tensor
 OBJECT_LIMIT = 1024 * 1024  # the same, inside an object collective
-_FORMAT = 2
+_FORMAT = 3
 
 
 REMEDY = (
@@ -66,7 +68,8 @@ class Entry:
     """One collective: being recorded (`capture` when it is complete), or found in a journal (`replay`)."""
 
     __slots__ = (
-        *("group", "inputs", "is_object", "large", "op", "outputs", "seq", "signature", "site", "source", "tensors"),
+        *("captured", "group", "inputs", "is_object", "large", "op"),
+        *("outputs", "room", "seq", "signature", "site", "source", "tensors"),
     )
 
     def __init__(self, group: str, seq: int, op: str, signature: list[list[Any]], site: str, is_object: bool) -> None:
@@ -80,7 +83,9 @@ class Entry:
         self.source: int | None = None
         self.tensors: list[torch.Tensor] = []
         self.inputs: bytes | None = None  # fingerprint of what was put in
-        self.large: bytes | None = None  # fingerprint of the outputs that are too large to be kept
+        self.large: list[list[Any]] = []  # as in the format
+        self.captured: list[Large] = []
+        self.room = Room()
 
     def capture(self, work: Any) -> None:
         """Keeps the results. `work`: the inner handle, for the sender of a receive from anyone."""
@@ -89,19 +94,38 @@ class Entry:
             _to_bytes(tensor) if _is_plain(tensor) and tensor.numel() * tensor.element_size() <= limit else None
             for tensor in self.tensors
         ]
-        left_out = self._left_out(self.tensors)
-        self.large = fingerprint(left_out) if left_out else None
+        self.captured = [
+            Large(place, self.tensors[place], fingerprint([self.tensors[place]]), self.room)
+            for place, data in enumerate(self.outputs)
+            if data is None and _is_plain(self.tensors[place]) and not self.is_object
+        ]
         self.tensors = []
         if self.op == "recv_anysource" and work is not None:
             self.source = int(work._source_rank())
 
-    def _left_out(self, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Those of `outputs` whose contents the journal does not have."""
-        return [tensor for tensor, data in zip(outputs, self.outputs, strict=True) if data is None]
+    def settle(self, state: State | None) -> None:
+        """Training starts: what is no state stays in the journal, if there was room."""
+        for large in self.captured:
+            is_data = not large.is_state(state)
+            if is_data and large.data is not None:
+                self.outputs[large.place] = large.data
+            else:
+                self.large.append([large.place, large.mark, is_data])
+        self.captured = []
 
     def differs(self, outputs: list[torch.Tensor]) -> bool:
-        """Whether results that are too large for the journal are others than `outputs`, those of a replay."""
-        return self.large is not None and fingerprint(self._left_out(outputs)) != self.large
+        """Whether results that the journal does not have are others than `outputs`, those of a replay.
+
+        Raises JournalMismatch if they are no state, which would be put right.
+        """
+        places = [(place, no_state) for place, mark, no_state in self.large if fingerprint([outputs[place]]) != mark]
+        if any(no_state for _, no_state in places):
+            raise JournalMismatch(
+                f"{_words(self.op, self.signature)} at {self.site}: a replacement cannot get this result, which is no "
+                "part of the model's state and too large to be kept (32 MiB in all). Pass large data through a file, "
+                "or make them on every rank from the same seed"
+            )
+        return bool(places)
 
     def replay(self, outputs: list[torch.Tensor], local: DoneWork) -> DoneWork:
         """Puts the recorded results over the local ones; returns the handle to give out."""
@@ -145,6 +169,7 @@ class Journal:
         self.active = record or self._replaying
         self.frozen = False
         self._paused = False
+        self._room = Room()
         self._compares = True  # until a result differs that is too large to be put right
         if data is not None:
             self._load(data)
@@ -154,12 +179,18 @@ class Journal:
         """Whether results come from a dead rank's journal."""
         return self._replaying
 
-    def freeze(self) -> bytes:
-        """Training starts: ends recording (or replaying) and returns the journal. Later calls return the same bytes."""
+    def freeze(self, state: Iterable[torch.Tensor] | None = None) -> bytes:
+        """Training starts: ends recording (or replaying) and returns the journal. Later calls return the same bytes.
+
+        state: what will be restored as state; None if that is not known.
+        """
         with self._lock:
             self.active = self._recording = self._replaying = False
             self.frozen = True
             if self._frozen is None:
+                known = None if state is None else State(state)
+                for entry in self._ops.values():
+                    entry.settle(known)
                 self._frozen = msgpack.packb(
                     {
                         "format": _FORMAT,
@@ -211,7 +242,7 @@ class Journal:
             self._next[group] = seq + 1
             if self._recording:
                 entry = Entry(group, seq, op, signature, site, is_object)
-                entry.tensors = list(outputs)
+                entry.tensors, entry.room = list(outputs), self._room
                 entry.inputs = None if inputs is None or is_object else fingerprint(inputs)
                 self._ops[group, seq] = entry
                 return entry

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 import torch.distributed as dist
 
 from ff_core.errors import FailoverInterrupt, judged
@@ -271,9 +273,9 @@ class GroupRegistry:
 
     # ---- groups created after training began --------------------------------------------------------------------
 
-    def freeze_journal(self) -> bytes:
-        """Training starts: `journal.freeze()`. Groups created from now on are late groups."""
-        return self.journal.freeze()
+    def freeze_journal(self, state: Iterable[torch.Tensor]) -> bytes:
+        """Training starts: `journal.freeze(state)`. Groups created from now on are late groups."""
+        return self.journal.freeze(state)
 
     def late_groups(self) -> list[dict[str, Any]]:
         """Groups created since `journal.freeze()`, as plain values; to be sealed with every version."""

@@ -51,20 +51,29 @@ class FailoverConfig(Strict):
         "process only.",
         ge=0,
     )
-    interval: int = make_field(
+    interval: int | Literal["auto"] = make_field(
         Scope.JOB,
-        1,
-        "a whole number >= 1",
-        "Iterations from one copied version to the next, for the whole job. A failure loses at most this many "
-        "iterations, and the one that was running.",
-        ge=1,
+        "auto",
+        'a whole number >= 1, or "auto"',
+        "Iterations from one copied version to the next, k, for the whole job. A failure loses at most 2k - 1 finished "
+        "iterations, and the one that was running. auto: 1 where that keeps within overhead_budget, else as long as it "
+        "takes, at most 16; chosen anew as the job goes on.",
+    )
+    overhead_budget: float = make_field(
+        Scope.JOB,
+        0.01,
+        "a number > 0 and <= 1",
+        'Of the iterations, what training may stand still for copying, where interval is "auto".',
+        gt=0,
+        le=1,
     )
     commit: Literal["strict", "relaxed"] = make_field(
         Scope.JOB,
-        "strict",
+        "relaxed",
         '"strict" or "relaxed"',
-        "strict: an optimizer step begins only when the newest scheduled version is safe everywhere. relaxed: it may "
-        "run ahead while there are free slots.",
+        "relaxed: a step whose version is copied waits until the one copied before is safe everywhere; the others run "
+        "ahead. strict: every step waits for that, and a failure loses at most k finished iterations. The same at "
+        "interval 1.",
     )
     weights_edited: bool = make_field(
         Scope.JOB,
@@ -207,11 +216,11 @@ class FailoverConfig(Strict):
         """Plain values; `from_dict` takes them back. Holds the secret: do not print it."""
         return self.model_dump()
 
-    @field_validator("interval", mode="before")
+    @field_validator("interval")
     @classmethod
-    def _no_auto_interval(cls, value: Any) -> Any:
-        if value == "auto":
-            raise ValueError("choosing the interval from a measured overhead is not available yet")
+    def _positive_interval(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("not positive")
         return value
 
     @field_validator("hang_timeout_s")

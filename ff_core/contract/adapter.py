@@ -6,7 +6,7 @@ It holds no protocol, no threads and no sockets. `ff_core.worker` calls it, alwa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -40,6 +40,18 @@ class TensorSpec(NamedTuple):
     source: str = ""
 
 
+class Replicas(NamedTuple):
+    """Weights of which some ranks hold the same bits.
+
+    group: of torch.distributed, this rank in it; None: all ranks.  ranks: global ranks of the group, in its order.
+    tensors: (name, live tensor), in the same order on each of these ranks.
+    """
+
+    group: Any
+    ranks: list[int]
+    tensors: list[tuple[str, torch.Tensor]]
+
+
 class TrainerAdapter(Protocol):
     """What ff_core needs to know about one rank's trainer."""
 
@@ -54,6 +66,16 @@ class TrainerAdapter(Protocol):
         In the same order each time. A write outside of the step ends the job (`ff_core.state.edits`). Empty where the
         framework itself writes at other times.
         """
+
+    def replicas(self) -> Sequence[Replicas]:
+        """The model's weights, derived ones too, by who else has them. Asked right before an optimizer step.
+
+        Buffers are left out: they may be a rank's own.
+        """
+
+    def hyperparameters(self) -> Sequence[Mapping[str, Any]]:
+        """The live parameter groups of the optimizers that step, in an order that all ranks share. Each has "params",
+        which is not looked at."""
 
     def peers(self) -> list[int] | None:
         """Global ranks that hold the same REPLICATED and CONSTANT tensors as this one, itself included; None: all.

@@ -92,8 +92,8 @@ _define("refused", "controller > agent", reason=_S)
 # --- from the controller ---
 _define("start", "controller > agent", restart=_I, epoch=_I, ranks=_L, injections=_L)
 _define("arenas", "controller > agent", epoch=_I, settings=_D, own=_D, replicas=_D)
-_define("placement", "controller > agent", epoch=_I, holders=_D, coverage=_S)
-_define("w", "controller > agent", epoch=_I, version=_I)
+_define("placement", "controller > agent", epoch=_I, holders=_D, coverage=_S, interval=_I)
+_define("w", "controller > agent", epoch=_I, version=_I, interval=_I)
 _define("halt", "controller > agent > worker", epoch=_I, dead=_L)
 _define("assign", "controller > agent", epoch=_I, rank=_I, uid=_S, injections=_L, after_exit=_BOOL)
 _define(
@@ -111,6 +111,7 @@ _define(
     replicas=_D,
     holders=_D,
     coverage=_S,
+    interval=_I,
 )
 _define("regroup", "controller > agent > worker", epoch=_I)
 _define("may_leave", "controller > agent > worker", epoch=_I, version=_I)
@@ -149,6 +150,17 @@ _define(
 _define("arenas_ready", "agent > controller", epoch=_I)
 _define("arenas_failed", "agent > controller", epoch=_I, reason=_S)
 _define("training", "worker > agent > controller", rank=_I)
+_define(
+    "cost",
+    "worker > agent > controller",
+    rank=_I,
+    epoch=_I,
+    interval=_I,
+    fixed_s=_F,
+    late_s=_F,
+    clear=_I,
+    iteration_s=_F,
+)
 _define("commit", "agent > controller", epoch=_I, versions=_D)
 _define("inventory", "agent > controller", epoch=_I, arenas=_L, live=_D)
 _define("bad_slot", "worker > agent > controller", rank=_I, epoch=_I, reason=_S)
@@ -181,7 +193,7 @@ _define(
     injections=_L,
     world_size=_I,
 )
-_define("arena", "agent > worker", epoch=_I, holders=_L, coverage=_S)
+_define("arena", "agent > worker", epoch=_I, holders=_L, coverage=_S, interval=_I)
 _define(
     "go_on",
     "agent > worker",
@@ -194,6 +206,7 @@ _define(
     source_rank=_opt(_I),
     holders=_L,
     coverage=_S,
+    interval=_I,
 )
 _define("booted", "worker > agent")
 _define("halted", "worker > agent", epoch=_I, version=_I, sealed=_BOOL)

@@ -13,6 +13,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.contract.dispatch import Dispatch, offered
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import AGENT_TO_CONTROLLER, HANDSHAKE, Message
+from ff_core.controller.copying import Copying
 from ff_core.controller.deaths import Deaths
 from ff_core.controller.failovers import Failovers
 from ff_core.controller.injections import Injections
@@ -35,9 +36,11 @@ class Controller(JobControl):
 
     def _make_parts(self) -> None:
         """The parts, which are of one start of the script, and the table of who handles what."""
-        self.startup, self.deaths = Startup(self.state, self), Deaths(self.state, self)
-        self.failovers, self.loop_end = Failovers(self.state, self), LoopEnd(self.state, self)
-        parts = (self, self.startup, self.deaths, self.failovers, self.loop_end, Injections(self.state))
+        self.copying = Copying(self.state)
+        self.startup, self.deaths = Startup(self.state, self, self.copying), Deaths(self.state, self)
+        self.failovers = Failovers(self.state, self, self.copying)
+        self.loop_end = LoopEnd(self.state, self)
+        parts = (self, self.copying, self.startup, self.deaths, self.failovers, self.loop_end, Injections(self.state))
         # "stopped" is for the service: it may come when the job is over already
         self._dispatch = Dispatch(AGENT_TO_CONTROLLER, *map(offered, parts), elsewhere=HANDSHAKE | {"stopped"})
 
@@ -112,11 +115,13 @@ class Controller(JobControl):
             (rank.committed[1] if rank.committed[0] == state.epoch else -1) for rank in state.members.ranks.values()
         )
         if newest > state.w and state.settled:
+            iterations = newest - state.w if state.w >= 0 else 0
             state.w = newest
+            interval = self.copying.w_rises(newest)
             for other in state.members.live_nodes():
-                self.out.send(other, "w", epoch=state.epoch, version=newest)
+                self.out.send(other, "w", epoch=state.epoch, version=newest, interval=interval)
             self.out.emit("commit", W=newest, epoch=state.epoch)
-            state.hangs.iteration(self.out.now())
+            state.hangs.iterations(iterations, self.out.now())
             self.loop_end.w_rose(newest)
 
     def on_spare_ready(self, node: int, uid: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ff_core.contract.slot_report import SlotReport
+from ff_core.controller.copying import Copying
 from ff_core.controller.coverage import announce_coverage
 from ff_core.controller.decide import Decision, Impossible, decide
 from ff_core.controller.failover_round import FailoverRound, Step
@@ -21,8 +22,8 @@ _MOST_WITHOUT_PROGRESS = 8  # failovers that end at the same version: the machin
 class Failovers:
     """All failovers of one start of the script, one round at a time. The newest is `JobState.round`."""
 
-    def __init__(self, state: JobState, control: JobControl) -> None:
-        self.state, self._control = state, control
+    def __init__(self, state: JobState, control: JobControl, copying: Copying) -> None:
+        self.state, self._control, self._copying = state, control, copying
         self.members, self.out = state.members, state.out
         self.without_progress = 0  # failovers since W last grew
         self.best = -1
@@ -91,10 +92,7 @@ class Failovers:
         current.inventories[node] = [SlotReport(*report) for report in arenas]
         for number, version in live.items():
             rank = self.members.ranks[number]
-            # Only versions that are copied: going on from another one would need a third slot to make it safe in,
-            # while the one that can be gone back to is kept.
-            scheduled = version >= 0 and version % self.state.config.interval == 0
-            if scheduled and rank.alive and rank.restored and rank.node == node:
+            if version >= 0 and rank.alive and rank.restored and rank.node == node:
                 current.live[number] = version
         if all(other in current.inventories for other in self.members.live_nodes()):
             current.halted_at = self.out.now()
@@ -183,6 +181,7 @@ class Failovers:
                     }
                 )
         current.verdict_at, current.step = self.out.now(), Step.JOINING
+        interval = self._copying.begin_epoch(decision.version)
         for node in self.members.live_nodes():
             layouts = self.members.layouts_for(node)
             self.out.send(
@@ -200,6 +199,7 @@ class Failovers:
                 replicas=layouts["replicas"],
                 holders=addresses,
                 coverage=self.state.coverage,
+                interval=interval,
             )
 
     def on_bad_slot(self, node: int, rank: int, epoch: int, reason: str) -> None:

@@ -25,7 +25,7 @@ _AUTO_ITERATIONS = 20.0
 
 
 class HangDetector:
-    """Fed by `observe` and `iteration`; `culprits` answers. Times are seconds of any clock that only grows."""
+    """Fed by `observe` and `iterations`; `culprits` answers. Times are seconds of any clock that only grows."""
 
     def __init__(self, timeout_s: float | str) -> None:
         self._timeout_s = timeout_s
@@ -38,10 +38,10 @@ class HangDetector:
         self._seen.clear()
         self._last_iteration = None
 
-    def iteration(self, now: float) -> None:
-        """W has grown."""
-        if self._last_iteration is not None:
-            self._iterations.append(now - self._last_iteration)
+    def iterations(self, count: int, now: float) -> None:
+        """W has grown by `count`; 0: nothing is known of how long that took."""
+        if self._last_iteration is not None and count:
+            self._iterations.append((now - self._last_iteration) / count)
         self._last_iteration = now
 
     def observe(self, rank: int, progress: int, activity: int, now: float) -> None:

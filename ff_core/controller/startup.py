@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from ff_core.config.settings import Settings
+from ff_core.controller.copying import Copying
 from ff_core.controller.coverage import announce_coverage
 from ff_core.controller.hang import HangDetector
 from ff_core.controller.placement import place
@@ -26,8 +27,8 @@ from ff_core.units import format_bytes
 class Startup:
     """One start of the script on all ranks (a restart makes a new one)."""
 
-    def __init__(self, state: JobState, control: JobControl) -> None:
-        self._state, self._control = state, control
+    def __init__(self, state: JobState, control: JobControl, copying: Copying) -> None:
+        self._state, self._control, self._copying = state, control, copying
         self.members, self.out, self.job = state.members, state.out, state.job
         self.settings: Settings | None = None
         self.first_rank = -1  # the one whose settings they are
@@ -174,9 +175,10 @@ class Startup:
             return
         self.ready_nodes.add(node)
         if self.ready_nodes >= set(self.members.live_nodes()):
+            interval, coverage = self._copying.first(), self._state.coverage
             for other in self.members.live_nodes():
                 addresses = self.members.holder_addresses()
-                self.out.send(other, "placement", epoch=epoch, holders=addresses, coverage=self._state.coverage)
+                self.out.send(other, "placement", epoch=epoch, holders=addresses, coverage=coverage, interval=interval)
 
     def on_training(self, node: int, rank: int) -> None:
         """A rank's first version is being copied. Deaths count as failovers once that holds for all."""

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
 
 from ff_core.errors import ConfigError
-from ff_core.launch import refusals
+from ff_core.launch import entrypoint, refusals
 
 _DEFAULT_PORT = 29500
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"  # as torchrun's default
@@ -180,8 +176,9 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
         raise ConfigError(
             f"--out-dir {args.out_dir} and --log-dir {args.log_dir}: allowed: one of them, logs go to DIR/logs"
         )
+    entrypoint.without_interpreter(args)
     return RunPlan(
-        entrypoint=_entrypoint(args),
+        entrypoint=entrypoint.words(args),
         nodes=nodes,
         nproc_per_node=nproc,
         node_rank=_node_rank(args, machines, given),
@@ -292,26 +289,3 @@ def _shutdown_timeout(seconds: int | None) -> float:
     if not text.isdecimal():
         raise ConfigError(f"{source}{text}: allowed: a whole number of seconds, at least 0")
     return float(text)
-
-
-def _entrypoint(args: argparse.Namespace) -> list[str]:
-    """argv for the workers. Raises ConfigError if there is no such script, module or program."""
-    script: str = args.training_script
-    rest: list[Any] = args.training_script_args
-    if args.no_python and not args.run_path:
-        if args.module:
-            raise ConfigError("--no-python with --module: allowed: one or the other")
-        refusals.refuse_launcher(script)
-        if shutil.which(script) is None:
-            raise ConfigError(f"{script}: no such program")
-        return [script, *rest]
-    if args.module and not args.run_path:
-        refusals.refuse_launcher(script)
-        top = script.partition(".")[0]
-        if top not in sys.builtin_module_names and PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
-            raise ConfigError(f"-m {script}: no module named {top!r}")
-        return ["-m", script, *rest]
-    if not Path(script).exists():
-        refusals.refuse_launcher(script)
-        raise ConfigError(f"{script}: no such training script (in {Path.cwd()})")
-    return [script, *rest]

@@ -40,6 +40,8 @@ KINDS = {
     "training_start": "coverage (text): what the job is protected against",
     "settings": "given {field: [value, where it came from]}: what is not a default",
     "commit": "W: newest version safe on every rank, epoch",
+    "interval": "version: from it on, interval, was, why, most_lost: finished iterations that a death may cost; if it "
+    "was chosen, what the rank that decided had measured: rank, lost_share, iteration_ms, fixed_ms, late_ms",
     "injection": "rank, id, action, iteration, at (time)",
     "hint": "rank, text, site: a collective failed and no death is known yet",
     "halt": "epoch, dead, cause",
@@ -51,7 +53,7 @@ KINDS = {
     "coverage": "text, replicas, wanted, degraded (fewer replicas than wanted)",
     "node_lost": "node, reason, ranks",
     "persisted": "path, version: a checkpoint was saved",
-    "rank_stats": "rank, and counters of its copy engine and gate",
+    "rank_stats": "rank, what training lost for a copied version (ff_core.worker.rank_stats), counters of its engine",
     "unrecoverable": "text, lost {rank: what it can supply}, checkpoint",
     "restart": "reason, restart: the script starts from the beginning",
     "job_end": "code, summary",

@@ -69,7 +69,8 @@ def render(story: Story, title: str) -> str:
         picture = str(charts.progress(story))
         parts.append(_section("Progress", "Newest version that is safe on every rank.", "", picture))
     if story.stats:
-        parts.append(_section("Replication", "Counters of the process that played each rank last.", "", _stats(story)))
+        text = "Counters of the process that played each rank last. lost: training stood still for a copied version."
+        parts.append(_section("Replication", text, "", _stats(story)))
     if story.notes:
         parts.append(_notes(story))
     if story.summary and story.code:

@@ -64,10 +64,47 @@ def print_report(story: Story, console: Console | None = None) -> None:
         f"version {story.last_version} safe on every rank, {story.restarts} restarts; {story.coverage}",
         highlight=False, soft_wrap=True, markup=False,
     )  # fmt: skip
-    if not story.recoveries:
+    if story.recoveries:
+        console.print(recovery_table(story))
+    else:
         console.print("no failover", highlight=False)
-        return
-    console.print(recovery_table(story))
+    for line in interval_lines(story):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if story.stats:
+        console.print(cost_table(story))
+
+
+def interval_lines(story: Story) -> list[str]:
+    """Which versions were copied, why, and what a death may cost: a line per choice."""
+    lines = []
+    for chosen in story.intervals:
+        lost = chosen["most_lost"]
+        lines.append(
+            f"from version {chosen['version']} on, interval {chosen['interval']}: {chosen['why']}; a death costs at "
+            f"most {lost} finished iteration{'' if lost == 1 else 's'} and the one that runs"
+        )
+    return lines
+
+
+def cost_table(story: Story) -> Table:
+    """A row per rank: what its training stood still for a copied version, in milliseconds and of the iterations."""
+    table = Table(title="what a copied version costs (ms)", title_justify="left")
+    columns = ("rank", "measured", "iteration", "lost: mean", "median", "p99", "thread", "device", "of it", "of all")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for rank in sorted(story.stats):
+        get = story.stats[rank].get
+        times = ("iteration_ms", "lost_ms_mean", "lost_ms_median", "lost_ms_p99", "thread_ms_mean", "device_ms_mean")
+        table.add_row(
+            str(rank),
+            str(get("copies_measured", 0)),
+            *(f"{get(name, 0.0):.2f}" for name in times),
+            *(f"{get(name, 0.0):.2%}" for name in ("lost_share_copying", "lost_share")),
+        )
+    table.caption = (
+        "lost: the training stood still. thread, device: means. of it: of an iteration that copies. of all: iterations"
+    )
+    return table
 
 
 def recovery_table(story: Story) -> Table:

@@ -13,6 +13,7 @@ LOSSES = "losses.jsonl"
 #: Kinds that a reader of the story wants to see one by one.
 NOTABLE = (
     "injection", "hint", "hang", "bad_slot", "coverage", "node_lost", "unrecoverable", "restart", "persisted",
+    "interval",
 )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ class Recovery:
 class Story:
     """What happened. losses: (step, loss), one per step.  commits: (wall-clock time, W).  code: None while it runs.
     stats: rank -> the newest counters of the process that plays it (see `rank_stats` in ff_core.observe.events).
+    intervals: fields of the events `interval`, in order.
     """
 
     start: float
@@ -68,6 +70,7 @@ class Story:
     losses: list[tuple[int, float]] = field(default_factory=list)
     notes: list[Event] = field(default_factory=list)
     stats: dict[int, dict[str, Any]] = field(default_factory=dict)
+    intervals: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def last_version(self) -> int:
@@ -83,6 +86,7 @@ class Story:
             "code": self.code,
             "restarts": self.restarts,
             "last_version": self.last_version,
+            "intervals": self.intervals,
             "rank_stats": {str(rank): self.stats[rank] for rank in sorted(self.stats)},
             "failovers": [
                 {
@@ -129,6 +133,8 @@ def tell(events: list[Event]) -> Story:
             story.recoveries.append(_recovery(event))
         elif event.kind == "rank_stats":
             story.stats[int(get("rank", 0))] = {name: value for name, value in event.fields.items() if name != "rank"}
+        elif event.kind == "interval":
+            story.intervals.append(dict(event.fields))
         elif event.kind == "commit":
             story.commits.append((event.t, int(get("W", -1))))
         elif event.kind == "job_end":

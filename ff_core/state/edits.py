@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from ff_core.state.checksums import sums as sums_of
+
 _EVERY = 16
 
 Named = tuple[str, torch.Tensor]
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Edits:
@@ -32,7 +33,7 @@ class Edits:
         """The step that made `version` has just ended."""
         tensors = [tensor for _, tensor in self._tensors()]
         self._counters = [tensor._version for tensor in tensors]
-        self._sums = _sums(tensors) if version <= _EVERY or version % _EVERY == 0 else None
+        self._sums = sums_of(tensors) if version <= _EVERY or version % _EVERY == 0 else None
 
     def stepping(self) -> None:
         """The step begins: whatever writes from now on is the step, even one that a failure interrupts."""
@@ -54,7 +55,7 @@ class Edits:
             pairs = zip(named, counters, strict=True)
             wrong = [name for (name, tensor), counter in pairs if tensor._version != counter]
         if sums is not None:
-            comparison = [name for name, _ in named], _sums([tensor for _, tensor in named]) == sums
+            comparison = [name for name, _ in named], sums_of([tensor for _, tensor in named]) == sums
             if sums.device.type == "cpu":
                 compared = comparison
             else:
@@ -62,19 +63,3 @@ class Edits:
         if compared is not None and not wrong:
             wrong = [name for name, same in zip(compared[0], compared[1].tolist(), strict=True) if not same]
         return wrong
-
-
-def _sums(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """A number per tensor that another content makes another, most likely; on the device of the first one."""
-    if not tensors:
-        return torch.zeros(0, dtype=torch.int64)
-    with torch.no_grad():
-        return torch.stack([_sum(tensor.detach()).to(tensors[0].device) for tensor in tensors])
-
-
-def _sum(tensor: torch.Tensor) -> torch.Tensor:
-    flat = tensor.reshape(-1)
-    if flat.numel() == 0:
-        return torch.zeros((), dtype=torch.int64, device=tensor.device)
-    words = flat.view(_WORDS.get(flat.element_size(), torch.uint8))
-    return words.sum(dtype=torch.int64)

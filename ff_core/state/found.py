@@ -99,6 +99,12 @@ def collect() -> dict[str, Any]:
     return {name: obj.state_dict() for name, obj in _stepped.items()}
 
 
+def hyperparameters() -> list[Mapping[str, Any]]:
+    """Parameter groups of every optimizer found so far."""
+    stepped = [obj.optimizer for obj in _stepped.values() if isinstance(obj, OptimizerState)]
+    return [group for optimizer in [*stepped, *_parts] for group in optimizer.param_groups]
+
+
 def load(states: Mapping[str, Any]) -> None:
     """Put `collect()`'s result back, in a survivor or in a newcomer that has made the same objects.
 

@@ -5,10 +5,10 @@ generators at the iteration's begin, and the shapes, dtypes and bytes of every c
 rank's arena, which outlives the process. When the iteration is done again, by a survivor or by the replacement, the
 notes must be the same up to where the first attempt came. `check` says so before the optimizer steps.
 
-Of a tensor with more than 4096 elements, 4096 of them count, evenly spread. On a CUDA device they are gathered there
-and read when they have arrived: nothing waits for the device, unless an iteration is being checked.
+Of large tensors a sample counts (`ff_core.state.fingerprint`). Nothing waits for a device, unless an iteration is being
+checked.
 
-    | notes: 8 entries of 5 little-endian 64-bit words: iteration + 1, calls, random state, shapes, contents |
+    | notes: 51 entries, little-endian; 32-bit: iteration + 1, calls; 64-bit: random state, shapes, contents |
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from __future__ import annotations
 import random
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ff_core.errors import DifferenceError
+from ff_core.state.fingerprint import Fingerprint
 
 try:
     import numpy as np
 except ImportError:  # torch works without it
     np = None  # type: ignore[assignment]
 
-_ENTRY = struct.Struct("<5Q")
-_ENTRIES = 8
-NOTES_BYTES = _ENTRY.size * _ENTRIES
-_SAMPLE = 4096
+_ENTRY = struct.Struct("<2I3Q")
+ENTRIES = 51
+"""As many as fit into an arena's header. More than are redone at the longest interval that is chosen by itself."""
+BYTES = _ENTRY.size * ENTRIES
+"""Of memory that outlives the process, for `Inputs`."""
 _KINDS = ("the random number generators' state at its begin", "the shapes or types", "the contents")
 
 
@@ -45,17 +46,17 @@ class Noted:
 
 
 class Inputs:
-    """The notes of one rank. notes: writable memory of NOTES_BYTES that outlives this process, zero at first."""
+    """The notes of one rank. notes: writable memory of BYTES that outlives this process, zero at first."""
 
     def __init__(self, rank: int, notes: memoryview) -> None:
         self._rank, self._notes = rank, notes
         self._noted: dict[int, Noted] = {}
         self._expected: dict[int, tuple[int, int, int, int]] = {}  # iteration -> calls, random, shapes, contents
-        self._arriving: list[tuple[int, int, Sequence[_Sample]]] = []
+        self._arriving: list[tuple[int, int, Fingerprint]] = []
 
     def take_over(self) -> None:
         """In a replacement: what the dead rank noted is what this one must be given."""
-        for place in range(_ENTRIES):
+        for place in range(ENTRIES):
             number, *entry = _ENTRY.unpack_from(self._notes, place * _ENTRY.size)
             if number:
                 calls, noted, shapes, contents = entry
@@ -76,13 +77,12 @@ class Inputs:
         noted = self._noted.get(iteration)
         if noted is None:
             noted = self._noted[iteration] = Noted(_random_state())
-            self._noted.pop(iteration - _ENTRIES, None)
-            self._expected.pop(iteration - _ENTRIES, None)
-        leaves = list(_leaves(values))
+            self._noted.pop(iteration - ENTRIES, None)
+            self._expected.pop(iteration - ENTRIES, None)
+        taken = Fingerprint(values)
         shapes, _ = noted.calls[-1] if noted.calls else (0, 0)
-        shapes = zlib.crc32(repr([_form(leaf) for leaf in leaves]).encode(), shapes)
-        noted.calls.append((shapes, 0))
-        self._arriving.append((iteration, len(noted.calls) - 1, [_sample(leaf) for leaf in leaves]))
+        noted.calls.append((zlib.crc32(struct.pack("<I", taken.forms), shapes), 0))
+        self._arriving.append((iteration, len(noted.calls) - 1, taken))
         self._settle(wait=False)
 
     def check(self, iteration: int) -> None:
@@ -113,81 +113,20 @@ class Inputs:
     def _settle(self, wait: bool) -> None:
         """Add the contents that have arrived to the digests, in the order of the calls, and note them."""
         while self._arriving:
-            iteration, call, samples = self._arriving[0]
-            if not wait and not all(sample.arrived() for sample in samples):
+            iteration, call, taken = self._arriving[0]
+            if not wait and not taken.arrived():
                 return
             self._arriving.pop(0)
             noted = self._noted.get(iteration)
             if noted is None:
                 continue
-            digest = noted.calls[call - 1][1] if call else 0
-            for sample in samples:
-                digest = zlib.crc32(sample.bytes(), digest)
-            noted.calls[call] = (noted.calls[call][0], digest)
+            noted.calls[call] = (noted.calls[call][0], taken.contents(noted.calls[call - 1][1] if call else 0))
             entry = (iteration + 1, call + 1, noted.random, *noted.calls[call])
             # The number goes in last: an entry that was being written when the process died does not count.
-            offset = iteration % _ENTRIES * _ENTRY.size
-            struct.pack_into("<Q", self._notes, offset, 0)
-            struct.pack_into("<4Q", self._notes, offset + 8, *entry[1:])
-            struct.pack_into("<Q", self._notes, offset, entry[0])
-
-
-class _Sample:
-    """Bytes of one value; of a tensor on a device they may still be on their way."""
-
-    __slots__ = ("_data", "_event")
-
-    def __init__(self, data: Any, event: Any = None) -> None:
-        self._data, self._event = data, event
-
-    def arrived(self) -> bool:
-        return self._event is None or self._event.query()
-
-    def bytes(self) -> bytes:
-        if self._event is not None:
-            self._event.synchronize()
-        data = self._data
-        return data if isinstance(data, bytes) else _bytes(data)
-
-
-def _sample(leaf: Any) -> _Sample:
-    if np is not None and isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
-        leaf = torch.from_numpy(np.ascontiguousarray(leaf))
-    if not torch.is_tensor(leaf):
-        return _Sample(repr(leaf).encode() if isinstance(leaf, (bool, int, float, complex, str, bytes)) else b"")
-    flat = leaf.detach()
-    if flat.layout is not torch.strided or flat.is_meta:
-        return _Sample(b"")
-    flat = flat.reshape(-1)
-    if flat.numel() > _SAMPLE:
-        flat = flat[:: flat.numel() // _SAMPLE][:_SAMPLE]
-    if flat.device.type == "cpu":
-        return _Sample(flat.contiguous().clone())
-    host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
-    host.copy_(flat, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record()
-    return _Sample(host, event)
-
-
-def _form(leaf: Any) -> Any:
-    if torch.is_tensor(leaf):
-        return (tuple(leaf.shape), str(leaf.dtype))
-    if np is not None and isinstance(leaf, np.ndarray):
-        return (leaf.shape, str(leaf.dtype), "numpy")
-    return type(leaf).__qualname__
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        for key in value:
-            yield key
-            yield from _leaves(value[key])
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
+            offset = iteration % ENTRIES * _ENTRY.size
+            struct.pack_into("<I", self._notes, offset, 0)
+            struct.pack_into("<I3Q", self._notes, offset + 4, *entry[1:])
+            struct.pack_into("<I", self._notes, offset, entry[0])
 
 
 def _random_state() -> int:

@@ -19,6 +19,19 @@ from ff_core.errors import DifferenceError
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
+def training_of(*models: torch.nn.Module) -> bytes:
+    """A byte per module of `models`, in torch's order: whether it is in training mode."""
+    return bytes(module.training for model in models for module in model.modules())
+
+
+def set_training(training: bytes, *models: torch.nn.Module) -> None:
+    """Put `training_of` the same modules back."""
+    modules = (module for model in models for module in model.modules())
+    for module, mode in zip(modules, training, strict=True):
+        if module.training != bool(mode):
+            module.training = bool(mode)
+
+
 class Modes:
     """The switches of one model (or the chunks of one). Its modules are listed anew each time: they may change."""
 
@@ -29,7 +42,7 @@ class Modes:
         """A byte per module ("training", "hooks") and per parameter ("requires_grad"), in torch's order."""
         modules = [module for model in self._models for module in model.modules()]
         return {
-            "training": bytes(module.training for module in modules),
+            "training": training_of(*self._models),
             "hooks": bytes(min(255, sum(len(vars(module)[kind]) for kind in _HOOKS)) for module in modules),
             "requires_grad": bytes(p.requires_grad for model in self._models for p in model.parameters()),
         }
@@ -45,8 +58,7 @@ class Modes:
                     f"{'modules' if kind == 'training' else 'parameters'}, the model here has {len(found)}: the script "
                     "changes its model while it trains, which a replacement cannot repeat"
                 )
-        for (_, module), training in zip(modules, saved["training"], strict=True):
-            module.training = bool(training)
+        set_training(saved["training"], *self._models)
         for (_, parameter), trains in zip(parameters, saved["requires_grad"], strict=True):
             if parameter.requires_grad != bool(trains):
                 parameter.requires_grad_(bool(trains))

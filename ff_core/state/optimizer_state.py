@@ -13,14 +13,16 @@ class OptimizerState:
     """`optimizer` with its parameters, as one object that can be saved and loaded."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, name: str) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._name = name
 
     def state_dict(self) -> dict[str, Any]:
-        """{"optimizer": its state_dict(), "parameters": values in the order of its groups}. Aliases live tensors."""
+        """{"optimizer": its state_dict(), "parameters": values in the order of its groups, "requires_grad": a byte for
+        each}. Aliases live tensors."""
         return {
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "parameters": [p.detach() for p in self._parameters()],
+            "requires_grad": bytes(p.requires_grad for p in self._parameters()),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -34,10 +36,11 @@ class OptimizerState:
                 "the script built something else than before"
             )
         with torch.no_grad():
-            for p, value in zip(parameters, saved["parameters"], strict=True):
+            for p, value, trains in zip(parameters, saved["parameters"], saved["requires_grad"], strict=True):
                 p.copy_(value)
                 p.grad = None
-        self._optimizer.load_state_dict(saved["optimizer"])
+                p.requires_grad_(bool(trains))  # a script may have been interrupted while it was off
+        self.optimizer.load_state_dict(saved["optimizer"])
 
     def _parameters(self) -> Any:
-        return (p for group in self._optimizer.param_groups for p in group["params"])
+        return (p for group in self.optimizer.param_groups for p in group["params"])

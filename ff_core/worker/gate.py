@@ -11,6 +11,7 @@ from ff_core.contract.activity import ACTIVITY_GATE
 from ff_core.contract.stamps import stamp
 from ff_core.copy.page import WaitResult
 from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.worker.cost import CopyCosts
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.replicator import Replicator
 
@@ -22,23 +23,30 @@ _COPIED_S = 600.0
 class CommitGate:
     """Waits for the engine (its copy has left the live tensors) and for the job (every rank has committed).
 
-    Measured by its caller. Looks after connections to holders that broke although nobody died.
-    strict: every step waits until the newest copied version is committed; else only one that will be copied itself.
+    Looks after connections to holders that broke although nobody died.
+    costs: are told what a pass takes.
+    strict: every step waits until the newest copied version is committed; else only one that will be copied itself, and
+    those behind a version that was made durable again: of that one it must be found out whether its slot is sound.
     """
 
-    def __init__(self, parts: WorkerParts, replicator: Replicator, *, strict: bool) -> None:
+    def __init__(self, parts: WorkerParts, replicator: Replicator, costs: CopyCosts, *, strict: bool) -> None:
         self._rank, self._page, self._fence = parts.rank, parts.page, parts.fence
-        self._replicator, self._strict = replicator, strict
+        self._replicator, self._costs, self._strict = replicator, costs, strict
 
-    def pass_(self, scheduled: bool) -> None:
+    def pass_(self, scheduled: bool) -> int:
         """Before a step. scheduled: the version that it makes will be copied, over the older slot of the two.
 
-        Raises FailoverInterrupt.
+        Returns, if it is scheduled, the interval from that version to the next one: with W it has come to the status
+        page, and no later W can follow before this rank has made its step. Else 0. Raises FailoverInterrupt.
         """
-        with self._fence.activity(ACTIVITY_GATE):
+        newest = self._replicator.newest
+        committed = self._replicator.committed_version() >= newest
+        with self._fence.activity(ACTIVITY_GATE), self._costs.gate(scheduled, committed) as gate:
             self.wait_copied()
-            if self._strict or scheduled:
-                self.wait_committed(self._replicator.newest)
+            gate.copied()
+            if self._strict or scheduled or self._replicator.recommitted:
+                self.wait_committed(newest)
+        return self._page.load("interval") if scheduled else 0
 
     def wait_copied(self) -> None:
         """Until the newest copy has left the live tensors.
@@ -64,7 +72,7 @@ class CommitGate:
                 waited += _SLICE_S
             self._fence.check()
             try:
-                mended = self._replicator.mend(self._fence.unless_halted)
+                mended = self._replicator.mend(self._fence.version, self._fence.unless_halted)
             except FailoverError:
                 self._fence.check()  # a halt cancelled it
                 raise

@@ -37,8 +37,8 @@ class HostClock:
 class CopyWindow:
     """begun() when a version's copy begins, gate() when the training thread next arrives at the commit gate."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or HostClock()
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._begun: Any = None
         self._ended: deque[tuple[Any, Any]] = deque()
         self._windows: deque[float] = deque(maxlen=_REMEMBERED)

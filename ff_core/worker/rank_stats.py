@@ -1,46 +1,52 @@
-"""What protection costs a rank: how long its training thread waits, and what its copy engine did."""
+"""What protection costs a rank, in figures: what the training loses for a version that is copied, and what the copy
+engine did."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from statistics import median
-from types import TracebackType
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median
 from typing import Any
 
-_KEPT = 100_000  # iterations
+from ff_core.worker.cost import CopyCosts
 
 
-class BlockedTime:
-    """Time that the training thread spends here, summed up by iteration: a context around every such place."""
-
-    def __init__(self) -> None:
-        self.milliseconds: deque[float] = deque(maxlen=_KEPT)
-        """One entry per finished iteration, the newest last."""
-        self._sum_s = 0.0
-        self._since = 0.0
-
-    def __enter__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __exit__(self, *raised: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._sum_s += time.perf_counter() - self._since
-
-    def iteration_ended(self) -> None:
-        self.milliseconds.append(self._sum_s * 1e3)
-        self._sum_s = 0.0
-
-    def iteration_dropped(self) -> None:
-        """It was interrupted and is done again."""
-        self._sum_s = 0.0
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of `values` that `share` of them do not exceed. Raises ValueError if there is none."""
+    if not values:
+        raise ValueError("percentile() of no values")
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def rank_stats(blocked: BlockedTime, engine: Any) -> dict[str, Any]:
-    """Fields of the event `rank_stats`: times in milliseconds (_ms) or seconds (_s). engine: the writer's counters."""
+def _spread(name: str, seconds: Iterable[float]) -> dict[str, float]:
+    """Mean, median and p99 in milliseconds; 0 where nothing was measured."""
+    values = [1e3 * value for value in seconds] or [0.0]
     return {
-        "iterations": len(blocked.milliseconds),
-        "blocked_ms_median": median(blocked.milliseconds) if blocked.milliseconds else 0.0,
-        "blocked_ms_max": max(blocked.milliseconds, default=0.0),
+        f"{name}_ms_mean": fmean(values),
+        f"{name}_ms_median": median(values),
+        f"{name}_ms_p99": percentile(values, 0.99),
+    }
+
+
+def rank_stats(costs: CopyCosts, engine: Any) -> dict[str, Any]:
+    """Fields of the event `rank_stats`: times in milliseconds (_ms) or seconds (_s). engine: the writer's counters.
+
+    lost_ms_*: what the training stood still for one copied version (thread_ms_*: its thread; device_ms_*: the device
+    at the fence).  lost_share_copying: of the iteration, if every one copied.  lost_share: of all iterations.
+    """
+    measured = list(costs.measured)
+    iteration_s = median(cost.iteration_s for cost in measured) if measured else 0.0
+    lost_s = fmean(cost.lost_s for cost in measured) if measured else 0.0
+    each = fmean(cost.iterations for cost in measured) if measured else 0.0
+    return {
+        "iterations": costs.iterations,
+        "copies_measured": len(measured),
+        "iteration_ms": 1e3 * iteration_s,
+        **_spread("lost", (cost.lost_s for cost in measured)),
+        **_spread("thread", (cost.thread_s for cost in measured)),
+        **_spread("device", (cost.device_s for cost in measured)),
+        "lost_share_copying": lost_s / iteration_s if iteration_s else 0.0,
+        "lost_share": lost_s / (each * iteration_s) if iteration_s else 0.0,
         "versions": engine.versions,
         "bytes_copied": engine.bytes_copied,
         "bytes_sent": engine.bytes_sent,

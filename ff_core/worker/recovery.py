@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ff_core.contract.schedule import CopySchedule
 from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt, ProtocolError
 from ff_core.worker import scalars
 from ff_core.worker.parts import WorkerParts
@@ -35,10 +36,11 @@ class Recovery:
         registry: GroupRegistry,
         adapter: TrainerAdapter,
         replicator: Replicator,
+        schedule: CopySchedule,
     ) -> None:
         self._rank, self._link, self._inbox, self._fence = parts.rank, parts.link, parts.inbox, parts.fence
         self._verdicts, self._config = verdicts, config
-        self._registry, self._adapter, self._replicator = registry, adapter, replicator
+        self._registry, self._adapter, self._replicator, self._schedule = registry, adapter, replicator, schedule
 
     def survive(self) -> int:
         """A survivor, interrupted: returns v*."""
@@ -93,6 +95,7 @@ class Recovery:
         clock.append(time.perf_counter())
         scalars.load(self._adapter, saved)
         replicator.connect(message["holders"], epoch)
+        self._schedule.begin_epoch(version, message["interval"])
         self._fence.resume(version, replicator.recommit)
         clock.append(time.perf_counter())
         names = ("regroup", "rebuild", "scalars")

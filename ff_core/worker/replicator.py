@@ -21,7 +21,7 @@ from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream
 from ff_core.state.razor import Plan
 from ff_core.worker.collective import FollowedCollective
-from ff_core.worker.pacing import CopyWindow
+from ff_core.worker.pacing import Clock, CopyWindow, HostClock
 
 _CONNECT_S = 30.0
 
@@ -54,11 +54,12 @@ class Replicator:
             bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s,
         )
         self._device = device_of(plan)
-        clock = DeviceClock(self._device) if self._device is not None else None
-        self._window = CopyWindow(clock) if config.pacing else None
+        self.clock: Clock = DeviceClock(self._device) if self._device is not None else HostClock()
+        self._window = CopyWindow(self.clock) if config.pacing else None
         self._writer.set_segments([segment.for_engine() for segment in plan.segments])
         self._holders: list[tuple[str, int]] = []
         self.newest = -1  # newest version begun in this epoch
+        self.recommitted = False  # and it was made durable again, not copied behind its step
         self._broken = False  # a connection that broke has not been made again yet
         self._newest_slot = -1  # where it is being written: incomplete, yet not free
         self._epoch = 0
@@ -101,16 +102,16 @@ class Replicator:
         self._writer.begin(slot, self._epoch, version, step_stream(self._device))
         if self._window is not None:
             self._window.begun()
-        self.newest, self._newest_slot = version, slot
+        self.newest, self._newest_slot, self.recommitted = version, slot, False
 
     def seal(self, version: int, blob: bytes) -> None:
         """Complete `version` with its scalars, if it was begun.
 
-        The scalars are remembered, too: a survivor that keeps its live tensors takes them from here.
+        The scalars are remembered, too: a survivor that keeps its live tensors takes them from here. Older ones are
+        those of the newest copy.
         """
+        self._blobs = {v: old for v, old in self._blobs.items() if v >= self.newest}
         self._blobs[version] = blob
-        for old in [v for v in self._blobs if v < version - 1 and v < self.committed_version()]:
-            del self._blobs[old]
         if version == self.newest:
             self._writer.seal(version, blob)
 
@@ -124,9 +125,10 @@ class Replicator:
             whole = info.full or not self._plan.local_bytes
             if info.complete and (info.epoch, info.version) == (self._epoch, version) and whole:
                 self._writer.resend(index, self._epoch, version)
-                self.newest, self._newest_slot = version, index
+                self.newest, self._newest_slot, self.recommitted = version, index, True
                 return
         self.begin(version)
+        self.recommitted = True
         self._writer.seal(version, self._blobs[version])
 
     def _slot_for(self, version: int) -> int:
@@ -178,6 +180,11 @@ class Replicator:
             self.arena.empty(index)
             raise
 
+    @property
+    def on_device(self) -> bool:
+        """What is copied lies on a CUDA device, whose time `clock` tells."""
+        return self._device is not None
+
     def step_ended(self, version: int) -> bool:
         """Whether the live tensors hold `version` already: on a CUDA device its step may still be queued."""
         return self._writer.step_ended(version)
@@ -212,24 +219,35 @@ class Replicator:
             return None
         return FollowedCollective(self._writer, self._device)
 
-    def mend(self, unless_halted: Callable[[Callable[[], None]], None]) -> str:
+    def mend(self, live: int, unless_halted: Callable[[Callable[[], None]], None]) -> str:
         """Versions in flight cannot commit although nobody died: put it right. Returns what was done, or "".
 
         A holder's broken connection is made again. An own slot found damaged on its way out is copied anew from the
         live tensors. Only the gate may call this: there they are whole.
 
+        live: their version. If it is not the newest copied one, that exists in its slot only: it is waited for there,
+        and if it is damaged that is an EngineError, for another rank must take this one's place.
+
         unless_halted: runs what begins to copy, with no halt in between. What it raises goes on to the caller, as do
         CopyCancelled and other errors of the engine.
         """
+        ahead = live != self.newest
         try:
             self._writer.check()
             if not self._broken:
                 return ""
             done, damaged = "a connection to a replica that had broken was made again", False
         except CorruptSlotError as error:
+            if ahead:
+                raise EngineError(
+                    f"version {self.newest}, which is to be sent again, was damaged in the own slot ({error}), and the "
+                    f"tensors are at version {live} already"
+                ) from error
             done, damaged = f"the own slot was damaged ({error}) and was copied anew", True
         except (EngineError, ProtocolError, TimeoutError) as error:
             done, damaged = f"a connection to a replica broke ({error}) and was made again", False
+        if ahead and not self._is_in_slot():
+            return ""  # a cancel now would leave it nowhere
         self._writer.cancel()
         version, slot = self.newest, self._newest_slot
         if damaged and slot >= 0:
@@ -243,6 +261,10 @@ class Replicator:
             unless_halted(lambda: self.recommit(version))
         self._broken = False
         return done
+
+    def _is_in_slot(self) -> bool:
+        info = self.arena.slot_infos()[self._newest_slot]
+        return info.complete and (info.epoch, info.version) == (self._epoch, self.newest)
 
     def stats(self) -> Any:
         return self._writer.stats()

@@ -106,7 +106,7 @@ class Session:
     @property
     def oldest_needed(self) -> int:
         """No verdict goes back behind this version."""
-        return self.committed_version - self.config.interval
+        return self._training.oldest_needed if self._training is not None else -1
 
     @property
     def groups(self) -> GroupRegistry:
@@ -155,7 +155,8 @@ class Session:
                 raise FailoverError("start_training() before attach(): no engine has been made yet")
             with garbage.put_off():
                 plan = make_plan(adapter.tensors())
-            journal = self.groups.freeze_journal()
+            replicas = [tensor for held in adapter.replicas() for _, tensor in held.tensors]
+            journal = self.groups.freeze_journal([*(spec.tensor for spec in plan.specs), *replicas])
             if self.is_newcomer:
                 first = self._verdicts.next(newcomer=True)
                 self._open(adapter, plan, first.fds).join(first)
@@ -242,6 +243,8 @@ class Session:
         if version >= 0 and training is not None and not training.replicator.step_ended(version):
             version, sealed = -1, False
             fence.never_whole()  # a second halt cannot ask again: the abort ends the wait, the cancel forgets it
+        if version >= 0 and training is not None and not training.can_supply(version):
+            version, sealed = -1, False
         self._abort_groups(epoch)
         if training is not None:
             training.replicator.cancel()

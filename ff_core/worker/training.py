@@ -9,19 +9,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ff_core.contract.activity import ACTIVITY_LEAVING
+from ff_core.contract.schedule import CopySchedule
 from ff_core.copy import transports
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import found
+from ff_core.state import found, hyperparameters, inputs
 from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
 from ff_core.worker import scalars
+from ff_core.worker.cost import CopyCosts
+from ff_core.worker.cost_reports import CostReports
 from ff_core.worker.gate import CommitGate
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.preload import changed_environment, library_modules
-from ff_core.worker.rank_stats import BlockedTime, rank_stats
+from ff_core.worker.rank_stats import rank_stats
 from ff_core.worker.recovery import Recovery
 from ff_core.worker.replicator import Replicator
+from ff_core.worker.sameness import Sameness
 from ff_core.worker.verdicts import Verdict, Verdicts
 
 if TYPE_CHECKING:
@@ -63,11 +67,16 @@ class Training:
         self.replicator = Replicator(
             parts.rank, plan, arena, parts.page, parts.notify_fd, parts.secret, config, parts.ranks_per_node
         )
-        self._gate = CommitGate(parts, self.replicator, strict=config.commit == "strict")
-        self._recovery = Recovery(parts, verdicts, config, registry, adapter, self.replicator)
-        self.inputs = Inputs(parts.rank, arena.notes())
+        self._schedule = CopySchedule()
+        reports = CostReports(parts)
+        self._costs = CopyCosts(self.replicator.clock, on_device=self.replicator.on_device, report=reports.measured)
+        self._gate = CommitGate(parts, self.replicator, self._costs, strict=config.commit == "strict")
+        self._recovery = Recovery(parts, verdicts, config, registry, adapter, self.replicator, self._schedule)
+        notes = arena.notes()
+        self.inputs = Inputs(parts.rank, notes[: inputs.BYTES])
+        of_hyperparameters = notes[inputs.BYTES : inputs.BYTES + hyperparameters.BYTES]
+        self._sameness = Sameness(parts, adapter, of_hyperparameters, config)
         self._edits = Edits(adapter.only_stepped)
-        self._blocked = BlockedTime()
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
 
     # ---- start ------------------------------------------------------------------------------------------------------
@@ -84,6 +93,7 @@ class Training:
                 text = f"replicas travel by {replicator.transport}" + (f"; {advice}" if advice else "")
                 print(f"fftrain: {text}", file=sys.stderr, flush=True)
         replicator.keep_blob(0, blob)
+        self._schedule.begin_epoch(0, answer["interval"])
         self._fence.resume(0, replicator.recommit)
         self._link.send("training", rank=parts.rank)
 
@@ -91,6 +101,7 @@ class Training:
         """Take the dead rank's place. first: the verdict that brought the arena."""
         self.inputs.take_over()
         version = self._recovery.join(first)
+        self._sameness.joined(version)
         self._redo_until = version + 1
         self.joined = True
 
@@ -112,19 +123,18 @@ class Training:
             )
         self.inputs.check(fence.version + 1)
         self._refuse_edits()
-        with self._blocked:
-            self.replicator.at_gate()
-            self._gate.pass_(self._scheduled(fence.version + 1))
-            fence.enter_step()
+        self._sameness.before_step(fence.version + 1)
+        self.replicator.at_gate()
+        due = fence.version + 1 == self._schedule.next
+        interval = self._gate.pass_(due)
+        if due:
+            self._schedule.after_next(interval)
+        fence.enter_step()
         self._edits.stepping()
         with found.framework_steps():
             yield
-        with self._blocked:
-            fence.leave_step(self._stepped)
+        fence.leave_step(self._stepped)
         self._parts.faults.point("copying", fence.version)
-
-    def _scheduled(self, version: int) -> bool:
-        return version % self._config.interval == 0
 
     def _stepped(self, version: int) -> None:
         if not self._config.weights_edited:
@@ -136,8 +146,10 @@ class Training:
         self.replicator.seal(version, blob)
 
     def _copy(self, version: int) -> None:
-        if self._scheduled(version):
-            self.replicator.begin(version)
+        if version == self._schedule.next:
+            with self._costs.beginning():
+                self.replicator.begin(version)
+            self._schedule.copied(version)
         self._edits.stepped(version)
 
     def _refuse_edits(self) -> None:
@@ -162,12 +174,10 @@ class Training:
         if fence.sealed == fence.version:
             fence.check()
             return
-        with self._blocked:
-            fence.check()
-            blob = scalars.take(self._adapter, self._registry)
-            fence.seal(lambda version: self._sealed(version, blob))
-            page.store("progress", page.load("progress") + 1)
-        self._blocked.iteration_ended()
+        fence.check()
+        blob = scalars.take(self._adapter, self._registry)
+        fence.seal(lambda version: self._sealed(version, blob))
+        page.store("progress", page.load("progress") + 1)
         if self._redo_until is not None and fence.version >= self._redo_until:
             self._redo_until = None
             self._link.send("redone", rank=self._parts.rank, epoch=fence.epoch, version=fence.version, at=time.time())
@@ -177,6 +187,20 @@ class Training:
                 "preload", modules=library_modules(), calls=list(self._preload_calls), environ=changed_environment()
             )
 
+    def _copy_last(self, version: int) -> None:
+        self.replicator.recommit(version)
+        self._schedule.copied(version)
+
+    @property
+    def oldest_needed(self) -> int:
+        """See AdapterSession."""
+        return self._schedule.before(self.replicator.committed_version())
+
+    def can_supply(self, version: int) -> bool:
+        """Whether the job could go on from live tensors of `version`: only if that is copied, or it would need a third
+        slot. After a halt, in the watchdog's thread."""
+        return self._schedule.is_copied(version)
+
     # ---- failure and end --------------------------------------------------------------------------------------------
 
     def recover(self) -> int:
@@ -185,20 +209,24 @@ class Training:
         if self._fence.sealed == self._fence.version or not self._config.weights_edited:
             self._refuse_edits()  # or what is live now would pass for the version
         self._edits.forget()
+        self._sameness.forget()
         version = self._recovery.survive()
+        self._sameness.recovered(version)
         self._redo_until = max(version + 1, interrupted)
-        self._blocked.iteration_dropped()
+        self._costs.dropped()
         return version
 
     def finish(self) -> None:
         """See AdapterSession."""
         self.seal()
+        self._sameness.settle()
         parts, fence, replicator = self._parts, self._fence, self.replicator
-        if replicator.newest != fence.version:  # not scheduled by the interval, but the last one is always kept
+        if replicator.newest != fence.version:  # it was not its turn, but the last one is always kept
             self._gate.wait_copied()
             self._gate.wait_committed(replicator.newest)  # or both slots would be needed
-            fence.resume(fence.version, replicator.recommit)
-        epoch, version, stats = fence.epoch, fence.version, rank_stats(self._blocked, replicator.stats())
+            fence.resume(fence.version, self._copy_last)
+        self._costs.dropped()
+        epoch, version, stats = fence.epoch, fence.version, rank_stats(self._costs, replicator.stats())
         self._link.send("leaving", rank=parts.rank, epoch=epoch, version=version, stats=stats)
         with fence.activity(ACTIVITY_LEAVING):
             parts.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), fence.check)

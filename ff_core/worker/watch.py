@@ -5,7 +5,7 @@ the spare becomes rank 3. While a spare imports ahead, such reads are therefore 
 would find the user's own file in the rank. The process is then *unfit*: it starts afresh and leaves out those modules
 and all that import them.
 
-Not seen: what C or C++ code reads by getenv().
+What C or C++ code reads by getenv() is not seen; ff_core.worker.compiled looks for libraries that might.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from ff_core.contract.env import EVERYTHING, RANK_VARIABLES
+from ff_core.worker import compiled
 
 #: Read by libraries written in C or C++ when they are loaded: a value that the script sets before its imports would
 #: come too late for a spare.
@@ -71,7 +72,8 @@ class Watch:
         os.environb.__class__ = _watched(self, fakes=False)
         sys.meta_path.insert(0, guard)
         try:
-            yield
+            with compiled.watched(self.loaded):
+                yield
         finally:
             sys.meta_path.remove(guard)
             os.environ.__class__, os.environb.__class__ = classes
@@ -103,6 +105,11 @@ class Watch:
         value = _Unread("0", lambda: self._found(importing, f"reads {name} while it is imported"))
         self._copies.append((weakref.ref(value), name, importing))
         return value
+
+    def loaded(self, module: str | None, path: str, name: str) -> None:
+        """`module`, or a library that is being imported, has loaded compiled code that may read the variable `name`."""
+        outer = _importing()
+        self._found(outer if module is None else [module, *outer], f"loads {path}, which may read {name} then")
 
     def refuse(self, module: str, reason: str) -> None:
         """Raise NotAhead for the import of `module`: whoever imports it has to wait too."""

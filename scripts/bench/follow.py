@@ -42,7 +42,8 @@ class Watch:
     spares: node -> number of spares ready to take over (-1: one did before it was ready).
     w: newest version safe on every rank, -1 if none.
     failovers: their events, in order; recovering: one is under way.
-    stats: rank -> its newest `rank_stats` event.  ended: the exit code, in the end.
+    interval: the newest that was chosen.  stats: rank -> its newest `rank_stats` event.
+    ended: the exit code, in the end.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -51,6 +52,7 @@ class Watch:
         self.agents: dict[int, int] = {}
         self.spares: dict[int, int] = {}
         self.w = -1
+        self.interval = 1
         self.failovers: list[dict[str, Any]] = []
         self.stats: dict[int, dict[str, Any]] = {}
         self.training = self.recovering = False
@@ -72,6 +74,8 @@ class Watch:
                 self.spares[event["node"]] = self.spares.get(event["node"], 0) + 1
             elif kind == "commit":
                 self.w = event["W"]
+            elif kind == "interval":
+                self.interval = event["interval"]
             elif kind == "failover":
                 self.failovers.append(event)
                 self.recovering = False

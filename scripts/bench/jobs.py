@@ -8,15 +8,17 @@ DIR/result.rankR.json: hashes and losses of rank R, written when training has en
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -45,6 +47,16 @@ class Training:
     config: Path = ROOT / "configs" / "deepspeed" / "zero1_bf16.json"
     extra: tuple[str, ...] = ()
     framework: str = "deepspeed"
+
+    def configured(self, directory: Path, **fields: dict[str, Any]) -> Training:
+        """The same with `fields` added to those sections of DeepSpeed's configuration; DIR/deepspeed.json is it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        configuration = json.loads(self.config.read_text())
+        for section, added in fields.items():
+            configuration[section] = {**configuration.get(section, {}), **added}
+        config = directory / "deepspeed.json"
+        config.write_text(json.dumps(configuration))
+        return replace(self, config=config)
 
     def command(self, directory: Path) -> list[str]:
         """The script with its arguments; what it writes goes to `directory`."""
@@ -79,6 +91,10 @@ def fftrain_command(directory: Path, training: Training, cluster: Cluster, optio
         "--emulate-nodes", str(cluster.nodes), "--spares", str(cluster.spares), "--out-dir", str(directory),
         *options, *training.command(directory), *switch,
     ]  # fmt: skip
+
+
+#: Options of jobs in which every version is copied: times between commits are iterations then.
+EVERY = ("--ff-config", str(Path(__file__).with_name("every.json")))
 
 
 def torchrun_command(directory: Path, training: Training, ranks: int, options: Sequence[str] = ()) -> list[str]:

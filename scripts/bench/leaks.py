@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.follow import Watch
-from bench.jobs import Cluster, Job, Training, fftrain_command
+from bench.jobs import EVERY, Cluster, Job, Training, fftrain_command
 from bench.recovery import Assassin, Say
 
 #: An iteration's activations come and go; what stays shows at the lowest point.
@@ -65,7 +65,7 @@ def measure(
     """
     per_node = cluster.ranks // cluster.nodes
     victims = [node * per_node + per_node - 1 for node in range(cluster.nodes)]
-    with Job(directory, fftrain_command(directory, training, cluster)) as job:
+    with Job(directory, fftrain_command(directory, training, cluster, EVERY)) as job:
         assassin = Assassin(job, cluster, victims, random.Random(seed), say)
         early: dict[str, Footprint] = {}
         for number in range(1, failovers + 1):

@@ -7,7 +7,6 @@ the counters of a job that copies every version.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -29,21 +28,21 @@ _STUCK_S = 1800.0
 @dataclass(frozen=True, slots=True)
 class Alternating:
     """with_s, without_s: iterations during which a version was copied, or none, in turns in one job; seconds.
-    pairs_s: differences of neighbours.  blocked_ms: rank -> median time that its training thread is blocked in an
-    iteration.  bytes_per_version: of one rank.
+    pairs_s: differences of neighbours.  lost_ms: rank -> mean time that its training stands still for a copied version.
+    bytes_per_version: of one rank.
     """
 
     with_s: list[float]
     without_s: list[float]
     pairs_s: list[float]
-    blocked_ms: dict[int, float]
+    lost_ms: dict[int, float]
     bytes_per_version: int
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
     """with_s, without_s, pairs_s: as in Alternating.  plain_s: iterations under torchrun.  every_s: iterations when
-    each is copied; of that job are also blocked_ms and bytes_per_version.
+    each is copied; of that job are also lost_ms and bytes_per_version.
     cpu_s_per_version: of one rank, in its copy engine and, for receiving, in an agent.
     """
 
@@ -52,7 +51,7 @@ class Overhead:
     pairs_s: list[float]
     plain_s: list[float]
     every_s: list[float]
-    blocked_ms: dict[int, float]
+    lost_ms: dict[int, float]
     cpu_s_per_version: float
     bytes_per_version: int
 
@@ -74,7 +73,7 @@ def measure(directory: Path, training: Training, cluster: Cluster, say: Say) -> 
         pairs_s=pairs.pairs_s,
         plain_s=[seconds for _, seconds in steps_between(plain, _WARM_UP)],
         every_s=[seconds for _, seconds in steps_between(every, _WARM_UP)],
-        blocked_ms=_blocked_ms(stats),
+        lost_ms=_lost_ms(stats),
         cpu_s_per_version=cpu_s / versions,
         bytes_per_version=_bytes_per_version(stats),
     )
@@ -90,13 +89,13 @@ def alternating(directory: Path, training: Training, cluster: Cluster) -> Altern
         with_s=list(copying.values()),
         without_s=[seconds for step, seconds in timed.items() if step % 2 == 0],
         pairs_s=[seconds - timed[step + 1] for step, seconds in copying.items() if step + 1 in timed],
-        blocked_ms=_blocked_ms(stats),
+        lost_ms=_lost_ms(stats),
         bytes_per_version=_bytes_per_version(stats),
     )
 
 
-def _blocked_ms(stats: dict[int, dict[str, Any]]) -> dict[int, float]:
-    return {rank: counters["blocked_ms_median"] for rank, counters in sorted(stats.items())}
+def _lost_ms(stats: dict[int, dict[str, Any]]) -> dict[int, float]:
+    return {rank: counters["lost_ms_mean"] for rank, counters in sorted(stats.items())}
 
 
 def _bytes_per_version(stats: dict[int, dict[str, Any]]) -> int:
@@ -107,12 +106,7 @@ def _protected(
     directory: Path, training: Training, cluster: Cluster, interval: int
 ) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]], float]:
     """Loss lines, counters of every rank, CPU seconds of the agents while there was training."""
-    directory.mkdir(parents=True, exist_ok=True)
-    fields = json.loads(training.config.read_text())
-    fields["ff_failover"] = {"enabled": True, "interval": interval}
-    config = directory / "deepspeed.json"
-    config.write_text(json.dumps(fields))
-    training = Training(training.steps, training.size, config, training.extra)
+    training = training.configured(directory, ff_failover={"enabled": True, "interval": interval})
     with Job(directory, fftrain_command(directory, training, cluster)) as job:
         watch, agents = Watch(directory), _AgentsCpu()
         deadline = time.monotonic() + _STUCK_S

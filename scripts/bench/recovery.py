@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.follow import Watch
-from bench.jobs import Cluster, Job, JobFailed, Training, fftrain_command
+from bench.jobs import EVERY, Cluster, Job, JobFailed, Training, fftrain_command
 
 _POLL_S = 0.005
 _QUIET = 4  # iterations after a failover, or after a spare has become ready, before the next kill
@@ -130,7 +130,7 @@ class Assassin:
 
 def measure(directory: Path, training: Training, cluster: Cluster, kills: int, seed: int, say: Say) -> Measurement:
     """Kill `kills` random ranks of one job at random moments, and let it end. Raises JobFailed."""
-    with Job(directory, fftrain_command(directory, training, cluster)) as job:
+    with Job(directory, fftrain_command(directory, training, cluster, EVERY)) as job:
         assassin = Assassin(job, cluster, list(range(cluster.ranks)), random.Random(seed), say)
         for _ in range(kills):
             assassin.kill()

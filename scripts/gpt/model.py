@@ -22,11 +22,11 @@ class Shape:
     heads: int
 
 
-#: Parameters at sequence length 128: about 0.15, 5.1, 19.2, 99.7 and 303 million. Heads of 64, as GPT-2's, but for the
-#: tiny one.
+#: Parameters at sequence length 128: about 0.15, 5.1, 19.2, 99.7, 303 and 1008 million. Heads of 64, as GPT-2's, but
+#: for the tiny one.
 SIZES = {
     "tiny": Shape(64, 2, 2), "5m": Shape(320, 4, 5), "20m": Shape(512, 6, 8), "100m": Shape(768, 14, 12),
-    "300m": Shape(1024, 24, 16),
+    "300m": Shape(1024, 24, 16), "1b": Shape(2048, 20, 32),
 }  # fmt: skip
 
 

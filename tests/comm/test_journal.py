@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ff_core.comm import Journal
+from ff_core.comm.done import DoneWork
 from ff_core.comm.journal import LIMIT
 from ff_core.errors import JournalMismatch
 from tests.comm import programs_journal
@@ -130,3 +131,37 @@ def test_limit_is_per_tensor() -> None:
 def test_unreadable_journal(data: bytes) -> None:
     with pytest.raises(JournalMismatch):
         Journal(record=False, data=data)
+
+
+def replayed(recorded: torch.Tensor, own: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+    """What a replacement has, whose own tensor is `own`, where the job had `recorded`. state: of the job's rank."""
+    journal = Journal(record=True)
+    entry = journal.begin("0", "broadcast", [recorded])
+    assert entry is not None
+    entry.capture(None)
+    again = Journal(record=False, data=journal.freeze(state))
+    found = again.begin("0", "broadcast", [own])
+    assert found is not None
+    again.replay(found, [own], DoneWork([own]))
+    return own
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_large_data_come_back(dtype: torch.dtype) -> None:
+    wanted = torch.arange(100_000).to(dtype)
+    assert torch.equal(replayed(wanted, torch.zeros_like(wanted), [torch.zeros(3)]), wanted)
+
+
+def test_large_state_is_left_to_the_restore() -> None:
+    weight, same_shape = torch.ones(100_000), torch.ones(100_000)
+    zeros = torch.zeros(100_000)
+    assert torch.equal(replayed(weight, zeros.clone(), [weight]), zeros)
+    assert torch.equal(replayed(weight, zeros.clone(), [same_shape]), zeros)
+
+
+def test_data_for_which_there_is_no_room_are_refused_if_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ff_core.comm.large.ROOM", 1000)
+    wanted = torch.arange(100_000)
+    replayed(wanted, wanted.clone(), [])
+    with pytest.raises(JournalMismatch, match=r"too large to be kept .* through a file"):
+        replayed(wanted, torch.zeros_like(wanted), [])

@@ -22,7 +22,7 @@ def refusal(fields: Any) -> str:
 
 def test_defaults_need_no_thought() -> None:
     config = FailoverConfig.from_dict({"enabled": True})
-    assert (config.enabled, config.replicas, config.interval, config.commit) == (True, 1, 1, "strict")
+    assert (config.enabled, config.replicas, config.interval, config.commit) == (True, 1, "auto", "relaxed")
     assert (config.chunk_bytes, config.memory_limit_bytes, config.spares) == (1 << 20, 0, 0)
     assert FailoverConfig().enabled is False
 
@@ -65,7 +65,9 @@ def test_immutable() -> None:
         ({"replicas": 1.0}, ["ff_failover.replicas = 1.0"]),
         ({"enabled": 1}, ["ff_failover.enabled = 1", "true or false"]),
         ({"interval": 0}, ["ff_failover.interval = 0", ">= 1"]),
-        ({"interval": "auto"}, ["ff_failover.interval = 'auto'", "not available yet", "whole number >= 1"]),
+        ({"interval": "often"}, ["ff_failover.interval = 'often'", 'a whole number >= 1, or "auto"']),
+        ({"overhead_budget": 0.0}, ["ff_failover.overhead_budget = 0.0", "a number > 0 and <= 1"]),
+        ({"overhead_budget": 1.5}, ["ff_failover.overhead_budget = 1.5", "a number > 0 and <= 1"]),
         ({"commit": "eager"}, ["ff_failover.commit = 'eager'", '"strict" or "relaxed"']),
         ({"transport": "rdma"}, ["ff_failover.transport = 'rdma'", '"auto", "shm", "tcp" or "ucx"']),
         ({"chunk_bytes": 5000}, ["ff_failover.chunk_bytes = 5000", "multiple of 4096"]),

@@ -109,7 +109,7 @@ def test_over_the_wire_without_the_secret() -> None:
 
 
 def test_only_what_is_no_default_is_told() -> None:
-    settings = given("ds.json", enabled=True, interval=1, replicas=2, secret=SECRET)
+    settings = given("ds.json", enabled=True, interval="auto", replicas=2, secret=SECRET)
     assert settings.told() == {"replicas": (2, "ds.json"), "secret": ("(not shown)", "ds.json")}
 
 

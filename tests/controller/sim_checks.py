@@ -28,7 +28,7 @@ class Options:
     nproc: int = 2
     spares: int = 0
     replicas: int = 1
-    interval: int = 1
+    interval: int = 1  # 0: another one each time, from 1 to 3
     commit: str = "strict"
     iterations: int = 4
     has_local: bool = False
@@ -61,6 +61,8 @@ class Checks:
         self.safe = -1  # the version that the loss of one failure domain must not take
         self.losses: list[str] = []  # since it was last published
         self.replicated = False  # it lies on a second node, too
+        self.copies: dict[Any, list[int]] = {}  # (start, epoch, rank) -> versions, in order
+        self.intervals: set[int] = set()  # that ranks were told
 
     def _verdict(self, message: Message) -> None:
         epoch, version = message["epoch"], message["version"]
@@ -72,11 +74,29 @@ class Checks:
     def _promised(self) -> bool:
         """Whether what was lost since W was published last must not cost W: one failure domain, or processes only."""
         processes = all(loss.startswith("process") for loss in self.losses)
+        if sum(loss.endswith("undead") for loss in self.losses) > 1:
+            return False  # their own slots are lost, too
         if not processes and not self.replicated:
             return False
         whole = not self.options.has_local and not self.options.has_constant
         survivors = any(rank.alive and rank.restored for rank in self.state.members.ranks.values())
         return (whole or survivors) and (len(set(self.losses)) <= 1 or processes)
+
+    def copied(self, rank: int, epoch: int, version: int) -> None:
+        """A rank has begun to copy a version: every rank must copy the same ones, each the first in its epoch."""
+        mine = self.copies.setdefault((self.restarts, epoch, rank), [])
+        mine.append(version)
+        for other in range(self.job.world_size):
+            theirs = self.copies.get((self.restarts, epoch, other), [])
+            if any(a != b for a, b in zip(mine, theirs, strict=False)):
+                raise Violation(f"epoch {epoch}: rank {rank} copies {mine}, rank {other} {theirs}")
+
+    def runs(self, epoch: int, version: int) -> None:
+        """A rank begins the step that makes `version`: no further than what a death may cost."""
+        schedule = self.controller.copying.schedule
+        limit = schedule.next + 1 if self.options.commit == "strict" else schedule.limit
+        if epoch == self.state.epoch and version >= limit and self.state.w < schedule.next:
+            raise Violation(f"a rank makes version {version}, though W = {self.state.w} and the limit is {limit}")
 
     def resumed(self, worker: Recovering, epoch: int, version: int) -> None:
         """A rank goes on (or starts) with what it holds now."""

@@ -54,7 +54,7 @@ class Faults:
         elif kind == "undead" and [p for p in processes if p.booted]:
             process = self.random.choice([p for p in processes if p.booted])
             self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
-            self._lost(f"process {process.uid}")
+            self._lost(f"process {process.uid}, undead")
             process.exit(-9)
             process.undead = True
         elif kind == "spare":

@@ -273,6 +273,7 @@ class SimReplicator(Replicator):
         self._plan = _Plan(arena.layout.local_bytes)  # type: ignore[assignment]
         self.arena = arena  # type: ignore[assignment]
         self.newest = self._newest_slot = -1
+        self.recommitted = False
         self._epoch = 0
         self._blobs = {}
         self._window = None

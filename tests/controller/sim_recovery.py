@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from ff_core.contract.schedule import CopySchedule
 from ff_core.copy.arena import slot_with
 from ff_core.errors import CorruptSlotError, FailoverInterrupt
 from ff_core.worker.fence import Fence
@@ -29,6 +30,8 @@ class Recovering:
     derived: History | None
     const: bool
     forgotten: int
+    schedule: CopySchedule
+    _recommit: Callable[[int], None]
     send: Callable[..., None]
     _open: Callable[[SimArena], None]
     _take: Callable[..., Steps]
@@ -87,7 +90,8 @@ class Recovering:
             raise Violation(f"rank {self.rank}: scalars of {scalars} with tensors of {self.unique}")
         yield from self._connect(verdict["holders"], epoch)
         world.resumed(self, epoch, version)
-        fence.resume(version, replicator.recommit)
+        self.schedule.begin_epoch(version, verdict["interval"])
+        fence.resume(version, self._recommit)
         self.send("resumed", rank=self.rank, epoch=epoch, timings={})
 
     def _restore(self, replicator: SimReplicator, epoch: int, version: int) -> None:

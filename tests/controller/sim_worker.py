@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ff_core.contract.messages import WORKER_TO_AGENT, make, pack, unpack
+from ff_core.contract.schedule import CopySchedule
 from ff_core.contract.stamps import epoch_of, stamp, version_of
 from ff_core.errors import EngineError, FailoverInterrupt
 from ff_core.worker.fence import Fence
@@ -41,6 +42,7 @@ class SimWorker(Recovering):
         self.derived: History | None = None  # weights: of the version that all ranks' unique tensors were at
         self.const = False
         self.redo_until: int | None = None
+        self.schedule = CopySchedule()
         self.forgotten = -1  # batches of iterations up to this one are gone
         self.main = self._main()
 
@@ -67,6 +69,8 @@ class SimWorker(Recovering):
         if message["t"] == "halt":
             assert self.fence is not None, "a halt before the role"
             version, sealed = self.fence.halt(message["epoch"], lambda: None)
+            if version >= 0 and not self.schedule.is_copied(version):
+                version, sealed = -1, False
             if self.replicator is not None:
                 self.replicator.sim.cancel()
             self.send("halted", epoch=message["epoch"], version=-1 if self.newcomer else version, sealed=sealed)
@@ -144,7 +148,8 @@ class SimWorker(Recovering):
         yield from self._connect(message["holders"], fence.epoch)
         self.replicator.keep_blob(0, ())  # type: ignore[arg-type]
         world.resumed(self, fence.epoch, 0)
-        fence.resume(0, self.replicator.recommit)
+        self.schedule.begin_epoch(0, message["interval"])
+        fence.resume(0, self._recommit)
         self.send("training", rank=self.rank)
 
     def _open(self, arena: SimArena) -> None:
@@ -191,6 +196,7 @@ class SimWorker(Recovering):
             yield from self._until(arrived)
             yield True
             yield from self._gate()
+            world.runs(fence.epoch, fence.version + 1)
             fence.enter_step()
             unique, repl = self.unique, self.repl
             assert unique is not None and repl is not None
@@ -203,25 +209,36 @@ class SimWorker(Recovering):
             yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
             if replicator.newest >= 0 and world.options.finish_waits:
                 yield from self._committed_everywhere(replicator.newest)
-            fence.resume(fence.version, replicator.recommit)
+            fence.resume(fence.version, self._copy_last)
         self.send("leaving", rank=self.rank, epoch=fence.epoch, version=fence.version, stats=None)
         epoch, version = fence.epoch, fence.version
         yield from self._take("may_leave", lambda m: (m["epoch"], m["version"]) == (epoch, version))
 
-    def _scheduled(self, version: int) -> bool:
-        return version % self.world.options.interval == 0
-
     def _copy(self, version: int) -> None:
-        assert self.replicator is not None
-        if self._scheduled(version):
+        assert self.replicator is not None and self.fence is not None
+        if version == self.schedule.next:
             self.replicator.begin(version)
+            self.schedule.copied(version)
+            self.world.copied(self.rank, self.fence.epoch, version)
+
+    def _recommit(self, version: int) -> None:
+        assert self.replicator is not None and self.fence is not None
+        self.replicator.recommit(version)
+        self.world.copied(self.rank, self.fence.epoch, version)
+
+    def _copy_last(self, version: int) -> None:
+        self._recommit(version)
+        self.schedule.copied(version)
 
     def _gate(self) -> Steps:
         assert self.fence is not None and self.replicator is not None
         replicator = self.replicator
         yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
-        if self.world.options.commit == "strict" or self._scheduled(self.fence.version + 1):
+        due = self.fence.version + 1 == self.schedule.next
+        if self.world.options.commit == "strict" or due or replicator.recommitted:
             yield from self._committed_everywhere(replicator.newest)
+        if due:
+            self.schedule.after_next(self.page.load("interval"))
 
     def _committed_everywhere(self, version: int) -> Steps:
         assert self.fence is not None
@@ -240,7 +257,7 @@ class SimWorker(Recovering):
         self.fence.seal(lambda version: self.replicator.seal(version, history))  # type: ignore[union-attr]
         word = self.page.load("w_stamp")
         if word and epoch_of(word) == self.fence.epoch:
-            self.forgotten = max(self.forgotten, version_of(word) - self.world.options.interval)
+            self.forgotten = max(self.forgotten, self.schedule.before(version_of(word)))
         if self.redo_until is not None and self.fence.version >= self.redo_until:
             self.redo_until = None
             self.send("redone", rank=self.rank, epoch=self.fence.epoch, version=self.fence.version, at=0.0)

@@ -5,6 +5,7 @@ and memory.
 docs/protocol.md is broken:
   * after a failover all ranks go on from one version of one lineage, with scalars of that version;
   * that version is at least the W published before, as long as one failure domain is lost at a time;
+  * every rank copies the same versions, and no rank runs further ahead than slots allow, whatever intervals come;
   * a slot that holds W is not overwritten;  * a message of another epoch changes nothing;  * the job ends.
 """
 
@@ -27,6 +28,7 @@ from ff_core.agent import verdicts as verdicts_module
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import CONTROLLER_TO_AGENT, Message, make, pack, unpack
+from ff_core.controller import copying as copying_module
 from ff_core.controller import startup as startup_module
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
@@ -55,7 +57,7 @@ class World(Checks, Faults, Outbox):
         self.seed, self.options = seed, options
         commit: Any = options.commit
         self.settings = FailoverConfig(
-            enabled=True, replicas=options.replicas, interval=options.interval, commit=commit,
+            enabled=True, replicas=options.replicas, interval=options.interval or "auto", commit=commit,
             spares=options.spares,
         ).to_dict()
         self.job = JobSpec(
@@ -93,6 +95,8 @@ class World(Checks, Faults, Outbox):
             self.epoch_seen = message["epoch"]
         if name == "may_leave" and message["version"] > self.state.w:
             raise Violation(f"ranks may leave with version {message['version']}, but W = {self.state.w}")
+        if "interval" in message:
+            self.intervals.add(message["interval"])
         if name == "w":
             self.safe = message["version"]
             self.replicated = all(rank.holders for rank in self.state.members.ranks.values())
@@ -122,6 +126,20 @@ class World(Checks, Faults, Outbox):
 
     def now(self) -> float:
         return self.passed + self.steps * 1e-3
+
+    def _any_choice(self, *_: Any, **__: Any) -> Any:
+        """Stands in for what ranks have measured: whenever the interval is asked for it is another one."""
+        world = self
+
+        class AnyChoice:
+            interval = 1
+
+            def choose(self) -> None:
+                self.interval = world.random.randrange(1, 4)
+
+            forget = choose
+
+        return AnyChoice()
 
     # ---- connections -----------------------------------------------------------------------------------------------
 
@@ -167,6 +185,7 @@ class World(Checks, Faults, Outbox):
             (
                 c.epoch,
                 c.w,
+                self.controller.copying.schedule.limit,
                 c.finished,
                 c.left_version,
                 c.round,
@@ -194,6 +213,7 @@ class World(Checks, Faults, Outbox):
             stack.enter_context(mock.patch.object(store_module, "Arena", SimpleNamespace(create=create)))
             stack.enter_context(mock.patch.object(startup_module, "arena_bytes", lambda layout: 4096))
             stack.enter_context(mock.patch.object(agent_module, "Workers", hosting))
+            stack.enter_context(mock.patch.object(copying_module, "IntervalChoice", self._any_choice))
             stack.enter_context(mock.patch.object(agent_module, "asyncio", loop))
             stack.enter_context(mock.patch.object(halting_module, "asyncio", loop))
             stack.enter_context(mock.patch.object(spares_module, "asyncio", loop))

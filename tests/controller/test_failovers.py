@@ -226,14 +226,6 @@ def test_a_bad_slot_starts_over() -> None:
     assert job.state.round.cause == "rank 2 was killed by signal 9, then a copy of rank 2 on node 1 was damaged"
 
 
-def test_versions_that_are_not_copied_are_not_gone_on_from() -> None:
-    job = running(nodes=3, nproc=1, settings={"interval": 3}, version=3)
-    job.state.members.ranks[1].node = 0
-    job.controller.node_down(1, "its connection closed")  # nobody dies: all live tensors are at 5
-    job.inventories(3, {0: 5, 1: 5, 2: 5})
-    assert {m["version"] for _, m in job.out.take("verdict")} == {3}
-
-
 def test_a_silent_node_is_lost_after_the_timeout() -> None:
     job = running(nodes=2, nproc=1)
     timeout = job.state.config.heartbeat_timeout_s

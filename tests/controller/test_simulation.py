@@ -1,31 +1,18 @@
-"""Thousands of short jobs with every interleaving and fault drawn from a seed; and proof that broken rules would be
-noticed.
+"""Thousands of short jobs with every interleaving and fault drawn from a seed. That broken rules would be noticed is
+shown by test_broken_rules.
 
 A failure names its seed and options: `simulate(seed, Options(...))` repeats it exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-from unittest import mock
+import itertools
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ff_core.agent.halting import Halting
-from ff_core.agent.replica_store import ReplicaStore
-from ff_core.controller import decide as decide_module
-from ff_core.controller.controller import Controller
-from ff_core.controller.failovers import Failovers
-from ff_core.controller.loop_end import LoopEnd
-from ff_core.worker.fence import Fence
-from ff_core.worker.replicator import Replicator
-from tests.controller.sim_agent import SimPort
-from tests.controller.sim_memory import Violation
-from tests.controller.simulation import Options, World, simulate
+from tests.controller.simulation import Options, simulate
 
 RUNS = 60
 THREE = {"nodes": 3, "nproc": 1}
@@ -55,6 +42,20 @@ JOBS: dict[str, Options] = {
     "every second version": Options(**THREE, interval=2, iterations=5, faults=3, kinds=("node", "process")),
     "every third, relaxed": Options(
         **THREE, interval=3, iterations=7, faults=2, commit="relaxed", kinds=("node", "process")
+    ),
+    "intervals that change": Options(interval=0, iterations=9, faults=3, kinds=("process", "frozen")),
+    "the same, strict, a rank per node": Options(
+        **THREE, interval=0, iterations=9, faults=3, commit="strict", kinds=("node", "process")
+    ),
+    "intervals that change, everything": Options(
+        **THREE,
+        interval=0,
+        iterations=9,
+        faults=4,
+        spares=1,
+        has_local=True,
+        kinds=("node", "process", "spare", "slot", "frozen", "partition"),
+        max_restarts=1,
     ),
     "during start-up": Options(faults=2, early=True, max_restarts=2, kinds=("process",)),
     "relaxed, everything": Options(
@@ -94,9 +95,9 @@ kinds = st.lists(st.sampled_from(["process", "node", "spare", "slot", "frozen", 
     nproc=st.integers(1, 3),
     spares=st.integers(0, 2),
     replicas=st.integers(0, 3),
-    interval=st.integers(1, 3),
+    interval=st.integers(0, 3),
     commit=st.sampled_from(["strict", "relaxed"]),
-    iterations=st.integers(1, 6),
+    iterations=st.integers(1, 9),
     faults=st.integers(1, 4),
     chosen=kinds,
     flags=st.tuples(*[st.booleans()] * 3),
@@ -136,165 +137,14 @@ def test_promises_hold_for_any_job(
     )
 
 
+def test_intervals_do_change() -> None:
+    worlds = [simulate(seed, JOBS["intervals that change"]) for seed in range(5)]
+    assert all(world.intervals == {1, 2, 3} for world in worlds)
+    gaps = {b - a for world in worlds for copies in world.copies.values() for a, b in itertools.pairwise(copies)}
+    assert gaps >= {1, 2, 3}
+
+
 def test_the_same_seed_is_the_same_job() -> None:
     options = Options(**THREE, faults=2, kinds=("node", "process"))
     first, second = simulate(11, options), simulate(11, options)
     assert list(first.trace) == list(second.trace) and first.steps == second.steps
-
-
-# ---- the checks themselves: every rule, broken, is noticed ---------------------------------------------------------
-
-
-def _only_v_star_stays(self: ReplicaStore, version: int, old_epoch: int, new_epoch: int) -> None:
-    for arena in self._all():
-        for index, info in enumerate(arena.slot_infos()):
-            if info.complete and (info.epoch, info.version) == (old_epoch, version):
-                arena.restamp(index, new_epoch)
-            else:
-                arena.empty(index)
-
-
-def _newer_versions_stay(self: ReplicaStore, version: int, old_epoch: int, new_epoch: int) -> None:
-    for arena in self._all():
-        for index, info in enumerate(arena.slot_infos()):
-            if info.complete:
-                arena.restamp(index, new_epoch)
-
-
-_allocate = ReplicaStore.allocate
-
-
-def _free_sources_at_once(self: ReplicaStore, own: Any, replicas: Any) -> None:
-    _allocate(self, own, replicas)
-    self.free_retired()
-
-
-def _inventory_without_waiting(self: Halting) -> None:
-    state, epoch = self._state, self._state.halt_epoch
-    if epoch is None:
-        return
-    reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in state.store.reports()]
-    state.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
-
-
-def _the_dying_are_not_awaited(self: Halting, worker: Any) -> bool:
-    epoch = self._state.halt_epoch
-    return bool(worker.booted and not worker.dying and worker.asked == epoch and worker.halted != epoch)
-
-
-def _the_new_are_awaited(self: Halting, worker: Any) -> bool:
-    return bool(worker.dying or (worker.booted and worker.halted != self._state.halt_epoch))
-
-
-async def _retires_nothing(self: SimPort, epoch: int) -> None:
-    self.retired_before = epoch
-
-
-def _commits_of_any_epoch(self: Controller, node: int, epoch: int, versions: dict[int, int]) -> None:
-    for number, version in versions.items():
-        rank = self.state.members.ranks[number]
-        rank.committed = max(rank.committed, (self.state.epoch, version))
-    self.publish_w()
-
-
-def _leave_at_once(self: LoopEnd) -> None:
-    versions = {other.leaving for other in self.members.ranks.values()}
-    if len(versions) == 1 and None not in versions:
-        (self.state.left_version,) = versions
-        for node in self.members.live_nodes():
-            self.out.send(node, "may_leave", epoch=self.state.epoch, version=self.state.left_version)
-
-
-def _halt_reports_unsealed(self: Fence, epoch: int) -> tuple[int, bool]:
-    self._halt_epoch = max(self._halt_epoch, epoch)
-    return (self.version, True) if self._whole else (-1, False)
-
-
-def _halt_reports_torn(self: Fence, epoch: int) -> tuple[int, bool]:
-    self._halt_epoch = max(self._halt_epoch, epoch)
-    return self.version, self.sealed == self.version
-
-
-def _stale_epoch_on_bad_slot(self: Failovers, node: int, rank: int, epoch: int, reason: str) -> None:
-    self.begin(set(), "a copy was damaged", self.out.now())
-
-
-MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
-    "older slots are deleted at the verdict": (
-        Options(nproc=1, faults=5, iterations=5),
-        [(ReplicaStore, "restamp", _only_v_star_stays)],
-    ),
-    "versions above v* stay": (Options(faults=2, iterations=5), [(ReplicaStore, "restamp", _newer_versions_stay)]),
-    "inventories do not wait until ranks are frozen": (
-        Options(faults=5, iterations=6),
-        [(Halting, "progress", _inventory_without_waiting)],
-    ),
-    "inventories do not wait until the dying are gone": (
-        Options(faults=5, iterations=6),
-        [(Halting, "awaited", _the_dying_are_not_awaited)],
-    ),
-    "inventories wait for replacements": (
-        Options(faults=5, iterations=6),
-        [(Halting, "awaited", _the_new_are_awaited)],
-    ),
-    "connections of the old epoch stay open": (
-        Options(**THREE, faults=3, kinds=("process", "node"), iterations=5),
-        [(SimPort, "retire_before", _retires_nothing)],
-    ),
-    "sources are freed at the verdict": (
-        Options(**THREE, faults=3, kinds=("process", "node"), iterations=5),
-        [(ReplicaStore, "allocate", _free_sources_at_once)],
-    ),
-    "commits of an old epoch count": (
-        Options(faults=3, iterations=5),
-        [(Controller, "on_commit", _commits_of_any_epoch)],
-    ),
-    "ranks leave before the last version is safe": (Options(faults=0), [(LoopEnd, "may_leave", _leave_at_once)]),
-    "unsealed live tensors count": (Options(faults=5, iterations=6), [(Fence, "halt", _halt_reports_unsealed)]),
-    "live tensors count while they change": (Options(faults=2, iterations=5), [(Fence, "halt", _halt_reports_torn)]),
-    "an old common version is chosen": (
-        Options(faults=2, iterations=5),
-        [(decide_module, "sorted", lambda values, reverse=False: sorted(values))],
-    ),
-    "replicas count as full": (
-        Options(**THREE, faults=3, kinds=("slot", "process", "node"), has_local=True),
-        [(decide_module, "replace", lambda report, **_: report)],
-    ),
-    "a slot is overwritten while it may be needed": (
-        Options(interval=2, commit="relaxed", faults=0, iterations=6),
-        [(Replicator, "_slot_for", lambda self, version: 0 if self._newest_slot < 0 else self._newest_slot)],
-    ),
-    "messages of old epochs are acted on": (
-        Options(faults=3, kinds=("slot", "process"), iterations=5),
-        [(Failovers, "on_bad_slot", _stale_epoch_on_bad_slot)],
-    ),
-}
-
-
-@contextmanager
-def mutated(changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    patches = [mock.patch.object(owner, name, value, create=True) for owner, name, value in changes]
-    for patch in patches:
-        patch.start()
-    try:
-        yield
-    finally:
-        for patch in patches:
-            patch.stop()
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_broken_rule_is_noticed(name: str) -> None:
-    options, changes = MUTANTS[name]
-    with mutated(changes), pytest.raises(Violation):
-        for seed in range(600):
-            simulate(seed, options)
-
-
-def test_the_simulator_reports_how_to_repeat_a_violation() -> None:
-    with (
-        mutated([(LoopEnd, "may_leave", _leave_at_once)]),
-        pytest.raises(Violation, match=r"seed 5, Options\(nodes=2"),
-    ):
-        simulate(5, Options(faults=0))
-    assert World(5, Options(faults=0)).run() == (0, "")

@@ -19,7 +19,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import codec, rng
-from ff_core.state.inputs import NOTES_BYTES, Inputs
+from ff_core.state.inputs import BYTES, Inputs
 
 
 class Interrupter:
@@ -76,7 +76,8 @@ class FakeSession:
         self.points: list[str] = []
         self.point_hook: Any = None
         self.skip_reset = False
-        self.inputs = Inputs(rank, memoryview(bytearray(NOTES_BYTES)))
+        self.notes = bytearray(BYTES if saved is None else saved.get("notes", BYTES))
+        self.inputs = Inputs(rank, memoryview(self.notes))
         self.behind = 0  # how much older v* is than it would have to be
 
     @property
@@ -128,6 +129,7 @@ class FakeSession:
             self._copy()
             self.seal()
             return 0
+        self.inputs.take_over()
         self.version = self.sealed = self.saved["version"]
         self.slots[self.version] = self.saved
         # Rank 0 plays a survivor that holds everything; the others are newcomers.

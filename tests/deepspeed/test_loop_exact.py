@@ -68,7 +68,8 @@ SKIPPING = {"stage": 1, "dtype": "bf16", "iterations": 12, "skip": "some"}
 def test_skipped_batches_belong_to_the_next_step(run_cases: Callable[..., Any], tmp_path: Path) -> None:
     """All ranks agree to skip some batches: no step is made of them, and they are handed out again like the others."""
     saved = str(tmp_path / "saved")
-    cases = [{**SKIPPING, "plan": EVERY_COLLECTIVE[:14]}, {**SKIPPING, "plan": EVERY_COLLECTIVE[:14], "behind": 1}]
+    plan = [[2, 0], [2, 1], [2, 2], [3, 2], [3, 3]]
+    cases = [{**SKIPPING, "plan": plan}, {**SKIPPING, "plan": plan, "behind": 1}]
     cases += [{**SKIPPING, "save_at": 3, "save_to": saved}, {**SKIPPING, "resume_from": saved}]
     reference, broken, further, whole, rest = run_cases([{**SKIPPING, "protected": False}, *cases])
     for rank in range(2):
@@ -76,7 +77,7 @@ def test_skipped_batches_belong_to_the_next_step(run_cases: Callable[..., Any], 
         for got in (broken, further, whole):
             assert got[rank]["digest"] == reference[rank]["digest"]
             assert got[rank]["losses"] == reference[rank]["losses"]
-        assert len(broken[rank]["recovered"]) >= 4
+        assert len(broken[rank]["recovered"]) == len(plan) and not broken[rank]["unfired"]
         assert rest[rank]["digest"] == reference[rank]["digest"]
         assert rest[rank]["losses"] == {k: v for k, v in reference[rank]["losses"].items() if int(k) > 3}
 
@@ -86,5 +87,5 @@ def test_swallowed_interrupt_is_remembered(run_cases: Callable[..., Any]) -> Non
     reference, got = run_cases([{**case, "protected": False}, {**case, "plan": EVERY_COLLECTIVE}])
     for rank in range(2):
         assert len(got[rank]["recovered"]) >= 3
-        # Not the losses: a script that swallows everything records numbers of iterations that did not count.
         assert got[rank]["digest"] == reference[rank]["digest"]
+        assert got[rank]["losses"] == reference[rank]["losses"]

@@ -22,6 +22,9 @@ CASES: dict[str, dict[str, Any]] = {
     "second-epoch-loader-processes": {
         "stage": 2, "dtype": "bf16", "epochs": 2, "iterations": 4, "extra": 2, "workers": 2, "save_at": 7,
     },
+    "begin-of-second-epoch-persistent-processes": {
+        "stage": 1, "dtype": "bf16", "epochs": 2, "iterations": 3, "workers": 2, "persistent": True, "save_at": 4,
+    },
     "end-of-first-epoch": {"stage": 1, "dtype": "bf16", "epochs": 2, "iterations": 3, "save_at": 3},
     "limit": {"stage": 1, "dtype": "fp32", "epochs": 2, "iterations": 5, "limit": 3, "save_at": 5},
 }  # fmt: skip

@@ -99,9 +99,8 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
     """`epochs` loops over a shuffled data set; returns losses by optimizer step, and what the last step left."""
     losses: dict[int, float] = {}
     data = Noisy(4 * case.get("gas", 1) * case.get("iterations", 6) + case.get("extra", 0))
-    loader = torch.utils.data.DataLoader(
-        data, batch_size=4, shuffle=True, drop_last=True, num_workers=case.get("workers", 0)
-    )
+    processes = {"num_workers": case.get("workers", 0), "persistent_workers": case.get("persistent", False)}
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, drop_last=True, **processes)
     evaluations: list[float] = []
     for _ in range(case.get("epochs", 1)):
         for batches in ff_deepspeed.batches(engine, loader, limit=case.get("limit")):
@@ -127,7 +126,7 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
                 else:
                     torch.distributed.all_reduce(total)
                     interrupter.check()
-                losses[engine.global_steps] = total.item()
+                losses[step + 1 if case.get("bare") else engine.global_steps] = total.item()  # bare: maybe no step yet
             interrupter.running = False
         evaluations.append(float(torch.rand(1)))  # what happens between loops may draw random numbers
     return {
@@ -234,8 +233,9 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 
             def sealing() -> None:
                 seal()
-                if failover.version == case["save_at"]:
-                    torch.save(failover.slots[failover.version], f"{case['save_to']}.{rank}")
+                if case["save_at"] <= failover.version <= case["save_at"] + 1:  # noted: what the next one was given
+                    slot = {**failover.slots[case["save_at"]], "notes": bytes(failover.notes)}
+                    torch.save(slot, f"{case['save_to']}.{rank}")
 
             failover.seal = sealing
     if "misuse" in case:

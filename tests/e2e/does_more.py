@@ -77,9 +77,12 @@ for batches in ff_deepspeed.batches(engine, loader):
                 second.backward(error)
                 second.step()
                 x = again.detach()
+                second.module.requires_grad_(False).eval()  # as a discriminator while the generator learns
             loss = engine(x).float().square().mean()
             engine.backward(loss)
             engine.step()
+            if second is not None:
+                second.module.requires_grad_(True).train()
             if scheduler is not None:
                 scheduler.step()
             if args.clamp:

@@ -55,13 +55,13 @@ def fftrain(
     ranks: int = 4,
     timeout_s: float = 240.0,
     meanwhile: Callable[[Path, subprocess.Popen[str]], None] | None = None,
+    launcher: Sequence[str] = ("-m", "ff_core.launch.cli"),
 ) -> Job:
-    """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside."""
+    """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside.  launcher: for `fftrain`."""
     out.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
-        "-m",
-        "ff_core.launch.cli",
+        *launcher,
         "run",
         "--nproc-per-node",
         str(ranks),

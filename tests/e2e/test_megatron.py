@@ -21,6 +21,8 @@ FEW_KILLS = ("2 3 backward", "1 6 after-step", "3 9 forward")
 KILLS = ("2 3 backward", "0 4 step", "1 6 after-step", "3 9 forward", "0 11 forward")
 #: Ranks 0 and 1 are one node, and under TP2 one tensor-parallel group.
 NODES = ("0 4 step", "1 4 step", "2 7 after-step", "3 7 after-step")
+#: The one that is faster leaves the other in a collective of their tensor-parallel group.
+IN_BACKWARD = ("0 4 backward", "1 4 backward")
 
 
 def words(out: Path, *extra: str) -> list[str]:
@@ -107,11 +109,11 @@ def test_pipeline_overlap_experts_and_evaluations(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(700)
-@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=slow)])
-def test_both_ranks_of_a_node_at_once(tmp_path: Path, nodes: int) -> None:
+@pytest.mark.parametrize("kills", [NODES[:2], pytest.param(NODES, marks=slow), pytest.param(IN_BACKWARD, marks=slow)])
+def test_both_ranks_of_a_node_at_once(tmp_path: Path, kills: tuple[str, ...]) -> None:
     """TP2 DP2: the two ranks of a tensor-parallel group die together; and the others later."""
-    job = both(tmp_path, ("--bf16", *ZERO, *TP2), NODES[: 2 * nodes])
-    assert len(job.of("failover")) >= nodes
+    job = both(tmp_path, ("--bf16", *ZERO, *TP2), kills)
+    assert {rank for event in job.of("failover") for rank in event["dead"]} == {int(kill[0]) for kill in kills}
 
 
 @pytest.mark.timeout(700)

@@ -168,19 +168,18 @@ def test_two_at_once(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     assert {rank for event in job.of("failover") for rank in event["dead"]} == {0, 1, 3}
 
 
-def test_paced_and_killed_at_random_moments(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
-    """Versions are sent slowly on purpose: deaths while one is on its way change nothing."""
+def test_paced_and_killed_while_a_version_is_on_its_way(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
+    """Versions are sent slowly on purpose: a death while one is on its way changes nothing, nor one at any moment."""
     rng = random.Random(20261123)
 
-    def kill_now_and_then(out: Path, process: subprocess.Popen[str]) -> None:
-        for number, (rank, version) in enumerate(((2, 14), (0, 18))):
-            wait_for(out, committed(version))
-            time.sleep(rng.uniform(0.0, 0.2))
-            os.kill(pid_of(out, rank), signal.SIGKILL)
-            wait_for(out, lambda events, n=number: sum(e["kind"] == "failover" for e in events) > n)
+    def kill_later(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, lambda events: any(event["kind"] == "failover" for event in events))
+        wait_for(out, committed(18))
+        time.sleep(rng.uniform(0.0, 0.2))
+        os.kill(pid_of(out, 0), signal.SIGKILL)
 
-    words = (*settings(tmp_path, pacing=True), "--spares", "1")
-    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_now_and_then)
+    words = (*settings(tmp_path, pacing=True), "--spares", "1", "--inject", "kill rank=2 iteration=15 at=copying")
+    job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_later)
     assert_same(job, uninterrupted)
     assert [event["dead"] for event in job.of("failover")] == [[2], [0]]
     survivors = [event for event in job.of("rank_stats") if event["rank"] in (1, 3)]
@@ -239,3 +238,20 @@ def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: dic
     assert_same(job, uninterrupted)
     assert [event["node"] for event in job.of("node_lost")] == [1]
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("schedule", ["own", "registered"])
+def test_a_scheduler_of_the_scripts_own(tmp_path: Path, schedule: str) -> None:
+    """A replacement whose scheduler begins anew is refused before its step; the advice leads to the right bits."""
+    arguments = ("--iterations", "12", "--schedule", schedule)
+    kill = ("--inject", "kill rank=1 iteration=6 at=backward")
+    script = [str(TOY), *arguments, "--out", str(tmp_path / "results")]
+    job = fftrain(tmp_path, script, *NODES, *kill, ranks=2)
+    if schedule == "own":
+        assert job.code == 1
+        assert "lr of parameter group 0 is 0.05 on rank 1 (a replacement) and 0.025 on rank 0" in job.stderr
+        assert "ff_core.register_state(name, obj)" in job.stderr
+        return
+    assert job.code == 0, job.stderr[-4000:]
+    plain = jobs.uninterrupted(str(TOY), arguments, lambda folder: ("--out", str(folder)), ranks=2)
+    assert job.results() == results_of(plain)

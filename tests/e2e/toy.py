@@ -21,8 +21,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+import ff_core
 from ff_core.config.schema import FailoverConfig
-from ff_core.contract.adapter import Held, TensorSpec
+from ff_core.contract.adapter import Held, Replicas, TensorSpec
 from ff_core.errors import FailoverInterrupt
 from ff_core.worker.session import current
 
@@ -50,6 +51,7 @@ class Toy:
         dist.broadcast(self.frozen, 0)  # constant, and different in a newcomer until it is rebuilt
         torch.manual_seed(100 + self.rank)
         self.losses: dict[int, float] = {}
+        self.group = {"params": [self.master], "lr": 0.05}
         self._gather()
 
     def _gather(self) -> None:
@@ -66,13 +68,20 @@ class Toy:
         ]
 
     def scalars(self) -> dict[str, Any]:
-        return {"losses": dict(self.losses)}
+        return {"losses": dict(self.losses), "lr": self.group["lr"]}
 
     def load_scalars(self, scalars: dict[str, Any]) -> None:
         self.losses = dict(scalars["losses"])
+        self.group["lr"] = scalars["lr"]
 
     def only_stepped(self) -> list[Any]:
         return []
+
+    def replicas(self) -> list[Replicas]:
+        return [Replicas(None, list(range(self.size)), [("full", self.full), ("counter", self.counter)])]
+
+    def hyperparameters(self) -> list[dict[str, Any]]:
+        return [self.group]
 
     def peers(self) -> list[int] | None:
         return None
@@ -114,7 +123,7 @@ class Toy:
     def _step(self, gradient: torch.Tensor) -> None:
         mine = gradient[self.rank * self.shard : (self.rank + 1) * self.shard]
         self.momentum.mul_(0.9).add_(mine)
-        self.master.sub_(self.momentum, alpha=0.05)
+        self.master.sub_(self.momentum, alpha=self.group["lr"])
         self.counter.add_(1)
         self._gather()
 
@@ -129,7 +138,27 @@ class Toy:
         return hashed.hexdigest()
 
 
-def train(toy: Toy, iterations: int, pause_s: float) -> None:
+class Schedule:
+    """A scheduler that is no torch class: halves the learning rate at its third step, by a count of its own.
+
+    apart: rank r has its own learning rates, as jobs may.
+    """
+
+    def __init__(self, toy: Toy, apart: bool) -> None:
+        self._toy, self._apart, self.count = toy, apart, 0
+
+    def step(self) -> None:
+        self.count += 1
+        self._toy.group["lr"] = (0.05 if self.count < 3 else 0.025) + (0.001 * self._toy.rank if self._apart else 0)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+def train(toy: Toy, iterations: int, pause_s: float, schedule: Schedule | None = None) -> None:
     import time
 
     failover = current()
@@ -141,6 +170,8 @@ def train(toy: Toy, iterations: int, pause_s: float) -> None:
                 time.sleep(pause_s)
                 toy.iterate(version + 1)
                 version += 1
+                if schedule is not None:
+                    schedule.step()
                 if failover:
                     failover.seal()
             if failover:
@@ -167,6 +198,7 @@ def main() -> None:
         "--block", default="", help="JSON of settings that the launcher does not know, as a script's own"
     )
     parser.add_argument("--shard", type=int, default=SHARD, help="numbers per rank")
+    parser.add_argument("--schedule", choices=("none", "own", "registered", "apart"), default="none")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.raise_at_start:
@@ -182,7 +214,10 @@ def main() -> None:
         if args.block:
             failover.configure(FailoverConfig.from_dict(json.loads(args.block)))
         failover.attach(toy)
-    train(toy, args.iterations, args.pause)
+    schedule = None if args.schedule == "none" else Schedule(toy, args.schedule == "apart")
+    if schedule is not None and args.schedule != "own":
+        ff_core.register_state("schedule", schedule)
+    train(toy, args.iterations, args.pause, schedule)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"rank{toy.rank}.json").write_text(json.dumps({"digest": toy.digest(), "losses": toy.losses}))
     print(f"rank {toy.rank} done", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,11 +89,13 @@ def test_the_scripts_arguments_are_left_alone(rest: str) -> None:
         ("--nproc_per 2 train.py", ["train.py"]),
         ("-- train.py --x", ["train.py", "--x"]),
         ("--no-python echo --x", ["echo", "--x"]),
+        (f"--no-python {sys.executable} train.py -m", ["train.py", "-m"]),
+        (f"--no-python {sys.executable} -m pack --x", ["-m", "pack", "--x"]),
     ],
 )
 def test_entrypoint(text: str, expected: list[str]) -> None:
     made = plan(text)
-    assert made.entrypoint == expected and made.no_python == ("--no-python" in text)
+    assert made.entrypoint == expected and made.no_python == ("echo" in text)
 
 
 def test_split_agrees_with_argparse() -> None:
@@ -139,6 +142,7 @@ def test_output_options() -> None:
         ("-m nowhere_at_all.train", ["nowhere_at_all", "no module"]),
         ("--no-python nowhere_at_all", ["nowhere_at_all", "no such program"]),
         ("--no-python -m pack", ["--no-python", "--module"]),
+        ("--no-python python -c pass", ["the interpreter is not named"]),
         ("--nnodes 1:4 train.py", ["--nnodes 1:4", "keeps its size"]),
         ("--nnodes two train.py", ["--nnodes two"]),
         ("--nnodes 0 train.py", ["--nnodes 0", "at least 1"]),

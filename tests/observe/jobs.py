@@ -19,6 +19,8 @@ def two_failovers(directory: Path) -> None:
         for rank in range(4):
             log.emit("worker_start", t=T0 + 0.1, rank=rank, pid=100 + rank, node=rank // 2, warm=False, epoch=0)
         log.emit("training_start", t=T0 + 4, coverage="protected against the loss of 1 node at a time")
+        log.emit("interval", t=T0 + 4, version=0, interval=1, was=1, most_lost=1, why="as measured")
+        log.emit("interval", t=T0 + 5, version=12, interval=4, was=1, most_lost=7, why="at 1 copying stops rank 2")
         for version in range(41):
             log.emit("commit", t=T0 + 4 + 0.2 * version, W=version, epoch=0)
         for epoch, rank, warm, at in ((1, 2, True, 6.0), (2, 0, False, 9.0)):
@@ -31,7 +33,7 @@ def two_failovers(directory: Path) -> None:
                 bytes={"restored": 15 << 20}, total_s=0.3, died_at=T0 + at,
             )  # fmt: skip
         for rank in range(4):
-            log.emit("rank_stats", t=T0 + 12, rank=rank, versions=41, blocked_ms_median=1.25, bytes_sent=1 << 30)
+            log.emit("rank_stats", t=T0 + 12, rank=rank, versions=41, lost_ms_median=1.25, bytes_sent=1 << 30)
             log.emit("worker_exit", t=T0 + 13, rank=rank, code=0, at=T0 + 13)
         log.emit("job_end", t=T0 + 13.1, code=0, summary="")
     with (directory / "losses.jsonl").open("w") as file:

@@ -62,7 +62,10 @@ def test_report_of_two_failovers(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for name in PHASES:
         assert name in out
     assert out.count("0.300") == 2
+    assert "what a copied version costs" in out and out.count("1.25") == 4
     assert f"page: {tmp_path}/report.html" in out
+    assert "from version 0 on, interval 1: as measured; a death costs at most 1 finished iteration and" in out
+    assert "from version 12 on, interval 4: at 1 copying stops rank 2; a death costs at most 7 finished it" in out
     numbers = json.loads((tmp_path / "report.json").read_text())
     assert [failover["dead"] for failover in numbers["failovers"]] == [[2], [0]]
 
@@ -72,7 +75,8 @@ def test_report_of_two_failovers(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "rank 2 was killed by signal 9" in text
     assert "rank 2, process 202 on node 1 (spare)" in text
     assert "15.0 MiB" in text
-    assert "blocked ms median" in text
+    assert "lost ms median" in text and "at 1 copying stops rank 2" in text
+    assert [chosen["interval"] for chosen in numbers["intervals"]] == [1, 4]
     assert "1.250" in text
     assert numbers["rank_stats"]["3"]["versions"] == 41
 

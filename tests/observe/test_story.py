@@ -22,7 +22,7 @@ def test_two_failovers(tmp_path: Path) -> None:
     assert first.phases == jobs.PHASES
     assert list(first.phases) == list(PHASES)
     assert len(story.losses) == 40
-    assert [note.kind for note in story.notes] == ["injection", "injection"]
+    assert [note.kind for note in story.notes] == ["interval", "interval", "injection", "injection"]
     numbers = story.to_dict()
     assert numbers["failovers"][1]["total_s"] == 0.3
     assert numbers["last_version"] == 40

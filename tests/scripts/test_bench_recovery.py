@@ -25,7 +25,7 @@ from bench.numbers import medians, spread, steps_between  # noqa: E402
 
 KEYS = {
     "kill_to_step_s", "beyond_iteration_s", "kill_to_step_no_spare_s", "baseline_restart_s", "ratio", "bit_exact",
-    "phases", "blocked_ms_20m", "iteration_with_s", "iteration_without_s", "cpu_s_per_version", "leak", "load",
+    "phases", "lost_ms_20m", "iteration_with_s", "iteration_without_s", "cpu_s_per_version", "leak", "load",
 }  # fmt: skip
 
 

@@ -91,6 +91,18 @@ def test_a_survivor_goes_back_before_the_first_step() -> None:
     assert len(saved()) == 2, "found again"
 
 
+def test_weights_that_were_switched_off_in_a_dropped_iteration_train_again() -> None:
+    script = Script()
+    found.begin()
+    script.model.bias.requires_grad_(False)
+    script.train()
+    before = saved()
+    script.model.weight.requires_grad_(False)  # interrupted here
+    script.model.bias.requires_grad_(True)
+    found.load(before)
+    assert script.model.weight.requires_grad and not script.model.bias.requires_grad
+
+
 def test_steps_of_the_framework_are_its_own() -> None:
     script = Script()
     found.begin()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ff_core.errors import DifferenceError
-from ff_core.state.inputs import NOTES_BYTES, Inputs
+from ff_core.state.inputs import BYTES, Inputs
 
 
 def batch(seed: int, size: int = 5) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def seed() -> None:
 
 @pytest.fixture
 def notes() -> memoryview:
-    return memoryview(bytearray(NOTES_BYTES))
+    return memoryview(bytearray(BYTES))
 
 
 def replacement(notes: memoryview) -> Inputs:
@@ -149,7 +149,7 @@ def test_an_input_that_is_changed_afterwards(notes: memoryview) -> None:
 
 def test_old_notes_are_of_no_use(notes: memoryview) -> None:
     inputs = Inputs(2, notes)
-    for iteration in range(30):
+    for iteration in range(80):
         train(inputs, iteration, batch(iteration))
     inputs = replacement(notes)
-    assert sorted(inputs._expected) == list(range(22, 30))
+    assert sorted(inputs._expected) == list(range(29, 80))

@@ -20,10 +20,11 @@ from ff_core.worker.session import Session
 
 
 class OneRank:
-    """arena: of the rank that a newcomer replaces, with a complete slot of epoch 0. Without it the job begins."""
+    """arena: of the rank that a newcomer replaces, with a complete slot of epoch 0. Without it the job begins.
+    interval: what the rank is told from now on; may change."""
 
-    def __init__(self, arena: Arena | None = None) -> None:
-        self.arena = arena
+    def __init__(self, arena: Arena | None = None, interval: int = 1) -> None:
+        self.arena, self.interval = arena, interval
         self.said: list[str] = []
         self._epoch = 0
         self._newcomer = arena is not None
@@ -37,7 +38,7 @@ class OneRank:
         self.session = Session(WorkerParts.for_role(link, role, self._page, self._bell), role)
         nothing: Any = SimpleNamespace(
             halt=lambda epoch: None, drop=lambda: None, regroup=lambda epoch: None, give_back=lambda: None,
-            freeze_journal=lambda: b"", late_groups=list, make_late_groups=lambda groups: None,
+            freeze_journal=lambda state: b"", late_groups=list, make_late_groups=lambda groups: None,
             client=SimpleNamespace(close=lambda: None),
         )  # fmt: skip
         self.session.registry = nothing
@@ -50,6 +51,7 @@ class OneRank:
     def _publish(self) -> None:
         """What the rank has committed is committed everywhere."""
         while os.eventfd_read(self._bell) and not self._over:
+            self._page.store("interval", self.interval)
             self._page.store("w_stamp", self._page.load("committed"))
             self._page.notify()
 
@@ -65,7 +67,10 @@ class OneRank:
         if name == "protect":
             sizes = {key: fields[key] for key in ("sent_bytes", "local_bytes", "blob_capacity")}
             self.arena = Arena.create(ArenaLayout(0, **sizes, journal_capacity=4096, chunk_bytes=4096))
-            self._tell("arena", [os.dup(self.arena.fd)], holders=[], coverage="")
+            self._tell(
+                "arena", [os.dup(self.arena.fd)], holders=[], coverage="",
+                interval=self.interval,
+            )  # fmt: skip
         elif name == "halted":
             self._decide(fields)
         elif name == "ready":
@@ -87,7 +92,7 @@ class OneRank:
         self._tell(
             "go_on", [os.dup(self.arena.fd)], epoch=self._epoch, version=version, newcomers=[],
             restored=[] if keeps else [0], holders=[], coverage="",
-            source="live" if keeps else "slot", filled=False,
+            source="live" if keeps else "slot", filled=False, interval=self.interval,
         )  # fmt: skip
 
     def _tell(self, name: str, fds: list[int] | None = None, **fields: Any) -> None:

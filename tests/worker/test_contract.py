@@ -35,6 +35,12 @@ class Trainer:
     def only_stepped(self) -> list[Any]:
         return []
 
+    def replicas(self) -> list[Any]:
+        return []
+
+    def hyperparameters(self) -> list[Any]:
+        return []
+
     def peers(self) -> list[int] | None:
         return None
 

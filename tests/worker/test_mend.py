@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.binding import CopyCancelled
 from ff_core.copy.connect import Link
 from ff_core.copy.page import StatusPage
-from ff_core.errors import EngineError, FailoverInterrupt
+from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt
 from ff_core.state.razor import make_plan
 from ff_core.worker import replicator as replicator_module
 from ff_core.worker.fence import Fence
@@ -47,12 +48,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Replicator, list[OSE
     arena.close()
 
 
-def break_once(replicator: Replicator, monkeypatch: pytest.MonkeyPatch) -> None:
+def break_once(replicator: Replicator, monkeypatch: pytest.MonkeyPatch, looks: int = 1) -> None:
     """Version 1 is on its way to a holder. The engine reports a broken connection, and after the cancel that follows
-    nothing any more."""
+    nothing any more. looks: how often it reports it, if there is no cancel at once."""
     replicator.connect([[1, "holder", 1]], 0)
     replicator.begin(1)
-    errors = [EngineError("reset by peer")]
+    errors = [EngineError("reset by peer")] * looks
 
     def check() -> None:
         if errors:
@@ -69,9 +70,9 @@ def test_a_connection_that_cannot_be_made_again_at_once_is_tried_again(
     again: list[int] = []
     monkeypatch.setattr(replicator, "recommit", again.append)
     refusals += [ConnectionRefusedError(), ConnectionRefusedError()]
-    assert [replicator.mend(now) for _ in range(2)] == ["", ""] and again == []
-    assert "made again" in replicator.mend(now) and again == [1]
-    assert replicator.mend(now) == "" and again == [1]
+    assert [replicator.mend(1, now) for _ in range(2)] == ["", ""] and again == []
+    assert "made again" in replicator.mend(1, now) and again == [1]
+    assert replicator.mend(1, now) == "" and again == [1]
 
 
 def test_nothing_is_copied_after_a_halt(
@@ -83,7 +84,7 @@ def test_nothing_is_copied_after_a_halt(
     fence.halt(1, lambda: None)
     monkeypatch.setattr(replicator, "recommit", lambda version: pytest.fail("copied after a halt"))
     with pytest.raises(FailoverInterrupt):
-        replicator.mend(fence.unless_halted)
+        replicator.mend(1, fence.unless_halted)
 
 
 def test_a_cancel_meanwhile_reaches_the_gate(
@@ -97,4 +98,33 @@ def test_a_cancel_meanwhile_reaches_the_gate(
 
     monkeypatch.setattr(replicator, "recommit", cancelled)
     with pytest.raises(CopyCancelled):  # the gate looks for the halt behind it
-        replicator.mend(now)
+        replicator.mend(1, now)
+
+
+def test_a_version_that_the_tensors_have_left_behind_is_waited_for_in_its_slot(
+    made: tuple[Replicator, list[OSError]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replicator, _ = made
+    break_once(replicator, monkeypatch, looks=2)
+    again: list[int] = []
+    monkeypatch.setattr(replicator, "recommit", again.append)
+    assert replicator.mend(3, now) == "" and again == []  # it is not sealed: its slot is not complete
+    replicator.seal(1, b"scalars")
+    while not replicator._is_in_slot():
+        time.sleep(0.001)
+    assert "made again" in replicator.mend(3, now) and again == [1]
+
+
+def test_a_damaged_version_that_the_tensors_have_left_behind_is_an_error(
+    made: tuple[Replicator, list[OSError]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replicator, _ = made
+    break_once(replicator, monkeypatch)
+
+    def check() -> None:
+        raise CorruptSlotError("chunk 3")
+
+    monkeypatch.setattr(replicator._writer, "check", check)
+    monkeypatch.setattr(replicator, "recommit", lambda version: pytest.fail("another version was copied in its name"))
+    with pytest.raises(EngineError, match=r"version 1, .* damaged .*chunk 3.* tensors are at version 3 already"):
+        replicator.mend(3, now)

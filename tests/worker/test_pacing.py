@@ -1,21 +1,7 @@
 from __future__ import annotations
 
-from ff_core.worker.pacing import CopyWindow
-
-
-class Clock:
-    """Of a device that is `behind` by some moments: what they are it will know later."""
-
-    def __init__(self) -> None:
-        self.time, self.behind = 100.0, 0
-        self.known: list[float] = []
-
-    def now(self) -> int:
-        self.known.append(self.time)
-        return len(self.known) - 1
-
-    def seconds(self, start: int, end: int) -> float | None:
-        return self.known[end] - self.known[start] if end < len(self.known) - self.behind else None
+from ff_core.worker.pacing import CopyWindow, HostClock
+from tests.worker.moved_clock import Clock
 
 
 def iteration(window: CopyWindow, clock: Clock, seconds: float) -> None:
@@ -70,7 +56,7 @@ def test_a_device_tells_later_what_it_took() -> None:
 
 
 def test_the_hosts_own_clock() -> None:
-    window = CopyWindow()
+    window = CopyWindow(HostClock())
     for _ in range(8):
         window.begun()
         window.gate()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ff_core.config.schema import FailoverConfig
+from ff_core.contract.schedule import CopySchedule
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverInterrupt
 from ff_core.state import codec
@@ -63,6 +64,7 @@ class Rank:
             registry,
             adapter,
             replicator,  # type: ignore[arg-type]
+            CopySchedule(),
         )
 
     def _wait_rebuilt(self) -> None:
@@ -74,7 +76,7 @@ class Rank:
     def _take(self, name: str, accept: Any, check: Any, timeout_s: float | None = None) -> tuple[dict[str, Any], Any]:
         verdict = {
             "epoch": 1, "version": 3, "source_rank": 1, "newcomers": [], "restored": [0], "coverage": "",
-            "holders": [], "source": "slot", "filled": False,
+            "holders": [], "source": "slot", "filled": False, "interval": 1,
         }  # fmt: skip
         return verdict, [os.dup(2)] if name == "go_on" else []
 

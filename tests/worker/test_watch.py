@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -167,3 +168,44 @@ def test_what_the_script_changed_in_its_environment(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("GOES")
     monkeypatch.setenv("RANK", "3")
     assert preload.changed_environment() == {"COMES": digest("secret"), "GOES": ""}
+
+
+C_SOURCE = """
+    #include <stdlib.h>
+    static const char *at_load, *other;
+    __attribute__((constructor)) static void ask(void) { at_load = getenv("FIRST"); other = getenv("SECOND"); }
+    const char *kept(void) { return at_load; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "asks"),
+    [
+        ("RANK", "PMI_RANK", True),  # linkers keep one string for both
+        ("LOCAL_RANK", "TERM", True),
+        ("FRANK", "TERM", False),
+        ("HOME", "TERM", False),
+    ],
+)
+def test_a_compiled_library_that_may_ask_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str, asks: bool
+) -> None:
+    source, library = tmp_path / "asks.c", tmp_path / "libasks.so"
+    source.write_text(C_SOURCE.replace("FIRST", first).replace("SECOND", second))
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    module(tmp_path, monkeypatch, has_library=f"import ctypes\nLIBRARY = ctypes.CDLL({str(library)!r})")
+    result = preload.run(["has_library"], [])
+    assert set(result.unfit) == ({"has_library"} if asks else set())
+    if asks:
+        assert f"loads {library}, which may read" in result.unfit["has_library"]
+
+
+def test_c_code_sees_the_rank_of_a_spare_that_got_one() -> None:
+    """os.environ is what the script asks, getenv() what its libraries ask: both must have the rank's values."""
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_char_p
+    os.environ["RANK"] = "7"
+    preload.run(["json"], [])
+    assert getenv(b"RANK") is None, "a library that asks then must find none"
+    os.environ.update(RANK="3")  # as worker_main does
+    assert getenv(b"RANK") == b"3"

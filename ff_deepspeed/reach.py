@@ -1,0 +1,109 @@
+"""What a data loader has for itself: the objects that are reached from it, always in the same order.
+
+Through attributes, lists and dicts; what a function has bound (closure, defaults, functools.partial, its object), and
+the random generators among the global names that the functions and classes of a data set use.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+try:
+    import numpy as np
+except ImportError:  # torch works without it
+    np = None  # type: ignore[assignment]
+
+_DEPTH = 6
+_MOST = 2000  # objects looked at: a data set may be a list of millions
+_LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, torch.nn.Module, type, types.ModuleType)
+_LIBRARIES = frozenset({"abc", "builtins", "collections", "functools", "numpy", "random", "torch", "typing"})
+# The iterator of a loader with processes changes all the time; the other two are this package's own.
+_SKIPPED = frozenset({"_iterator", "_ff_past", "_ff_first"})
+
+
+def objects(loader: Any) -> Iterator[tuple[str, Any]]:
+    """(path from the loader, object), each object once: "dataset.transform" and what is there. Leaves are left out."""
+    seen: set[int] = set()
+    level = [("", loader)]
+    for _ in range(_DEPTH):
+        below: list[tuple[str, Any]] = []
+        for path, part in level:
+            if id(part) in seen or len(seen) > _MOST or (isinstance(part, _LEAVES) and not _is_array(part)):
+                continue
+            seen.add(id(part))
+            yield path, part
+            if not is_generator(part):
+                below += [(f"{path}.{name}" if path else name, value) for name, value in _parts(part)]
+        level = below
+
+
+def is_generator(part: Any) -> bool:
+    """Whether `part` draws random numbers: torch's (of the CPU), NumPy's or Python's."""
+    if isinstance(part, torch.Generator):
+        return part.device.type == "cpu"
+    if isinstance(part, random.Random):
+        return not isinstance(part, random.SystemRandom)
+    return np is not None and isinstance(part, (np.random.Generator, np.random.RandomState))
+
+
+def _is_array(part: Any) -> bool:
+    return np is not None and isinstance(part, np.ndarray)
+
+
+def _parts(part: Any) -> list[tuple[str, Any]]:
+    if _is_array(part):
+        return []
+    if isinstance(part, dict):
+        return [(str(key), value) for key, value in list(part.items())[:_MOST]]
+    if isinstance(part, (list, tuple)):
+        return [(str(index), value) for index, value in enumerate(part[:_MOST])]
+    if isinstance(part, functools.partial):
+        return [("func", part.func), *_parts(part.args), *_parts(part.keywords)]
+    if isinstance(part, types.MethodType):
+        return [("__self__", part.__self__), ("__func__", part.__func__)]
+    if isinstance(part, types.FunctionType):
+        return [*_bound(part), *_globals(part)]
+    if isinstance(part, types.GeneratorType):
+        return list(part.gi_frame.f_locals.items()) if part.gi_frame is not None else []
+    own = [(name, value) for name, value in getattr(part, "__dict__", {}).items() if name not in _SKIPPED]
+    return own + _of_class(type(part))  # type: ignore[arg-type]
+
+
+def _bound(function: types.FunctionType) -> list[tuple[str, Any]]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    bound = [(name, cell.cell_contents) for name, cell in cells if _is_filled(cell)]
+    defaults = [(f"default {index}", value) for index, value in enumerate(function.__defaults__ or ())]
+    return [*bound, *defaults, *(function.__kwdefaults__ or {}).items()]
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return bool(cell.cell_contents is not cell)
+    except ValueError:
+        return False
+
+
+def _globals(function: types.FunctionType) -> list[tuple[str, Any]]:
+    found = [(name, function.__globals__.get(name)) for name in function.__code__.co_names]
+    return [(name, value) for name, value in found if is_generator(value)]
+
+
+@functools.cache
+def _of_class(kind: type) -> list[tuple[str, Any]]:
+    """Generators that the user's class has itself, or that its methods use by a global name."""
+    found: list[tuple[str, Any]] = []
+    for base in kind.__mro__:
+        if base.__module__.split(".", 1)[0] in _LIBRARIES:
+            continue
+        for name, value in vars(base).items():
+            if isinstance(value, types.FunctionType):
+                found += _globals(value)
+            elif is_generator(value):
+                found.append((name, value))
+    return found
