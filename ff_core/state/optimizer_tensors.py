@@ -85,8 +85,8 @@ def obstacles(optimizer: torch.optim.Optimizer) -> Iterator[str]:
             continue
         yield from unseen(state)
     # What a class adds to its checkpoint is state that it keeps elsewhere.
-    for key in optimizer.state_dict().keys() - {"state", "param_groups"}:
-        yield f"its state_dict() has an entry {str(key)[:40]!r} besides the state of its parameters"
+    for name in optimizer.state_dict().keys() - {"state", "param_groups"}:
+        yield f"its state_dict() has an entry {str(name)[:40]!r} besides the state of its parameters"
 
 
 def unseen(state: State) -> Iterator[str]:

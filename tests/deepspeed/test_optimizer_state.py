@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import Counting
 
 from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import cpu_adam, moments
+from tests.deepspeed.small_model import Counting
 
 
 def parameters() -> list[torch.nn.Parameter]:
