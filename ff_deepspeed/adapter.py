@@ -11,7 +11,7 @@ import torch.distributed as dist
 from ff_core.contract.adapter import Held, Replicas, TensorSpec
 from ff_core.state.buffers import Buffers
 from ff_core.state.modes import Modes
-from ff_deepspeed import cpu_adam, moments, rebuild, scalars, state_map
+from ff_deepspeed import moments, rebuild, scalars, state_map
 from ff_deepspeed.reset import Reset
 
 
@@ -41,7 +41,6 @@ class DeepSpeedAdapter:
         self._reset = Reset(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
-        cpu_adam.follow(state_map.inner_optimizer(engine))
 
     def tensors(self) -> list[TensorSpec]:
         moments.of(state_map.inner_optimizer(self.engine)).create()

@@ -10,6 +10,7 @@ version 0 on, and after the first step the optimizer's own is copied there and r
 | class | made by | what else |
 | --- | --- | --- |
 | optimizers of torch | their _init_group() | |
+| FusedAdam | zeros, as a trial shows | on the CPU state in C++: `ff_deepspeed.cpu_adam` |
 | DeepSpeedCPUAdam | `_CPP` | state in C++: `ff_deepspeed.cpu_adam` |
 | DeepSpeedCPULion, DeepSpeedCPUAdagrad | `_CPP` | what is in C++ is set anew by every step |
 | any other | zeros, as a trial shows | |
@@ -18,6 +19,7 @@ version 0 on, and after the first step the optimizer's own is copied there and r
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +27,9 @@ import torch
 from ff_core.errors import UnsupportedError
 from ff_core.state import optimizer_tensors as held
 from ff_core.state import optimizer_trial
+from ff_core.state.optimizer_attributes import Numbers
 from ff_core.state.optimizer_trial import Findings
+from ff_deepspeed import cpu_adam
 
 #: DeepSpeed's optimizers whose numbers are in C++, by class name: their tensors. A copy of one would share them.
 _CPP = {
@@ -37,9 +41,22 @@ _CPP = {
 
 def examine(optimizer: torch.optim.Optimizer) -> Findings:
     """Whether all that `optimizer` remembers is found, before training."""
+    cpu_adam.follow(optimizer)
     if _names_in_cpp(optimizer):
         return Findings(tuple(held.obstacles(optimizer)))
-    return optimizer_trial.examine(optimizer)
+    return optimizer_trial.examine(optimizer, cpu_adam)
+
+
+def words(optimizer: torch.optim.Optimizer, findings: Findings) -> Iterator[str]:
+    """The obstacles among `findings` as sentences that name the class and a way out."""
+    for reason in findings.obstacles:
+        yield f"the optimizer is a {_name(optimizer)}: {reason}. {WAY_OUT}"
+
+
+WAY_OUT = (
+    'Give deepspeed.initialize() a torch.optim.AdamW, or write "type": "AdamW" with "torch_adam": true among the '
+    '"params" of "optimizer" in the configuration'
+)
 
 
 class Moments:
@@ -47,15 +64,26 @@ class Moments:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self._late: dict[str, torch.dtype] = examine(optimizer).late
+        self._late: dict[str, torch.dtype] = {}
         self._tensors: dict[torch.nn.Parameter, dict[str, torch.Tensor]] = {}
-        if self._late:
-            mine = weakref.ref(self)
-            optimizer.register_step_post_hook(lambda *_: _take_late(mine()))
+        self._numbers = Numbers(optimizer)
+        self._hook: Any = None
 
     def create(self) -> None:
-        """Make the state that the first step would make, and declare it. State that exists is left alone."""
+        """Make the state that the first step would make, and declare it. State that exists is left alone.
+
+        Raises UnsupportedError if the optimizer cannot be protected: since it was examined the script may have loaded
+        a checkpoint, or changed its hyperparameters.
+        """
         optimizer = self._optimizer
+        findings = examine(optimizer)
+        if findings.obstacles:
+            raise UnsupportedError("; ".join(words(optimizer, findings)))
+        self._late = findings.late
+        if self._late and self._hook is None:
+            mine = weakref.ref(self)
+            self._hook = optimizer.register_step_post_hook(lambda *_: _take_late(mine()))
+        self._numbers = Numbers(optimizer)
         self._tensors = {}
         for group in optimizer.param_groups:
             for p in (p for p in group["params"] if p.requires_grad):
@@ -72,8 +100,9 @@ class Moments:
         """The declared tensors of one parameter by name; numbers are not among them."""
         return self._tensors[p]
 
-    def save(self) -> list[dict[str, Any]]:
-        """{"numbers", "late"} of each parameter: values by name, and the late tensors that exist.
+    def save(self) -> dict[str, Any]:
+        """{"parameters", "attributes", "hidden"}: plain values. Of each parameter {"numbers", "late"}: values by name,
+        and the late tensors that exist.
 
         Raises UnsupportedError if the optimizer holds another tensor than those declared.
         """
@@ -81,16 +110,20 @@ class Moments:
         self._check(states)
         late = [self._late.keys() & state.keys() for state in states]
         rows = held.numbers([{k: v for k, v in s.items() if k not in self._late} for s in states])
-        return [{"numbers": row, "late": sorted(names)} for row, names in zip(rows, late, strict=True)]
+        parameters = [{"numbers": row, "late": sorted(names)} for row, names in zip(rows, late, strict=True)]
+        hidden = cpu_adam.save(self._optimizer)
+        return {"parameters": parameters, "attributes": self._numbers.save(), "hidden": hidden}
 
-    def load(self, saved: list[dict[str, Any]]) -> None:
+    def load(self, saved: dict[str, Any]) -> None:
         """Put `save()` back; the tensors themselves are restored in place by others."""
-        for (p, tensors), row in zip(self._tensors.items(), saved, strict=True):
+        for (p, tensors), row in zip(self._tensors.items(), saved["parameters"], strict=True):
             state = self._optimizer.state[p]
             for name in self._late.keys() & state.keys():
                 del state[name]
             held.set_numbers(state, row["numbers"])
             state.update({name: tensors[name] for name in row["late"]})
+        self._numbers.load(saved["attributes"])
+        cpu_adam.restore(self._optimizer, saved["hidden"])
 
     def take_late(self) -> None:
         """After a step: what the optimizer has made goes to its declared place."""
@@ -106,12 +139,21 @@ class Moments:
             for name, value in state.items():
                 known = declared.get(name)
                 if known is not value and (known is not None or (torch.is_tensor(value) and value.dim())):
-                    kind = type(self._optimizer)
-                    raise UnsupportedError(
-                        f"{kind.__module__}.{kind.__qualname__} has made a new tensor for its state {name!r} during "
-                        "training, of which no copies are made. Give deepspeed.initialize() a torch.optim.AdamW, or "
-                        "load checkpoints before the training loop"
-                    )
+                    self._refuse(f"has made a new tensor for its state {name!r}")
+        for key, state in self._optimizer.state.items():
+            if state and key not in self._tensors:
+                what = f"of the shape {tuple(key.shape)}" if torch.is_tensor(key) else repr(key)[:40]
+                self._refuse(f"has made state for a parameter {what} that was frozen or unknown when training began")
+
+    def _refuse(self, what: str) -> None:
+        raise UnsupportedError(
+            f"{_name(self._optimizer)} {what} during training, of which no copies are made. {WAY_OUT}; load "
+            "checkpoints and unfreeze parameters before the training loop"
+        )
+
+
+def _name(optimizer: torch.optim.Optimizer) -> str:
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
 _known: weakref.WeakKeyDictionary[torch.optim.Optimizer, Moments] = weakref.WeakKeyDictionary()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ff_core.state import optimizer_tensors
 from ff_core.state.optimizer_tensors import copied
-from ff_deepspeed import cpu_adam, moments
+from ff_deepspeed import moments
 from ff_deepspeed.state_map import inner_optimizer
 
 COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps", "_unmanaged_backward_count")
@@ -27,7 +27,6 @@ def save(engine: Any) -> dict[str, Any]:
         "scaler": _attributes(_loss_scaler(engine), SCALER),
         "groups": optimizer_tensors.groups(inner),
         "moments": moments.of(inner).save(),
-        "cpu_adam": cpu_adam.save(inner),
         "lr_scheduler": _save_scheduler(engine.lr_scheduler),
         "activation_rng": _activation_rng().get_states(),
     }
@@ -40,7 +39,6 @@ def load(engine: Any, saved: dict[str, Any]) -> None:
     _set(_loss_scaler(engine), saved["scaler"])
     optimizer_tensors.set_groups(inner, saved["groups"])
     moments.of(inner).load(saved["moments"])
-    cpu_adam.restore(inner, saved["cpu_adam"])
     _load_scheduler(engine.lr_scheduler, saved["lr_scheduler"])
     if saved["activation_rng"]:
         _activation_rng().set_states(saved["activation_rng"])

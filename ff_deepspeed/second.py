@@ -16,7 +16,7 @@ import torch
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found
 from ff_core.state.modes import Modes
-from ff_deepspeed import cpu_adam, moments, scalars, state_map, support
+from ff_deepspeed import moments, scalars, state_map, support
 from ff_deepspeed.reset import Reset
 
 _included = 0
@@ -45,7 +45,6 @@ def include(engine: Any) -> None:
     check_supported(engine)
     _included += 1
     inner = state_map.inner_optimizer(engine)
-    cpu_adam.follow(inner)
     engine._ff_second = SecondEngine(engine)
     found.include(f"{type(engine).__qualname__} #{_included + 1}", engine._ff_second, inner)
 

@@ -103,11 +103,7 @@ def engine_obstacles(engine: Any) -> Iterator[str]:
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
     inner = inner_optimizer(engine)
-    for reason in moments.examine(inner).obstacles:
-        yield (
-            f"the optimizer is a {type(inner).__module__}.{type(inner).__qualname__}: {reason}. Give "
-            "deepspeed.initialize() a torch.optim.AdamW"
-        )
+    yield from moments.words(inner, moments.examine(inner))
     wrappers = (DeepSpeedZeroOptimizer, BF16_Optimizer, FP16_UnfusedOptimizer, FP16_Optimizer)
     if engine.optimizer is not engine.basic_optimizer and type(engine.optimizer) not in wrappers:
         yield f"DeepSpeed wrapped the optimizer in a {type(engine.optimizer).__qualname__}"

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from ff_core.errors import UnsupportedError
+from ff_core.state import codec
+
 Number = bool | int | float | str | None
 State = dict[str, Any]
 
@@ -56,24 +59,45 @@ def set_numbers(state: State, values: Mapping[str, Number]) -> None:
 
 
 def groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What the parameter groups say besides their parameters. Tensors are clones."""
-    return [{k: copied(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    """What the parameter groups say besides their parameters: {"values", "on_device"} each.
+
+    values: by name; tensors are clones. on_device: names of the values that are tensors of the parameters' device.
+    """
+    found = []
+    for group in optimizer.param_groups:
+        values = {name: copied(value) for name, value in group.items() if name != "params"}
+        on_device = [name for name, value in values.items() if torch.is_tensor(value) and value.device.type != "cpu"]
+        found.append({"values": values, "on_device": on_device})
+    return found
 
 
 def set_groups(optimizer: torch.optim.Optimizer, saved: Sequence[Mapping[str, Any]]) -> None:
     """Put `groups()` back. What a group did not say then, as a step count before the first step, is forgotten."""
-    for group, values in zip(optimizer.param_groups, saved, strict=True):
-        for key in group.keys() - values.keys() - {"params"}:
-            del group[key]
-        for key, value in values.items():
-            if torch.is_tensor(group.get(key)) and torch.is_tensor(value):
-                group[key].copy_(value)  # a scheduler may hold the very tensor
-            else:
-                group[key] = copied(value)
+    for group, row in zip(optimizer.param_groups, saved, strict=True):
+        values = row["values"]
+        for name in group.keys() - values.keys() - {"params"}:
+            del group[name]
+        for name, value in values.items():
+            put = _put(group.get(name), value)
+            group[name] = put.to(group["params"][0].device) if name in row["on_device"] else put
+
+
+def _put(old: Any, value: Any) -> Any:
+    """`value`, in the tensors of `old` where it has such: a scheduler or a CUDA graph may hold the very tensor."""
+    if torch.is_tensor(old) and torch.is_tensor(value):
+        return old.copy_(value)
+    if isinstance(value, (list, tuple)) and type(old) is type(value) and len(old) == len(value):
+        return type(value)(_put(one, other) for one, other in zip(old, value, strict=True))
+    return copied(value)
 
 
 def copied(value: Any) -> Any:
-    return value.detach().clone() if torch.is_tensor(value) else value
+    """`value`, with clones of the tensors in it."""
+    if torch.is_tensor(value):
+        return value.detach().clone()
+    if type(value) in (list, tuple):
+        return type(value)(copied(item) for item in value)
+    return {key: copied(item) for key, item in value.items()} if type(value) is dict else value
 
 
 def obstacles(optimizer: torch.optim.Optimizer) -> Iterator[str]:
@@ -84,9 +108,29 @@ def obstacles(optimizer: torch.optim.Optimizer) -> Iterator[str]:
             yield f"its state has an entry {str(key)[:40]!r} that belongs to no parameter of its groups"
             continue
         yield from unseen(state)
-    # What a class adds to its checkpoint is state that it keeps elsewhere.
-    for name in optimizer.state_dict().keys() - {"state", "param_groups"}:
+    try:
+        codec.encode(groups(optimizer), "its parameter groups")
+    except UnsupportedError as error:
+        yield str(error)
+    try:
+        shown = optimizer.state_dict()
+    except Exception as error:
+        yield f"its state_dict() fails: {type(error).__name__}: {error}"
+    else:
+        yield from _kept_elsewhere(optimizer, shown)
+
+
+def _kept_elsewhere(optimizer: torch.optim.Optimizer, shown: Mapping[str, Any]) -> Iterator[str]:
+    """What a class or a hook adds to its checkpoint, `shown`, is state that it keeps elsewhere."""
+    for name in shown.keys() - {"state", "param_groups"}:
         yield f"its state_dict() has an entry {str(name)[:40]!r} besides the state of its parameters"
+    known = {str(name) for state in optimizer.state.values() for name in state}
+    added = {str(name) for state in shown.get("state", {}).values() for name in state} - known
+    for name in sorted(added):
+        yield f"its state_dict() says {name!r} of a parameter, which its state does not have"
+    known = {name for group in optimizer.param_groups for name in group}
+    for name in sorted({name for group in shown.get("param_groups", ()) for name in group} - known):
+        yield f"its state_dict() says {name!r} of a group of parameters, which the group does not have"
 
 
 def unseen(state: State) -> Iterator[str]:

@@ -56,8 +56,8 @@ class Losing(Model):
         return {"loss": loss, "logits": None} if self.as_dict else loss
 
 
-class Counting(torch.optim.SGD):
-    """Keeps a count that its step depends on where no rule finds it."""
+class Numbered(torch.optim.SGD):
+    """Keeps a count that its step depends on in an attribute of its own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -67,6 +67,19 @@ class Counting(torch.optim.SGD):
         self.count += 1
         for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
             p.data.sub_(p.grad, alpha=0.1 / self.count)
+
+
+class Counting(torch.optim.SGD):
+    """Keeps that count where no rule finds it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.kept = {"count": 0}
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.kept["count"] += 1
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            p.data.sub_(p.grad, alpha=0.1 / self.kept["count"])
 
 
 def digest(engine: Any) -> str:

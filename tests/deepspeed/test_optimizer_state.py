@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from ff_core.state import codec
+from ff_core.state import optimizer_tensors as held
 from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import cpu_adam, moments
-from tests.deepspeed.small_model import Counting
+from tests.deepspeed.small_model import Counting, Numbered
 
 
-def parameters() -> list[torch.nn.Parameter]:
+def parameters(name: str = "") -> list[torch.nn.Parameter]:
+    """Two vectors; for those that step matrices, a matrix and a vector or two matrices."""
     generator = torch.Generator().manual_seed(1)
-    return [torch.nn.Parameter(torch.randn(n, generator=generator)) for n in (40, 9)]
+    shapes: dict[str, list[tuple[int, ...]]] = {"Muon": [(8, 12), (12, 8)], "Adafactor": [(300, 270), (9,)]}
+    given = [torch.randn(shape, generator=generator) for shape in shapes.get(name, [(40,), (9,)])]
+    return [torch.nn.Parameter(value) for value in given]
 
 
 def gradients(step: int, given: list[torch.nn.Parameter]) -> None:
@@ -47,7 +53,7 @@ def test_moments_made_ahead_are_what_the_first_step_makes(options: dict[str, Any
     gradients(0, trainable(ahead))
     ahead.step()
     assert bits(ahead) == bits(lazy)
-    assert [row["numbers"]["step"] for row in moments.of(ahead).save()] == [1.0, 1.0]
+    assert [row["numbers"]["step"] for row in moments.of(ahead).save()["parameters"]] == [1.0, 1.0]
 
 
 def test_existing_state_is_left_alone() -> None:
@@ -58,16 +64,45 @@ def test_existing_state_is_left_alone() -> None:
     before = copy.deepcopy(bits(optimizer))
     moments.of(optimizer).create()
     assert bits(optimizer) == before
-    saved = [{"numbers": {"step": step}, "late": []} for step in (7.0, 8.0)]
+    rows = [{"numbers": {"step": step}, "late": []} for step in (7.0, 8.0)]
+    saved = {"parameters": rows, "attributes": {"changed": {}, "gone": []}, "hidden": None}
     moments.of(optimizer).load(saved)
     assert moments.of(optimizer).save() == saved
 
 
-def make_cpu_adam(given: list[torch.nn.Parameter], **options: Any) -> Any:
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
+SEEN: dict[str, Callable[[list[torch.nn.Parameter]], Any]] = {
+    "AdamW": lambda p: torch.optim.AdamW(p),
+    "Adam amsgrad foreach": lambda p: torch.optim.Adam(p, amsgrad=True, foreach=True),
+    "AdamW fused": lambda p: torch.optim.AdamW(p, fused=True),
+    "AdamW with a tensor as learning rate": lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.1), foreach=False),
+    "NAdam": lambda p: torch.optim.NAdam(p),
+    "RAdam": lambda p: torch.optim.RAdam(p),
+    "Adamax": lambda p: torch.optim.Adamax(p),
+    "Adafactor": lambda p: torch.optim.Adafactor(p),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, initial_accumulator_value=0.1),
+    "Adagrad fused": lambda p: torch.optim.Adagrad(p, fused=True),
+    "Adadelta": lambda p: torch.optim.Adadelta(p),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, momentum=0.9, centered=True),
+    "Rprop": lambda p: torch.optim.Rprop(p),
+    "ASGD": lambda p: torch.optim.ASGD(p),
+    "Muon": lambda p: torch.optim.Muon(p),
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
+    "SGD momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5, weight_decay=0.1),
+    "SGD momentum fused": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
+}
 
-    optimizer = DeepSpeedCPUAdam(given, lr=0.1, **options)
-    cpu_adam.follow(optimizer)
+
+def make_deepspeed(kind: str, given: list[torch.nn.Parameter], **options: Any) -> Any:
+    from deepspeed.ops import adagrad, adam, lion
+
+    for module in (adam, lion, adagrad):
+        if hasattr(module, kind):
+            return getattr(module, kind)(given, lr=0.1, **options)
+    raise AssertionError(kind)
+
+
+def begun(optimizer: Any) -> Any:
+    """Followed from before its first step, its state made."""
     moments.of(optimizer).create()
     return optimizer
 
@@ -88,37 +123,74 @@ def change_always(step: int) -> tuple[float, float]:
     return (0.9, 0.9 + step / 1000)
 
 
+def saved_of(optimizer: Any) -> tuple[Any, ...]:
+    """What a version has: bytes of the numbers, and clones of the tensors."""
+    numbers = codec.encode((moments.of(optimizer).save(), held.groups(optimizer)))
+    return numbers, [t.clone() for p in trainable(optimizer) for t in (p.data, *moments.of(optimizer).tensors(p).values())]
+
+
+def put_back(optimizer: Any, saved: tuple[Any, ...]) -> None:
+    numbers, groups = codec.decode(saved[0])
+    held.set_groups(optimizer, groups)
+    moments.of(optimizer).load(numbers)
+    live = [t for p in trainable(optimizer) for t in (p.data, *moments.of(optimizer).tensors(p).values())]
+    for tensor, value in zip(live, saved[1], strict=True):
+        tensor.copy_(value)
+
+
+GOING_BACK: dict[str, Callable[[list[torch.nn.Parameter]], Any]] = {
+    "DeepSpeedCPUAdam": lambda p: make_deepspeed("DeepSpeedCPUAdam", p),
+    "DeepSpeedCPULion": lambda p: make_deepspeed("DeepSpeedCPULion", p),
+    "DeepSpeedCPUAdagrad": lambda p: make_deepspeed("DeepSpeedCPUAdagrad", p),
+    "FusedAdam": lambda p: make_deepspeed("FusedAdam", p),
+    "FusedAdam L2": lambda p: make_deepspeed("FusedAdam", p, adam_w_mode=False, weight_decay=0.1),
+    "a number in an attribute": lambda p: Numbered(p, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("name", [*GOING_BACK, *SEEN])
+@pytest.mark.parametrize("fresh", [False, True], ids=["survivor", "newcomer"])
+@pytest.mark.parametrize("version", [0, 1, 20])
+def test_going_back_is_exact(name: str, fresh: bool, version: int) -> None:
+    make = {**GOING_BACK, **SEEN}[name]
+    optimizer = begun(make(parameters(name)))
+    run(optimizer, range(1, version + 1))
+    saved = saved_of(optimizer)
+    run(optimizer, range(version + 1, version + 11))
+    expected = bits(optimizer)
+
+    other = begun(make(parameters(name))) if fresh else optimizer
+    put_back(other, saved)
+    run(other, range(version + 1, version + 11))
+    assert bits(other) == expected
+
+
+@pytest.mark.parametrize("kind", ["DeepSpeedCPUAdam", "FusedAdam"])
 @pytest.mark.parametrize(("count", "betas"), [(2, None), (1, None), (1, change_once), (1, change_always)])
 @pytest.mark.parametrize("fresh", [False, True], ids=["survivor", "newcomer"])
-def test_going_back_is_exact_with_cpu_adam(count: int, betas: Any, fresh: bool) -> None:
-    optimizer = make_cpu_adam(parameters()[:count])
+def test_going_back_is_exact_with_adam_in_cpp(kind: str, count: int, betas: Any, fresh: bool) -> None:
+    optimizer = begun(make_deepspeed(kind, parameters()[:count]))
     run(optimizer, range(1, 21), betas)
-    values = [torch.tensor(values) for values in bits(optimizer)]
-    saved = (cpu_adam.save(optimizer), moments.of(optimizer).save(), values)
+    saved = saved_of(optimizer)
     run(optimizer, range(21, 31), betas)
     expected = bits(optimizer)
 
-    other = make_cpu_adam(parameters()[:count]) if fresh else optimizer
-    cpu_adam.restore(other, saved[0])
-    moments.of(other).load(saved[1])
-    live = [t for p in trainable(other) for t in (p.data, *moments.of(other).tensors(p).values())]
-    for tensor, values in zip(live, saved[2], strict=True):
-        tensor.copy_(values)
+    other = begun(make_deepspeed(kind, parameters()[:count])) if fresh else optimizer
+    put_back(other, saved)
     run(other, range(21, 31), betas)
     assert bits(other) == expected
 
 
-def test_without_its_hidden_state_going_back_is_not_exact() -> None:
+@pytest.mark.parametrize("kind", ["DeepSpeedCPUAdam", "FusedAdam"])
+def test_without_its_hidden_state_going_back_is_not_exact(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can tell."""
-    optimizer = make_cpu_adam(parameters()[:1])
+    optimizer = begun(make_deepspeed(kind, parameters()[:1]))
     run(optimizer, range(1, 21))
-    steps, values = moments.of(optimizer).save(), [torch.tensor(v) for v in bits(optimizer)]
+    saved = saved_of(optimizer)
     run(optimizer, range(21, 31))
     expected = bits(optimizer)
-    moments.of(optimizer).load(steps)
-    (p,) = trainable(optimizer)
-    for tensor, value in zip((p.data, *moments.of(optimizer).tensors(p).values()), values, strict=True):
-        tensor.copy_(value)
+    monkeypatch.setattr(cpu_adam, "restore", lambda *_: None)
+    put_back(optimizer, saved)
     run(optimizer, range(21, 31))
     assert bits(optimizer) != expected
 
@@ -148,30 +220,15 @@ def test_what_the_rule_cannot_see_is_found_before_training(make: Any, reason: st
     assert re.search(reason, found)
 
 
-SEEN: dict[str, Any] = {
-    "AdamW": lambda p: torch.optim.AdamW(p),
-    "Adam amsgrad foreach": lambda p: torch.optim.Adam(p, amsgrad=True, foreach=True),
-    "NAdam": lambda p: torch.optim.NAdam(p),
-    "Adamax": lambda p: torch.optim.Adamax(p),
-    "Adagrad": lambda p: torch.optim.Adagrad(p, initial_accumulator_value=0.1),
-    "Adadelta": lambda p: torch.optim.Adadelta(p),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, momentum=0.9, centered=True),
-    "Rprop": lambda p: torch.optim.Rprop(p),
-    "ASGD": lambda p: torch.optim.ASGD(p),
-    "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
-    "SGD momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5, weight_decay=0.1),
-}
-
-
 @pytest.mark.parametrize("name", SEEN)
 def test_optimizers_of_torch_pass_the_trial_and_are_not_changed_by_it(name: str) -> None:
-    optimizer = SEEN[name](parameters())
+    optimizer = SEEN[name](parameters(name))
     values = [p.tolist() for p in trainable(optimizer)]
     random = torch.get_rng_state()
     before = copy.deepcopy(optimizer.state_dict())
     found = moments.examine(optimizer)
     assert found.obstacles == ()
-    assert list(found.late) == (["momentum_buffer"] if name == "SGD momentum" else [])
+    assert list(found.late) == (["momentum_buffer"] if name.startswith("SGD momentum") else [])
     assert [p.tolist() for p in trainable(optimizer)] == values
     assert str(optimizer.state_dict()) == str(before)
     assert torch.equal(torch.get_rng_state(), random)
