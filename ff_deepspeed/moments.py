@@ -28,6 +28,7 @@ from ff_core.errors import UnsupportedError
 from ff_core.state import optimizer_tensors as held
 from ff_core.state import optimizer_trial
 from ff_core.state.optimizer_attributes import Numbers
+from ff_core.state.optimizer_tensors import trainable
 from ff_core.state.optimizer_trial import Findings
 from ff_deepspeed import cpu_adam
 
@@ -140,15 +141,20 @@ class Moments:
                 known = declared.get(name)
                 if known is not value and (known is not None or (torch.is_tensor(value) and value.dim())):
                     self._refuse(f"has made a new tensor for its state {name!r}")
-        for key, state in self._optimizer.state.items():
-            if state and key not in self._tensors:
-                what = f"of the shape {tuple(key.shape)}" if torch.is_tensor(key) else repr(key)[:40]
-                self._refuse(f"has made state for a parameter {what} that was frozen or unknown when training began")
+        for p in trainable(self._optimizer):
+            if p not in self._tensors:
+                raise UnsupportedError(
+                    f"a parameter of shape {tuple(p.shape)} is trained that had requires_grad = False when training "
+                    "began: there are no copies of it. Let it require gradients before the training loop begins"
+                )
+        for key in self._optimizer.state:
+            if not torch.is_tensor(key):
+                self._refuse(f"has made an entry {str(key)[:40]!r} in its state")
 
     def _refuse(self, what: str) -> None:
         raise UnsupportedError(
-            f"{_name(self._optimizer)} {what} during training, of which no copies are made. {WAY_OUT}; load "
-            "checkpoints and unfreeze parameters before the training loop"
+            f"{_name(self._optimizer)} {what} during training, of which there are no copies. Load checkpoints before "
+            f"the training loop. If none was loaded: {WAY_OUT[0].lower()}{WAY_OUT[1:]}"
         )
 
 

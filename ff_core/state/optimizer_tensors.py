@@ -101,17 +101,26 @@ def copied(value: Any) -> Any:
 
 
 def obstacles(optimizer: torch.optim.Optimizer) -> Iterator[str]:
-    """What the rule does not see of an optimizer's state, a clause each."""
+    """What the rule does not see of an optimizer's state, a clause each.
+
+    State of tensors that it does not step is no obstacle: a wrapper has put masters in the place of the parameters for
+    which Adagrad's constructor had made it.
+    """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    replaced = False
     for key, state in optimizer.state.items():
-        if id(key) not in held:
-            yield f"its state has an entry {str(key)[:40]!r} that belongs to no parameter of its groups"
-            continue
-        yield from unseen(state)
+        if id(key) in held:
+            yield from _unseen(state)
+        elif torch.is_tensor(key):
+            replaced = True
+        else:
+            yield f"its state has an entry {str(key)[:40]!r} that belongs to no parameter"
     try:
         codec.encode(groups(optimizer), "its parameter groups")
     except UnsupportedError as error:
         yield str(error)
+    if replaced:
+        return  # its state_dict() fails; those of its copies in a trial do not
     try:
         shown = optimizer.state_dict()
     except Exception as error:
@@ -133,7 +142,7 @@ def _kept_elsewhere(optimizer: torch.optim.Optimizer, shown: Mapping[str, Any]) 
         yield f"its state_dict() says {name!r} of a group of parameters, which the group does not have"
 
 
-def unseen(state: State) -> Iterator[str]:
+def _unseen(state: State) -> Iterator[str]:
     """The values of one parameter's state that are neither tensors nor numbers."""
     for name, value in state.items():
         if torch.is_tensor(value):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from ff_core.errors import UnsupportedError
 from ff_core.state import codec
 from ff_core.state import optimizer_tensors as held
 from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import cpu_adam, moments
-from tests.deepspeed.small_model import Counting, Numbered
+from tests.deepspeed.small_model import Numbered
+from tests.state.odd_optimizers import Momentum
 
 
 def parameters(name: str = "") -> list[torch.nn.Parameter]:
@@ -32,11 +33,7 @@ def gradients(step: int, given: list[torch.nn.Parameter]) -> None:
 
 
 def bits(optimizer: torch.optim.Optimizer) -> list[list[float]]:
-    return [
-        t.tolist()
-        for p in trainable(optimizer)
-        for t in (p.data, *moments.of(optimizer).tensors(p).values())
-    ]  # fmt: skip
+    return [t.tolist() for t in live(optimizer)]
 
 
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"fused": True}, {"foreach": True}])
@@ -126,15 +123,18 @@ def change_always(step: int) -> tuple[float, float]:
 def saved_of(optimizer: Any) -> tuple[Any, ...]:
     """What a version has: bytes of the numbers, and clones of the tensors."""
     numbers = codec.encode((moments.of(optimizer).save(), held.groups(optimizer)))
-    return numbers, [t.clone() for p in trainable(optimizer) for t in (p.data, *moments.of(optimizer).tensors(p).values())]
+    return numbers, [t.clone() for t in live(optimizer)]
+
+
+def live(optimizer: Any) -> list[torch.Tensor]:
+    return [t for p in trainable(optimizer) for t in (p.data, *moments.of(optimizer).tensors(p).values())]
 
 
 def put_back(optimizer: Any, saved: tuple[Any, ...]) -> None:
     numbers, groups = codec.decode(saved[0])
     held.set_groups(optimizer, groups)
     moments.of(optimizer).load(numbers)
-    live = [t for p in trainable(optimizer) for t in (p.data, *moments.of(optimizer).tensors(p).values())]
-    for tensor, value in zip(live, saved[1], strict=True):
+    for tensor, value in zip(live(optimizer), saved[1], strict=True):
         tensor.copy_(value)
 
 
@@ -195,29 +195,31 @@ def test_without_its_hidden_state_going_back_is_not_exact(kind: str, monkeypatch
     assert bits(optimizer) != expected
 
 
-class Replacing(torch.optim.Optimizer):
-    """Makes its tensor anew in every step."""
-
-    def __init__(self, given: Any) -> None:
-        super().__init__(given, {"lr": 0.1})
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
-            self.state[p]["mean"] = self.state[p].get("mean", torch.zeros_like(p)) * 0.9 + p.grad
-            p.data.sub_(self.state[p]["mean"], alpha=0.1)
-
-
 @pytest.mark.parametrize(
-    ("make", "reason"),
+    ("change", "reason"),
     [
-        (lambda: Counting(parameters(), lr=0.1), "keeps state elsewhere"),
-        (lambda: Replacing(parameters()), "makes a new tensor for its state 'mean'"),
-        (lambda: torch.optim.LBFGS(parameters()[:1]), r"its step\(\) cannot be tried"),
+        (lambda o, p: o.state[p].update(mean=torch.zeros_like(p)), "has made a new tensor for its state 'mean'"),
+        (lambda o, p: o.state[p].update(more=torch.zeros_like(p)), "has made a new tensor for its state 'more'"),
+        (lambda o, p: o.state["all"].update(count=1), "has made an entry 'all' in its state"),
+        (lambda o, p: o.param_groups[0]["params"].append(torch.nn.Parameter(torch.ones(3))), "is trained that had"),
     ],
 )
-def test_what_the_rule_cannot_see_is_found_before_training(make: Any, reason: str) -> None:
-    (found,) = moments.examine(make()).obstacles
-    assert re.search(reason, found)
+def test_what_appears_during_training_ends_it(change: Any, reason: str) -> None:
+    optimizer = begun(Momentum(parameters()))
+    moments.of(optimizer).save()
+    change(optimizer, trainable(optimizer)[0])
+    with pytest.raises(UnsupportedError, match=reason):
+        moments.of(optimizer).save()
+
+
+def test_what_a_checkpoint_or_the_script_changed_is_examined_again() -> None:
+    """SGD gets its momentum after the engine was made."""
+    optimizer = torch.optim.SGD(parameters(), lr=0.1)
+    assert not moments.examine(optimizer).late
+    moments.of(optimizer)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    begun(optimizer)
+    assert all("momentum_buffer" in moments.of(optimizer).tensors(p) for p in trainable(optimizer))
 
 
 @pytest.mark.parametrize("name", SEEN)
