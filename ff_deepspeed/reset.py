@@ -45,7 +45,8 @@ class Reset:
             if not optimizer.has_executed_step:
                 optimizer.flatten_grad_norm_mask_list.clear()  # a first step that was interrupted began it
         else:
-            optimizer.zero_grad(set_to_none=True)
+            for p in (p for group in self._param_groups for p in group["params"]):
+                p.grad = None  # FusedAdam's zero_grad() has no set_to_none
         for partition in partitions(optimizer) or []:
             partition.grad = None
 
