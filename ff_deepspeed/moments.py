@@ -110,7 +110,9 @@ class Moments:
         states = [self._optimizer.state[p] for p in self._tensors]
         self._check(states)
         late = [self._late.keys() & state.keys() for state in states]
-        rows = held.numbers([{k: v for k, v in s.items() if k not in self._late} for s in states])
+        if self._late:
+            states = [{name: value for name, value in s.items() if name not in self._late} for s in states]
+        rows = held.numbers(states)
         parameters = [{"numbers": row, "late": sorted(names)} for row, names in zip(rows, late, strict=True)]
         hidden = cpu_adam.save(self._optimizer)
         return {"parameters": parameters, "attributes": self._numbers.save(), "hidden": hidden}
@@ -139,7 +141,7 @@ class Moments:
         for state, declared in zip(states, self._tensors.values(), strict=True):
             for name, value in state.items():
                 known = declared.get(name)
-                if known is not value and (known is not None or (torch.is_tensor(value) and value.dim())):
+                if known is not value and (known is not None or (isinstance(value, torch.Tensor) and value.dim())):
                     self._refuse(f"has made a new tensor for its state {name!r}")
         for p in trainable(self._optimizer):
             if p not in self._tensors:

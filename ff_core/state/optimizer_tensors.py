@@ -31,14 +31,18 @@ def tensors(state: State) -> dict[str, torch.Tensor]:
 
 
 def numbers(states: Sequence[State]) -> list[dict[str, Number]]:
-    """The numbers of each parameter's state, by name. Tensors of one device are read at once, after its work."""
+    """The numbers of each parameter's state, by name. Tensors of one GPU are read at once, after its work."""
     rows: list[dict[str, Number]] = [{} for _ in states]
     places: dict[tuple[Any, Any], list[tuple[dict[str, Number], str, torch.Tensor]]] = {}
     for row, state in zip(rows, states, strict=True):
         for name, value in state.items():
-            if not torch.is_tensor(value):
+            if not isinstance(value, torch.Tensor):
                 row[name] = value
-            elif not value.dim():
+            elif value.dim():
+                continue
+            elif value.is_cpu:
+                row[name] = value.item()
+            else:
                 places.setdefault((value.device, value.dtype), []).append((row, name, value))
     for held in places.values():
         values = torch.stack([tensor.detach() for _, _, tensor in held]).tolist()

@@ -111,7 +111,7 @@ class _Copy:
         own = {n: copy.copy(v) for n, v in vars(optimizer).items() if n == "defaults" or n.startswith("_optimizer_")}
         own |= attributes.copied(optimizer, self.optimizer)
         own["state"] = defaultdict(dict)
-        own["param_groups"] = [{**{k: held.copied(v) for k, v in group.items()}, "params": [self.p]}]
+        own["param_groups"] = [{k: [self.p] if k == "params" else held.copied(v) for k, v in group.items()}]
         vars(self.optimizer).update(own)
         self._numbers = attributes.Numbers(self.optimizer)
         if existing:

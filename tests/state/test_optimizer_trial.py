@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ff_core.state import optimizer_trial
 from ff_core.state.optimizer_tensors import trainable
@@ -72,6 +73,26 @@ def test_what_the_rule_cannot_see_is_found_before_training(name: str) -> None:
     assert [p.tolist() for p in trainable(optimizer)] == values
     if isinstance(optimizer, odd.Counting):
         assert optimizer.kept == {"count": 0}, "a trial counts in copies"
+
+
+class Largest(TorchDispatchMode):
+    """Sees every tensor that is made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.bytes = max(self.bytes, result.nbytes)
+        return result
+
+
+def test_a_trial_makes_no_copies_of_large_tensors() -> None:
+    """A GPU may have no room for them."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1000, 300)), torch.nn.Parameter(torch.zeros(90_000))])
+    with Largest() as made:
+        assert examine(optimizer) == ()
+    assert 0 < made.bytes <= 256 * 256 * 4
 
 
 def test_an_optimizer_without_surprises_passes() -> None:
