@@ -16,7 +16,6 @@ log = logging.getLogger("ff_deepspeed")
 # Module name of the compiled operator -> name of its builder.
 BUILDERS = {
     "deepspeed_shm_comm": "ShareMemCommBuilder",
-    "fused_adam": "FusedAdamBuilder",
     "cpu_adam": "CPUAdamBuilder",
     "cpu_lion": "CPULionBuilder",
     "cpu_adagrad": "CPUAdagradBuilder",
@@ -42,16 +41,13 @@ def load_ops(names: list[str]) -> None:
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
 
-    on_cpu = get_accelerator().device_name() == "cpu"
-    if on_cpu:
+    if get_accelerator().device_name() == "cpu":
         # Found out at first use, by running the compiler. On a GPU that would open a context, on some device.
         _ = deepspeed.ops.__compatible_ops__
     for name in names:
         if name not in BUILDERS:
             log.warning("operator %r: unknown; known: %s", name, ", ".join(sorted(BUILDERS)))
             continue
-        if name.startswith("fused") and not on_cpu:
-            continue  # to load it opens a context on a GPU, and a spare does not know on which
         try:
             get_accelerator().create_op_builder(BUILDERS[name]).load()
         except Exception as error:

@@ -15,7 +15,7 @@ from ff_core.state import optimizer_tensors as held
 from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import cpu_adam, moments
 from tests.deepspeed.small_model import Numbered
-from tests.state.odd_optimizers import Momentum
+from tests.state.odd_optimizers import Decaying, Grouped, Momentum
 
 
 def parameters(name: str = "") -> list[torch.nn.Parameter]:
@@ -145,6 +145,8 @@ GOING_BACK: dict[str, Callable[[list[torch.nn.Parameter]], Any]] = {
     "FusedAdam": lambda p: make_deepspeed("FusedAdam", p),
     "FusedAdam L2": lambda p: make_deepspeed("FusedAdam", p, adam_w_mode=False, weight_decay=0.1),
     "a number in an attribute": lambda p: Numbered(p, lr=0.1),
+    "a count in the group": lambda p: Grouped(p),
+    "a tensor in the group": lambda p: Decaying(p),
 }
 
 
@@ -179,6 +181,26 @@ def test_going_back_is_exact_with_adam_in_cpp(kind: str, count: int, betas: Any,
     put_back(other, saved)
     run(other, range(21, 31), betas)
     assert bits(other) == expected
+
+
+@pytest.mark.parametrize("kind", ["DeepSpeedCPUAdam", "FusedAdam"])
+def test_what_was_a_jump_is_a_jump_again(kind: str) -> None:
+    """Even where the C++ object would multiply, because it stands right before that step."""
+    optimizer = begun(make_deepspeed(kind, parameters()[:1]))
+    run(optimizer, range(1, 21))
+    jumped = {**cpu_adam.save(optimizer), "jump": 21, "step": 25}
+    saved = [t.clone() for t in live(optimizer)]
+    ends = []
+    for before in (cpu_adam.save(optimizer), {"betas": [0.5, 0.5], "jump": 1, "step": 1}):
+        cpu_adam.restore(optimizer, before)
+        cpu_adam.restore(optimizer, jumped)
+        for tensor, value in zip(live(optimizer), saved, strict=True):
+            tensor.copy_(value)
+        for state in optimizer.state.values():
+            state["step"] = 25
+        run(optimizer, range(26, 31))
+        ends.append(bits(optimizer))
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("kind", ["DeepSpeedCPUAdam", "FusedAdam"])

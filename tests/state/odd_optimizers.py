@@ -34,6 +34,37 @@ class Momentum(torch.optim.Optimizer):
         p.data.sub_(mean, alpha=0.1)
 
 
+class Grouped(Momentum):
+    """Counts its steps in the group, from the first step on, as apex's FusedAdam does."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            group["norms"] = (*group.get("norms", ()), torch.tensor(float(group["step"])))[-2:]
+        super().step()
+
+    def update(self, p: torch.Tensor, mean: torch.Tensor) -> None:
+        group = self.param_groups[0]
+        mean.mul_(0.9).add_(p.grad)
+        p.data.sub_(mean, alpha=0.1 / (group["step"] + float(group["norms"][0])))
+
+
+class Decaying(Momentum):
+    """Its learning rate is a tensor that each step makes smaller in place."""
+
+    def __init__(self, given: Any) -> None:
+        super().__init__(given, rate=torch.tensor(0.1))
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step()
+        for group in self.param_groups:
+            group["rate"].mul_(0.9)
+
+    def update(self, p: torch.Tensor, mean: torch.Tensor) -> None:
+        mean.mul_(0.9).add_(p.grad)
+        p.data.sub_(mean * self.param_groups[0]["rate"])
+
+
 class Replacing(Momentum):
     def update(self, p: torch.Tensor, mean: torch.Tensor) -> None:
         self.state[p]["mean"] = mean * 0.9 + p.grad
