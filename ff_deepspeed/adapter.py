@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ff_core.contract.adapter import Held, Replicas, TensorSpec
 from ff_core.state.buffers import Buffers
+from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, rebuild, scalars, state_map
 from ff_deepspeed.reset import Reset
@@ -36,8 +37,9 @@ class DeepSpeedAdapter:
     def __init__(self, engine: Any, rank: int, *, weights_edited: bool = False) -> None:
         self.engine = engine
         self._rank, self._weights_edited = rank, weights_edited
-        self._buffers = Buffers(engine.module)
-        self._modes = Modes(engine.module)
+        self.members = Members(engine.module)
+        self._buffers = Buffers(self.members)
+        self._modes = Modes(self.members)
         self._reset = Reset(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
@@ -50,10 +52,10 @@ class DeepSpeedAdapter:
 
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
         masters = state_map.partitions(self.engine.optimizer) or []
-        return [*self.engine.module.named_parameters(), *((f"master.{i}", p) for i, p in enumerate(masters))]
+        return [*self.members.look().parameters, *((f"master.{i}", p) for i, p in enumerate(masters))]
 
     def replicas(self) -> list[Replicas]:
-        weights = list(self.engine.module.named_parameters())
+        weights = self.members.look().parameters
         others = [spec for spec in self._specs if spec.held is Held.REPLICATED and not spec.name.startswith("weight")]
         ranks = list(range(dist.get_world_size()))
         return [Replicas(None, ranks, [*weights, *((spec.name, spec.tensor) for spec in others)])]
@@ -66,6 +68,7 @@ class DeepSpeedAdapter:
         return None  # data parallelism only: all ranks hold the same
 
     def scalars(self) -> dict[str, Any]:
+        self.members.version_ends()
         return {
             "trainer": scalars.save(self.engine),
             "buffers": self._buffers.save(),

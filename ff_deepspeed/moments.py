@@ -102,29 +102,32 @@ class Moments:
         return self._tensors[p]
 
     def save(self) -> dict[str, Any]:
-        """{"parameters", "attributes", "hidden"}: plain values. Of each parameter {"numbers", "late"}: values by name,
-        and the late tensors that exist.
+        """{"numbers", "late", "attributes", "hidden"}, to be encoded at once. late: of each parameter, names of the
+        late tensors that exist.
 
         Raises UnsupportedError if the optimizer holds another tensor than those declared.
         """
         states = [self._optimizer.state[p] for p in self._tensors]
         self._check(states)
-        late = [self._late.keys() & state.keys() for state in states]
+        late = [sorted(self._late.keys() & state.keys()) for state in states]
         if self._late:
             states = [{name: value for name, value in s.items() if name not in self._late} for s in states]
-        rows = held.numbers(states)
-        parameters = [{"numbers": row, "late": sorted(names)} for row, names in zip(rows, late, strict=True)]
-        hidden = cpu_adam.save(self._optimizer)
-        return {"parameters": parameters, "attributes": self._numbers.save(), "hidden": hidden}
+        return {
+            "numbers": held.numbers(states),
+            "late": late,
+            "attributes": self._numbers.save(),
+            "hidden": cpu_adam.save(self._optimizer),
+        }
 
     def load(self, saved: dict[str, Any]) -> None:
         """Put `save()` back; the tensors themselves are restored in place by others."""
-        for (p, tensors), row in zip(self._tensors.items(), saved["parameters"], strict=True):
+        numbers = held.rows(saved["numbers"])
+        for (p, tensors), row, late in zip(self._tensors.items(), numbers, saved["late"], strict=True):
             state = self._optimizer.state[p]
             for name in self._late.keys() & state.keys():
                 del state[name]
-            held.set_numbers(state, row["numbers"])
-            state.update({name: tensors[name] for name in row["late"]})
+            held.set_numbers(state, row)
+            state.update({name: tensors[name] for name in late})
         self._numbers.load(saved["attributes"])
         cpu_adam.restore(self._optimizer, saved["hidden"])
 

@@ -70,7 +70,7 @@ class Forward(Event):
 
     def replay(self, engine: Any) -> None:
         args, kwargs = batches_.share(self._inputs)
-        set_training(self._modes, engine.module)
+        set_training(self._modes, engine.module.modules())
         enabled, dtype = self.ambient.autocast
         with torch.autocast(engine.device.type, dtype=dtype, enabled=enabled):
             self.again = self._original(engine, *args, **kwargs)

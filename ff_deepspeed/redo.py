@@ -170,11 +170,11 @@ def buffers_kept(module: torch.nn.Module) -> Iterator[None]:
 @contextmanager
 def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
     """Replays set each module to training or evaluation as it was; afterwards they are as the script left them."""
-    modes = training_of(module)
+    modes = training_of(module.modules())
     try:
         yield
     finally:
-        set_training(modes, module)
+        set_training(modes, module.modules())
 
 
 @contextmanager

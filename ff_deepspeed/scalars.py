@@ -1,7 +1,8 @@
 """Everything small that an iteration of DeepSpeed changes: counters, hyperparameters, scheduler, loss scaler, numbers
 of the optimizer's state.
 
-`save` returns plain values and tensors (see ff_core.state.codec); `load` puts them into the same or a fresh engine.
+`save` returns plain values and live tensors, to be encoded at once (see ff_core.state.codec). `load` puts them into the
+same or a fresh engine.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def set_counters(engine: Any, values: dict[str, int]) -> None:
 
 def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:
     # vars(), because engines and optimizers answer unknown names from the objects they wrap.
-    return {name: copied(vars(owner)[name]) for name in names if owner is not None and name in vars(owner)}
+    return {name: vars(owner)[name] for name in names if owner is not None and name in vars(owner)}
 
 
 def _set(owner: Any, values: dict[str, Any]) -> None:

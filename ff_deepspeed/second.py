@@ -15,6 +15,7 @@ import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found
+from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, scalars, state_map, support
 from ff_deepspeed.reset import Reset
@@ -60,7 +61,8 @@ class SecondEngine:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._reset = Reset(engine)
-        self._modes = Modes(engine.module)
+        self._members = Members(engine.module)
+        self._modes = Modes(self._members)
 
     @functools.cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -72,10 +74,10 @@ class SecondEngine:
 
     def state_dict(self) -> dict[str, Any]:
         """{"trainer", "modes", "tensors", "buffers"}; the tensors alias live ones."""
-        buffers = dict(self._engine.module.named_buffers())
+        buffers = self._members.version_ends().buffers
         tensors = self._tensors  # made here at the first time, the numbers with them
         trainer, modes = scalars.save(self._engine), self._modes.save()
-        return {"trainer": trainer, "modes": modes, "tensors": tensors, "buffers": buffers}
+        return {"trainer": trainer, "modes": modes, "tensors": tensors, "buffers": dict(buffers)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Forget the half-done iteration and put `state_dict()` back, tensors in place.

@@ -93,7 +93,8 @@ class Unmodified:
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
         self._p.session.given(inputs)
-        event = Forward(original, args, kwargs, training_of(engine.module), ambient.take(engine))
+        modes = training_of(self._p.adapter.members.look().modules)
+        event = Forward(original, args, kwargs, modes, ambient.take(engine))
 
         def perform() -> Any:
             self._session.inject("forward")

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from ff_core.contract.adapter import Replicas, TensorSpec
 from ff_core.state import peers
 from ff_core.state.buffers import Buffers
+from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_megatron import optimizers, rebuild, scalars, state_map
 from ff_megatron.buckets import GoldenCounts
@@ -45,8 +46,9 @@ class MegatronAdapter:
     ) -> None:
         self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
         self._data, self._loop = data, loop
-        self._buffers = Buffers(torch.nn.ModuleList(model))
-        self._modes = Modes(*model)
+        self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
+        self._buffers = Buffers(self._members)
+        self._modes = Modes(self._members)
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
         self._redundancy = Redundancy(model)
@@ -74,6 +76,7 @@ class MegatronAdapter:
         return list(dist.get_process_group_ranks(group))
 
     def scalars(self) -> dict[str, Any]:
+        self._members.version_ends()
         return {
             "trainer": scalars.save(self._args, self._optimizer, self._scheduler),
             "golden": self._golden.save(),

@@ -4,6 +4,7 @@
     python scripts/bench_copy.py             a table
     python scripts/bench_copy.py --json      the same as JSON on standard output
     python scripts/bench_copy.py --quick     small and short, to see that it works
+    python scripts/bench_copy.py --only streams shm    what many cores carry; less than a minute
 
 200 MB of state per rank. Ours and the floor take turns, so that what else the machine does meets both; a ratio is the
 median over rounds of (ours, floor) of the same round. Its load is part of the results.
@@ -20,12 +21,15 @@ from typing import Any
 
 from bench.copy_local import LocalCopy
 from bench.copy_pair import Pair
+from bench.node_keys import measure_node
 from bench.numbers import load, machine, spread
 
 from ff_core.copy.transports import missing_for_ucx
 
 MB = 10**6
 STREAMS = (1, 2, 4, 8)
+COLUMNS = ("median", "low", "high", "mean", "p99")
+GROUPS = ("copy", "pair", "streams", "shm")
 PAIR_ACTIONS: tuple[str, ...] = ("stream", "send", "gloo", "durable", "shared")
 if not missing_for_ucx():
     PAIR_ACTIONS += ("ucx",)
@@ -48,8 +52,22 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
-def measure(size: int, count: int) -> dict[str, Any]:
-    """All `cpu.` keys, and `spread` with what they are medians of. Rates in bytes per second, ratios of speeds."""
+def measure(size: int, count: int, groups: Sequence[str]) -> dict[str, Any]:
+    """The `cpu.` keys of these groups, and `spread` with what they are medians of. Rates in bytes per second, ratios of
+    speeds."""
+    found: dict[str, dict[str, Any]] = {}
+    if "copy" in groups:
+        found |= measure_copy(size, count)
+    if "pair" in groups:
+        found |= measure_pair(size, count)
+    if {"streams", "shm"} & set(groups):
+        turns = max(1, count // 3)
+        found |= measure_node(1, size, turns, groups) | measure_node(8, size // 2, turns, groups)
+    return {**{key: value["median"] for key, value in found.items()}, "spread": found}
+
+
+def measure_copy(size: int, count: int) -> dict[str, dict[str, Any]]:
+    """In one process."""
     found: dict[str, dict[str, Any]] = {}
     local = LocalCopy(size)
     try:
@@ -60,6 +78,12 @@ def measure(size: int, count: int) -> dict[str, Any]:
     found["cpu.copy_over_memcpy"] = ratio(one["memcpy"], one["copy"])
     found["cpu.memcpy_bytes_per_s"] = spread([size / s for s in one["memcpy"]])
     found["cpu.blocked_ms"] = spread(blocked)
+    return found
+
+
+def measure_pair(size: int, count: int) -> dict[str, dict[str, Any]]:
+    """Between two ranks."""
+    found: dict[str, dict[str, Any]] = {}
     pair = Pair(size)
     try:
         for _ in range(3):  # both slots of both replicas, and their page tables
@@ -96,13 +120,14 @@ def measure(size: int, count: int) -> dict[str, Any]:
     found["cpu.send_cpu_over_tcp_cpu"] = ratio(cpu["send"][1:], cpu["stream"][1:])
     found["cpu.durable_cpu_over_gloo_cpu"] = ratio(cpu["durable"][1:], cpu["gloo"][1:])
     found["cpu.shared_cpu_over_gloo_cpu"] = ratio(cpu["shared"][1:], cpu["gloo"][1:])
-    return {**{key: value["median"] for key, value in found.items()}, "spread": found}
+    return found
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--json", action="store_true", help="results as JSON on standard output")
     parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, measures nothing")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="these groups of keys (default all)")
     parser.add_argument("--rounds", type=int, default=0, help="rounds per comparison (default 15; quick: 2)")
     arguments = parser.parse_args(words)
     if arguments.rounds < 0:
@@ -110,7 +135,7 @@ def main(words: Sequence[str] | None = None) -> int:
     size = 4 * MB if arguments.quick else 200 * MB
     before = load()
     results = {"machine": machine(), "bytes": size, "quick": arguments.quick}
-    results |= measure(size, arguments.rounds or (2 if arguments.quick else 15))
+    results |= measure(size, arguments.rounds or (2 if arguments.quick else 15), arguments.only)
     results["load"] = {"before": before, "after": load()}
     if arguments.json:
         print(json.dumps(results, indent=2))
@@ -120,10 +145,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def table(results: dict[str, Any]) -> str:
-    """One line per key: median, lowest, highest."""
-    lines = [f"{'':34} {'median':>12} {'low':>12} {'high':>12}"]
+    """One line per key: median, lowest, highest; mean and p99 where there are."""
+    lines = [f"{'':38} " + " ".join(f"{name:>10}" for name in COLUMNS)]
     for key, value in results["spread"].items():
-        lines.append(f"{key:34} {value['median']:12.4g} {value['low']:12.4g} {value['high']:12.4g}")
+        lines.append(f"{key:38} " + " ".join(f"{value[name]:10.4g}" for name in COLUMNS if name in value))
     lines.append(f"load {results['load']['before']:.1f} to {results['load']['after']:.1f}")
     return "\n".join(lines)
 

@@ -129,7 +129,7 @@ class DataPort(Port):
                 one.setblocking(True)
             fd, arena_fd = arena_fd, -1  # the receiver's from here on
             transport = "ucx" if ucx else "shm" if here else "tcp"
-            self._receiver.attach([one.detach() for one in socks], arena, epoch, transport, fd)
+            self._receiver.attach([one.detach() for one in socks], arena, epoch, transport, fd, self._streams.copiers)
         except (FailoverError, OSError, asyncio.TimeoutError) as error:
             self._say(f"data connection from {peer} closed: {error or type(error).__name__}")
             for one in socks:

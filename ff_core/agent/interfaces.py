@@ -143,9 +143,9 @@ class Port(Protocol):
 
     @abstractmethod
     def share(self, transport: str, emulated: bool, streams: StreamChoice) -> None:
-        """The job's choice of transport and streams for what this agent sends, and shared memory for other nodes of
-        this host where that allows it. May come again. Raises OSError, or ConfigError for a transport that is not
-        here."""
+        """The job's choice of transport and streams for what this agent sends and of threads that copy here, and shared
+        memory for other nodes of this host where that allows it. May come again. Raises OSError, or ConfigError for a
+        transport that is not here."""
 
     @abstractmethod
     def enter_epoch(self, epoch: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
+from . import nccl
 from .solo import SoloGroup
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class Generation:
     """One generation of one group. `inner` is None once it is over; `epoch` is None for a solo group."""
 
-    __slots__ = ("__weakref__", "_store", "epoch", "era", "inner", "works")
+    __slots__ = ("__weakref__", "_aborting", "_store", "epoch", "era", "inner", "works")
 
     def __init__(
         self,
@@ -29,8 +30,17 @@ class Generation:
         self.era = era
         self.inner: dist.ProcessGroup | SoloGroup | None = inner
         self.epoch = epoch
+        self._aborting = False
         self._store = store  # torch's C++ does not keep the Python side of a store alive
         self.works: weakref.WeakSet[SwappableWork] = weakref.WeakSet()
+
+    def to_abort(self) -> dist.ProcessGroup | None:
+        """The inner group, for who will abort it, if NCCL has a part in it. None for the second who asks."""
+        inner = self.inner
+        if self._aborting or not isinstance(inner, dist.ProcessGroup) or not nccl.has_part_in(inner):
+            return None
+        self._aborting = True
+        return inner
 
     def release(self) -> dist.ProcessGroup | None:
         """Ends the generation: handles let go; returns the inner group for closing (nothing else refers to it)."""

@@ -55,18 +55,22 @@ def build(spec: GroupSpec, store: dist.Store) -> Any:
 
 
 def is_in(spec: GroupSpec) -> bool:
-    """Whether NCCL carries any of the group's operations."""
+    """Whether NCCL carries any of the operations of groups made to `spec`."""
     return "nccl" in spec.devices.values()
 
 
-def abort(groups: list[dist.ProcessGroup]) -> int:
-    """Aborts every NCCL communicator of `groups`, all at the same time; returns how many. Any thread."""
+def has_part_in(group: dist.ProcessGroup) -> bool:
+    """Whether NCCL carries any of the group's operations."""
+    return _backend(group) is not None
+
+
+def abort(groups: list[dist.ProcessGroup]) -> None:
+    """Aborts every NCCL communicator of `groups`, all at the same time. Any thread; returns after half a second."""
     backends = [backend for backend in map(_backend, groups) if backend is not None]
     if not backends:
-        return 0
+        return
     with ThreadPoolExecutor(max_workers=len(backends), thread_name_prefix="ff-abort") as pool:
         list(pool.map(lambda backend: backend.abort(), backends))
-    return len(backends)
 
 
 def shut_down(group: dist.ProcessGroup) -> None:

@@ -21,7 +21,6 @@ import torch.distributed as dist
 
 from ff_core.errors import FailoverInterrupt, judged
 
-from . import nccl
 from .builder import Batch, Builder, Built
 from .client import StoreClient
 from .closing import Closer
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from .spec import GroupSpec
 
 CLOSE_S = 10.0  # closing a group that the user destroys, when nobody has died, takes milliseconds
+_ABORT_S = 5.0  # an abort of NCCL takes half a second
 CONNECT_TIMEOUT = timedelta(seconds=60)  # for regrouping, where every rank is known to be ready
 
 
@@ -199,6 +199,7 @@ class GroupRegistry:
     def halt(self, epoch: int) -> None:
         """Ends every operation of the current generation, pending and later ones. Any thread, any number of times.
 
+        Returns before NCCL's communicators are aborted: that goes on in the background.
         In a solo process, only a regroup() that has begun for an older epoch ends: initialisation goes on.
         A halt that comes late, for the epoch that is being connected already, changes nothing.
         """
@@ -206,14 +207,11 @@ class GroupRegistry:
             if epoch <= self._connecting:
                 return
             self.halted_epoch = max(epoch, self.halted_epoch or 0)
-            nccl_groups = [group for group in self.groups() if nccl.is_in(group.spec)]
-            aborting = [group.generation.inner for group in nccl_groups if group.generation is not None]
+            generations = [group.generation for group in self.groups() if group.generation is not None]
+            aborting = [inner for inner in (generation.to_abort() for generation in generations) if inner is not None]
         self._sockets.shutdown()
         self.cut.made()
-        try:
-            nccl.abort([group for group in aborting if isinstance(group, dist.ProcessGroup)])
-        finally:
-            self._closer.close(aborting)
+        self._closer.abort(aborting)
 
     def drop(self) -> None:
         """Lets go of every inner group and store connection; they are closed in the background."""
@@ -271,6 +269,11 @@ class GroupRegistry:
         """Returns when the background closing of dropped groups is over."""
         self._closer.wait()
 
+    def close(self) -> None:
+        """The process ends: no thread of this package is to be found within torch or NCCL."""
+        self.client.close()
+        self._closer.wait_aborted(_ABORT_S)
+
     # ---- groups created after training began --------------------------------------------------------------------
 
     def freeze_journal(self, state: Iterable[torch.Tensor]) -> bytes:
@@ -300,7 +303,7 @@ class GroupRegistry:
         self._patches.undo()
         self.drop()
         self.wait_closed()
-        self.client.close()
+        self.close()
         self.uninstalled = True
 
     def forget_in_child(self) -> None:

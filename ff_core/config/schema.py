@@ -118,8 +118,8 @@ class FailoverConfig(Strict):
         Scope.JOB,
         "auto",
         'a whole number from 1 to 16, or "auto"',
-        "TCP connections side by side from a rank to one replica, where replicas travel by tcp. auto: about 8 for all "
-        "ranks of a node together, at most 4 each; 1 within a host.",
+        "TCP connections side by side from a rank to one replica, where replicas travel by tcp. auto: as many as the "
+        "cores allow, at most 8, of which those carry versions that the first versions have shown to be worth it.",
     )
     pacing: bool = make_field(
         Scope.JOB,
@@ -178,6 +178,14 @@ class FailoverConfig(Strict):
         "a whole number >= 0",
         "Waiting processes per node, with libraries already imported; a replacement then starts in a fraction of a "
         "second.",
+        ge=0,
+    )
+    spare_device_memory_bytes: Bytes = make_field(
+        Scope.JOB,
+        1 << 30,
+        'a whole number of bytes >= 0, or a size such as "512MiB"',
+        "What a waiting spare may take of the memory of each GPU that it may get, to be a second faster: a context, "
+        "first kernels, NCCL. A GPU must have twice as much to spare. 0: spares take nothing.",
         ge=0,
     )
     persist: PersistConfig = make_field(

@@ -106,6 +106,7 @@ class CWriterStats(ctypes.Structure):
             "deadlines",
             "deadlines_missed",
             "zero_copy_bytes",
+            "streams",
         )
     ]
 
@@ -128,6 +129,8 @@ class CConnection(ctypes.Structure):
         ("count", c_size_t),
         ("transport", ctypes.c_char_p),
         ("peers_file", c_int),
+        ("copiers", c_uint32),
+        ("fewer", c_uint32),
     ]
 
 
@@ -136,6 +139,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_build_info": (ctypes.c_char_p, []),
     "ff_interface": (ctypes.c_char_p, []),
     "ff_crc32c": (c_uint32, [c_uint32, c_void_p, c_size_t]),
+    "ff_mt19937_skip": (c_uint32, [c_void_p, c_uint32, c_uint64]),
     "ff_memory_huge": (c_int, [c_int, c_uint64, POINTER(c_uint64)]),
     "ff_memory_map": (c_int, [c_int, c_uint64, POINTER(c_void_p)]),
     "ff_memory_unmap": (c_int, [c_void_p, c_uint64]),
@@ -198,10 +202,12 @@ _HEADER = SOURCE_DIR / "ff_engine.h"
 Streams: TypeAlias = int | Sequence[int]  # the descriptor of a connection, or of each of its streams, in order
 
 
-def connection(fds: Streams, transport: str, peers_file: int = -1) -> CConnection:
+def connection(
+    fds: Streams, transport: str, peers_file: int = -1, copiers: int = 0, *, fewer: bool = False
+) -> CConnection:
     """A connection as the engine takes it, see ff_engine.h. It owns the descriptors once it is given to a function."""
     several = (fds,) if isinstance(fds, int) else tuple(fds)
-    return CConnection((c_int * len(several))(*several), len(several), transport.encode(), peers_file)
+    return CConnection((c_int * len(several))(*several), len(several), transport.encode(), peers_file, copiers, fewer)
 
 
 def library_path() -> Path:
@@ -269,4 +275,19 @@ def build_info() -> str:
 def crc32c(data: bytes, crc: int = 0) -> int:
     """CRC32C of `data`, continuing from `crc`."""
     value: int = engine().ff_crc32c(crc, data, len(data))
+    return value
+
+
+def crc32c_at(address: int, size: int, crc: int = 0) -> int:
+    """CRC32C of `size` bytes of this process's memory from `address` on, continuing from `crc`. Other threads run."""
+    value: int = engine().ff_crc32c(crc, address, size)
+    return value
+
+
+def mt19937_skip(words: int, used: int, count: int) -> int:
+    """Move an MT19937 state on by `count` numbers. words: the address of its 624 words of 32 bits.
+
+    used: words of the block that have been given out, 1 to 624; returned anew. Other threads run meanwhile.
+    """
+    value: int = engine().ff_mt19937_skip(words, used, count)
     return value

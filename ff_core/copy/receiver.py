@@ -1,5 +1,5 @@
-"""An agent's receiver: takes versions off connections and puts them into slots, one engine thread for each stream of a
-connection."""
+"""An agent's receiver: takes versions off connections and puts them into slots, with one engine thread for each stream
+of a connection, or several that copy out of shared memory."""
 
 from __future__ import annotations
 
@@ -39,16 +39,19 @@ class Receiver(EngineHandle):
         check(engine().ff_receiver_open(notify_fd, ctypes.byref(handle)))
         super().__init__("receiver", handle, engine().ff_receiver_close, lambda: None)
 
-    def attach(self, fds: Streams, arena: Arena, epoch: int, transport: str = "tcp", peers_file: int = -1) -> int:
+    def attach(
+        self, fds: Streams, arena: Arena, epoch: int, transport: str = "tcp", peers_file: int = -1, copiers: int = 1
+    ) -> int:
         """Receive into `arena` from this connected, authenticated stream socket, or from the 1 to 16 streams of one
         connection, stream 0 first; returns the connection's number.
 
         transport: "tcp" (any stream sockets), "shm" or "ucx": as the sender's.  peers_file: over "shm", the memory file
-        that the peer's slots lie in, sealed against shrinking; otherwise -1. Takes all descriptors over, also on
+        that the peer's slots lie in, sealed against shrinking; otherwise -1.  copiers: so many
+        threads, 1 to 16, copy out of it; of no meaning otherwise. Takes all descriptors over, also on
         failure. An older connection for the arena is closed and joined first. EngineError: `epoch` is retired.
         """
         number = ctypes.c_uint64()
-        given = connection(fds, transport, peers_file)
+        given = connection(fds, transport, peers_file, copiers if transport == "shm" else 0)
         place = (arena.address, arena.size, epoch, ctypes.byref(number))
         check(engine().ff_receiver_attach(self._open(), ctypes.byref(given), *place))
         arena.before_close(self, lambda: self._detach(arena))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ff_core.copy.binding import build_info, check, engine
@@ -67,21 +68,46 @@ def listens_shared(wanted: str, emulated: bool) -> bool:
     return "shm" in candidates(wanted) and (wanted == "shm" or not emulated)
 
 
+_MOST_STREAMS, _MOST_COPIERS = 8, 4
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True, slots=True)
 class StreamChoice:
-    """How many TCP streams a connection gets. wanted: the configuration's.  ranks: of this node, which all send.
+    """How many TCP streams a connection gets, and how many threads copy out of a peer's shared memory.
 
-    One stream costs a core at each end and is bound by one congestion window. Together a node's ranks should have about
-    eight; and between processes of one host more of them bring nothing, for the memory is the limit.
+    wanted: the configuration's.  ranks: of this node.  world: of the job; between processes of one host all of them may
+    share its cores.  holders: of every rank, to which it sends at once.  cores: that this process may use.
+
+    Every stream and every copying thread keeps a core busy at either end, and every rank sends and is sent to. Together
+    they shall have no more threads than there are cores. That is what "auto" opens; it carries versions over as few of
+    them as turn out to be worth it (`adaptive`).
     """
 
     wanted: int | Literal["auto"] = "auto"
     ranks: int = 1
+    world: int = 1
+    holders: int = 1
+    cores: int = field(default_factory=_usable_cores)
+
+    @property
+    def adaptive(self) -> bool:
+        return self.wanted == "auto"
+
+    @property
+    def copiers(self) -> int:
+        """Threads for a connection through shared memory."""
+        return self._share(self.world, _MOST_COPIERS)
 
     def count(self, near: str, far: str) -> int:
         """For a connection between these two addresses."""
         if self.wanted != "auto":
             return self.wanted
-        if near == far or ipaddress.ip_address(far.partition("%")[0]).is_loopback:
-            return 1
-        return max(1, min(4, 8 // max(1, self.ranks)))
+        here = near == far or ipaddress.ip_address(far.partition("%")[0]).is_loopback
+        return self._share(self.world if here else self.ranks, _MOST_STREAMS)
+
+    def _share(self, ranks: int, most: int) -> int:
+        return max(1, min(most, self.cores // (2 * max(1, ranks) * max(1, self.holders))))

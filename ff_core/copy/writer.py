@@ -24,7 +24,7 @@ class WriterStats:
     yielded_ns, paced_ns: time that sending was held back for a collective; to be even or within the bandwidth limit.
     deadlines: acknowledged versions that had one (see set_window); deadlines_missed: those that came too late.
     zero_copy_bytes: of bytes_sent, those that left the slot without the kernel's copying them (TCP to other hosts,
-    where kernel and adapter can). Summed over holders.
+    where kernel and adapter can).  streams: that carry versions now. Summed over holders.
     """
 
     versions: int
@@ -41,6 +41,7 @@ class WriterStats:
     deadlines: int
     deadlines_missed: int
     zero_copy_bytes: int
+    streams: int
 
 
 class Writer(EngineHandle):
@@ -87,16 +88,17 @@ class Writer(EngineHandle):
         array = segment_array(segments)
         check(engine().ff_writer_set_segments(self._open(), array, len(array)))
 
-    def add_holder(self, fds: Streams, transport: str = "tcp") -> None:
+    def add_holder(self, fds: Streams, transport: str = "tcp", *, fewer: bool = False) -> None:
         """Send to the receiver behind this connected, authenticated stream socket too; over "tcp" also behind several,
         in the same order as over there. Takes the descriptors over.
 
         transport: "shm": the receiver is on this host, the socket a Unix one, and the receiver has the memory file of
         this writer's arena.  "ucx": the receiver expects it; waits for its answer, up to 10 s, and raises
-        TransportError if it cannot be reached this way, CopyCancelled if a cancel comes meanwhile. Nothing may be in
+        TransportError if it cannot be reached this way, CopyCancelled if a cancel comes meanwhile.  fewer: over "tcp",
+        carry versions over as few of the streams as the first ones have shown to be nearly as fast. Nothing may be in
         flight.
         """
-        given = connection(fds, transport)
+        given = connection(fds, transport, fewer=fewer)
         check(engine().ff_writer_add_holder(self._open(), ctypes.byref(given), _CONNECT_MS))
 
     def clear_holders(self) -> None:

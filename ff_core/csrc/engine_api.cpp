@@ -157,7 +157,7 @@ int ff_receiver_attach(ff_receiver* r, const ff_connection* connection, void* ar
                        uint64_t epoch, uint64_t* connection_id) {
   ff::GivenConnection given(connection);
   return with(r, [&](ff::Receiver& receiver) {
-    const uint64_t id = receiver.attach(given.receivers(), arena, arena_bytes, epoch);
+    const uint64_t id = receiver.attach(given.receivers(), given.copiers(), arena, arena_bytes, epoch);
     if (connection_id != nullptr) *connection_id = id;
   });
 }

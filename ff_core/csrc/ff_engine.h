@@ -41,6 +41,10 @@ const char* ff_build_info(void); /* JSON: compiler, crc implementation, cuda, tr
 const char* ff_interface(void);  /* the fingerprint (build.py) of the file that this is, when it was built */
 uint32_t ff_crc32c(uint32_t crc, const void* data, size_t bytes);
 
+/* ---- random numbers ---- */
+/* An MT19937 state moves on by `count` numbers. used: words of the block that are given out, 1 to 624; returned anew. */
+uint32_t ff_mt19937_skip(uint32_t* words, uint32_t used, uint64_t count);
+
 /* ---- memory files ---- */
 /* Allocates a new memory file of `bytes` from the front as huge pages, as far as the kernel has any at hand: best effort,
    *huge says how many bytes. The rest is still to be allocated. Takes about as long as zeroing. FF_EIO: no mapping. */
@@ -143,6 +147,9 @@ typedef struct {
   const char* transport;
   int peers_file; /* "shm", receiver: the memory file of the sender's arena, sealed against shrinking. It is only read.
                      Otherwise -1 */
+  uint32_t copiers; /* "shm", receiver: threads that copy, at most FF_MAX_STREAMS; 0: one. Otherwise 0 */
+  uint32_t fewer;   /* "tcp", writer: 1: carry versions over as few of the streams as the first ones have shown to be
+                       nearly as fast. 0: over all of them */
 } ff_connection;
 
 /* ---- writer (worker) ---- */
@@ -204,11 +211,11 @@ int ff_writer_cancel(ff_writer* w);
 /* versions: committed.  cpu_ns: of the engine's threads.  ack_wait_ns: last byte sent to acknowledgement.
    yielded_ns, paced_ns: sending held back for a collective; to be even or within the bandwidth.  deadlines: versions
    acknowledged that had one, deadlines_missed: too late.  zero_copy_bytes: of bytes_sent, left the slot without the
-   kernel's copying them. All of these summed over holders. */
+   kernel's copying them. streams: that carry versions now. All of these summed over holders. */
 typedef struct {
   uint64_t versions, bytes_copied, bytes_sent, copy_ns, send_ns, ack_wait_ns, cpu_ns;
   uint64_t holders, holders_lost;
-  uint64_t yielded_ns, paced_ns, deadlines, deadlines_missed, zero_copy_bytes;
+  uint64_t yielded_ns, paced_ns, deadlines, deadlines_missed, zero_copy_bytes, streams;
 } ff_writer_stats;
 int ff_writer_stats_get(ff_writer* w, ff_writer_stats* out);
 int ff_writer_close(ff_writer* w); /* cancel + free */

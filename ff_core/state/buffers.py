@@ -15,16 +15,17 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from ff_core.errors import FailoverError
+from ff_core.state.members import Members
 
 
 class Buffers:
-    """All buffers of one module. `changing`: names of those saved with every version; it only grows."""
+    """All buffers of one model. `changing`: names of those saved with every version; it only grows."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module = module
+    def __init__(self, members: Members) -> None:
+        self._members, self._module = members, members.model
         self.changing = {
             f"{prefix}.{name}" if prefix else name
-            for prefix, child in module.named_modules()
+            for prefix, child in self._module.named_modules()
             if isinstance(child, _NormBase) and child.track_running_stats
             for name, _ in child.named_buffers(recurse=False)
         }
@@ -34,20 +35,23 @@ class Buffers:
 
     def begin(self) -> None:
         """Training starts: what the buffers hold now is what they held at the start."""
-        for name, buffer in self._module.named_buffers():
+        for name, buffer in self._members.look().buffers.items():
             if name not in self.changing:
                 self._seen[name] = _mark(buffer)
                 self._start[name] = buffer.detach().clone()
                 self._checksums[name] = _checksum(buffer)
 
     def save(self) -> dict[str, Any]:
-        """{"changing": name -> tensor, copied; "constant": name -> CRC32 of its bytes at the start}."""
-        live = dict(self._module.named_buffers())
+        """{"changing": name -> live tensor, to be encoded at once; "constant": name -> CRC32 of its bytes at first}.
+
+        Whoever calls this has looked at the members.
+        """
+        live = self._members.buffers
         for name, buffer in live.items():
             if name not in self.changing and self._seen.get(name) != _mark(buffer):
                 self.changing.add(name)
         return {
-            "changing": {name: live[name].detach().clone() for name in sorted(self.changing & live.keys())},
+            "changing": {name: live[name].detach() for name in sorted(self.changing & live.keys())},
             "constant": {name: crc for name, crc in self._checksums.items() if name not in self.changing},
         }
 

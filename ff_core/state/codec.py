@@ -4,6 +4,7 @@ The format is msgpack with explicit tags; nothing is pickled, so bytes from anot
 come back with the same type and the same bits: floats keep NaN payloads and signed zeros, tensors any dtype.
 
     encode(value) -> bytes            decode(bytes) -> value
+    begin(value) -> Encoding          the same, but tensors of a device may still be on their way
 
 Supported: None, bool, int of any size, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict and
 OrderedDict and Counter (keys: None, bool, numbers, str, bytes, tuples of those), NumPy arrays and scalars, strided
@@ -28,6 +29,8 @@ from ff_core.errors import ProtocolError, UnsupportedError
 if TYPE_CHECKING:
     import torch
 
+    from ff_core.state.arriving import Arriving
+
 _FORMAT = 1
 _MAX_DEPTH = 200
 
@@ -50,14 +53,41 @@ def encode(value: Any, name: str = "state") -> bytes:
 
     name: what to call it in messages. Raises UnsupportedError naming the place, e.g. scalars['lr_scheduler']['fn'].
     """
+    return begin(value, name).bytes()
+
+
+def begin(value: Any, name: str = "state") -> Encoding:
+    """As encode(), of `value` as it is now: nothing waits for a device. Raises as encode()."""
+    later: list[Arriving] = []
     try:
-        tree = _pack(value, 0)
+        tree = _pack(value, 0, later)
     except _Refused as refused:
         place = name + "".join(reversed(refused.steps))
         place = place if len(place) <= 300 else f"{place[:300]}..."
         raise UnsupportedError(f"{place}: {refused}") from None
-    packed: bytes = msgpack.packb([_FORMAT, tree], use_bin_type=True, unicode_errors="surrogatepass")
-    return packed
+    return Encoding(tree, later)
+
+
+class Encoding:
+    """A value of which all but the contents of tensors on a device is encoded; those are being copied to the host."""
+
+    def __init__(self, tree: Any, later: list[Arriving]) -> None:
+        self._tree, self._later = tree, later
+
+    def arrived(self) -> bool:
+        """bytes() need not wait."""
+        return all(tensor.arrived() for tensor in self._later)
+
+    def bytes(self) -> bytes:
+        """All of it. Waits for the device if it must."""
+        packed: bytes = msgpack.packb(
+            [_FORMAT, self._tree], use_bin_type=True, unicode_errors="surrogatepass", default=_arrived
+        )
+        return packed
+
+
+def _arrived(tensor: Arriving) -> bytes:
+    return _bytes_of(tensor.host())
 
 
 def decode(data: bytes | bytearray | memoryview) -> Any:
@@ -79,7 +109,7 @@ class _Refused(Exception):
         self.steps: list[str] = []
 
 
-def _pack(value: Any, depth: int) -> Any:
+def _pack(value: Any, depth: int, later: list[Arriving]) -> Any:
     kind = type(value)
     if kind is int:
         if -(2**63) <= value < 2**64:
@@ -90,9 +120,9 @@ def _pack(value: Any, depth: int) -> Any:
     if depth > _MAX_DEPTH:
         raise _Refused(f"nested deeper than {_MAX_DEPTH} levels; does it contain itself?")
     if kind in _SEQUENCES:
-        return _pack_sequence(value, kind, depth)
+        return _pack_sequence(value, kind, depth, later)
     if kind in _MAPPINGS:
-        return _pack_mapping(value, kind, depth)
+        return _pack_mapping(value, kind, depth, later)
     if kind is complex:
         return [_COMPLEX, value.real, value.imag]
     if kind is bytearray:
@@ -102,7 +132,7 @@ def _pack(value: Any, depth: int) -> Any:
     # A NumPy or torch value can only exist if its library has been imported.
     for library, pack in (("torch", _pack_torch), ("numpy", _pack_numpy)):
         if library in sys.modules:
-            packed = pack(value)
+            packed = pack(value, later)
             if packed is not None:
                 return packed
     raise _Refused(
@@ -111,19 +141,19 @@ def _pack(value: Any, depth: int) -> Any:
     )
 
 
-def _pack_sequence(value: Any, kind: type, depth: int) -> list[Any]:
+def _pack_sequence(value: Any, kind: type, depth: int, later: list[Arriving]) -> list[Any]:
     tree: list[Any] = [_SEQUENCES[kind]]
     position, item = 0, None
     try:
         for position, item in enumerate(value):  # noqa: B007 - for the message
-            tree.append(_pack(item, depth + 1))
+            tree.append(_pack(item, depth + 1, later))
     except _Refused as refused:
         refused.steps.append(f"[{position if kind in (list, tuple) else repr(item)}]")
         raise
     return tree
 
 
-def _pack_mapping(value: Any, kind: type, depth: int) -> list[Any]:
+def _pack_mapping(value: Any, kind: type, depth: int, later: list[Arriving]) -> list[Any]:
     tree: list[Any] = [_MAPPINGS[kind]]
     for key, item in value.items():
         if not _is_key(key):
@@ -132,7 +162,7 @@ def _pack_mapping(value: Any, kind: type, depth: int) -> list[Any]:
                 "keys may be None, bool, int, float, str, bytes and tuples of those"
             )
         try:
-            tree += (_pack(key, depth + 1), _pack(item, depth + 1))
+            tree += (_pack(key, depth + 1, later), _pack(item, depth + 1, later))
         except _Refused as refused:
             refused.steps.append(f"[{key!r}]")
             raise
@@ -147,7 +177,7 @@ def _name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _pack_numpy(value: Any) -> list[Any] | None:
+def _pack_numpy(value: Any, later: list[Arriving]) -> list[Any] | None:
     import numpy as np
 
     if type(value) is not np.ndarray and not isinstance(value, np.generic):
@@ -163,11 +193,11 @@ def _pack_numpy(value: Any) -> list[Any] | None:
     return [_NUMPY_ARRAY, value.dtype.str, list(value.shape), value.tobytes()]
 
 
-def _pack_torch(value: Any) -> list[Any] | None:
+def _pack_torch(value: Any, later: list[Arriving]) -> list[Any] | None:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return _pack_tensor(value)
+        return _pack_tensor(value, later)
     if isinstance(value, torch.dtype):
         return [_DTYPE, str(value).removeprefix("torch.")]
     if isinstance(value, torch.device):
@@ -177,7 +207,7 @@ def _pack_torch(value: Any) -> list[Any] | None:
     return None
 
 
-def _pack_tensor(value: torch.Tensor) -> list[Any]:
+def _pack_tensor(value: torch.Tensor, later: list[Arriving]) -> list[Any]:
     import torch
 
     plain = type(value) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -186,10 +216,21 @@ def _pack_tensor(value: torch.Tensor) -> list[Any]:
             f"a {_name(type(value))} with layout {value.layout} on {value.device} cannot be saved with the "
             "state; give a plain dense tensor (for example its local part)"
         )
-    # ctypes reads the bytes of any dtype, bfloat16 and float8 included, and needs no NumPy.
-    dense = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    data = ctypes.string_at(dense.data_ptr(), dense.numel() * dense.element_size())
+    dense = value.detach().resolve_conj().resolve_neg().contiguous()
+    data: bytes | Arriving
+    if dense.device.type == "cpu":
+        data = _bytes_of(dense)
+    else:
+        from ff_core.state.arriving import Arriving
+
+        data = Arriving(dense)
+        later.append(data)
     return [_TENSOR, str(dense.dtype).removeprefix("torch."), list(dense.shape), data]
+
+
+def _bytes_of(dense: torch.Tensor) -> bytes:
+    """ctypes reads the bytes of any dtype, bfloat16 and float8 included, and needs no NumPy."""
+    return ctypes.string_at(dense.data_ptr(), dense.numel() * dense.element_size())
 
 
 def _unpack(tree: Any) -> Any:

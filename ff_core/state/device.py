@@ -64,3 +64,12 @@ def wait_for_stream(device: torch.device | None) -> None:
     import torch
 
     torch.cuda.current_stream(device).synchronize()
+
+
+def wait_until_idle(device: torch.device | None = None) -> None:
+    """Until `device` has run all that this process has given it; None: the calling thread's, if any is in use. After a
+    halt: collectives of the dead are over milliseconds after their abort has begun."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize(device)

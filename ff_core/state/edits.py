@@ -10,12 +10,14 @@ nothing waits for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter, is_
 
 import torch
 
-from ff_core.state.checksums import sums as sums_of
+from ff_core.state.checksums import Changed, Contents
 
 _EVERY = 16
+_COUNTER = attrgetter("_version")
 
 Named = tuple[str, torch.Tensor]
 
@@ -24,42 +26,48 @@ class Edits:
     """tensors: gives (name, live tensor) of everything that only the step may change, in the same order each time."""
 
     def __init__(self, tensors: Callable[[], Iterable[Named]]) -> None:
-        self._tensors = tensors
-        self._counters: list[int] | None = None
-        self._sums: torch.Tensor | None = None
-        self._compared: tuple[list[str], torch.Tensor] | None = None  # on a device: read one step later
+        self._named = tensors
+        self._tensors: list[torch.Tensor] | None = None
+        self._counters: list[int] = []
+        self._contents: Contents | None = None
+        self._compared: tuple[list[Named], Changed] | None = None  # on a device: read one step later
 
     def stepped(self, version: int) -> None:
         """The step that made `version` has just ended."""
-        tensors = [tensor for _, tensor in self._tensors()]
-        self._counters = [tensor._version for tensor in tensors]
-        self._sums = sums_of(tensors) if version <= _EVERY or version % _EVERY == 0 else None
+        self._tensors = [tensor for _, tensor in self._named()]
+        self._counters = list(map(_COUNTER, self._tensors))
+        self._contents = Contents(self._tensors) if version <= _EVERY or version % _EVERY == 0 else None
 
     def stepping(self) -> None:
         """The step begins: whatever writes from now on is the step, even one that a failure interrupts."""
-        self._counters = self._sums = None
+        self._tensors = self._contents = None
 
     def forget(self) -> None:
         """The tensors are about to be written by a recovery."""
-        self._counters = self._sums = self._compared = None
+        self._tensors = self._contents = self._compared = None
 
     def found(self) -> list[str]:
         """Before the next step: names of tensors that were written since."""
-        counters, sums = self._counters, self._sums
         compared, self._compared = self._compared, None
-        wrong: list[str] = []
-        if counters is not None:
-            named = list(self._tensors())
-            if len(named) != len(counters):
-                return ["the list of parameters itself"]
-            pairs = zip(named, counters, strict=True)
-            wrong = [name for (name, tensor), counter in pairs if tensor._version != counter]
-        if sums is not None:
-            comparison = [name for name, _ in named], sums_of([tensor for _, tensor in named]) == sums
-            if sums.device.type == "cpu":
-                compared = comparison
+        if self._tensors is None:
+            return [] if compared is None else _names(*compared)
+        named = list(self._named())
+        live = [tensor for _, tensor in named]
+        if len(live) != len(self._tensors) or not all(map(is_, live, self._tensors)):
+            return ["the list of parameters itself"]
+        counters = list(map(_COUNTER, live))
+        if counters != self._counters:
+            pairs = zip(named, counters, self._counters, strict=True)
+            return [name for (name, _), now, before in pairs if now != before]
+        wrong = [] if compared is None else _names(*compared)
+        if self._contents is not None and not wrong:
+            changed = self._contents.changed()
+            if changed.on_device():
+                self._compared = named, changed
             else:
-                self._compared = comparison
-        if compared is not None and not wrong:
-            wrong = [name for name, same in zip(compared[0], compared[1].tolist(), strict=True) if not same]
+                wrong = _names(named, changed)
         return wrong
+
+
+def _names(named: list[Named], changed: Changed) -> list[str]:
+    return [named[place][0] for place in changed.places()]

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ff_core.state.arriving import Arriving
+
 try:
     import numpy as np
 except ImportError:  # torch works without it
@@ -31,21 +33,19 @@ class Fingerprint:
 
     def __init__(self, values: Any) -> None:
         self._forms: list[Any] = []
-        self._samples: list[int | tuple[torch.Tensor, torch.cuda.Event]] = []  # checksums, or what will have one
+        self._samples: list[int | Arriving] = []  # checksums, or what will have one
         self._take(values, 0)
         self.forms = zlib.crc32(repr(self._forms).encode())
 
     def arrived(self) -> bool:
         """Whether contents() need not wait."""
-        return all(isinstance(sample, int) or sample[1].query() for sample in self._samples)
+        return all(isinstance(sample, int) or sample.arrived() for sample in self._samples)
 
     def contents(self, so_far: int = 0) -> int:
         """Checksum of the contents, continuing the one of other values. Waits until they are here."""
         for place, sample in enumerate(self._samples):
             if not isinstance(sample, int):
-                host, event = sample
-                event.synchronize()
-                self._samples[place] = _checksum(host)
+                self._samples[place] = _checksum(sample.host())
         return zlib.crc32(struct.pack(f"<{len(self._samples)}I", *self._samples), so_far)
 
     def value(self) -> str:
@@ -99,11 +99,7 @@ class Fingerprint:
         if sample.device.type == "cpu":
             self._samples.append(_checksum(sample))
             return
-        host = torch.empty(sample.shape, dtype=sample.dtype, pin_memory=True)
-        host.copy_(sample, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(sample.device))
-        self._samples.append((host, event))
+        self._samples.append(Arriving(sample))
 
 
 def _thinned(flat: Any, size: int) -> Any:

@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,8 +50,12 @@ def values_of(groups: Iterable[Mapping[str, Any]], on_device: bool = False) -> d
             if name != "params":
                 taken = _plain(value, on_device)
                 if taken is not None:
-                    found[f"{name} of parameter group {number}"] = taken
+                    found[_named(name, number)] = taken
     return found
+
+
+def _named(name: str, number: int) -> str:
+    return f"{name} of parameter group {number}"
 
 
 def _plain(value: Any, on_device: bool) -> Any:
@@ -68,6 +72,54 @@ def _plain(value: Any, on_device: bool) -> Any:
 def checksum(values: Mapping[str, Any]) -> int:
     """Another one for other values."""
     return zlib.crc32(repr(list(values.items())).encode())
+
+
+class _Entry(NamedTuple):
+    """One value of a group. text: for the checksum; None: it is no hyperparameter."""
+
+    value: Any
+    name: str
+    taken: Any
+    text: str | None
+
+
+class Noted:
+    """values_of() and checksum() of groups that are asked again and again: only what was exchanged is made anew.
+
+    A value that can be written in place (a tensor, a list) is taken anew each time, a plain one if it is another one.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], _Entry] = {}
+
+    def of(self, groups: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], int]:
+        """(values_of(groups), their checksum)."""
+        found: dict[str, Any] = {}
+        texts = []
+        for number, group in enumerate(groups):
+            for key, value in group.items():
+                if key == "params":
+                    continue
+                entry = self._known.get((number, key))
+                if entry is None or entry.value is not value:
+                    entry = self._entry(key, number, value)
+                if entry.text is not None:
+                    found[entry.name] = entry.taken
+                    texts.append(entry.text)
+        return found, zlib.crc32(f"[{', '.join(texts)}]".encode())
+
+    def _entry(self, key: str, number: int, value: Any) -> _Entry:
+        name, taken = _named(key, number), _plain(value, on_device=False)
+        entry = _Entry(value, name, taken, None if taken is None else repr((name, taken)))
+        if _is_fixed(value):
+            self._known[number, key] = entry
+        else:
+            self._known.pop((number, key), None)
+        return entry
+
+
+def _is_fixed(value: Any) -> bool:
+    return type(value) in _PLAIN or (type(value) is tuple and all(map(_is_fixed, value)))
 
 
 @dataclass(frozen=True)
@@ -122,9 +174,11 @@ class Repeated:
         for iteration in [n for n in self._used if n > version]:
             self._expected.setdefault(iteration, self._used.pop(iteration))
 
-    def uses(self, iteration: int, values: Mapping[str, Any]) -> None:
-        """Before the step of `iteration`. Raises DifferenceError if its first attempt used other values."""
-        used = checksum(values)
+    def uses(self, iteration: int, values: Mapping[str, Any], used: int) -> None:
+        """Before the step of `iteration`. used: checksum of `values`.
+
+        Raises DifferenceError if its first attempt used other values.
+        """
         expected = self._expected.pop(iteration, used)
         if expected != used:
             some = ", ".join(f"{name} {value!r}" for name, value in list(values.items())[:4])

@@ -1,6 +1,6 @@
 """What a script can switch on a model: train or eval mode, which parameters train, and hooks.
 
-    modes = Modes(model)
+    modes = Modes(Members(model))
     saved = modes.save()     # at the end of an iteration: bytes, a few per module
     modes.load(saved)        # after a failure: modes and requires_grad are put back, hooks are compared
 
@@ -10,47 +10,54 @@ done what the script switched on its way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import attrgetter
 
 import torch
 
 from ff_core.errors import DifferenceError
+from ff_core.state.members import Members
+from ff_core.state.words import some_of
 
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_HOOKS = attrgetter(*_KINDS)
+_MOST = 255  # a byte per count
+_TRAINING = attrgetter("training")
 
 
-def training_of(*models: torch.nn.Module) -> bytes:
-    """A byte per module of `models`, in torch's order: whether it is in training mode."""
-    return bytes(module.training for model in models for module in model.modules())
+def training_of(modules: Iterable[torch.nn.Module]) -> bytes:
+    """A byte per module: whether it is in training mode."""
+    return bytes(map(_TRAINING, modules))
 
 
-def set_training(training: bytes, *models: torch.nn.Module) -> None:
+def set_training(training: bytes, modules: Iterable[torch.nn.Module]) -> None:
     """Put `training_of` the same modules back."""
-    modules = (module for model in models for module in model.modules())
     for module, mode in zip(modules, training, strict=True):
         if module.training != bool(mode):
             module.training = bool(mode)
 
 
 class Modes:
-    """The switches of one model (or the chunks of one). Its modules are listed anew each time: they may change."""
+    """The switches of one model. members: whoever calls save() has looked at them."""
 
-    def __init__(self, *models: torch.nn.Module) -> None:
-        self._models = models
+    def __init__(self, members: Members) -> None:
+        self._members = members
 
     def save(self) -> dict[str, bytes]:
-        """A byte per module ("training", "hooks") and per parameter ("requires_grad"), in torch's order."""
-        modules = [module for model in self._models for module in model.modules()]
+        """Per module a byte ("training") and four ("hooks"), per parameter a byte
+        ("requires_grad"), in torch's order."""
+        modules = self._members.modules
         return {
-            "training": training_of(*self._models),
-            "hooks": bytes(min(255, sum(len(vars(module)[kind]) for kind in _HOOKS)) for module in modules),
-            "requires_grad": bytes(p.requires_grad for model in self._models for p in model.parameters()),
+            "training": training_of(modules),
+            "hooks": _hooks(modules),
+            "requires_grad": bytes([p.requires_grad for _, p in self._members.parameters]),
         }
 
     def load(self, saved: dict[str, bytes]) -> None:
         """Put `save()` back. Raises DifferenceError if the model has other modules, parameters or hooks by now."""
-        modules = [pair for model in self._models for pair in model.named_modules()]
-        parameters = [pair for model in self._models for pair in model.named_parameters()]
+        modules = list(self._members.model.named_modules())
+        parameters = list(self._members.model.named_parameters())
         for kind, found in (("training", modules), ("requires_grad", parameters)):
             if len(saved[kind]) != len(found):
                 raise DifferenceError(
@@ -58,19 +65,29 @@ class Modes:
                     f"{'modules' if kind == 'training' else 'parameters'}, the model here has {len(found)}: the script "
                     "changes its model while it trains, which a replacement cannot repeat"
                 )
-        set_training(saved["training"], *self._models)
+        set_training(saved["training"], [module for _, module in modules])
         for (_, parameter), trains in zip(parameters, saved["requires_grad"], strict=True):
             if parameter.requires_grad != bool(trains):
                 parameter.requires_grad_(bool(trains))
-        now = self.save()["hooks"]
-        pairs = zip(modules, saved["hooks"], now, strict=True)
-        other = [name or "the model itself" for (name, _), before, after in pairs if before != after]
+        before, now = saved["hooks"], _hooks([module for _, module in modules])
+        places = range(0, len(before), len(_KINDS))
+        pairs = zip(modules, places, strict=True)
+        other = [
+            name or "the model itself"
+            for (name, _), place in pairs
+            if before[place : place + len(_KINDS)] != now[place : place + len(_KINDS)]
+        ]
         if other:
             raise DifferenceError(
-                f"hooks on {_some(other)} are not those of the restored version: register hooks before the training "
+                f"hooks on {some_of(other)} are not those of the restored version: register hooks before the training "
                 "loop and keep them, or remove them in the iteration that registers them"
             )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _hooks(modules: Sequence[torch.nn.Module]) -> bytes:
+    """How many hooks of each kind the first module has, then the second, ..."""
+    counts = list(map(len, chain.from_iterable(map(_HOOKS, modules))))
+    try:
+        return bytes(counts)
+    except ValueError:
+        return bytes(min(count, _MOST) for count in counts)

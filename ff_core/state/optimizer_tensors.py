@@ -30,29 +30,39 @@ def tensors(state: State) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if torch.is_tensor(value) and value.dim()}
 
 
-def numbers(states: Sequence[State]) -> list[dict[str, Number]]:
-    """The numbers of each parameter's state, by name. Tensors of one GPU are read at once, after its work."""
-    rows: list[dict[str, Number]] = [{} for _ in states]
-    places: dict[tuple[Any, Any], list[tuple[dict[str, Number], str, torch.Tensor]]] = {}
-    for row, state in zip(rows, states, strict=True):
+def numbers(states: Sequence[State]) -> dict[str, Any]:
+    """The numbers of each parameter's state, for `rows`: {"plain", "tensors"}. Nothing waits for a device.
+
+    plain: Python's, by name, for each parameter. tensors: {"name", "rows", "values"} for each name, dtype and device;
+    values: a new tensor [rows] where they lie.
+    """
+    plain: list[dict[str, Number]] = []
+    places: dict[tuple[Any, ...], tuple[list[int], list[torch.Tensor]]] = {}
+    for row, state in enumerate(states):
+        plain.append({name: value for name, value in state.items() if not isinstance(value, torch.Tensor)})
         for name, value in state.items():
-            if not isinstance(value, torch.Tensor):
-                row[name] = value
-            elif value.dim():
-                continue
-            elif value.is_cpu:
-                row[name] = value.item()
-            else:
-                places.setdefault((value.device, value.dtype), []).append((row, name, value))
-    for held in places.values():
-        values = torch.stack([tensor.detach() for _, _, tensor in held]).tolist()
-        for (row, name, _), value in zip(held, values, strict=True):
-            row[name] = value
-    return rows
+            if isinstance(value, torch.Tensor) and not value.dim():
+                rows, values = places.setdefault((name, value.dtype, value.device), ([], []))
+                rows.append(row)
+                values.append(value)
+    stacked = [
+        {"name": name, "rows": rows, "values": torch.stack(values).detach()}
+        for (name, *_), (rows, values) in places.items()
+    ]
+    return {"plain": plain, "tensors": stacked}
+
+
+def rows(saved: Mapping[str, Any]) -> list[dict[str, Number]]:
+    """`numbers()`, encoded and decoded meanwhile, as plain numbers of each parameter by name."""
+    found = [dict(row) for row in saved["plain"]]
+    for stacked in saved["tensors"]:
+        for row, value in zip(stacked["rows"], stacked["values"].tolist(), strict=True):
+            found[row][stacked["name"]] = value
+    return found
 
 
 def set_numbers(state: State, values: Mapping[str, Number]) -> None:
-    """Put a row of `numbers()` back, tensors in place. A number that it does not have is forgotten."""
+    """Put one of `rows()` back, tensors in place. A number that it does not have is forgotten."""
     for name in [n for n, value in state.items() if n not in values and not (torch.is_tensor(value) and value.dim())]:
         del state[name]
     for name, value in values.items():
@@ -63,13 +73,13 @@ def set_numbers(state: State, values: Mapping[str, Number]) -> None:
 
 
 def groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What the parameter groups say besides their parameters: {"values", "on_device"} each.
+    """What the parameter groups say besides their parameters: {"values", "on_device"} each, to be encoded at once.
 
-    values: by name; tensors are clones. on_device: names of the values that are tensors of the parameters' device.
+    values: by name; tensors are the live ones. on_device: names of those values that are tensors on a device.
     """
     found = []
     for group in optimizer.param_groups:
-        values = {name: copied(value) for name, value in group.items() if name != "params"}
+        values = {name: value for name, value in group.items() if name != "params"}
         on_device = [name for name, value in values.items() if torch.is_tensor(value) and value.device.type != "cpu"]
         found.append({"values": values, "on_device": on_device})
     return found

@@ -146,13 +146,13 @@ class _Copy:
             self.step(_values(self.p, number))
         left = {"parameter": attributes.bits_of(self.p)}
         left |= {f"state {name!r}": attributes.bits_of(value) for name, value in held.tensors(self.state).items()}
-        left["numbers of the state"] = repr(held.numbers([self.state]))
+        left["number of the state"] = repr(held.rows(held.numbers([self.state])))
         left |= attributes.bits_within(held.groups(self.optimizer)[0]["values"], "group")
         return left | attributes.bits(self.optimizer)
 
     def save(self, hidden: Hidden) -> dict[str, Any]:
         numbers = {
-            "numbers": held.numbers([self.state])[0],
+            "numbers": held.numbers([self.state]),
             "groups": held.groups(self.optimizer),
             "attributes": self._numbers.save(),
             "hidden": hidden.save(self.optimizer),
@@ -168,7 +168,7 @@ class _Copy:
             self.p.copy_(saved["parameter"])
             for name, value in saved["tensors"].items():
                 self.state.setdefault(name, torch.empty_like(value)).copy_(value)
-        held.set_numbers(self.state, saved["numbers"])
+        held.set_numbers(self.state, held.rows(saved["numbers"])[0])
         held.set_groups(self.optimizer, saved["groups"])
         self._numbers.load(saved["attributes"])
         hidden.restore(self.optimizer, saved["hidden"])

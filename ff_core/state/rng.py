@@ -10,6 +10,7 @@ with `ff_core.register_state`.
 from __future__ import annotations
 
 import random
+import struct
 from typing import Any
 
 import torch
@@ -21,14 +22,18 @@ try:
 except ImportError:  # torch works without it
     np = None  # type: ignore[assignment]
 
+_WORDS = struct.Struct(f"<{len(random.getstate()[1])}I")
+
 
 def capture() -> dict[str, Any]:
     """The generators' states, copied: {"python", "numpy" (None without NumPy), "torch", "cuda": one tensor per device}.
 
+    Python's is [version, its words as bytes, spare Gaussian]: words one by one would be most of what a version encodes.
     "cuda" is empty until CUDA is in use, so that asking does not create a context.
     """
+    version, words, gaussian = random.getstate()
     return {
-        "python": random.getstate(),
+        "python": [version, _WORDS.pack(*words), gaussian],
         "numpy": None if np is None else np.random.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -48,7 +53,8 @@ def restore(saved: dict[str, Any]) -> None:
             f"random number states hold {len(saved['cuda'])} CUDA devices, this process sees {devices}: "
             "make the same devices visible to every worker (CUDA_VISIBLE_DEVICES)"
         )
-    random.setstate(saved["python"])
+    version, words, gaussian = saved["python"]
+    random.setstate((version, _WORDS.unpack(words), gaussian))
     if saved["numpy"] is not None:
         np.random.set_state(saved["numpy"])
     torch.set_rng_state(saved["torch"])

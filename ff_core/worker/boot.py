@@ -81,10 +81,13 @@ def on_torch_distributed() -> None:
         return
     from ff_core import comm
     from ff_core.state import found, registered
+    from ff_core.worker import fills
 
     found.watch(registered.known)
     host = Host(session.parts, session)
     session.registry = comm.install(host, solo=session.is_newcomer, replay=session.init_journal)
+    if session.is_newcomer:
+        session.until_joined.enter_context(fills.in_parallel())
 
 
 def shutdown(failure: BaseException | None) -> None:

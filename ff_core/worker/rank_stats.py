@@ -51,6 +51,7 @@ def rank_stats(costs: CopyCosts, engine: Any) -> dict[str, Any]:
         "bytes_copied": engine.bytes_copied,
         "bytes_sent": engine.bytes_sent,
         "zero_copy_bytes": engine.zero_copy_bytes,
+        "streams": engine.streams,
         "engine_cpu_s": engine.cpu_ns / 1e9,
         "send_s": engine.send_ns / 1e9,
         "send_bytes_per_s": engine.bytes_sent * 1e9 / engine.send_ns if engine.send_ns else 0.0,

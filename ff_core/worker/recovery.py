@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ff_core.contract.schedule import CopySchedule
 from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt, ProtocolError
+from ff_core.state.device import wait_until_idle
 from ff_core.worker import scalars
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.replicator import Replicator
@@ -53,6 +54,7 @@ class Recovery:
     def _until_resumed(self, drop: Callable[[], None], first: Verdict | None) -> int:
         newcomer = first is not None
         while True:
+            wait_until_idle()  # nothing of the old collectives writes any more, whatever is put in place now
             drop()
             version = self._attempt(newcomer, first)  # when it returns, its frame and the traceback are gone
             if version is not None:

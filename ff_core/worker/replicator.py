@@ -18,7 +18,7 @@ from ff_core.copy.page import StatusPage
 from ff_core.copy.transports import StreamChoice, candidates
 from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
-from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream
+from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream, wait_until_idle
 from ff_core.state.razor import Plan
 from ff_core.worker.collective import FollowedCollective
 from ff_core.worker.pacing import Clock, CopyWindow, HostClock
@@ -38,13 +38,13 @@ class Replicator:
         notify_fd: int,
         secret: bytes,
         config: FailoverConfig,
-        ranks_per_node: int,
+        streams: StreamChoice,
     ) -> None:
         self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
         self.arena = arena
         candidates(config.transport)  # complains early of one that there is not
         self._wanted = config.transport
-        self._streams = StreamChoice(config.tcp_streams, ranks_per_node)
+        self._streams = streams
         self._transports: set[str] = set()
         self._writer = Writer(
             arena,
@@ -77,9 +77,9 @@ class Replicator:
         for address in self._holders:
             hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
             link = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, self._streams)
-            name = link.name
+            name, fewer = link.name, self._streams.adaptive and link.transport == "tcp"
             try:
-                self._writer.add_holder(link.detach(), link.transport)
+                self._writer.add_holder(link.detach(), link.transport, fewer=fewer)
             except (CopyCancelled, TransportError):
                 raise
             except EngineError as error:  # the holder went away while the two were getting to know each other
@@ -188,6 +188,11 @@ class Replicator:
     def step_ended(self, version: int) -> bool:
         """Whether the live tensors hold `version` already: on a CUDA device its step may still be queued."""
         return self._writer.step_ended(version)
+
+    def wait_idle(self) -> None:
+        """Until the device has run what it was given before this call. Any thread."""
+        if self._device is not None:
+            wait_until_idle(self._device)
 
     def wait_rebuilt(self) -> None:
         """Until the live tensors hold what collectives of the current stream bring them.

@@ -10,7 +10,7 @@ wants. Every rank comes here before every step, so collectives are in order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +19,9 @@ from ff_core.comm import exchange
 from ff_core.contract.schedule import KEPT, MOST
 from ff_core.errors import DifferenceError, UnsupportedError
 from ff_core.state import checksums, codec, found, hyperparameters
-from ff_core.state.hyperparameters import Repeated, Shown
+from ff_core.state.hyperparameters import Noted, Repeated, Shown
 from ff_core.state.ranks import listed
+from ff_core.state.words import some_of
 
 if TYPE_CHECKING:
     from ff_core.config.schema import FailoverConfig
@@ -57,7 +58,7 @@ class Sameness:
         self._rank, self._size, self._fence = parts.rank, parts.world_size, parts.fence
         self._adapter, self._verdict_timeout_s = adapter, config.verdict_timeout_s
         self._closely = _CLOSELY + KEPT * (MOST if config.interval == "auto" else config.interval)
-        self._repeated = Repeated(parts.rank, notes)
+        self._repeated, self._noted = Repeated(parts.rank, notes), Noted()
         self._newcomer = False
         self._version: int | None = None  # that the last failure went back to
         self._before: dict[str, Any] = {}  # hyperparameters in it
@@ -87,22 +88,23 @@ class Sameness:
     def _resumed(self, version: int) -> None:
         self.forget()
         self._version, self._closely_until = version, version + self._closely
-        self._before = self._values(on_device=True)
+        self._before = self._values()
 
     # ---- before a step ----------------------------------------------------------------------------------------------
 
     def before_step(self, step: int) -> None:
         """Raises DifferenceError or UnsupportedError, on every rank that is concerned; FailoverInterrupt."""
         self.settle()
+        values, checksum = self._noted.of(self._groups())
         if self._size > 1:
-            self._compare_ranks(step)
-        self._repeated.uses(step, self._values())
+            self._compare_ranks(step, values)
+        self._repeated.uses(step, values, checksum)
 
-    def _compare_ranks(self, step: int) -> None:
+    def _compare_ranks(self, step: int, values: dict[str, Any]) -> None:
         if self._version is not None and step <= self._closely_until:
             self._compare(step)
         elif self._version is not None:
-            self._ask(step)
+            self._ask(step, values)
         if self._version is not None and step == self._version + 1:
             self._compare_weights(list(self._adapter.replicas()), step)
         elif step == 1 or step % _WEIGHTS_EVERY == 0:
@@ -120,12 +122,15 @@ class Sameness:
             if alike.different():
                 self._compare_weights([replicas], step)
 
-    def _values(self, on_device: bool = False) -> dict[str, Any]:
-        groups = [*self._adapter.hyperparameters(), *found.hyperparameters()]
-        return hyperparameters.values_of(groups, on_device)
+    def _groups(self) -> list[Mapping[str, Any]]:
+        return [*self._adapter.hyperparameters(), *found.hyperparameters()]
+
+    def _values(self) -> dict[str, Any]:
+        """Those in tensors of a device too, which is waited for."""
+        return hyperparameters.values_of(self._groups(), on_device=True)
 
     def _compare(self, step: int) -> None:
-        self._compare_shown(Shown(self._before, self._values(on_device=True)), DIFFERENT, step)
+        self._compare_shown(Shown(self._before, self._values()), DIFFERENT, step)
 
     def _compare_shown(self, mine: Shown, words: str, step: int) -> None:
         told = self._gather([self._newcomer, mine.before, mine.now])
@@ -133,12 +138,11 @@ class Sameness:
         shown = [Shown(before, now) for _, before, now in told]
         what = hyperparameters.differing(shown, newcomers)
         if what:
-            some = "; ".join(what[:3]) + (f"; and {len(what) - 3} more" if len(what) > 3 else "")
+            some = some_of(what, between="; ")
             raise DifferenceError(words.format(step=step, what=some, version=self._version))
         self._common = hyperparameters.in_common(shown)
 
-    def _ask(self, step: int) -> None:
-        values = self._values()
+    def _ask(self, step: int, values: dict[str, Any]) -> None:
         common = {name: value for name, value in values.items() if name in self._common}
         numbers = torch.tensor([hyperparameters.checksum(common)], dtype=torch.int64)
         self._asked = step, exchange.Alike(numbers), Shown(self._before, values)
@@ -166,7 +170,7 @@ class Sameness:
                 if odd:
                     what.append(f"{name} differs on {listed((replicas.ranks[i] for i in odd), newcomers)}")
             if what:
-                some = "; ".join(what[:3]) + (f"; and {len(what) - 3} more tensors" if len(what) > 3 else "")
+                some = some_of(what, between="; ", more="more tensors")
                 kind, words = (UnsupportedError, FROM_THE_START) if step == 1 else (DifferenceError, WEIGHTS)
                 holders = f"of what {listed(replicas.ranks)} hold, "
                 raise kind(words.format(what=holders + some, step=step))

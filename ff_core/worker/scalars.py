@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from ff_core.contract.adapter import TrainerAdapter
 
 
-def take(adapter: TrainerAdapter, registry: GroupRegistry) -> bytes:
-    """Those of the live version."""
-    return codec.encode(
+def take(adapter: TrainerAdapter, registry: GroupRegistry) -> codec.Encoding:
+    """Those of the live version. What lies on a device may still be on its way: nothing waits for the device."""
+    return codec.begin(
         {
             "adapter": adapter.scalars(),
             "registered": registered.collect(),

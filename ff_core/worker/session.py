@@ -19,7 +19,7 @@ The training thread calls all of it, but for `halt`, which is the watchdog's (th
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ff_core.config.settings import ALL_FIELDS, LAUNCH_FIELDS, SCRIPT, Settings
@@ -60,6 +60,7 @@ class Session:
     is_replacement: this process took over a dead rank, at any time.
     registry: the process's swappable groups; None until torch.distributed is imported.
     init_journal: in a replacement, what the dead rank's groups brought it while it started; they replay that.
+    until_joined: what lasts in a replacement until it has joined.
     """
 
     def __init__(self, parts: WorkerParts, role: Message, init_journal: bytes | None = None) -> None:
@@ -70,6 +71,7 @@ class Session:
         self.is_replacement: bool = role["newcomer"]
         self.registry: GroupRegistry | None = None
         self.init_journal = init_journal
+        self.until_joined = ExitStack()
         self._adapter: TrainerAdapter | None = None
         self._training: Training | None = None
         self._verdicts = Verdicts(parts)
@@ -158,6 +160,7 @@ class Session:
             replicas = [tensor for held in adapter.replicas() for _, tensor in held.tensors]
             journal = self.groups.freeze_journal([*(spec.tensor for spec in plan.specs), *replicas])
             if self.is_newcomer:
+                self.until_joined.close()
                 first = self._verdicts.next(newcomer=True)
                 self._open(adapter, plan, first.fds).join(first)
                 found.begin()
@@ -168,7 +171,7 @@ class Session:
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
         found.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs)
-        blob, peers = scalars.take(adapter, self.groups), adapter.peers()
+        blob, peers = scalars.take(adapter, self.groups).bytes(), adapter.peers()
         self.parts.link.send(
             "protect",
             rank=self.rank,
@@ -217,11 +220,15 @@ class Session:
     def check(self) -> None:
         """Raise FailoverInterrupt if the job has been halted."""
         self.parts.fence.check()
+        if self._training is not None:
+            self._training.settle()
 
     def inject(self, at: str, iteration: int | None = None) -> None:
         """Training has reached the point `at` of the running iteration (or of `iteration`): a due fault happens."""
         if iteration is None:
             iteration = self.version if at == "after-step" else self.version + 1
+        if self._training is not None:
+            self._training.settle()
         self.parts.faults.point(at, iteration)
 
     def persisted(self, path: str, version: int) -> None:
@@ -247,6 +254,7 @@ class Session:
             version, sealed = -1, False
         self._abort_groups(epoch)
         if training is not None:
+            training.replicator.wait_idle()  # an abort that frees nothing shows here, within the halt's time
             training.replicator.cancel()
         self.parts.link.send("halted", epoch=epoch, version=-1 if self.is_newcomer else version, sealed=sealed)
         self.parts.inbox.poke()
@@ -283,6 +291,6 @@ class Session:
     def close(self) -> None:
         """The process ends: join the engine's threads and the one that may still connect to the store."""
         if self.registry is not None:
-            self.registry.client.close()
+            self.registry.close()
         if self._training is not None:
             self._training.replicator.close()

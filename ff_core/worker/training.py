@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ff_core.comm import nccl
 from ff_core.contract.activity import ACTIVITY_LEAVING
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy import transports
+from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found, hyperparameters, inputs
+from ff_core.state.device import device_of
 from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
-from ff_core.worker import scalars
+from ff_core.state.words import some_of
+from ff_core.worker import scalars, warm_device
 from ff_core.worker.cost import CopyCosts
 from ff_core.worker.cost_reports import CostReports
 from ff_core.worker.gate import CommitGate
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from ff_core.contract.adapter import TrainerAdapter
     from ff_core.contract.messages import Message
     from ff_core.copy.arena import Arena
+    from ff_core.state.codec import Encoding
 
 
 class Training:
@@ -64,8 +69,9 @@ class Training:
         self._parts, self._fence, self._link = parts, parts.fence, parts.link
         self._config, self._registry, self._adapter = config, registry, adapter
         self._plan, self._arena, self._preload_calls = plan, arena, preload_calls
+        streams = StreamChoice(config.tcp_streams, parts.ranks_per_node, parts.world_size, config.replicas)
         self.replicator = Replicator(
-            parts.rank, plan, arena, parts.page, parts.notify_fd, parts.secret, config, parts.ranks_per_node
+            parts.rank, plan, arena, parts.page, parts.notify_fd, parts.secret, config, streams
         )
         self._schedule = CopySchedule()
         reports = CostReports(parts)
@@ -77,6 +83,7 @@ class Training:
         of_hyperparameters = notes[inputs.BYTES : inputs.BYTES + hyperparameters.BYTES]
         self._sameness = Sameness(parts, adapter, of_hyperparameters, config)
         self._edits = Edits(adapter.only_stepped)
+        self._arriving: Encoding | None = None  # scalars of the live version, which is not sealed without them
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
 
     # ---- start ------------------------------------------------------------------------------------------------------
@@ -103,19 +110,22 @@ class Training:
         version = self._recovery.join(first)
         self._sameness.joined(version)
         self._redo_until = version + 1
+        warm_device.give_back(device_of(self._plan))
         self.joined = True
 
     # ---- an iteration -----------------------------------------------------------------------------------------------
 
     def given(self, values: Any) -> None:
         """See AdapterSession."""
-        if self._fence.sealed == self._fence.version:
+        self.settle()
+        if self._is_complete:
             self.inputs.given(self._fence.version + 1, values)
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """See AdapterSession."""
         fence = self._fence
+        self.settle(wait=True)
         if fence.sealed < fence.version:
             raise FailoverError(
                 f"a second optimizer step before iteration {fence.version} was complete: an iteration is one step; "
@@ -140,11 +150,6 @@ class Training:
         if not self._config.weights_edited:
             self._copy(version)
 
-    def _sealed(self, version: int, blob: bytes) -> None:
-        if self._config.weights_edited:
-            self._copy(version)
-        self.replicator.seal(version, blob)
-
     def _copy(self, version: int) -> None:
         if version == self._schedule.next:
             with self._costs.beginning():
@@ -156,7 +161,7 @@ class Training:
         names = self._edits.found()
         if not names:
             return
-        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        some = some_of(names)
         if self._config.weights_edited:
             raise UnsupportedError(
                 f"the script wrote into {some} in the beginning of an iteration, before its optimizer step, when the "
@@ -171,21 +176,46 @@ class Training:
     def seal(self) -> None:
         """See AdapterSession."""
         fence, page = self._fence, self._parts.page
-        if fence.sealed == fence.version:
-            fence.check()
-            return
         fence.check()
-        blob = scalars.take(self._adapter, self._registry)
-        fence.seal(lambda version: self._sealed(version, blob))
+        if self._is_complete:
+            return
+        self._arriving = scalars.take(self._adapter, self._registry)
+        if self._config.weights_edited:
+            fence.unless_halted(lambda: self._copy(fence.version))
+        self.settle()
         page.store("progress", page.load("progress") + 1)
         if self._redo_until is not None and fence.version >= self._redo_until:
             self._redo_until = None
             self._link.send("redone", rank=self._parts.rank, epoch=fence.epoch, version=fence.version, at=time.time())
             self._registry.give_back()
         if fence.version == 1 and self._parts.rank == 0:
-            self._link.send(
-                "preload", modules=library_modules(), calls=list(self._preload_calls), environ=changed_environment()
-            )
+            changed = changed_environment()
+            calls = [*self._preload_calls, *self._device_calls(changed)]
+            self._link.send("preload", modules=library_modules(), calls=calls, environ=changed)
+
+    def _device_calls(self, changed: Mapping[str, str]) -> list[list[object]]:
+        device = device_of(self._plan)
+        if device is None:
+            return []
+        has_nccl = any(nccl.is_in(group.spec) for group in self._registry.groups())
+        return warm_device.calls(device, self._config.spare_device_memory_bytes, changed, nccl=has_nccl)
+
+    @property
+    def _is_complete(self) -> bool:
+        """The iteration that made the live version is over. Its scalars may still be on their way from a device."""
+        return self._arriving is not None or self._fence.sealed == self._fence.version
+
+    def settle(self, wait: bool = False) -> None:
+        """Seal the live version if seal() was called and its scalars have arrived. wait: for them.
+
+        Until then a halt finds it unsealed. After a halt a tensor may arrive that a collective was to bring, and did
+        not. Raises FailoverInterrupt.
+        """
+        arriving = self._arriving
+        if arriving is not None and (wait or arriving.arrived()):
+            blob = arriving.bytes()
+            self._arriving = None
+            self._fence.seal(lambda version: self.replicator.seal(version, blob))
 
     def _copy_last(self, version: int) -> None:
         self.replicator.recommit(version)
@@ -205,9 +235,10 @@ class Training:
 
     def recover(self) -> int:
         """See AdapterSession."""
-        interrupted = self._fence.sealed + 1
-        if self._fence.sealed == self._fence.version or not self._config.weights_edited:
+        interrupted = self._fence.version + self._is_complete
+        if self._is_complete or not self._config.weights_edited:
             self._refuse_edits()  # or what is live now would pass for the version
+        self._arriving = None
         self._edits.forget()
         self._sameness.forget()
         version = self._recovery.survive()
@@ -219,6 +250,7 @@ class Training:
     def finish(self) -> None:
         """See AdapterSession."""
         self.seal()
+        self.settle(wait=True)
         self._sameness.settle()
         parts, fence, replicator = self._parts, self._fence, self.replicator
         if replicator.newest != fence.version:  # it was not its turn, but the last one is always kept

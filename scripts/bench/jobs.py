@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _STOP_S = 30.0
 FRAMEWORKS = ("deepspeed", "megatron")
 #: Megatron's (layers, hidden size) for models of about the size that scripts/train_gpt.py calls by that name.
-MEGATRON_SIZES = {"tiny": (4, 32), "5m": (4, 320)}
+MEGATRON_SIZES = {"tiny": (4, 32), "deep": (24, 32), "5m": (4, 320)}
 
 
 class JobFailed(FailoverError):

@@ -22,11 +22,11 @@ class Shape:
     heads: int
 
 
-#: Parameters at sequence length 128: about 0.15, 5.1, 19.2, 99.7, 303 and 1008 million. Heads of 64, as GPT-2's, but
-#: for the tiny one.
+#: Parameters at sequence length 128: about 0.15, 0.09, 5.1, 19.2, 99.7, 303 and 1008 million. Heads of 64, as GPT-2's,
+#: but for the first two. "deep" has as many layers as "300m", and next to nothing in them.
 SIZES = {
-    "tiny": Shape(64, 2, 2), "5m": Shape(320, 4, 5), "20m": Shape(512, 6, 8), "100m": Shape(768, 14, 12),
-    "300m": Shape(1024, 24, 16), "1b": Shape(2048, 20, 32),
+    "tiny": Shape(64, 2, 2), "deep": Shape(16, 24, 1), "5m": Shape(320, 4, 5), "20m": Shape(512, 6, 8),
+    "100m": Shape(768, 14, 12), "300m": Shape(1024, 24, 16), "1b": Shape(2048, 20, 32),
 }  # fmt: skip
 
 

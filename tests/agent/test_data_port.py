@@ -47,7 +47,7 @@ class Agent(PortOwner):
 
     async def open(self) -> Address:
         address = await self.port.open("127.0.0.1")
-        self.port.share(*self._choice, StreamChoice())
+        self.port.share(*self._choice, StreamChoice(cores=8))
         self.port.enter_epoch(EPOCH)
         return address
 
@@ -67,17 +67,20 @@ def with_agent(transport: str, emulated: bool, body: Callable[[Agent, Address], 
     asyncio.run(asyncio.wait_for(run(), 120))
 
 
-async def join(address: Address, transport: str, arena: Arena, streams: int | str = "auto", **hello: Any) -> Link:
+async def join(
+    address: Address, transport: str, arena: Arena, streams: int | str = "auto", cores: int = 2, **hello: Any
+) -> Link:
     fields = {"rank": 3, "kind": "replica", "epoch": EPOCH} | hello
     secret = fields.pop("secret", SECRET)
-    choice = StreamChoice(streams)  # type: ignore[arg-type]
+    choice = StreamChoice(streams, cores=cores)  # type: ignore[arg-type]
     return await asyncio.to_thread(connect, address, secret, fields, 30.0, transport, arena.fd, choice)
 
 
 @pytest.mark.parametrize(
-    ("agents", "emulated", "workers", "streams", "used"),
+    ("agents", "emulated", "workers", "streams", "used"),  # by a worker that has 8 cores for itself
     [
-        ("tcp", True, "tcp", "auto", "tcp"),
+        ("tcp", True, "tcp", "auto", "tcp (4 streams)"),
+        ("tcp", True, "tcp", 1, "tcp"),
         ("tcp", True, "tcp", 3, "tcp (3 streams)"),
         ("tcp", True, "tcp", 16, "tcp (16 streams)"),
         ("shm", True, "shm", 3, "shm"),
@@ -89,7 +92,7 @@ async def join(address: Address, transport: str, arena: Arena, streams: int | st
 def test_versions_travel(agents: str, emulated: bool, workers: str, streams: int | str, used: str) -> None:
     async def body(agent: Agent, address: Address) -> None:
         with Rig(holders=0) as rig:
-            link = await join(address, workers, rig.own, streams)
+            link = await join(address, workers, rig.own, streams, cores=8)
             assert link.name == used
             rig.writer.add_holder(link.detach(), link.transport)
             for version in range(3):

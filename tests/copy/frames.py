@@ -47,6 +47,7 @@ class Inline:
     """Over a stream socket everything follows its header."""
 
     name = "tcp"
+    copiers = 1
 
     def encode(self, frame: Frame) -> bytes:
         return frame.encode()
@@ -63,7 +64,8 @@ class Shared:
 
     name = "shm"
 
-    def __init__(self, size: int = 1 << 20) -> None:
+    def __init__(self, size: int = 1 << 20, copiers: int = 1) -> None:
+        self.copiers = copiers
         self._fd = memory.allocate("ff-test-shared", size)
         self._size, self._at = size, 0
 
@@ -76,6 +78,10 @@ class Shared:
         offset = struct.pack("<Q", self._at)
         self._at += len(frame.data)
         return frame.encode()[:SIZE] + offset
+
+    def scribble(self, data: bytes) -> None:
+        """Over what was encoded last."""
+        os.pwrite(self._fd, data, self._at - len(data))
 
     def peers_file(self) -> int:
         return os.dup(self._fd)

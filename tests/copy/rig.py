@@ -112,10 +112,11 @@ class Live:
 
 
 class Rig:
-    """first: how connect() reaches the first holder.
+    """first: how connect() reaches the first holder.  copiers: of a holder through shared memory.
     sent and local bytes of the own arena; holders' arenas have the sent part."""
 
     first: PairMaker = staticmethod(tcp_pair)
+    copiers = 2  # where there is shared memory
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class Rig:
         for index, arena in enumerate(self.holders):
             pair = pairs[index % len(pairs)]
             near, far = pair()
-            self.receiver.attach(far.detach(), arena, epoch, over(pair), self.peers_file(pair))
+            self.receiver.attach(far.detach(), arena, epoch, over(pair), self.peers_file(pair), self.copiers)
             self.writer.add_holder(near.detach(), over(pair))
 
     def peers_file(self, pair: PairMaker) -> int:

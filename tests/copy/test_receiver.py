@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,9 @@ EPOCH = 4
 
 
 Carrier = frames.Inline | frames.Shared
-CARRIERS = pytest.mark.parametrize("carrier", [frames.Inline, frames.Shared], ids=["tcp", "shm"])
+CARRIERS = pytest.mark.parametrize(
+    "carrier", [frames.Inline, frames.Shared, partial(frames.Shared, copiers=3)], ids=["tcp", "shm", "shm-copiers"]
+)
 
 
 class Peer:
@@ -39,7 +42,8 @@ class Peer:
     def connect(self, epoch: int = EPOCH) -> None:
         self.sock, far = socket.socketpair()
         carrier = self.carrier
-        self.connection = self.receiver.attach(far.detach(), self.arena, epoch, carrier.name, carrier.peers_file())
+        how = (carrier.name, carrier.peers_file(), carrier.copiers)
+        self.connection = self.receiver.attach(far.detach(), self.arena, epoch, *how)
 
     def send(self, *what: Frame) -> None:
         self.sock.sendall(b"".join(self.carrier.encode(frame) for frame in what))

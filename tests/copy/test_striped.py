@@ -255,3 +255,37 @@ def test_forked_child_does_not_keep_the_streams() -> None:
         os.kill(pid, 9)
         process.stdout.close()
         far.close()
+
+
+def test_how_many_carry_versions() -> None:
+    """All of them, unless fewer will do: then a number that the first versions have settled. Every version is whole."""
+    size = 17 << 20  # smaller ones are not measured
+    with Rig(sent=size, local=0, chunk=1 << 20) as rig:
+        for epoch, fewer in enumerate((False, True)):
+            near, far = streams_pair(4)
+            rig.receiver.attach(far.detach(), rig.holders[0], epoch)
+            rig.writer.add_holder(near.detach(), fewer=fewer)
+            seen = []
+            for version in range(10):
+                rig.live.memory[:] = bytes([10 * epoch + version]) * size
+                seen.append(rig.writer.stats().streams)
+                rig.writer.begin(version % 2, epoch, version)
+                rig.writer.seal(version, b"")
+                eventually(lambda epoch=epoch, version=version: rig.committed(epoch, version))  # type: ignore[misc]
+                slot = rig.holders[0].find(epoch, version)
+                assert slot is not None and rig.restored(rig.holders[0], slot) == bytes(rig.live.memory)
+            assert seen[0] == 4
+            if fewer:
+                assert seen[6] == 2, "tried, after two versions that do not count and two over all of them"
+                assert set(seen) <= {1, 2, 4}
+            else:
+                assert seen == [4] * 10
+            rig.writer.cancel()
+
+
+def test_only_streams_can_be_fewer() -> None:
+    with Rig() as rig:
+        near, far = socket.socketpair()
+        with pytest.raises(EngineError, match="fewer streams is 1 over shm"):
+            rig.writer.add_holder(near.detach(), "shm", fewer=True)
+        far.close()

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from ff_core.copy import transports
+from ff_core.copy.transports import StreamChoice
 from ff_core.csrc import build
 from ff_core.errors import ConfigError
 
@@ -81,20 +81,52 @@ def test_who_offers_shared_memory(wanted: str, emulated: bool, offered: bool) ->
     assert transports.listens_shared(wanted, emulated) is offered
 
 
+FAR = ("10.0.0.1", "10.0.0.2")
+
+
 @pytest.mark.parametrize(
-    ("wanted", "ranks", "near", "far", "count"),
+    ("cores", "ranks", "holders", "count"),
     [
-        ("auto", 1, "10.0.0.1", "10.0.0.2", 4),
-        ("auto", 2, "10.0.0.1", "10.0.0.2", 4),
-        ("auto", 3, "10.0.0.1", "10.0.0.2", 2),
-        ("auto", 8, "fd00::1", "fd00::2", 1),
-        ("auto", 16, "10.0.0.1", "10.0.0.2", 1),
-        ("auto", 1, "127.0.0.1", "127.0.1.1", 1),
-        ("auto", 1, "::1", "::1", 1),
-        ("auto", 1, "10.0.0.1", "10.0.0.1", 1),  # another node of this host
-        ("auto", 1, "fe80::1%eth0", "fe80::2%eth0", 4),
-        (3, 8, "127.0.0.1", "127.0.0.1", 3),
+        (16, 1, 1, 8),
+        (16, 2, 1, 4),
+        (16, 3, 1, 2),
+        (16, 8, 1, 1),
+        (96, 8, 1, 6),
+        (96, 8, 2, 3),
+        (192, 8, 0, 8),
+        (2, 1, 1, 1),  # one thread at either end is all that there is
+        (1, 4, 2, 1),
     ],
 )
-def test_how_many_streams(wanted: int | Literal["auto"], ranks: int, near: str, far: str, count: int) -> None:
-    assert transports.StreamChoice(wanted, ranks).count(near, far) == count
+def test_streams_to_another_host_share_the_cores(cores: int, ranks: int, holders: int, count: int) -> None:
+    """Of its node's ranks; how many others the job has does not matter."""
+    assert StreamChoice("auto", ranks, 64 * ranks, holders, cores).count(*FAR) == count
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [("127.0.0.1", "127.0.1.1"), ("::1", "::1"), ("10.0.0.1", "10.0.0.1")],  # the last one: another node of this host
+)
+def test_streams_within_a_host_share_it_with_all_ranks(near: str, far: str) -> None:
+    assert StreamChoice("auto", 1, 2, 1, 16).count(near, far) == 4
+    assert StreamChoice("auto", 1, 2, 1, 2).count(near, far) == 1
+    assert StreamChoice("auto", 8, 16, 1, 16).count(near, far) == 1
+
+
+def test_streams_of_an_address_with_a_scope() -> None:
+    assert StreamChoice("auto", 1, 2, 1, 16).count("fe80::1%eth0", "fe80::2%eth0") == 8
+
+
+def test_a_number_that_the_user_gave_is_taken() -> None:
+    choice = StreamChoice(3, 8, 16, 1, 2)
+    assert choice.count("127.0.0.1", "127.0.0.1") == choice.count(*FAR) == 3
+    assert not choice.adaptive and StreamChoice().adaptive
+
+
+@pytest.mark.parametrize(("cores", "world", "copiers"), [(16, 2, 4), (16, 4, 2), (16, 16, 1), (64, 2, 4), (2, 2, 1)])
+def test_threads_that_copy_share_the_cores(cores: int, world: int, copiers: int) -> None:
+    assert StreamChoice("auto", 1, world, 1, cores).copiers == copiers
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    assert StreamChoice().cores == len(os.sched_getaffinity(0))

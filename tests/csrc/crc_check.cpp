@@ -2,6 +2,7 @@
 // within a cache line, and random lengths, seeds and cuts above. Prints the implementations that this machine has,
 // then ok.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -34,6 +35,13 @@ bool agrees(const Implementation& tested, uint32_t seed, size_t from, size_t to,
   return false;
 }
 
+// A fused copy that insists on what SharedCopy promises it.
+uint32_t whole_blocks(uint32_t crc, void* to, const void* from, size_t bytes) {
+  const size_t block = ff::detail::SharedCopy::kSharedBlock;
+  if (bytes < 2 * block || bytes % block != 0 || reinterpret_cast<uintptr_t>(to) % 64 != 0) std::abort();
+  return ff::copy_crc32c(crc, to, from, bytes);
+}
+
 }  // namespace
 
 int main() {
@@ -45,6 +53,11 @@ int main() {
   if (d::crc32c_sse42_available()) tested.push_back({"sse4.2", d::crc32c_sse42, d::copy_crc32c_sse42});
   if (d::crc32c_avx512_available()) tested.push_back({"vpclmulqdq", d::crc32c_avx512, d::copy_crc32c_avx512});
   if (d::crc32c_avx512_available()) tested.push_back({"four", d::crc32c_avx512, d::copy_crc32c_avx512_apart});
+  // Of a source that others change, fused and not.
+  tested.push_back({"shared", ff::crc32c, ff::copy_crc32c_of_shared});
+  tested.push_back({"shared-fused", d::crc32c_portable, [](uint32_t crc, void* to, const void* from, size_t bytes) {
+                      return d::SharedCopy{d::crc32c_portable, whole_blocks}(crc, to, from, bytes);
+                    }});
   for (const Implementation& one : tested) {
     std::printf("%s ", one.name);
     for (size_t bytes = 0; bytes <= 1300; ++bytes) {

@@ -189,12 +189,13 @@ struct Pairs {
   std::vector<int> near, far;
 };
 
-// Connections as the engine takes them; their sockets are given away. file: shared memory, the sender's file.
-inline ff_connection over(const std::vector<int>& sockets) {
-  return {sockets.data(), sockets.size(), "tcp", -1};
+// Connections as the engine takes them; their sockets are given away. file: shared memory, the sender's file, out of which
+// several threads copy.
+inline ff_connection over(const std::vector<int>& sockets, uint32_t fewer = 0) {
+  return {sockets.data(), sockets.size(), "tcp", -1, 0, fewer};
 }
 inline ff_connection over(const int& socket, const char* transport = "tcp", int file = -1) {
-  return {&socket, 1, transport, file};
+  return {&socket, 1, transport, file, file >= 0 ? 3u : 0u, 0};
 }
 inline int add_holder(ff_writer* writer, const ff_connection& connection) {
   return ff_writer_add_holder(writer, &connection, 60000);

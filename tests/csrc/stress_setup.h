@@ -34,7 +34,7 @@ struct Setup {
   }
   void connect(ArenaMemory& holder, const Pairs& pairs, uint64_t epoch) {
     attach(receiver, over(pairs.far), holder, epoch);
-    OK(add_holder(writer, over(pairs.near)));
+    OK(add_holder(writer, over(pairs.near, 1)));
   }
   void connect(ArenaMemory& holder, const Pair& pair, uint64_t epoch, bool shared) {
     const char* transport = shared ? "shm" : "tcp";

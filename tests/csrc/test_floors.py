@@ -8,7 +8,7 @@ from ff_core.csrc.build import INCLUDE, KERNEL_IMAGE, SOURCE_DIR
 
 FLOORS = (
     ("ff_engine.h",),
-    ("base", "checksum"),
+    ("base", "checksum", "random"),
     ("slots",),
     ("device", "transport"),
     ("writer", "receiver", "sender"),

@@ -10,6 +10,7 @@ import torch
 from ff_core.errors import FailoverError
 from ff_core.state import codec
 from ff_core.state.buffers import Buffers
+from ff_core.state.members import Members
 
 
 class Model(torch.nn.Module):
@@ -33,12 +34,13 @@ def values(model: torch.nn.Module) -> dict[str, list[float]]:
 
 
 def begun(model: Model) -> Buffers:
-    buffers = Buffers(model)
+    buffers = Buffers(Members(model))
     buffers.begin()
     return buffers
 
 
 def saved(buffers: Buffers) -> dict[str, Any]:
+    buffers._members.version_ends()
     return codec.decode(codec.encode(buffers.save()))
 
 

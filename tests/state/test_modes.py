@@ -9,6 +9,7 @@ from torch import nn
 
 from ff_core.errors import DifferenceError
 from ff_core.state import codec
+from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 
 
@@ -16,13 +17,17 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Sequential(nn.Linear(2, 1)))
 
 
+def of(net: nn.Module) -> Modes:
+    return Modes(Members(net))
+
+
 def test_put_back() -> None:
     one = model()
     one[1].eval()
     one[0].weight.requires_grad_(False)
-    saved = codec.decode(codec.encode(Modes(one).save()))
+    saved = codec.decode(codec.encode(of(one).save()))
     other = model().eval()
-    Modes(other).load(saved)
+    of(other).load(saved)
     assert [m.training for m in one.modules()] == [True, True, False, True, True]
     assert [m.training for m in other.modules()] == [True, True, False, True, True]
     assert [p.requires_grad for p in other.parameters()] == [False, True, True, True]
@@ -32,21 +37,21 @@ def test_a_hook_that_is_missing_is_named() -> None:
     one, other = model(), model()
     one[2].register_forward_hook(lambda *_: None)
     with pytest.raises(DifferenceError, match="hooks on 2 are not those of the restored version: register"):
-        Modes(other).load(Modes(one).save())
+        of(other).load(of(one).save())
 
 
 def test_another_model_is_named() -> None:
     with pytest.raises(DifferenceError, match="a model with 5 modules, the model here has 3"):
-        Modes(nn.Sequential(nn.Linear(1, 1), nn.ReLU())).load(Modes(model()).save())
+        of(nn.Sequential(nn.Linear(1, 1), nn.ReLU())).load(of(model()).save())
     smaller = copy.deepcopy(model())
     smaller[0] = nn.Linear(2, 2, bias=False)
     with pytest.raises(DifferenceError, match="a model with 4 parameters, the model here has 3"):
-        Modes(smaller).load(Modes(model()).save())
+        of(smaller).load(of(model()).save())
 
 
 def test_several_chunks() -> None:
     chunks = model(), model().eval()
-    saved = Modes(*chunks).save()
+    saved = of(nn.ModuleList(chunks)).save()
     others = model().eval(), model()
-    Modes(*others).load(saved)
+    of(nn.ModuleList(others)).load(saved)
     assert [m.training for chunk in others for m in chunk.modules()] == [True] * 5 + [False] * 5

@@ -53,7 +53,7 @@ def test_states_that_do_not_fit_change_nothing() -> None:
     before = encode(rng.capture())
     with pytest.raises(FailoverError, match="lack cuda, torch"):
         rng.restore({"python": random.Random(1).getstate(), "numpy": None})
-    other = {"python": random.Random(1).getstate(), "numpy": None, "torch": torch.Generator().get_state()}
+    other = {**rng.capture(), "numpy": None, "torch": torch.Generator().get_state()}
     devices = [torch.zeros(16, dtype=torch.uint8)] * (torch.cuda.device_count() + 1)
     with pytest.raises(FailoverError, match="CUDA_VISIBLE_DEVICES"):
         rng.restore({**other, "cuda": devices})

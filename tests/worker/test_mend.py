@@ -17,6 +17,7 @@ from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.binding import CopyCancelled
 from ff_core.copy.connect import Link
 from ff_core.copy.page import StatusPage
+from ff_core.copy.transports import StreamChoice
 from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt
 from ff_core.state.razor import make_plan
 from ff_core.worker import replicator as replicator_module
@@ -41,8 +42,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Replicator, list[OSE
     monkeypatch.setattr(replicator_module, "connect", connect)
     plan = make_plan([TensorSpec("w", torch.ones(1024), Held.UNIQUE)])
     arena = Arena.create(ArenaLayout(3, plan.sent_bytes, plan.local_bytes, 4096, 4096, 4096))
-    monkeypatch.setattr(replicator_module.Writer, "add_holder", lambda self, fds, transport: os.close(*fds))
-    replicator = Replicator(0, plan, arena, StatusPage.create(), -1, b"secret", FailoverConfig(), 1)
+    monkeypatch.setattr(replicator_module.Writer, "add_holder", lambda self, fds, transport, fewer: os.close(*fds))
+    replicator = Replicator(0, plan, arena, StatusPage.create(), -1, b"secret", FailoverConfig(), StreamChoice())
     yield replicator, refusals
     replicator.close()
     arena.close()

@@ -10,7 +10,7 @@ from ff_core.worker.rank_stats import percentile, rank_stats
 
 ENGINE = SimpleNamespace(
     versions=3, bytes_copied=10, bytes_sent=8, cpu_ns=2_000_000_000, send_ns=500_000_000, yielded_ns=0, paced_ns=0,
-    deadlines=0, deadlines_missed=0, zero_copy_bytes=5,
+    deadlines=0, deadlines_missed=0, zero_copy_bytes=5, streams=4,
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def test_stats_have_units_and_survive_nothing_measured() -> None:
     stats = rank_stats(costs, ENGINE)
     assert (stats["copies_measured"], stats["lost_ms_mean"], stats["lost_share"]) == (0, 0.0, 0.0)
     assert stats["engine_cpu_s"] == 2.0 and stats["send_bytes_per_s"] == 16.0
-    assert stats["zero_copy_bytes"] == 5
+    assert (stats["zero_copy_bytes"], stats["streams"]) == (5, 4)
     assert rank_stats(costs, SimpleNamespace(**{**vars(ENGINE), "send_ns": 0}))["send_bytes_per_s"] == 0.0
 
 

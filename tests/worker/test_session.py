@@ -21,11 +21,16 @@ class Engine:
 
     def __init__(self, version: int) -> None:
         self.pending: int | None = version
+        self.asked: list[str] = []
 
     def step_ended(self, version: int) -> bool:
         return version != self.pending
 
+    def wait_idle(self) -> None:
+        self.asked.append("idle")
+
     def cancel(self) -> None:
+        self.asked.append("cancel")
         self.pending = None
 
 
@@ -52,12 +57,14 @@ def test_whole_tensors_are_reported_again(made: tuple[Session, list[tuple[int, b
 
 def test_a_step_that_a_halt_found_unfinished_stays_so(made: tuple[Session, list[tuple[int, bool]]]) -> None:
     session, said = made
+    engine = Engine(3)
     session._training = SimpleNamespace(
-        replicator=Engine(3), joined=False, can_supply=lambda version: True
+        replicator=engine, joined=False, can_supply=lambda version: True
     )  # type: ignore[assignment]
     session.halt(1)
     session.halt(2)
     assert said == [(-1, False), (-1, False)] and session.parts.page.load("live") == 0
+    assert engine.asked == ["idle", "cancel"] * 2  # an abort that frees nothing must show before the rank has halted
     session.parts.fence.begin_epoch(2)
     session.parts.fence.resume(2, lambda version: None)
     session.halt(3)

@@ -15,7 +15,11 @@ uint32_t crc32c(uint32_t crc, const void* data, size_t bytes);
 // The stores are weakly ordered: call publish_stores() before telling another thread.
 uint32_t copy_crc32c(uint32_t crc, void* target, const void* source, size_t bytes);
 
-// Orders the stores of copy_crc32c before later ones.
+// The same of a source that somebody else may change meanwhile: the checksum is of what lies at the target, whatever
+// that is, as long as nobody writes there.
+uint32_t copy_crc32c_of_shared(uint32_t crc, void* target, const void* source, size_t bytes);
+
+// Orders the stores of copy_crc32c and copy_crc32c_of_shared before later ones.
 void publish_stores();
 
 // "vpclmulqdq", "sse4.2" or "portable".
@@ -30,6 +34,15 @@ struct ZerosOperator {
     return table[0][crc & 255] ^ table[1][(crc >> 8) & 255] ^ table[2][(crc >> 16) & 255] ^ table[3][crc >> 24];
   }
   uint32_t table[4][256];
+};
+
+// copy_crc32c_of_shared by one implementation. copy: the fused copy if it loads every byte of whole blocks of
+// kSharedBlock, at an aligned target, only once; null: it may load one twice.
+struct SharedCopy {
+  static constexpr size_t kSharedBlock = 64 * 1024;
+  uint32_t (*checksum)(uint32_t crc, const void* data, size_t bytes);
+  uint32_t (*copy)(uint32_t crc, void* target, const void* source, size_t bytes);
+  uint32_t operator()(uint32_t crc, void* target, const void* source, size_t bytes) const;
 };
 
 uint32_t crc32c_portable(uint32_t crc, const void* data, size_t bytes);

@@ -81,7 +81,8 @@ FF_AVX512 inline __m512i load(const uint8_t* from) {
 // A line on its way from source to (aligned) target.
 FF_AVX512 inline __m512i pass(uint8_t* to, const uint8_t* from) {
   _mm_prefetch(reinterpret_cast<const char*>(from) + kPrefetch, _MM_HINT_T0);  // behind the end it does nothing
-  const __m512i line = _mm512_loadu_si512(from);
+  __m512i line = _mm512_loadu_si512(from);
+  asm("" : "+v"(line));  // one load for the store and for the checksum, also where the source changes in between
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), line);
   return line;
 }

@@ -78,18 +78,20 @@ Arrival::Version Arrival::claim(const FrameHeader& chunk, size_t stream) {
 void Arrival::landed() {
   const std::lock_guard<std::mutex> lock(mutex_);
   ++landed_;
-  if (complete()) changed_.notify_all();
+  if (complete() || nobody_brings_more()) changed_.notify_all();
 }
 
 Arrival::Version Arrival::await_chunks(const FrameHeader& blob) {
   std::unique_lock<std::mutex> lock(mutex_);
   check_version(blob);
-  if (!ordered_) {
-    changed_.wait(lock, [this] { return stopped_ || complete() || all_gone_on(); });
-    if (stopped_) raise_stopped();
-  }
+  changed_.wait(lock, [this] { return stopped_ || complete() || nobody_brings_more(); });
+  if (stopped_) raise_stopped();
   if (!complete()) raise(FF_EPROTO, "BLOB after %u of %u chunks", landed_, geometry_.sent_chunks());
   return version_;
+}
+
+bool Arrival::nobody_brings_more() const {
+  return ordered_ ? landed_ == next_ : all_gone_on();
 }
 
 bool Arrival::all_gone_on() const {

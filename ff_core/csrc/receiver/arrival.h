@@ -1,8 +1,8 @@
 // The version that a connection is receiving: which of its chunks were claimed, and how many have landed. Shared by the
 // threads of the connection's streams, which take chunks of one version in any order (docs/wire_format.md).
 //
-// A chunk is claimed before the first byte of its data is received, by one stream only: so every byte of a slot has one
-// writer. With a single stream chunks must come in order. Errors are FF_EPROTO unless they say otherwise.
+// A chunk is claimed before the first byte of its data is received or copied, by one thread only: so every byte of a slot
+// has one writer. With a single stream chunks must come in order, and may land in any. Errors are FF_EPROTO unless they say otherwise.
 #pragma once
 #include <condition_variable>
 #include <cstdint>
@@ -32,8 +32,8 @@ class Arrival {
   // names is the one arriving. FF_EIO: stop().
   Version claim(const FrameHeader& chunk, size_t stream);
   void landed();  // the data are in the slot, and match
-  // Stream 0: BLOB is here; with several streams, waits until all chunks have landed. FF_EIO: stop(). FF_EPROTO also
-  // where all further streams have gone on to later versions: nobody brings what is missing, and nobody reads on.
+  // Stream 0: BLOB is here; waits until all chunks have landed. FF_EIO: stop(). FF_EPROTO: nobody brings what is missing:
+  // it was not claimed before, on a single stream; all further streams have gone on to later versions, and are not read.
   Version await_chunks(const FrameHeader& blob);
   void end();  // it is complete
 
@@ -46,6 +46,7 @@ class Arrival {
   void check_version(const FrameHeader& frame) const;  // under mutex_
   bool complete() const { return landed_ == geometry_.sent_chunks(); }
   bool all_gone_on() const;  // under mutex_
+  bool nobody_brings_more() const;  // under mutex_
 
   static constexpr int64_t kNothing = -1;
 

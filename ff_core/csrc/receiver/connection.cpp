@@ -12,16 +12,20 @@ using ull = unsigned long long;
 
 }  // namespace
 
-Connection::Connection(uint64_t id, Streams streams, void* arena, uint64_t arena_bytes, uint64_t epoch, const Bell& bell)
+Connection::Connection(uint64_t id, Streams streams, size_t copiers, void* arena, uint64_t arena_bytes, uint64_t epoch,
+                       const Bell& bell)
     : id_(id),
       arena_(arena, arena_bytes),
       epoch_(epoch),
       bell_(bell),
       streams_(std::move(streams)),
+      copiers_(streams_.size() == 1 ? copiers : 1),
+      turns_(streams_.size()),
       arrival_(arena_.geometry(), epoch, streams_.size()) {
   try {
-    for (size_t stream = 1; stream < streams_.size(); ++stream) {
-      const std::string name = "ff-recv-" + std::to_string(stream);
+    for (size_t number = 1; number < std::max(streams_.size(), copiers_); ++number) {
+      const std::string name = "ff-recv-" + std::to_string(number);
+      const size_t stream = shares_stream() ? 0 : number;
       further_.push_back(start_thread(name.c_str(), [this, stream] { run_further(stream); }));
     }
     thread_ = start_thread("ff-recv", [this] { run(); });
@@ -100,6 +104,7 @@ void Connection::run() noexcept {
   }
   arrival_.stop();
   for (size_t stream = 1; stream < streams_.size(); ++stream) streams_[stream]->shutdown();
+  if (shares_stream()) streams_[0]->shutdown();  // the others wait on it as well
   join_further();
   streams_[0]->release();
   streams_[0]->shutdown();
@@ -116,28 +121,49 @@ void Connection::run_further(size_t stream) noexcept {
 }
 
 void Connection::serve(size_t stream) {
-  Transport& transport = *streams_[stream];
-  FrameHeader frame;
-  while (transport.next(&frame)) {
-    check_frame(frame);
-    check_addressee(frame);
-    const auto type = static_cast<FrameType>(frame.type);
-    if (type == FrameType::kChunk) {
-      on_chunk(frame, stream);
-    } else if (stream > 0) {
-      raise(FF_EPROTO, "unexpected %s frame on a further stream", name_of(frame.type));
-    } else if (type == FrameType::kJournal) {
-      on_journal(frame);
-    } else if (type == FrameType::kBegin) {
-      on_begin(frame);
-    } else if (type == FrameType::kBlob) {
-      on_blob(frame);
-    } else {
-      raise(FF_EPROTO, "unexpected %s frame", name_of(frame.type));
-    }
-    bytes_ += sizeof frame + frame.length;
+  while (serve_frame(stream)) {
   }
   arrival_.stream_ended(stream);
+}
+
+bool Connection::serve_frame(size_t stream) {
+  Turn turn(turns_[stream]);
+  if (failed_) raise(FF_EIO, "the connection is ending");
+  try {
+    return serve_frame(stream, turn);
+  } catch (const std::exception& error) {
+    if (!shares_stream()) throw;
+    const bool first = conclude(stream, error);
+    failed_ = true;  // before the next one has the turn: nothing behind a bad frame means anything
+    if (first) hang_up();
+    throw;
+  }
+}
+
+bool Connection::serve_frame(size_t stream, Turn& turn) {
+  FrameHeader frame;
+  if (!streams_[stream]->next(&frame)) return false;
+  check_frame(frame);
+  check_addressee(frame);
+  const auto type = static_cast<FrameType>(frame.type);
+  if (type == FrameType::kChunk) {
+    on_chunk(frame, stream, turn);
+    return true;
+  }
+  if (stream > 0) {
+    raise(FF_EPROTO, "unexpected %s frame on a further stream", name_of(frame.type));
+  }
+  if (type == FrameType::kJournal) {
+    on_journal(frame);
+  } else if (type == FrameType::kBegin) {
+    on_begin(frame);
+  } else if (type == FrameType::kBlob) {
+    on_blob(frame);
+  } else {
+    raise(FF_EPROTO, "unexpected %s frame", name_of(frame.type));
+  }
+  bytes_ += sizeof frame + frame.length;
+  return true;
 }
 
 void Connection::check_addressee(const FrameHeader& frame) const {
@@ -215,13 +241,26 @@ void Connection::on_begin(const FrameHeader& frame) {
   arrival_.begin({slot, frame.version, (frame.flags & kChecksummed) != 0});
 }
 
-void Connection::on_chunk(const FrameHeader& frame, size_t stream) {
+void Connection::on_chunk(const FrameHeader& frame, size_t stream, Turn& turn) {
   const Arrival::Version version = arrival_.claim(frame, stream);
   const Range range = arena_.geometry().chunk(static_cast<uint32_t>(frame.index));
   const SlotView slot(arena_, version.slot);
-  const uint32_t crc = streams_[stream]->take(slot.payload() + range.offset, range.bytes, version.checksummed);
+  uint8_t* const to = slot.payload() + range.offset;
+  uint32_t crc = 0;
+  if (const uint8_t* lent = streams_[stream]->lend(range.bytes)) {
+    turn.unlock();
+    if (version.checksummed) {
+      crc = copy_crc32c_of_shared(0, to, lent, range.bytes);
+      publish_stores();
+    } else {
+      std::memcpy(to, lent, range.bytes);
+    }
+  } else {
+    crc = streams_[stream]->take(to, range.bytes, version.checksummed);
+  }
   expect_crc(frame, crc);
   slot.table()[frame.index] = crc;
+  bytes_ += sizeof frame + frame.length;  // first: another thread may acknowledge the version now
   arrival_.landed();
 }
 

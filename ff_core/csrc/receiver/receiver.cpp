@@ -15,14 +15,15 @@ void Receiver::stop_where(Match match) {
   }
 }
 
-uint64_t Receiver::attach(Streams streams, void* arena, uint64_t arena_bytes, uint64_t epoch) {
+uint64_t Receiver::attach(Streams streams, size_t copiers, void* arena, uint64_t arena_bytes, uint64_t epoch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (epoch < epoch_) {
     raise(FF_EINVAL, "connection of epoch %llu: epochs before %llu are retired",
           static_cast<unsigned long long>(epoch), static_cast<unsigned long long>(epoch_));
   }
   stop_where([&](const Connection& connection) { return connection.arena_address() == arena; });
-  connections_.push_back(std::make_unique<Connection>(next_id_, std::move(streams), arena, arena_bytes, epoch, bell_));
+  connections_.push_back(
+      std::make_unique<Connection>(next_id_, std::move(streams), copiers, arena, arena_bytes, epoch, bell_));
   return next_id_++;
 }
 

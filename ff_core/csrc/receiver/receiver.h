@@ -1,4 +1,6 @@
-// The receiver takes versions off connections and puts them into slots, one thread per stream of a connection.
+// The receiver takes versions off connections and puts them into slots, one thread per stream of a connection. Where the
+// data do not come through the stream (shared memory), several threads share one: each in turn reads a frame, and copies
+// what it names while the next one reads.
 //
 // A connection belongs to one arena and one epoch. Anything that does not fit (frame of another epoch, rank or layout,
 // wrong checksum, wrong order, wrong length) ends the connection with one message; the slot being written stays
@@ -23,7 +25,9 @@ namespace ff {
 
 class Connection {
  public:
-  Connection(uint64_t id, Streams streams, void* arena, uint64_t arena_bytes, uint64_t epoch, const Bell& bell);
+  // copiers: threads of a single stream.
+  Connection(uint64_t id, Streams streams, size_t copiers, void* arena, uint64_t arena_bytes, uint64_t epoch,
+             const Bell& bell);
   ~Connection();  // stop()
 
   void interrupt();  // shuts the sockets down: the threads end soon
@@ -34,12 +38,16 @@ class Connection {
   ff_receiver_status status() const;
 
  private:
-  void run() noexcept;  // stream 0's thread, which ends the others
+  using Turn = std::unique_lock<std::mutex>;  // whoever reads a stream has it
+
+  void run() noexcept;  // the first thread of stream 0, which ends the others
   void run_further(size_t stream) noexcept;
   void serve(size_t stream);  // until the peer closes it
+  bool serve_frame(size_t stream);  // false: the peer has closed it
+  bool serve_frame(size_t stream, Turn& turn);
   void on_journal(const FrameHeader& frame);
   void on_begin(const FrameHeader& frame);
-  void on_chunk(const FrameHeader& frame, size_t stream);
+  void on_chunk(const FrameHeader& frame, size_t stream, Turn& turn);  // may give the turn up
   void on_blob(const FrameHeader& frame);
   void check_addressee(const FrameHeader& frame) const;
   void expect_crc(const FrameHeader& frame, uint32_t crc) const;
@@ -48,6 +56,7 @@ class Connection {
   // The first reason for the end counts; the peer is told if it can be. False: there was one already.
   bool conclude(size_t stream, const std::exception& error) noexcept;
   bool set_reason(int error, std::string message);
+  bool shares_stream() const { return copiers_ > 1; }
   void hang_up() noexcept;  // ends what the threads wait for
   void join_further();
 
@@ -56,16 +65,19 @@ class Connection {
   const uint64_t epoch_;
   const Bell& bell_;
   const Streams streams_;
+  const size_t copiers_;
+  std::vector<std::mutex> turns_;  // one per stream
   Arrival arrival_;
 
   std::atomic<uint64_t> last_stamp_{0}, bytes_{0}, journals_{0};
   std::atomic<bool> finished_{false};
+  std::atomic<bool> failed_{false};  // a thread that shares its stream has: no further frame is read
   std::mutex answer_mutex_;  // what is sent on stream 0
   std::mutex reason_mutex_;
   bool concluded_ = false;  // these three under reason_mutex_, and unchanged once finished_
   int error_ = FF_OK;
   std::string message_;
-  std::vector<std::thread> further_;  // streams 1 and up
+  std::vector<std::thread> further_;  // of streams 1 and up, or more of stream 0
   std::thread thread_;
 };
 
@@ -73,7 +85,7 @@ class Receiver {
  public:
   explicit Receiver(int notify_fd) : bell_(notify_fd) {}
 
-  uint64_t attach(Streams streams, void* arena, uint64_t arena_bytes, uint64_t epoch);
+  uint64_t attach(Streams streams, size_t copiers, void* arena, uint64_t arena_bytes, uint64_t epoch);
   void detach(const void* arena);
   void retire_before(uint64_t epoch);
   size_t poll(ff_receiver_status* out, size_t capacity);

@@ -4,18 +4,27 @@
 
 namespace ff {
 
-CheckAhead::CheckAhead(const SlotView& slot, const SlotRecord& record, uint32_t chunks)
-    : slot_(slot), record_(record), chunks_(chunks) {
-  thread_ = start_thread("ff-check", [this] { run(); });
+CheckAhead::CheckAhead(const SlotView& slot, const SlotRecord& record, uint32_t chunks, size_t threads)
+    : slot_(slot), record_(record), chunks_(chunks), found_(chunks, false) {
+  try {
+    for (size_t thread = 0; thread < threads; ++thread) threads_.push_back(start_thread("ff-check", [this] { run(); }));
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
 CheckAhead::~CheckAhead() {
+  stop();
+}
+
+void CheckAhead::stop() noexcept {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  for (auto& thread : threads_) thread.join();
 }
 
 void CheckAhead::await(uint32_t chunk) {
@@ -28,21 +37,26 @@ void CheckAhead::await(uint32_t chunk) {
 
 void CheckAhead::run() noexcept {
   std::unique_lock<std::mutex> lock(mutex_);
-  while (good_ < chunks_) {
-    changed_.wait(lock, [this] { return stopping_ || good_ < wanted_ + kAhead; });
-    if (stopping_) return;
+  for (;;) {
+    changed_.wait(lock, [this] { return stopping_ || next_ >= chunks_ || next_ < wanted_ + kAhead; });
+    if (stopping_ || next_ >= chunks_) return;
+    const uint32_t chunk = next_++;
     lock.unlock();
     std::exception_ptr failure;
     try {
-      slot_.verify_chunk(record_, good_);  // read here without the lock: nobody else writes it
+      slot_.verify_chunk(record_, chunk);
     } catch (...) {
       failure = std::current_exception();
     }
     lock.lock();
-    failure_ = failure;
-    if (failure == nullptr) ++good_;
+    if (failure != nullptr) {
+      if (failure_ == nullptr) failure_ = failure;
+      stopping_ = true;  // those before it are checked to their end, so that good_ is what can be sent
+    } else {
+      found_[chunk] = true;
+    }
+    while (good_ < chunks_ && found_[good_]) ++good_;
     changed_.notify_all();
-    if (failure != nullptr) return;
   }
 }
 

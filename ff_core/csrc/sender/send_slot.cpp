@@ -13,6 +13,8 @@
 namespace ff {
 namespace {
 
+constexpr size_t kMostChecks = 4;  // threads: together faster than any network
+
 // The peer's answer: an ACK of this version, or its reason.
 void await_acknowledgement(Transport& transport, const VersionId& id, const Deadline& end) {
   uint8_t inbox[sizeof(FrameHeader) + kMaxRejectText];
@@ -66,7 +68,7 @@ void send_version(Transport& transport, const ArenaView& arena, const SlotView& 
   const BeginBody body = begin_body(arena);
   send_frame(transport, begin_frame(id, body, checksummed), &body, patience);
   const uint32_t chunks = arena.geometry().sent_chunks();
-  CheckAhead checked(slot, record, chunks);
+  CheckAhead checked(slot, record, chunks, std::min<size_t>(transport.streams(), kMostChecks));
   for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
     checked.await(chunk);
     send_frame(transport, chunk_frame(id, arena, slot, chunk, checksummed),

@@ -12,7 +12,9 @@ GivenConnection::GivenConnection(const ff_connection* given)
     : given_(given != nullptr),
       transport_(given_ && given->transport != nullptr ? given->transport : ""),
       sockets_(given_ ? own(given->fds, given->count) : std::vector<UniqueFd>()),
-      peers_file_(given_ ? given->peers_file : -1) {}
+      peers_file_(given_ ? given->peers_file : -1),
+      copiers_(given_ && given->copiers > 0 ? given->copiers : 1),
+      fewer_(given_ ? given->fewer : 0) {}
 
 GivenConnection::Kind GivenConnection::checked() const {
   if (!given_) raise(FF_EINVAL, "connection is null");
@@ -26,6 +28,9 @@ GivenConnection::Kind GivenConnection::checked() const {
     raise(FF_EINVAL, "a connection of %zu streams, allowed are 1 to %d over %s", sockets_.size(), most, name);
   }
   if (kind != Kind::kShm && peers_file_.get() >= 0) raise(FF_EINVAL, "a peer's memory file, but not over shm: %s", name);
+  const size_t copiers = kind == Kind::kShm ? FF_MAX_STREAMS : 1;
+  if (copiers_ > copiers) raise(FF_EINVAL, "%zu threads that copy, at most %zu over %s", copiers_, copiers, name);
+  if (fewer_ > 1 || (fewer_ == 1 && kind != Kind::kTcp)) raise(FF_EINVAL, "fewer streams is %u over %s", fewer_, name);
   return kind;
 }
 
@@ -33,7 +38,7 @@ std::unique_ptr<Transport> GivenConnection::sender(const void* arena, int64_t ti
   const Kind kind = checked();
   if (kind == Kind::kShm) return std::make_unique<ShmSender>(std::move(sockets_[0]), arena);
   if (kind == Kind::kUcx) return std::make_unique<UcxSender>(std::move(sockets_[0]), timeout_ms);
-  if (sockets_.size() > 1) return std::make_unique<StripedSender>(std::move(sockets_));
+  if (sockets_.size() > 1) return std::make_unique<StripedSender>(std::move(sockets_), fewer_ == 1);
   return std::make_unique<TcpTransport>(std::move(sockets_[0]), TcpTransport::Slots::kZeroCopy);
 }
 

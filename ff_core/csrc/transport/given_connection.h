@@ -19,6 +19,7 @@ class GivenConnection {
   // arena: the sender's, mapped.  timeout_ms: for Transport::connect().
   std::unique_ptr<Transport> sender(const void* arena, int64_t timeout_ms);
   Streams receivers();  // stream 0 first
+  size_t copiers() const { return copiers_; }  // threads of the receiver, at least 1
 
  private:
   enum class Kind { kTcp, kShm, kUcx };
@@ -28,6 +29,8 @@ class GivenConnection {
   const std::string transport_;
   std::vector<UniqueFd> sockets_;
   const UniqueFd peers_file_;
+  const size_t copiers_;
+  const uint32_t fewer_;
 };
 
 }  // namespace ff

@@ -5,17 +5,11 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstring>
-
-#include "checksum/crc32c.h"
 
 namespace ff {
 namespace {
 
 using ull = unsigned long long;
-
-// Copied and checksummed in pieces of this size: small enough to be in the second-level cache still.
-constexpr uint64_t kPiece = 256 * 1024;
 
 bool is_chunk(const FrameHeader& header) {
   return header.type == static_cast<uint16_t>(FrameType::kChunk) && header.length > 0;
@@ -78,22 +72,11 @@ bool ShmReceiver::next(FrameHeader* header) {
   return true;
 }
 
-uint32_t ShmReceiver::take(void* target, uint64_t bytes, bool checksum) {
-  if (!chunk_) return TcpTransport::take(target, bytes, checksum);
+const uint8_t* ShmReceiver::lend(uint64_t bytes) {
+  if (!chunk_) return nullptr;
   uint64_t offset;
-  TcpTransport::take(&offset, sizeof offset, false);
-  const uint8_t* from = peers_.at(offset, bytes);
-  auto* to = static_cast<uint8_t*>(target);
-  uint32_t crc = 0;
-  while (bytes > 0) {
-    const uint64_t piece = std::min(bytes, kPiece);
-    std::memcpy(to, from, piece);
-    if (checksum) crc = crc32c(crc, to, piece);
-    to += piece;
-    from += piece;
-    bytes -= piece;
-  }
-  return crc;
+  take(&offset, sizeof offset, false);
+  return peers_.at(offset, bytes);
 }
 
 }  // namespace ff

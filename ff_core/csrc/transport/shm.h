@@ -2,8 +2,8 @@
 //
 // A Unix stream socket carries the frames as TCP would, but a CHUNK's data stay where they are: eight bytes, their
 // offset in the sender's memory file, follow its header (docs/wire_format.md). The receiver maps that file, for
-// reading only, and copies from there into its slot, the one time that the bytes are moved; the sender's processor
-// does not touch them. The checksum is of the slot's bytes, which nobody but the receiver can write. A sender may change
+// reading only, and lends its threads what lies there: they copy it into the slot, the one time that the bytes are
+// moved; the sender's processor does not touch them. The checksum is of what the slot then holds. A sender may change
 // its memory meanwhile: it was cancelled, and the connection is about to close. Then the checksum does not match, and
 // nothing worse happens. The file must be sealed against shrinking: reading behind its end would kill the receiver.
 #pragma once
@@ -47,7 +47,7 @@ class ShmReceiver final : public TcpTransport {
 
   const char* name() const override { return "shm"; }
   bool next(FrameHeader* header) override;
-  uint32_t take(void* target, uint64_t bytes, bool checksum) override;
+  const uint8_t* lend(uint64_t bytes) override;
 
  private:
   const SharedFile peers_;

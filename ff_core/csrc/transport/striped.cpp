@@ -15,7 +15,8 @@ constexpr int kReasonMs = 1000;  // how long a failed stream waits for the peer'
 
 }  // namespace
 
-StripedSender::StripedSender(std::vector<UniqueFd> sockets) {
+StripedSender::StripedSender(std::vector<UniqueFd> sockets, bool fewer)
+    : carrying_(sockets.size()), tuner_(sockets.size(), !fewer) {
   for (auto& socket : sockets) streams_.push_back(std::make_unique<Strand>(std::move(socket)));
   events_ = any_readable({streams_[0]->socket.fd(), failed_.fd()});
   try {
@@ -38,10 +39,30 @@ void StripedSender::start(const FrameHeader& header, const Patience& patience) {
     std::unique_lock<std::mutex> lock(mutex_);
     await(lock, [this] { return idle(); }, name_of(header.type), patience);
   }
-  if (header.type == static_cast<uint16_t>(FrameType::kBegin)) {  // nobody uses the sockets now
-    for (auto& stream : streams_) stream->socket.expect_version((header.flags & kChecksummed) != 0);
-  }
+  if (header.type == static_cast<uint16_t>(FrameType::kBegin)) begin_version(header);
   streams_[0]->socket.start(header, patience);
+  if (header.type == static_cast<uint16_t>(FrameType::kBlob)) blob_sent_ns_ = monotonic_ns();
+}
+
+void StripedSender::begin_version(const FrameHeader& begin) {  // nobody uses the sockets now
+  end_measurement();  // its acknowledgement has not come: so far it may count
+  for (auto& stream : streams_) stream->socket.expect_version((begin.flags & kChecksummed) != 0);
+  carrying_ = tuner_.streams();
+  measured_bytes_ = 0;
+  held_back_ = false;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  busy_ns_ = 0;
+}
+
+void StripedSender::end_measurement() {
+  if (blob_sent_ns_ == 0) return;
+  const int64_t acknowledged_after = monotonic_ns() - std::exchange(blob_sent_ns_, 0);
+  if (held_back_) {
+    tuner_.held_back();
+    return;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  tuner_.sent(measured_bytes_, busy_ns_ + acknowledged_after);
 }
 
 void StripedSender::data(const void* piece, uint64_t bytes, const Patience& patience) {
@@ -59,22 +80,22 @@ void StripedSender::data(const void* piece, uint64_t bytes, const Patience& pati
   last_ = number;
   Strand& stream = *streams_[number];
   stream.waiting = Piece{header_, first_, piece, bytes, patience};
+  if (pending_++ == 0) busy_since_ = monotonic_ns();
+  measured_bytes_ += bytes;
+  if (bytes < header_.length) held_back_ = true;
   stream.work.notify_one();
   first_ = false;
 }
 
 size_t StripedSender::least_busy() const {
   // Among equals the one after the last, so that all of them keep moving.
-  size_t best = (last_ + 1) % streams_.size();
-  for (size_t step = 2; step <= streams_.size(); ++step) {
-    const size_t number = (last_ + step) % streams_.size();
+  const size_t streams = carrying_;
+  size_t best = (last_ + 1) % streams;
+  for (size_t step = 2; step <= streams; ++step) {
+    const size_t number = (last_ + step) % streams;
     if (streams_[number]->pending() < streams_[best]->pending()) best = number;
   }
   return best;
-}
-
-bool StripedSender::idle() const {
-  return std::all_of(streams_.begin(), streams_.end(), [](const auto& stream) { return stream->pending() == 0; });
 }
 
 template <class Ready>
@@ -106,7 +127,10 @@ void StripedSender::raise_failure(std::unique_lock<std::mutex>& lock) {
 size_t StripedSender::receive_some(void* target, size_t bytes) {
   for (auto& stream : streams_) stream->socket.zero_copy().collect();
   const size_t got = streams_[0]->socket.receive_some(target, bytes);
-  if (got > 0) return got;
+  if (got > 0) {
+    end_measurement();
+    return got;
+  }
   std::unique_lock<std::mutex> lock(mutex_);
   if (failure_) raise_failure(lock);
   return 0;
@@ -130,6 +154,7 @@ void StripedSender::run(size_t number) noexcept {
       lock.lock();
       stream.sending = false;
       cpu_ns_ += cpu.lap();
+      if (--pending_ == 0) busy_ns_ += monotonic_ns() - busy_since_;
       if (stream.pending() == 0) room_.notify_one();
     }
   } catch (const Error& error) {

@@ -2,8 +2,9 @@
 //
 // Stream 0 is what a connection of one stream is; the others carry CHUNKs only, each from a thread of its own, so that
 // one socket's copying, congestion or lost packets do not hold up the others. A CHUNK goes, whole, to the stream that
-// has room first. docs/wire_format.md says what that means to the receiver, docs/thread_model.md how the threads share.
+// has room first. A version may go over the first few of them only, as measurements advise (StreamTuner). docs/wire_format.md says what that means to the receiver, docs/thread_model.md how the threads share.
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -11,13 +12,15 @@
 #include <thread>
 #include <vector>
 
+#include "transport/stream_tuner.h"
 #include "transport/tcp.h"
 
 namespace ff {
 
 class StripedSender final : public Transport {
  public:
-  explicit StripedSender(std::vector<UniqueFd> sockets);  // stream 0 first; at least two
+  // sockets: stream 0 first; at least two.  fewer: as many of them as the first versions show to be worth it.
+  StripedSender(std::vector<UniqueFd> sockets, bool fewer);
   ~StripedSender() override { release(); }
 
   const char* name() const override { return "tcp"; }
@@ -32,6 +35,7 @@ class StripedSender final : public Transport {
   size_t receive_some(void* target, size_t bytes) override;
   void shutdown() noexcept override;
   void release() noexcept override;
+  size_t streams() const override { return carrying_.load(); }
   int fd() const override { return events_.get(); }
   Usage take_usage() noexcept override;
 
@@ -56,7 +60,9 @@ class StripedSender final : public Transport {
   void run(size_t number) noexcept;
   void fail(size_t number, const Error& error) noexcept;
   size_t least_busy() const;  // under mutex_
-  bool idle() const;          // under mutex_
+  bool idle() const { return pending_ == 0; }  // under mutex_
+  void begin_version(const FrameHeader& begin);
+  void end_measurement();  // of the version whose BLOB was sent last, if there is one
   // Waits until `ready`, or throws: a stream failed, shutdown(), patience ended.
   template <class Ready>
   void await(std::unique_lock<std::mutex>& lock, Ready ready, const char* what, const Patience& patience);
@@ -71,10 +77,18 @@ class StripedSender final : public Transport {
   std::optional<Error> failure_;  // of the first stream that failed
   bool waited_ = false;           // for the peer's reason, once
   bool ending_ = false;
-  size_t last_ = 0;  // stream that got the latest chunk
+  size_t last_ = 0;     // stream that got the latest chunk
+  size_t pending_ = 0;  // pieces that wait or are being sent, of all streams
+  int64_t busy_since_ = 0, busy_ns_ = 0;  // while there are such pieces
   uint64_t cpu_ns_ = 0;  // of the streams' threads
 
-  // The using thread's own: the frame that was started.
+  std::atomic<size_t> carrying_;  // streams that carry this version; changes between versions only
+
+  // The using thread's own: what is measured of the version, and the frame that was started.
+  StreamTuner tuner_;
+  uint64_t measured_bytes_ = 0;
+  bool held_back_ = false;  // chunks came in pieces
+  int64_t blob_sent_ns_ = 0;  // 0: not yet, or its measurement is over
   FrameHeader header_{};
   bool chunk_ = false;
   bool first_ = false;

@@ -5,7 +5,7 @@
 // they wait for. Errors are FF_EIO (broken or closed), FF_ETIMEOUT (patience ended), FF_EPROTO (no frame of ours).
 //
 //   sender      connect() once; start(header), then data() in as many pieces as one likes until header.length is reached
-//   receiver    next(header), then take(target) if header.length > 0
+//   receiver    next(header), then lend() or take(target) if header.length > 0
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -43,6 +43,12 @@ class Transport {
   virtual bool next(FrameHeader* header) = 0;
   // The data of the frame that next() gave, `bytes` of it being all; returns their CRC32C, 0 if not asked for.
   virtual uint32_t take(void* target, uint64_t bytes, bool checksum) = 0;
+  // Instead of take(), first: where these data lie in memory that the peer may still change, valid until the end.
+  // Whoever copies them leaves the connection alone, so that others may go on with it. Null: nowhere, take() them.
+  virtual const uint8_t* lend(uint64_t bytes) {
+    (void)bytes;
+    return nullptr;
+  }
   // What has arrived of small answers (ACK, REJECT), headers included, at most `bytes`; 0: nothing yet.
   virtual size_t receive_some(void* target, size_t bytes) = 0;
 
@@ -55,6 +61,8 @@ class Transport {
     uint64_t zero_copy_bytes = 0;
   };
   virtual Usage take_usage() noexcept { return {}; }
+  // A sender's: that carry what is sent now; several checks of what is to be sent keep up with them.
+  virtual size_t streams() const { return 1; }
   virtual int fd() const = 0;  // becomes readable when receive_some() has something, or the connection ends
 };
 

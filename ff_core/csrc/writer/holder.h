@@ -46,6 +46,7 @@ class HolderLink {
 
   void enqueue(std::shared_ptr<Flight> flight);
   void wake() { bell_.ring(); }  // after a flight's progress changed
+  size_t streams() const { return transport_->streams(); }
   void stop();                   // shuts the socket down, joins the thread; idempotent
 
  private:

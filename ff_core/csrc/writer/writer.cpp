@@ -238,6 +238,7 @@ ff_writer_stats Writer::stats() {
   out.deadlines_missed = counters_.deadlines_missed;
   out.zero_copy_bytes = counters_.zero_copy_bytes;
   out.holders = links_.size();
+  for (const auto& link : links_) out.streams += link->streams();
   out.holders_lost = lost_;
   return out;
 }

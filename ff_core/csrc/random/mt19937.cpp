@@ -1,0 +1,38 @@
+#include "random/mt19937.h"
+
+#include "ff_engine.h"
+
+namespace ff {
+namespace {
+
+constexpr uint32_t kMiddle = 397;
+
+uint32_t twisted(uint32_t word, uint32_t next, uint32_t other) {
+  const uint32_t mixed = (word & 0x80000000u) | (next & 0x7fffffffu);
+  return other ^ (mixed >> 1) ^ ((0u - (next & 1u)) & 0x9908b0dfu);
+}
+
+// In two runs whose words do not depend on one another within a vector, and the last word.
+void twist(uint32_t* words) {
+  for (uint32_t i = 0; i < kTwisterWords - kMiddle; ++i) words[i] = twisted(words[i], words[i + 1], words[i + kMiddle]);
+  for (uint32_t i = kTwisterWords - kMiddle; i < kTwisterWords - 1; ++i)
+    words[i] = twisted(words[i], words[i + 1], words[i + kMiddle - kTwisterWords]);
+  words[kTwisterWords - 1] = twisted(words[kTwisterWords - 1], words[0], words[kMiddle - 1]);
+}
+
+}  // namespace
+
+uint32_t skip_mt19937(uint32_t words[kTwisterWords], uint32_t used, uint64_t count) {
+  while (count > kTwisterWords - used) {
+    count -= kTwisterWords - used;
+    twist(words);
+    used = 0;
+  }
+  return used + static_cast<uint32_t>(count);
+}
+
+}  // namespace ff
+
+extern "C" uint32_t ff_mt19937_skip(uint32_t* words, uint32_t used, uint64_t count) {
+  return ff::skip_mt19937(words, used, count);
+}

@@ -1,0 +1,128 @@
+"""What a spare makes on the devices that it may get: a context, first kernels, NCCL's kernels.
+
+Each costs a new process a part of its first second, and none depends on the rank. Which device will be its own a spare
+does not know, so it warms all that ranks of its machine use. When it has become a rank, it gives the others back.
+
+A library reads some variables once, when it is first used. What would read a variable that the script sets to another
+value than the spare has, is left to the rank.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping
+
+import torch
+
+from ff_core.units import format_bytes
+from ff_core.worker import first_kernels
+from ff_core.worker.preload import digest
+
+#: What is made, and the beginnings of the names of variables that decide about it.
+STAGES = {
+    "context": ("CUDA_", "NVIDIA_", "PYTORCH_", "TORCH_CUDA", "LD_"),
+    "kernels": ("CUBLAS", "CUDNN", "TORCH_CUDNN", "TORCH_BLAS", "TORCH_ALLOW_TF32"),
+    "nccl": ("NCCL_",),
+}
+#: torch itself sets them when it initialises CUDA, unless they are set.
+_BY_TORCH = {"CUDA_MODULE_LOADING": "LAZY"}
+
+_warmed: set[int] = set()
+
+
+def calls(device: torch.device, allowed: int, changed: Mapping[str, str], *, nccl: bool) -> list[list[object]]:
+    """In a live rank on `device`: what its spares call (see `Session.call_in_spares`).
+
+    allowed: bytes of a device that a spare may take; 0: nothing is made ahead.  changed: variables that the script has
+    set, name -> digest.  nccl: the job has NCCL groups.
+    """
+    if not allowed:
+        return []
+    number, count = device.index or 0, torch.cuda.device_count()
+    if number != int(os.environ.get("LOCAL_RANK", "0")) % count:
+        _say("the script does not use the device of its LOCAL_RANK: spares make nothing on devices")
+        return []
+    free, total = torch.cuda.mem_get_info(device)
+    if free < 2 * allowed:
+        _say(f"{format_bytes(free)} of {format_bytes(total)} are free on {device}: spares make nothing on devices, so "
+             f'failovers take a second longer ("spare_device_memory_bytes" is {format_bytes(allowed)})')  # fmt: skip
+        return []
+    deciding = tuple(name for names in STAGES.values() for name in names)
+    variables = {name: value for name, value in changed.items() if name.startswith(deciding)}
+    devices = range(min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), count))
+    return [["ff_core.worker.warm_device:warm", [other, allowed, variables, nccl]] for other in devices]
+
+
+def warm(number: int, allowed: int, variables: Mapping[str, str], nccl: bool) -> None:
+    """In a spare: make on device `number` what fits and what the rank would make in the same way."""
+    left = left_to_the_rank(variables)
+    for stage, name in left.items():
+        _say(f"spares leave {_NAMES[stage]} to the rank: the script sets {name} (set it before `fftrain run`)")
+    if "context" in left:
+        return
+    device = torch.device("cuda", number)
+    torch.cuda.init()
+    free, _ = torch.cuda.mem_get_info(device)  # makes the context
+    _warmed.add(number)
+    if free < allowed:
+        give_back(None)
+        _say(f"{format_bytes(free)} are free on {device}: spares make nothing there")
+        return
+    if "kernels" not in left:
+        first_kernels.run(device)
+    if nccl and "nccl" not in left:
+        _make_communicator(number)
+    torch.cuda.synchronize(device)
+    if os.environ.get("FF_DEBUG"):
+        _say(f"warm on {device}: {format_bytes(free - torch.cuda.mem_get_info(device)[0])} beside the context")
+
+
+_NAMES = {"context": "devices", "kernels": "first kernels", "nccl": "NCCL's kernels"}
+
+
+def left_to_the_rank(variables: Mapping[str, str]) -> dict[str, str]:
+    """Stage -> a variable that the script has set to another value than this process has.
+
+    variables: name -> digest of its value in the script.
+    """
+    left: dict[str, str] = {}
+    for stage, names in STAGES.items():
+        for name, wanted in variables.items():
+            if name.startswith(names) and digest(os.environ.get(name, _BY_TORCH.get(name))) != wanted:
+                left.setdefault(stage, name)
+    return left
+
+
+def give_back(used: torch.device | None) -> None:
+    """End the contexts of warmed devices other than `used`, if nothing lies there."""
+    number = None if used is None else used.index
+    for other in sorted(_warmed - {number}):
+        _warmed.discard(other)
+        if torch.cuda.memory_reserved(other) == 0:
+            _end_context(other)
+
+
+def _make_communicator(number: int) -> None:
+    """A communicator of one loads NCCL's kernels. Not a process group of torch: the first one of a process names it."""
+    library = ctypes.CDLL("libnccl.so.2")  # torch has loaded it
+    made = ctypes.c_void_p()
+    code = library.ncclCommInitAll(ctypes.byref(made), 1, (ctypes.c_int * 1)(number))
+    if code == 0:
+        code = library.ncclCommDestroy(made)
+    if code != 0:
+        _say(f"NCCL's kernels are left to the rank: error {code} on device {number}")
+
+
+def _end_context(number: int) -> None:
+    driver = ctypes.CDLL("libcuda.so.1")
+    device = ctypes.c_int()
+    code = driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDevicePrimaryCtxReset_v2(device)
+    if code != 0:
+        _say(f"the context of a spare on device {number} stays: error {code}")
+
+
+def _say(text: str) -> None:
+    print(f"fftrain: {text}", file=sys.stderr, flush=True)
+
