@@ -82,6 +82,30 @@ class Counting(torch.optim.SGD):
             p.data.sub_(p.grad, alpha=0.1 / self.kept["count"])
 
 
+def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optimizer:
+    """For the parameters of `model` that are trained, in two groups; case["optimizer"]: which."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if case.get("optimizer") == "muon":  # for matrices only
+        return torch.optim.Muon([p for p in parameters if p.dim() == 2], lr=1e-2)
+    groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
+    if case.get("one_group"):
+        groups = [{"params": parameters}]
+    if case.get("optimizer") in ("counting", "numbered"):
+        return (Counting if case["optimizer"] == "counting" else Numbered)(groups, lr=1e-2)
+    if case.get("optimizer") == "tensor_lr":
+        return torch.optim.AdamW(groups, lr=torch.tensor(1e-2), foreach=False)
+    if case.get("optimizer", "").startswith("cpu_"):
+        from deepspeed.ops import adagrad, adam, lion
+
+        kinds = {
+            "cpu_adam": adam.DeepSpeedCPUAdam,
+            "cpu_lion": lion.DeepSpeedCPULion,
+            "cpu_adagrad": adagrad.DeepSpeedCPUAdagrad,
+        }
+        return kinds[case["optimizer"]](groups, lr=1e-2)
+    return torch.optim.AdamW(groups, lr=1e-2, amsgrad=case.get("optimizer") == "amsgrad")
+
+
 def digest(engine: Any) -> str:
     """Hash of everything that training changes: weights, buffers, masters, moments, counters."""
     sha = hashlib.sha256()

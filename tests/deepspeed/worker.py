@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 import torch.distributed as dist  # noqa: E402
 from fake_session import FakeSession, Interrupter  # noqa: E402
-from small_model import Counting, Losing, Model, Noisy, Numbered, digest  # noqa: E402
+from small_model import Losing, Model, Noisy, digest, make_optimizer  # noqa: E402
 
 from ff_core import comm  # noqa: E402
 from tests.comm.harness import Host  # noqa: E402
@@ -47,29 +47,6 @@ from ff_deepspeed import client, data_hooks, protection  # noqa: E402
 
 rank = world = 0  # of this process, once it is a rank
 DEADLINE_S = 240  # for a job that would otherwise hang
-
-
-def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if case.get("optimizer") == "muon":  # for matrices only
-        return torch.optim.Muon([p for p in parameters if p.dim() == 2], lr=1e-2)
-    groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
-    if case.get("one_group"):
-        groups = [{"params": parameters}]
-    if case.get("optimizer") in ("counting", "numbered"):
-        return (Counting if case["optimizer"] == "counting" else Numbered)(groups, lr=1e-2)
-    if case.get("optimizer") == "tensor_lr":
-        return torch.optim.AdamW(groups, lr=torch.tensor(1e-2), foreach=False)
-    if case.get("optimizer", "").startswith("cpu_"):
-        from deepspeed.ops import adagrad, adam, lion
-
-        kinds = {
-            "cpu_adam": adam.DeepSpeedCPUAdam,
-            "cpu_lion": lion.DeepSpeedCPULion,
-            "cpu_adagrad": adagrad.DeepSpeedCPUAdagrad,
-        }
-        return kinds[case["optimizer"]](groups, lr=1e-2)
-    return torch.optim.AdamW(groups, lr=1e-2, amsgrad=case.get("optimizer") == "amsgrad")
 
 
 def make_engine(case: dict[str, Any]) -> Any:
