@@ -13,7 +13,7 @@ from ff_core.state import switched
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
-from ff_deepspeed import cpu_adam, moments, rebuild, scalars, state_map
+from ff_deepspeed import moments, rebuild, scalars, state_map
 from ff_deepspeed.reset import Reset
 
 
@@ -49,10 +49,9 @@ class DeepSpeedAdapter:
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)
-        cpu_adam.follow(engine.basic_optimizer)
 
     def tensors(self) -> list[TensorSpec]:
-        moments.create(self.engine.basic_optimizer)
+        moments.of(state_map.inner_optimizer(self.engine)).create()
         self._buffers.begin()
         self._specs = state_map.declare(self.engine, self._buffers.changing, self._weights_edited)
         return self._specs

@@ -1,14 +1,22 @@
-"""DeepSpeedCPUAdam's hidden state: running products of the betas, kept in C++ and in no state_dict.
+"""Adam on the CPU has hidden state: running products of the betas, kept in C++ and in no state_dict.
 
 The C++ object multiplies beta1^t and beta2^t up step by step and falls back to pow() when a step number or the betas
 jump. Both give slightly different numbers, so going back one step and repeating it is not bit-exact unless the object
-gets the same history. `HiddenState` follows that history (where the last jump was and how many products since), and
-`restore` makes a fresh object and repeats it on eight numbers.
+gets the same history. `History` is that: where the last jump was and how many products since. To restore means to
+repeat it on eight numbers.
+
+| class | its C++ object |
+| --- | --- |
+| DeepSpeedCPUAdam | one for each optimizer: made anew, then given its history (`OwnObject`) |
+| FusedAdam on the CPU | one of the process for each mode (AdamW, L2): betas of zero make it forget (`SharedObject`) |
+
+On a GPU FusedAdam computes pow() in every step and remembers nothing.
 """
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,8 +26,34 @@ def _float32(value: float) -> float:
     return ctypes.c_float(value).value
 
 
-class HiddenState:
-    """Stands between a DeepSpeedCPUAdam and its C++ module, and knows what the C++ object knows.
+@dataclass
+class History:
+    """What a C++ object knows. betas: as float32. jump: the step at which pow() was last used, 0: never."""
+
+    betas: tuple[float, float]
+    jump: int = 0
+    step: int = 0
+
+    def stepped(self, step: int, beta1: float, beta2: float) -> None:
+        betas = (_float32(beta1), _float32(beta2))
+        if betas != self.betas or step not in (self.step, self.step + 1):
+            self.betas, self.jump = betas, step
+        self.step = step
+
+    def save(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {**asdict(self), "betas": list(self.betas)}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        self.betas, self.jump, self.step = tuple(saved["betas"]), saved["jump"], saved["step"]
+
+    def steps(self) -> range:
+        """To be repeated, about a microsecond each."""
+        return range(max(self.jump, 1), self.step + 1)
+
+
+class OwnObject:
+    """Stands between a DeepSpeedCPUAdam and its C++ module, and knows what its C++ object knows.
 
     Everything except adam_update is passed through unseen.
     """
@@ -29,56 +63,95 @@ class HiddenState:
         self._optimizer_id: int = optimizer.opt_id
         self._adamw: bool = optimizer.adam_w_mode
         self._defaults: dict[str, Any] = dict(optimizer.defaults)
-        self._betas = self._made_with()
-        self._jump = 0  # the step at which pow() was last used; 0: never
-        self._step = 0
+        beta1, beta2 = self._defaults["betas"]
+        self.history = History((_float32(beta1), _float32(beta2)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
-    def _made_with(self) -> tuple[float, float]:
-        beta1, beta2 = self._defaults["betas"]
-        return _float32(beta1), _float32(beta2)
-
     def adam_update(self, optimizer_id: int, step: int, lr: float, beta1: float, beta2: float, *rest: Any) -> Any:
         result = self._module.adam_update(optimizer_id, step, lr, beta1, beta2, *rest)
-        betas = (_float32(beta1), _float32(beta2))
-        if betas != self._betas or step not in (self._step, self._step + 1):
-            self._betas, self._jump = betas, step
-        self._step = step
+        self.history.stepped(step, beta1, beta2)
         return result
 
-    def save(self) -> dict[str, Any]:
-        """What `restore` needs: plain numbers."""
-        return {"betas": list(self._betas), "jump": self._jump, "step": self._step}
-
     def restore(self, saved: dict[str, Any]) -> None:
-        """Make the C++ object what it was at `save()`. Takes about a microsecond per step since the last jump."""
-        beta1, beta2 = saved["betas"]
+        """Make the C++ object what it was when `saved` was the history."""
+        self.history.load(saved)
         defaults = self._defaults
         self._module.create_adam(
             self._optimizer_id, defaults["lr"], *defaults["betas"], defaults["eps"], defaults["weight_decay"],
             self._adamw, False,
         )  # fmt: skip
         numbers = [torch.zeros(8) for _ in range(4)]
-        for step in range(max(saved["jump"], 1), saved["step"] + 1):
-            self._module.adam_update(self._optimizer_id, step, 0.0, beta1, beta2, 1e-8, 0.0, True, *numbers)
-        self._betas, self._jump, self._step = (beta1, beta2), saved["jump"], saved["step"]
+        for step in self.history.steps():
+            self._module.adam_update(self._optimizer_id, step, 0.0, *self.history.betas, 1e-8, 0.0, True, *numbers)
+
+
+class SharedObject:
+    """Stands in for FusedAdam's function on the CPU, and knows what the C++ object of its mode knows."""
+
+    _made: dict[int, SharedObject] = {}  # of the process, as the C++ objects are
+
+    def __init__(self, function: Any, mode: int) -> None:
+        self._function, self._mode = function, mode
+        self.history = History((0.0, 0.0))
+
+    @classmethod
+    def of(cls, function: Any, mode: int) -> SharedObject:
+        """Always the same for a mode. mode: 1 AdamW, 0 L2."""
+        return cls._made.setdefault(mode, cls(function, mode))
+
+    def __deepcopy__(self, memo: Any) -> SharedObject:
+        return self  # copies of an optimizer step the same C++ object
+
+    def __call__(self, chunk: int, skip: Any, tensors: Any, lr: float, *given: Any) -> Any:
+        """given: beta1, beta2, eps, step, and more that leaves no trace."""
+        result = self._function(chunk, skip, tensors, lr, *given)
+        beta1, beta2, _, step = given[:4]
+        self.history.stepped(step, beta1, beta2)
+        return result
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Make the C++ object what it was when `saved` was the history."""
+        self.history.load(saved)
+        self._repeat(0, (0.0, 0.0))
+        for step in self.history.steps():
+            self._repeat(step, self.history.betas)
+
+    def _repeat(self, step: int, betas: tuple[float, float]) -> None:
+        numbers = [[torch.zeros(8)] for _ in range(4)]
+        noop = torch.zeros(1, dtype=torch.int32)
+        self._function(8, noop, numbers, 0.0, *betas, 1e-8, step, self._mode, 0, 0.0)
 
 
 def follow(optimizer: Any) -> None:
-    """Put a `HiddenState` in place, if `optimizer` is a DeepSpeedCPUAdam and has none. Before its first step."""
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    """Know from now on what is hidden in C++ of `optimizer`, if it is one of the two. Before its first step."""
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 
-    if isinstance(optimizer, DeepSpeedCPUAdam) and not isinstance(optimizer.ds_opt_adam, HiddenState):
-        optimizer.ds_opt_adam = HiddenState(optimizer)
+    if _hidden(optimizer) is not None:
+        return
+    if isinstance(optimizer, DeepSpeedCPUAdam):
+        optimizer.ds_opt_adam = OwnObject(optimizer)
+    elif isinstance(optimizer, FusedAdam) and get_accelerator().device_name() == "cpu":
+        optimizer.multi_tensor_adam = SharedObject.of(optimizer.multi_tensor_adam, optimizer.adam_w_mode)
 
 
 def save(optimizer: Any) -> dict[str, Any] | None:
-    hidden = getattr(optimizer, "ds_opt_adam", None)
-    return hidden.save() if isinstance(hidden, HiddenState) else None
+    """For `restore`: plain numbers; None if nothing is hidden."""
+    hidden = _hidden(optimizer)
+    return None if hidden is None else hidden.history.save()
 
 
 def restore(optimizer: Any, saved: dict[str, Any] | None) -> None:
-    if saved is not None:
-        optimizer.ds_opt_adam.restore(saved)
+    hidden = _hidden(optimizer)
+    if saved is not None and hidden is not None:
+        hidden.restore(saved)
+
+
+def _hidden(optimizer: Any) -> OwnObject | SharedObject | None:
+    for name in ("ds_opt_adam", "multi_tensor_adam"):
+        hidden = vars(optimizer).get(name)
+        if isinstance(hidden, (OwnObject, SharedObject)):
+            return hidden
+    return None

@@ -8,7 +8,7 @@
 | ... .set_gradient_accumulation_boundary | in the exact loop only DeepSpeed counts micro-batches |
 | ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
 | ... .load_checkpoint               | a replacement is answered from memory |
-| DeepSpeedCPUAdam.__init__          | its hidden state is followed |
+| DeepSpeedCPUAdam, FusedAdam        | from __init__ on what they hide in C++ is followed |
 | data loaders                       | an unmodified loop's data; its collectives are noticed in the groups |
 
 Replacing attributes works however the script imported its names, and engines that are not protected run DeepSpeed's
@@ -68,14 +68,15 @@ def install_in_script(registry: GroupRegistry) -> None:
 
 
 def _install_in_deepspeed() -> None:
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     wrap(DeepSpeedEngine, "__init__", _init)
     wrap(DeepSpeedEngine, "_take_model_step", _take_model_step)
     for name, hook in _OF_PROTECTED.items():
         wrap(DeepSpeedEngine, name, guard.guarded_method(hook))
-    wrap(DeepSpeedCPUAdam, "__init__", _cpu_adam_init)
+    for kind in (DeepSpeedCPUAdam, FusedAdam):
+        wrap(kind, "__init__", _adam_init)
 
 
 def _init(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
@@ -184,7 +185,7 @@ def _end_of_script() -> None:
         found.unmodified.end()
 
 
-def _cpu_adam_init(original: Original, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+def _adam_init(original: Original, optimizer: Any, *args: Any, **kwargs: Any) -> None:
     original(optimizer, *args, **kwargs)
     if session.current() is not None:
         # From the very first step: what happened before cannot be read from the C++ object.

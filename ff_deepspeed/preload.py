@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("ff_deepspeed")
 
 # Module name of the compiled operator -> name of its builder.
-BUILDERS = {"deepspeed_shm_comm": "ShareMemCommBuilder", "cpu_adam": "CPUAdamBuilder"}
+BUILDERS = {
+    "deepspeed_shm_comm": "ShareMemCommBuilder",
+    "cpu_adam": "CPUAdamBuilder",
+    "cpu_lion": "CPULionBuilder",
+    "cpu_adagrad": "CPUAdagradBuilder",
+}
 
 
 def publish(session: AdapterSession) -> None:

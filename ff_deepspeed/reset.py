@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ff_deepspeed.state_map import partitions
+from ff_deepspeed.state_map import inner_optimizer, partitions
 
 
 class Reset:
@@ -18,11 +18,12 @@ class Reset:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         # ZeRO steps one parameter group at a time by narrowing this list for the duration.
-        self._param_groups = engine.basic_optimizer.param_groups
+        self._inner = inner_optimizer(engine)
+        self._param_groups = self._inner.param_groups
 
     def run(self) -> None:
         engine, optimizer = self._engine, self._engine.optimizer
-        engine.basic_optimizer.param_groups = self._param_groups
+        self._inner.param_groups = self._param_groups
         _engine(engine)
         if hasattr(optimizer, "_backward_hook_state"):
             _hooks(optimizer)
@@ -37,8 +38,15 @@ class Reset:
             for group in optimizer.fp32_groups:
                 for p in group:
                     p.grad = None
+        elif hasattr(optimizer, "fp32_groups_flat"):
+            optimizer.zero_grad()
+            for master in optimizer.fp32_groups_flat:
+                master.grad = None
+            if not optimizer.has_executed_step:
+                optimizer.flatten_grad_norm_mask_list.clear()  # a first step that was interrupted began it
         else:
-            optimizer.zero_grad(set_to_none=True)
+            for p in (p for group in self._param_groups for p in group["params"]):
+                p.grad = None  # FusedAdam's zero_grad() has no set_to_none
         for partition in partitions(optimizer) or []:
             partition.grad = None
 

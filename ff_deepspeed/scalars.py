@@ -1,5 +1,5 @@
-"""Everything small that an iteration of DeepSpeed changes: counters, hyperparameters, scheduler, loss scaler, Adam
-steps.
+"""Everything small that an iteration of DeepSpeed changes: counters, hyperparameters, scheduler, loss scaler, numbers
+of the optimizer's state.
 
 `save` returns plain values and live tensors, to be encoded at once (see ff_core.state.codec). `load` puts them into the
 same or a fresh engine.
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from ff_deepspeed import cpu_adam, moments
+from ff_core.state import optimizer_tensors
+from ff_core.state.optimizer_tensors import copied
+from ff_deepspeed import moments
 from ff_deepspeed.state_map import inner_optimizer
 
 COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps", "_unmanaged_backward_count")
@@ -26,9 +26,8 @@ def save(engine: Any) -> dict[str, Any]:
         "engine": _attributes(engine, COUNTERS + FLAGS),
         "wrapper": _attributes(engine.optimizer, WRAPPER),
         "scaler": _attributes(_loss_scaler(engine), SCALER),
-        "groups": [{k: v for k, v in group.items() if k != "params"} for group in inner.param_groups],
-        "steps": moments.steps(inner),
-        "cpu_adam": cpu_adam.save(inner),
+        "groups": optimizer_tensors.groups(inner),
+        "moments": moments.of(inner).save(),
         "lr_scheduler": _save_scheduler(engine.lr_scheduler),
         "activation_rng": _activation_rng().get_states(),
     }
@@ -39,14 +38,8 @@ def load(engine: Any, saved: dict[str, Any]) -> None:
     _set(engine, saved["engine"])
     _set(engine.optimizer, saved["wrapper"])
     _set(_loss_scaler(engine), saved["scaler"])
-    for group, values in zip(inner.param_groups, saved["groups"], strict=True):
-        for key, value in values.items():
-            if torch.is_tensor(group.get(key)) and torch.is_tensor(value):
-                group[key].copy_(value)  # a scheduler may hold the very tensor
-            else:
-                group[key] = _copy(value)
-    moments.set_steps(inner, saved["steps"])
-    cpu_adam.restore(inner, saved["cpu_adam"])
+    optimizer_tensors.set_groups(inner, saved["groups"])
+    moments.of(inner).load(saved["moments"])
     _load_scheduler(engine.lr_scheduler, saved["lr_scheduler"])
     if saved["activation_rng"]:
         _activation_rng().set_states(saved["activation_rng"])
@@ -61,10 +54,6 @@ def set_counters(engine: Any, values: dict[str, int]) -> None:
     _set(engine, values)
 
 
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if torch.is_tensor(value) else value
-
-
 def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:
     # vars(), because engines and optimizers answer unknown names from the objects they wrap.
     return {name: vars(owner)[name] for name in names if owner is not None and name in vars(owner)}
@@ -72,7 +61,7 @@ def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 def _set(owner: Any, values: dict[str, Any]) -> None:
     for name, value in values.items():
-        setattr(owner, name, _copy(value))
+        setattr(owner, name, copied(value))
 
 
 def _loss_scaler(engine: Any) -> Any:

@@ -8,6 +8,7 @@ An engine that is never stepped needs nothing: the script builds it again.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found, switched
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
-from ff_deepspeed import cpu_adam, moments, scalars, state_map, support
+from ff_deepspeed import moments, scalars, state_map, support
 from ff_deepspeed.reset import Reset
 
 _included = 0
@@ -44,9 +45,9 @@ def include(engine: Any) -> None:
     global _included
     check_supported(engine)
     _included += 1
-    cpu_adam.follow(engine.basic_optimizer)
+    inner = state_map.inner_optimizer(engine)
     engine._ff_second = SecondEngine(engine)
-    found.include(f"{type(engine).__qualname__} #{_included + 1}", engine._ff_second, engine.basic_optimizer)
+    found.include(f"{type(engine).__qualname__} #{_included + 1}", engine._ff_second, inner)
 
 
 def of(engine: Any) -> SecondEngine | None:
@@ -58,20 +59,26 @@ class SecondEngine:
     """All that changes in one engine, as one object with state_dict() and load_state_dict()."""
 
     def __init__(self, engine: Any) -> None:
-        moments.create(engine.basic_optimizer)
         self._engine = engine
         self._reset = Reset(engine)
         self._members = Members(engine.module)
         self._modes = Modes(self._members)
         switched.leave_out(engine)
+
+    @functools.cached_property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Once training begins: a checkpoint that the script loads before gives the optimizer other tensors."""
+        engine = self._engine
+        moments.of(state_map.inner_optimizer(engine)).create()
         specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()}, weights_edited=True)
-        self._tensors = {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
+        return {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 
     def state_dict(self) -> dict[str, Any]:
         """{"trainer", "modes", "tensors", "buffers"}; the tensors alias live ones."""
         buffers = self._members.version_ends().buffers
+        tensors = self._tensors  # made here at the first time, the numbers with them
         trainer, modes = scalars.save(self._engine), self._modes.save()
-        return {"trainer": trainer, "modes": modes, "tensors": self._tensors, "buffers": dict(buffers)}
+        return {"trainer": trainer, "modes": modes, "tensors": tensors, "buffers": dict(buffers)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Forget the half-done iteration and put `state_dict()` back, tensors in place.
@@ -100,6 +107,6 @@ def check_supported(engine: Any) -> None:
         raise UnsupportedError(
             f"a second DeepSpeed engine is trained in this process, and its state cannot be saved: "
             f"{'; '.join(obstacles)}. Every engine that is trained must be saved with the job's versions: give it a "
-            "configuration that can be protected (ZeRO 0, 1 or 2; torch.optim.Adam, AdamW or DeepSpeedCPUAdam), or run "
+            "configuration that can be protected (ZeRO 0, 1 or 2 with a torch.optim.AdamW), or run "
             'the job unprotected: "ff_failover": {"enabled": false} for all engines'
         )

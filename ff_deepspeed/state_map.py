@@ -5,10 +5,13 @@
 | DeepSpeedZeroOptimizer (1, 2)   | fp32 partition, its moments |                                | flat weights |
 | BF16_Optimizer (1)              | fp32 partition, its moments |                                | flat weights |
 | FP16_UnfusedOptimizer (0, bf16) |                             | fp32 masters, moments, weights |              |
-| Adam, AdamW, CPUAdam (0, fp32)  |                             | weights, moments               |              |
+| FP16_Optimizer (the same, fused)|                             | fp32 masters, moments, weights |              |
+| the script's optimizer (0, fp32)|                             | weights, moments               |              |
+
+Moments are whatever tensors the optimizer's state has (`ff_deepspeed.moments`).
 
 Frozen parameters and buffers never change and are the same everywhere; buffers that turn out to change in forward
-travel with the scalars (`ff_deepspeed.buffers`). The bf16 weights of FP16_UnfusedOptimizer are not derived: its dry
+travel with the scalars (`ff_deepspeed.buffers`). The bf16 weights of the FP16 wrappers are not derived: their dry
 first step applies weight decay to the masters only, so at version 0 they are no cast of the masters.
 """
 
@@ -19,14 +22,20 @@ from typing import Any
 import torch
 
 from ff_core.contract.adapter import Held, TensorSpec
+from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import moments
 
 MASTERS = "master"
 
 
 def inner_optimizer(engine: Any) -> torch.optim.Optimizer:
-    """The optimizer that computes steps, below DeepSpeed's wrapper."""
-    return engine.basic_optimizer
+    """The optimizer that computes steps, below DeepSpeed's wrapper.
+
+    Not engine.basic_optimizer: ZeRO makes a new torch.optim.Adagrad.
+    """
+    wrapper = engine.optimizer
+    inner: torch.optim.Optimizer = wrapper if wrapper is engine.basic_optimizer else wrapper.optimizer
+    return inner
 
 
 def partitions(optimizer: Any) -> list[torch.Tensor] | None:
@@ -58,6 +67,8 @@ def declare(engine: Any, changing_buffers: set[str], weights_edited: bool = Fals
         specs = _partitioned(engine, masters, everywhere if weights_edited else "")
     elif hasattr(optimizer, "fp32_groups"):
         specs = _unfused(engine, everywhere)
+    elif hasattr(optimizer, "fp32_groups_flat"):
+        specs = _fused(engine, everywhere)
     else:
         specs = _plain(engine, everywhere)
     return specs + _constants(engine, changing_buffers, everywhere)
@@ -68,7 +79,7 @@ def _partitioned(engine: Any, masters: list[torch.Tensor], copied_over: str) -> 
     specs = []
     for group, partition in enumerate(masters):
         specs.append(TensorSpec(f"{MASTERS}.{group}", partition.data, Held.UNIQUE))
-        for name, tensor in moments.tensors(inner, partition).items():  # type: ignore[arg-type]
+        for name, tensor in moments.of(inner).tensors(partition).items():  # type: ignore[arg-type]
             specs.append(TensorSpec(f"{name}.{group}", tensor, Held.UNIQUE))
     for group, flat in enumerate(flat_weights(engine.optimizer)):
         held = Held.REPLICATED if copied_over else Held.DERIVED
@@ -88,8 +99,20 @@ def _unfused(engine: Any, everywhere: str) -> list[TensorSpec]:
             name = names.get(weight, f"extra.{group}.{index}")
             specs.append(TensorSpec(f"{MASTERS}.{name}", master.data, Held.REPLICATED, over=everywhere))
             specs.append(TensorSpec(f"weight.{name}", weight.data, Held.REPLICATED, over=everywhere))
-            for moment, tensor in moments.tensors(inner, master).items():
+            for moment, tensor in moments.of(inner).tensors(master).items():
                 specs.append(TensorSpec(f"{moment}.{name}", tensor, Held.REPLICATED, over=everywhere))
+    return specs
+
+
+def _fused(engine: Any, everywhere: str) -> list[TensorSpec]:
+    inner = inner_optimizer(engine)
+    specs = []
+    flat = zip(engine.optimizer.fp32_groups_flat, engine.optimizer.fp16_groups_flat, strict=True)
+    for group, (master, weights) in enumerate(flat):
+        specs.append(TensorSpec(f"{MASTERS}.{group}", master.data, Held.REPLICATED, over=everywhere))
+        specs.append(TensorSpec(f"weights.{group}", weights.data, Held.REPLICATED, over=everywhere))
+        for name, tensor in moments.of(inner).tensors(master).items():
+            specs.append(TensorSpec(f"{name}.{group}", tensor, Held.REPLICATED, over=everywhere))
     return specs
 
 
@@ -97,10 +120,10 @@ def _plain(engine: Any, everywhere: str) -> list[TensorSpec]:
     inner = inner_optimizer(engine)
     names = parameter_names(engine)
     specs = []
-    for index, p in enumerate(moments.trainable(inner)):
+    for index, p in enumerate(trainable(inner)):
         name = names.get(p, f"extra.{index}")
         specs.append(TensorSpec(f"weight.{name}", p.data, Held.REPLICATED, over=everywhere))
-        for moment, tensor in moments.tensors(inner, p).items():
+        for moment, tensor in moments.of(inner).tensors(p).items():
             specs.append(TensorSpec(f"{moment}.{name}", tensor, Held.REPLICATED, over=everywhere))
     return specs
 
@@ -128,4 +151,4 @@ def updated_parameters(engine: Any) -> list[torch.nn.Parameter]:
         groups = getattr(engine.optimizer, name, None)
         if groups is not None:
             return [p for group in groups for p in group]
-    return moments.trainable(inner_optimizer(engine))
+    return trainable(inner_optimizer(engine))

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from ff_core.errors import UnsupportedError
+from ff_deepspeed import moments
+from ff_deepspeed.state_map import inner_optimizer
 
 WORKS = (
     "FFTrainer protects DeepSpeed engines with ZeRO stage 0, 1 or 2, fp32 or bf16, "
-    "torch.optim.Adam or AdamW or DeepSpeedCPUAdam, and data parallelism"
+    "any optimizer that keeps what it remembers in its `state`, and data parallelism"
 )
 HINT = 'Use that, or set "ff_failover": {"enabled": false} to train unprotected.'
 
@@ -78,20 +80,12 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
 
 
 def _optimizer_obstacles(config: Any, given: Any) -> Iterator[str]:
-    """The optimizer that DeepSpeed would make of the configuration: some are compiled when they are made."""
-    name, params = config.optimizer_name, dict(config.optimizer_params or {})
-    if given is not None or name is None or (params.get("torch_adam") and name in ("adam", "adamw")):
-        return
-    line = f'"optimizer": {{"type": "{_written(config, name)}"}}'
-    if name in ("adam", "adamw"):
+    """The optimizer that DeepSpeed would make of the configuration, where it is known already to be none of ours."""
+    name = config.optimizer_name
+    if given is None and name == "muon":
         yield (
-            f'{line} makes DeepSpeed build its FusedAdam. Add "torch_adam": true to the "params" of that optimizer: '
-            "torch's own AdamW is used then, which is protected"
-        )
-    else:
-        yield (
-            f'{line} is not an Adam that can be protected. Write "type": "AdamW" with "torch_adam": true among its '
-            '"params", or give deepspeed.initialize(optimizer=...) a torch.optim.AdamW'
+            f'"optimizer": {{"type": "{_written(config, name)}"}} keeps momentum that changes during backward, and '
+            'steps another optimizer. Write "type": "AdamW" with "torch_adam": true among its "params"'
         )
 
 
@@ -103,21 +97,16 @@ def _written(config: Any, name: str) -> str:
 
 def engine_obstacles(engine: Any) -> Iterator[str]:
     """What of an engine that is complete cannot be protected, a sentence each."""
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+    from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    optimizers = (torch.optim.Adam, torch.optim.AdamW, DeepSpeedCPUAdam)
-    inner = engine.basic_optimizer
-    if type(inner) not in optimizers:
-        yield (
-            f"the optimizer given to deepspeed.initialize() is a {type(inner).__module__}.{type(inner).__qualname__}; "
-            "give it a torch.optim.AdamW"
-        )
-    wrappers = (DeepSpeedZeroOptimizer, BF16_Optimizer, FP16_UnfusedOptimizer, *optimizers)
-    if type(engine.optimizer) not in wrappers:
-        yield f"DeepSpeed wrapped it in a {type(engine.optimizer).__qualname__}"
+    inner = inner_optimizer(engine)
+    yield from moments.words(inner, moments.examine(inner))
+    wrappers = (DeepSpeedZeroOptimizer, BF16_Optimizer, FP16_UnfusedOptimizer, FP16_Optimizer)
+    if engine.optimizer is not engine.basic_optimizer and type(engine.optimizer) not in wrappers:
+        yield f"DeepSpeed wrapped the optimizer in a {type(engine.optimizer).__qualname__}"
     if engine.has_moe_layers:
         yield "the model has MoE layers: expert parallelism is not supported yet"
     if engine.mp_world_size > 1 or engine.sequence_parallel_size > 1:

@@ -27,7 +27,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 DEEPSPEED = "0.19.8"
 MEGATRON = "0.16.1"
-OPERATORS = ("ShareMemCommBuilder", "CPUAdamBuilder")
+OPERATORS = ("ShareMemCommBuilder", "CPUAdamBuilder", "FusedAdamBuilder")
 # Needed before `--no-build-isolation`, with which DeepSpeed's and this project's setup.py run in the environment.
 BUILD_TOOLS = (
     "setuptools", "wheel", "packaging", "ninja", "py-cpuinfo", "hjson", "psutil", "pydantic", "msgpack", "tqdm",

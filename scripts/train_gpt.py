@@ -47,7 +47,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1, help="passes over the data; must divide --steps")
     parser.add_argument("--micro-batch", type=int, help="samples per rank and micro-step, instead of the JSON file's")
     parser.add_argument("--gas", type=int, help="gradient accumulation steps, instead of the JSON file's")
-    parser.add_argument("--optimizer", choices=("adamw", "cpu_adam"), default="adamw")
+    parser.add_argument(
+        "--optimizer", choices=("adamw", "cpu_adam", "config"), default="adamw", help="config: the JSON file's"
+    )
     parser.add_argument("--lr", type=float, default=1e-3, help="at the start; follows a cosine to zero")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1)
@@ -100,15 +102,22 @@ def make_engine(arguments: argparse.Namespace) -> deepspeed.DeepSpeedEngine:
         config["gradient_accumulation_steps"] = arguments.gas
     seed_everything(arguments.seed)
     model = Gpt(SIZES[arguments.size], arguments.sequence, arguments.dropout)
-    optimizer: torch.optim.Optimizer
-    if arguments.optimizer == "cpu_adam":
+
+    def cosine(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=arguments.steps)
+
+    optimizer: torch.optim.Optimizer | None
+    if arguments.optimizer == "config":
+        optimizer = None
+    elif arguments.optimizer == "cpu_adam":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         optimizer = DeepSpeedCPUAdam(model.parameters(), lr=arguments.lr, weight_decay=0.01)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=arguments.steps)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=model.parameters(), optimizer=optimizer, lr_scheduler=cosine, config=config
+    )
     return engine
 
 

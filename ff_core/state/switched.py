@@ -106,7 +106,8 @@ def load(saved: dict[str, Any]) -> None:
 @contextmanager
 def kept() -> Iterator[None]:
     """Around a recovery of a script that goes on where it is: modes stay as it left them."""
-    before = [(model, training_of(model.modules())) for model in (one.model() for one in _switched.values()) if model is not None]
+    alive = [model for model in (one.model() for one in _switched.values()) if model is not None]
+    before = [(model, training_of(model.modules())) for model in alive]
     try:
         yield
     finally:

@@ -56,17 +56,55 @@ class Losing(Model):
         return {"loss": loss, "logits": None} if self.as_dict else loss
 
 
+class Numbered(torch.optim.SGD):
+    """Keeps a count that its step depends on in an attribute of its own."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.count = 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.count += 1
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            p.data.sub_(p.grad, alpha=0.1 / self.count)
+
+
+class Counting(torch.optim.SGD):
+    """Keeps that count where no rule finds it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.kept = {"count": 0}
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.kept["count"] += 1
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            p.data.sub_(p.grad, alpha=0.1 / self.kept["count"])
+
+
 def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optimizer:
+    """For the parameters of `model` that are trained, in two groups; case["optimizer"]: which."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if case.get("optimizer") == "muon":  # for matrices only
+        return torch.optim.Muon([p for p in parameters if p.dim() == 2], lr=1e-2)
     groups = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
     if case.get("one_group"):
         groups = [{"params": parameters}]
+    if case.get("optimizer") in ("counting", "numbered"):
+        return (Counting if case["optimizer"] == "counting" else Numbered)(groups, lr=1e-2)
     if case.get("optimizer") == "sgd":
         return torch.optim.SGD(groups, lr=1e-2)
-    if case.get("optimizer") == "cpu_adam":
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
+    if case.get("optimizer") == "tensor_lr":
+        return torch.optim.AdamW(groups, lr=torch.tensor(1e-2), foreach=False)
+    if case.get("optimizer", "").startswith("cpu_"):
+        from deepspeed.ops import adagrad, adam, lion
 
-        return DeepSpeedCPUAdam(groups, lr=1e-2)
+        kinds = {
+            "cpu_adam": adam.DeepSpeedCPUAdam,
+            "cpu_lion": lion.DeepSpeedCPULion,
+            "cpu_adagrad": adagrad.DeepSpeedCPUAdagrad,
+        }
+        return kinds[case["optimizer"]](groups, lr=1e-2)
     return torch.optim.AdamW(groups, lr=1e-2, amsgrad=case.get("optimizer") == "amsgrad")
 
 
@@ -74,11 +112,14 @@ def digest(engine: Any) -> str:
     """Hash of everything that training changes: weights, buffers, masters, moments, counters."""
     sha = hashlib.sha256()
     tensors = [*engine.module.state_dict().values()]
-    inner = engine.basic_optimizer
+    wrapper = engine.optimizer
+    inner = wrapper if wrapper is engine.basic_optimizer else wrapper.optimizer
+    numbers: list[dict[str, Any]] = []
     for p in (p for group in inner.param_groups for p in group["params"]):
         tensors += [p.data, *(v for v in inner.state[p].values() if torch.is_tensor(v))]
+        numbers.append({k: v for k, v in inner.state[p].items() if not torch.is_tensor(v)})
     for tensor in tensors:
         sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     counters = (engine.global_steps, engine.micro_steps, engine.skipped_steps, engine.global_samples)
-    sha.update(repr((counters, [group["lr"] for group in inner.param_groups])).encode())
+    sha.update(repr((counters, [group["lr"] for group in inner.param_groups], numbers)).encode())
     return sha.hexdigest()

@@ -296,7 +296,8 @@ def fork(number: int, job: dict[str, Any]) -> int:
 
 
 def serve() -> None:
-    for operator in ("ShareMemCommBuilder", "CPUAdamBuilder"):  # or each rank would ask ninja whether it is compiled
+    # Or each rank would ask ninja whether it is compiled.
+    for operator in ("ShareMemCommBuilder", "CPUAdamBuilder", "FusedAdamBuilder"):
         get_accelerator().create_op_builder(operator).load(verbose=False)
     print("[]", flush=True)  # ready; before it libraries may have printed
     for line in sys.stdin:

@@ -27,6 +27,7 @@ CASES = [
         "zero2_bf16", ("--gas", "2", "--optimizer", "cpu_adam", "--num-workers", "2"), id="zero2-gas2-cpu_adam-workers"
     ),
     pytest.param("zero1_bf16", (), id="zero1-bf16", marks=slow),
+    pytest.param("zero1_bf16_adamw", ("--optimizer", "config"), id="zero1-fused-adam", marks=slow),
     pytest.param("zero0_bf16", ("--epochs", "2"), id="zero0-bf16-epochs", marks=slow),
     pytest.param("zero1_fp32", ("--gas", "2", "--epochs", "2"), id="zero1-fp32-gas2-epochs", marks=slow),
     pytest.param("zero2_bf16", (), id="zero2-bf16", marks=slow),
@@ -61,8 +62,9 @@ def test_six_kills_in_one_run(tmp_path: Path, config: str, extra: tuple[str, ...
 
 @pytest.mark.timeout(600)
 def test_two_kills_over_two_epochs(tmp_path: Path) -> None:
-    """The other stage that shards the optimizer: ZeRO 1, with torch's AdamW."""
-    job = both(tmp_path, "zero1_bf16", ("--epochs", "2"), "1 4 backward", "0 11 after-step", ranks=2)
+    """The other stage that shards the optimizer: ZeRO 1, with what "AdamW" in the configuration makes: FusedAdam."""
+    extra = ("--epochs", "2", "--optimizer", "config")
+    job = both(tmp_path, "zero1_bf16_adamw", extra, "1 4 backward", "0 11 after-step", ranks=2)
     assert len(job.of("failover")) == 2
 
 
