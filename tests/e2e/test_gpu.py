@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 NODES = ("--emulate-nodes", "2", "--spares", "2")
 KILLS = ("2 3 forward", "0 5 backward", "1 7 step", "3 9 after-step", "2 11 copying", "0 12 step")
 STEPS = 14
+OPTIMIZERS = {"deepspeed": "adamw", "deepspeed-fused-adam": "config"}
 SHARED = ("--device", "cuda", "--shard", "1000000", "--nccl-alone", "--pause", "0.3")
 NCCL = ("--device", "cuda", "--shard", "1000000", "--backend", "nccl")
 
@@ -61,20 +62,24 @@ def show(job: Job) -> None:
         print(f"failover of ranks {event['dead']}, {event['spare']}: {event['total_s']:.3f} s: {phases}")
 
 
-def train_gpt(out: Path, *extra: str) -> list[str]:
-    config = ROOT / "configs" / "deepspeed" / "zero1_bf16.json"
+def train_gpt(out: Path, *extra: str, optimizer: str = "adamw") -> list[str]:
+    """optimizer: "config" is DeepSpeed's FusedAdam, which the JSON file's AdamW becomes on a GPU."""
+    name = "zero1_bf16_adamw.json" if optimizer == "config" else "zero1_bf16.json"
     return [
-        str(ROOT / "scripts" / "train_gpt.py"), "--deepspeed_config", str(config), "--size", "tiny", "--deterministic",
+        str(ROOT / "scripts" / "train_gpt.py"), "--deepspeed_config", str(ROOT / "configs" / "deepspeed" / name),
+        "--size", "tiny", "--deterministic", "--optimizer", optimizer,
         "--steps", str(STEPS), "--result", str(out / "result.json"), "--data-cache", str(out.parent / "data"), *extra,
     ]  # fmt: skip
 
 
-def both_deepspeed(tmp_path: Path, ranks: int, kills: tuple[str, ...], *options: str, backend: str) -> None:
+def both_deepspeed(
+    tmp_path: Path, ranks: int, kills: tuple[str, ...], *options: str, backend: str, optimizer: str = "adamw"
+) -> None:
     """The DeepSpeed job uninterrupted and with `kills`; they must agree."""
     pytest.importorskip("deepspeed")
-    done = torchrun(train_gpt(tmp_path / "reference", "--backend", backend), ranks)
+    done = torchrun(train_gpt(tmp_path / "reference", "--backend", backend, optimizer=optimizer), ranks)
     assert done.returncode == 0, done.stderr[-3000:]
-    script = train_gpt(tmp_path / "job", "--backend", backend)
+    script = train_gpt(tmp_path / "job", "--backend", backend, optimizer=optimizer)
     job = fftrain(tmp_path / "job", script, *options, *injections(*kills), ranks=ranks, timeout_s=300)
     assert_same(job, results(tmp_path / "reference", ranks))
     show(job)
@@ -125,11 +130,11 @@ def test_deepspeed_ranks_that_share_a_gpu(tmp_path: Path) -> None:
     both_deepspeed(tmp_path, 4, KILLS, *NODES, backend="gloo")
 
 
-@pytest.mark.parametrize("trainer", ["toy", "deepspeed", "megatron"])
+@pytest.mark.parametrize("trainer", ["toy", "deepspeed", "deepspeed-fused-adam", "megatron"])
 def test_the_only_rank_over_nccl(tmp_path: Path, trainer: str) -> None:
     kills = ("0 3 backward", "0 6 step", "0 9 copying")
-    if trainer == "deepspeed":
-        both_deepspeed(tmp_path, 1, kills, "--spares", "1", backend="nccl")
+    if trainer.startswith("deepspeed"):
+        both_deepspeed(tmp_path, 1, kills, "--spares", "1", backend="nccl", optimizer=OPTIMIZERS[trainer])
         return
     if trainer == "megatron":
         both_megatron(tmp_path, 1, kills, "--spares", "1")
@@ -141,13 +146,13 @@ def test_the_only_rank_over_nccl(tmp_path: Path, trainer: str) -> None:
 
 
 @several
-@pytest.mark.parametrize("trainer", ["toy", "deepspeed", "megatron"])
+@pytest.mark.parametrize("trainer", ["toy", "deepspeed", "deepspeed-fused-adam", "megatron"])
 def test_survivors_over_nccl(tmp_path: Path, trainer: str) -> None:
     """Survivors wait inside a kernel of NCCL that ends only when its communicator is aborted."""
     ranks = GPUS - GPUS % 2
     kills = ("1 3 backward", "0 5 step", "1 7 after-step", "0 9 copying", "1 11 forward")
-    if trainer == "deepspeed":
-        both_deepspeed(tmp_path, ranks, kills, *NODES, backend="nccl")
+    if trainer.startswith("deepspeed"):
+        both_deepspeed(tmp_path, ranks, kills, *NODES, backend="nccl", optimizer=OPTIMIZERS[trainer])
         return
     if trainer == "megatron":
         both_megatron(tmp_path, ranks, kills[:4], *NODES)
