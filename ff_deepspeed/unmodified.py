@@ -248,18 +248,11 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
-            self._check_resumable()
+            if not self._p.client.is_loaded:
+                log.warning("%s", words.NOT_RESUMABLE)
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)
-
-    def _check_resumable(self) -> None:
-        """Raises UnsupportedError if no failure behind the first step could be survived in any way."""
-        if self._p.client.is_loaded:
-            return
-        if not self._session.max_restarts:
-            raise self._p.fail(UnsupportedError(words.NOT_RESUMABLE))
-        log.warning("%s", words.RESTARTS_ONLY)
 
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""

@@ -7,18 +7,12 @@ REMEDIES = (
     "`ff_deepspeed.client_state(lambda: {...})` with what your script needs to go on; or change two lines: "
     "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
 )
-_FROM_THE_BEGINNING = (
-    "training begins, and the script has not called engine.load_checkpoint(): the replacement of a rank that dies "
-    "after the first step would start from the beginning. "
-)
 NOT_RESUMABLE = (
-    _FROM_THE_BEGINNING + REMEDIES + ". Where the loop is a library's, as that of Hugging Face's Trainer: with "
-    "`fftrain run --max-restarts N` a failure starts the whole script again, from the newest checkpoint if the script "
-    'looks for one; or set "ff_failover": {"enabled": false} to train unprotected'
-)
-RESTARTS_ONLY = (
-    _FROM_THE_BEGINNING + "So a failure starts the whole script again (--max-restarts), from a checkpoint if the "
-    "script looks for one. " + REMEDIES
+    "training begins, and the script has not called engine.load_checkpoint(): the replacement of a rank that dies "
+    "after the first step would start from the beginning, which is refused. After a failure this job ends, or with "
+    "`fftrain run --max-restarts N` the whole script starts again, from the newest checkpoint if the script looks for "
+    "one. That is all there is where the loop is a library's, as that of Hugging Face's Trainer. With a loop of your "
+    "own: " + REMEDIES[0].lower() + REMEDIES[1:]
 )
 MOVED_ON = (
     "another failure moved the job to another version after load_checkpoint() had been answered in this replacement: "

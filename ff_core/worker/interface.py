@@ -40,10 +40,6 @@ class AdapterSession(Protocol):
         """The job's settings; final once training has started."""
 
     @property
-    def max_restarts(self) -> int:
-        """How often the whole script may be started again where failover is impossible (--max-restarts)."""
-
-    @property
     def epoch(self) -> int:
         """Membership epoch: 0 at first, higher after every failover."""
 

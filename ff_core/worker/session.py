@@ -70,7 +70,6 @@ class Session:
         self.rank, self.world_size = parts.rank, parts.world_size
         self._settings = Settings.from_wire(role["job"]["config"], secret=parts.secret.decode())
         self.config = self._settings.config
-        self.max_restarts: int = role["job"]["max_restarts"]
         self.is_replacement: bool = role["newcomer"]
         self.registry: GroupRegistry | None = None
         self.init_journal = init_journal

@@ -67,7 +67,6 @@ class FakeSession:
         self.sealed = -1
         self.adapter: Any = None
         self.config = FailoverConfig.from_dict({"enabled": True, **config})
-        self.max_restarts = 0
         self.is_newcomer = saved is not None
         self.slots: dict[int, dict[str, Any]] = {}
         self.saved = saved

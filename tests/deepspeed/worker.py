@@ -11,6 +11,7 @@ import contextlib
 import gc
 import itertools
 import json
+import logging
 import os
 import pathlib
 import random
@@ -198,6 +199,18 @@ def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeSess
     }  # fmt: skip
 
 
+class _Said(logging.Handler):
+    """The adapter's warnings from now on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        logging.getLogger("ff_deepspeed").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """One training run.
 
@@ -212,11 +225,12 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     protection.guard.forget()
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
+    said = _Said()
     engine = make_engine(case)
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
         failover.skip_reset = case.get("skip_reset", False)
-        failover.behind, failover.max_restarts = case.get("behind", 0), case.get("max_restarts", 0)
+        failover.behind = case.get("behind", 0)
         if "save_at" in case:
             seal = failover.seal
 
@@ -247,6 +261,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
             "points": sorted(set(failover.points)),
         }
         result["unfired"] = interrupter.plan
+    if case.get("said"):
+        result["said"] = said.lines
     engine.destroy()
     del engine
     gc.collect()
