@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ff_core.config.schema import FailoverConfig
@@ -190,9 +191,13 @@ class Replicator:
         return self._writer.step_ended(version)
 
     def wait_idle(self) -> None:
-        """Until the device has run what it was given before this call. Any thread."""
+        """Until the device has run what it was given before this call. Any thread.
+
+        Returns too where the device is broken, or its work is being captured: the training thread meets that itself.
+        """
         if self._device is not None:
-            wait_until_idle(self._device)
+            with suppress(RuntimeError):
+                wait_until_idle(self._device)
 
     def wait_rebuilt(self) -> None:
         """Until the live tensors hold what collectives of the current stream bring them.

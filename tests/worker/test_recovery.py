@@ -7,16 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverInterrupt
 from ff_core.state import codec, switched
-from ff_core.worker import scalars
+from ff_core.worker import replicator, scalars
 from ff_core.worker.fence import Fence
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.recovery import Recovery
+from ff_core.worker.replicator import Replicator
 from ff_core.worker.verdicts import Verdicts
 
 
@@ -101,3 +103,13 @@ def test_a_death_meanwhile_leaves_it_torn() -> None:
         rank.recovery._once(newcomer=False, verdict=None)
     assert "resumed" not in rank.done
     assert rank.fence.halt(2, lambda: None) == (-1, False)
+
+
+def test_a_broken_device_does_not_keep_a_halt_from_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(replicator, "wait_until_idle", broken)
+    made = object.__new__(Replicator)
+    made._device = torch.device("cuda", 0)
+    made.wait_idle()
