@@ -22,7 +22,7 @@ class Output:
 
 
 def forward(output: Any, *inputs: torch.Tensor) -> Forward:
-    event = Forward(lambda engine, *args: output, inputs, {}, (), AROUND)
+    event = Forward(lambda engine, *args: output, inputs, {}, b"", b"", AROUND)
     event.made(output)
     return event
 
@@ -56,7 +56,7 @@ class Doubling:
 
     def record(self) -> tuple[Record, Forward, dict[str, torch.Tensor]]:
         x = torch.tensor([0.3, 0.7])
-        event = Forward(self.forward, (x,), {}, (), AROUND)
+        event = Forward(self.forward, (x,), {}, b"", b"", AROUND)
         output = self.forward(None, x)
         event.made(output)
         return Record(1, [event]), event, output
