@@ -11,7 +11,6 @@ import contextlib
 import gc
 import itertools
 import json
-import logging
 import os
 import pathlib
 import random
@@ -29,6 +28,7 @@ torch.set_num_threads(1)
 
 import torch.distributed as dist  # noqa: E402
 from fake_session import FakeSession, Interrupter  # noqa: E402
+from said import Said  # noqa: E402
 from small_model import Losing, Model, Noisy, digest, make_optimizer  # noqa: E402
 
 from ff_core import comm  # noqa: E402
@@ -199,18 +199,6 @@ def train_with_checkpoints(engine: Any, case: dict[str, Any], failover: FakeSess
     }  # fmt: skip
 
 
-class _Said(logging.Handler):
-    """The adapter's warnings from now on."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-        logging.getLogger("ff_deepspeed").addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """One training run.
 
@@ -225,7 +213,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     protection.guard.forget()
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
-    said = _Said()
+    said = Said()
     engine = make_engine(case)
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
