@@ -54,7 +54,7 @@ class Unmodified:
         self._joined = False  # this process has taken a dead rank's place
         self._sealed_at: str | None = None  # the last version, if this process has sealed one
         self._thread = threading.main_thread().ident  # the one that trains
-        self._ended, self._parameters = False, list(protection.engine.module.parameters())
+        self._ended = False
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -93,8 +93,9 @@ class Unmodified:
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
         self._p.session.given(inputs)
-        modes = training_of(self._p.adapter.members.look().modules)
-        event = Forward(original, args, kwargs, modes, trained(self._parameters), ambient.take(engine))
+        members = self._p.adapter.members.look()
+        modes, trains = training_of(members.modules), trained(parameter for _, parameter in members.parameters)
+        event = Forward(original, args, kwargs, modes, trains, ambient.take(engine))
 
         def perform() -> Any:
             self._session.inject("forward")

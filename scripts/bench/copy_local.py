@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 import time
 from collections.abc import Callable
 
+from ff_core.contract.stamps import stamp
 from ff_core.copy import memory
 from ff_core.copy.arena import Arena, ArenaLayout
+from ff_core.copy.page import StatusPage
 from ff_core.copy.writer import Writer
 
 _DEADLINE_S = 60.0
@@ -35,6 +38,16 @@ class Anonymous:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.view = memoryview(self._map)
         ctypes.memset(self.address, 1, size)
+
+
+def commit(writer: Writer, page: StatusPage, bell: int, version: int, timeout_s: float) -> None:
+    """Copy the live tensors as `version` of epoch 1, and wait until it is committed. Raises TimeoutError."""
+    writer.begin(version % 2, 1, version)
+    writer.seal(version, b"scalars")
+    while page.load("committed") < stamp(1, version):
+        if not select.select([bell], [], [], timeout_s)[0]:
+            raise TimeoutError(f"version {version} was not committed within {timeout_s} s")
+        os.eventfd_read(bell)
 
 
 class LocalCopy:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ from threading import Thread
 from time import perf_counter, process_time
 from typing import Any
 
-from bench.copy_local import Anonymous, layout
-from ff_core.contract.stamps import stamp
+from bench.copy_local import Anonymous, commit, layout
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
 from ff_core.copy.receiver import Receiver
@@ -105,12 +103,7 @@ class Sender:
     def _commit(self) -> None:
         version = self._version
         self._version += 1
-        self._writer.begin(version % 2, 1, version)
-        self._writer.seal(version, b"scalars")
-        while self._page.load("committed") < stamp(1, version):
-            if not select.select([self._bell], [], [], _TIMEOUT_S)[0]:
-                raise TimeoutError(f"version {version} was not committed within {_TIMEOUT_S} s")
-            os.eventfd_read(self._bell)
+        commit(self._writer, self._page, self._bell, version, _TIMEOUT_S)
 
     def close(self) -> None:
         self._writer.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import select
 import socket
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,8 +14,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from time import perf_counter, process_time
 
-from bench.copy_local import Anonymous, layout
-from ff_core.contract.stamps import stamp
+from bench.copy_local import Anonymous, commit, layout
 from ff_core.copy.arena import Arena
 from ff_core.copy.connect import listen_shared, shared_name
 from ff_core.copy.page import StatusPage
@@ -131,12 +129,7 @@ class Rank:
         """Both ranks: live tensors to own slot and to the other's replica, until committed."""
         version = self._version
         self._version += 1
-        self._writer.begin(version % 2, 1, version)
-        self._writer.seal(version, b"scalars")
-        while self._page.load("committed") < stamp(1, version):
-            if not select.select([self._bell], [], [], _TIMEOUT_S)[0]:
-                raise TimeoutError(f"version {version} was not committed within {_TIMEOUT_S} s")
-            os.eventfd_read(self._bell)
+        commit(self._writer, self._page, self._bell, version, _TIMEOUT_S)
 
     def _prepare_shared(self) -> None:
         """As durable, but the holders copy out of this rank's memory."""

@@ -2,15 +2,8 @@
 #include "writer/pacer.h"
 
 #include <cstdio>
-#include <cstdlib>
 
-#define CHECK(condition)                                                      \
-  do {                                                                        \
-    if (!(condition)) {                                                       \
-      std::fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                           \
-    }                                                                         \
-  } while (0)
+#include "check.h"
 
 using ff::Pacer;
 constexpr int64_t kMs = 1000 * 1000;

@@ -2,16 +2,9 @@
 #include "transport/stream_tuner.h"
 
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 
-#define CHECK(condition)                                                      \
-  do {                                                                        \
-    if (!(condition)) {                                                       \
-      std::fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                           \
-    }                                                                         \
-  } while (0)
+#include "check.h"
 
 using ff::StreamTuner;
 constexpr uint64_t kBytes = 200 << 20;
