@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ff_core.contract.adapter import Held, Replicas, TensorSpec
 from ff_core.state import switched
+from ff_core.state.attributes import Attributes
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
@@ -45,6 +46,7 @@ class DeepSpeedAdapter:
         self.members = Members(engine.module)
         self._buffers = Buffers(self.members)
         self._modes = Modes(self.members)
+        self.attributes = Attributes(self.members)
         self._reset = Reset(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
@@ -53,6 +55,7 @@ class DeepSpeedAdapter:
     def tensors(self) -> list[TensorSpec]:
         moments.of(state_map.inner_optimizer(self.engine)).create()
         self._buffers.begin()
+        self.attributes.begin()
         self._specs = state_map.declare(self.engine, self._buffers.changing, self._weights_edited)
         return self._specs
 
@@ -79,12 +82,14 @@ class DeepSpeedAdapter:
             "trainer": scalars.save(self.engine),
             "buffers": self._buffers.save(),
             "modes": self._modes.save(),
+            "attributes": self.attributes.save(),
             "data": self.script.position(),
             "client": self.script.client_state(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
         self._modes.load(saved["modes"])
+        self.attributes.load(saved["attributes"])
         scalars.load(self.engine, saved["trainer"])
         self._buffers.load(saved["buffers"], self._from_peers)
         self._from_peers = {}

@@ -17,8 +17,7 @@ import torch
 
 from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_core.state import switched
-from ff_core.state.modes import set_trained, set_training, trained, training_of
-from ff_deepspeed import ambient
+from ff_deepspeed import ambient, switches
 from ff_deepspeed.recording import Event, Forward, Record, Sealed
 from ff_deepspeed.words import REMEDIES
 
@@ -87,8 +86,16 @@ class Redo:
     def _recover(self, epoch: int, event: Event | None) -> bool:
         """Back to a common version and forward again to where the script is, before `event`. False: the iteration is
         void."""
-        with switched.kept(), _switches_kept(self._p.engine.module):
-            return self._go_back(epoch, event)
+        adapter = self._p.adapter
+        # The script goes on where it is. What it has set since stays as it left it, though the version had it
+        # otherwise, and so had the calls that are made again.
+        mine = event.switches if isinstance(event, Forward) else switches.take(adapter)
+        with switched.kept():
+            done = self._go_back(epoch, event)
+        if not done:  # what its forward passes have counted does not count
+            mine.attributes = switches.take(adapter).attributes
+        mine.put()
+        return done
 
     def _go_back(self, epoch: int, event: Event | None) -> bool:
         obstacle = None if event is None else event.obstacle()
@@ -125,6 +132,7 @@ class Redo:
                 event.replay(engine)
             if record.sealed is not None and record is not self.open:
                 record.sealed.ambient.put(engine)
+                record.sealed.switches.put()
                 self._p.persist()
                 self._session.seal()
                 record.release()
@@ -152,37 +160,6 @@ class Redo:
             del self._records[newer]
         self.begin(version)
         self.void = True
-
-
-@contextmanager
-def buffers_kept(module: torch.nn.Module) -> Iterator[None]:
-    """A forward that does not count leaves nothing behind in the buffers of `module` (running means, counts)."""
-    before = [
-        (owner._buffers, name, buffer, buffer.clone())
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for owners, name, buffer, value in before:
-                buffer.copy_(value)
-                owners[name] = buffer
-
-
-@contextmanager
-def _switches_kept(module: torch.nn.Module) -> Iterator[None]:
-    """The script goes on where it is: what it has switched since (train and eval mode, requires_grad) stays as it left
-    it, though the version had it otherwise, and so had the calls that are made again."""
-    modules, parameters = list(module.modules()), list(module.parameters())
-    modes, trains = training_of(modules), trained(parameters)
-    try:
-        yield
-    finally:
-        set_training(modes, modules)
-        set_trained(trains, parameters)
 
 
 @contextmanager

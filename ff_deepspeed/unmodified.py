@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state.modes import trained, training_of
-from ff_deepspeed import ambient, words
+from ff_deepspeed import ambient, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
-from ff_deepspeed.redo import Redo, buffers_kept
+from ff_deepspeed.redo import Redo
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
@@ -93,9 +92,7 @@ class Unmodified:
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
         self._p.session.given(inputs)
-        members = self._p.adapter.members.look()
-        modes, trains = training_of(members.modules), trained(parameter for _, parameter in members.parameters)
-        event = Forward(original, args, kwargs, modes, trains, ambient.take(engine))
+        event = Forward(original, args, kwargs, switches.take(self._p.adapter), ambient.take(engine))
 
         def perform() -> Any:
             self._session.inject("forward")
@@ -109,7 +106,7 @@ class Unmodified:
 
     def _by_itself(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """engine(...) in an iteration that does not count."""
-        with buffers_kept(self._p.engine.module):
+        with switches.unused(self._p.adapter):
             return original(self._p.engine, *args, **kwargs)
 
     def backward(self, original: Callable[..., Any], loss: torch.Tensor, kwargs: dict[str, Any]) -> Any:
@@ -298,7 +295,7 @@ class Unmodified:
             client = self._p.client.save()
             if inputs is not None:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)
-            record.sealed = Sealed(ambient.take(self._p.engine), client, data)
+            record.sealed = Sealed(ambient.take(self._p.engine), switches.take(self._p.adapter), client, data)
         self._p.persist()
         self._session.seal()
         record.release()

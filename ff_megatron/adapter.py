@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ff_core.contract.adapter import Replicas, TensorSpec
 from ff_core.state import peers, switched
+from ff_core.state.attributes import Attributes
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
@@ -54,6 +55,7 @@ class MegatronAdapter:
         self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
         self._buffers = Buffers(self._members)
         self._modes = Modes(self._members)
+        self._attributes = Attributes(self._members)
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
         self._redundancy = Redundancy(model)
@@ -65,6 +67,7 @@ class MegatronAdapter:
     def tensors(self) -> list[TensorSpec]:
         numbers = [optimizers.prepare(part) for part in optimizers.parts(self._optimizer)]
         self._buffers.begin()
+        self._attributes.begin()
         self._specs = state_map.declare(self._model, self._optimizer, numbers, self._redundancy)
         self._own_weights = own_weights(self._model, self._optimizer, self._specs)
         return self._specs
@@ -91,12 +94,14 @@ class MegatronAdapter:
             "golden": self._golden.save(),
             "buffers": self._buffers.save(),
             "modes": self._modes.save(),
+            "attributes": self._attributes.save(),
             "data": self._data.positions(),
             "place": self._loop.place(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
         self._modes.load(saved["modes"])
+        self._attributes.load(saved["attributes"])
         scalars.load(self._args, self._optimizer, self._scheduler, saved["trainer"])
         self._golden.load(saved["golden"])
         self._buffers.load(saved["buffers"], {})
