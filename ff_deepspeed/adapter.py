@@ -21,6 +21,9 @@ from ff_deepspeed.reset import Reset
 class Script(Protocol):
     """What is known about the script that drives the engine: where in its data a version stands, its client state."""
 
+    repeats_script: bool
+    """Its code runs again in a survivor, from the begin of an iteration."""
+
     def position(self) -> dict[str, Any]: ...
 
     def client_state(self) -> dict[str, Any]: ...
@@ -51,6 +54,10 @@ class DeepSpeedAdapter:
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)
+
+    @property
+    def repeats_script(self) -> bool:
+        return self.script.repeats_script
 
     def tensors(self) -> list[TensorSpec]:
         moments.of(state_map.inner_optimizer(self.engine)).create()

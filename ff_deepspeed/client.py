@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import codec
+from ff_core.state import codec, variables
 
 Answer = tuple[str | None, dict[str, Any] | None]
 
@@ -28,6 +28,7 @@ def client_state(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     if not callable(function):
         raise UnsupportedError(f"client_state({function!r}): allowed: a function without arguments that returns a dict")
     _function = function
+    variables.saves(function)
     return function
 
 

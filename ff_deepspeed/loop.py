@@ -76,6 +76,8 @@ class Loop:
     check_first: raises where batches() comes too late.
     """
 
+    repeats_script = True
+
     def __init__(self, protection: ProtectedEngine, check_first: Callable[[], None]) -> None:
         self._p = protection
         self._session = protection.session

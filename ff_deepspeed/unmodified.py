@@ -41,6 +41,8 @@ AT_LOADER, AT_FORWARD = "loader", "forward"
 class Unmodified:
     """The calls of one protected engine's script, from the first training forward on."""
 
+    repeats_script = False
+
     def __init__(self, protection: ProtectedEngine) -> None:
         self._p = protection
         self._session = protection.session

@@ -34,6 +34,7 @@ class MegatronAdapter:
     """One model and optimizer. args, timers: Megatron's own.  loop: knows iteration and operation count."""
 
     name = "megatron"
+    repeats_script = True
     edits_remedy = (
         "Do it within the optimizer's step, to the masters: `part.optimizer.register_step_post_hook(...)` for each "
         "part of Megatron's optimizer, before train(). Or leave --ff-failover out to train unprotected"

@@ -1,0 +1,332 @@
+"""What a script has in variables of its own: a best loss, a count that decides, an average in plain tensors.
+
+Nobody saves them, and a replacement begins with what they were before the training loop. Whether that matters only the
+script knows. But it can be told: `save()` gives the variables that training has changed, and `differing()` names those
+that are not what they were in the version that the job goes on from.
+
+Looked at: what the script's functions that are running had in their variables when training began, the global names of
+their modules, and the attributes of objects of the script's own classes there. Plain values and short lists are
+compared, of random generators the states, of larger tensors and of models only whether they were written.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+
+from ff_core.state import found, frames, generators, registered, switched
+
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+_HOLDERS = frozenset({list, tuple, deque, set, dict})
+_WRITTEN = (torch.Tensor, torch.nn.Module)
+_NO_OBJECTS = (*_WRITTEN, type, ModuleType, FunctionType, MethodType, partial)
+_MOST_NAMES = 1000  # variables and attributes that are looked at, all together
+_MOST_TENSORS = 2000  # of one model or dict
+_SMALL = 4096  # elements of a tensor whose contents are compared
+_LAST = 32  # entries of a list whose contents are compared
+_SHOWN = 40  # characters of a value in a message
+_DEPTH = 2  # objects in objects
+
+Space = dict[str, Any]
+"""Variables or attributes, by name."""
+
+REMEDY = (
+    "Nobody saves them. A replacement begins with what they are before the training loop, and an iteration that is "
+    "made again changes them a second time. Such a variable may decide about training (a count, a best loss) or be a "
+    "result of it (an average of the weights): then save it with ff_core.register_state(name, obj), in the usual loop "
+    "also with ff_deepspeed.client_state(...)"
+)
+OTHERS = "rank {rank} goes on from version {version}, but variables of its script are not what they were then: {what}. "
+WRITTEN = "the script writes {what} in its training loop. "
+
+
+class Variables:
+    """Of one process. covered: gives ids of tensors and objects that are saved anyway."""
+
+    def __init__(self, covered: Callable[[], set[int]]) -> None:
+        self._covered = covered
+        self._process = uuid.uuid4().hex
+        self._spaces: list[tuple[str, dict[str, Any] | None, list[str]]] = []  # label, attributes if an object's, names
+        self._bound: list[tuple[str, CellType]] = []  # path, where a hook has it
+        self._before: dict[str, Any] = {}  # path -> mark when training began
+        self._plain: dict[str, Any] = {}  # path -> value then, of what cannot be written in place
+
+    def begin(self) -> None:
+        """Training begins: what is there now was made on the way to the loop, as a replacement makes it, too."""
+        self._spaces, self._before, self._plain, self._bound = [], {}, {}, []
+        seen: set[int] = set()
+        with _running() as spaces:
+            for label, held in spaces.items():
+                self._enter(label, held, None, seen, 0)
+        for hook in _hooks():
+            self._cells(hook, seen)
+
+    def _enter(self, label: str, held: Space, owner: Space | None, seen: set[int], depth: int) -> None:
+        room = _MOST_NAMES - len(self._before)
+        names = [name for name, value in list(held.items()) if _is_of_interest(name, value)][:room]
+        self._spaces.append((label, owner, names))
+        for name in names:
+            path, value = label + name, held[name]
+            self._before[path] = _mark(value)
+            if type(value) in _PLAIN:
+                self._plain[path] = value
+        for name, value in list(held.items()):
+            if depth < _DEPTH and not name.startswith("__") and _is_users(value) and id(value) not in seen:
+                seen.add(id(value))
+                self._enter(f"{label}{name}.", value.__dict__, value.__dict__, seen, depth + 1)
+
+    def _cells(self, hook: FunctionType, seen: set[int]) -> None:
+        """What a hook on the model has bound. A list or an object: a hook of its own keeps a number in a cell, too."""
+        if id(hook) in seen:
+            return
+        seen.add(id(hook))
+        for name, cell in zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True):
+            if _is_filled(cell):
+                self._bound.append((f"{hook.__name__}().{name}", cell))
+                self._before[self._bound[-1][0]] = _mark(cell.cell_contents)
+
+    def save(self) -> dict[str, Any]:
+        """{"process", "changed": path -> [text, shown, mark]}: what is not what it was when training began.
+
+        text: equal in another process exactly if the value is, None where that is not known.  mark: in this process.
+        """
+        changed: dict[str, Any] = {}
+        for path, value in self._now():
+            if path in self._plain and self._plain[path] is value:
+                continue
+            mark = _mark(value)
+            if mark != self._before[path]:
+                changed[path] = [_text(value), _shown(value), zlib.crc32(repr(mark).encode())]
+        return {"process": self._process, "changed": changed}
+
+    def differing(self, saved: dict[str, Any]) -> list[str]:
+        """In words, variables that are not here what they were where `save()` was called."""
+        mine, found = saved["process"] == self._process, []
+        now = dict(self._now())
+        covered = self._covered() if now else set()
+        for path, (text, shown, mark) in saved["changed"].items():
+            if path not in now:
+                continue
+            value = now[path]
+            held = list(_tensors(value))
+            if id(value) in covered or (held and all(id(tensor) in covered for tensor in held)):
+                continue
+            if mine and zlib.crc32(repr(_mark(value)).encode()) == mark:
+                continue
+            own = _text(value)
+            if text is None or own is None:
+                found.append(f"{path} ({type(value).__qualname__})")
+            elif own != text:
+                found.append(f"{path} ({_shown(value)}, was {shown})")
+        return found
+
+    def written(self) -> list[str]:
+        """Names of models and tensors that training has written in place, and that nobody saves. Single numbers are
+        left out."""
+        covered, found = self._covered(), []
+        for path, value in self._now():
+            held = [tensor for tensor in _tensors(value) if tensor.numel() > 1 and id(tensor) not in covered]
+            before, mark = self._before[path], _mark(value)
+            if held and id(value) not in covered and before != mark and _same_tensors(before, mark):
+                found.append(f"{path} ({type(value).__qualname__})")
+        return found
+
+    def _now(self) -> Iterator[tuple[str, Any]]:
+        with _running() as spaces:
+            for label, owner, names in self._spaces:
+                held = owner if owner is not None else spaces.get(label, {})
+                for name in names:
+                    if name in held:
+                        yield label + name, held[name]
+        for path, cell in self._bound:
+            if _is_filled(cell) and _is_of_interest("", cell.cell_contents):
+                yield path, cell.cell_contents
+
+
+_savers: list[Any] = []  # functions that save what they use
+
+
+def saves(function: Any) -> None:
+    """What `function` uses is saved by whoever calls it."""
+    _savers.append(function)
+
+
+def _saved_anyway() -> set[int]:
+    ids = reached([*registered.known().values(), *_savers])
+    for owner in found.stepped():
+        ids.add(id(owner))
+        ids.update(map(id, _tensors(owner)))
+        for group in owner.param_groups if isinstance(owner, torch.optim.Optimizer) else ():
+            ids.update(map(id, group["params"]))
+    for module in switched.left_out():
+        ids.add(id(module))
+        ids.update(map(id, chain(module._parameters.values(), module._buffers.values())))
+    return ids
+
+
+of_process = Variables(_saved_anyway)
+"""Those of the script that runs in this process."""
+
+
+@contextmanager
+def _running() -> Iterator[dict[str, dict[str, Any]]]:
+    """Label -> variables, of the script's running functions and their modules."""
+    spaces: dict[str, dict[str, Any]] = {}
+    snapshots = []
+    for frame in frames.of_script():
+        if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            held = frame.f_locals
+            snapshots.append(held)
+            spaces.setdefault(f"{frame.f_code.co_name}().", dict(held))
+        module = frame.f_globals.get("__name__")
+        spaces.setdefault("" if module == "__main__" else f"{module}.", frame.f_globals)
+    try:
+        yield spaces
+    finally:
+        spaces.clear()
+        for held in snapshots:
+            # Before Python 3.13 the frame keeps this dict, and so would keep a loss and its graph alive.
+            if type(held) is dict:
+                held.clear()
+
+
+def reached(roots: Iterable[Any]) -> set[int]:
+    """Ids of the objects and tensors within `roots`, through attributes, containers, and what a function uses."""
+    found: set[int] = set()
+    level = list(roots)
+    for _ in range(6):
+        below: list[Any] = []
+        for part in level:
+            if id(part) in found or type(part) in _PLAIN or isinstance(part, (type, ModuleType)):
+                continue
+            if len(found) > 100_000:
+                return found
+            found.add(id(part))
+            below += _parts(part)
+        level = below
+    return found
+
+
+def _parts(part: Any) -> list[Any]:
+    if isinstance(part, torch.nn.Module):
+        return [*part.parameters(), *part.buffers(), *vars(part).values()]
+    if isinstance(part, torch.Tensor):
+        return []
+    if isinstance(part, dict):
+        return list(part.values())
+    if isinstance(part, (list, tuple, set, deque)):
+        return list(part)
+    if isinstance(part, MethodType):
+        return [part.__self__, part.__func__]
+    if isinstance(part, FunctionType):
+        cells = [cell.cell_contents for cell in part.__closure__ or () if _is_filled(cell)]
+        return [*cells, *(part.__globals__.get(name) for name in part.__code__.co_names)]
+    return [*vars(part).values()] if isinstance(getattr(part, "__dict__", None), dict) else []
+
+
+def _hooks() -> list[FunctionType]:
+    """The script's functions among the hooks on models that are trained."""
+    held: list[Any] = []
+    for module in switched.left_out():
+        held += [module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks]
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                held += [parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None)]
+    functions = [hook for hooks in held if hooks for hook in hooks.values() if type(hook) is FunctionType]
+    return [hook for hook in functions if frames.is_users(hook.__code__.co_filename, hook.__module__)]
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return bool(cell.cell_contents is not cell)
+    except ValueError:
+        return False
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def _is_of_interest(name: str, value: Any) -> bool:
+    kind = type(value)
+    if name.startswith("__"):
+        return False
+    return kind in _PLAIN or kind in _HOLDERS or isinstance(value, _WRITTEN) or generators.is_generator(value)
+
+
+def _is_users(value: Any) -> bool:
+    """An object of a class that the script brought."""
+    kind = type(value)
+    if isinstance(value, _NO_OBJECTS) or type(getattr(value, "__dict__", None)) is not dict:
+        return False
+    module = sys.modules.get(kind.__module__)
+    return module is not None and frames.is_users(getattr(module, "__file__", None) or "<none>", kind.__module__)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, torch.nn.Module):
+        yield from islice(chain(value.parameters(), value.buffers()), _MOST_TENSORS)
+    elif type(value) in _HOLDERS:
+        items = value.values() if type(value) is dict else value
+        yield from (item for item in islice(items, _MOST_TENSORS) if isinstance(item, torch.Tensor))
+
+
+def _mark(value: Any) -> Any:
+    """Another one when the value is another one, in this process."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return repr(value)
+    written = [(id(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in _tensors(value)]
+    if written or isinstance(value, _WRITTEN):
+        return written
+    return _text(value)
+
+
+def _same_tensors(one: Any, other: Any) -> bool:
+    """Whether two marks are of the same tensors, and not of others under the same name."""
+    return type(one) is list and type(other) is list and [i for i, _ in one] == [i for i, _ in other]
+
+
+def _text(value: Any) -> str | None:
+    """Equal in another process exactly if the value is. None: not known."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return repr(value)
+    if generators.is_generator(value):
+        return f"{zlib.crc32(repr(generators.state_of(value)).encode()):08x}"
+    if isinstance(value, torch.Tensor):
+        if value.device.type != "cpu" or value.numel() > _SMALL or value.layout != torch.strided:
+            return None
+        return f"{value.dtype} {tuple(value.shape)} {zlib.crc32(repr(value.detach().tolist()).encode()):08x}"
+    if kind not in _HOLDERS or any(True for _ in _tensors(value)):
+        return None
+    return f"{kind.__name__} {len(value)} {zlib.crc32(repr(_last(value)).encode()):08x}"
+
+
+def _last(value: Any) -> list[Any]:
+    """Plain values among the last items of a list or dict: enough to tell whether it goes on alike."""
+    items: Any = value.items() if type(value) is dict else sorted(value, key=repr) if type(value) is set else value
+    if type(value) is dict:
+        return [pair for pair in islice(reversed(items), _LAST) if all(type(part) in _PLAIN for part in pair)]
+    return [item for item in islice(reversed(items), _LAST) if type(item) in _PLAIN]
+
+
+def _shown(value: Any) -> str:
+    if generators.is_generator(value):
+        return "another state"
+    if type(value) in _HOLDERS:
+        return f"{len(value)} entries"
+    text = repr(value) if type(value) in _PLAIN else type(value).__qualname__
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
