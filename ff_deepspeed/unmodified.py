@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.state import frames
 from ff_deepspeed import ambient, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ff_deepspeed")
 
 AT_LOADER, AT_FORWARD = "loader", "forward"
+
 
 class Unmodified:
     """The calls of one protected engine's script, from the first training forward on."""
@@ -100,8 +102,7 @@ class Unmodified:
             self._session.inject("forward")
             return original(engine, *args, **kwargs)
 
-        output = self._redo.make(perform, event, lambda: self._by_itself(original, args, kwargs))
-        event.made(output)
+        event.made(output := self._redo.make(perform, event, lambda: self._by_itself(original, args, kwargs)))
         if self._is_first and not self._feed.feeds:
             self._own.forward_over()
         return output
@@ -249,10 +250,16 @@ class Unmodified:
             self._own.prove(saved["data"], inputs)
         else:
             if not self._p.client.is_loaded:
-                log.warning("%s", words.NOT_RESUMABLE)
+                self._tell_not_resumable()
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)
+
+    def _tell_not_resumable(self) -> None:
+        may_restart = self._session.may_restart
+        if not may_restart:
+            raise self._p.fail(UnsupportedError(words.not_resumable(frames.line(), may_restart)))
+        log.warning("%s", words.not_resumable(frames.line(), may_restart))
 
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""

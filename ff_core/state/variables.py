@@ -12,30 +12,21 @@ compared, of random generators the states, of larger tensors and of models only 
 from __future__ import annotations
 
 import inspect
-import sys
 import uuid
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 
-from ff_core.state import found, frames, generators, registered, switched
+from ff_core.state import found, frames, registered, switched, values
+from ff_core.state.values import PLAIN
 
-_PLAIN = frozenset({bool, int, float, str, type(None)})
-_HOLDERS = frozenset({list, tuple, deque, set, dict})
-_WRITTEN = (torch.Tensor, torch.nn.Module)
-_NO_OBJECTS = (*_WRITTEN, type, ModuleType, FunctionType, MethodType, partial)
 _MOST_NAMES = 1000  # variables and attributes that are looked at, all together
-_MOST_TENSORS = 2000  # of one model or dict
-_SMALL = 4096  # elements of a tensor whose contents are compared
-_LAST = 32  # entries of a list whose contents are compared
-_SHOWN = 40  # characters of a value in a message
 _DEPTH = 2  # objects in objects
 
 Space = dict[str, Any]
@@ -74,15 +65,15 @@ class Variables:
 
     def _enter(self, label: str, held: Space, owner: Space | None, seen: set[int], depth: int) -> None:
         room = _MOST_NAMES - len(self._before)
-        names = [name for name, value in list(held.items()) if _is_of_interest(name, value)][:room]
+        names = [name for name, value in list(held.items()) if values.is_of_interest(name, value)][:room]
         self._spaces.append((label, owner, names))
         for name in names:
             path, value = label + name, held[name]
-            self._before[path] = _mark(value)
-            if type(value) in _PLAIN:
+            self._before[path] = values.mark(value)
+            if type(value) in PLAIN:
                 self._plain[path] = value
         for name, value in list(held.items()):
-            if depth < _DEPTH and not name.startswith("__") and _is_users(value) and id(value) not in seen:
+            if depth < _DEPTH and not name.startswith("__") and values.is_users_object(value) and id(value) not in seen:
                 seen.add(id(value))
                 self._enter(f"{label}{name}.", value.__dict__, value.__dict__, seen, depth + 1)
 
@@ -94,7 +85,7 @@ class Variables:
         for name, cell in zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True):
             if _is_filled(cell):
                 self._bound.append((f"{hook.__name__}().{name}", cell))
-                self._before[self._bound[-1][0]] = _mark(cell.cell_contents)
+                self._before[self._bound[-1][0]] = values.mark(cell.cell_contents)
 
     def save(self) -> dict[str, Any]:
         """{"process", "changed": path -> [text, shown, mark]}: what is not what it was when training began.
@@ -105,9 +96,9 @@ class Variables:
         for path, value in self._now():
             if path in self._plain and self._plain[path] is value:
                 continue
-            mark = _mark(value)
+            mark = values.mark(value)
             if mark != self._before[path]:
-                changed[path] = [_text(value), _shown(value), zlib.crc32(repr(mark).encode())]
+                changed[path] = [values.text(value), values.shown(value), zlib.crc32(repr(mark).encode())]
         return {"process": self._process, "changed": changed}
 
     def differing(self, saved: dict[str, Any]) -> list[str]:
@@ -115,20 +106,20 @@ class Variables:
         mine, found = saved["process"] == self._process, []
         now = dict(self._now())
         covered = self._covered() if now else set()
-        for path, (text, shown, mark) in saved["changed"].items():
+        for path, (text, was, mark) in saved["changed"].items():
             if path not in now:
                 continue
             value = now[path]
-            held = list(_tensors(value))
+            held = list(values.tensors(value))
             if id(value) in covered or (held and all(id(tensor) in covered for tensor in held)):
                 continue
-            if mine and zlib.crc32(repr(_mark(value)).encode()) == mark:
+            if mine and zlib.crc32(repr(values.mark(value)).encode()) == mark:
                 continue
-            own = _text(value)
+            own = values.text(value)
             if text is None or own is None:
                 found.append(f"{path} ({type(value).__qualname__})")
             elif own != text:
-                found.append(f"{path} ({_shown(value)}, was {shown})")
+                found.append(f"{path} ({values.shown(value)}, was {was})")
         return found
 
     def written(self) -> list[str]:
@@ -136,9 +127,9 @@ class Variables:
         left out."""
         covered, found = self._covered(), []
         for path, value in self._now():
-            held = [tensor for tensor in _tensors(value) if tensor.numel() > 1 and id(tensor) not in covered]
-            before, mark = self._before[path], _mark(value)
-            if held and id(value) not in covered and before != mark and _same_tensors(before, mark):
+            held = [tensor for tensor in values.tensors(value) if tensor.numel() > 1 and id(tensor) not in covered]
+            before, mark = self._before[path], values.mark(value)
+            if held and id(value) not in covered and before != mark and values.same_tensors(before, mark):
                 found.append(f"{path} ({type(value).__qualname__})")
         return found
 
@@ -150,7 +141,7 @@ class Variables:
                     if name in held:
                         yield label + name, held[name]
         for path, cell in self._bound:
-            if _is_filled(cell) and _is_of_interest("", cell.cell_contents):
+            if _is_filled(cell) and values.is_of_interest("", cell.cell_contents):
                 yield path, cell.cell_contents
 
 
@@ -166,7 +157,7 @@ def _saved_anyway() -> set[int]:
     ids = reached([*registered.known().values(), *_savers])
     for owner in found.stepped():
         ids.add(id(owner))
-        ids.update(map(id, _tensors(owner)))
+        ids.update(map(id, values.tensors(owner)))
         for group in owner.param_groups if isinstance(owner, torch.optim.Optimizer) else ():
             ids.update(map(id, group["params"]))
     for module in switched.left_out():
@@ -208,7 +199,7 @@ def reached(roots: Iterable[Any]) -> set[int]:
     for _ in range(6):
         below: list[Any] = []
         for part in level:
-            if id(part) in found or type(part) in _PLAIN or isinstance(part, (type, ModuleType)):
+            if id(part) in found or type(part) in PLAIN or isinstance(part, (type, ModuleType)):
                 continue
             if len(found) > 100_000:
                 return found
@@ -252,81 +243,3 @@ def _is_filled(cell: Any) -> bool:
         return bool(cell.cell_contents is not cell)
     except ValueError:
         return False
-
-
-# ---- values ---------------------------------------------------------------------------------------------------------
-
-
-def _is_of_interest(name: str, value: Any) -> bool:
-    kind = type(value)
-    if name.startswith("__"):
-        return False
-    return kind in _PLAIN or kind in _HOLDERS or isinstance(value, _WRITTEN) or generators.is_generator(value)
-
-
-def _is_users(value: Any) -> bool:
-    """An object of a class that the script brought."""
-    kind = type(value)
-    if isinstance(value, _NO_OBJECTS) or type(getattr(value, "__dict__", None)) is not dict:
-        return False
-    module = sys.modules.get(kind.__module__)
-    return module is not None and frames.is_users(getattr(module, "__file__", None) or "<none>", kind.__module__)
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, torch.nn.Module):
-        yield from islice(chain(value.parameters(), value.buffers()), _MOST_TENSORS)
-    elif type(value) in _HOLDERS:
-        items = value.values() if type(value) is dict else value
-        yield from (item for item in islice(items, _MOST_TENSORS) if isinstance(item, torch.Tensor))
-
-
-def _mark(value: Any) -> Any:
-    """Another one when the value is another one, in this process."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return repr(value)
-    written = [(id(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in _tensors(value)]
-    if written or isinstance(value, _WRITTEN):
-        return written
-    return _text(value)
-
-
-def _same_tensors(one: Any, other: Any) -> bool:
-    """Whether two marks are of the same tensors, and not of others under the same name."""
-    return type(one) is list and type(other) is list and [i for i, _ in one] == [i for i, _ in other]
-
-
-def _text(value: Any) -> str | None:
-    """Equal in another process exactly if the value is. None: not known."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return repr(value)
-    if generators.is_generator(value):
-        return f"{zlib.crc32(repr(generators.state_of(value)).encode()):08x}"
-    if isinstance(value, torch.Tensor):
-        if value.device.type != "cpu" or value.numel() > _SMALL or value.layout != torch.strided:
-            return None
-        return f"{value.dtype} {tuple(value.shape)} {zlib.crc32(repr(value.detach().tolist()).encode()):08x}"
-    if kind not in _HOLDERS or any(True for _ in _tensors(value)):
-        return None
-    return f"{kind.__name__} {len(value)} {zlib.crc32(repr(_last(value)).encode()):08x}"
-
-
-def _last(value: Any) -> list[Any]:
-    """Plain values among the last items of a list or dict: enough to tell whether it goes on alike."""
-    items: Any = value.items() if type(value) is dict else sorted(value, key=repr) if type(value) is set else value
-    if type(value) is dict:
-        return [pair for pair in islice(reversed(items), _LAST) if all(type(part) in _PLAIN for part in pair)]
-    return [item for item in islice(reversed(items), _LAST) if type(item) in _PLAIN]
-
-
-def _shown(value: Any) -> str:
-    if generators.is_generator(value):
-        return "another state"
-    if type(value) in _HOLDERS:
-        return f"{len(value)} entries"
-    text = repr(value) if type(value) in _PLAIN else type(value).__qualname__
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -67,6 +67,7 @@ class Session:
 
     def __init__(self, parts: WorkerParts, role: Message, init_journal: bytes | None = None) -> None:
         self.parts = parts
+        self.may_restart = parts.may_restart
         self.rank, self.world_size = parts.rank, parts.world_size
         self._settings = Settings.from_wire(role["job"]["config"], secret=parts.secret.decode())
         self.config = self._settings.config

@@ -97,12 +97,16 @@ def test_a_loss_of_the_script_s_own_is_repeated_too(run_cases: Callable[..., Any
         assert len(results[got][0]["recovered"]) >= 4
 
 
-def test_a_loop_that_cannot_be_resumed_trains_with_a_warning(run_cases: Callable[..., Any]) -> None:
-    """Before anything has happened; it goes without one where the script does what the warning advises."""
+def test_a_loop_that_cannot_be_resumed_is_refused_at_its_start(run_cases: Callable[..., Any]) -> None:
+    """It trains with a warning where the whole script may be restarted, and without one where the script does what the
+    warning advises."""
     base = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 3, "said": True}
-    warned, quiet = run_cases([{**base, "load": False}, {**base, "load": True}])
+    refused = {**base, "load": False, "may_restart": False, "may_fail": True}
+    warned, quiet, errors = run_cases([{**base, "load": False}, {**base, "load": True, "may_restart": False}, refused])
     for rank in range(2):
-        words = r"not called engine\.load_checkpoint\(\).*--max-restarts N.*client_state.*batches\("
+        words = r"training begins at .*worker\.py:\d+, .*first failure would end this job.*--max-restarts N.*batches\("
+        assert re.search(words, errors[rank]["error"])
+        words = r"not called engine\.load_checkpoint\(\).*--max-restarts\).*client_state.*batches\("
         assert re.search(words, " ".join(warned[rank]["said"]))
         assert quiet[rank]["said"] == []
         assert len(warned[rank]["losses"]) == len(quiet[rank]["losses"]) == 3

@@ -34,7 +34,7 @@ def script(steps: int, look: Callable[[int], Any]) -> Any:
     for number in range(1, steps + 1):
         loss = torch.full((2, 2), float(number))
         stopper.best, stopper.patience = min(stopper.best, 1 / number), number
-        losses.append(1.0)
+        losses.append(float(loss.sum()))
         window.append(number)
         noise.random()
         COUNT += 1
@@ -42,7 +42,7 @@ def script(steps: int, look: Callable[[int], Any]) -> Any:
             average.weight.add_(1)
             lookup["mean"] += 1
         found = look(number)
-    assert rate and name and loss is not None
+    assert rate and name
     return found
 
 
