@@ -56,6 +56,26 @@ def test_what_the_script_switches_stays_as_it_left_it(run_cases: Callable[..., A
         assert len(got[0]["recovered"]) >= 3
 
 
+def test_accumulation_that_the_script_changes_comes_back(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    case = {"unmodified": True, "stage": 1, "dtype": "fp32", "iterations": 5, "gas": 2, "switches": "resize"}
+    plan = [[2 + number // 2, number] for number in range(8)]
+    saved = str(tmp_path / "saved")
+    reference, *others, newcomers = run_cases(
+        [
+            {**case, "protected": False},
+            {**case, "plan": plan},
+            {**case, "plan": plan, "behind": 1},
+            {**case, "save_at": 4, "save_to": saved},
+            {**case, "resume_from": saved},
+        ]
+    )
+    for got in others:
+        same(reference, got)
+    assert len(others[0][0]["recovered"]) >= 3
+    for rank in range(2):
+        assert newcomers[rank]["digest"] == reference[rank]["digest"]
+
+
 def test_loop_by_steps_with_deepspeeds_loader_and_checkpoints(run_cases: Callable[..., Any], tmp_path: Path) -> None:
     case = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 8, "directory": str(tmp_path / "disk")}
     saved = str(tmp_path / "slot")
