@@ -243,7 +243,7 @@ def _mark(value: Any) -> Any:
         return repr(value) if len(value) <= MOST_ITEMS and _are_plain(value) else len(value)
     if kind is torch.Tensor:
         return -1 if value.is_inference() else value._version
-    return repr(generators.state_of(value)) if generators.is_generator(value) else None
+    return generators.digest(value) if generators.is_generator(value) else None
 
 
 def _taken(value: Any, *, share: bool = False) -> Any:

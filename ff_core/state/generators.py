@@ -6,6 +6,7 @@ torch's (of the CPU), NumPy's old and new ones, Python's.
 from __future__ import annotations
 
 import random
+import zlib
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ def state_of(generator: Any) -> Any:
     return _copied(generator.bit_generator.state)
 
 
+def digest(generator: Any) -> int:
+    """CRC32 of its state."""
+    return _digest(state_of(generator), 0)
+
+
 def set_state(generator: Any, state: Any) -> None:
     """Raises TypeError or ValueError if `state` is one of another kind of generator."""
     if isinstance(generator, torch.Generator):
@@ -46,6 +52,20 @@ def set_state(generator: Any, state: Any) -> None:
         generator.set_state(state)
     else:
         generator.bit_generator.state = state
+
+
+def _digest(state: Any, digest: int) -> int:
+    if isinstance(state, torch.Tensor):
+        return zlib.crc32(state.numpy().tobytes(), digest)
+    if np is not None and isinstance(state, np.ndarray):
+        return zlib.crc32(state.tobytes(), digest)
+    if isinstance(state, dict):
+        state = tuple(state.values())
+    if isinstance(state, tuple) and len(state) < 8:  # Python's own words are a longer one, of numbers only
+        for part in state:
+            digest = _digest(part, digest)
+        return digest
+    return zlib.crc32(repr(state).encode(), digest)
 
 
 def _copied(state: Any) -> Any:

@@ -75,7 +75,7 @@ def text(value: Any) -> str | None:
     if kind in PLAIN:
         return repr(value)
     if generators.is_generator(value):
-        return f"{zlib.crc32(repr(generators.state_of(value)).encode()):08x}"
+        return f"{generators.digest(value):08x}"
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu" or value.numel() > _SMALL or value.layout != torch.strided:
             return None

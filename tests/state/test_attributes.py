@@ -26,7 +26,7 @@ class Counting(nn.Module):
         self.calls = 0
         self.last = deque([0.5], maxlen=2)
         self.by_length: dict[int, int] = {}
-        self.noise = random.Random(5)
+        self.noise, self.torchs = random.Random(5), torch.Generator().manual_seed(5)
         self.config = SimpleNamespace(rate=0.5, name="tiny")
         self.hidden: torch.Tensor | None = None
         self.mean = torch.zeros(2)
@@ -35,7 +35,7 @@ class Counting(nn.Module):
         self.calls += 1
         self.last.append(float(x.sum()))
         self.by_length[len(x)] = self.by_length.get(len(x), 0) + 1
-        self.noise.random()
+        self.noise.random(), torch.rand(1, generator=self.torchs)
         self.config.rate *= 0.5
         self.hidden = x.sum(0)
         self.mean += 1
@@ -55,7 +55,7 @@ def remembered(model: Any) -> list[Any]:
     inner = model[0]
     tensors = [None if t is None else t.tolist() for t in (inner.hidden, inner.mean)]
     plain = inner.calls, list(inner.last), inner.last.maxlen, dict(inner.by_length), inner.config.rate, inner.drop.p
-    return [*plain, inner.noise.getstate(), getattr(inner, "late", None), *tensors]
+    return [*plain, inner.noise.getstate(), inner.torchs.get_state().tolist(), getattr(inner, "late", None), *tensors]
 
 
 def encoded(saved: dict[str, Any]) -> dict[str, Any]:
