@@ -47,7 +47,7 @@ class DeepSpeedAdapter:
         self.engine = engine
         self._rank, self._weights_edited = rank, weights_edited
         self.members = Members(engine.module)
-        self._buffers = Buffers(self.members)
+        self.buffers = Buffers(self.members)
         self._modes = Modes(self.members)
         self.attributes = Attributes(self.members)
         self._reset = Reset(engine)
@@ -61,9 +61,9 @@ class DeepSpeedAdapter:
 
     def tensors(self) -> list[TensorSpec]:
         moments.of(state_map.inner_optimizer(self.engine)).create()
-        self._buffers.begin()
+        self.buffers.begin()
         self.attributes.begin()
-        self._specs = state_map.declare(self.engine, self._buffers.changing, self._weights_edited)
+        self._specs = state_map.declare(self.engine, self.buffers.changing, self._weights_edited)
         return self._specs
 
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
@@ -87,7 +87,7 @@ class DeepSpeedAdapter:
         self.members.version_ends()
         return {
             "trainer": scalars.save(self.engine),
-            "buffers": self._buffers.save(),
+            "buffers": self.buffers.save(),
             "modes": self._modes.save(),
             "attributes": self.attributes.save(),
             "data": self.script.position(),
@@ -98,7 +98,7 @@ class DeepSpeedAdapter:
         self._modes.load(saved["modes"])
         self.attributes.load(saved["attributes"])
         scalars.load(self.engine, saved["trainer"])
-        self._buffers.load(saved["buffers"], self._from_peers)
+        self.buffers.load(saved["buffers"], self._from_peers)
         self._from_peers = {}
         self.script.restored(saved)
 

@@ -7,11 +7,15 @@ that version. In the exact loop, which finds its way by itself, it is what load_
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import codec, variables
+from ff_core.state import codec, frames, variables
+from ff_deepspeed import words
+
+log = logging.getLogger("ff_deepspeed")
 
 Answer = tuple[str | None, dict[str, Any] | None]
 
@@ -54,10 +58,18 @@ class ClientState:
         self._saved = _keep(global_steps, path, state)
         self._loaded = self._loaded or self._saved
 
-    @property
-    def is_loaded(self) -> bool:
-        """The script has called load_checkpoint()."""
-        return self._loaded is not None
+    def obstacle(self, may_restart: bool) -> str | None:
+        """When the training of an unmodified loop begins: why no replacement could find its place in it, None if one
+        could. What helps half of the way is a warning."""
+        if self._loaded is not None:
+            if _function is None:
+                log.warning("%s", words.NO_CLIENT_STATE)
+            return None
+        text = words.not_resumable(frames.line(), may_restart)
+        if not may_restart:
+            return text
+        log.warning("%s", text)
+        return None
 
     def save(self) -> dict[str, Any]:
         """For the scalars of a version."""

@@ -18,7 +18,7 @@ import torch
 from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_core.state import switched
 from ff_deepspeed import ambient, switches
-from ff_deepspeed.recording import Event, Forward, Record, Sealed
+from ff_deepspeed.recording import Backward, Event, Forward, Record, Sealed
 from ff_deepspeed.words import REMEDIES
 
 if TYPE_CHECKING:
@@ -90,11 +90,17 @@ class Redo:
         # The script goes on where it is. What it has set since stays as it left it, though the version had it
         # otherwise, and so had the calls that are made again.
         mine = event.switches if isinstance(event, Forward) else switches.take(adapter)
+        # An evaluation may have changed buffers: it is not made again. Forward and backward (where activations are
+        # computed again) were interrupted in the middle, and leave them half changed.
+        half = isinstance(event, (Forward, Backward))
+        buffers = {} if half else adapter.buffers.copy()
         with switched.kept():
             done = self._go_back(epoch, event)
-        if not done:  # what its forward passes have counted does not count
+        if not done or isinstance(event, Backward):
             mine.attributes = switches.take(adapter).attributes
         mine.put()
+        if done:
+            adapter.buffers.put(buffers)
         return done
 
     def _go_back(self, epoch: int, event: Event | None) -> bool:

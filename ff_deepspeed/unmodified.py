@@ -17,7 +17,6 @@ All this is the business of the thread that trains. Other threads may read the l
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,7 +24,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import frames
 from ff_deepspeed import ambient, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
@@ -34,8 +32,6 @@ from ff_deepspeed.redo import Redo
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
-
-log = logging.getLogger("ff_deepspeed")
 
 AT_LOADER, AT_FORWARD = "loader", "forward"
 
@@ -249,17 +245,12 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
-            if not self._p.client.is_loaded:
-                self._tell_not_resumable()
+            obstacle = self._p.client.obstacle(self._session.may_restart)
+            if obstacle is not None:
+                raise self._p.fail(UnsupportedError(obstacle))
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)
-
-    def _tell_not_resumable(self) -> None:
-        may_restart = self._session.may_restart
-        if not may_restart:
-            raise self._p.fail(UnsupportedError(words.not_resumable(frames.line(), may_restart)))
-        log.warning("%s", words.not_resumable(frames.line(), may_restart))
 
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""

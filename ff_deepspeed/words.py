@@ -23,6 +23,11 @@ _THE_END = (
     + REMEDIES[1:]
     + '. To train unprotected: "ff_failover": {"enabled": false}'
 )
+NO_CLIENT_STATE = (
+    "the script calls engine.load_checkpoint() before training, and has registered no client state: the replacement of "
+    "a rank that dies can be answered only right after the script has saved a checkpoint. Register "
+    "`ff_deepspeed.client_state(lambda: {...})` with what your script needs to go on, {} if it needs nothing"
+)
 MOVED_ON = (
     "another failure moved the job to another version after load_checkpoint() had been answered in this replacement: "
     "it ends, and is replaced itself"

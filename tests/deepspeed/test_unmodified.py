@@ -122,13 +122,17 @@ def test_a_loop_that_cannot_be_resumed_is_refused_at_its_start(run_cases: Callab
     warning advises."""
     base = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 3, "said": True}
     refused = {**base, "load": False, "may_restart": False, "may_fail": True}
-    warned, quiet, errors = run_cases([{**base, "load": False}, {**base, "load": True, "may_restart": False}, refused])
+    told = {**base, "client_state": False}
+    warned, quiet, errors, half = run_cases(
+        [{**base, "load": False}, {**base, "load": True, "may_restart": False}, refused, told]
+    )
     for rank in range(2):
         words = r"training begins at .*worker\.py:\d+, .*first failure would end this job.*--max-restarts N.*batches\("
         assert re.search(words, errors[rank]["error"])
         words = r"not called engine\.load_checkpoint\(\).*--max-restarts\).*client_state.*batches\("
         assert re.search(words, " ".join(warned[rank]["said"]))
         assert quiet[rank]["said"] == []
+        assert re.search(r"registered no client state.*client_state\(lambda", " ".join(half[rank]["said"]))
         assert len(warned[rank]["losses"]) == len(quiet[rank]["losses"]) == 3
 
 
