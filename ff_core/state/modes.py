@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Sized
 from itertools import chain
 from operator import attrgetter
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from ff_core.state.words import some_of
 
 _KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _HOOKS = attrgetter(*_KINDS)
-_OF_PARAMETER = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
+_OF_PARAMETER = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
 _MOST = 255  # a byte per count
 _TRAINING = attrgetter("training")
 
@@ -57,19 +58,24 @@ class Modes:
     def __init__(self, members: Members) -> None:
         self._members = members
 
-    def save(self) -> dict[str, bytes]:
-        """Per module a byte ("training") and four ("hooks"), per parameter one ("requires_grad") and two
-        ("parameter_hooks"), in torch's order."""
+    def save(self) -> dict[str, Any]:
+        """Per module a byte ("training") and four ("hooks"), per parameter one ("requires_grad"), in torch's order.
+
+        "parameter_hooks": of each kind, (number of the parameter, how many) of those that have some.
+        """
         modules = self._members.modules
         parameters = [parameter for _, parameter in self._members.parameters]
         return {
             "training": training_of(modules),
             "hooks": _hooks(modules),
             "requires_grad": trained(parameters),
-            "parameter_hooks": _counts([hooks or () for hooks in chain.from_iterable(map(_OF_PARAMETER, parameters))]),
+            "parameter_hooks": [
+                [(place, len(hooks)) for place, hooks in enumerate(map(held, parameters)) if hooks]
+                for held in _OF_PARAMETER
+            ],
         }
 
-    def load(self, saved: dict[str, bytes]) -> None:
+    def load(self, saved: dict[str, Any]) -> None:
         """Put `save()` back. Raises DifferenceError if the model has other modules, parameters or hooks by now."""
         self._members.look()
         modules = list(self._members.model.named_modules())
@@ -85,7 +91,8 @@ class Modes:
         set_trained(saved["requires_grad"], [parameter for _, parameter in parameters])
         now = self.save()
         other = [name or "the model itself" for name in _differing(modules, saved["hooks"], now["hooks"])]
-        other += _differing(parameters, saved["parameter_hooks"], now["parameter_hooks"])
+        for before, live in zip(saved["parameter_hooks"], now["parameter_hooks"], strict=True):
+            other += [parameters[place][0] for place, _ in sorted(set(before) ^ set(live))]
         if other:
             raise DifferenceError(
                 f"hooks on {some_of(other)} are not those of the restored version: register hooks before the training "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -19,10 +20,11 @@ PLAIN = frozenset({bool, int, float, str, type(None)})
 _HOLDERS = frozenset({list, tuple, deque, set, dict})
 _WRITTEN = (torch.Tensor, torch.nn.Module)
 _NO_OBJECTS = (*_WRITTEN, type, ModuleType, FunctionType, MethodType, partial)
-_MOST_TENSORS = 2000  # of one model or dict
+_MOST_TENSORS = 64  # of one model or dict: an average writes into all of them
 _SMALL = 4096  # elements of a tensor whose contents are compared
 _LAST = 32  # entries of a list whose contents are compared
 _SHOWN = 40  # characters of a value in a message
+_listed: weakref.WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]] = weakref.WeakKeyDictionary()
 
 
 def is_of_interest(name: str, value: Any) -> bool:
@@ -47,10 +49,18 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, torch.nn.Module):
-        yield from islice(chain(value.parameters(), value.buffers()), _MOST_TENSORS)
+        listed = _listed.get(value)
+        if listed is None:  # torch takes milliseconds for a large model
+            listed = _listed[value] = _spread(list(chain(value.parameters(), value.buffers())))
+        yield from listed
     elif type(value) in _HOLDERS:
         items = value.values() if type(value) is dict else value
         yield from (item for item in islice(items, _MOST_TENSORS) if isinstance(item, torch.Tensor))
+
+
+def _spread(tensors_of: list[torch.Tensor]) -> list[torch.Tensor]:
+    """At most so many, from begin to end."""
+    return tensors_of[:: -(-len(tensors_of) // _MOST_TENSORS) or 1]
 
 
 def mark(value: Any) -> Any:

@@ -56,7 +56,7 @@ class Variables:
     def begin(self) -> None:
         """Training begins: what is there now was made on the way to the loop, as a replacement makes it, too."""
         self._spaces, self._before, self._plain, self._bound = [], {}, {}, []
-        seen: set[int] = set()
+        seen = set(self._covered())
         with _running() as spaces:
             for label, held in spaces.items():
                 self._enter(label, held, None, seen, 0)
@@ -65,14 +65,15 @@ class Variables:
 
     def _enter(self, label: str, held: Space, owner: Space | None, seen: set[int], depth: int) -> None:
         room = _MOST_NAMES - len(self._before)
-        names = [name for name, value in list(held.items()) if values.is_of_interest(name, value)][:room]
+        items = [(name, value) for name, value in held.items() if not _is_in(seen, value)]
+        names = [name for name, value in items if values.is_of_interest(name, value)][:room]
         self._spaces.append((label, owner, names))
         for name in names:
             path, value = label + name, held[name]
             self._before[path] = values.mark(value)
             if type(value) in PLAIN:
                 self._plain[path] = value
-        for name, value in list(held.items()):
+        for name, value in items:
             if depth < _DEPTH and not name.startswith("__") and values.is_users_object(value) and id(value) not in seen:
                 seen.add(id(value))
                 self._enter(f"{label}{name}.", value.__dict__, value.__dict__, seen, depth + 1)
@@ -110,8 +111,7 @@ class Variables:
             if path not in now:
                 continue
             value = now[path]
-            held = list(values.tensors(value))
-            if id(value) in covered or (held and all(id(tensor) in covered for tensor in held)):
+            if _is_in(covered, value):
                 continue
             if mine and zlib.crc32(repr(values.mark(value)).encode()) == mark:
                 continue
@@ -143,6 +143,12 @@ class Variables:
         for path, cell in self._bound:
             if _is_filled(cell) and values.is_of_interest("", cell.cell_contents):
                 yield path, cell.cell_contents
+
+
+def _is_in(ids: set[int], value: Any) -> bool:
+    """Whether `value` is one of these, or has nothing but them."""
+    held = list(values.tensors(value))
+    return id(value) in ids or (bool(held) and all(id(tensor) in ids for tensor in held))
 
 
 _savers: list[Any] = []  # functions that save what they use
