@@ -261,6 +261,7 @@ class Sealed:
 
     ambient: Ambient
     switches: Switches
+    buffers: dict[str, torch.Tensor]
     client: dict[str, Any]
     data: dict[str, Any]
 

@@ -139,6 +139,7 @@ class Redo:
             if record.sealed is not None and record is not self.open:
                 record.sealed.ambient.put(engine)
                 record.sealed.switches.put()
+                self._p.adapter.buffers.put(record.sealed.buffers)
                 self._p.persist()
                 self._session.seal()
                 record.release()

@@ -295,7 +295,9 @@ class Unmodified:
             client = self._p.client.save()
             if inputs is not None:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)
-            record.sealed = Sealed(ambient.take(self._p.engine), switches.take(self._p.adapter), client, data)
+            adapter = self._p.adapter
+            around = ambient.take(self._p.engine), switches.take(adapter), adapter.buffers.copy()
+            record.sealed = Sealed(*around, client, data)
         self._p.persist()
         self._session.seal()
         record.release()

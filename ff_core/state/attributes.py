@@ -67,7 +67,8 @@ class Attributes:
         self._live: list[Any] = []  # what was there when it was looked at last
         self._start: dict[str, Any] = {}  # path -> value when training began, as _taken() gives it
         self._at_start: frozenset[str] = frozenset()
-        self._marks: dict[str, Any] = {}  # path -> what shows a change, of what can be written in place
+        self._in_place: dict[str, Any] = {}  # path -> value that can be written in place
+        self._marks: dict[str, Any] = {}  # path -> what shows that it was
         self._changed: dict[str, int] = {}  # path -> in how many versions it has changed, at most 2
         self._said = False
 
@@ -140,27 +141,44 @@ class Attributes:
     def _look(self) -> None:
         """Find what has changed since the last look."""
         if self._members.modules is not self._modules or list(map(len, self._dicts)) != self._lengths:
-            self._compare()
+            self._list_again()
             return
         live = [owner.get(name, _GONE) for owner, name in self._slots]
-        if not all(map(is_, live, self._live)) or any(
-            self._marks[path] != _mark(owner.get(name)) for path, (owner, name) in self._in_place
-        ):
-            self._compare()
+        written = [path for path, mark in self._marks.items() if mark != _mark(self._in_place[path])]
+        if not written and all(map(is_, live, self._live)):
+            return
+        pairs = zip(self._paths, self._live, live, strict=True)
+        exchanged = [(path, old, new) for path, old, new in pairs if old is not new]
+        self._live = live
+        gone = {path for path, _, _ in exchanged}
+        same = [(path, self._in_place[path], self._in_place[path]) for path in written if path not in gone]
+        for path, old, new in [*exchanged, *same]:
+            self._note(path, old, new)
+            self._mark(path, new)
 
-    def _compare(self) -> None:
-        before = dict(zip(self._paths, self._live, strict=True))
-        marks = self._marks
+    def _list_again(self) -> None:
+        before, marks = dict(zip(self._paths, self._live, strict=True)), self._marks
         self._list()
         now = dict(zip(self._paths, self._live, strict=True))
         for path in before.keys() | now.keys():
             old, new = before.get(path, _GONE), now.get(path, _GONE)
-            if old is new and marks.get(path) == self._marks.get(path):
-                continue
-            if old is not new and type(old) in _PLAIN and type(old) is type(new) and old == new:
-                continue
-            if _is_known(old) or _is_known(new):
-                self._changed[path] = min(self._changed.get(path, 0) + 1, 2)
+            if old is not new or marks.get(path) != self._marks.get(path):
+                self._note(path, old, new)
+
+    def _note(self, path: str, old: Any, new: Any) -> None:
+        """`path` has become `new`, or the same object was written in place."""
+        if old is not new and type(old) in _PLAIN and type(old) is type(new) and old == new:
+            return
+        if _is_known(old) or _is_known(new):
+            self._changed[path] = min(self._changed.get(path, 0) + 1, 2)
+
+    def _mark(self, path: str, value: Any) -> None:
+        mark = _mark(value)
+        if mark is None:
+            self._marks.pop(path, None)
+            self._in_place.pop(path, None)
+        else:
+            self._marks[path], self._in_place[path] = mark, value
 
     def _list(self) -> None:
         self._modules = self._members.modules
@@ -173,9 +191,9 @@ class Attributes:
         self._paths = [path for path, _, _ in found]
         self._slots = [(owner, name) for _, owner, name in found]
         self._live = [owner[name] for owner, name in self._slots]
-        places = zip(self._paths, self._slots, strict=True)
-        self._in_place = [(path, slot) for path, slot in places if _mark(slot[0][slot[1]]) is not None]
-        self._marks = {path: _mark(owner[name]) for path, (owner, name) in self._in_place}
+        self._marks, self._in_place = {}, {}
+        for path, value in zip(self._paths, self._live, strict=True):
+            self._mark(path, value)
         dicts = {id(owner): owner for owner in chain(map(vars, self._modules), (owner for owner, _ in self._slots))}
         self._dicts = list(dicts.values())
         self._lengths = list(map(len, self._dicts))

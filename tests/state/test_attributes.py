@@ -104,6 +104,18 @@ def test_a_copy_stays_what_it_was() -> None:
     assert remembered(model) == before
 
 
+def test_a_list_that_is_written_and_exchanged_is_seen_at_the_next_look() -> None:
+    model = nn.Sequential(Counting())
+    mine = of(model)
+    first = model[0].last
+    first.append(3.0)
+    model[0].last = deque([7.0], maxlen=2)
+    assert mine.save() == {"0.last": ["deque", [7.0], 2]}
+    model[0].last.append(8.0)
+    first.append(4.0)
+    assert mine.save() == {"0.last": ["deque", [7.0, 8.0], 2]}
+
+
 def test_a_large_tensor_is_a_cache_until_it_changes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attributes, "CACHE_BYTES", 4)
     model = nn.Sequential(Counting())
