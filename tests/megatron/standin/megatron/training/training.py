@@ -135,9 +135,7 @@ def train_step(
     update_successful, grad_norm, _ = optimizer.step()
     grad_norm = reduce_max_stat_across_model_parallel_group(-1.0 if grad_norm is None else float(grad_norm))
     if update_successful:
-        opt_param_scheduler.step(
-            increment=get_num_microbatches() * args.micro_batch_size * args.data_parallel_size
-        )
+        opt_param_scheduler.step(increment=get_num_microbatches() * args.micro_batch_size * args.data_parallel_size)
     loss_reduced = {}
     if mpu.is_pipeline_last_stage(ignore_virtual=True):
         value = torch.vstack([loss["lm loss"].view(-1) for loss in losses_reduced]).sum(dim=0)
