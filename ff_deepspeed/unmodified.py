@@ -39,6 +39,7 @@ log = logging.getLogger("ff_deepspeed")
 
 AT_LOADER, AT_FORWARD = "loader", "forward"
 
+
 class Unmodified:
     """The calls of one protected engine's script, from the first training forward on."""
 
