@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ff_core.contract.adapter import Held, Replicas, TensorSpec
 from ff_core.state import switched
+from ff_core.state.attributes import Attributes
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
@@ -19,6 +20,9 @@ from ff_deepspeed.reset import Reset
 
 class Script(Protocol):
     """What is known about the script that drives the engine: where in its data a version stands, its client state."""
+
+    repeats_script: bool
+    """Its code runs again in a survivor, from the begin of an iteration."""
 
     def position(self) -> dict[str, Any]: ...
 
@@ -43,17 +47,23 @@ class DeepSpeedAdapter:
         self.engine = engine
         self._rank, self._weights_edited = rank, weights_edited
         self.members = Members(engine.module)
-        self._buffers = Buffers(self.members)
+        self.buffers = Buffers(self.members)
         self._modes = Modes(self.members)
+        self.attributes = Attributes(self.members)
         self._reset = Reset(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)
 
+    @property
+    def repeats_script(self) -> bool:
+        return self.script.repeats_script
+
     def tensors(self) -> list[TensorSpec]:
         moments.of(state_map.inner_optimizer(self.engine)).create()
-        self._buffers.begin()
-        self._specs = state_map.declare(self.engine, self._buffers.changing, self._weights_edited)
+        self.buffers.begin()
+        self.attributes.begin()
+        self._specs = state_map.declare(self.engine, self.buffers.changing, self._weights_edited)
         return self._specs
 
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
@@ -77,16 +87,18 @@ class DeepSpeedAdapter:
         self.members.version_ends()
         return {
             "trainer": scalars.save(self.engine),
-            "buffers": self._buffers.save(),
+            "buffers": self.buffers.save(),
             "modes": self._modes.save(),
+            "attributes": self.attributes.save(),
             "data": self.script.position(),
             "client": self.script.client_state(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
         self._modes.load(saved["modes"])
+        self.attributes.load(saved["attributes"])
         scalars.load(self.engine, saved["trainer"])
-        self._buffers.load(saved["buffers"], self._from_peers)
+        self.buffers.load(saved["buffers"], self._from_peers)
         self._from_peers = {}
         self.script.restored(saved)
 

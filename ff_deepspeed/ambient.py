@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ff_core.state import codec, registered, rng
+from ff_deepspeed import scalars
 
 ENGINE = ("_is_gradient_accumulation_boundary", "inside_no_sync_ctxt")
 
@@ -25,6 +26,7 @@ class Ambient:
     registered: bytes | None
     groups: list[dict[str, Any]]
     engine: dict[str, Any]
+    sizes: dict[str, int]
     autocast: tuple[bool, torch.dtype]
 
     def put(self, engine: Any) -> None:
@@ -32,6 +34,7 @@ class Ambient:
             group.update(copy.deepcopy(values))
         for name, value in self.engine.items():
             setattr(engine, name, value)
+        scalars.set_sizes(engine, self.sizes)
         if self.registered is not None:
             registered.load(codec.decode(self.registered))
         rng.restore(self.rng)
@@ -49,5 +52,6 @@ def take(engine: Any) -> Ambient:
             for group in engine.basic_optimizer.param_groups
         ],
         {name: getattr(engine, name) for name in ENGINE},
+        scalars.sizes(engine),
         (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)),
     )

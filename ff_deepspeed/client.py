@@ -7,11 +7,15 @@ that version. In the exact loop, which finds its way by itself, it is what load_
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import codec
+from ff_core.state import codec, frames, variables
+from ff_deepspeed import words
+
+log = logging.getLogger("ff_deepspeed")
 
 Answer = tuple[str | None, dict[str, Any] | None]
 
@@ -28,6 +32,7 @@ def client_state(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     if not callable(function):
         raise UnsupportedError(f"client_state({function!r}): allowed: a function without arguments that returns a dict")
     _function = function
+    variables.saves(function)
     return function
 
 
@@ -53,10 +58,12 @@ class ClientState:
         self._saved = _keep(global_steps, path, state)
         self._loaded = self._loaded or self._saved
 
-    @property
-    def is_loaded(self) -> bool:
-        """The script has called load_checkpoint()."""
-        return self._loaded is not None
+    def begins(self, may_restart: bool) -> None:
+        """The training of an unmodified loop begins: warn if no replacement could find its place in it."""
+        if self._loaded is None:
+            log.warning("%s", words.not_resumable(frames.line(), may_restart))
+        elif _function is None:
+            log.warning("%s", words.NO_CLIENT_STATE)
 
     def save(self) -> dict[str, Any]:
         """For the scalars of a version."""

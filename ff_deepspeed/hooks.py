@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ff_core.errors import UnsupportedError
+from ff_core.state import optimizer_state
 from ff_core.worker import session
 from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
@@ -77,6 +78,7 @@ def _install_in_deepspeed() -> None:
         wrap(DeepSpeedEngine, name, guard.guarded_method(hook))
     for kind in (DeepSpeedCPUAdam, FusedAdam):
         wrap(kind, "__init__", _adam_init)
+    optimizer_state.know(cpu_adam)  # of one that no engine has
 
 
 def _init(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:

@@ -40,7 +40,7 @@ class ReplayableLoader:
 
     def __init__(self, loader: Iterable[Any], group: int, limit: int | None = None) -> None:
         self._source = Source(loader, lambda: iter(loader))
-        self._group = group
+        self.group = group
         self._limit = limit
         self._kept: dict[int, Kept] = {}
         self._copying = False
@@ -104,14 +104,14 @@ class ReplayableLoader:
 
     def _fetch_new(self) -> Kept:
         fetched: list[Any] = []
-        if self._limit is None or self._source.consumed // self._group < self._limit:
-            while len(fetched) < self._group:
+        if self._limit is None or self._source.consumed // self.group < self._limit:
+            while len(fetched) < self.group:
                 try:
                     fetched.append(self._source.next())
                 except StopIteration:
                     break
-        complete = len(fetched) == self._group
+        complete = len(fetched) == self.group
         if fetched and not complete:
-            log.info(DROPPED, len(fetched), self._group)
+            log.info(DROPPED, len(fetched), self.group)
         batches = fetched if complete else None
         return Kept(batches, rng.capture(), self._source.position(), batches_.marks(batches))

@@ -26,36 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
 from ff_core.state import rng
-from ff_deepspeed import scalars
+from ff_deepspeed import loop_words, scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
 
 log = logging.getLogger("ff_deepspeed")
-
-OUTSIDE = (
-    "a rank died while this one was outside `with ff_deepspeed.iteration():`, where it cannot go back to the "
-    "interrupted iteration. Move collectives that run between iterations (evaluation, logging, checkpoints) "
-    "inside the `with`, after engine.step()"
-)
-SWALLOWED = (
-    "iteration %d was interrupted because a rank has died, and the script has swallowed that: a bare `except:` or "
-    "`except BaseException:`. The iteration is repeated; let such a clause catch Exception only"
-)
-LEFT = (
-    "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. "
-    "Bound the loop with ff_deepspeed.batches(engine, loader, limit=...) instead: it waits until no rank needs to "
-    "go back"
-)
-BOUNDARY = (
-    "engine.set_gradient_accumulation_boundary() is called in an iteration of ff_deepspeed.batches(), with "
-    "gradient_accumulation_steps = {steps}. Whoever calls it counts micro-batches, as Accelerate's accumulate() does. "
-    "That count does not go back with an iteration that is repeated after a failure: the ranks would step at different "
-    "times. An item of batches() holds all micro-batches of one step, and DeepSpeed counts them itself: leave the call "
-    "out. With Accelerate write model.backward(loss) and model.step() for each micro-batch, in place of "
-    "accelerator.accumulate(model), accelerator.backward(loss) and optimizer.step()"
-)
 
 
 class Body:
@@ -75,6 +52,8 @@ class Loop:
 
     check_first: raises where batches() comes too late.
     """
+
+    repeats_script = True
 
     def __init__(self, protection: ProtectedEngine, check_first: Callable[[], None]) -> None:
         self._p = protection
@@ -142,6 +121,9 @@ class Loop:
 
     def _fetch(self, source: ReplayableLoader, item: int) -> list[Any] | None:
         """The item's micro-batches. None: the data is at its end, and every rank is through."""
+        steps = self._p.engine.gradient_accumulation_steps()
+        if steps != source.group:
+            raise self._p.fail(UnsupportedError(loop_words.RESIZED.format(before=source.group, now=steps)))
         batches = source.fetch(item)
         if batches is None:
             self._session.finish()
@@ -167,13 +149,13 @@ class Loop:
         """The script says whether a micro-batch is the last of its step. Raises UnsupportedError if it counts them."""
         steps = self._p.engine.gradient_accumulation_steps()
         if steps > 1 or not is_boundary:
-            raise self._p.fail(UnsupportedError(BOUNDARY.format(steps=steps)))
+            raise self._p.fail(UnsupportedError(loop_words.BOUNDARY.format(steps=steps)))
 
     def halted(self, body: Body) -> int | None:
         """The epoch of a halt that the body has not heard of, or has swallowed; None if there is none."""
         _, epoch = interrupted(self._session.check)
         if epoch is not None and self._session.version == body.version:
-            log.warning(SWALLOWED, body.version + 1)
+            log.warning(loop_words.SWALLOWED, body.version + 1)
         return epoch
 
     def _begin(self, call: int, source: ReplayableLoader) -> int:
@@ -205,7 +187,7 @@ class Loop:
         except FailoverInterrupt as caught:
             epoch = caught.epoch
         if epoch is not None:
-            raise self._p.fail(FailoverError(OUTSIDE))
+            raise self._p.fail(FailoverError(loop_words.OUTSIDE))
         return self._session.version
 
     def _end(self, body: Body) -> int | None:
@@ -249,7 +231,7 @@ class Loop:
             interrupt = caught.epoch
         if interrupt is not None:
             # Raising here would be lost: Python closes a generator where exceptions are only printed.
-            self._p.fail(FailoverError(LEFT))
+            self._p.fail(FailoverError(loop_words.LEFT))
 
     def _recover(self, epoch: int, source: ReplayableLoader) -> int:
         version = self._session.recover(FailoverInterrupt(epoch))
@@ -263,7 +245,7 @@ class Loop:
         position, self._restored = self._restored, None
         assert position is not None
         if position["call"] != self._call:
-            raise self._p.fail(FailoverError(OUTSIDE))
+            raise self._p.fail(FailoverError(loop_words.OUTSIDE))
         return position
 
 

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ff_core.state.modes import set_trained, set_training
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import boundary, matching
 from ff_deepspeed.ambient import Ambient
 from ff_deepspeed.outputs import Path, follow, leaves
+
+if TYPE_CHECKING:
+    from ff_deepspeed.switches import Switches
 
 
 class Event:
@@ -40,10 +42,10 @@ class Forward(Event):
     """engine(*args, **kwargs) in training. Its outputs are known by weak references, so as not to keep the graph."""
 
     def __init__(
-        self, original: Callable[..., Any], args: Any, kwargs: Any, modes: bytes, trains: bytes, ambient: Ambient
+        self, original: Callable[..., Any], args: Any, kwargs: Any, switches: Switches, ambient: Ambient
     ) -> None:
         self._original = original
-        self._modes, self._trains = modes, trains
+        self.switches = switches
         self._inputs = (batches_.share(args), batches_.share(kwargs))
         self._marks = batches_.marks(self._inputs)
         self._outputs: list[tuple[Path, weakref.ref[torch.Tensor]]] = []
@@ -70,8 +72,7 @@ class Forward(Event):
 
     def replay(self, engine: Any) -> None:
         args, kwargs = batches_.share(self._inputs)
-        set_training(self._modes, engine.module.modules())
-        set_trained(self._trains, engine.module.parameters())
+        self.switches.put()
         enabled, dtype = self.ambient.autocast
         with torch.autocast(engine.device.type, dtype=dtype, enabled=enabled):
             self.again = self._original(engine, *args, **kwargs)
@@ -259,6 +260,7 @@ class Sealed:
     """How an iteration ended: what belongs to its version besides the engine's state."""
 
     ambient: Ambient
+    switches: Switches
     client: dict[str, Any]
     data: dict[str, Any]
 

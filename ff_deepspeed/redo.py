@@ -17,9 +17,8 @@ import torch
 
 from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_core.state import switched
-from ff_core.state.modes import set_trained, set_training, trained, training_of
-from ff_deepspeed import ambient
-from ff_deepspeed.recording import Event, Forward, Record, Sealed
+from ff_deepspeed import ambient, switches
+from ff_deepspeed.recording import Backward, Event, Forward, Record, Sealed
 from ff_deepspeed.words import REMEDIES
 
 if TYPE_CHECKING:
@@ -87,8 +86,22 @@ class Redo:
     def _recover(self, epoch: int, event: Event | None) -> bool:
         """Back to a common version and forward again to where the script is, before `event`. False: the iteration is
         void."""
-        with switched.kept(), _switches_kept(self._p.engine.module):
-            return self._go_back(epoch, event)
+        adapter = self._p.adapter
+        # The script goes on where it is. What it has set since stays as it left it, though the version had it
+        # otherwise, and so had the calls that are made again.
+        mine = event.switches if isinstance(event, Forward) else switches.take(adapter)
+        # An evaluation may have changed buffers: it is not made again. Forward and backward (where activations are
+        # computed again) were interrupted in the middle, and leave them half changed.
+        half = isinstance(event, (Forward, Backward))
+        buffers = {} if half else adapter.buffers.copy()
+        with switched.kept():
+            done = self._go_back(epoch, event)
+        if not done or isinstance(event, Backward):
+            mine.attributes = switches.take(adapter).attributes
+        mine.put()
+        if done:
+            adapter.buffers.put(buffers)
+        return done
 
     def _go_back(self, epoch: int, event: Event | None) -> bool:
         obstacle = None if event is None else event.obstacle()
@@ -125,6 +138,7 @@ class Redo:
                 event.replay(engine)
             if record.sealed is not None and record is not self.open:
                 record.sealed.ambient.put(engine)
+                record.sealed.switches.put()
                 self._p.persist()
                 self._session.seal()
                 record.release()
@@ -152,37 +166,6 @@ class Redo:
             del self._records[newer]
         self.begin(version)
         self.void = True
-
-
-@contextmanager
-def buffers_kept(module: torch.nn.Module) -> Iterator[None]:
-    """A forward that does not count leaves nothing behind in the buffers of `module` (running means, counts)."""
-    before = [
-        (owner._buffers, name, buffer, buffer.clone())
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for owners, name, buffer, value in before:
-                buffer.copy_(value)
-                owners[name] = buffer
-
-
-@contextmanager
-def _switches_kept(module: torch.nn.Module) -> Iterator[None]:
-    """The script goes on where it is: what it has switched since (train and eval mode, requires_grad) stays as it left
-    it, though the version had it otherwise, and so had the calls that are made again."""
-    modules, parameters = list(module.modules()), list(module.parameters())
-    modes, trains = training_of(modules), trained(parameters)
-    try:
-        yield
-    finally:
-        set_training(modes, modules)
-        set_trained(trains, parameters)
 
 
 @contextmanager

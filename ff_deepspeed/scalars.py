@@ -17,6 +17,7 @@ from ff_deepspeed.state_map import inner_optimizer
 COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps", "_unmanaged_backward_count")
 FLAGS = ("_step_applied", "_global_grad_norm", "_is_gradient_accumulation_boundary")
 WRAPPER = ("overflow", "_global_grad_norm", "micro_step_id", "custom_loss_scaler", "external_loss_scale")
+SIZES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
@@ -24,6 +25,7 @@ def save(engine: Any) -> dict[str, Any]:
     inner = inner_optimizer(engine)
     return {
         "engine": _attributes(engine, COUNTERS + FLAGS),
+        "sizes": sizes(engine),
         "wrapper": _attributes(engine.optimizer, WRAPPER),
         "scaler": _attributes(_loss_scaler(engine), SCALER),
         "groups": optimizer_tensors.groups(inner),
@@ -36,6 +38,7 @@ def save(engine: Any) -> dict[str, Any]:
 def load(engine: Any, saved: dict[str, Any]) -> None:
     inner = inner_optimizer(engine)
     _set(engine, saved["engine"])
+    set_sizes(engine, saved["sizes"])
     _set(engine.optimizer, saved["wrapper"])
     _set(_loss_scaler(engine), saved["scaler"])
     optimizer_tensors.set_groups(inner, saved["groups"])
@@ -52,6 +55,15 @@ def counters(engine: Any) -> dict[str, int]:
 
 def set_counters(engine: Any, values: dict[str, int]) -> None:
     _set(engine, values)
+
+
+def sizes(engine: Any) -> dict[str, int]:
+    """Batch sizes and accumulation steps, which a script may change while it trains, for `set_sizes`."""
+    return _attributes(engine._config, SIZES)
+
+
+def set_sizes(engine: Any, values: dict[str, int]) -> None:
+    _set(engine._config, values)
 
 
 def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import found, switched
+from ff_core.state.attributes import Attributes
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, scalars, state_map, support
@@ -63,22 +64,24 @@ class SecondEngine:
         self._reset = Reset(engine)
         self._members = Members(engine.module)
         self._modes = Modes(self._members)
+        self._attributes = Attributes(self._members)
         switched.leave_out(engine)
 
     @functools.cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Once training begins: a checkpoint that the script loads before gives the optimizer other tensors."""
         engine = self._engine
+        self._attributes.begin()
         moments.of(state_map.inner_optimizer(engine)).create()
         specs = state_map.declare(engine, {name for name, _ in engine.module.named_buffers()}, weights_edited=True)
         return {spec.name: spec.tensor for spec in specs if not spec.name.startswith("frozen.")}
 
     def state_dict(self) -> dict[str, Any]:
-        """{"trainer", "modes", "tensors", "buffers"}; the tensors alias live ones."""
+        """{"trainer", "modes", "attributes", "tensors", "buffers"}; the tensors alias live ones."""
         buffers = self._members.version_ends().buffers
         tensors = self._tensors  # made here at the first time, the numbers with them
-        trainer, modes = scalars.save(self._engine), self._modes.save()
-        return {"trainer": trainer, "modes": modes, "tensors": tensors, "buffers": dict(buffers)}
+        switches = {"modes": self._modes.save(), "attributes": self._attributes.save()}
+        return {"trainer": scalars.save(self._engine), **switches, "tensors": tensors, "buffers": dict(buffers)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Forget the half-done iteration and put `state_dict()` back, tensors in place.
@@ -86,9 +89,11 @@ class SecondEngine:
         Raises FailoverError if this engine has other tensors.
         """
         self._reset.run()
+        tensors = self._tensors
         self._modes.load(saved["modes"])
+        self._attributes.load(saved["attributes"])
         buffers = dict(self._engine.module.named_buffers())
-        for live, values in ((self._tensors, saved["tensors"]), (buffers, saved["buffers"])):
+        for live, values in ((tensors, saved["tensors"]), (buffers, saved["buffers"])):
             shapes = {name: tuple(tensor.shape) for name, tensor in live.items()}
             if shapes != {name: tuple(value.shape) for name, value in values.items()}:
                 raise FailoverError("a second engine has other tensors than the dead rank's: the script built another")

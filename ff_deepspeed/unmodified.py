@@ -17,7 +17,6 @@ All this is the business of the thread that trains. Other threads may read the l
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,23 +24,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state.modes import trained, training_of
-from ff_deepspeed import ambient, words
+from ff_deepspeed import ambient, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
-from ff_deepspeed.redo import Redo, buffers_kept
+from ff_deepspeed.redo import Redo
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
-
-log = logging.getLogger("ff_deepspeed")
 
 AT_LOADER, AT_FORWARD = "loader", "forward"
 
 
 class Unmodified:
     """The calls of one protected engine's script, from the first training forward on."""
+
+    repeats_script = False
 
     def __init__(self, protection: ProtectedEngine) -> None:
         self._p = protection
@@ -94,23 +92,20 @@ class Unmodified:
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
         self._p.session.given(inputs)
-        members = self._p.adapter.members.look()
-        modes, trains = training_of(members.modules), trained(parameter for _, parameter in members.parameters)
-        event = Forward(original, args, kwargs, modes, trains, ambient.take(engine))
+        event = Forward(original, args, kwargs, switches.take(self._p.adapter), ambient.take(engine))
 
         def perform() -> Any:
             self._session.inject("forward")
             return original(engine, *args, **kwargs)
 
-        output = self._redo.make(perform, event, lambda: self._by_itself(original, args, kwargs))
-        event.made(output)
+        event.made(output := self._redo.make(perform, event, lambda: self._by_itself(original, args, kwargs)))
         if self._is_first and not self._feed.feeds:
             self._own.forward_over()
         return output
 
     def _by_itself(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """engine(...) in an iteration that does not count."""
-        with buffers_kept(self._p.engine.module):
+        with switches.unused(self._p.adapter):
             return original(self._p.engine, *args, **kwargs)
 
     def backward(self, original: Callable[..., Any], loss: torch.Tensor, kwargs: dict[str, Any]) -> Any:
@@ -250,8 +245,7 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
-            if not self._p.client.is_loaded:
-                log.warning("%s", words.NOT_RESUMABLE)
+            self._p.client.begins(self._session.may_restart)
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)
@@ -299,7 +293,7 @@ class Unmodified:
             client = self._p.client.save()
             if inputs is not None:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)
-            record.sealed = Sealed(ambient.take(self._p.engine), client, data)
+            record.sealed = Sealed(ambient.take(self._p.engine), switches.take(self._p.adapter), client, data)
         self._p.persist()
         self._session.seal()
         record.release()

@@ -7,12 +7,26 @@ REMEDIES = (
     "`ff_deepspeed.client_state(lambda: {...})` with what your script needs to go on; or change two lines: "
     "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
 )
-NOT_RESUMABLE = (
-    "training begins, and the script has not called engine.load_checkpoint(): the replacement of a rank that dies "
-    "after the first step would start from the beginning, which is refused. After a failure this job ends, or with "
-    "`fftrain run --max-restarts N` the whole script starts again, from the newest checkpoint if the script looks for "
-    "one. That is all there is where the loop is a library's, as that of Hugging Face's Trainer. With a loop of your "
-    "own: " + REMEDIES[0].lower() + REMEDIES[1:]
+_NOT_RESUMABLE = (
+    "training begins at {line}, and the script has not called engine.load_checkpoint(): the replacement of a rank that "
+    "dies after the first step would start from the beginning, which is refused. "
+)
+_RESTARTS = (
+    "After a failure the whole script starts again (--max-restarts), from its newest checkpoint if it looks for one. "
+    "With a loop of your own: " + REMEDIES[0].lower() + REMEDIES[1:]
+)
+_THE_END = (
+    "The first failure would end this job. Where the loop is a library's, as that of Hugging Face's Trainer, start the "
+    "job with `fftrain run --max-restarts N`: after a failure the whole script starts again, and goes on from its "
+    "newest checkpoint if it looks for one (`save_steps`, `resume_from_checkpoint`). With a loop of your own: "
+    + REMEDIES[0].lower()
+    + REMEDIES[1:]
+    + '. To train unprotected: "ff_failover": {"enabled": false}'
+)
+NO_CLIENT_STATE = (
+    "the script calls engine.load_checkpoint() before training, and has registered no client state: the replacement of "
+    "a rank that dies can be answered only right after the script has saved a checkpoint. Register "
+    "`ff_deepspeed.client_state(lambda: {...})` with what your script needs to go on, {} if it needs nothing"
 )
 MOVED_ON = (
     "another failure moved the job to another version after load_checkpoint() had been answered in this replacement: "
@@ -42,3 +56,8 @@ def not_repeatable(obstacle: str | None) -> str:
 
 def from_the_start(step: int) -> str:
     return f"this process replaces a dead rank at step {step}, but its script starts from the beginning. {REMEDIES}"
+
+
+def not_resumable(line: str, may_restart: bool) -> str:
+    """The loop that begins at `line` is not one in which a replacement finds its place."""
+    return _NOT_RESUMABLE.format(line=line) + (_RESTARTS if may_restart else _THE_END)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ff_core.contract.adapter import Replicas, TensorSpec
 from ff_core.state import peers, switched
+from ff_core.state.attributes import Attributes
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
@@ -34,6 +35,7 @@ class MegatronAdapter:
     """One model and optimizer. args, timers: Megatron's own.  loop: knows iteration and operation count."""
 
     name = "megatron"
+    repeats_script = True
     edits_remedy = (
         "Do it within the optimizer's step, to the masters: `part.optimizer.register_step_post_hook(...)` for each "
         "part of Megatron's optimizer, before train(). Or leave --ff-failover out to train unprotected"
@@ -56,6 +58,7 @@ class MegatronAdapter:
         self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
         self._buffers = Buffers(self._members)
         self._modes = Modes(self._members)
+        self._attributes = Attributes(self._members)
         self._golden = GoldenCounts(model)
         self._reset = Reset(model, optimizer, config, timers)
         self._redundancy = Redundancy(model)
@@ -67,6 +70,7 @@ class MegatronAdapter:
     def tensors(self) -> list[TensorSpec]:
         numbers = [optimizers.prepare(part) for part in optimizers.parts(self._optimizer)]
         self._buffers.begin()
+        self._attributes.begin()
         self._specs = state_map.declare(self._model, self._optimizer, numbers, self._redundancy)
         self._own_weights = own_weights(self._model, self._optimizer, self._specs)
         return self._specs
@@ -93,6 +97,7 @@ class MegatronAdapter:
             "golden": self._golden.save(),
             "buffers": self._buffers.save(),
             "modes": self._modes.save(),
+            "attributes": self._attributes.save(),
             "data": self._data.positions(),
             "place": self._loop.place(),
             "log": self._log.save(),
@@ -100,6 +105,7 @@ class MegatronAdapter:
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
         self._modes.load(saved["modes"])
+        self._attributes.load(saved["attributes"])
         scalars.load(self._args, self._optimizer, self._scheduler, saved["trainer"])
         self._golden.load(saved["golden"])
         self._buffers.load(saved["buffers"], {})

@@ -12,7 +12,7 @@
 | save_checkpoint                         | remembers the checkpoint; a final one is repeated after a failure |
 | training_log                            | after a failure it goes on with its sums; no line is written twice |
 | evaluate_and_print_results, print_datetime | at the end of pretrain they are repeated after a failure |
-| schedules.forward_step, backward_step   | points of injected faults |
+| schedules.forward_step, backward_step   | points of injected faults; the loss of a micro-batch is noted |
 
 All of these are looked up in their module whenever they are called. Arguments are bound by name, because signatures
 differ between versions. Without --ff-failover Megatron's own code runs.
@@ -20,7 +20,6 @@ differ between versions. Without --ff-failover Megatron's own code runs.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import sys
@@ -70,8 +69,8 @@ def _install_in_megatron() -> None:
     for name, hook in _OF_PROTECTED.items():
         wrap(training, name, guard.guarded(hook))
     schedules = importlib.import_module("megatron.core.pipeline_parallel.schedules")
-    for at in ("forward", "backward"):
-        wrap(schedules, f"{at}_step", guard.guarded(functools.partial(_point, at)))
+    wrap(schedules, "forward_step", guard.guarded(_forward_step))
+    wrap(schedules, "backward_step", guard.guarded(_backward_step))
 
 
 def _bind(function: Callable[..., Any], args: Any, kwargs: Any) -> inspect.BoundArguments:
@@ -152,10 +151,25 @@ def _after(found: Protection, original: Original, *args: Any, **kwargs: Any) -> 
     return found.loop.after(lambda: original(*args, **kwargs))
 
 
-def _point(at: str, found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
+def _forward_step(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     if found.session.training:
-        found.session.inject(at)
+        found.session.inject("forward")
     return original(*args, **kwargs)
+
+
+def _backward_step(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
+    if found.session.training:
+        given = _bind(original, args, kwargs).arguments
+        output, gradient = _first(given["output_tensor"]), _first(given["output_tensor_grad"])
+        if gradient is None and output is not None:  # the last stage: its output is the loss
+            found.session.loss(output)
+        found.session.inject("backward")
+    return original(*args, **kwargs)
+
+
+def _first(value: Any) -> Any:
+    """Megatron gives one tensor, or a list of one."""
+    return value[0] if isinstance(value, list) else value
 
 
 _OF_PROTECTED = {

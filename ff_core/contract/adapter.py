@@ -59,6 +59,10 @@ class TrainerAdapter(Protocol):
     edits_remedy: str
     """A sentence for who writes weights outside of the optimizer step: what to do instead."""
 
+    @property
+    def repeats_script(self) -> bool:
+        """In a survivor the script's own code runs again after a failure, from the begin of an iteration."""
+
     def tensors(self) -> list[TensorSpec]:
         """All persistent tensors. Called once, at start of training, when every tensor exists (moments included)."""
 

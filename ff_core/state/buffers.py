@@ -55,6 +55,17 @@ class Buffers:
             "constant": {name: crc for name, crc in self._checksums.items() if name not in self.changing},
         }
 
+    def copy(self) -> dict[str, torch.Tensor]:
+        """name -> copy, of those that change."""
+        self._members.look()
+        return {name: tensor.clone() for name, tensor in self.save()["changing"].items()}
+
+    def put(self, values: dict[str, torch.Tensor]) -> None:
+        """Put `copy()` back, in the same process."""
+        live = dict(self._module.named_buffers())
+        for name, value in values.items():
+            self._put(name, live.get(name), value)
+
     def load(self, saved: dict[str, Any], from_peers: dict[str, torch.Tensor]) -> None:
         """Put `save()` back.
 

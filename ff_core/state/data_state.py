@@ -7,7 +7,6 @@ version there is a checksum: a replacement has the same, or is refused.
 
 from __future__ import annotations
 
-import random
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import reach
+from ff_core.state import generators, reach
 
 try:
     import numpy as np
@@ -64,7 +63,8 @@ def begun(loader: Any) -> dict[str, Any]:
             changed[path] = taken
         else:
             many[path] = now
-    return {"generators": [state_of(found) for found in _generators(loader)], "changed": changed, "many": many}
+    states = [generators.state_of(found) for found in _generators(loader)]
+    return {"generators": states, "changed": changed, "many": many}
 
 
 def put(loader: Any, saved: dict[str, Any]) -> None:
@@ -92,39 +92,16 @@ def put(loader: Any, saved: dict[str, Any]) -> None:
 
 
 def _generators(loader: Any) -> list[Any]:
-    return [part for _, part in reach.objects(loader) if reach.is_generator(part)]
-
-
-def state_of(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, np.random.RandomState):
-        return generator.get_state()
-    return _copied(generator.bit_generator.state)
+    return [part for _, part in reach.objects(loader) if generators.is_generator(part)]
 
 
 def _set_state(generator: Any, state: Any) -> None:
     try:
-        if isinstance(generator, torch.Generator):
-            generator.set_state(state)
-        elif isinstance(generator, random.Random):
-            generator.setstate(state)
-        elif isinstance(generator, np.random.RandomState):
-            generator.set_state(state)
-        else:
-            generator.bit_generator.state = state
+        generators.set_state(generator, state)
     except (TypeError, ValueError) as error:
         raise UnsupportedError(
             f"a data loader has a {type(generator).__qualname__} where the dead rank's had another generator: {error}"
         ) from error
-
-
-def _copied(state: Any) -> Any:
-    if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
-    return state.copy() if np is not None and isinstance(state, np.ndarray) else state
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

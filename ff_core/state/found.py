@@ -20,18 +20,16 @@ when it first steps.
 from __future__ import annotations
 
 import functools
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import codec
+from ff_core.state import codec, frames
 from ff_core.state.optimizer_state import OptimizerState
 from ff_core.units import format_bytes
 
@@ -97,6 +95,12 @@ def framework_steps() -> Iterator[None]:
 def collect() -> dict[str, Any]:
     """name -> state of everything found so far."""
     return {name: obj.state_dict() for name, obj in _stepped.items()}
+
+
+def stepped() -> list[Any]:
+    """Every object found so far."""
+    objects = [obj.optimizer if isinstance(obj, OptimizerState) else obj for obj in _stepped.values()]
+    return [*objects, *_parts]
 
 
 def hyperparameters() -> list[Mapping[str, Any]]:
@@ -227,19 +231,10 @@ def _refuse_if_large(name: str, size: int) -> None:
 
 def _refusal(name: str, reason: str) -> str:
     return (
-        f"{script_line()}: a {name} is stepped, which FFTrainer neither knows nor can save by itself: {reason}. "
+        f"{frames.line()}: a {name} is stepped, which FFTrainer neither knows nor can save by itself: {reason}. "
         "Register an object that saves all of it: ff_core.register_state(NAME, obj) with state_dict() and "
         "load_state_dict(), before the training loop"
     )
-
-
-def script_line() -> str:
-    """Where the script is: the innermost frame outside of torch and of this package."""
-    frame: FrameType | None = sys._getframe(1)
-    ours = ("ff_core", "ff_deepspeed", "deepspeed", "torch", "contextlib", "functools")
-    while frame is not None and frame.f_globals.get("__name__", "").split(".", 1)[0] in ours:
-        frame = frame.f_back
-    return "the script" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _type(obj: Any) -> str:

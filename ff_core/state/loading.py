@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from ff_core.state import data_state, reach
+from ff_core.state import data_state, generators, reach
 
 try:
     import numpy as np
@@ -91,13 +91,13 @@ class Watch:
         places = data_state.numbers(self._root, _MOST_ITEMS)
         self._places = [place for place in places if type(data_state.value_of(*place[1:])) in (int, float)]
         objects = list(reach.objects(self._root, _MOST_ITEMS))
-        self._generators = [(path, part) for path, part in objects if reach.is_generator(part)]
+        self._generators = [(path, part) for path, part in objects if generators.is_generator(part)]
         return MANY if len(objects) > reach.MOST else None
 
     def _all(self) -> dict[str, int]:
         found = {path: _of_number(owner, name) for path, owner, name in data_state.numbers(self._root, _MOST_ITEMS)}
         parts = reach.objects(self._root, _MOST_ITEMS)
-        return {**found, **{path: _of_generator(part) for path, part in parts if reach.is_generator(part)}}
+        return {**found, **{path: _of_generator(part) for path, part in parts if generators.is_generator(part)}}
 
     def _small(self) -> dict[str, int]:
         found = {path: _of_number(owner, name) for path, owner, name in self._places}
@@ -184,7 +184,7 @@ def _of_number(owner: Any, name: str) -> int:
 
 
 def _of_generator(part: Any) -> int:
-    return data_state.checksum(data_state.state_of(part))
+    return generators.digest(part)
 
 
 def _random_states() -> list[Any]:

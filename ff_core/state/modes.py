@@ -10,9 +10,10 @@ done what the script switched on its way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from itertools import chain
 from operator import attrgetter
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from ff_core.state.words import some_of
 
 _KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _HOOKS = attrgetter(*_KINDS)
+_OF_PARAMETER = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
 _MOST = 255  # a byte per count
 _TRAINING = attrgetter("training")
 
@@ -56,18 +58,26 @@ class Modes:
     def __init__(self, members: Members) -> None:
         self._members = members
 
-    def save(self) -> dict[str, bytes]:
-        """Per module a byte ("training") and four ("hooks"), per parameter a byte
-        ("requires_grad"), in torch's order."""
+    def save(self) -> dict[str, Any]:
+        """Per module a byte ("training") and four ("hooks"), per parameter one ("requires_grad"), in torch's order.
+
+        "parameter_hooks": of each kind, (number of the parameter, how many) of those that have some.
+        """
         modules = self._members.modules
+        parameters = [parameter for _, parameter in self._members.parameters]
         return {
             "training": training_of(modules),
             "hooks": _hooks(modules),
-            "requires_grad": trained(parameter for _, parameter in self._members.parameters),
+            "requires_grad": trained(parameters),
+            "parameter_hooks": [
+                [(place, len(hooks)) for place, hooks in enumerate(map(held, parameters)) if hooks]
+                for held in _OF_PARAMETER
+            ],
         }
 
-    def load(self, saved: dict[str, bytes]) -> None:
+    def load(self, saved: dict[str, Any]) -> None:
         """Put `save()` back. Raises DifferenceError if the model has other modules, parameters or hooks by now."""
+        self._members.look()
         modules = list(self._members.model.named_modules())
         parameters = list(self._members.model.named_parameters())
         for kind, found in (("training", modules), ("requires_grad", parameters)):
@@ -79,14 +89,10 @@ class Modes:
                 )
         set_training(saved["training"], [module for _, module in modules])
         set_trained(saved["requires_grad"], [parameter for _, parameter in parameters])
-        before, now = saved["hooks"], _hooks([module for _, module in modules])
-        places = range(0, len(before), len(_KINDS))
-        pairs = zip(modules, places, strict=True)
-        other = [
-            name or "the model itself"
-            for (name, _), place in pairs
-            if before[place : place + len(_KINDS)] != now[place : place + len(_KINDS)]
-        ]
+        now = self.save()
+        other = [name or "the model itself" for name in _differing(modules, saved["hooks"], now["hooks"])]
+        for before, live in zip(saved["parameter_hooks"], now["parameter_hooks"], strict=True):
+            other += [parameters[place][0] for place, _ in sorted(set(before) ^ set(live))]
         if other:
             raise DifferenceError(
                 f"hooks on {some_of(other)} are not those of the restored version: register hooks before the training "
@@ -94,9 +100,21 @@ class Modes:
             )
 
 
+def _differing(named: Sequence[tuple[str, object]], before: bytes, now: bytes) -> list[str]:
+    """Names of those that have other bytes now. Each has as many."""
+    size = len(before) // max(len(named), 1)
+    places = range(0, len(before), max(size, 1))
+    pairs = zip(named, places, strict=True)
+    return [name for (name, _), place in pairs if before[place : place + size] != now[place : place + size]]
+
+
 def _hooks(modules: Sequence[torch.nn.Module]) -> bytes:
     """How many hooks of each kind the first module has, then the second, ..."""
-    counts = list(map(len, chain.from_iterable(map(_HOOKS, modules))))
+    return _counts(list(chain.from_iterable(map(_HOOKS, modules))))
+
+
+def _counts(held: Sequence[Sized]) -> bytes:
+    counts = list(map(len, held))
     try:
         return bytes(counts)
     except ValueError:

@@ -1,12 +1,30 @@
-"""An optimizer's whole state: what its state_dict() holds, and the parameters that it steps."""
+"""An optimizer's whole state: what its state_dict() holds, what it has besides, and the parameters that it steps."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from ff_core.errors import FailoverError
+from ff_core.state.optimizer_attributes import Numbers
+
+
+class Hidden(Protocol):
+    """State of some classes that only a framework's adapter can read, such as what is in C++. None for all others."""
+
+    def save(self, optimizer: Any, /) -> Any: ...
+
+    def restore(self, optimizer: Any, saved: Any, /) -> None: ...
+
+
+_hidden: Hidden | None = None
+
+
+def know(hidden: Hidden) -> None:
+    """From now on `hidden` is saved and put back with each OptimizerState."""
+    global _hidden
+    _hidden = hidden
 
 
 class OptimizerState:
@@ -15,11 +33,14 @@ class OptimizerState:
     def __init__(self, optimizer: torch.optim.Optimizer, name: str) -> None:
         self.optimizer = optimizer
         self._name = name
+        self._numbers = Numbers(optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """{"optimizer": its state_dict(), "parameters": values in the order of its groups, "requires_grad": a byte for
-        each}. Aliases live tensors."""
+        """{"optimizer": its state_dict(), "attributes": numbers there that have changed, "hidden": see `Hidden`,
+        "parameters": values in the order of its groups, "requires_grad": a byte for each}. Aliases live tensors."""
         return {
+            "attributes": self._numbers.save(),
+            "hidden": None if _hidden is None else _hidden.save(self.optimizer),
             "optimizer": self.optimizer.state_dict(),
             "parameters": [p.detach() for p in self._parameters()],
             "requires_grad": bytes(p.requires_grad for p in self._parameters()),
@@ -41,6 +62,9 @@ class OptimizerState:
                 p.grad = None
                 p.requires_grad_(bool(trains))  # a script may have been interrupted while it was off
         self.optimizer.load_state_dict(saved["optimizer"])
+        self._numbers.load(saved["attributes"])
+        if _hidden is not None:
+            _hidden.restore(self.optimizer, saved["hidden"])
 
     def _parameters(self) -> Any:
         return (p for group in self.optimizer.param_groups for p in group["params"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -22,18 +22,11 @@ from ff_core.errors import UnsupportedError
 from ff_core.state import codec
 from ff_core.state import optimizer_attributes as attributes
 from ff_core.state import optimizer_tensors as held
+from ff_core.state.optimizer_state import Hidden
 
 STEPS = 3
 LARGEST = 256  # elements of the small parameter in each dimension: some classes treat small matrices in another way
 _OWN = (bool, int, float, str)  # what an optimizer may have noted at a parameter
-
-
-class Hidden(Protocol):
-    """State of some classes that a special map knows, such as what is in C++. Nothing for all others."""
-
-    def save(self, optimizer: Any, /) -> Any: ...
-
-    def restore(self, optimizer: Any, saved: Any, /) -> None: ...
 
 
 @dataclass(frozen=True)

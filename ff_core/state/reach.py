@@ -7,7 +7,6 @@ the random generators among the global names that the functions and classes of a
 from __future__ import annotations
 
 import functools
-import random
 import types
 from collections import deque
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from itertools import islice
 from typing import Any
 
 import torch
+
+from ff_core.state.generators import is_generator
 
 try:
     import numpy as np
@@ -46,15 +47,6 @@ def objects(loader: Any, items: int = MOST) -> Iterator[tuple[str, Any]]:
             if not is_generator(part):
                 below += [(f"{path}.{name}" if path else name, value) for name, value in _parts(part, items)]
         level = below
-
-
-def is_generator(part: Any) -> bool:
-    """Whether `part` draws random numbers: torch's (of the CPU), NumPy's or Python's."""
-    if isinstance(part, torch.Generator):
-        return part.device.type == "cpu"
-    if isinstance(part, random.Random):
-        return not isinstance(part, random.SystemRandom)
-    return np is not None and isinstance(part, (np.random.Generator, np.random.RandomState))
 
 
 def attributes(part: Any) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from ff_core.errors import DifferenceError
-from ff_core.state.found import script_line
+from ff_core.state import frames
 from ff_core.state.modes import set_training, training_of
+from ff_core.state.words import some_of
 
 PERMANENT = (
     "the dead rank's script had switched models that no engine has to train or eval mode in its training loop: {what}. "
@@ -72,6 +73,12 @@ def leave_out(model: torch.nn.Module) -> None:
     _protected.append(weakref.ref(model))
 
 
+def left_out() -> list[torch.nn.Module]:
+    """What leave_out() was called with, and the models of the engines among it."""
+    roots = [root for root in (ref() for ref in _protected) if root is not None]
+    return [part for root in roots for part in root.modules()]
+
+
 def begin() -> None:
     """Training begins: what is switched from now on counts."""
     global _noticing
@@ -100,7 +107,7 @@ def load(saved: dict[str, Any]) -> None:
     if saved["process"] != _process:
         wrong = [words for words, modes, before in saved["models"].values() if modes != before]
         if wrong:
-            raise DifferenceError(PERMANENT.format(what=", ".join(wrong[:3])))
+            raise DifferenceError(PERMANENT.format(what=some_of(wrong)))
 
 
 @contextmanager
@@ -121,5 +128,5 @@ def _notice(model: torch.nn.Module) -> None:
     for root in (ref() for ref in _protected):
         if root is not None and any(part is model for part in root.modules()):
             return
-    words = f"a {type(model).__qualname__} ({script_line()})"
+    words = f"a {type(model).__qualname__} ({frames.line()})"
     _switched[next(_numbers)] = _Switched(weakref.ref(model), words, training_of(model.modules()))

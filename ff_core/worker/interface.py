@@ -36,6 +36,10 @@ class AdapterSession(Protocol):
         """Number of ranks."""
 
     @property
+    def may_restart(self) -> bool:
+        """The whole script is started again if a rank cannot be replaced (--max-restarts)."""
+
+    @property
     def config(self) -> FailoverConfig:
         """The job's settings; final once training has started."""
 

@@ -20,6 +20,7 @@ class WorkerParts:
     """One rank's place in the job, and what it talks through.
 
     rank, world_size: as torch counts them.  ranks_per_node: of every node.  secret: of the job, for data connections.
+    may_restart: when a rank cannot be replaced, the whole script is started again (--max-restarts).
     link: to the agent; what the training thread waits for arrives in the inbox.
     page, notify_fd: shared with the agent: the status page, and the eventfd that says "look at it".
     """
@@ -27,6 +28,7 @@ class WorkerParts:
     rank: int
     world_size: int
     ranks_per_node: int
+    may_restart: bool
     secret: bytes
     link: WorkerLink
     inbox: Inbox
@@ -43,6 +45,7 @@ class WorkerParts:
             rank=role["rank"],
             world_size=role["world_size"],
             ranks_per_node=role["job"]["nproc_per_node"],
+            may_restart=role["job"]["max_restarts"] > 0,
             secret=role["secret"],
             link=link,
             inbox=inbox,

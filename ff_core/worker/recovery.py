@@ -8,13 +8,16 @@ A later halt interrupts any of it; then it starts over.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ff_core.contract.schedule import CopySchedule
 from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt, ProtocolError
+from ff_core.state import variables
 from ff_core.state.device import wait_until_idle
+from ff_core.state.words import some_of
 from ff_core.worker import scalars
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.replicator import Replicator
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry
     from ff_core.config.schema import FailoverConfig
     from ff_core.contract.adapter import TrainerAdapter
+
+log = logging.getLogger("ff_core")
+_MOST_VARIABLES = 8  # that are named
 
 
 class Recovery:
@@ -96,6 +102,8 @@ class Recovery:
         replicator.wait_rebuilt()  # before anybody hears that this rank is whole
         clock.append(time.perf_counter())
         scalars.load(self._adapter, saved)
+        if newcomer or self._adapter.repeats_script:
+            self._tell_others(version, saved["variables"])
         replicator.connect(message["holders"], epoch)
         self._schedule.begin_epoch(version, message["interval"])
         self._fence.resume(version, replicator.recommit)
@@ -108,6 +116,12 @@ class Recovery:
             timings={name: b - a for name, a, b in zip(names, clock, clock[1:], strict=False)},
         )
         return version
+
+    def _tell_others(self, version: int, saved: dict[str, Any]) -> None:
+        what = variables.of_process.differing(saved)
+        if what:
+            words = variables.OTHERS.format(rank=self._rank, version=version, what=some_of(what, most=_MOST_VARIABLES))
+            log.warning("%s%s", words, variables.REMEDY)
 
     def _restore(self, verdict: Verdict) -> int:
         """The live tensors are those of the verdict's version. Returns the bytes that were read from the slot."""

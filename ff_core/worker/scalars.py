@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ff_core.state import codec, registered, rng, switched
+from ff_core.state import codec, registered, rng, switched, variables
 
 if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry
@@ -18,6 +18,7 @@ def take(adapter: TrainerAdapter, registry: GroupRegistry) -> codec.Encoding:
             "adapter": adapter.scalars(),
             "registered": registered.collect(),
             "switched": switched.collect(),
+            "variables": variables.of_process.save(),
             "rng": rng.capture(),
             "late_groups": registry.late_groups(),
         },

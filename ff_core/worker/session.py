@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.config.settings import ALL_FIELDS, LAUNCH_FIELDS, SCRIPT, Settings
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
-from ff_core.state import found, switched
+from ff_core.state import found, switched, variables
 from ff_core.state.razor import Plan, make_plan
 from ff_core.worker import garbage, scalars
 from ff_core.worker.parts import WorkerParts
@@ -67,6 +67,7 @@ class Session:
 
     def __init__(self, parts: WorkerParts, role: Message, init_journal: bytes | None = None) -> None:
         self.parts = parts
+        self.may_restart = parts.may_restart
         self.rank, self.world_size = parts.rank, parts.world_size
         self._settings = Settings.from_wire(role["job"]["config"], secret=parts.secret.decode())
         self.config = self._settings.config
@@ -163,6 +164,7 @@ class Session:
             journal = self.groups.freeze_journal([*(spec.tensor for spec in plan.specs), *replicas])
             if self.is_newcomer:
                 self.until_joined.close()
+                variables.of_process.begin()
                 first = self._verdicts.next(newcomer=True)
                 self._open(adapter, plan, first.fds).join(first)
                 found.begin()
@@ -172,6 +174,7 @@ class Session:
         return self.version
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
+        variables.of_process.begin()
         found.begin()
         switched.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from ff_core.contract.schedule import CopySchedule
 from ff_core.copy import transports
 from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import found, hyperparameters, inputs
+from ff_core.state import found, hyperparameters, inputs, variables
 from ff_core.state.device import device_of
 from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from ff_core.contract.messages import Message
     from ff_core.copy.arena import Arena
     from ff_core.state.codec import Encoding
+
+log = logging.getLogger("ff_core")
+_TOLD_IN = 2  # the version in which the script is told what it writes
 
 
 class Training:
@@ -185,6 +189,10 @@ class Training:
         if self._is_complete:
             return
         self._arriving = scalars.take(self._adapter, self._registry)
+        if fence.version == _TOLD_IN and self._parts.rank == 0:
+            written = variables.of_process.written()
+            if written:
+                log.warning("%s%s", variables.WRITTEN.format(what=some_of(written)), variables.REMEDY)
         if self._config.weights_edited:
             fence.unless_halted(lambda: self._copy(fence.version))
         self.settle()

@@ -66,6 +66,7 @@ class FakeSession:
         self.rank, self.world_size, self.epoch, self.version = rank, world_size, interrupter.epoch, -1
         self.sealed = -1
         self.adapter: Any = None
+        self.may_restart = True
         self.config = FailoverConfig.from_dict({"enabled": True, **config})
         self.is_newcomer = saved is not None
         self.slots: dict[int, dict[str, Any]] = {}

@@ -48,18 +48,23 @@ def weight(how: str | None, engine: Any) -> float:
     return 1 - 0.5 ** (engine.global_steps + 1) if how == "engine" else count.next()
 
 
-def switch(engine: Any, x: torch.Tensor, it_does: bool) -> None:
-    """What a loop does between two steps: an evaluation with collectives, and a layer that is frozen for one step."""
-    if not it_does:
+def switch(engine: Any, x: torch.Tensor, how: str | bool) -> None:
+    """What a loop does between two steps: an evaluation with collectives, a layer that is frozen for one step, another
+    dropout rate.  how: "resize": another number of accumulation steps, once."""
+    if how == "resize" and engine.global_steps == 2 and engine.gradient_accumulation_steps() == 2:
+        engine.set_train_batch_size(engine.train_batch_size() // 2)
+    if how is not True:
         return
     engine.eval()
     for _ in range(2):
         with torch.no_grad():
+            engine.module.norm.running_mean.add_(0.25)  # an evaluation that leaves something in a buffer
             metric = engine.module.outer(engine.module.drop(engine.module.inner(x))).sum()
         torch.distributed.all_reduce(metric)
     assert not engine.module.drop.training, "the script has left it in evaluation"
     engine.train()
     engine.module.norm.eval()
+    engine.module.drop.p = 0.1 + 0.2 * (engine.global_steps % 3)
     engine.module.outer.requires_grad_(engine.global_steps % 2 == 0)
     torch.distributed.all_reduce(metric)
 
@@ -115,6 +120,9 @@ def misuse(engine: Any, how: str, make_engine: Any) -> None:
                 engine.set_gradient_accumulation_boundary(True)  # as Accelerate does with one micro-batch to a step
             for _ in range({"no step": 0, "two steps": 2, "three of two": 3}.get(how, 1)):
                 micro_step(batches[0])
+            if how == "resized":
+                micro_step(batches[1])
+                engine.set_train_batch_size(engine.train_batch_size() // 2)
         if how == "break":
             break
     if how == "with outside":

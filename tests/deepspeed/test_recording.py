@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from ff_deepspeed import ambient
+from ff_deepspeed import ambient, switches
 from ff_deepspeed.outputs import follow, leaves
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Record, Settle
 
 AROUND: Any = object.__new__(ambient.Ambient)
+SWITCHES: Any = object.__new__(switches.Switches)
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Output:
 
 
 def forward(output: Any, *inputs: torch.Tensor) -> Forward:
-    event = Forward(lambda engine, *args: output, inputs, {}, b"", b"", AROUND)
+    event = Forward(lambda engine, *args: output, inputs, {}, SWITCHES, AROUND)
     event.made(output)
     return event
 
@@ -56,7 +57,7 @@ class Doubling:
 
     def record(self) -> tuple[Record, Forward, dict[str, torch.Tensor]]:
         x = torch.tensor([0.3, 0.7])
-        event = Forward(self.forward, (x,), {}, b"", b"", AROUND)
+        event = Forward(self.forward, (x,), {}, SWITCHES, AROUND)
         output = self.forward(None, x)
         event.made(output)
         return Record(1, [event]), event, output

@@ -35,6 +35,7 @@ MISUSES = {
     "no with": r"did not enter `with ff_deepspeed\.iteration\(\):`",
     "three of two": r"went on with engine\.step\(\) after its optimizer step.*gradient_accumulation_steps = 2",
     "own count": r"set_gradient_accumulation_boundary\(\) is called.*steps = 2.*model\.backward\(loss\) and model\.",
+    "resized": r"changed gradient_accumulation_steps from 2 to 1 within.*limit=",
     "nested": r"batches\(\) inside another ff_deepspeed\.batches\(\) loop",
     "with twice": r"belongs once into the body",
     "with outside": r"belongs once into the body",
@@ -67,7 +68,7 @@ def test_torch_adam_is_the_way_out(run_cases: Callable[..., Any]) -> None:
 
 def test_wrong_loops_are_explained(run_cases: Callable[..., Any]) -> None:
     cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, "misuse": how} for how in MISUSES]
-    for how in ("three of two", "own count"):
+    for how in ("three of two", "own count", "resized"):
         cases[list(MISUSES).index(how)]["gas"] = 2
     right = [{"stage": 1, "dtype": "bf16", "misuse": how} for how in RIGHT]
     results = run_cases([*cases, *right], world=1)

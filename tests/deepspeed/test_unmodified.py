@@ -56,6 +56,26 @@ def test_what_the_script_switches_stays_as_it_left_it(run_cases: Callable[..., A
         assert len(got[0]["recovered"]) >= 3
 
 
+def test_accumulation_that_the_script_changes_comes_back(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    case = {"unmodified": True, "stage": 1, "dtype": "fp32", "iterations": 5, "gas": 2, "switches": "resize"}
+    plan = [[2 + number // 2, number] for number in range(8)]
+    saved = str(tmp_path / "saved")
+    reference, *others, newcomers = run_cases(
+        [
+            {**case, "protected": False},
+            {**case, "plan": plan},
+            {**case, "plan": plan, "behind": 1},
+            {**case, "save_at": 4, "save_to": saved},
+            {**case, "resume_from": saved},
+        ]
+    )
+    for got in others:
+        same(reference, got)
+    assert len(others[0][0]["recovered"]) >= 3
+    for rank in range(2):
+        assert newcomers[rank]["digest"] == reference[rank]["digest"]
+
+
 def test_loop_by_steps_with_deepspeeds_loader_and_checkpoints(run_cases: Callable[..., Any], tmp_path: Path) -> None:
     case = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 8, "directory": str(tmp_path / "disk")}
     saved = str(tmp_path / "slot")
@@ -98,14 +118,21 @@ def test_a_loss_of_the_script_s_own_is_repeated_too(run_cases: Callable[..., Any
 
 
 def test_a_loop_that_cannot_be_resumed_trains_with_a_warning(run_cases: Callable[..., Any]) -> None:
-    """Before anything has happened; it goes without one where the script does what the warning advises."""
+    """Before anything has happened, saying what a failure leads to; without one where the script does as advised."""
     base = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 3, "said": True}
-    warned, quiet = run_cases([{**base, "load": False}, {**base, "load": True}])
+    the_end = {**base, "load": False, "may_restart": False}
+    told = {**base, "client_state": False}
+    warned, quiet, ends, half = run_cases(
+        [{**base, "load": False}, {**base, "load": True, "may_restart": False}, the_end, told]
+    )
     for rank in range(2):
-        words = r"not called engine\.load_checkpoint\(\).*--max-restarts N.*client_state.*batches\("
+        words = r"training begins at .*worker\.py:\d+, .*first failure would end this job.*--max-restarts N.*batches\("
+        assert re.search(words, " ".join(ends[rank]["said"]))
+        words = r"not called engine\.load_checkpoint\(\).*--max-restarts\).*client_state.*batches\("
         assert re.search(words, " ".join(warned[rank]["said"]))
         assert quiet[rank]["said"] == []
-        assert len(warned[rank]["losses"]) == len(quiet[rank]["losses"]) == 3
+        assert re.search(r"registered no client state.*client_state\(lambda", " ".join(half[rank]["said"]))
+        assert warned[rank]["losses"] == quiet[rank]["losses"] == ends[rank]["losses"]
 
 
 def test_newcomer_is_answered_from_memory(run_cases: Callable[..., Any], tmp_path: Path) -> None:

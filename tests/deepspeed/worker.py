@@ -217,6 +217,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     engine = make_engine(case)
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
+        failover.may_restart = case.get("may_restart", True)
         failover.skip_reset = case.get("skip_reset", False)
         failover.behind = case.get("behind", 0)
         if "save_at" in case:

@@ -1,10 +1,11 @@
 """A DeepSpeed script that does more than train one engine: what it adds has state that FFTrainer must find by itself.
 
-usage: does_more.py --result FILE [--scheduler] [--second] [--teacher] [--clamp] [--edited] [--drift]
+usage: does_more.py --result FILE [--scheduler] [--second] [--teacher] [--clamp] [--edited] [--drift] [--counts]
 
 --scheduler: a torch scheduler that the script steps itself.  --second: a second engine, trained in the same iteration.
 --teacher: a model without an engine, in evaluation while ranks tell each other the loss.
 --clamp: weights are clamped behind the step.  --edited: the block says so.
+--counts: the models count their calls and draw numbers from a generator of their own, and every fourth call is another.
 --drift: the batches depend on the process, so a replacement's are others.
 """
 
@@ -31,7 +32,7 @@ import ff_deepspeed
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--result", type=Path, required=True)
-for name in ("scheduler", "second", "teacher", "clamp", "edited", "drift"):
+for name in ("scheduler", "second", "teacher", "clamp", "edited", "drift", "counts"):
     parser.add_argument(f"--{name}", action="store_true")
 args = parser.parse_args()
 deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
@@ -53,8 +54,21 @@ class Samples(Dataset[torch.Tensor]):
         return torch.randn(16, generator=generator)
 
 
+class Counting(nn.Module):
+    """Its state is in plain attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.noise = 0, torch.Generator().manual_seed(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x if self.calls % 4 else x + torch.rand(x.shape, generator=self.noise).to(x.dtype)
+
+
 def make(outputs: int, rate: float) -> tuple[Any, Any]:
-    model = nn.Sequential(nn.Linear(16, 32), nn.Dropout(0.1), nn.Linear(32, outputs))
+    first = [Counting()] if args.counts else []
+    model = nn.Sequential(*first, nn.Linear(16, 32), nn.Dropout(0.1), nn.Linear(32, outputs))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0], optimizer
 

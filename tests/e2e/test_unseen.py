@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ def right(*words: str) -> list[dict[str, Any]]:
 
 
 def test_a_scheduler_a_second_engine_and_a_teacher_that_nobody_named(tmp_path: Path) -> None:
-    words = ("--scheduler", "--second", "--teacher")
+    words = ("--scheduler", "--second", "--teacher", "--counts")
     job = run(tmp_path, *words)
     assert job.code == 0, job.stderr[-3000:]
     assert len(job.of("failover")) == 2
     assert results(tmp_path) == right(*words) and results(tmp_path)[0]["steps"] == 10
+    # What nobody puts back is said: here a list of losses.
+    told = r"rank 1 goes on from version 3, but variables of its script .*: losses \(0 entries, was 3 entries\)"
+    assert re.search(told, job.stderr)
 
 
 def test_edited_weights_are_refused_by_name_and_the_remedy_works(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Toy:
     """Trainer and adapter in one. shard: of the parameters, per rank.  alone: whether to have an NCCL group of one."""
 
     name = "toy"
+    repeats_script = True
     edits_remedy = "Do it in the step."
 
     def __init__(self, device: torch.device, shard: int, alone: bool, fault: str = "", queued: int = 0) -> None:

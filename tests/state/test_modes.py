@@ -40,6 +40,20 @@ def test_a_hook_that_is_missing_is_named() -> None:
         of(other).load(of(one).save())
 
 
+def test_a_hook_on_a_parameter_that_is_missing_is_named() -> None:
+    one, other = model(), model()
+    saved = codec.decode(codec.encode(of(one).save()))
+    handle = other[2][0].bias.register_hook(lambda gradient: gradient)
+    other[0].weight.register_post_accumulate_grad_hook(lambda parameter: None)
+    with pytest.raises(DifferenceError, match=r"hooks on 2\.0\.bias, 0\.weight are not those"):
+        of(other).load(saved)
+    with pytest.raises(DifferenceError, match=r"hooks on 2\.0\.bias, 0\.weight are not those"):
+        of(one).load(codec.decode(codec.encode(of(other).save())))
+    handle.remove()
+    with pytest.raises(DifferenceError, match=r"hooks on 0\.weight are not those"):
+        of(other).load(saved)
+
+
 def test_another_model_is_named() -> None:
     with pytest.raises(DifferenceError, match="a model with 5 modules, the model here has 3"):
         of(nn.Sequential(nn.Linear(1, 1), nn.ReLU())).load(of(model()).save())

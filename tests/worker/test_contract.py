@@ -23,6 +23,7 @@ class Trainer:
     """An adapter whose tensor and scalar tell its version."""
 
     name = "contract"
+    repeats_script = True
     edits_remedy = "The remedy."
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy.page import StatusPage
 from ff_core.errors import FailoverInterrupt
-from ff_core.state import codec, switched
+from ff_core.state import codec, switched, variables
 from ff_core.worker import replicator, scalars
 from ff_core.worker.fence import Fence
 from ff_core.worker.parts import WorkerParts
@@ -33,11 +33,13 @@ class Rank:
         self.fence = Fence(self.page, 0)
         self.fence.halt(1, lambda: None)
         parts_of_it: dict[str, Any] = {"adapter": {}, "registered": {}, "rng": {}, "late_groups": []}
-        blob = codec.encode({**parts_of_it, "switched": switched.collect()}, name="scalars")
+        of_script = {"switched": switched.collect(), "variables": variables.of_process.save()}
+        blob = codec.encode({**parts_of_it, **of_script}, name="scalars")
         parts = WorkerParts(
             rank=0,
             world_size=2,
             ranks_per_node=1,
+            may_restart=False,
             secret=b"",
             link=SimpleNamespace(send=lambda name, **fields: self.done.append(name)),  # type: ignore[arg-type]
             inbox=SimpleNamespace(take=self._take),  # type: ignore[arg-type]
@@ -50,6 +52,7 @@ class Rank:
         adapter = SimpleNamespace(
             rebuild=lambda source, newcomers, restored: self.done.append("rebuilt"),
             load_scalars=lambda saved: None,
+            repeats_script=True,
         )
         replicator = SimpleNamespace(
             restore=lambda epoch, version: (blob, 0),

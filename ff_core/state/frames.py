@@ -1,0 +1,40 @@
+"""The script's own frames: what is running now and was written by the user, not by a library."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+_FRAMEWORKS = frozenset({"deepspeed", "ff_core", "ff_deepspeed", "ff_megatron", "megatron", "torch"})
+_LIBRARIES = tuple({path for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))})
+
+
+def of_script() -> Iterator[FrameType]:
+    """Frames of the user's own code in this thread, innermost first, up to that of the script itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if is_users(frame.f_code.co_filename, frame.f_globals.get("__name__")):
+            yield frame
+            if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
+                return
+        frame = frame.f_back
+
+
+def line() -> str:
+    """Where the script is: "train.py:12", or "the script" if none of its code is running."""
+    for frame in of_script():
+        return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return "the script"
+
+
+@functools.cache
+def is_users(file: str, module: str | None) -> bool:
+    """Whether `file` of `module` is the user's: of no library, and not of a framework whose sources lie elsewhere."""
+    if file.startswith("<") or str(module).split(".", 1)[0] in _FRAMEWORKS:
+        return False
+    parts = Path(file).parts
+    return not (file.startswith(_LIBRARIES) or "site-packages" in parts or "dist-packages" in parts)

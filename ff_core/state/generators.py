@@ -1,0 +1,74 @@
+"""Random generators that are objects of a script's own: which they are, and their states.
+
+torch's (of the CPU), NumPy's old and new ones, Python's.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import Any
+
+import torch
+
+try:
+    import numpy as np
+except ImportError:  # torch works without it
+    np = None  # type: ignore[assignment]
+
+
+def is_generator(part: Any) -> bool:
+    """Whether `part` draws random numbers: torch's (of the CPU), NumPy's or Python's."""
+    if isinstance(part, torch.Generator):
+        return part.device.type == "cpu"
+    if isinstance(part, random.Random):
+        return not isinstance(part, random.SystemRandom)
+    return np is not None and isinstance(part, (np.random.Generator, np.random.RandomState))
+
+
+def state_of(generator: Any) -> Any:
+    """A copy of its state, to be encoded (see ff_core.state.codec)."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state()
+    return _copied(generator.bit_generator.state)
+
+
+def digest(generator: Any) -> int:
+    """CRC32 of its state."""
+    return _digest(state_of(generator), 0)
+
+
+def set_state(generator: Any, state: Any) -> None:
+    """Raises TypeError or ValueError if `state` is one of another kind of generator."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def _digest(state: Any, digest: int) -> int:
+    if isinstance(state, torch.Tensor):
+        return zlib.crc32(state.numpy().tobytes(), digest)
+    if np is not None and isinstance(state, np.ndarray):
+        return zlib.crc32(state.tobytes(), digest)
+    if isinstance(state, dict):
+        state = tuple(state.values())
+    if isinstance(state, tuple) and len(state) < 8:  # Python's own words are a longer one, of numbers only
+        for part in state:
+            digest = _digest(part, digest)
+        return digest
+    return zlib.crc32(repr(state).encode(), digest)
+
+
+def _copied(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    return state.copy() if np is not None and isinstance(state, np.ndarray) else state

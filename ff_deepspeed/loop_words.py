@@ -1,0 +1,32 @@
+"""What the user of the exact loop reads when it cannot be gone on with, each with what to do instead."""
+
+from __future__ import annotations
+
+OUTSIDE = (
+    "a rank died while this one was outside `with ff_deepspeed.iteration():`, where it cannot go back to the "
+    "interrupted iteration. Move collectives that run between iterations (evaluation, logging, checkpoints) "
+    "inside the `with`, after engine.step()"
+)
+SWALLOWED = (
+    "iteration %d was interrupted because a rank has died, and the script has swallowed that: a bare `except:` or "
+    "`except BaseException:`. The iteration is repeated; let such a clause catch Exception only"
+)
+LEFT = (
+    "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. "
+    "Bound the loop with ff_deepspeed.batches(engine, loader, limit=...) instead: it waits until no rank needs to "
+    "go back"
+)
+BOUNDARY = (
+    "engine.set_gradient_accumulation_boundary() is called in an iteration of ff_deepspeed.batches(), with "
+    "gradient_accumulation_steps = {steps}. Whoever calls it counts micro-batches, as Accelerate's accumulate() does. "
+    "That count does not go back with an iteration that is repeated after a failure: the ranks would step at different "
+    "times. An item of batches() holds all micro-batches of one step, and DeepSpeed counts them itself: leave the call "
+    "out. With Accelerate write model.backward(loss) and model.step() for each micro-batch, in place of "
+    "accelerator.accumulate(model), accelerator.backward(loss) and optimizer.step()"
+)
+
+RESIZED = (
+    "the script has changed gradient_accumulation_steps from {before} to {now} within a loop over "
+    "ff_deepspeed.batches(), as engine.set_train_batch_size() does. The items of this loop hold {before} micro-batches "
+    "each. Change it between two loops: for batches in ff_deepspeed.batches(engine, loader, limit=...)"
+)

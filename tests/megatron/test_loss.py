@@ -1,0 +1,39 @@
+"""The loss of a micro-batch is noted where Megatron goes backward from it, and nowhere else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ff_megatron import hooks
+
+LOSS, ACTIVATION, GRADIENT = torch.ones(()), torch.ones(2, 3), torch.ones(2, 3)
+
+
+def backward_step(input_tensor: Any, output_tensor: Any, output_tensor_grad: Any, model_type: Any, config: Any) -> str:
+    return "Megatron's own"
+
+
+@pytest.mark.parametrize(
+    ("output", "gradient", "noted"),
+    [
+        (LOSS, None, [LOSS]),
+        ([LOSS], [None], [LOSS]),
+        ([ACTIVATION], [GRADIENT], []),
+        (torch.ones(1), GRADIENT, []),  # a stage's output that Megatron has given back already
+        ([None], [None], []),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_last_stage_notes_its_loss(output: Any, gradient: Any, noted: list[Any], training: bool) -> None:
+    losses: list[Any] = []
+    points: list[str] = []
+    session = SimpleNamespace(training=training, loss=losses.append, inject=points.append)
+    found: Any = SimpleNamespace(session=session)
+    assert hooks._backward_step(found, backward_step, [None], output, output_tensor_grad=gradient,
+                                model_type=None, config=None) == "Megatron's own"  # fmt: skip
+    assert losses == (noted if training else [])
+    assert points == (["backward"] if training else [])
