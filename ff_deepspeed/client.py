@@ -58,18 +58,12 @@ class ClientState:
         self._saved = _keep(global_steps, path, state)
         self._loaded = self._loaded or self._saved
 
-    def obstacle(self, may_restart: bool) -> str | None:
-        """When the training of an unmodified loop begins: why no replacement could find its place in it, None if one
-        could. What helps half of the way is a warning."""
-        if self._loaded is not None:
-            if _function is None:
-                log.warning("%s", words.NO_CLIENT_STATE)
-            return None
-        text = words.not_resumable(frames.line(), may_restart)
-        if not may_restart:
-            return text
-        log.warning("%s", text)
-        return None
+    def begins(self, may_restart: bool) -> None:
+        """The training of an unmodified loop begins: warn if no replacement could find its place in it."""
+        if self._loaded is None:
+            log.warning("%s", words.not_resumable(frames.line(), may_restart))
+        elif _function is None:
+            log.warning("%s", words.NO_CLIENT_STATE)
 
     def save(self) -> dict[str, Any]:
         """For the scalars of a version."""

@@ -7,6 +7,9 @@ their own. Items before the last ones may come out with other random numbers in 
 generators in between; the last `_EXACT` ones are drawn from the states that they were drawn from. So a generator may
 hold that many items back, and the last item proves that the data are the same.
 
+Where loading has left nothing behind (see `loading`), what lies before the last ones is not loaded: only the sampler
+goes on. Should the last item be another one then, everything is loaded again.
+
 Processes of a loader with persistent_workers=True keep random states over epochs: there the way begins at the loader's
 first epoch.
 """
@@ -15,15 +18,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ff_core.errors import FailoverError
-from ff_core.state import rng
+from ff_core.state import data_state, loading, rng
 from ff_core.state.fingerprint import Fingerprint
-from ff_deepspeed import data_state
 
 log = logging.getLogger("ff_deepspeed")
 
@@ -34,11 +37,21 @@ DIFFERENT = (
     "of the script, or depend on something that lasts longer than an iterator over them (a generator of the data set's "
     "own, a shuffle made anew, the time). Derive them from a seed and the epoch"
 )
+SHORTER = (
+    "the data loader of the replacement ended after %d batches; the dead rank had consumed %d: the data differ between "
+    "two starts of the script"
+)
 LONG = (
     "persistent_workers=True: the loader's processes keep their random states over epochs, so the replacement of a "
     "dead rank loads all batches of earlier epochs again. persistent_workers=False makes that unnecessary"
 )
 
+
+AGAIN = (
+    "%d batches that lie before the failure were loaded again in %.1f s, as loading changes %s. The replacement of a "
+    "dead rank need not do that where a map-style data set derives what it draws from the item's number and a seed"
+)
+_LONG_S = 1.0  # what is worth a line in the log
 
 _fetching = threading.local()
 
@@ -69,15 +82,21 @@ class Source:
         self._before: deque[dict[str, Any]] = deque(maxlen=_EXACT)
         self._last: Fingerprint | None = None
         self._past: list[Source] = []  # earlier iterators over the same processes
+        self._changed: str | None = None  # what loading has left behind
+        self._order: loading.Order | None = None
 
     def begin(self) -> None:
         """Make the iterator now. Idempotent."""
         if self._iterator is None:
             own = data_state.begun(self._loader)
             self._begun = {"rng": rng.capture(), "own": own, "epoch": self._epoch(), "first": None}
-            with _inside():
-                self._iterator = self._make()
-            self._remember()
+            self._open(0)
+
+    def _open(self, skipped: int) -> None:
+        with _inside(), loading.watched(self._loader, skipped) as self._order:
+            self._iterator = self._make()
+        self.consumed = skipped
+        self._remember()
 
     def next(self) -> Any:
         """The next item. Raises StopIteration at the end."""
@@ -89,6 +108,9 @@ class Source:
         with _inside():
             item = next(self._iterator)
         self.consumed += 1
+        if isinstance(item, loading.Loaded):
+            self._changed = self._changed or item.changed
+            item = item.data
         self._before.append(before)
         self._last = Fingerprint(item)
         return item
@@ -107,11 +129,19 @@ class Source:
             "consumed": self.consumed,
             "before": list(self._before),
             "last": self._last,
+            "changed": self._left_behind(),
             "past": [resolved(source.position()) for source in self._past],
         }
 
+    def _left_behind(self) -> str | None:
+        """What loading has changed in a process that loads; None: nothing, and each has loaded twice."""
+        unseen = loading.unseen(self._loader)
+        if unseen is None and self.consumed < 2 * max(1, self._loader.num_workers):
+            return "what is not known after so few of them"
+        return unseen or self._changed
+
     def seek(self, position: dict[str, Any]) -> None:
-        """Go to `position`, consuming what lies before it. Changes the random generators.
+        """Go to `position`, loading what lies before it if that has to be. Changes the random generators.
 
         Raises FailoverError if the loader ends before, or if its last item is another one.
         """
@@ -122,16 +152,29 @@ class Source:
         if position["begun"] is None:
             data_state.put(self._loader, position["own"])
             return
+        needless = position["consumed"] - len(position["before"]) if position["changed"] is None else 0
+        if needless > 0 and self._iterator is None:
+            self._go(position, needless)
+            if self._is_at(position):
+                return
+            self._iterator, self.consumed = None, 0
+        began = time.monotonic()
+        again = position["consumed"] - self.consumed
+        self._go(position, 0)
+        if not self._is_at(position):
+            raise FailoverError(DIFFERENT % self.consumed)
+        if time.monotonic() - began > _LONG_S:
+            log.warning(AGAIN, again, time.monotonic() - began, position["changed"] or "something that was not seen")
+
+    def _is_at(self, position: dict[str, Any]) -> bool:
+        return self._last is None or self._last.value() == position["last"]
+
+    def _go(self, position: dict[str, Any], needless: int) -> None:
+        """needless: so many items are left out, if nothing was consumed yet."""
         if self._iterator is None:
             for past in position["past"][len(getattr(self._loader, "_ff_past", [])) :]:
                 Source(self._loader, self._make).seek({**past, "past": []})
-            self._begin_as(position["begun"])
-        if self.consumed < position["consumed"]:
-            self._consume(position)
-            if self._last is not None and self._last.value() != position["last"]:
-                raise FailoverError(DIFFERENT % self.consumed)
-
-    def _consume(self, position: dict[str, Any]) -> None:
+            self._begin_as(position["begun"], needless, position)
         before = position["before"]
         while self.consumed < position["consumed"]:
             left = position["consumed"] - self.consumed
@@ -140,21 +183,23 @@ class Source:
             try:
                 self.next()
             except StopIteration:
-                raise FailoverError(
-                    f"the data loader of the replacement ended after {self.consumed} batches; the dead rank had "
-                    f"consumed {position['consumed']}: the data differ between two starts of the script"
-                ) from None
+                raise FailoverError(SHORTER % (self.consumed, position["consumed"])) from None
 
-    def _begin_as(self, begun: dict[str, Any]) -> None:
+    def _begin_as(self, begun: dict[str, Any], needless: int, position: dict[str, Any]) -> None:
         rng.restore(begun["rng"])
         data_state.put(self._loader, begun["own"])
         if begun["epoch"] is not None and self._epoch() != begun["epoch"]:
             self._sampler().set_epoch(begun["epoch"])
-        self.begin()
-        assert self._begun is not None
-        if begun["first"] is not None:
-            rng.restore(begun["first"])
-            self._begun["first"] = begun["first"]
+        self._begun = dict(begun)
+        try:
+            self._open(needless)
+            if begun["first"] is not None:
+                rng.restore(begun["first"])
+            if needless:
+                assert self._order is not None, "only a loader that is known says that nothing was left behind"
+                self._order.advance()
+        except StopIteration:
+            raise FailoverError(SHORTER % (0, position["consumed"])) from None
 
     def _remember(self) -> None:
         if not _persistent(self._loader):

@@ -245,9 +245,7 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
-            obstacle = self._p.client.obstacle(self._session.may_restart)
-            if obstacle is not None:
-                raise self._p.fail(UnsupportedError(obstacle))
+            self._p.client.begins(self._session.may_restart)
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)

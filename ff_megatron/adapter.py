@@ -20,6 +20,7 @@ from ff_megatron.data import Data
 from ff_megatron.own_weights import own_weights
 from ff_megatron.redundancy import Redundancy
 from ff_megatron.reset import Reset
+from ff_megatron.training_log import TrainingLog
 
 
 class Place(Protocol):
@@ -50,9 +51,10 @@ class MegatronAdapter:
         timers: Any,
         data: Data,
         loop: Place,
+        log: TrainingLog,
     ) -> None:
         self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
-        self._data, self._loop = data, loop
+        self._data, self._loop, self._log = data, loop, log
         self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
         self._buffers = Buffers(self._members)
         self._modes = Modes(self._members)
@@ -98,6 +100,7 @@ class MegatronAdapter:
             "attributes": self._attributes.save(),
             "data": self._data.positions(),
             "place": self._loop.place(),
+            "log": self._log.save(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
@@ -108,6 +111,7 @@ class MegatronAdapter:
         self._buffers.load(saved["buffers"], {})
         self._data.seek(saved["data"])
         self._loop.set_place(saved["place"])
+        self._log.load(saved["log"])
 
     def drop_iteration(self) -> None:
         self._reset.run()

@@ -10,6 +10,7 @@
 | train                                   | entered again after a failure |
 | train_step                              | the iteration before it is complete: sealed |
 | save_checkpoint                         | remembers the checkpoint; a final one is repeated after a failure |
+| training_log                            | after a failure it goes on with its sums; no line is written twice |
 | evaluate_and_print_results, print_datetime | at the end of pretrain they are repeated after a failure |
 | schedules.forward_step, backward_step   | points of injected faults; the loss of a micro-batch is noted |
 
@@ -36,7 +37,8 @@ Original = Callable[..., Any]
 _installed: set[str] = set()
 _NEEDED = (
     "pretrain", "setup_model_and_optimizer", "load_checkpoint", "build_train_valid_test_data_iterators", "train",
-    "train_step", "save_checkpoint", "evaluate_and_print_results", "print_datetime", "get_args", "get_timers",
+    "train_step", "training_log", "save_checkpoint", "evaluate_and_print_results", "print_datetime", "get_args",
+    "get_timers",
 )  # fmt: skip
 
 
@@ -136,6 +138,15 @@ def _save_checkpoint(found: Protection, original: Original, *args: Any, **kwargs
     return found.loop.after(save)
 
 
+def _training_log(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
+    return found.training_log(original, _bind(original, args, kwargs))
+
+
+def _evaluate(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
+    bound = _bind(original, args, kwargs)
+    return found.loop.after(lambda: found.log.evaluation(original, bound))
+
+
 def _after(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     return found.loop.after(lambda: original(*args, **kwargs))
 
@@ -167,6 +178,7 @@ _OF_PROTECTED = {
     "train": _train,
     "train_step": _train_step,
     "save_checkpoint": _save_checkpoint,
-    "evaluate_and_print_results": _after,
+    "training_log": _training_log,
+    "evaluate_and_print_results": _evaluate,
     "print_datetime": _after,
 }

@@ -117,8 +117,7 @@ class Loop:
         self._session.given_again()
         if self._session.rank in (0, self._session.world_size - 1):
             print(
-                f"fftrain: rank {self._session.rank} goes on after iteration {self._iteration}; "
-                "log lines of later ones appear again",
+                f"fftrain: rank {self._session.rank} goes on after iteration {self._iteration}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ff_core.config import flags
 from ff_core.errors import UnsupportedError
@@ -15,6 +18,7 @@ from ff_megatron import preload, scalars, support
 from ff_megatron.adapter import MegatronAdapter
 from ff_megatron.data import Data
 from ff_megatron.loop import Loop
+from ff_megatron.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from ff_core.worker.session import Session
@@ -30,6 +34,7 @@ class Protection:
         self.args = training.get_args()
         self.data = Data(self._handed_out)
         self.loop = Loop(session, self.args, self.data)
+        self.log = TrainingLog(training)
 
     def _handed_out(self, batch: Any) -> None:
         if self.session.training:
@@ -69,9 +74,18 @@ class Protection:
         model, optimizer, scheduler = given["model"], given["optimizer"], given["opt_param_scheduler"]
         support.check_training(model, optimizer, scheduler)
         adapter = MegatronAdapter(
-            model, optimizer, scheduler, given["config"], self.args, self.training.get_timers(), self.data, self.loop
+            model,
+            optimizer,
+            scheduler,
+            given["config"],
+            self.args,
+            self.training.get_timers(),
+            self.data,
+            self.loop,
+            self.log,
         )
         self.session.attach(adapter)
+        self._device = next((p.device for chunk in model for p in chunk.parameters()), torch.device("cpu"))
         optimizer.step = functools.partial(self._step, optimizer.step)
         return self.loop.train(call, original.__code__)
 
@@ -82,6 +96,10 @@ class Protection:
             result = original(*args, **kwargs)
         self.session.inject("after-step")
         return result
+
+    def training_log(self, original: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
+        """training_log()."""
+        return self.log.iteration(original, bound, self._device)
 
     def saved(self, iteration: int) -> None:
         """A checkpoint of `iteration` is on disk."""

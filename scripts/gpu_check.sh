@@ -24,7 +24,7 @@ echo "== tests"
 parallel=()
 python3 -c 'import xdist' 2>/dev/null && parallel=(-n 4)
 python3 -m pytest -q -p no:cacheprovider "${parallel[@]}" tests/copy/test_device.py tests/state/test_device.py \
-    tests/e2e/test_gpu.py 2>&1 | tee "$out/tests.log" || failed=1
+    tests/worker/test_warm_device.py tests/e2e/test_gpu.py tests/e2e/test_two_gpus.py 2>&1 | tee "$out/tests.log" || failed=1
 
 echo "== measurements"
 python3 scripts/bench_gpu.py --json "$out/gpu.json" 2>&1 | tee "$out/bench.log" || failed=1

@@ -107,7 +107,7 @@ class WorkerPool(Protocol):
 
     @abstractmethod
     def promote(self, spare: RankProcess, rank: int) -> None:
-        """A spare becomes `rank`."""
+        """A spare becomes `rank`, and is told so: its role may have to wait."""
 
     @abstractmethod
     def give_role(

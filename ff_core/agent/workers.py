@@ -22,6 +22,7 @@ from ff_core.copy.page import LifeWatch, StatusPage
 
 _KILL_DELAY_S = 0.005
 
+
 class Worker(RankProcess):
     """One process: a rank's worker, or a spare until `give_role`. rank is -1 for a spare."""
 
@@ -153,6 +154,8 @@ class Workers(WorkerPool):
         """See WorkerPool."""
         spare.rank = rank
         spare.process.set_rank(rank)
+        # Its role may have to wait for the end of whom it replaces: time to get ready for its device.
+        spare.send("chosen", local_rank=int(worker_env(self.job, rank, self.restart)["LOCAL_RANK"]))
 
     def give_role(
         self, worker: RankProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Arena | None

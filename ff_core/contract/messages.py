@@ -49,7 +49,7 @@ class Definition(NamedTuple):
 #: Agent and controller say these before anything else; `rpc` handles them.
 HANDSHAKE = frozenset(("challenge", "hello", "welcome", "refused"))
 #: What a process understands that does not play a rank yet, and only then.
-BEFORE_ROLE = frozenset(("preload", "role"))
+BEFORE_ROLE = frozenset(("preload", "chosen", "role"))
 
 _I, _F, _S, _B, _L, _D, _BOOL = (int,), (int, float), (str,), (bytes,), (list, tuple), (dict,), (bool,)
 
@@ -179,6 +179,7 @@ _define("corrupted", "agent > controller", rank=_I, id=_I, to=_I)
 _define("stopped", "agent > controller")
 
 # --- between worker and agent only ---
+_define("chosen", "agent > worker", local_rank=_I)
 _define(
     "role",
     "agent > worker",

@@ -29,5 +29,5 @@ def _step(device: torch.device, dtype: torch.dtype) -> None:
     scores = head(layer(embedding(words), src_mask=mask, is_causal=True))
     nn.functional.cross_entropy(scores.flatten(0, 1).float(), words.flatten()).backward()
     norm = torch.stack([each.grad.norm() for each in model.parameters() if each.grad is not None]).norm()
-    torch.isfinite(norm).item()
+    torch.isfinite(norm).cpu()  # not item(): that pins memory
     optimizer.step()

@@ -116,7 +116,6 @@ class Training:
         version = self._recovery.join(first)
         self._sameness.joined(version)
         self._redo_until = version + 1
-        warm_device.give_back(device_of(self._plan))
         self.joined = True
 
     # ---- an iteration -----------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """What a spare makes on the devices that it may get: a context, first kernels, NCCL's kernels.
 
 Each costs a new process a part of its first second, and none depends on the rank. Which device will be its own a spare
-does not know, so it warms all that ranks of its machine use. When it has become a rank, it gives the others back.
+does not know, so it warms all that ranks of its machine use. When it is chosen for a rank, it gives the others back.
+Nothing that is made here may outlive its context: no pinned memory stays with torch, for instance, which would hand it
+out again after its context is gone.
 
 A library reads some variables once, when it is first used. What would read a variable that the script sets to another
 value than the spare has, is left to the rank.
@@ -67,7 +69,7 @@ def warm(number: int, allowed: int, variables: Mapping[str, str], nccl: bool) ->
     free, _ = torch.cuda.mem_get_info(device)  # makes the context
     _warmed.add(number)
     if free < allowed:
-        give_back(None)
+        _give_back(number)
         _say(f"{format_bytes(free)} are free on {device}: spares make nothing there")
         return
     if "kernels" not in left:
@@ -95,13 +97,24 @@ def left_to_the_rank(variables: Mapping[str, str]) -> dict[str, str]:
     return left
 
 
-def give_back(used: torch.device | None) -> None:
-    """End the contexts of warmed devices other than `used`, if nothing lies there."""
-    number = None if used is None else used.index
-    for other in sorted(_warmed - {number}):
-        _warmed.discard(other)
-        if torch.cuda.memory_reserved(other) == 0:
-            _end_context(other)
+def keep(local_rank: int) -> None:
+    """In a spare that is going to be `local_rank`: end the contexts of the warmed devices that it will not use.
+
+    Now, not later: whatever the script makes in such a context, memory that it pins for instance, would end with it.
+    """
+    used = local_rank % torch.cuda.device_count() if _warmed else None
+    for number in sorted(_warmed - {used}):
+        _give_back(number)
+
+
+def _give_back(number: int) -> None:
+    _warmed.discard(number)
+    if torch.cuda.memory_reserved(number):
+        _say(f"the context of a spare on device {number} stays: a library has put something there")
+        return
+    code = _end_context(number)
+    if code:
+        _say(f"the context of a spare on device {number} stays: error {code}")
 
 
 def _make_communicator(number: int) -> None:
@@ -115,14 +128,13 @@ def _make_communicator(number: int) -> None:
         _say(f"NCCL's kernels are left to the rank: error {code} on device {number}")
 
 
-def _end_context(number: int) -> None:
+def _end_context(number: int) -> int:
+    """Returns the driver's error code, 0 if all is well."""
     driver = ctypes.CDLL("libcuda.so.1")
     device = ctypes.c_int()
-    code = driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDevicePrimaryCtxReset_v2(device)
-    if code != 0:
-        _say(f"the context of a spare on device {number} stays: error {code}")
+    code: int = driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDevicePrimaryCtxReset_v2(device)
+    return code
 
 
 def _say(text: str) -> None:
     print(f"fftrain: {text}", file=sys.stderr, flush=True)
-

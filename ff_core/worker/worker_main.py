@@ -6,6 +6,7 @@ rank's process gets its rank at once. With FF_DEBUG set, a spare says on stderr 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ _NOTHING_CALLED = (
 def main() -> int:
     """Be one worker, from start to exit code. Ends quietly with 0 if the agent goes before there is a rank to play."""
     die_with_parent()
+    faulthandler.enable()  # a crash in a library leaves the stacks among the rank's last words
     environ, directory = dict(os.environ), Path.cwd()
     _leave_working_directory()
     link = WorkerLink.from_env()
@@ -85,6 +87,9 @@ def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tup
         message, fds = link.receive(None)
         if message["t"] == "role":
             return message, fds
+        if message["t"] == "chosen":
+            _keep_device(message["local_rank"])
+            continue
         if message["t"] != "preload":
             raise ProtocolError(f"message {message['t']!r} before a role; allowed: {', '.join(sorted(BEFORE_ROLE))}")
         result = preload.run(
@@ -98,6 +103,13 @@ def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tup
             link.send("spare_unfit", uid=os.environ["FF_UID"], reasons=result.unfit)
             start_afresh()
         link.send("spare_ready", uid=os.environ["FF_UID"])
+
+
+def _keep_device(local_rank: int) -> None:
+    """In a spare that is going to be a rank: other devices are given back before the script puts anything there."""
+    warm_device = sys.modules.get("ff_core.worker.warm_device")  # not imported: nothing was made on a device
+    if warm_device is not None:
+        warm_device.keep(local_rank)
 
 
 def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:

@@ -66,11 +66,11 @@ def test_the_other_direction_is_not_handled() -> None:
         dispatch.of(make(AGENT_TO_WORKER, "ask", n=3))
 
 
-def test_a_process_without_a_rank_has_two_messages() -> None:
+def test_a_process_without_a_rank_has_three_messages() -> None:
     """`wait_for_role` understands these and no others; what a worker hears later has a table."""
     from ff_core.worker.worker_main import wait_for_role
 
-    assert {"preload", "role"} == BEFORE_ROLE
+    assert {"preload", "chosen", "role"} == BEFORE_ROLE
     link = SimpleNamespace(receive=lambda timeout_s: ({"t": "halt"}, []))
-    with pytest.raises(ProtocolError, match="message 'halt' before a role; allowed: preload, role"):
+    with pytest.raises(ProtocolError, match="message 'halt' before a role; allowed: chosen, preload, role"):
         wait_for_role(link, print)  # type: ignore[arg-type]

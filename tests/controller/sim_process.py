@@ -81,6 +81,8 @@ class SimProcess(RankProcess, Process):
         message, arena = self.to_worker.popleft()
         if name == "preload":
             self.worker.send("spare_ready", uid=self.uid)
+        elif name == "chosen":
+            pass
         else:
             self.worker.deliver(message, arena)
         return True
@@ -152,6 +154,7 @@ class SimWorkers(WorkerPool):
 
     def promote(self, spare: RankProcess, rank: int) -> None:
         spare.rank = rank
+        spare.send("chosen", local_rank=rank)  # there are no devices: what they are called does not matter
 
     def give_role(
         self, worker: RankProcess, rank: int, *, epoch: int, newcomer: bool, injections: list[Any], arena: Any

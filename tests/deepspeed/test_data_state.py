@@ -13,8 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ff_core.errors import FailoverError
-from ff_core.state import codec
-from ff_deepspeed import data_state
+from ff_core.state import codec, data_state
 from ff_deepspeed.loader import ReplayableLoader
 
 

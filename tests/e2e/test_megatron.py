@@ -182,3 +182,27 @@ def test_edited_weights_are_refused_by_name(tmp_path: Path, layout: tuple[str, .
 @pytest.mark.timeout(600)
 def test_what_the_refusal_of_edited_weights_advises(tmp_path: Path) -> None:
     both(tmp_path, ("--bf16", "--clamp", "masters", *ZERO), FEW_KILLS)
+
+
+def log_of(text: str) -> list[str]:
+    return re.findall(r"(?:iteration \d+ lr|memory after|validation loss).*", text)
+
+
+@pytest.mark.timeout(600)
+def test_the_log_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    """Averages over three iterations go on over failures. Lines come again only if the rank dies that writes them."""
+    extra = (*EVALUATION, "--log-interval", "3")
+    done = torchrun(words(tmp_path / "reference", *extra), 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    wanted = log_of(done.stdout)
+    assert len(wanted) > 8
+    kills = ("0 5 backward", "0 9 forward", "1 11 step")
+    job = fftrain(
+        tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1",
+        *injections(*kills), ranks=2, timeout_s=400,
+    )  # fmt: skip
+    assert_same(job, results(tmp_path / "reference", 2))
+    lines = log_of(job.stdout)
+    assert list(dict.fromkeys(lines)) == wanted
+    before = next(index for index, line in enumerate(wanted) if line.startswith("iteration 9 "))
+    assert all(lines.count(line) == 1 for line in wanted[:before])

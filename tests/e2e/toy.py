@@ -6,6 +6,8 @@ Dropout and a per-rank RNG make the scalars matter. Writes losses and a final di
 --device cuda: state, gradients and dropout live on a GPU; ranks beyond the number of GPUs share them, over gloo, which
 carries CUDA tensors (NCCL takes no two ranks on one GPU). --nccl-alone gives each rank an NCCL group of its own beside
 that, which a failure must abort and connect anew too.
+
+--fault KIND:RANK:ITERATION happens once, before that iteration's collective: "hang", or "device" (a kernel that fails).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,8 @@ class Toy:
     repeats_script = True
     edits_remedy = "Do it in the step."
 
-    def __init__(self, device: torch.device, shard: int, alone: bool) -> None:
+    def __init__(self, device: torch.device, shard: int, alone: bool, fault: str = "", queued: int = 0) -> None:
+        self.fault, self.queued = fault, queued
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device, self.shard = device, shard
         groups = [dist.new_group([rank], backend="nccl") for rank in range(self.size if alone else 0)]
@@ -109,6 +113,9 @@ class Toy:
             failover.inject("backward")
         gradient = error / self.size
         loss = (error**2).mean()
+        self._hurt(iteration)
+        for _ in range(self.queued):
+            gradient = gradient * 1.0
         dist.all_reduce(gradient)
         if self.alone is not None:
             dist.all_reduce(gradient, group=self.alone)
@@ -121,6 +128,15 @@ class Toy:
             self._step(gradient)
         dist.all_reduce(loss)
         self.losses[iteration] = loss.item()
+
+    def _hurt(self, iteration: int) -> None:
+        kind, _, where = self.fault.partition(":")
+        if where != f"{self.rank}:{iteration}" or ff_core.is_replacement() or current() is None:
+            return
+        if kind == "hang":
+            time.sleep(10_000)
+        if kind == "device":
+            torch.ones(4, device=self.device)[torch.tensor([1 << 20], device=self.device)].sum().item()
 
     def _step(self, gradient: torch.Tensor) -> None:
         mine = gradient[self.rank * self.shard : (self.rank + 1) * self.shard]
@@ -161,8 +177,6 @@ class Schedule:
 
 
 def train(toy: Toy, iterations: int, pause_s: float, schedule: Schedule | None = None) -> None:
-    import time
-
     failover = current()
     version = failover.start_training() if failover else 0
     while True:
@@ -200,6 +214,8 @@ def main() -> None:
         "--block", default="", help="JSON of settings that the launcher does not know, as a script's own"
     )
     parser.add_argument("--shard", type=int, default=SHARD, help="numbers per rank")
+    parser.add_argument("--fault", default="")
+    parser.add_argument("--queued", type=int, default=0, help="kernels before an iteration's first collective")
     parser.add_argument("--schedule", choices=("none", "own", "registered", "apart"), default="none")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -210,7 +226,7 @@ def main() -> None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     dist.init_process_group(args.backend)
-    toy = Toy(device, args.shard, args.nccl_alone)
+    toy = Toy(device, args.shard, args.nccl_alone, args.fault, args.queued)
     failover = current()
     if failover:
         if args.block:

@@ -11,8 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = (
-    "cpu.copy_over_memcpy", "cpu.send_over_tcp", "cpu.durable_200MB_both_ways_s", "cpu.durable_over_gloo",
-    "cpu.blocked_ms", "cpu.send_over_tcp_streams.1", "cpu.send_over_tcp_streams.8", "cpu.send_streams_over_one_tcp.4",
+    "cpu.copy_over_memcpy",
+    "cpu.send_over_tcp",
+    "cpu.durable_200MB_both_ways_s",
+    "cpu.durable_over_gloo",
+    "cpu.blocked_ms",
+    "cpu.send_over_tcp_streams.1",
+    "cpu.send_over_tcp_streams.8",
+    "cpu.send_streams_over_one_tcp.4",
     "cpu.tcp_streams_bytes_per_s.2",
 )
 MANY_CORES = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -18,6 +21,10 @@ class Devices:
     def __init__(self, free: list[int]) -> None:
         self.free, self.kernels, self.ended, self.reserved = free, list[int](), list[int](), dict[int, int]()
 
+    def end(self, number: int) -> int:
+        self.ended.append(number)
+        return 0
+
 
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
@@ -28,7 +35,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(first_kernels, "run", lambda device: machine.kernels.append(device.index))
-    monkeypatch.setattr(warm_device, "_end_context", machine.ended.append)
+    monkeypatch.setattr(warm_device, "_end_context", machine.end)
     monkeypatch.setattr(warm_device, "_warmed", set[int]())
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
@@ -59,18 +66,48 @@ def test_nothing_is_made_if_devices_do_not_follow_the_local_rank(
     assert "LOCAL_RANK" in capsys.readouterr().err
 
 
-def test_a_spare_gives_back_what_its_rank_does_not_use(devices: Devices) -> None:
+def warm_all(devices: Devices) -> None:
     for number in range(3):
         warm_device.warm(number, GIB, {}, nccl=False)
-    devices.reserved[2] = 512  # the script has put something there
-    warm_device.give_back(torch.device("cuda", 1))
-    assert (devices.kernels, devices.ended) == ([0, 1, 2], [0])
+    assert devices.kernels == [0, 1, 2]
+
+
+def test_a_spare_that_is_chosen_gives_back_what_its_rank_does_not_use(devices: Devices) -> None:
+    warm_all(devices)
+    warm_device.keep(1)
+    assert devices.ended == [0, 2]
+    warm_device.keep(1)
+    assert devices.ended == [0, 2]
+
+
+def test_ranks_that_share_devices_keep_their_own(devices: Devices) -> None:
+    warm_all(devices)
+    warm_device.keep(5)  # of four devices
+    assert devices.ended == [0, 2]
+
+
+def test_a_device_where_something_lies_is_not_given_back(devices: Devices, capsys: pytest.CaptureFixture[str]) -> None:
+    warm_all(devices)
+    devices.reserved[2] = 512
+    warm_device.keep(1)
+    assert devices.ended == [0]
+    assert "device 2 stays: a library has put something there" in capsys.readouterr().err
+
+
+def test_a_context_that_cannot_be_ended_stays(
+    devices: Devices, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warm_all(devices)
+    monkeypatch.setattr(warm_device, "_end_context", lambda number: 201)
+    warm_device.keep(1)
+    assert "device 0 stays: error 201" in capsys.readouterr().err
 
 
 def test_a_device_that_is_full_by_now_is_given_back(devices: Devices, capsys: pytest.CaptureFixture[str]) -> None:
+    warm_device.warm(1, GIB, {}, nccl=False)
     devices.free[0] = GIB - 1
     warm_device.warm(0, GIB, {}, nccl=False)
-    assert (devices.kernels, devices.ended) == ([], [0])
+    assert (devices.kernels, devices.ended) == ([1], [0])
     assert "spares make nothing there" in capsys.readouterr().err
 
 
@@ -100,3 +137,45 @@ def test_torchs_own_variable_is_no_difference(devices: Devices, monkeypatch: pyt
     monkeypatch.delenv("CUDA_MODULE_LOADING", raising=False)
     assert warm_device.left_to_the_rank({"CUDA_MODULE_LOADING": digest("LAZY")}) == {}
     assert warm_device.left_to_the_rank({"CUDA_MODULE_LOADING": digest("EAGER")}) == {"context": "CUDA_MODULE_LOADING"}
+
+
+def in_a_process_of_its_own(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+WARM = """
+import torch
+from ff_core.worker import warm_device
+for number in range(torch.cuda.device_count()):
+    warm_device.warm(number, 1 << 30, {}, nccl=True)
+"""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_nothing_of_torch_is_left_on_a_warmed_device() -> None:
+    """Memory that is pinned there would be handed out again after its context is gone."""
+    in_a_process_of_its_own(
+        WARM + "assert torch.cuda.host_memory_stats().get('allocated_bytes.current', 0) == 0\n"
+        "assert not any(torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count()))\n"
+    )
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason=f"needs 2 CUDA devices, torch sees {torch.cuda.device_count()}"
+)
+@pytest.mark.parametrize("kept", [0, 1])
+def test_what_a_rank_does_after_devices_were_given_back(kept: int) -> None:
+    in_a_process_of_its_own(
+        WARM
+        + f"""
+warm_device.keep({kept})
+torch.cuda.set_device({kept})
+for number in {kept}, {1 - kept}:  # what was given back can be used as ever
+    with torch.cuda.device(number):
+        values = torch.arange(10.0).pin_memory().cuda(non_blocking=True).requires_grad_()
+        (values @ torch.ones(10, device="cuda")).backward()
+        assert values.grad.sum().item() == 10
+        assert torch.randn(300, 300, device="cuda").mm(torch.ones(300, 300, device="cuda")).isfinite().all().item()
+"""
+    )

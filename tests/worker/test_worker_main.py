@@ -45,8 +45,18 @@ class Agent:
     def give_role(self, entrypoint: list[str], code: str = "", **changes: Any) -> None:
         (self.place / "train.py").write_text(textwrap.dedent(code))
         job = JobSpec(entrypoint, 1, 2, master_addr="127.0.0.1", master_port=self.store.port, out_dir=str(self.place))
-        fields = {"rank": 1, "env": worker_env(job, 1, 0), "entrypoint": entrypoint, "no_python": False, "epoch": 0,
-                  "newcomer": False, "secret": b"x" * 16, "job": job.to_wire(), "injections": [], "world_size": 2}
+        fields = {
+            "rank": 1,
+            "env": worker_env(job, 1, 0),
+            "entrypoint": entrypoint,
+            "no_python": False,
+            "epoch": 0,
+            "newcomer": False,
+            "secret": b"x" * 16,
+            "job": job.to_wire(),
+            "injections": [],
+            "world_size": 2,
+        }
         self.link.send("role", (self.page.fd, self.bell), **{**fields, **changes})
 
     def run(self, code: str, *argv: str) -> tuple[int, str, str]:
@@ -180,6 +190,26 @@ def test_spare_preloads_then_plays(agent: Agent) -> None:
     assert (code, out) == (0, "True\n1\n")
 
 
+def test_a_spare_that_is_chosen_gives_devices_back_before_it_plays(agent: Agent) -> None:
+    """A spare that has made nothing on devices does not even import what would."""
+    calls = agent.place / "calls.py"
+    calls.write_text(
+        "import sys\nfrom ff_core.worker import warm_device\n"
+        "warm_device.keep = lambda local_rank: print('keeps', local_rank, flush=True)\n"
+    )
+    agent.link.send("chosen", local_rank=1)
+    agent.link.send("preload", modules=[], calls=[["runpy:run_path", [str(calls)]]])
+    assert agent.receive()["t"] == "spare_ready"
+    agent.link.send("chosen", local_rank=3)
+    assert agent.run("print('plays', flush=True)")[:2] == (0, "keeps 3\nplays\n")
+
+
+def test_a_crash_leaves_its_stack(agent: Agent) -> None:
+    status, _, err = agent.run("import ctypes\ndef here():\n    ctypes.string_at(0)\nhere()")
+    assert status == -signal.SIGSEGV
+    assert "Segmentation fault" in err and "in here" in err
+
+
 @pytest.mark.parametrize("early", [False, True], ids=["when it is ready", "while it imports"])
 def test_a_library_that_reads_the_rank_at_import_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool
@@ -279,7 +309,7 @@ def test_agent_gone_while_playing(agent: Agent) -> None:
 def test_a_message_that_does_not_belong(agent: Agent) -> None:
     agent.link.send("regroup", epoch=1)
     code, _, err = agent.end()
-    assert code == 1 and "'regroup' before a role; allowed: preload, role" in err
+    assert code == 1 and "'regroup' before a role; allowed: chosen, preload, role" in err
 
 
 def test_started_by_hand() -> None:

@@ -26,6 +26,11 @@ def print_datetime(string: str) -> None:
     print_rank_0(f"[{string}]")
 
 
+def print_rank_last(message: str) -> None:
+    if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+        print(message, flush=True)
+
+
 def print_rank_0(message: str) -> None:
     if torch.distributed.get_rank() == 0:
         print(message, flush=True)
@@ -135,9 +140,7 @@ def train_step(
     update_successful, grad_norm, _ = optimizer.step()
     grad_norm = reduce_max_stat_across_model_parallel_group(-1.0 if grad_norm is None else float(grad_norm))
     if update_successful:
-        opt_param_scheduler.step(
-            increment=get_num_microbatches() * args.micro_batch_size * args.data_parallel_size
-        )
+        opt_param_scheduler.step(increment=get_num_microbatches() * args.micro_batch_size * args.data_parallel_size)
     loss_reduced = {}
     if mpu.is_pipeline_last_stage(ignore_virtual=True):
         value = torch.vstack([loss["lm loss"].view(-1) for loss in losses_reduced]).sum(dim=0)
@@ -159,11 +162,25 @@ def training_log(
             force_initialize=True, num_layers=args.num_layers, moe_layer_freq=1,
             track_names=[*(names[kind] for kind in args.moe_router_load_balancing_type), "z_loss"],
         )  # fmt: skip
+    total_loss_dict["advanced iterations"] = total_loss_dict.get("advanced iterations", 0) + int(not skipped_iter)
+    total_loss_dict["skipped iterations"] = total_loss_dict.get("skipped iterations", 0) + skipped_iter
+    if not skipped_iter:
+        for key in loss_dict:
+            total_loss_dict[key] = total_loss_dict.get(key, torch.tensor([0.0])) + loss_dict[key]
     if iteration % args.log_interval == 0 or is_first_iteration:
-        timers("interval-time").elapsed(barrier=True)
-        loss = float(loss_dict.get("lm loss", "nan"))
-        if torch.distributed.get_rank() == args.world_size - 1:
-            print(f"iteration {iteration} loss {loss:.6f} lr {learning_rate:.6f} grad norm {grad_norm:.5f}", flush=True)
+        timers("interval-time").elapsed(barrier=True, reset=not is_first_iteration)
+        line = f"iteration {iteration} lr {learning_rate:.6f} grad norm {grad_norm:.5f}"
+        for key in sorted(total_loss_dict):
+            if not key.endswith(" iterations"):
+                line += f" {key}: {float(total_loss_dict[key]) / max(1, total_loss_dict['advanced iterations']):.6E}"
+                if not is_first_iteration:
+                    total_loss_dict[key] = torch.tensor([0.0])
+        print_rank_last(f"{line} skipped {total_loss_dict['skipped iterations']}")
+        if not is_first_iteration:
+            total_loss_dict["advanced iterations"] = total_loss_dict["skipped iterations"] = 0
+        if report_memory_flag:
+            print_rank_last(f"memory after iteration {iteration}")
+            report_memory_flag = iteration < 2
     return report_memory_flag
 
 
@@ -295,8 +312,8 @@ def evaluate_and_print_results(
     process_non_loss_data_func: Any, config: Any, verbose: bool = False,
 ) -> None:  # fmt: skip
     losses = evaluate(forward_step_func, data_iterator, model, config)
-    if torch.distributed.get_rank() == get_args().world_size - 1:
-        print(f"validation loss at {prefix}: {float(losses['lm loss']):.6f}", flush=True)
+    if mpu.is_pipeline_last_stage(ignore_virtual=True):
+        print_rank_last(f"validation loss at {prefix}: {float(losses['lm loss']):.6f}")
 
 
 def build_train_valid_test_data_iterators(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:

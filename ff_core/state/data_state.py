@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import generators
-from ff_deepspeed import reach
+from ff_core.state import generators, reach
 
 try:
     import numpy as np
@@ -51,10 +51,10 @@ def begun(loader: Any) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     many: dict[str, int] = {}
     room = _MOST_BYTES
-    for path, owner, name in _numbers(loader):
-        value = _get(owner, name)
-        kind, checksum = _kind(value), _checksum(value)
-        if path not in first or first[path][0] != kind or first[path][1] == checksum:
+    for path, owner, name in numbers(loader):
+        value = value_of(owner, name)
+        kind, now = _kind(value), checksum(value)
+        if path not in first or first[path][0] != kind or first[path][1] == now:
             continue
         taken = _taken(value)
         size = getattr(taken, "nbytes", 8)
@@ -62,7 +62,7 @@ def begun(loader: Any) -> dict[str, Any]:
             room -= size
             changed[path] = taken
         else:
-            many[path] = checksum
+            many[path] = now
     states = [generators.state_of(found) for found in _generators(loader)]
     return {"generators": states, "changed": changed, "many": many}
 
@@ -78,13 +78,13 @@ def put(loader: Any, saved: dict[str, Any]) -> None:
         raise FailoverError(GENERATORS.format(mine=len(found), theirs=len(saved["generators"])))
     for generator, state in zip(found, saved["generators"], strict=True):
         _set_state(generator, state)
-    places = {path: (owner, name) for path, owner, name in _numbers(loader)}
+    places = {path: (owner, name) for path, owner, name in numbers(loader)}
     for path, value in saved["changed"].items():
         if path not in places:
             raise FailoverError(GONE.format(path=path))
         _set(*places[path], path, value)
-    for path, checksum in saved["many"].items():
-        if path not in places or _checksum(_get(*places[path])) != checksum:
+    for path, wanted in saved["many"].items():
+        if path not in places or checksum(value_of(*places[path])) != wanted:
             raise FailoverError(MANY.format(path=path))
 
 
@@ -107,14 +107,16 @@ def _set_state(generator: Any, state: Any) -> None:
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
-def _numbers(loader: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(path, owner, name) of every number, array and list of numbers: an attribute of `owner`, or an item of a dict."""
-    for path, part in reach.objects(loader):
-        if isinstance(part, dict) or hasattr(part, "__dict__"):
-            held = part if isinstance(part, dict) else vars(part)
-            for name, value in list(held.items()):
-                if isinstance(name, str) and not name.startswith("_ff_") and _kind(value) is not None:
-                    yield f"{path}.{name}" if path else name, part, name
+def numbers(loader: Any, items: int | None = None) -> Iterator[tuple[str, Any, Any]]:
+    """(path, owner, name) of every number, array and list of numbers: an attribute of `owner`, or an item of a dict.
+
+    items: of a list or dict, at most so many are looked at.
+    """
+    for path, part in reach.objects(loader, items or reach.MOST):
+        held = islice(part.items(), items) if isinstance(part, dict) else reach.attributes(part).items()
+        for name, value in list(held):
+            if isinstance(name, str) and not name.startswith("_ff_") and _kind(value) is not None:
+                yield f"{path}.{name}" if path else name, part, name
 
 
 def _kind(value: Any) -> str | None:
@@ -140,7 +142,7 @@ def _taken(value: Any) -> Any:
     return value.clone() if torch.is_tensor(value) else value.copy()
 
 
-def _checksum(value: Any) -> int:
+def checksum(value: Any) -> int:
     if torch.is_tensor(value):
         return zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy().data) if value.numel() else 0
     if np is not None and isinstance(value, np.ndarray):
@@ -152,8 +154,8 @@ def _first(loader: Any) -> dict[str, tuple[str | None, int]]:
     """The numbers that the loader had when this was asked first."""
     kept = getattr(loader, "__dict__", {})
     if "_ff_first" not in kept:
-        values = ((path, _get(owner, name)) for path, owner, name in _numbers(loader))
-        found = {path: (_kind(value), _checksum(value)) for path, value in values}
+        values = ((path, value_of(owner, name)) for path, owner, name in numbers(loader))
+        found = {path: (_kind(value), checksum(value)) for path, value in values}
         if not hasattr(loader, "__dict__"):
             return found
         kept["_ff_first"] = found
@@ -161,12 +163,15 @@ def _first(loader: Any) -> dict[str, tuple[str | None, int]]:
     return first
 
 
-def _get(owner: Any, name: str) -> Any:
-    return owner[name] if isinstance(owner, dict) else vars(owner)[name]
+def value_of(owner: Any, name: str) -> Any:
+    if isinstance(owner, dict):
+        return owner[name]
+    held = getattr(owner, "__dict__", {})
+    return held[name] if name in held else getattr(owner, name)
 
 
 def _set(owner: Any, name: str, path: str, value: Any) -> None:
-    live = _get(owner, name)
+    live = value_of(owner, name)
     if isinstance(live, list) and torch.is_tensor(value):
         live[:] = value.tolist()  # in place: others may hold the very list
     elif _kind(live) != _kind(value):
@@ -177,5 +182,7 @@ def _set(owner: Any, name: str, path: str, value: Any) -> None:
         live[...] = value
     elif isinstance(owner, dict):
         owner[name] = value
-    else:
+    elif name in getattr(owner, "__dict__", {}):
         vars(owner)[name] = value
+    else:
+        setattr(owner, name, value)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import types
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,49 +23,70 @@ except ImportError:  # torch works without it
     np = None  # type: ignore[assignment]
 
 _DEPTH = 6
-_MOST = 2000  # objects looked at: a data set may be a list of millions
+MOST = 2000  # objects looked at: a data set may be a list of millions
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, torch.nn.Module, type, types.ModuleType)
 _LIBRARIES = frozenset({"abc", "builtins", "collections", "functools", "numpy", "random", "torch", "typing"})
 # The iterator of a loader with processes changes all the time; the other two are this package's own.
 _SKIPPED = frozenset({"_iterator", "_ff_past", "_ff_first"})
 
 
-def objects(loader: Any) -> Iterator[tuple[str, Any]]:
-    """(path from the loader, object), each object once: "dataset.transform" and what is there. Leaves are left out."""
+def objects(loader: Any, items: int = MOST) -> Iterator[tuple[str, Any]]:
+    """(path from the loader, object), each object once: "dataset.transform" and what is there. Leaves are left out.
+
+    items: of a list or dict, at most so many are looked at.
+    """
     seen: set[int] = set()
     level = [("", loader)]
     for _ in range(_DEPTH):
         below: list[tuple[str, Any]] = []
         for path, part in level:
-            if id(part) in seen or len(seen) > _MOST or (isinstance(part, _LEAVES) and not _is_array(part)):
+            if id(part) in seen or len(seen) > MOST or (isinstance(part, _LEAVES) and not _is_array(part)):
                 continue
             seen.add(id(part))
             yield path, part
             if not is_generator(part):
-                below += [(f"{path}.{name}" if path else name, value) for name, value in _parts(part)]
+                below += [(f"{path}.{name}" if path else name, value) for name, value in _parts(part, items)]
         level = below
+
+
+def attributes(part: Any) -> dict[str, Any]:
+    """Name -> value of what `part` has itself, in its __dict__ or its slots."""
+    return {
+        **{name: getattr(part, name) for name in _slots(type(part)) if hasattr(part, name)},  # type: ignore[arg-type]
+        **getattr(part, "__dict__", {}),
+    }
+
+
+@functools.cache
+def _slots(kind: type) -> tuple[str, ...]:
+    found: list[str] = []
+    for base in kind.__mro__:
+        if base.__module__.split(".", 1)[0] not in _LIBRARIES:
+            slots = vars(base).get("__slots__", ())
+            found += [slots] if isinstance(slots, str) else slots
+    return tuple(name for name in found if name not in ("__dict__", "__weakref__"))
 
 
 def _is_array(part: Any) -> bool:
     return np is not None and isinstance(part, np.ndarray)
 
 
-def _parts(part: Any) -> list[tuple[str, Any]]:
+def _parts(part: Any, items: int) -> list[tuple[str, Any]]:
     if _is_array(part):
         return []
     if isinstance(part, dict):
-        return [(str(key), value) for key, value in list(part.items())[:_MOST]]
-    if isinstance(part, (list, tuple)):
-        return [(str(index), value) for index, value in enumerate(part[:_MOST])]
+        return [(str(key), value) for key, value in islice(part.items(), items)]
+    if isinstance(part, (list, tuple, deque)):
+        return [(str(index), value) for index, value in enumerate(islice(part, items))]
     if isinstance(part, functools.partial):
-        return [("func", part.func), *_parts(part.args), *_parts(part.keywords)]
+        return [("func", part.func), *_parts(part.args, items), *_parts(part.keywords, items)]
     if isinstance(part, types.MethodType):
         return [("__self__", part.__self__), ("__func__", part.__func__)]
     if isinstance(part, types.FunctionType):
         return [*_bound(part), *_globals(part)]
     if isinstance(part, types.GeneratorType):
         return list(part.gi_frame.f_locals.items()) if part.gi_frame is not None else []
-    own = [(name, value) for name, value in getattr(part, "__dict__", {}).items() if name not in _SKIPPED]
+    own = [(name, value) for name, value in attributes(part).items() if name not in _SKIPPED]
     return own + _of_class(type(part))  # type: ignore[arg-type]
 
 
