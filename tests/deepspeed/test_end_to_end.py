@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.compare import assert_same, injections, results
-from tests.e2e.jobs import Job, fftrain, uninterrupted
+from tests.e2e.jobs import ENV, Job, fftrain, uninterrupted
 
 ROOT = Path(__file__).parents[2]
 USUAL = str(ROOT / "tests" / "deepspeed" / "usual_script.py")
@@ -37,7 +37,8 @@ def both(
     return job, wanted
 
 
-def test_unmodified_script_survives(tmp_path: Path) -> None:
+def test_unmodified_script_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ENV, "TORCHDYNAMO_DISABLE")  # as users have it
     words = ["--epochs", "2", "--steps", "5"]
     kills = ("1 3 backward", "0 6 after-step", "1 10 step")
     job, wanted = both(tmp_path, "zero1_bf16", USUAL, words, kills, "--destroy")

@@ -39,7 +39,7 @@ interrupter.install()
 
 import deepspeed  # noqa: E402
 import loops  # noqa: E402
-from deepspeed.accelerator import get_accelerator  # noqa: E402
+from preload import preload  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
 import scripts  # noqa: E402
@@ -301,9 +301,7 @@ def fork(number: int, job: dict[str, Any]) -> int:
 
 
 def serve() -> None:
-    # Or each rank would ask ninja whether it is compiled.
-    for operator in ("ShareMemCommBuilder", "CPUAdamBuilder", "FusedAdamBuilder"):
-        get_accelerator().create_op_builder(operator).load(verbose=False)
+    preload()
     print("[]", flush=True)  # ready; before it libraries may have printed
     for line in sys.stdin:
         job = json.loads(line)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.compare import assert_same, injections, results
-from tests.e2e.jobs import Job, fftrain, torchrun, uninterrupted
+from tests.e2e.jobs import ENV, Job, fftrain, torchrun, uninterrupted
 
 SCRIPT = str(Path(__file__).parents[1] / "megatron" / "train_tiny.py")
 ZERO = ("--use-distributed-optimizer",)
@@ -137,7 +137,8 @@ def test_batch_ramp_up_saves_and_sparse_logs(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(700)
 @slow
-def test_a_loop_that_exits_by_itself(tmp_path: Path) -> None:
+def test_a_loop_that_exits_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ENV, "TORCHDYNAMO_DISABLE")  # as users have it
     both(tmp_path, ("--bf16", *ZERO, "--exit-interval", "7"), ("2 3 backward", "1 7 after-step"))
 
 
