@@ -14,7 +14,7 @@ from the partitions again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +72,16 @@ def declare(engine: Any, weights_edited: bool) -> list[TensorSpec]:
         if id(p) not in trained:
             specs.append(TensorSpec(f"frozen.{name}", p.ds_tensor.data, Held.UNIQUE))
     return specs
+
+
+def same_values(engine: Any) -> AbstractContextManager[None]:
+    """Around DeepSpeed's own saving of whole weights: it writes each partition anew, with the values that it has.
+
+    torch's version counters do not show that, so that it is not taken for a script that writes weights.
+    """
+    partitions = tuple(p.ds_tensor for p in engine.module.parameters())
+    kept: AbstractContextManager[None] = torch.autograd.grad_mode._unsafe_preserve_version_counter(partitions)
+    return kept
 
 
 def written_by_steps(
