@@ -16,6 +16,9 @@ from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, rebuild, scalars, state_map
 from ff_deepspeed.reset import Reset
+from ff_deepspeed.stage3 import layout
+from ff_deepspeed.stage3 import rebuild as stage3_rebuild
+from ff_deepspeed.stage3 import state as stage3
 
 
 class Script(Protocol):
@@ -51,6 +54,7 @@ class DeepSpeedAdapter:
         self._modes = Modes(self.members)
         self.attributes = Attributes(self.members)
         self._reset = Reset(engine)
+        self._is_stage3 = layout.is_stage3(engine.optimizer)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)
@@ -60,18 +64,22 @@ class DeepSpeedAdapter:
         return self.script.repeats_script
 
     def tensors(self) -> list[TensorSpec]:
-        moments.of(state_map.inner_optimizer(self.engine)).create()
+        with state_map.whole_groups(self.engine):
+            moments.of(state_map.inner_optimizer(self.engine)).create()
+        self._reset.begin()
         self.buffers.begin()
         self.attributes.begin()
         self._specs = state_map.declare(self.engine, self.buffers.changing, self._weights_edited)
         return self._specs
 
     def only_stepped(self) -> Iterable[tuple[str, torch.Tensor]]:
+        if self._is_stage3:
+            return stage3.written_by_steps(self.engine.optimizer, self.members.look().parameters)
         masters = state_map.partitions(self.engine.optimizer) or []
         return [*self.members.look().parameters, *((f"master.{i}", p) for i, p in enumerate(masters))]
 
     def replicas(self) -> list[Replicas]:
-        weights = self.members.look().parameters
+        weights = [] if self._is_stage3 else self.members.look().parameters
         others = [spec for spec in self._specs if spec.held is Held.REPLICATED and not spec.name.startswith("weight")]
         ranks = list(range(dist.get_world_size()))
         return [Replicas(None, ranks, [*weights, *((spec.name, spec.tensor) for spec in others)])]
@@ -106,7 +114,10 @@ class DeepSpeedAdapter:
         self._reset.run()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
-        if not self._weights_edited:  # else they have been copied themselves
+        if self._is_stage3:
+            self._reset.run()  # a replacement may have gathered parameters before training
+            stage3_rebuild.weights(self.engine, from_masters=not self._weights_edited and self._rank in restored)
+        elif not self._weights_edited:  # else they have been copied themselves
             rebuild.weights_from_masters(self.engine, restored)
         if source_rank is not None and newcomers:
             self._from_peers = rebuild.from_peers(self._specs, source_rank, newcomers, self._rank)

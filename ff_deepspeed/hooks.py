@@ -7,6 +7,7 @@
 | ... .forward, backward, step       | the calls of an unmodified loop (ff_deepspeed.unmodified) |
 | ... .set_gradient_accumulation_boundary | in the exact loop only DeepSpeed counts micro-batches |
 | ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
+| ... ._zero3_consolidated_16bit_state_dict | whole weights are saved: writes of the values that are there do not count |
 | ... .load_checkpoint               | a replacement is answered from memory |
 | DeepSpeedCPUAdam, FusedAdam        | from __init__ on what they hide in C++ is followed |
 | data loaders                       | an unmodified loop's data; its collectives are noticed in the groups |
@@ -31,6 +32,7 @@ from ff_core.worker.hooks import wrap
 from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, second, support
 from ff_deepspeed import config as configuration
 from ff_deepspeed.protection import Protection, guard
+from ff_deepspeed.stage3 import state as stage3
 
 if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry
@@ -160,6 +162,11 @@ def _save_checkpoint(found: Protection, original: Original, engine: Any, *args: 
     return result
 
 
+def _whole_weights(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> Any:
+    with stage3.same_values(engine):
+        return found.unmodified.call(original, (engine, *args), kwargs, writes=False, alone=lambda: None)
+
+
 def _load_checkpoint(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> Any:
     return found.load_checkpoint(original, args, kwargs)
 
@@ -176,6 +183,7 @@ _OF_PROTECTED: dict[str, Callable[..., Any]] = {
     "step": _step,
     "set_gradient_accumulation_boundary": _boundary,
     "save_checkpoint": _save_checkpoint,
+    "_zero3_consolidated_16bit_state_dict": _whole_weights,
     "load_checkpoint": _load_checkpoint,
 }
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ff_deepspeed.stage3 import layout
+from ff_deepspeed.stage3 import reset as stage3
 from ff_deepspeed.state_map import inner_optimizer, partitions
 
 
@@ -20,6 +22,12 @@ class Reset:
         # ZeRO steps one parameter group at a time by narrowing this list for the duration.
         self._inner = inner_optimizer(engine)
         self._param_groups = self._inner.param_groups
+        self._stage3 = stage3.Reset(engine) if layout.is_stage3(engine.optimizer) else None
+
+    def begin(self) -> None:
+        """Training starts: what the script did before, a replacement's script does, too."""
+        if self._stage3 is not None:
+            self._stage3.begin()
 
     def run(self) -> None:
         engine, optimizer = self._engine, self._engine.optimizer
@@ -27,7 +35,9 @@ class Reset:
         _engine(engine)
         if hasattr(optimizer, "_backward_hook_state"):
             _hooks(optimizer)
-        if hasattr(optimizer, "ipg_buckets"):
+        if self._stage3 is not None:
+            self._stage3.run()
+        elif hasattr(optimizer, "ipg_buckets"):
             _zero12(optimizer)
         elif hasattr(optimizer, "clear_hp_grads"):
             optimizer.zero_grad()  # both the bf16 gradients and the fp32 buffers they were added to

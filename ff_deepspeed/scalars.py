@@ -12,7 +12,7 @@ from typing import Any
 from ff_core.state import optimizer_tensors
 from ff_core.state.optimizer_tensors import copied
 from ff_deepspeed import moments
-from ff_deepspeed.state_map import inner_optimizer
+from ff_deepspeed.state_map import inner_optimizer, whole_groups
 
 COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps", "_unmanaged_backward_count")
 FLAGS = ("_step_applied", "_global_grad_norm", "_is_gradient_accumulation_boundary")
@@ -41,7 +41,8 @@ def load(engine: Any, saved: dict[str, Any]) -> None:
     set_sizes(engine, saved["sizes"])
     _set(engine.optimizer, saved["wrapper"])
     _set(_loss_scaler(engine), saved["scaler"])
-    optimizer_tensors.set_groups(inner, saved["groups"])
+    with whole_groups(engine):
+        optimizer_tensors.set_groups(inner, saved["groups"])
     moments.of(inner).load(saved["moments"])
     _load_scheduler(engine.lr_scheduler, saved["lr_scheduler"])
     if saved["activation_rng"]:

@@ -4,6 +4,7 @@
 | ---                             | ---                         | ---                            | ---          |
 | DeepSpeedZeroOptimizer (1, 2)   | fp32 partition, its moments |                                | flat weights |
 | BF16_Optimizer (1)              | fp32 partition, its moments |                                | flat weights |
+| DeepSpeedZeroOptimizer_Stage3   | see `ff_deepspeed.stage3.state`; frozen parameters too      |             |
 | FP16_UnfusedOptimizer (0, bf16) |                             | fp32 masters, moments, weights |              |
 | FP16_Optimizer (the same, fused)|                             | fp32 masters, moments, weights |              |
 | the script's optimizer (0, fp32)|                             | weights, moments               |              |
@@ -17,6 +18,7 @@ first step applies weight decay to the masters only, so at version 0 they are no
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,8 +26,9 @@ import torch
 from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import moments
+from ff_deepspeed.stage3 import layout, state
 
-MASTERS = "master"
+MASTERS = state.MASTERS
 
 
 def inner_optimizer(engine: Any) -> torch.optim.Optimizer:
@@ -38,8 +41,15 @@ def inner_optimizer(engine: Any) -> torch.optim.Optimizer:
     return inner
 
 
+def whole_groups(engine: Any) -> AbstractContextManager[None]:
+    """Around whatever goes through the inner optimizer's groups: under ZeRO-3 they are empty between steps."""
+    if not layout.is_stage3(engine.optimizer):
+        return nullcontext()
+    return state.whole_groups(engine.optimizer, inner_optimizer(engine))
+
+
 def partitions(optimizer: Any) -> list[torch.Tensor] | None:
-    """This rank's fp32 master partition of each parameter group, None without ZeRO."""
+    """This rank's fp32 master partition of each parameter group under ZeRO-1 and 2, else None."""
     for name in ("single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
         if hasattr(optimizer, name):
             return list(getattr(optimizer, name))
@@ -63,6 +73,8 @@ def declare(engine: Any, changing_buffers: set[str], weights_edited: bool = Fals
     everywhere = f"data-parallel, {engine.dp_world_size} ranks"
     optimizer = engine.optimizer
     masters = partitions(optimizer)
+    if layout.is_stage3(optimizer):
+        return state.declare(engine, weights_edited) + _buffers(engine, changing_buffers, everywhere)
     if masters is not None:
         specs = _partitioned(engine, masters, everywhere if weights_edited else "")
     elif hasattr(optimizer, "fp32_groups"):
@@ -135,10 +147,15 @@ def _constants(engine: Any, changing_buffers: set[str], everywhere: str) -> list
         for name, p in engine.module.named_parameters()
         if id(p) not in updated
     ]
-    for name, buffer in engine.module.named_buffers():
-        if name not in changing_buffers:
-            specs.append(TensorSpec(f"buffer.{name}", buffer, Held.CONSTANT, over=everywhere))
-    return specs
+    return specs + _buffers(engine, changing_buffers, everywhere)
+
+
+def _buffers(engine: Any, changing_buffers: set[str], everywhere: str) -> list[TensorSpec]:
+    return [
+        TensorSpec(f"buffer.{name}", buffer, Held.CONSTANT, over=everywhere)
+        for name, buffer in engine.module.named_buffers()
+        if name not in changing_buffers
+    ]
 
 
 def parameter_names(engine: Any) -> dict[torch.nn.Parameter, str]:

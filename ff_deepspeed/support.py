@@ -12,12 +12,14 @@ import torch
 
 from ff_core.errors import UnsupportedError
 from ff_deepspeed import moments
-from ff_deepspeed.state_map import inner_optimizer
+from ff_deepspeed.stage3 import layout
+from ff_deepspeed.state_map import inner_optimizer, whole_groups
 
 WORKS = (
-    "FFTrainer protects DeepSpeed engines with ZeRO stage 0, 1 or 2, fp32 or bf16, "
+    "FFTrainer protects DeepSpeed engines with ZeRO stage 0, 1, 2 or 3, fp32 or bf16, "
     "any optimizer that keeps what it remembers in its `state`, and data parallelism"
 )
+TESTED = "install DeepSpeed 0.19.8, or use ZeRO stage 2"
 HINT = 'Use that, or set "ff_failover": {"enabled": false} to train unprotected.'
 
 
@@ -46,8 +48,8 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
     from deepspeed.runtime.pipe.engine import PipelineEngine
 
     zero = config.zero_config
-    if zero.stage > 2:
-        yield f"zero_optimization.stage = {int(zero.stage)} (ZeRO-3) is not supported yet; stages 0, 1 and 2 are"
+    if zero.stage == 3:
+        yield from _stage3_obstacles(zero)
     if isinstance(model, PipelineModule):
         yield "the model is a PipelineModule: pipeline parallelism is not supported yet"
     elif mpu is not None:
@@ -79,6 +81,20 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
                 yield f"{name}: masters in a low precision are not supported"
 
 
+def _stage3_obstacles(zero: Any) -> Iterator[str]:
+    """What of ZeRO-3 keeps parameters in further places."""
+    if zero.zero_hpz_partition_size > 1:
+        yield (
+            f"zero_optimization.zero_hpz_partition_size = {zero.zero_hpz_partition_size}: second copies of parameters "
+            "(hpZ) are not supported; 1 is"
+        )
+    for name in ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"):
+        if getattr(zero, name):
+            yield f"zero_optimization.{name} = true is not supported; false is"
+    if getattr(zero, "mics_shard_size", -1) > 0:  # of older versions
+        yield f"zero_optimization.mics_shard_size = {zero.mics_shard_size}: MiCS is not supported; -1 is"
+
+
 def _optimizer_obstacles(config: Any, given: Any) -> Iterator[str]:
     """The optimizer that DeepSpeed would make of the configuration, where it is known already to be none of ours."""
     name = config.optimizer_name
@@ -97,14 +113,29 @@ def _written(config: Any, name: str) -> str:
 
 def engine_obstacles(engine: Any) -> Iterator[str]:
     """What of an engine that is complete cannot be protected, a sentence each."""
+    import deepspeed
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
+    if layout.is_stage3(engine.optimizer):
+        lacking = list(layout.missing(engine.optimizer))
+        for name in lacking:
+            yield f"DeepSpeed {deepspeed.__version__} has no {name}, which FFTrainer resets under ZeRO-3: {TESTED}"
+        if lacking:
+            return
     inner = inner_optimizer(engine)
-    yield from moments.words(inner, moments.examine(inner))
-    wrappers = (DeepSpeedZeroOptimizer, BF16_Optimizer, FP16_UnfusedOptimizer, FP16_Optimizer)
+    with whole_groups(engine):
+        yield from moments.words(inner, moments.examine(inner))
+    wrappers = (
+        DeepSpeedZeroOptimizer,
+        DeepSpeedZeroOptimizer_Stage3,
+        BF16_Optimizer,
+        FP16_UnfusedOptimizer,
+        FP16_Optimizer,
+    )
     if engine.optimizer is not engine.basic_optimizer and type(engine.optimizer) not in wrappers:
         yield f"DeepSpeed wrapped the optimizer in a {type(engine.optimizer).__qualname__}"
     if engine.has_moe_layers:

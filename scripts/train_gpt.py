@@ -201,7 +201,9 @@ def optimizer_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for number, group in enumerate(base.param_groups):
         state[f"{number}.lr"] = group["lr"]
-        for index, parameter in enumerate(group["params"]):
+        # ZeRO-3 has its groups empty between steps.
+        stepped = group["params"] or getattr(engine.optimizer, "fp32_partitioned_groups_flat", [])
+        for index, parameter in enumerate(stepped):
             state[f"{number}.{index}"] = parameter
             for name, value in base.state.get(parameter, {}).items():
                 state[f"{number}.{index}.{name}"] = value
@@ -217,11 +219,13 @@ def random_states() -> dict[str, torch.Tensor]:
 
 def write_result(arguments: argparse.Namespace, engine: deepspeed.DeepSpeedEngine, losses: dict[int, float]) -> None:
     rank = dist.get_rank()
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):  # whole under ZeRO-3, too
+        parameters_sha256 = digest(dict(engine.module.named_parameters()))
     result = {
         "rank": rank,
         "world_size": dist.get_world_size(),
         "steps": engine.global_steps,
-        "parameters_sha256": digest(dict(engine.module.named_parameters())),
+        "parameters_sha256": parameters_sha256,
         "optimizer_sha256": digest(optimizer_state(engine)),
         "rng_sha256": digest(random_states()),
         "losses": {str(step): loss for step, loss in losses.items()},
@@ -232,8 +236,7 @@ def write_result(arguments: argparse.Namespace, engine: deepspeed.DeepSpeedEngin
         file.write_text(json.dumps(result, indent=1) + "\n")
     if rank == 0:
         loss = losses.get(engine.global_steps, float("nan"))
-        parameters = str(result["parameters_sha256"])[:16]
-        print(f"{engine.global_steps} steps, loss {loss:.6f}, parameters {parameters}", flush=True)
+        print(f"{engine.global_steps} steps, loss {loss:.6f}, parameters {parameters_sha256[:16]}", flush=True)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ refused where it differs. When training starts, a result is taken for state if
 * it lies in the memory of state, or
 * it consists of real numbers, and a piece of state has its shape and its values (a sample of them; a framework may have
   moved a weight into other memory and another precision), or
-* it consists of real numbers, and a framework has asked for it.
+* it consists of real numbers, and a framework has asked for it (ZeRO-3 sends weights as bytes when it partitions them).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 ROOM = 32 << 20  # bytes of all such results of a rank
 _FRAMEWORKS = ("deepspeed", "megatron", "transformer_engine", "apex")
+#: Where a framework sends weights as bytes.
+_AS_BYTES = ("deepspeed/runtime/zero/partition_parameters.py",)
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)  # that a weight may have been brought into
 _SAMPLE = 4096  # elements
 
@@ -59,9 +61,12 @@ class Large:
         self.place, self.mark = place, mark
         self.data: bytes | None = None
         self._shape = tuple(tensor.shape)
-        self._real = tensor.is_floating_point() or tensor.is_complex()
-        self._framework = self._real and _framework_asks()
-        self._looks = {_look(tensor, dtype) for dtype in {tensor.dtype, *_PRECISIONS}} if self._real else set()
+        asked = _asking_framework()
+        as_bytes = tensor.dtype is torch.uint8 and asked is not None and asked.endswith(_AS_BYTES)
+        self._real = tensor.is_floating_point() or tensor.is_complex() or as_bytes
+        self._framework = self._real and asked is not None
+        may_be_state = self._real and not self._framework
+        self._looks = {_look(tensor, dtype) for dtype in {tensor.dtype, *_PRECISIONS}} if may_be_state else set()
         self._memory = StorageWeakRef(tensor.untyped_storage())
         size = tensor.numel() * tensor.element_size()
         if not self._framework and size <= room.left:
@@ -85,8 +90,8 @@ def _look(tensor: torch.Tensor, dtype: torch.dtype) -> bytes:
     return hashlib.blake2b(sample.view(torch.uint8).numpy().data, digest_size=16).digest()
 
 
-def _framework_asks() -> bool:
-    """Whether the collective that is made now was asked for by a framework or one of torch's modules."""
+def _asking_framework() -> str | None:
+    """The file of a framework, or of one of torch's modules, that asked for the collective that is made now; or None."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         parts = frame.f_code.co_filename.split("/")
@@ -94,8 +99,8 @@ def _framework_asks() -> bool:
             frame = frame.f_back
             continue
         if any(name in parts for name in _FRAMEWORKS) or ("torch" in parts and "nn" in parts):
-            return True
+            return frame.f_code.co_filename
         if "torch" not in parts and "ff_core" not in parts:
-            return False  # the script
+            return None  # the script
         frame = frame.f_back
-    return False
+    return None

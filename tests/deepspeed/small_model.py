@@ -115,7 +115,11 @@ def digest(engine: Any) -> str:
     wrapper = engine.optimizer
     inner = wrapper if wrapper is engine.basic_optimizer else wrapper.optimizer
     numbers: list[dict[str, Any]] = []
-    for p in (p for group in inner.param_groups for p in group["params"]):
+    stepped = [p for group in inner.param_groups for p in group["params"]]
+    if hasattr(wrapper, "fp32_partitioned_groups_flat"):  # ZeRO-3: persistent parameters are whole, the others empty
+        stepped = wrapper.fp32_partitioned_groups_flat
+        tensors += [p.ds_tensor for p in engine.module.parameters()]
+    for p in stepped:
         tensors += [p.data, *(v for v in inner.state[p].values() if torch.is_tensor(v))]
         numbers.append({k: v for k, v in inner.state[p].items() if not torch.is_tensor(v)})
     for tensor in tensors:

@@ -69,6 +69,15 @@ def test_two_kills_over_two_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("config", ["zero3_fp32", pytest.param("zero3_bf16", marks=slow)])
+def test_zero3(tmp_path: Path, config: str) -> None:
+    """Parameters, too, are partitioned. A kill meets survivors with some of them gathered or in flight."""
+    kills = ("1 3 forward", "0 4 backward", "1 6 step", "0 8 after-step", "1 9 backward", "0 10 forward", "0 11 step")
+    job = both(tmp_path, config, (), *kills, ranks=2)
+    assert len(job.of("failover")) == len(kills)
+
+
+@pytest.mark.timeout(600)
 @slow
 def test_random_moments(tmp_path: Path) -> None:
     moments = ((1, 3), (3, 6), (0, 9), (2, 12))

@@ -1,0 +1,79 @@
+"""ZeRO-3: interrupted in front of every collective of an iteration, and gone on with by a replacement, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Case = dict[str, Any]
+#: Biases stay whole between steps, matrices do not.
+SMALL = {"stage3_param_persistence_threshold": 64}
+
+LAYOUTS: dict[str, Case] = {
+    "bf16": {"dtype": "bf16", "zero": SMALL},
+    "fp32": {"dtype": "fp32", "zero": SMALL},
+    "bf16-all-persistent": {"dtype": "bf16"},
+    "bf16-none-persistent": {"dtype": "bf16", "zero": {"stage3_param_persistence_threshold": 0}},
+    "bf16-gas2-small-buckets": {"dtype": "bf16", "gas": 2, "zero": {**SMALL, "reduce_bucket_size": 300}},
+    "fp32-sub-groups-no-prefetch": {
+        "dtype": "fp32", "zero": {**SMALL, "sub_group_size": 100, "stage3_prefetch_bucket_size": 0}, "clip": 0.0,
+    },
+    "bf16-overlap-sequential-gathers": {
+        "dtype": "bf16", "zero": {**SMALL, "overlap_comm": True, "stage3_allgather_sequential": True},
+    },
+    "bf16-adamw-of-the-configuration": {
+        "dtype": "bf16", "zero": SMALL, "optimizer": "json", "config": {"optimizer": {"type": "AdamW"}},
+    },
+    "fp32-momentum-made-late": {
+        "dtype": "fp32", "zero": SMALL, "optimizer": "json",
+        "config": {"optimizer": {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9}}, "zero_allow_untested_optimizer": True},
+    },
+    "fp32-cpu-adam": {"dtype": "fp32", "zero": SMALL, "optimizer": "cpu_adam"},
+}  # fmt: skip
+
+#: Two in each iteration. The first finds a complete trace of the modules' order, the second finds it being recorded anew.
+PLAN = [[2 + number // 2, number] for number in range(24)]
+ITERATIONS = 14
+
+
+@pytest.mark.parametrize("group", range(4))
+def test_interrupted_run_equals_uninterrupted_run(group: int, run_cases: Callable[..., Any]) -> None:
+    names = list(LAYOUTS)[group::4]
+    base = [{"stage": 3, "iterations": ITERATIONS, **LAYOUTS[name]} for name in names]
+    results = run_cases([*({**case, "protected": False} for case in base), *({**case, "plan": PLAN} for case in base)])
+    for number, name in enumerate(names):
+        for rank in range(2):
+            reference, got = results[number][rank], results[len(names) + number][rank]
+            assert len(got["recovered"]) >= reference["collectives"] >= 6, name
+            assert got["losses"] == reference["losses"], f"{name}, rank {rank}"
+            assert got["digest"] == reference["digest"], f"{name}, rank {rank}"
+            assert len(reference["losses"]) == ITERATIONS
+
+
+NEWCOMERS: dict[str, Case] = {
+    "bf16": {"dtype": "bf16", "zero": SMALL, "save_at": 4},
+    "before-the-first-iteration": {"dtype": "bf16", "save_at": 0},
+    "fp32-gas2": {"dtype": "fp32", "zero": SMALL, "gas": 2, "save_at": 3},
+    "second-epoch-cpu-adam": {
+        "dtype": "fp32", "optimizer": "cpu_adam", "epochs": 2, "iterations": 4, "extra": 2, "save_at": 6,
+    },
+}  # fmt: skip
+
+
+def test_newcomer_continues_exactly(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    cases = []
+    for name, given in NEWCOMERS.items():
+        case = {"stage": 3, **{key: value for key, value in given.items() if key != "save_at"}}
+        cases.append({**case, "save_at": given["save_at"], "save_to": str(tmp_path / name)})
+        cases.append({**case, "resume_from": str(tmp_path / name)})
+    results = run_cases(cases)
+    for number, (name, given) in enumerate(NEWCOMERS.items()):
+        for rank in range(2):
+            whole, rest = results[2 * number][rank], results[2 * number + 1][rank]
+            assert rest["losses"] == {step: loss for step, loss in whole["losses"].items() if step in rest["losses"]}, name
+            assert 0 < len(rest["losses"]) < len(whole["losses"]) or given["save_at"] == 0, name
+            assert rest["digest"] == whole["digest"], name
+            assert rest["evaluations"] == whole["evaluations"], f"{name}: random numbers after the loop"
