@@ -1,12 +1,12 @@
 """A ZeRO-3 job with what such jobs do: a model made under zero.Init, frozen layers, gathered parameters, saves.
 
-    --result FILE       result.json becomes result.rank0.json, ...: hashes, and losses of the steps it has seen
-    --zero-init         the model is made under deepspeed.zero.Init; every rank has a seed of its own then
-    --frozen            half of the model does not train, and only rank 0 knows its values
-    --gather            each iteration looks at a whole parameter
-    --save DIR          each third iteration saves a checkpoint and 16-bit weights, within the iteration
-    --load DIR          begins with the checkpoint there
-    --skips LAYER       from the third step on the layer "used" or "late" gets no gradient
+--result FILE       result.json becomes result.rank0.json, ...: hashes, and losses of the steps it has seen
+--zero-init         the model is made under deepspeed.zero.Init; every rank has a seed of its own then
+--frozen            half of the model does not train, and only rank 0 knows its values
+--gather            each iteration looks at a whole parameter
+--save DIR          each third iteration saves a checkpoint and 16-bit weights, within the iteration
+--load DIR          begins with the checkpoint there
+--skips LAYER       from the third step on the layer "used" or "late" gets no gradient
 """
 
 from __future__ import annotations

@@ -73,7 +73,9 @@ def test_newcomer_continues_exactly(run_cases: Callable[..., Any], tmp_path: Pat
     for number, (name, given) in enumerate(NEWCOMERS.items()):
         for rank in range(2):
             whole, rest = results[2 * number][rank], results[2 * number + 1][rank]
-            assert rest["losses"] == {step: loss for step, loss in whole["losses"].items() if step in rest["losses"]}, name
+            assert rest["losses"] == {step: loss for step, loss in whole["losses"].items() if step in rest["losses"]}, (
+                name
+            )
             assert 0 < len(rest["losses"]) < len(whole["losses"]) or given["save_at"] == 0, name
             assert rest["digest"] == whole["digest"], name
             assert rest["evaluations"] == whole["evaluations"], f"{name}: random numbers after the loop"

@@ -162,22 +162,20 @@ def training_log(
             force_initialize=True, num_layers=args.num_layers, moe_layer_freq=1,
             track_names=[*(names[kind] for kind in args.moe_router_load_balancing_type), "z_loss"],
         )  # fmt: skip
-    total_loss_dict["advanced iterations"] = total_loss_dict.get("advanced iterations", 0) + int(not skipped_iter)
-    total_loss_dict["skipped iterations"] = total_loss_dict.get("skipped iterations", 0) + skipped_iter
-    if not skipped_iter:
-        for key in loss_dict:
-            total_loss_dict[key] = total_loss_dict.get(key, torch.tensor([0.0])) + loss_dict[key]
+    counts = {"advanced iterations": int(not skipped_iter), "skipped iterations": skipped_iter}
+    for key, value in {**counts, **({} if skipped_iter else loss_dict)}.items():
+        total_loss_dict[key] = total_loss_dict.get(key, 0 if key in counts else torch.tensor([0.0])) + value
     if iteration % args.log_interval == 0 or is_first_iteration:
         timers("interval-time").elapsed(barrier=True, reset=not is_first_iteration)
         line = f"iteration {iteration} lr {learning_rate:.6f} grad norm {grad_norm:.5f}"
         for key in sorted(total_loss_dict):
-            if not key.endswith(" iterations"):
+            if key not in counts:
                 line += f" {key}: {float(total_loss_dict[key]) / max(1, total_loss_dict['advanced iterations']):.6E}"
                 if not is_first_iteration:
                     total_loss_dict[key] = torch.tensor([0.0])
         print_rank_last(f"{line} skipped {total_loss_dict['skipped iterations']}")
         if not is_first_iteration:
-            total_loss_dict["advanced iterations"] = total_loss_dict["skipped iterations"] = 0
+            total_loss_dict.update(dict.fromkeys(counts, 0))
         if report_memory_flag:
             print_rank_last(f"memory after iteration {iteration}")
             report_memory_flag = iteration < 2
