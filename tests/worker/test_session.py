@@ -70,9 +70,10 @@ def test_a_step_that_a_halt_found_unfinished_stays_so(made: tuple[Session, list[
 
 
 def launched_with(settings: Settings, *, newcomer: bool) -> Session:
+    job = {**JobSpec(["train.py"], 1, 2, "127.0.0.1", 1).to_wire(), "config": settings.to_wire()}
     role = {
         "rank": 1, "world_size": 2, "secret": b"a secret of ours", "newcomer": newcomer, "epoch": 0, "injections": [],
-        "entrypoint": ["train.py"], "job": {**JobSpec(["train.py"], 1, 2, "127.0.0.1", 1).to_wire(), "config": settings.to_wire()},
+        "entrypoint": ["train.py"], "job": job,
     }  # fmt: skip
     parts = WorkerParts.for_role(SimpleNamespace(), role, StatusPage.create(), -1)  # type: ignore[arg-type]
     return Session(parts, role, None)

@@ -168,11 +168,10 @@ def training_log(
     if iteration % args.log_interval == 0 or is_first_iteration:
         timers("interval-time").elapsed(barrier=True, reset=not is_first_iteration)
         line = f"iteration {iteration} lr {learning_rate:.6f} grad norm {grad_norm:.5f}"
-        for key in sorted(total_loss_dict):
-            if key not in counts:
-                line += f" {key}: {float(total_loss_dict[key]) / max(1, total_loss_dict['advanced iterations']):.6E}"
-                if not is_first_iteration:
-                    total_loss_dict[key] = torch.tensor([0.0])
+        for key in sorted(total_loss_dict.keys() - counts.keys()):
+            line += f" {key}: {float(total_loss_dict[key]) / max(1, total_loss_dict['advanced iterations']):.6E}"
+            if not is_first_iteration:
+                total_loss_dict[key] = torch.tensor([0.0])
         print_rank_last(f"{line} skipped {total_loss_dict['skipped iterations']}")
         if not is_first_iteration:
             total_loss_dict.update(dict.fromkeys(counts, 0))
