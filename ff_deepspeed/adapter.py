@@ -18,6 +18,7 @@ from ff_deepspeed.reset import Reset
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import rebuild as stage3_rebuild
 from ff_deepspeed.stage3 import state as stage3
+from ff_deepspeed.stage3.unused import Unused
 
 
 class Script(Protocol):
@@ -50,6 +51,7 @@ class DeepSpeedAdapter:
         self._modes = Modes(self.members)
         self._reset = Reset(engine)
         self._is_stage3 = layout.is_stage3(engine.optimizer)
+        self._unused = Unused(engine) if self._is_stage3 else None
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)
@@ -87,6 +89,7 @@ class DeepSpeedAdapter:
             "trainer": scalars.save(self.engine),
             "buffers": self._buffers.save(),
             "modes": self._modes.save(),
+            "with_gradients": self._unused.save() if self._unused is not None else None,
             "data": self.script.position(),
             "client": self.script.client_state(),
         }
@@ -94,12 +97,25 @@ class DeepSpeedAdapter:
     def load_scalars(self, saved: dict[str, Any]) -> None:
         self._modes.load(saved["modes"])
         scalars.load(self.engine, saved["trainer"])
+        if self._unused is not None:
+            self._unused.load(saved["with_gradients"])
         self._buffers.load(saved["buffers"], self._from_peers)
         self._from_peers = {}
         self.script.restored(saved)
 
+    def stepping(self) -> None:
+        """The engine's step begins. Raises UnsupportedError if it would use what no version has."""
+        if self._unused is not None:
+            self._unused.check()
+
+    def stepped(self) -> None:
+        if self._unused is not None:
+            self._unused.stepped()
+
     def drop_iteration(self) -> None:
         self._reset.run()
+        if self._unused is not None:
+            self._unused.drop()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
         if self._is_stage3:

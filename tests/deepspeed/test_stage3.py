@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,18 @@ def test_newcomer_continues_exactly(run_cases: Callable[..., Any], tmp_path: Pat
             assert 0 < len(rest["losses"]) < len(whole["losses"]) or given["save_at"] == 0, name
             assert rest["digest"] == whole["digest"], name
             assert rest["evaluations"] == whole["evaluations"], f"{name}: random numbers after the loop"
+
+
+def test_gradients_of_an_earlier_iteration_are_refused(run_cases: Callable[..., Any]) -> None:
+    """What DeepSpeed takes for a parameter without one. The remedy, and a layer that never runs, are exact."""
+    base = {"stage": 3, "dtype": "fp32", "zero": SMALL, "gas": 2}
+    wrong = [{**base, "sometimes": how, "may_fail": True} for how in ("skips", "second")]
+    right = [{**base, "sometimes": how, "plan": [[4, 3], [5, 9]]} for how in ("zero", "never")]
+    skips, second, *others = run_cases([*wrong, *right, *({**case, "plan": [], "protected": False} for case in right)])
+    for rank in range(2):
+        assert re.search(r"extra\.weight, extra\.bias got no gradient in iteration 3, after .*0\.0", skips[rank]["error"])
+        assert re.search(r"extra\.bias got .* in iteration 3's first micro-batch, after", second[rank]["error"])
+        for got, reference in zip(others[:2], others[2:], strict=True):
+            assert len(got[rank]["recovered"]) == 2
+            assert got[rank]["digest"] == reference[rank]["digest"]
+            assert got[rank]["losses"] == reference[rank]["losses"]
