@@ -10,7 +10,17 @@ from typing import Any
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hpZ": ({"stage": 3, "zero": {"zero_hpz_partition_size": 2}}, r"zero_hpz_partition_size = 2: .*hpZ.* 1 is.*\"enabled\": false"),
     "quantized": ({"stage": 3, "zero": {"zero_quantized_weights": True}}, r"zero_quantized_weights = true is not.*false is"),
-    "offload": ({"zero": {"offload_optimizer": {"device": "cpu"}}}, r"offload_optimizer: offload is not supported yet"),
+    "offload": (
+        {"zero": {"offload_optimizer": {"device": "cpu"}}}, r"offload_optimizer is not supported yet with stage = 1; with"
+    ),
+    "NVMe": (
+        {"stage": 3, "zero": {"offload_param": {"device": "nvme", "nvme_path": "/tmp"}}},
+        r'offload_param\.device = "nvme" is not supported: .*"cpu" is',
+    ),
+    "twin-flow": (
+        {"stage": 3, "zero": {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}},
+        r"offload_optimizer\.ratio = 0\.5 .*not supported yet; 1\.0 is",
+    ),
     "optimizer": ({"stage": 0, "dtype": "fp32", "optimizer": "counting"}, r"Counting: .*keeps state elsewhere.*AdamW"),
     "curriculum": ({"config": {"data_efficiency": {"enabled": True}}}, r"data_efficiency: curriculum sampling"),
     "accumulation": (

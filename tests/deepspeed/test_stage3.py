@@ -33,6 +33,14 @@ LAYOUTS: dict[str, Case] = {
         "config": {"optimizer": {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9}}, "zero_allow_untested_optimizer": True},
     },
     "fp32-cpu-adam": {"dtype": "fp32", "zero": SMALL, "optimizer": "cpu_adam"},
+    "bf16-offloaded-optimizer-gas2": {
+        "dtype": "bf16", "gas": 2, "optimizer": "cpu_adam",
+        "zero": {**SMALL, "offload_optimizer": {"device": "cpu", "pin_memory": False}},
+    },
+    "fp32-all-offloaded": {
+        "dtype": "fp32", "optimizer": "cpu_adam",
+        "zero": {**SMALL, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+    },
 }  # fmt: skip
 
 #: Two in each iteration. The first finds a complete trace of the modules' order, the second finds it being recorded anew.
@@ -40,9 +48,9 @@ PLAN = [[2 + number // 2, number] for number in range(24)]
 ITERATIONS = 14
 
 
-@pytest.mark.parametrize("group", range(4))
+@pytest.mark.parametrize("group", range(5))
 def test_interrupted_run_equals_uninterrupted_run(group: int, run_cases: Callable[..., Any]) -> None:
-    names = list(LAYOUTS)[group::4]
+    names = list(LAYOUTS)[group::5]
     base = [{"stage": 3, "iterations": ITERATIONS, **LAYOUTS[name]} for name in names]
     results = run_cases([*({**case, "protected": False} for case in base), *({**case, "plan": PLAN} for case in base)])
     for number, name in enumerate(names):
@@ -58,6 +66,10 @@ NEWCOMERS: dict[str, Case] = {
     "bf16": {"dtype": "bf16", "zero": SMALL, "save_at": 4},
     "before-the-first-iteration": {"dtype": "bf16", "save_at": 0},
     "fp32-gas2": {"dtype": "fp32", "zero": SMALL, "gas": 2, "save_at": 3},
+    "bf16-all-offloaded": {
+        "dtype": "bf16", "optimizer": "cpu_adam", "save_at": 3,
+        "zero": {**SMALL, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+    },
     "second-epoch-cpu-adam": {
         "dtype": "fp32", "optimizer": "cpu_adam", "epochs": 2, "iterations": 4, "extra": 2, "save_at": 6,
     },
