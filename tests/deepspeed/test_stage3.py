@@ -105,3 +105,29 @@ def test_gradients_of_an_earlier_iteration_are_refused(run_cases: Callable[..., 
             assert len(got[rank]["recovered"]) == 2
             assert got[rank]["digest"] == reference[rank]["digest"]
             assert got[rank]["losses"] == reference[rank]["losses"]
+
+
+def test_calls_of_an_unmodified_loop_are_made_again(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    """Interrupted, and joined by a replacement; with a loss of the script's own, and with its checkpoints."""
+    plan = [[2 + number // 2, number] for number in range(12)]
+    base = {"stage": 3, "zero": SMALL, "unmodified": True}
+    own = {**base, "dtype": "fp32", "iterations": 5, "gas": 2, "epochs": 2, "own_loss": True}
+    steps = {**base, "dtype": "bf16", "iterations": 8, "directory": str(tmp_path / "disk")}
+    saved = {"save_at": 4, "save_to": str(tmp_path / "slot")}
+    results = run_cases(
+        [
+            {**own, "protected": False},
+            {**own, "plan": plan},
+            {**own, "plan": plan, "behind": 1},
+            {**steps, "protected": False},
+            {**steps, "plan": plan},
+            {**steps, **saved},
+            {**steps, "resume_from": saved["save_to"]},
+        ]
+    )
+    for reference, got in ((0, 1), (0, 2), (3, 4), (3, 5), (3, 6)):
+        for rank in range(2):
+            assert results[got][rank]["digest"] == results[reference][rank]["digest"], (reference, got)
+            losses = results[reference][rank]["losses"]
+            assert all(losses[step] == loss for step, loss in results[got][rank]["losses"].items()), (reference, got)
+    assert all(len(results[number][0]["recovered"]) >= 4 for number in (1, 2, 4))
