@@ -19,6 +19,7 @@ from ff_deepspeed.reset import Reset
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import rebuild as stage3_rebuild
 from ff_deepspeed.stage3 import state as stage3
+from ff_deepspeed.stage3.unused import Unused
 
 
 class Script(Protocol):
@@ -55,6 +56,7 @@ class DeepSpeedAdapter:
         self.attributes = Attributes(self.members)
         self._reset = Reset(engine)
         self._is_stage3 = layout.is_stage3(engine.optimizer)
+        self._unused = Unused(engine) if self._is_stage3 else None
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)
@@ -98,6 +100,7 @@ class DeepSpeedAdapter:
             "buffers": self.buffers.save(),
             "modes": self._modes.save(),
             "attributes": self.attributes.save(),
+            "with_gradients": self._unused.save() if self._unused is not None else None,
             "data": self.script.position(),
             "client": self.script.client_state(),
         }
@@ -106,12 +109,25 @@ class DeepSpeedAdapter:
         self._modes.load(saved["modes"])
         self.attributes.load(saved["attributes"])
         scalars.load(self.engine, saved["trainer"])
+        if self._unused is not None:
+            self._unused.load(saved["with_gradients"])
         self.buffers.load(saved["buffers"], self._from_peers)
         self._from_peers = {}
         self.script.restored(saved)
 
+    def stepping(self) -> None:
+        """The engine's step begins. Raises UnsupportedError if it would use what no version has."""
+        if self._unused is not None:
+            self._unused.check()
+
+    def stepped(self) -> None:
+        if self._unused is not None:
+            self._unused.stepped()
+
     def drop_iteration(self) -> None:
         self._reset.run()
+        if self._unused is not None:
+            self._unused.drop()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
         if self._is_stage3:

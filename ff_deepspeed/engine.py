@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ff_core.errors import FailoverError
+from ff_core.errors import FailoverError, UnsupportedError
 from ff_deepspeed.adapter import DeepSpeedAdapter
 from ff_deepspeed.client import ClientState
 
@@ -43,9 +43,14 @@ class ProtectedEngine:
                 "engine.step() before any engine(...) in training mode: the step of an iteration that did not "
                 "begin cannot be protected"
             )
+        try:
+            self.adapter.stepping()
+        except UnsupportedError as error:
+            raise self.fail(error) from None
         with self.session.step():
             self.session.inject("step")
             original(self.engine, *args, **kwargs)
+            self.adapter.stepped()
         self._micro_steps = self.engine.micro_steps
         self.session.inject("after-step")
 

@@ -55,9 +55,7 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
     elif mpu is not None:
         yield "initialize(mpu=...): model parallelism is not supported yet"
     for name in ("offload_optimizer", "offload_param"):
-        section = getattr(zero, name, None)
-        if section is not None and str(getattr(section.device, "value", section.device)) != "none":
-            yield f"zero_optimization.{name}: offload is not supported yet"
+        yield from _offload_obstacles(name, getattr(zero, name, None), int(zero.stage))
     if kind is not DeepSpeedEngine and not issubclass(kind, (PipelineEngine, DeepSpeedHybridEngine)):
         yield f"the engine is a {kind.__module__}.{kind.__qualname__}, a class of its own"
     if getattr(zero, "zenflow", None) is not None:
@@ -79,6 +77,19 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
         for name in master_dtype:
             if getattr(section, name, False):
                 yield f"{name}: masters in a low precision are not supported"
+
+
+def _offload_obstacles(name: str, section: Any, stage: int) -> Iterator[str]:
+    """section: the part `name` of "zero_optimization", None if there is none."""
+    device = "none" if section is None else str(getattr(section.device, "value", section.device))
+    if device == "nvme":
+        yield f'zero_optimization.{name}.device = "nvme" is not supported: state on a disk is not copied; "cpu" is'
+    elif device != "none" and stage < 3:
+        yield f"zero_optimization.{name} is not supported yet with stage = {stage}; with stage 3 it is"
+    elif device != "none" and getattr(section, "ratio", 1.0) != 1.0:
+        yield f"zero_optimization.{name}.ratio = {section.ratio} (a part on the GPU) is not supported yet; 1.0 is"
+    elif device != "none" and getattr(section, "super_offload", False):
+        yield f"zero_optimization.{name}.super_offload = true is not supported; false is"
 
 
 def _stage3_obstacles(zero: Any) -> Iterator[str]:

@@ -45,9 +45,7 @@ class Way:
 def _raw(sockets: list[socket.socket], view: memoryview, part: Callable[..., None]) -> None:
     """part(socket, its share of `view`) on all sockets at once."""
     share = -(-len(view) // len(sockets))
-    threads = [
-        Thread(target=part, args=(sock, view[n * share : (n + 1) * share])) for n, sock in enumerate(sockets)
-    ]
+    threads = [Thread(target=part, args=(sock, view[n * share : (n + 1) * share])) for n, sock in enumerate(sockets)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -48,6 +48,13 @@ def weight(how: str | None, engine: Any) -> float:
     return 1 - 0.5 ** (engine.global_steps + 1) if how == "engine" else count.next()
 
 
+def extra_factor(how: str, engine: Any) -> float | None:
+    """Of a layer's output; None: it is not run. how: what happens after two steps in which it is 1."""
+    if how == "never" or engine.global_steps >= 2:
+        return {"zero": 0.0, "second": 1.0 if engine.micro_steps % 2 else None}.get(how)
+    return 1.0
+
+
 def switch(engine: Any, x: torch.Tensor, how: str | bool) -> None:
     """What a loop does between two steps: an evaluation with collectives, a layer that is frozen for one step, another
     dropout rate.  how: "resize": another number of accumulation steps, once."""

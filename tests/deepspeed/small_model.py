@@ -13,7 +13,9 @@ import torch
 class Model(torch.nn.Module):
     """With what makes recovery hard: dropout, BatchNorm, a frozen parameter, a constant buffer, a lazily made one."""
 
-    def __init__(self, frozen: bool) -> None:
+    extra_factor: float | None = None  # of the layer `extra`; None: it is not run
+
+    def __init__(self, frozen: bool, extra: bool = False) -> None:
         super().__init__()
         self.inner = torch.nn.Linear(16, 32)
         self.norm = torch.nn.BatchNorm1d(32, affine=False)
@@ -24,6 +26,8 @@ class Model(torch.nn.Module):
         if frozen:
             self.base = torch.nn.Linear(16, 32)
             self.base.requires_grad_(False)
+        if extra:
+            self.extra = torch.nn.Linear(32, 32)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.inner(x)
@@ -31,6 +35,8 @@ class Model(torch.nn.Module):
             h = h + self.base(x)
         h = self.drop(torch.relu(self.norm(h.float()).to(h.dtype))) * self.scale.to(h.dtype)
         self.seen += x.shape[0]
+        if self.extra_factor is not None:
+            h = h + self.extra_factor * self.extra(h)
         return self.outer(h)
 
 

@@ -6,7 +6,6 @@
 --gather            each iteration looks at a whole parameter
 --save DIR          each third iteration saves a checkpoint and 16-bit weights, within the iteration
 --load DIR          begins with the checkpoint there
---skips LAYER       from the third step on the layer "used" or "late" gets no gradient
 """
 
 from __future__ import annotations
@@ -38,14 +37,10 @@ class Model(torch.nn.Module):
         self.base = torch.nn.Linear(256, 256)
         self.drop = torch.nn.Dropout(0.1)
         self.last = torch.nn.Linear(256, 128)
-        self.extra = torch.nn.Linear(256, 256)
 
-    def forward(self, x: torch.Tensor, with_extra: bool) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.drop(torch.relu(self.first(x)))
-        h = h + self.base(h)
-        if with_extra:
-            h = h + self.extra(h)
-        return self.last(h)
+        return self.last(h + self.base(h))
 
 
 def make_engine(arguments: argparse.Namespace, config: dict[str, Any]) -> Any:
@@ -82,7 +77,6 @@ def main() -> None:
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--load", type=Path)
-    parser.add_argument("--skips", action="store_true")
     arguments = parser.parse_args()
     engine = make_engine(arguments, json.loads(arguments.config.read_text()))
     if arguments.load:
@@ -95,8 +89,8 @@ def main() -> None:
         with ff_deepspeed.iteration():
             mean = torch.zeros((), device=engine.device)
             for x in batches:
-                with_extra = not arguments.skips or engine.global_steps < 3
-                loss = (engine(x.to(engine.device), with_extra) - x.to(engine.device)).float().square().mean()
+                x = x.to(engine.device)
+                loss = (engine(x) - x).float().square().mean()
                 if arguments.gather:
                     with deepspeed.zero.GatheredParameters(engine.module.last.weight):
                         mean += engine.module.last.weight.detach().float().abs().max()

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.compare import assert_same, injections, results
-from tests.e2e.jobs import ENV, Job, fftrain, uninterrupted
+from tests.e2e.jobs import ENV, Job, fftrain, torchrun, uninterrupted
 
 ROOT = Path(__file__).parents[2]
 USUAL = str(ROOT / "tests" / "deepspeed" / "usual_script.py")
+STAGE3 = str(ROOT / "tests" / "deepspeed" / "stage3_script.py")
 TRAIN_GPT = str(ROOT / "scripts" / "train_gpt.py")
 
 
@@ -74,3 +75,36 @@ def test_exact_loop_survives_with_every_layout(config: str, options: list[str], 
     words = ["--steps", "8", "--sequence", "16", *options]
     kills = ("0 2 backward", "1 5 forward", "0 8 after-step")
     assert_same(*both(tmp_path, config, TRAIN_GPT, words, kills))
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ("zero3_fp32", ["--zero-init", "--frozen", "--gather"]),
+        pytest.param("zero3_offload", ["--zero-init"], marks=pytest.mark.slow),
+    ],
+)
+def test_zero3_survives(config: str, options: list[str], tmp_path: Path) -> None:
+    """The model is made under zero.Init from another seed on each rank, so that a replacement alone gets other values.
+
+    Saves within an iteration are those of the uninterrupted job, too.
+    """
+    kills = ("1 2 forward", "0 4 backward", "1 6 step", "0 7 after-step")
+    job, wanted = both(tmp_path, config, STAGE3, options, kills, "--save", str(tmp_path / "saved"))
+    assert_same(job, wanted)
+    assert len(job.of("failover")) == 4
+    assert {"global_step3", "global_step6", "latest", "weights6.bin"} <= {
+        p.name for p in (tmp_path / "saved").iterdir()
+    }
+
+
+@pytest.mark.slow
+def test_zero3_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    config = str(ROOT / "configs" / "deepspeed" / "zero3_bf16.json")
+    words = ["--config", config, "--result", str(tmp_path / "first" / "result.json"), "--steps", "3", "--frozen"]
+    done = torchrun([STAGE3, *words, "--save", str(saved)], 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    job, wanted = both(tmp_path, "zero3_bf16", STAGE3, ["--frozen", "--load", str(saved)], ("1 1 backward", "0 4 step"))
+    assert_same(job, wanted)
+    assert len(job.of("failover")) == 2

@@ -8,8 +8,26 @@ from pathlib import Path
 from typing import Any
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "zero3": ({"stage": 3}, r"stage = 3 \(ZeRO-3\) is not supported yet; stages 0, 1 and 2 are.*\"enabled\": false"),
-    "offload": ({"zero": {"offload_optimizer": {"device": "cpu"}}}, r"offload_optimizer: offload is not supported yet"),
+    "hpZ": (
+        {"stage": 3, "zero": {"zero_hpz_partition_size": 2}},
+        r"zero_hpz_partition_size = 2: .*hpZ.* 1 is.*\"enabled\": false",
+    ),
+    "quantized": (
+        {"stage": 3, "zero": {"zero_quantized_weights": True}},
+        r"zero_quantized_weights = true is not.*false is",
+    ),
+    "offload": (
+        {"zero": {"offload_optimizer": {"device": "cpu"}}},
+        r"offload_optimizer is not supported yet with stage = 1; with",
+    ),
+    "NVMe": (
+        {"stage": 3, "zero": {"offload_param": {"device": "nvme", "nvme_path": "/tmp"}}},
+        r'offload_param\.device = "nvme" is not supported: .*"cpu" is',
+    ),
+    "twin-flow": (
+        {"stage": 3, "zero": {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}},
+        r"offload_optimizer\.ratio = 0\.5 .*not supported yet; 1\.0 is",
+    ),
     "optimizer": ({"stage": 0, "dtype": "fp32", "optimizer": "counting"}, r"Counting: .*keeps state elsewhere.*AdamW"),
     "curriculum": ({"config": {"data_efficiency": {"enabled": True}}}, r"data_efficiency: curriculum sampling"),
     "accumulation": (
@@ -28,7 +46,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"misuse": "collective in the data"},
         r"all_?reduce\(\) is called within the data loader, or.*inside `with ff_deepspeed\.iteration\(\):`",
     ),
-    "several": ({"stage": 3, "config": {"data_efficiency": {"enabled": True}}}, r"ZeRO-3.*; data_efficiency.*"),
+    "several": (
+        {"stage": 3, "zero": {"zero_hpz_partition_size": 2}, "config": {"data_efficiency": {"enabled": True}}},
+        r"hpZ.*; data_efficiency.*",
+    ),
 }
 
 MISUSES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ LAYOUTS: dict[str, Case] = {
         "config": {"optimizer": {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9}}, "zero_allow_untested_optimizer": True},
     },
     "fp32-cpu-adam": {"dtype": "fp32", "zero": SMALL, "optimizer": "cpu_adam"},
+    "bf16-offloaded-optimizer-gas2": {
+        "dtype": "bf16", "gas": 2, "optimizer": "cpu_adam",
+        "zero": {**SMALL, "offload_optimizer": {"device": "cpu", "pin_memory": False}},
+    },
+    "fp32-all-offloaded": {
+        "dtype": "fp32", "optimizer": "cpu_adam",
+        "zero": {**SMALL, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+    },
 }  # fmt: skip
 
 #: Two in each iteration. The first finds a complete trace of the modules' order, the second finds it being recorded anew.
@@ -39,9 +48,9 @@ PLAN = [[2 + number // 2, number] for number in range(24)]
 ITERATIONS = 14
 
 
-@pytest.mark.parametrize("group", range(4))
+@pytest.mark.parametrize("group", range(5))
 def test_interrupted_run_equals_uninterrupted_run(group: int, run_cases: Callable[..., Any]) -> None:
-    names = list(LAYOUTS)[group::4]
+    names = list(LAYOUTS)[group::5]
     base = [{"stage": 3, "iterations": ITERATIONS, **LAYOUTS[name]} for name in names]
     results = run_cases([*({**case, "protected": False} for case in base), *({**case, "plan": PLAN} for case in base)])
     for number, name in enumerate(names):
@@ -57,6 +66,10 @@ NEWCOMERS: dict[str, Case] = {
     "bf16": {"dtype": "bf16", "zero": SMALL, "save_at": 4},
     "before-the-first-iteration": {"dtype": "bf16", "save_at": 0},
     "fp32-gas2": {"dtype": "fp32", "zero": SMALL, "gas": 2, "save_at": 3},
+    "bf16-all-offloaded": {
+        "dtype": "bf16", "optimizer": "cpu_adam", "save_at": 3,
+        "zero": {**SMALL, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+    },
     "second-epoch-cpu-adam": {
         "dtype": "fp32", "optimizer": "cpu_adam", "epochs": 2, "iterations": 4, "extra": 2, "save_at": 6,
     },
@@ -79,3 +92,46 @@ def test_newcomer_continues_exactly(run_cases: Callable[..., Any], tmp_path: Pat
             assert 0 < len(rest["losses"]) < len(whole["losses"]) or given["save_at"] == 0, name
             assert rest["digest"] == whole["digest"], name
             assert rest["evaluations"] == whole["evaluations"], f"{name}: random numbers after the loop"
+
+
+def test_gradients_of_an_earlier_iteration_are_refused(run_cases: Callable[..., Any]) -> None:
+    """What DeepSpeed takes for a parameter without one. The remedy, and a layer that never runs, are exact."""
+    base = {"stage": 3, "dtype": "fp32", "zero": SMALL, "gas": 2}
+    wrong = [{**base, "sometimes": how, "may_fail": True} for how in ("skips", "second")]
+    right = [{**base, "sometimes": how, "plan": [[4, 3], [5, 9]]} for how in ("zero", "never")]
+    skips, second, *others = run_cases([*wrong, *right, *({**case, "plan": [], "protected": False} for case in right)])
+    for rank in range(2):
+        assert re.search(
+            r"extra\.weight, extra\.bias got no gradient in iteration 3, after .*0\.0", skips[rank]["error"]
+        )
+        assert re.search(r"extra\.bias got .* in iteration 3's first micro-batch, after", second[rank]["error"])
+        for got, reference in zip(others[:2], others[2:], strict=True):
+            assert len(got[rank]["recovered"]) == 2
+            assert got[rank]["digest"] == reference[rank]["digest"]
+            assert got[rank]["losses"] == reference[rank]["losses"]
+
+
+def test_calls_of_an_unmodified_loop_are_made_again(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    """Interrupted, and joined by a replacement; with a loss of the script's own, and with its checkpoints."""
+    plan = [[2 + number // 2, number] for number in range(12)]
+    base = {"stage": 3, "zero": SMALL, "unmodified": True}
+    own = {**base, "dtype": "fp32", "iterations": 5, "gas": 2, "epochs": 2, "own_loss": True}
+    steps = {**base, "dtype": "bf16", "iterations": 8, "directory": str(tmp_path / "disk")}
+    saved = {"save_at": 4, "save_to": str(tmp_path / "slot")}
+    results = run_cases(
+        [
+            {**own, "protected": False},
+            {**own, "plan": plan},
+            {**own, "plan": plan, "behind": 1},
+            {**steps, "protected": False},
+            {**steps, "plan": plan},
+            {**steps, **saved},
+            {**steps, "resume_from": saved["save_to"]},
+        ]
+    )
+    for reference, got in ((0, 1), (0, 2), (3, 4), (3, 5), (3, 6)):
+        for rank in range(2):
+            assert results[got][rank]["digest"] == results[reference][rank]["digest"], (reference, got)
+            losses = results[reference][rank]["losses"]
+            assert all(losses[step] == loss for step, loss in results[got][rank]["losses"].items()), (reference, got)
+    assert all(len(results[number][0]["recovered"]) >= 4 for number in (1, 2, 4))

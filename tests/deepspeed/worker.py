@@ -38,6 +38,7 @@ interrupter = Interrupter()
 interrupter.install()
 
 import deepspeed  # noqa: E402
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402  (ZeRO-3 imports it when an engine is made: seconds)
 import loops  # noqa: E402
 from preload import preload  # noqa: E402
 
@@ -55,7 +56,7 @@ def make_engine(case: dict[str, Any]) -> Any:
     random.seed(3 + rank)
     np.random.seed(3 + rank)
     kind = Losing if case.get("unmodified") and not case.get("own_loss") else Model
-    model = kind(case.get("frozen", True))
+    model = kind(case.get("frozen", True), "sometimes" in case)
     model.as_dict = case.get("as_dict", False)
     optimizer = make_optimizer(case, model)
     config: dict[str, Any] = {
@@ -96,6 +97,8 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
             with ff_deepspeed.iteration():
                 total = torch.zeros(1)
                 for batch in batches:
+                    if "sometimes" in case:
+                        engine.module.extra_factor = scripts.extra_factor(case["sometimes"], engine)
                     out = engine(batch.pop("x").to(next(engine.module.parameters()).dtype))
                     loss = torch.nn.functional.cross_entropy(out.float(), batch["y"])
                     loss = loss * scripts.weight(case.get("weight"), engine)
