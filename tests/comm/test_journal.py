@@ -173,19 +173,36 @@ def test_data_for_which_there_is_no_room_are_refused_if_they_differ(monkeypatch:
         replayed(wanted, torch.zeros_like(wanted), [])
 
 
+def called_through(files: list[str], function: Any) -> Any:
+    """`function` under calls from `files`: each calls the next one."""
+    for file in reversed(files):
+        names = {"call_on": function}
+        exec(compile("def call(*given):\n    return call_on(*given)", f"/lib/{file}", "exec"), names)
+        function = names["call"]
+    return function
+
+
 @pytest.mark.parametrize(
     ("files", "asks"),
     [
-        (["deepspeed/runtime/engine.py", "deepspeed/comm/comm.py"], True),
-        (["train.py", "deepspeed/comm/comm.py"], False),
-        (["train.py", "accelerate/utils/operations.py"], False),
+        (["deepspeed/runtime/engine.py", "deepspeed/comm/comm.py"], "deepspeed/runtime/engine.py"),
+        (["train.py", "deepspeed/comm/comm.py"], None),
+        (["train.py", "accelerate/utils/operations.py"], None),
     ],
 )
-def test_who_asks_for_a_collective(files: list[str], asks: bool) -> None:
-    """Each of `files` calls the next one, the last one the collective."""
-    ask: Any = large._framework_asks
-    for file in reversed(files):
-        names = {"ask": ask}
-        exec(compile("def call():\n    return ask()", f"/lib/{file}", "exec"), names)
-        ask = names["call"]
-    assert ask() is asks
+def test_who_asks_for_a_collective(files: list[str], asks: str | None) -> None:
+    found = called_through(files, large._asking_framework)()
+    assert found is None if asks is None else found.endswith(asks)
+
+
+@pytest.mark.parametrize(
+    ("file", "is_state"),
+    [("deepspeed/runtime/zero/partition_parameters.py", True), ("deepspeed/runtime/engine.py", False), ("train.py", False)],
+)
+def test_weights_that_zero3_sends_as_bytes_are_state(file: str, is_state: bool) -> None:
+    """Its broadcast of a parameter that it is about to partition: there is nothing of that shape in the state."""
+    room = large.Room()
+    parameter = torch.zeros(100_000, dtype=torch.uint8)
+    found = called_through([file, "deepspeed/comm/comm.py"], large.Large)(0, parameter, b"", room)
+    assert found.is_state(large.State([torch.zeros(3)])) is is_state
+    assert room.left == large.ROOM - (0 if is_state else 100_000)
