@@ -7,7 +7,7 @@
 | ... .forward, backward, step       | the calls of an unmodified loop (ff_deepspeed.unmodified) |
 | ... .set_gradient_accumulation_boundary | in the exact loop only DeepSpeed counts micro-batches |
 | ... .save_checkpoint               | an unmodified loop's call; remembers the client state |
-| ... ._zero3_consolidated_16bit_state_dict | whole weights are saved: writes of the values that are there do not count |
+| ... ._zero3_consolidated_16bit_state_dict | whole weights are saved: writes of the same values do not count |
 | ... .load_checkpoint               | a replacement is answered from memory |
 | DeepSpeedCPUAdam, FusedAdam        | from __init__ on what they hide in C++ is followed |
 | data loaders                       | an unmodified loop's data; its collectives are noticed in the groups |

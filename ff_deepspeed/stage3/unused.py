@@ -17,8 +17,8 @@ from ff_core.state.words import some_of
 
 REFUSED = (
     "{what} got no gradient in iteration {iteration}{where}, after {they} had some before. ZeRO-3 then steps with the "
-    "gradient of an earlier iteration, which DeepSpeed keeps and a replacement of a dead rank would not have. Run the layer "
-    "in every micro-batch and add its output times 0.0, or freeze {them}, or use ZeRO stage 2"
+    "gradient of an earlier iteration, which DeepSpeed keeps and a replacement of a dead rank would not have. Run the "
+    "layer in every micro-batch and add its output times 0.0, or freeze {them}, or use ZeRO stage 2"
 )
 
 

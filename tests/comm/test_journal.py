@@ -197,7 +197,11 @@ def test_who_asks_for_a_collective(files: list[str], asks: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("file", "is_state"),
-    [("deepspeed/runtime/zero/partition_parameters.py", True), ("deepspeed/runtime/engine.py", False), ("train.py", False)],
+    [
+        ("deepspeed/runtime/zero/partition_parameters.py", True),
+        ("deepspeed/runtime/engine.py", False),
+        ("train.py", False),
+    ],
 )
 def test_weights_that_zero3_sends_as_bytes_are_state(file: str, is_state: bool) -> None:
     """Its broadcast of a parameter that it is about to partition: there is nothing of that shape in the state."""

@@ -30,7 +30,9 @@ LAYOUTS: dict[str, Case] = {
     },
     "fp32-momentum-made-late": {
         "dtype": "fp32", "zero": SMALL, "optimizer": "json",
-        "config": {"optimizer": {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9}}, "zero_allow_untested_optimizer": True},
+        "config": {
+            "optimizer": {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9}}, "zero_allow_untested_optimizer": True,
+        },
     },
     "fp32-cpu-adam": {"dtype": "fp32", "zero": SMALL, "optimizer": "cpu_adam"},
     "bf16-offloaded-optimizer-gas2": {
@@ -43,7 +45,7 @@ LAYOUTS: dict[str, Case] = {
     },
 }  # fmt: skip
 
-#: Two in each iteration. The first finds a complete trace of the modules' order, the second finds it being recorded anew.
+#: Two in each iteration. The first finds a complete trace of the modules' order, the second one being recorded anew.
 PLAN = [[2 + number // 2, number] for number in range(24)]
 ITERATIONS = 14
 
