@@ -91,7 +91,7 @@ def _look(tensor: torch.Tensor, dtype: torch.dtype) -> bytes:
 
 
 def _asking_framework() -> str | None:
-    """The file of a framework, or of one of torch's modules, that asks for the collective that is made now, or None."""
+    """The file of the framework, or of torch's module, that asks for the collective that is made now, or None."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         parts = frame.f_code.co_filename.split("/")
