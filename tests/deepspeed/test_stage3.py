@@ -31,7 +31,8 @@ LAYOUTS: dict[str, Case] = {
     "fp32-momentum-made-late": {
         "dtype": "fp32", "zero": SMALL, "optimizer": "json",
         "config": {
-            "optimizer": {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9}}, "zero_allow_untested_optimizer": True,
+            "optimizer": {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9}},
+            "zero_allow_untested_optimizer": True,
         },
     },
     "fp32-cpu-adam": {"dtype": "fp32", "zero": SMALL, "optimizer": "cpu_adam"},
