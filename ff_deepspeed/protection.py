@@ -64,15 +64,20 @@ guard: Guard[Protection] = Guard(
 )
 
 
-_unprotected: list[weakref.ReferenceType[Any]] = []  # trained engines that were made before the protected one
+# Engines that were made before the protected one: trained ones, and others with partitioned parameters.
+_unprotected: list[weakref.ReferenceType[Any]] = []
 
 
 def protect(engine: Any, config: FailoverConfig | None) -> None:
     """After an engine is complete: protect it if its "ff_failover" block says so. Raises UnsupportedError."""
-    if not second.is_trained(engine):
+    if not second.is_trained(engine) and not second.is_partitioned(engine):
         return  # it has nothing that changes
     if guard.current() is not None:
         second.include(engine)
+        return
+    if not second.is_trained(engine):
+        if session.current() is not None:
+            _unprotected.append(weakref.ref(engine))
         return
     if config is None or not config.enabled:
         guard.not_asked()

@@ -3,7 +3,7 @@
 One engine of a process is protected as this package's other modules say. Any other engine that is trained is saved
 whole, by the training thread, with the scalars of each version: its weights, masters, moments, buffers and counters.
 That is right for every ZeRO stage that the protected engine may have, and meant for small models.
-An engine that is never stepped needs nothing: the script builds it again.
+An engine that is never stepped needs nothing: the script builds it again. Under ZeRO-3 it is refused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ USUAL_LOOP = (
 )
 
 
+PARTITIONED = (
+    "a second DeepSpeed engine, which is not trained, uses ZeRO-3. A failure leaves its parameters half gathered, and "
+    "a replacement cannot get its part of them. Give that engine a configuration with ZeRO stage 0, or leave the model "
+    "without an engine"
+)
+
+
 def is_trained(engine: Any) -> bool:
     """Whether `engine` can be stepped: DeepSpeed gives an engine without an optimizer a stand-in."""
     from deepspeed.runtime.utils import DummyOptim
@@ -38,12 +45,19 @@ def is_trained(engine: Any) -> bool:
     return engine.optimizer is not None and inner is not None and not isinstance(inner, DummyOptim)
 
 
+def is_partitioned(engine: Any) -> bool:
+    """Whether `engine` partitions its parameters: an interrupted forward leaves some of them whole, or in flight."""
+    return bool(engine.zero_optimization_partition_weights())
+
+
 def include(engine: Any) -> None:
     """Save a trained `engine` beside the protected one, whatever its block says. Called when it is complete.
 
     Raises UnsupportedError if its state cannot be saved.
     """
     global _included
+    if not is_trained(engine):
+        raise UnsupportedError(PARTITIONED)
     check_supported(engine)
     _included += 1
     inner = state_map.inner_optimizer(engine)

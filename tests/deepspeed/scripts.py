@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import deepspeed
 import torch
 
 import ff_deepspeed
@@ -138,6 +139,10 @@ def misuse(engine: Any, how: str, make_engine: Any) -> None:
     if how == "second engine":
         off = {"ff_failover": {"enabled": False}, "zero_allow_untested_optimizer": True}
         make_engine({"stage": 1, "dtype": "bf16", "optimizer": "counting", "config": off})
+    if how.startswith("reference"):
+        stage = 3 if how == "reference under ZeRO-3" else 0
+        config = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": stage}}
+        deepspeed.initialize(model=torch.nn.Linear(4, 4), config=config)
     if how == "no engine":
         ff_deepspeed.batches(loader, engine)
     if how == "limit":

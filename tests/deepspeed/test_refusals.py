@@ -61,13 +61,14 @@ MISUSES = {
     "with twice": r"belongs once into the body",
     "with outside": r"belongs once into the body",
     "second engine": r"second DeepSpeed engine is trained.*keeps state elsewhere.*for all engines",
+    "reference under ZeRO-3": r"second DeepSpeed engine, which is not trained, uses ZeRO-3.*with ZeRO stage 0",
     "no engine": r"batches\(engine=list\): allowed: the engine of deepspeed\.initialize",
     "own error": r"^ValueError: the script's own$",
     "limit": r"batches\(limit=-1\): allowed: a whole number >= 0, or None",
 }
 
 
-RIGHT = ("no step", "proxy", "compiled", "whole items", "break", "nothing")
+RIGHT = ("no step", "proxy", "compiled", "whole items", "break", "nothing", "reference")
 
 
 def test_what_cannot_be_protected_is_refused(run_cases: Callable[..., Any]) -> None:

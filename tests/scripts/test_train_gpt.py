@@ -64,7 +64,7 @@ def test_seed_and_dropout_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["zero0_fp32", "zero0_bf16", "zero1_fp32", "zero2_bf16", "zero2_fp32"])
+@pytest.mark.parametrize("config", ["zero0_fp32", "zero0_bf16", "zero1_fp32", "zero2_bf16", "zero2_fp32", "zero3_bf16"])
 def test_every_configuration_trains(tmp_path: Path, config: str) -> None:
     results = run(tmp_path / "run", "--steps", "3", "--loss-log", str(tmp_path / "losses.jsonl"), config=config)
     assert results[0]["parameters_sha256"] == results[1]["parameters_sha256"]
