@@ -50,6 +50,8 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
     zero = config.zero_config
     if zero.stage == 3:
         yield from _stage3_obstacles(zero)
+        if config.float16_config.enabled:
+            yield "fp16.enabled with zero_optimization.stage = 3 is not supported yet; bf16 is, and fp16 with stage 2"
     if isinstance(model, PipelineModule):
         yield "the model is a PipelineModule: pipeline parallelism is not supported yet"
     elif mpu is not None:

@@ -12,6 +12,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"stage": 3, "zero": {"zero_hpz_partition_size": 2}},
         r"zero_hpz_partition_size = 2: .*hpZ.* 1 is.*\"enabled\": false",
     ),
+    "fp16": (
+        {"stage": 3, "dtype": "fp32", "config": {"fp16": {"enabled": True}}},
+        r"fp16\.enabled with zero_optimization\.stage = 3 is not supported yet; bf16 is",
+    ),
     "quantized": (
         {"stage": 3, "zero": {"zero_quantized_weights": True}},
         r"zero_quantized_weights = true is not.*false is",
