@@ -61,10 +61,8 @@ def is_fused(inner: Any) -> bool:
 def is_precision_aware(inner: Any) -> bool:
     """Whether `inner` is TransformerEngine's FusedAdam keeping masters, or moments of fewer bits than fp32."""
     dtypes = getattr(inner, "name_to_dtype_map", None)
-    return (
-        is_fused(inner)
-        and dtypes is not None
-        and (inner.master_weights or any(dtypes[name] is not torch.float32 for name in MOMENTS))
+    return is_fused(inner) and dtypes is not None and (
+        inner.master_weights or any(dtypes[name] is not torch.float32 for name in MOMENTS)
     )
 
 

@@ -118,7 +118,9 @@ class Agent(PortOwner):
         state = self.state
         config = state.config = Settings.from_wire(settings).config
         self.workers.settings = settings
-        streams = StreamChoice(config.tcp_streams, state.job.nproc_per_node, state.job.world_size, config.replicas)
+        streams = StreamChoice(
+            config.tcp_streams, state.job.nproc_per_node, state.job.world_size, config.replicas
+        )
         self.port.share(config.transport, state.job.emulated, streams)
         self.settled.set()
 

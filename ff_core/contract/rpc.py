@@ -114,7 +114,7 @@ async def challenge(stream: Stream, secret: bytes) -> tuple[Message, bytes]:
     if not verify(secret, "client", mine, hello["nonce"], hello["proof"]):
         who = f"node {hello['node']} ({hello['hostname']})"
         reason = (
-            f'{who} does not know the job\'s secret: "secret" in the "ff_failover" block (or in the file of '
+            f"{who} does not know the job's secret: \"secret\" in the \"ff_failover\" block (or in the file of "
             "--ff-config) must be the same on all nodes"
         )
         await stream.send_now("refused", reason=reason)

@@ -1,8 +1,8 @@
 """`fftrain`: run a protected job, report on one, or patch a framework.
 
-fftrain run --nproc-per-node 4 --spares 1 train.py --deepspeed --deepspeed_config ds.json
-fftrain report OUT_DIR
-fftrain patch deepspeed PATH
+    fftrain run --nproc-per-node 4 --spares 1 train.py --deepspeed --deepspeed_config ds.json
+    fftrain report OUT_DIR
+    fftrain patch deepspeed PATH
 """
 
 from __future__ import annotations

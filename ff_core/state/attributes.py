@@ -30,6 +30,7 @@ import torch
 
 from ff_core.state import generators
 from ff_core.state.members import Members
+from ff_core.state.values import HOLDERS, PLAIN
 from ff_core.state.words import some_of
 
 log = logging.getLogger("ff_core")
@@ -41,8 +42,6 @@ CACHE_BYTES = 64 << 10
 MOST_ITEMS = 1000
 """Of one list or dict that is looked at."""
 
-_PLAIN = frozenset({bool, int, float, str, type(None)})
-_HOLDERS: frozenset[type] = frozenset({list, tuple, dict, deque, set})
 _TORCHS = frozenset(vars(torch.nn.Module())) | {"_compiled_call_impl"}  # switches, buffers and hooks have others
 _NO_HOLDERS = (torch.nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, functools.partial)
 _GONE = object()
@@ -167,7 +166,7 @@ class Attributes:
 
     def _note(self, path: str, old: Any, new: Any) -> None:
         """`path` has become `new`, or the same object was written in place."""
-        if old is not new and type(old) in _PLAIN and type(old) is type(new) and old == new:
+        if old is not new and type(old) in PLAIN and type(old) is type(new) and old == new:
             return
         if _is_known(old) or _is_known(new):
             self._changed[path] = min(self._changed.get(path, 0) + 1, 2)
@@ -240,24 +239,24 @@ def _is_users(value: Any) -> bool:
 
 def _is_known(value: Any) -> bool:
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return True
-    if kind in _HOLDERS:
+    if kind in HOLDERS:
         return len(value) <= MOST_ITEMS and _are_plain(value)
     return (kind is torch.Tensor and not value.requires_grad) or generators.is_generator(value)
 
 
 def _are_plain(held: Any) -> bool:
     items = chain(held, held.values()) if type(held) is dict else held
-    return all(type(item) in _PLAIN or (type(item) in (tuple, list) and _are_plain(item)) for item in items)
+    return all(type(item) in PLAIN or (type(item) in (tuple, list) and _are_plain(item)) for item in items)
 
 
 def _mark(value: Any) -> Any:
     """Something that is another one when `value` was written in place; None if it cannot be."""
     kind = type(value)
-    if kind in _PLAIN or kind is tuple:
+    if kind in PLAIN or kind is tuple:
         return None
-    if kind in _HOLDERS:
+    if kind in HOLDERS:
         return repr(value) if len(value) <= MOST_ITEMS and _are_plain(value) else len(value)
     if kind is torch.Tensor:
         return -1 if value.is_inference() else value._version
@@ -267,11 +266,11 @@ def _mark(value: Any) -> Any:
 def _taken(value: Any, *, share: bool = False) -> Any:
     """[kind, value], to be encoded. share: a tensor as it is, not a copy."""
     kind = type(value)
-    if kind in _PLAIN or kind is tuple:
+    if kind in PLAIN or kind is tuple:
         return ["plain", value]
     if kind is deque:
         return ["deque", list(value), value.maxlen]
-    if kind in _HOLDERS:
+    if kind in HOLDERS:
         return [kind.__name__, copy.deepcopy(value)]
     if kind is torch.Tensor:
         return ["tensor", value if share else value.detach().clone(), str(value.device)]

@@ -97,11 +97,11 @@ class Watch:
     def _all(self) -> dict[str, int]:
         found = {path: _of_number(owner, name) for path, owner, name in data_state.numbers(self._root, _MOST_ITEMS)}
         parts = reach.objects(self._root, _MOST_ITEMS)
-        return {**found, **{path: _of_generator(part) for path, part in parts if generators.is_generator(part)}}
+        return {**found, **{path: generators.digest(part) for path, part in parts if generators.is_generator(part)}}
 
     def _small(self) -> dict[str, int]:
         found = {path: _of_number(owner, name) for path, owner, name in self._places}
-        return {**found, **{path: _of_generator(part) for path, part in self._generators}}
+        return {**found, **{path: generators.digest(part) for path, part in self._generators}}
 
 
 class Order:
@@ -181,10 +181,6 @@ def watched(loader: Any, skipped: int) -> Iterator[Order | None]:
 
 def _of_number(owner: Any, name: str) -> int:
     return data_state.checksum(data_state.value_of(owner, name))
-
-
-def _of_generator(part: Any) -> int:
-    return generators.digest(part)
 
 
 def _random_states() -> list[Any]:

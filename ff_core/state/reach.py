@@ -92,12 +92,13 @@ def _parts(part: Any, items: int) -> list[tuple[str, Any]]:
 
 def _bound(function: types.FunctionType) -> list[tuple[str, Any]]:
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    bound = [(name, cell.cell_contents) for name, cell in cells if _is_filled(cell)]
+    bound = [(name, cell.cell_contents) for name, cell in cells if is_filled(cell)]
     defaults = [(f"default {index}", value) for index, value in enumerate(function.__defaults__ or ())]
     return [*bound, *defaults, *(function.__kwdefaults__ or {}).items()]
 
 
-def _is_filled(cell: Any) -> bool:
+def is_filled(cell: Any) -> bool:
+    """Whether a variable that a function has bound has a value."""
     try:
         return bool(cell.cell_contents is not cell)
     except ValueError:

@@ -17,7 +17,7 @@ import torch
 from ff_core.state import frames, generators
 
 PLAIN = frozenset({bool, int, float, str, type(None)})
-_HOLDERS = frozenset({list, tuple, deque, set, dict})
+HOLDERS = frozenset({list, tuple, deque, set, dict})
 _WRITTEN = (torch.Tensor, torch.nn.Module)
 _NO_OBJECTS = (*_WRITTEN, type, ModuleType, FunctionType, MethodType, partial)
 _MOST_TENSORS = 64  # of one model or dict: an average writes into all of them
@@ -32,7 +32,7 @@ def is_of_interest(name: str, value: Any) -> bool:
     kind = type(value)
     if name.startswith("__"):
         return False
-    return kind in PLAIN or kind in _HOLDERS or isinstance(value, _WRITTEN) or generators.is_generator(value)
+    return kind in PLAIN or kind in HOLDERS or isinstance(value, _WRITTEN) or generators.is_generator(value)
 
 
 def is_users_object(value: Any) -> bool:
@@ -53,7 +53,7 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
         if listed is None:  # torch takes milliseconds for a large model
             listed = _listed[value] = _spread(list(chain(value.parameters(), value.buffers())))
         yield from listed
-    elif type(value) in _HOLDERS:
+    elif type(value) in HOLDERS:
         items = value.values() if type(value) is dict else value
         yield from (item for item in islice(items, _MOST_TENSORS) if isinstance(item, torch.Tensor))
 
@@ -90,7 +90,7 @@ def text(value: Any) -> str | None:
         if value.device.type != "cpu" or value.numel() > _SMALL or value.layout != torch.strided:
             return None
         return f"{value.dtype} {tuple(value.shape)} {zlib.crc32(repr(value.detach().tolist()).encode()):08x}"
-    if kind not in _HOLDERS or any(True for _ in tensors(value)):
+    if kind not in HOLDERS or any(True for _ in tensors(value)):
         return None
     return f"{kind.__name__} {len(value)} {zlib.crc32(repr(_last(value)).encode()):08x}"
 
@@ -107,7 +107,7 @@ def shown(value: Any) -> str:
     """For a message."""
     if generators.is_generator(value):
         return "another state"
-    if type(value) in _HOLDERS:
+    if type(value) in HOLDERS:
         return f"{len(value)} entries"
     text = repr(value) if type(value) in PLAIN else type(value).__qualname__
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

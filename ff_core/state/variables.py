@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import found, frames, registered, switched, values
+from ff_core.state import found, frames, reach, registered, switched, values
 from ff_core.state.values import PLAIN
 
 _MOST_NAMES = 1000  # variables and attributes that are looked at, all together
@@ -84,7 +84,7 @@ class Variables:
             return
         seen.add(id(hook))
         for name, cell in zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True):
-            if _is_filled(cell):
+            if reach.is_filled(cell):
                 self._bound.append((f"{hook.__name__}().{name}", cell))
                 self._before[self._bound[-1][0]] = values.mark(cell.cell_contents)
 
@@ -141,7 +141,7 @@ class Variables:
                     if name in held:
                         yield label + name, held[name]
         for path, cell in self._bound:
-            if _is_filled(cell) and values.is_of_interest("", cell.cell_contents):
+            if reach.is_filled(cell) and values.is_of_interest("", cell.cell_contents):
                 yield path, cell.cell_contents
 
 
@@ -227,7 +227,7 @@ def _parts(part: Any) -> list[Any]:
     if isinstance(part, MethodType):
         return [part.__self__, part.__func__]
     if isinstance(part, FunctionType):
-        cells = [cell.cell_contents for cell in part.__closure__ or () if _is_filled(cell)]
+        cells = [cell.cell_contents for cell in part.__closure__ or () if reach.is_filled(cell)]
         return [*cells, *(part.__globals__.get(name) for name in part.__code__.co_names)]
     return [*vars(part).values()] if isinstance(getattr(part, "__dict__", None), dict) else []
 
@@ -242,10 +242,3 @@ def _hooks() -> list[FunctionType]:
                 held += [parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None)]
     functions = [hook for hooks in held if hooks for hook in hooks.values() if type(hook) is FunctionType]
     return [hook for hook in functions if frames.is_users(hook.__code__.co_filename, hook.__module__)]
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return bool(cell.cell_contents is not cell)
-    except ValueError:
-        return False

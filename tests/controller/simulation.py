@@ -57,10 +57,7 @@ class World(Checks, Faults, Outbox):
         self.seed, self.options = seed, options
         commit: Any = options.commit
         self.settings = FailoverConfig(
-            enabled=True,
-            replicas=options.replicas,
-            interval=options.interval or "auto",
-            commit=commit,
+            enabled=True, replicas=options.replicas, interval=options.interval or "auto", commit=commit,
             spares=options.spares,
         ).to_dict()
         self.job = JobSpec(

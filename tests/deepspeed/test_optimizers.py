@@ -43,7 +43,9 @@ def case_of(name: str, stage: int, dtype: str) -> Case:
     return {"stage": stage, "dtype": dtype, "iterations": 6, "optimizer": given, "config": config}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in OPTIMIZERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in OPTIMIZERS]
+)
 def test_interrupted_run_has_the_same_bits(name: str, run_cases: Callable[..., Any]) -> None:
     cases = [case_of(name, stage, dtype) for stage, dtype in ONLY.get(name, LAYOUTS)]
     plain = [{**case, "protected": False} for case in cases]
@@ -56,7 +58,9 @@ def test_interrupted_run_has_the_same_bits(name: str, run_cases: Callable[..., A
             assert got["digest"] == reference["digest"], case
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in OPTIMIZERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in OPTIMIZERS]
+)
 def test_newcomer_has_the_same_bits(name: str, run_cases: Callable[..., Any], tmp_path: Path) -> None:
     """Another process, whose optimizer has made no step, gets versions 0, 1 and 4 of rank 1."""
     cases = [case_of(name, stage, dtype) for stage, dtype in ONLY.get(name, LAYOUTS)[:3]]

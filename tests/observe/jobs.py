@@ -47,4 +47,4 @@ def failed_at_once(directory: Path) -> None:
         log.emit("job_start", t=T0, world_size=1, nodes=1)
         log.emit("worker_start", t=T0 + 1, rank=0, pid=7, node=0, warm=False, restart=0, epoch=0)
         log.emit("worker_exit", t=T0 + 2, rank=0, code=1, at=T0 + 2)
-        log.emit("job_end", t=T0 + 2, code=1, summary='Traceback: <module> & "x" </script>')
+        log.emit("job_end", t=T0 + 2, code=1, summary="Traceback: <module> & \"x\" </script>")
