@@ -48,9 +48,9 @@ def show(job: Job) -> None:
         print(f"failover of ranks {event['dead']}, {event['spare']}: {event['total_s']:.3f} s: {phases}")
 
 
-def train_gpt(out: Path, *extra: str, optimizer: str = "adamw") -> list[str]:
+def train_gpt(out: Path, *extra: str, optimizer: str = "adamw", config: str = "") -> list[str]:
     """optimizer: "config" is DeepSpeed's FusedAdam, which the JSON file's AdamW becomes on a GPU."""
-    name = "zero1_bf16_adamw.json" if optimizer == "config" else "zero1_bf16.json"
+    name = config or ("zero1_bf16_adamw.json" if optimizer == "config" else "zero1_bf16.json")
     return [
         str(ROOT / "scripts" / "train_gpt.py"), "--deepspeed_config", str(ROOT / "configs" / "deepspeed" / name),
         "--size", "tiny", "--deterministic", "--optimizer", optimizer,
@@ -59,13 +59,20 @@ def train_gpt(out: Path, *extra: str, optimizer: str = "adamw") -> list[str]:
 
 
 def both_deepspeed(
-    tmp_path: Path, ranks: int, kills: tuple[str, ...], *options: str, backend: str, optimizer: str = "adamw"
+    tmp_path: Path,
+    ranks: int,
+    kills: tuple[str, ...],
+    *options: str,
+    backend: str,
+    optimizer: str = "adamw",
+    config: str = "",
 ) -> None:
     """The DeepSpeed job uninterrupted and with `kills`; they must agree."""
     pytest.importorskip("deepspeed")
-    done = torchrun(train_gpt(tmp_path / "reference", "--backend", backend, optimizer=optimizer), ranks)
+    how = {"optimizer": optimizer, "config": config}
+    done = torchrun(train_gpt(tmp_path / "reference", "--backend", backend, **how), ranks)
     assert done.returncode == 0, done.stderr[-3000:]
-    script = train_gpt(tmp_path / "job", "--backend", backend, optimizer=optimizer)
+    script = train_gpt(tmp_path / "job", "--backend", backend, **how)
     job = fftrain(tmp_path / "job", script, *options, *injections(*kills), ranks=ranks, timeout_s=300)
     assert_same(job, results(tmp_path / "reference", ranks))
     show(job)

@@ -53,6 +53,16 @@ def test_survivors_over_nccl(tmp_path: Path, trainer: str) -> None:
     assert len(job.of("failover")) == len(kills)
 
 
+@pytest.mark.parametrize(
+    ("config", "optimizer"),
+    [("zero2_bf16.json", "adamw"), ("zero3_bf16.json", "adamw"), ("zero3_offload.json", "config")],
+)
+def test_stages_of_zero(tmp_path: Path, config: str, optimizer: str) -> None:
+    """Stage 3 gathers parameters in the middle of forward and backward; offload steps on the host."""
+    kills = ("1 3 backward", "0 5 forward", "1 7 step", "0 9 copying")
+    both_deepspeed(tmp_path, RANKS, kills, *NODES, backend="nccl", optimizer=optimizer, config=config)
+
+
 TP2, PP2 = ("--tensor-model-parallel-size", "2"), ("--pipeline-model-parallel-size", "2")
 VPP2 = ("--num-layers-per-virtual-pipeline-stage", "1")
 EP2 = ("--num-experts", "4", "--expert-model-parallel-size", "2")
@@ -73,12 +83,13 @@ def test_layouts_of_megatron(tmp_path: Path, layout: tuple[str, ...]) -> None:
     both_megatron(tmp_path, 2, kills, *NODES, layout=layout)
 
 
+@pytest.mark.skipif(GPUS < 4, reason=f"somebody has to survive: needs 4 CUDA devices, torch sees {GPUS}")
 def test_both_ranks_of_a_node_at_once(tmp_path: Path) -> None:
-    wanted = toy_reference(tmp_path / "reference", 2, *NCCL)
-    kills = ("0 4 backward", "1 4 backward", "0 9 step", "1 9 forward")
-    job = fftrain(tmp_path, toy(tmp_path, STEPS, *NCCL), "--spares", "2", *injections(*kills), ranks=2)
+    wanted = toy_reference(tmp_path / "reference", 4, *NCCL)
+    kills = ("0 4 backward", "1 4 backward", "2 9 step", "3 9 forward")
+    job = fftrain(tmp_path, toy(tmp_path, STEPS, *NCCL), *NODES, *injections(*kills), ranks=4)
     assert_same_toy(job, wanted)
-    assert sorted(rank for event in job.of("failover") for rank in event["newcomers"]) == [0, 0, 1, 1]
+    assert sorted(rank for event in job.of("failover") for rank in event["newcomers"]) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("fault", ["hang", "device"])

@@ -1,11 +1,11 @@
-"""Megatron-LM's own pretrain_gpt.py, unmodified, on CPU: MEGATRON_LM_PATH is a checkout of tag core_v0.16.1.
+"""Megatron-LM's own pretrain_gpt.py, unmodified: MEGATRON_LM_PATH is a checkout of tag core_v0.16.1.
 
     TORCHDYNAMO_DISABLE=1 MEGATRON_LM_PATH=... fftrain run --nproc-per-node 4 pretrain_real.py --result out/r.json ...
 
-torch.compile would look at the GPU that the shim pretends; a spare has imported it before this script runs, so it is
-disabled from outside. Beyond the shim this script answers what Megatron's training asks of a GPU: that there is one,
-its properties, and the fused kernels of `megatron.legacy`, which build nothing in this version. PyPI's six, regex,
-triton and pyyaml are needed too.
+Where there is no GPU, one is pretended. torch.compile would look at it; a spare has imported it before this script
+runs, so it is disabled from outside. Beyond the shim this script answers what Megatron's training asks of a GPU: that
+there is one, and its properties. The fused kernels of `megatron.legacy` build nothing in this version. PyPI's six,
+regex, triton and pyyaml are needed too.
 """
 
 from __future__ import annotations
@@ -26,14 +26,8 @@ logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR
 HERE = Path(__file__).resolve().parent
 CHECKOUT = os.environ["MEGATRON_LM_PATH"]
 sys.path[:0] = [CHECKOUT, str(HERE)]
-import cuda_on_cpu  # noqa: E402, F401
 import record  # noqa: E402
 import torch  # noqa: E402
-
-torch.set_num_threads(1)
-torch.cuda.is_available = lambda: True
-_properties = SimpleNamespace(major=8, minor=0, name="cpu", multi_processor_count=1, total_memory=1 << 34)
-torch.cuda.get_device_properties = lambda *args: _properties  # type: ignore[assignment, misc]
 
 
 class _Loader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
@@ -41,7 +35,18 @@ class _Loader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
         super().__init__(*args, **{**kwargs, "pin_memory": False})
 
 
-torch.utils.data.DataLoader = _Loader  # type: ignore[misc]
+def _pretend_a_gpu() -> None:
+    import cuda_on_cpu  # noqa: F401
+
+    torch.set_num_threads(1)
+    torch.cuda.is_available = lambda: True
+    properties = SimpleNamespace(major=8, minor=0, name="cpu", multi_processor_count=1, total_memory=1 << 34)
+    torch.cuda.get_device_properties = lambda *args: properties  # type: ignore[assignment, misc]
+    torch.utils.data.DataLoader = _Loader  # type: ignore[misc]
+
+
+if not torch.cuda.is_available():
+    _pretend_a_gpu()
 
 import megatron.training.arguments as arguments  # noqa: E402
 import megatron.training.training as training  # noqa: E402

@@ -164,14 +164,14 @@ def training_log(
         )  # fmt: skip
     counts = {"advanced iterations": int(not skipped_iter), "skipped iterations": skipped_iter}
     for key, value in {**counts, **({} if skipped_iter else loss_dict)}.items():
-        total_loss_dict[key] = total_loss_dict.get(key, 0 if key in counts else torch.tensor([0.0])) + value
+        total_loss_dict[key] = total_loss_dict.get(key, 0 if key in counts else torch.zeros_like(value)) + value
     if iteration % args.log_interval == 0 or is_first_iteration:
         timers("interval-time").elapsed(barrier=True, reset=not is_first_iteration)
         line = f"iteration {iteration} lr {learning_rate:.6f} grad norm {grad_norm:.5f}"
         for key in sorted(total_loss_dict.keys() - counts.keys()):
             line += f" {key}: {float(total_loss_dict[key]) / max(1, total_loss_dict['advanced iterations']):.6E}"
             if not is_first_iteration:
-                total_loss_dict[key] = torch.tensor([0.0])
+                total_loss_dict[key] = torch.zeros_like(total_loss_dict[key])
         print_rank_last(f"{line} skipped {total_loss_dict['skipped iterations']}")
         if not is_first_iteration:
             total_loss_dict.update(dict.fromkeys(counts, 0))
