@@ -15,7 +15,7 @@ SCRIPT = str(ROOT / "scripts" / "train_gpt.py")
 STEPS = 14
 KILLS = ("2 3 forward", "0 5 backward", "1 7 step", "3 9 after-step", "2 11 copying", "0 12 step")
 #: What `make test` kills: both of two ranks, at every point.
-OF_TWO = ("1 3 forward", "0 5 backward", "1 7 step", "0 9 after-step", "1 11 copying", "0 12 step")
+OF_TWO = ("1 3 forward", "0 5 backward", "1 7 step", "0 9 after-step", "1 11 copying")
 
 
 def arguments(config: str, extra: tuple[str, ...]) -> list[str]:
@@ -64,7 +64,7 @@ def test_six_kills_in_one_run(tmp_path: Path, config: str, extra: tuple[str, ...
 
 
 @pytest.mark.timeout(600)
-def test_six_kills_of_two_ranks(tmp_path: Path) -> None:
+def test_every_point_of_two_ranks(tmp_path: Path) -> None:
     """ZeRO 2 with accumulation, DeepSpeed's CPU Adam and a loader's processes."""
     extra = ("--gas", "2", "--optimizer", "cpu_adam", "--num-workers", "1", "--sequence", "16")
     job = both(tmp_path, "zero2_bf16", extra, *OF_TWO, ranks=2)

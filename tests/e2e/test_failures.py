@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.e2e.jobs import agent_pid, committed, fftrain, pid_of, toy, wait_for
 
@@ -94,6 +95,7 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
     assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow  # launch/test_run.py has it without a training
 def test_the_launchers_death_leaves_nothing_behind(tmp_path: Path) -> None:
     family: list[psutil.Process] = []
 

@@ -37,7 +37,8 @@ torch.empty(2, device="meta").normal_()
 print(json.dumps([weights, [name for name in sys.modules if name.startswith("torch._dynamo")], cpuinfo.get_cpu_info()]))
 """
     assert ENV["TORCHDYNAMO_DISABLE"] == "1"
-    done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True, timeout=200, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     weights, compiler, processor = json.loads(done.stdout)
     assert weights == trained()

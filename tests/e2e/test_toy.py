@@ -51,7 +51,7 @@ def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: dict[int, Any
         for rank, iteration, at in kills
         for word in ("--inject", f"kill rank={rank} iteration={iteration} at={at}")
     ]
-    job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, "--spares", "1", *options)
+    job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, *options)
     assert_same(job, uninterrupted)
     assert "replicas travel by tcp" in job.stderr  # emulated nodes stand for different hosts
     assert [event["dead"] for event in job.of("failover")] == [[rank] for rank, _, _ in kills]
@@ -241,7 +241,7 @@ def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: dic
     assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.parametrize("schedule", ["own", "registered"])
+@pytest.mark.parametrize("schedule", ["own", pytest.param("registered", marks=pytest.mark.slow)])
 def test_a_scheduler_of_the_scripts_own(tmp_path: Path, schedule: str) -> None:
     """A replacement whose scheduler begins anew is refused before its step; the advice leads to the right bits."""
     arguments = ("--iterations", "12", "--schedule", schedule)

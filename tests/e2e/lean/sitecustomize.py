@@ -30,7 +30,7 @@ def as_it_is(function: Function | None = None, *_: Any, **__: Any) -> Function:
 
 
 def step(function: Function) -> Function:
-    """In place of what torch decorates an optimizer's step with: gradients are recorded only if it is differentiable."""
+    """In place of what torch decorates an optimizer's step with: records gradients only if it is differentiable."""
 
     @functools.wraps(function)
     def stepping(self: Any, *args: Any, **kwargs: Any) -> Any:
