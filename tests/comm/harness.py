@@ -30,7 +30,7 @@ from ff_core.errors import FailoverInterrupt
 DEADLINE_S = 180  # for anything that would otherwise hang
 _context = mp.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["tests.comm.harness", "torch.distributed.tensor", "torch.distributed._functional_collectives"]
+    ["tests.comm.harness", "torch.distributed.tensor", "torch.distributed._functional_collectives", "torch._dynamo"]
 )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -9,7 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cpuinfo
 import pytest
+
+from tests.e2e.jobs import ENV, LEAN
 
 HERE = Path(__file__).parent
 Results = list[list[dict[str, Any]]]
@@ -21,10 +25,18 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def processor() -> Iterator[None]:
+    """DeepSpeed's optimizers ask what processor this is whenever one is made, and py-cpuinfo asks three processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpuinfo, "get_cpu_info", functools.cache(cpuinfo.get_cpu_info))
+        yield
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[subprocess.Popen[str]]:
     """The process that forks ranks, see worker.py."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    env = {**ENV, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1]), LEAN])}
     command = [sys.executable, str(HERE / "worker.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ff_core.launch.cli import main
+from tests.e2e.jobs import ENV, LEAN
 from tests.patching.copies import copy_deepspeed
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(site: Path, code: str, first: str = "", **environment: str) -> str:
     """stdout of a process that runs `first`, imports the patched DeepSpeed, and runs `code`."""
     begin = f"import sys\n{first}\nimport deepspeed\nassert deepspeed.__file__.startswith({str(site)!r})\n"
-    env = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), **environment}
+    paths = os.pathsep.join([str(site), str(ROOT), LEAN])
+    env = {**ENV, "DS_ACCELERATOR": "cpu", "PYTHONPATH": paths, **environment}
     done = subprocess.run(
         [sys.executable, "-c", begin + code], env=env, capture_output=True, text=True, timeout=200, check=False
     )

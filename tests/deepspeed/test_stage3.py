@@ -46,14 +46,21 @@ LAYOUTS: dict[str, Case] = {
     },
 }  # fmt: skip
 
+#: What the others have one by one.
+QUICK = (
+    "bf16", "bf16-gas2-small-buckets", "bf16-overlap-sequential-gathers", "bf16-adamw-of-the-configuration",
+    "fp32-momentum-made-late", "bf16-offloaded-optimizer-gas2", "fp32-all-offloaded",
+)  # fmt: skip
+MORE = tuple(name for name in LAYOUTS if name not in QUICK)
+GROUPS = [QUICK[:2], QUICK[2:4], QUICK[4:], *(pytest.param(n, marks=pytest.mark.slow) for n in (MORE[:3], MORE[3:]))]
+
 #: Two in each iteration. The first finds a complete trace of the modules' order, the second one being recorded anew.
 PLAN = [[2 + number // 2, number] for number in range(24)]
 ITERATIONS = 14
 
 
-@pytest.mark.parametrize("group", range(5))
-def test_interrupted_run_equals_uninterrupted_run(group: int, run_cases: Callable[..., Any]) -> None:
-    names = list(LAYOUTS)[group::5]
+@pytest.mark.parametrize("names", GROUPS, ids="+".join)
+def test_interrupted_run_equals_uninterrupted_run(names: tuple[str, ...], run_cases: Callable[..., Any]) -> None:
     base = [{"stage": 3, "iterations": ITERATIONS, **LAYOUTS[name]} for name in names]
     results = run_cases([*({**case, "protected": False} for case in base), *({**case, "plan": PLAN} for case in base)])
     for number, name in enumerate(names):

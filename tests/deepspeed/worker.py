@@ -305,6 +305,8 @@ def fork(number: int, job: dict[str, Any]) -> int:
 
 def serve() -> None:
     preload()
+    gc.collect()
+    gc.freeze()  # or each case would look through all that was imported, when it asks for its own garbage
     print("[]", flush=True)  # ready; before it libraries may have printed
     for line in sys.stdin:
         job = json.loads(line)

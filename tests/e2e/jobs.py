@@ -16,9 +16,13 @@ from typing import Any
 from tests.reference import reference
 
 TOY = Path(__file__).with_name("toy.py")
-#: DeepSpeed and megatron-core decorate functions with torch.compile. Without TORCHDYNAMO_DISABLE every process would
-#: load the compiler for them: seconds, more than a rank's whole training. One job of each framework does without this.
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TORCHDYNAMO_DISABLE": "1"}
+LEAN = str(Path(__file__).with_name("lean"))
+#: With TORCHDYNAMO_DISABLE no process loads torch's compiler (see lean/sitecustomize.py): seconds, more than a rank's
+#: whole training. One job of each framework does without this.
+ENV = {
+    **os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TORCHDYNAMO_DISABLE": "1",
+    "PYTHONPATH": os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")])),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "train_gpt.py")
 STEPS = 14
 KILLS = ("2 3 forward", "0 5 backward", "1 7 step", "3 9 after-step", "2 11 copying", "0 12 step")
+#: What `make test` kills: both of two ranks, at every point.
+OF_TWO = ("1 3 forward", "0 5 backward", "1 7 step", "0 9 after-step", "1 11 copying")
 
 
 def arguments(config: str, extra: tuple[str, ...]) -> list[str]:
@@ -24,7 +26,8 @@ def arguments(config: str, extra: tuple[str, ...]) -> list[str]:
 slow = pytest.mark.slow
 CASES = [
     pytest.param(
-        "zero2_bf16", ("--gas", "2", "--optimizer", "cpu_adam", "--num-workers", "2"), id="zero2-gas2-cpu_adam-workers"
+        "zero2_bf16", ("--gas", "2", "--optimizer", "cpu_adam", "--num-workers", "2"), id="zero2-gas2-cpu_adam-workers",
+        marks=slow,
     ),
     pytest.param("zero1_bf16", (), id="zero1-bf16", marks=slow),
     pytest.param("zero1_bf16_adamw", ("--optimizer", "config"), id="zero1-fused-adam", marks=slow),
@@ -61,6 +64,15 @@ def test_six_kills_in_one_run(tmp_path: Path, config: str, extra: tuple[str, ...
 
 
 @pytest.mark.timeout(600)
+def test_every_point_of_two_ranks(tmp_path: Path) -> None:
+    """ZeRO 2 with accumulation, DeepSpeed's CPU Adam and a loader's processes."""
+    extra = ("--gas", "2", "--optimizer", "cpu_adam", "--num-workers", "1", "--sequence", "16")
+    job = both(tmp_path, "zero2_bf16", extra, *OF_TWO, ranks=2)
+    assert len(job.of("failover")) == len(OF_TWO)
+
+
+@pytest.mark.timeout(600)
+@slow  # test_intervals.py has the same layout
 def test_two_kills_over_two_epochs(tmp_path: Path) -> None:
     """The other stage that shards the optimizer: ZeRO 1, with what "AdamW" in the configuration makes: FusedAdam."""
     extra = ("--epochs", "2", "--optimizer", "config")
@@ -69,7 +81,8 @@ def test_two_kills_over_two_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("config", ["zero3_fp32", pytest.param("zero3_bf16", marks=slow)])
+@slow  # deepspeed/test_end_to_end.py has a quick one
+@pytest.mark.parametrize("config", ["zero3_fp32", "zero3_bf16"])
 def test_zero3(tmp_path: Path, config: str) -> None:
     """Parameters, too, are partitioned. A kill meets survivors with some of them gathered or in flight."""
     kills = ("1 3 forward", "0 4 backward", "1 6 step", "0 8 after-step", "1 9 backward", "0 10 forward", "0 11 step")

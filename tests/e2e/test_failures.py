@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.e2e.jobs import agent_pid, committed, fftrain, pid_of, toy, wait_for
 
@@ -21,7 +22,7 @@ def last_lines(text: str, count: int = 12) -> str:
 
 
 def test_a_script_that_raises_at_start_ends_with_its_traceback(tmp_path: Path) -> None:
-    job = fftrain(tmp_path, toy(tmp_path, 5, "--raise-at-start"), *NODES, "--max-restarts", "1", ranks=RANKS)
+    job = fftrain(tmp_path, toy(tmp_path, 5, "--raise-at-start"), "--max-restarts", "1", ranks=1)
     assert job.code == 1
     assert "ValueError: broken on purpose" in last_lines(job.stderr)
     assert len(job.of("restart")) == 1
@@ -94,6 +95,7 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
     assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow  # launch/test_run.py has it without a training
 def test_the_launchers_death_leaves_nothing_behind(tmp_path: Path) -> None:
     family: list[psutil.Process] = []
 

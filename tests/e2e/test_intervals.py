@@ -31,13 +31,16 @@ def committed(job: Job) -> dict[int, list[int]]:
 
 @pytest.mark.timeout(300)
 def test_a_deepspeed_job_with_a_forced_sequence_and_kills(tmp_path: Path) -> None:
+    """ZeRO 1 over two epochs, with what "AdamW" in the configuration makes: FusedAdam."""
+
     def places(folder: Path) -> list[str]:
         return ["--result", str(folder / "result.json"), "--data-cache", str(tmp_path / "data")]
 
-    words, out = arguments("zero1_bf16", ()), tmp_path / "job"
+    extra = ("--epochs", "2", "--optimizer", "config", "--sequence", "16")
+    words, out = arguments("zero1_bf16_adamw", extra), tmp_path / "job"
     wanted = results(uninterrupted(SCRIPT, words, places, 2), 2)
     job = fftrain(
-        out, [SCRIPT, *words, *places(out)], "--emulate-nodes", "2", "--spares", "1", *injections(*KILLS), ranks=2,
+        out, [SCRIPT, *words, *places(out)], "--emulate-nodes", "2", *injections(*KILLS), ranks=2,
         launcher=(FORCED, "3,1,4,2"),
     )  # fmt: skip
     assert_same(job, wanted)

@@ -17,7 +17,7 @@ ZERO = ("--use-distributed-optimizer",)
 OVERLAP = ("--overlap-grad-reduce", "--overlap-param-gather", "--ddp-bucket-size", "2000")
 EVALUATION = ("--eval-iters", "1", "--eval-interval", "4")
 #: What `make test` kills, beside NODES.
-FEW_KILLS = ("2 3 backward", "1 6 after-step", "3 9 forward")
+FEW_KILLS = ("2 3 backward", "3 9 forward")
 #: Every rank once; iteration 9 is killed in the evaluation that follows iteration 8, 11 in the one after the loop.
 KILLS = ("2 3 backward", "0 4 step", "1 6 after-step", "3 9 forward", "0 11 forward")
 #: Ranks 0 and 1 are one node, and under TP2 one tensor-parallel group.
@@ -38,15 +38,15 @@ def saved(out: Path, *extra: str) -> dict[int, Any]:
     return results(out)
 
 
-def both(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...], *options: str) -> Job:
-    """The job uninterrupted and with `kills`; they must agree."""
+def both(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...], spares: int = 1) -> Job:
+    """The job uninterrupted and with `kills`; they must agree.  spares: per node."""
     if any(str(tmp_path) in word for word in extra):
         wanted = saved(tmp_path / "reference", *extra)
     else:
         wanted = results(uninterrupted(SCRIPT, extra, lambda folder: ("--result", str(folder / "result.json"))))
     job = fftrain(
-        tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1",
-        *options, *injections(*kills), timeout_s=400,
+        tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares",
+        str(spares), *injections(*kills), timeout_s=400,
     )  # fmt: skip
     assert_same(job, wanted)
     return job
@@ -113,7 +113,7 @@ def test_pipeline_overlap_experts_and_evaluations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kills", [NODES[:2], pytest.param(NODES, marks=slow), pytest.param(IN_BACKWARD, marks=slow)])
 def test_both_ranks_of_a_node_at_once(tmp_path: Path, kills: tuple[str, ...]) -> None:
     """TP2 DP2: the two ranks of a tensor-parallel group die together; and the others later."""
-    job = both(tmp_path, ("--bf16", *ZERO, *TP2), kills)
+    job = both(tmp_path, ("--bf16", *ZERO, *TP2), kills, spares=0)
     assert {rank for event in job.of("failover") for rank in event["dead"]} == {int(kill[0]) for kill in kills}
 
 
@@ -197,9 +197,9 @@ def test_the_log_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     wanted = log_of(done.stdout)
     assert len(wanted) > 8
-    kills = ("0 5 backward", "0 9 forward", "1 11 step")
+    kills = ("0 9 forward", "1 11 step")
     job = fftrain(
-        tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2", "--spares", "1",
+        tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2",
         *injections(*kills), ranks=2, timeout_s=400,
     )  # fmt: skip
     assert_same(job, results(tmp_path / "reference", 2))

@@ -14,7 +14,7 @@ import pytest
 from ff_core.launch.cli import main
 from tests.e2e import jobs, test_megatron_real
 from tests.e2e.compare import assert_same, injections, results
-from tests.e2e.jobs import Job, fftrain, torchrun
+from tests.e2e.jobs import LEAN, Job, fftrain, torchrun
 from tests.patching.copies import copy_deepspeed, hashes
 
 ROOT = Path(__file__).parents[2]
@@ -34,15 +34,13 @@ def where(out: Path) -> list[dict[str, object]]:
 
 def killed(out: Path) -> Job:
     """A job without import hooks, of which rank 1 kills itself before its fourth step."""
-    return fftrain(
-        out, words(out, "--kill", "1:3"), "--emulate-nodes", "2", "--spares", "1", "--no-import-hooks", ranks=RANKS
-    )
+    return fftrain(out, words(out, "--kill", "1:3"), "--emulate-nodes", "2", "--no-import-hooks", ranks=RANKS)
 
 
 @pytest.mark.timeout(600)
 def test_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     site = copy_deepspeed(tmp_path)
-    monkeypatch.setitem(jobs.ENV, "PYTHONPATH", os.pathsep.join([str(site), str(ROOT)]))
+    monkeypatch.setitem(jobs.ENV, "PYTHONPATH", os.pathsep.join([str(site), str(ROOT), LEAN]))
     before = hashes(site)
 
     unpatched = killed(tmp_path / "unpatched")

@@ -51,7 +51,7 @@ def test_every_point_and_every_rank(tmp_path: Path, uninterrupted: dict[int, Any
         for rank, iteration, at in kills
         for word in ("--inject", f"kill rank={rank} iteration={iteration} at={at}")
     ]
-    job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, "--spares", "1", *options)
+    job = fftrain(tmp_path, toy(tmp_path, 24), *NODES, *options)
     assert_same(job, uninterrupted)
     assert "replicas travel by tcp" in job.stderr  # emulated nodes stand for different hosts
     assert [event["dead"] for event in job.of("failover")] == [[rank] for rank, _, _ in kills]
@@ -178,7 +178,7 @@ def test_paced_and_killed_while_a_version_is_on_its_way(tmp_path: Path, uninterr
         time.sleep(rng.uniform(0.0, 0.2))
         os.kill(pid_of(out, 0), signal.SIGKILL)
 
-    words = (*settings(tmp_path, pacing=True), "--spares", "1", "--inject", "kill rank=2 iteration=15 at=copying")
+    words = (*settings(tmp_path, pacing=True), "--inject", "kill rank=2 iteration=15 at=copying")
     job = fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=kill_later)
     assert_same(job, uninterrupted)
     assert [event["dead"] for event in job.of("failover")] == [[2], [0]]
@@ -201,6 +201,7 @@ def frozen(tmp_path: Path, pid: Callable[[Path], int], **values: object) -> tupl
     return fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=freeze), pids[0]
 
 
+@pytest.mark.slow  # test_settings_that_only_the_script_knows freezes one too
 def test_a_frozen_rank_is_replaced(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     job, _ = frozen(tmp_path, lambda out: pid_of(out, 2), hang_timeout_s=3.0)
     assert_same(job, uninterrupted)
@@ -240,7 +241,7 @@ def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: dic
     assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.parametrize("schedule", ["own", "registered"])
+@pytest.mark.parametrize("schedule", ["own", pytest.param("registered", marks=pytest.mark.slow)])
 def test_a_scheduler_of_the_scripts_own(tmp_path: Path, schedule: str) -> None:
     """A replacement whose scheduler begins anew is refused before its step; the advice leads to the right bits."""
     arguments = ("--iterations", "12", "--schedule", schedule)

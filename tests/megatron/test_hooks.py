@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.e2e.jobs import ENV, LEAN
+
 HERE = Path(__file__).parent
 TRAIN = HERE / "train_tiny.py"
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(HERE), str(HERE / "standin"), str(HERE.parents[1])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    env = {**ENV, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "standin"), str(HERE.parents[1]), LEAN])}
     return subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=200, check=False
     )

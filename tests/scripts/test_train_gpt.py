@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -19,6 +18,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from gpt.data import ByteWindows, ResumedSampler, library_sources, text_file  # noqa: E402
 from gpt.model import SIZES, Gpt  # noqa: E402
 
+from tests.e2e.jobs import ENV  # noqa: E402
+
 
 def train(directory: Path, *arguments: str, config: str = "zero1_bf16") -> subprocess.CompletedProcess[str]:
     with socket.socket() as probe:
@@ -29,7 +30,7 @@ def train(directory: Path, *arguments: str, config: str = "zero1_bf16") -> subpr
         "scripts/train_gpt.py", "--deepspeed_config", f"configs/deepspeed/{config}.json", "--size", "tiny",
         "--sequence", "32", "--data-cache", str(directory.parent / "text"), *arguments,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    environment = {**ENV, "DS_ACCELERATOR": "cpu"}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False,
         stdin=subprocess.DEVNULL,
