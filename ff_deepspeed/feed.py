@@ -25,7 +25,7 @@ from ff_deepspeed.source import Source, resolved
 
 log = logging.getLogger("ff_deepspeed")
 
-NOWHERE: dict[str, Any] = {"loader": None, "begun": None, "consumed": 0, "ahead": []}
+NOWHERE: dict[str, Any] = {"loader": None, "begun": None, "consumed": 0, "ahead": [], "starts": []}
 SKIPPED = (
     "the script of the replacement skipped batches that were consumed before the failure, and FFTrainer had done so "
     "already: let the script skip only `if not ff_core.is_replacement()`"
@@ -45,6 +45,7 @@ class Tracked:
     ) -> None:
         self.loader = number
         self.source = Source(loader, make)
+        self.starts: list[int] | None = None  # what enumerate() around it began with
         self._owner = loader
         self._ask = ask
 
@@ -58,7 +59,7 @@ class Tracked:
         return len(self._owner)
 
     def position(self) -> dict[str, Any]:
-        return {"loader": self.loader, **self.source.position()}
+        return {"loader": self.loader, "starts": self.starts or [], **self.source.position()}
 
 
 @dataclass(slots=True)
@@ -90,6 +91,7 @@ class Feed:
         self._gone_to = False  # newcomer: went to its position, and has not trained yet
         self._lock = threading.RLock()  # a reader thread asks, too
         self._first = True  # no batch has reached engine(...) yet
+        self.taken_back = 0  # batches that the script has had, and gets again
         self.runs_ahead = False  # more than the batch that is trained on was handed out
 
     def is_training(self, tracked: Tracked) -> bool:
@@ -236,6 +238,7 @@ class Feed:
         """Hand out again what followed `version`."""
         with self._lock:
             self._used, self._position = self._ends[version]
+            self.taken_back += self._next - self._used
             self._next = self._used
             for kept in self._handed[self._used - self._base :]:
                 kept.given = batches_.share(kept.batch) if kept.given is None else kept.given

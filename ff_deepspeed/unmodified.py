@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.state import counting
 from ff_deepspeed import ambient, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
+from ff_deepspeed.gradients import Gradients
 from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
 from ff_deepspeed.redo import Redo
@@ -47,6 +49,7 @@ class Unmodified:
         self._feed = Feed()
         self._redo = Redo(protection, self._feed)
         self._own = OwnBatches(protection)
+        self._gradients = Gradients(protection.engine)
         self._answered: dict[str, Any] | None = None  # a newcomer's load_checkpoint(): position of the version
         self._start_data: dict[str, Any] = {}  # what goes into the position of the version before the first iteration
         self._first = -1  # the first version that this process makes
@@ -125,7 +128,9 @@ class Unmodified:
             with event.watching():
                 return original(engine, loss if event.fresh() else event.loss(), **kwargs)
 
-        return self._redo.make(perform, event, loss.detach)
+        result = self._redo.make(perform, event, loss.detach)
+        self._gradients.made(self._redo.open)
+        return result
 
     def step(self, original: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """engine.step()."""
@@ -134,6 +139,7 @@ class Unmodified:
             original(engine, *args, **kwargs)
         elif not self._redo.void:
             self._own.step_begins()
+            self._gradients.stepping()
             event = Call(original, (engine, *args), kwargs, ambient.take(engine))
             self._redo.make(lambda: original(engine, *args, **kwargs), event, lambda: None)
             if self._sealed_at != AT_LOADER and self._has_stepped():
@@ -191,14 +197,32 @@ class Unmodified:
             return self._feed.next(tracked, own_thread=False)
         if self._redo.busy:
             return tracked.source.next()
+        if tracked.starts is None and (self._redo.open is None or self._feed.is_training(tracked)):
+            tracked.starts = counting.counts(tracked)
         if self._redo.open is None and self._answered is not None:
             self._arrive(tracked)
         elif self._redo.open is not None and self._feed.is_training(tracked):
             self._own.loader_asked()
-            self._redo.void &= self._feed.runs_ahead
+            self._lift(tracked)
             self._seal_if_stepped(AT_LOADER)
-            self._redo.void &= self._feed.runs_ahead  # sealing was interrupted: the batches are handed out here again
+            self._lift(tracked)  # sealing was interrupted: the batches are handed out here again
         return self._feed.next(tracked, own_thread=self._is_trainer)
+
+    def _lift(self, tracked: Tracked) -> None:
+        """An iteration that is void ends here: the script goes on from where the version was sealed."""
+        if not self._redo.void or self._feed.runs_ahead:
+            return
+        self._redo.void = False
+        self._session.script_again()
+        self._count(tracked, [count - self._feed.taken_back for count in counting.counts(tracked)])
+        self._feed.taken_back = 0
+
+    def _count(self, tracked: Tracked, counts: list[int]) -> None:
+        """What the enumerate() that asks for batches says next, if there is one."""
+        try:
+            counting.set_counts(tracked, counts)
+        except counting.Unmovable:
+            raise self._p.fail(FailoverError(words.ENUMERATED)) from None
 
     def check_unused(self) -> None:
         """Raises FailoverError if training has begun in an unmodified loop: batches() comes too late."""
@@ -253,14 +277,20 @@ class Unmodified:
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""
         data = self._session.saved_scalars()["data"]
-        if self._feed.go_to(tracked, data) and data["joined_at"] == AT_LOADER:
+        if not self._feed.go_to(tracked, data):
+            return
+        consumed = data["consumed"]
+        self._count(tracked, [start + consumed for start in data["starts"]])
+        if data["joined_at"] == AT_LOADER:
             self._join()
+            self._redo.first = -1
             self._feed.begin_training(self._session.version)
 
     def _join(self) -> None:
         self._p.adapter.script = self
         self._joined = self._session.is_newcomer
         self._redo.begin(self._p.start())
+        self._redo.first = self._session.version
         self._first = self._session.version + 1
         self._answered = None  # from here on it is a rank like the others, which may go back to any version
 

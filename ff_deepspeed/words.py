@@ -49,6 +49,15 @@ OTHER_VALUES = (
     "between the loader and engine(...). " + REMEDIES
 )
 
+ENUMERATED = (
+    "the loop counts its batches with enumerate(), and this Python does not let that count go back: use "
+    "engine.global_steps"
+)
+FIRST = (
+    "the job's first iteration must be repeated, but {reason}: only later ones can be repeated then. Start the job "
+    "again. Or: " + REMEDIES
+)
+
 
 def not_repeatable(obstacle: str | None) -> str:
     return f"after a failure this iteration could not be repeated: {obstacle}. {REMEDIES}"

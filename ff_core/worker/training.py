@@ -260,6 +260,11 @@ class Training:
         self._costs.dropped()
         return version
 
+    def script_again(self) -> None:
+        """See AdapterSession."""
+        self.inputs.again(self._fence.version)
+        self._recovery.load_variables()
+
     def finish(self) -> None:
         """See AdapterSession."""
         self.seal()
