@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ff_core.errors import FailoverError
-from ff_core.state import rng
+from ff_core.state import counting, rng
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import matching
 from ff_deepspeed.source import Source, resolved
@@ -34,6 +34,11 @@ UNKNOWN = (
     "the loop fetches batches ahead, and what it gives to engine(...) has neither the memory nor the values of one of "
     "them: it cannot be told which batches a version was trained on. Let FFTrainer hand the batches out: "
     "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
+)
+
+ENUMERATED = (
+    "the loop counts its batches with enumerate(), and this Python does not let that count be set: use "
+    "engine.global_steps"
 )
 
 
@@ -119,6 +124,8 @@ class Feed:
 
         own_thread: the training thread asks; another one leaves the random generators alone.
         """
+        if own_thread and tracked.starts is None and self._training in (None, tracked.loader):
+            tracked.starts = counting.counts(tracked)
         with self._lock:
             self.runs_ahead |= not own_thread
             if self.is_training(tracked) and self._next < self._base + len(self._handed):
@@ -255,4 +262,20 @@ class Feed:
             self._handed, self._base, self._next, self._used = [], 0, 0, 0
             self._ahead = list(position["ahead"])
             self._position = tracked.position()
-            return True
+            starts, consumed = position["starts"], position["consumed"]
+            tracked.starts = starts
+        _count(tracked, [start + consumed for start in starts])
+        return True
+
+    def count_back(self, tracked: Tracked) -> None:
+        """The script gets batches again."""
+        taken_back, self.taken_back = self.taken_back, 0
+        _count(tracked, [count - taken_back for count in counting.counts(tracked)])
+
+
+def _count(tracked: Tracked, counts: list[int]) -> None:
+    """What the enumerate() that asks for batches says next, if there is one."""
+    try:
+        counting.set_counts(tracked, counts)
+    except counting.Unmovable:
+        raise FailoverError(ENUMERATED) from None

@@ -276,10 +276,9 @@ class Record:
     version: int
     events: list[Event] = field(default_factory=list)
     sealed: Sealed | None = None
-    edited: str | None = None  # why no event tells all that the script did
 
     def obstacle(self) -> str | None:
-        return self.edited or next((reason for reason in (event.obstacle() for event in self.events) if reason), None)
+        return next((reason for reason in (event.obstacle() for event in self.events) if reason), None)
 
     def release(self) -> None:
         """The outputs of replayed forwards are no longer needed."""

@@ -40,6 +40,7 @@ class Redo:
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
         self.void = False
+        self.reason = ""  # why it is
         self.voided: Forward | None = None  # the first engine(...) of the iteration that is void
         self.first = -1  # the version with which this process began: it was not sealed where batches are asked for
         self.busy = False  # inside a call of the script: calls made by that call are not the script's
@@ -154,7 +155,7 @@ class Redo:
                 )
             )
         if version == self.first:
-            raise self._p.fail(FailoverError(words.FIRST.format(reason=reason)))
+            raise self._p.fail(FailoverError(words.first(reason)))
         log.warning("iteration %d is repeated by the script: %s", version + 1, reason)
         record = self._records.get(version + 1)
         done = [*([] if record is None else record.events), *([] if event is None else [event])]
@@ -164,7 +165,7 @@ class Redo:
         for newer in [number for number in self._records if number > version]:
             del self._records[newer]
         self.begin(version)
-        self.void = True
+        self.void, self.reason = True, reason
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import counting
 from ff_deepspeed import ambient, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
 from ff_deepspeed.gradients import Gradients
@@ -128,9 +127,8 @@ class Unmodified:
             with event.watching():
                 return original(engine, loss if event.fresh() else event.loss(), **kwargs)
 
-        result = self._redo.make(perform, event, loss.detach)
-        self._gradients.made(self._redo.open)
-        return result
+        with self._gradients.watching():
+            return self._redo.make(perform, event, loss.detach)
 
     def step(self, original: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """engine.step()."""
@@ -139,8 +137,8 @@ class Unmodified:
             original(engine, *args, **kwargs)
         elif not self._redo.void:
             self._own.step_begins()
-            self._gradients.stepping()
             event = Call(original, (engine, *args), kwargs, ambient.take(engine))
+            self._gradients.stepping(self._redo.open, event.ambient)
             self._redo.make(lambda: original(engine, *args, **kwargs), event, lambda: None)
             if self._sealed_at != AT_LOADER and self._has_stepped():
                 self._own.stepped()
@@ -189,7 +187,7 @@ class Unmodified:
 
         Raises FailoverError.
         """
-        raise self._p.fail(FailoverError(words.ALONE))
+        raise self._p.fail(FailoverError(words.alone(self._redo.reason)))
 
     def next(self, tracked: Tracked) -> Any:
         """next(iterator) of a data loader. Raises StopIteration."""
@@ -197,8 +195,6 @@ class Unmodified:
             return self._feed.next(tracked, own_thread=False)
         if self._redo.busy:
             return tracked.source.next()
-        if tracked.starts is None and (self._redo.open is None or self._feed.is_training(tracked)):
-            tracked.starts = counting.counts(tracked)
         if self._redo.open is None and self._answered is not None:
             self._arrive(tracked)
         elif self._redo.open is not None and self._feed.is_training(tracked):
@@ -210,19 +206,10 @@ class Unmodified:
 
     def _lift(self, tracked: Tracked) -> None:
         """An iteration that is void ends here: the script goes on from where the version was sealed."""
-        if not self._redo.void or self._feed.runs_ahead:
-            return
-        self._redo.void = False
-        self._session.script_again()
-        self._count(tracked, [count - self._feed.taken_back for count in counting.counts(tracked)])
-        self._feed.taken_back = 0
-
-    def _count(self, tracked: Tracked, counts: list[int]) -> None:
-        """What the enumerate() that asks for batches says next, if there is one."""
-        try:
-            counting.set_counts(tracked, counts)
-        except counting.Unmovable:
-            raise self._p.fail(FailoverError(words.ENUMERATED)) from None
+        if self._redo.void and not self._feed.runs_ahead:
+            self._redo.void = False
+            self._session.script_again()
+            self._feed.count_back(tracked)
 
     def check_unused(self) -> None:
         """Raises FailoverError if training has begun in an unmodified loop: batches() comes too late."""
@@ -277,11 +264,7 @@ class Unmodified:
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""
         data = self._session.saved_scalars()["data"]
-        if not self._feed.go_to(tracked, data):
-            return
-        consumed = data["consumed"]
-        self._count(tracked, [start + consumed for start in data["starts"]])
-        if data["joined_at"] == AT_LOADER:
+        if self._feed.go_to(tracked, data) and data["joined_at"] == AT_LOADER:
             self._join()
             self._redo.first = -1
             self._feed.begin_training(self._session.version)

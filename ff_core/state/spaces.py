@@ -1,10 +1,10 @@
 """Where a script has its variables: running functions, its modules, its classes and objects, what functions have bound.
 
-    spaces = found_spaces(most=1000, left=covered.has)
-    with running() as functions:
-        for space in spaces:
-            space.values(functions)     # name -> value, now
-            space.write(functions, {"step": 3})
+spaces = found_spaces(most=1000, left=covered.has)
+with running() as functions:
+    for space in spaces:
+        space.values(functions)     # name -> value, now
+        space.write(functions, {"step": 3})
 """
 
 from __future__ import annotations

@@ -187,6 +187,7 @@ class Variables:
         if mine:
             lost += self._go_back(saved, now, writes)
         self._write(writes)
+        self._marks = {path: values.mark(value) for path, value in self._known()}
         return lost, long
 
     def _restored(self, path: str, entry: list[Any], now: dict[str, Any], mine: bool) -> Any:
@@ -235,6 +236,10 @@ class Variables:
                 if changed:
                     self._spaces[label].write(functions, changed)
 
+    def counts(self) -> dict[str, int]:
+        """Whole numbers that training has changed, by name."""
+        return {path: value for path, value in self._all().items() if type(value) is int}
+
     # ---- looking ----------------------------------------------------------------------------------------------------
 
     def _known(self) -> Iterator[tuple[str, Any]]:
@@ -252,6 +257,13 @@ class Variables:
 
     def _all(self) -> dict[str, Any]:
         return dict(chain(self._known(), self._new()))
+
+
+def counts_of(saved: dict[str, Any]) -> dict[str, int]:
+    """Whole numbers in what `Variables.save()` gave."""
+    entries = {**saved["changed"], **saved["new"]}
+    taken = {path: entry[0] for path, entry in entries.items() if entry is not None and entry[0] is not None}
+    return {path: part[1] for path, part in taken.items() if part[0] == "plain" and type(part[1]) is int}
 
 
 def _split(path: str) -> tuple[str, str]:

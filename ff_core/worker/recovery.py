@@ -119,6 +119,10 @@ class Recovery:
         )
         return version
 
+    def counts(self) -> dict[str, int]:
+        """Whole numbers among the script's variables, in the version of the last recovery."""
+        return {} if self._variables is None else variables.counts_of(self._variables[1])
+
     def load_variables(self) -> None:
         """The script's own, of the last recovery. Raises DifferenceError if some cannot be put back."""
         assert self._variables is not None

@@ -94,9 +94,9 @@ def after_a_failure(rank: int, version: int = 5) -> tuple[Sameness, Trainer]:
     """Rank 1 is a replacement."""
     sameness, trainer = made(rank)
     if rank == 1:
-        sameness.joined(version)
+        sameness.joined(version, {})
     else:
-        sameness.recovered(version)
+        sameness.recovered(version, {})
     return sameness, trainer
 
 
@@ -146,7 +146,7 @@ def test_ranks_that_had_different_ones_before_keep_them(world: World) -> None:
     def body(rank: int) -> None:
         sameness, trainer = made(rank)
         trainer.group["lr"] = float(rank)
-        sameness.recovered(5)
+        sameness.recovered(5, {})
         for step in range(6, 30):
             trainer.group["lr"] = step * (rank + 1.0)
             sameness.before_step(step)
@@ -175,7 +175,7 @@ def test_a_step_that_is_made_again_with_another_value(world: World) -> None:
             trainer.group["lr"] = float(step)
             sameness.before_step(step)
         trainer.group["lr"] = 2.0
-        sameness.recovered(2)
+        sameness.recovered(2, {})
         trainer.group["lr"] = 4.0
         sameness.before_step(3)
 
