@@ -6,12 +6,10 @@
 
 A survivor is interrupted inside one of its calls, and goes on there: what the script has done since version v* is done
 again (ff_deepspeed.recording), then the call is made once more, and the script notices nothing. Where that is
-impossible (the script wrote into what it gave engine(...)) the iteration is void: its remaining calls do nothing, a
-collective of the script ends the job with words, and the loader hands the same batches out again.
+impossible the iteration is void: its calls do nothing, and the loader hands the same batches out again.
 
 An iteration is sealed when the script asks the training loader for the next batch, or else calls engine(...) again
 (ff_deepspeed.own_batches). That is also where a replacement joins: after it both make the same calls.
-
 All this is the business of the thread that trains. Other threads may read the loader ahead.
 """
 
@@ -47,8 +45,7 @@ class Unmodified:
         self._session = protection.session
         self._feed = Feed()
         self._redo = Redo(protection, self._feed)
-        self._own = OwnBatches(protection)
-        self._gradients = Gradients(protection.engine)
+        self._own, self._gradients = OwnBatches(protection), Gradients(protection.engine)
         self._answered: dict[str, Any] | None = None  # a newcomer's load_checkpoint(): position of the version
         self._start_data: dict[str, Any] = {}  # what goes into the position of the version before the first iteration
         self._first = -1  # the first version that this process makes
@@ -201,11 +198,11 @@ class Unmodified:
             self._own.loader_asked()
             self._lift(tracked)
             self._seal_if_stepped(AT_LOADER)
-            self._lift(tracked)  # sealing was interrupted: the batches are handed out here again
+            self._lift(tracked)  # sealing was interrupted
         return self._feed.next(tracked, own_thread=self._is_trainer)
 
     def _lift(self, tracked: Tracked) -> None:
-        """An iteration that is void ends here: the script goes on from where the version was sealed."""
+        """Of a void iteration: its batches are handed out again, to a script that is where the version was sealed."""
         if self._redo.void and not self._feed.runs_ahead:
             self._redo.void = False
             self._session.script_again()

@@ -19,16 +19,19 @@ from typing import Any
 from ff_core.state import frames, reach, switched, values
 
 _DEPTH = 2  # objects in objects
-Functions = Mapping[str, FrameType]
+Functions = dict[str, FrameType]
 """Label -> the script's running function."""
 
 
 class Space:
     """Variables under names of one place. label: goes before their names.  known: those that were there at first."""
 
+    root: str | None = None
+    """The running function that it belongs to."""
+
     def __init__(self, label: str, held: dict[str, Any]) -> None:
         self.label, self._held = label, held
-        self.known = [name for name, value in held.items() if values.is_of_interest(name, value)]
+        self.known = [name for name, value in held.items() if values.is_variable(name) and values.is_of_interest(value)]
         self.all_known = frozenset(held)
 
     def values(self, functions: Functions) -> Mapping[str, Any]:
@@ -46,12 +49,12 @@ class _OfFunction(Space):
 
     def __init__(self, label: str, frame: FrameType) -> None:
         super().__init__(label, {})
-        held = _locals(frame)
-        self.known = [name for name, value in held.items() if values.is_of_interest(name, value)]
+        held = locals_of(frame)
+        self.known = [name for name, value in held.items() if values.is_variable(name) and values.is_of_interest(value)]
         self.all_known = frozenset(held)
 
     def values(self, functions: Functions) -> Mapping[str, Any]:
-        return _locals(functions[self.label]) if self.label in functions else {}
+        return locals_of(functions[self.label]) if self.label in functions else {}
 
     def write(self, functions: Functions, new: dict[str, Any]) -> None:
         frames.set_variables(functions[self.label], new)
@@ -107,7 +110,7 @@ def running() -> Iterator[Functions]:
         found.clear()  # a frame that keeps itself is never let go
 
 
-def _locals(frame: FrameType) -> dict[str, Any]:
+def locals_of(frame: FrameType) -> dict[str, Any]:
     """A copy."""
     held = frame.f_locals
     copied = dict(held)
@@ -119,9 +122,11 @@ def _locals(frame: FrameType) -> dict[str, Any]:
 class _Finder:
     def __init__(self, most: int, left: Callable[[Any], bool]) -> None:
         self._most, self._left, self._seen = most, left, set[int]()
+        self._root: str | None = None
         self.spaces: list[Space] = []
 
     def add(self, space: Space, depth: int = 0, functions: Functions | None = None) -> None:
+        space.root = self._root
         held = space.values(functions or {})
         space.known = [name for name in space.known if not self._left(held[name])][: max(self._most, 0)]
         self._most -= len(space.known)
@@ -137,6 +142,10 @@ class _Finder:
             elif depth < _DEPTH and values.is_users_object(value):
                 self._seen.add(id(value))
                 self.add(Space(f"{space.label}{name}.", value.__dict__), depth + 1)
+
+    def enter(self, root: str | None) -> None:
+        """What is added from now on belongs to this function."""
+        self._root = root
 
     def bound(self, label: str, function: FunctionType) -> None:
         """A function keeps numbers in cells, which others that are running may have as variables, too."""
@@ -158,14 +167,19 @@ def _is_users(module: str | None) -> bool:
 def found_spaces(most: int, left: Callable[[Any], bool]) -> list[Space]:
     """Those that the script has now. most: names, all together.  left: what is not looked into."""
     finder = _Finder(most, left)
+    names = sorted(filter(_is_users, list(sys.modules)), key=lambda name: name != "__main__")
+    for name in names[:1] if "__main__" in names else []:
+        finder.add(Space("", sys.modules[name].__dict__))
     with running() as functions:
-        for label, frame in functions.items():
+        for label, frame in reversed(functions.items()):  # what several have belongs to the one that ends last
+            finder.enter(label)
             finder.add(_OfFunction(label, frame), functions=functions)
+    finder.enter(None)
     for hook in _hooks():
         finder.bound(f"{hook.__name__}().", hook)
-    for name, module in sorted(sys.modules.items(), key=lambda item: item[0] != "__main__"):
-        if _is_users(name):
-            finder.add(Space("" if name == "__main__" else f"{name}:", module.__dict__))
+    for name in names:
+        if name != "__main__":
+            finder.add(Space(f"{name}:", sys.modules[name].__dict__))
     return finder.spaces
 
 

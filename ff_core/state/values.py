@@ -40,11 +40,14 @@ _SHOWN = 40  # characters of a value in a message
 _listed: weakref.WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]] = weakref.WeakKeyDictionary()
 
 
-def is_of_interest(name: str, value: Any) -> bool:
-    """Whether a variable of this name and value is looked at."""
+def is_variable(name: str) -> bool:
+    """Whether a script has given a variable this name."""
+    return name.isidentifier() and not name.startswith("__")
+
+
+def is_of_interest(value: Any) -> bool:
+    """Whether a variable of this value is looked at."""
     kind = type(value)
-    if name.startswith("__"):
-        return False
     if kind in PLAIN or kind in HOLDERS or kind in SCALARS or kind in ITERATORS or kind is GeneratorType:
         return True
     if isinstance(value, _WRITTEN) or generators.is_generator(value):

@@ -15,8 +15,9 @@ changes while a batch is fetched, since that goes on by itself.
 from __future__ import annotations
 
 import uuid
+import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -24,7 +25,7 @@ from ff_core.state import values
 from ff_core.state.captured import LostError, Room, Taken, Taker, put
 from ff_core.state.covered import Covered
 from ff_core.state.fingerprint import Fingerprint
-from ff_core.state.spaces import Space, found_spaces, running
+from ff_core.state.spaces import Functions, Space, found_spaces, running
 from ff_core.state.values import PLAIN
 
 MOST_BYTES = 8 << 20
@@ -62,7 +63,7 @@ class Variables:
         self._spaces: dict[str, Space] = {}
         self._before: dict[str, Any] = {}  # path -> mark when training began
         self._plain: dict[str, Any] = {}  # path -> value then, of what cannot be written in place
-        self._objects: dict[str, Any] = {}  # path -> the object then, of what can
+        self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what can
         self._start: dict[str, Taken] = {}  # path -> value then
         self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
         self._changed: set[str] = set()  # saved with every version from now on
@@ -85,12 +86,12 @@ class Variables:
             except LostError:
                 continue
             if type(value) not in PLAIN:
-                self._objects[path] = value
+                self._objects[path] = _reference(value)
                 self._contents[path] = _contents(value)
 
     def expected_bytes(self) -> int:
         """Room that they may need in a version."""
-        sizes = [tensor.nbytes for value in self._objects.values() for tensor in values.tensors(value)]
+        sizes = [tensor.nbytes for path, value in self._known() for tensor in values.tensors(value)]
         return min(2 * sum(sizes) + (2 << 20), 2 * MOST_BYTES)
 
     # ---- a version --------------------------------------------------------------------------------------------------
@@ -114,8 +115,9 @@ class Variables:
             if path not in self._changed and not self._is_other(path, value, mark, look):
                 continue
             self._changed.add(path)
-            same = path in self._objects and self._objects[path] is value
+            same = path in self._objects and _is(self._objects[path](), value)
             if same and id(value) in done:
+                changed[path] = None  # another name of the same
                 continue
             if path in self._of_data:
                 if mark != self._fetched.get(path):  # the loop changes it, too: nobody could put that back
@@ -135,7 +137,7 @@ class Variables:
     def _entry_of_new(self, taker: Taker, path: str, value: Any) -> list[Any] | None:
         held = list(values.tensors(value))
         is_batch = any(tensor.grad_fn is not None or tensor.nbytes > _NEW_BYTES // 4 for tensor in held)
-        if path in self._of_data or is_batch or not values.is_of_interest("", value):
+        if path in self._of_data or is_batch or not values.is_of_interest(value):
             return None
         entry = _entry(taker, value, None, False)
         return None if entry[0] is None else entry
@@ -214,11 +216,13 @@ class Variables:
             if values.mark(value) == before and (contents is None or contents == _contents(value)):
                 continue
             if path in self._start:
-                writes[path] = put(self._objects.get(path, value), self._start[path], in_place=True)
-            elif id(value) not in map(id, self._objects.values()):
+                first = self._objects[path]() if path in self._objects else value
+                live = value if first is None or type(first) is int else first
+                writes[path] = put(live, self._start[path], in_place=_is(first, live))
+            else:
                 lost.append(f"{path} ({values.shown(value)})")
         with running() as functions:
-            for label, space in self._spaces.items():
+            for label, space in self._alive(functions):
                 for name in space.values(functions).keys() - space.all_known:
                     if label + name not in saved["new"]:
                         space.remove(functions, name)
@@ -230,11 +234,11 @@ class Variables:
             label, name = _split(path)
             by_space.setdefault(label, {})[name] = value
         with running() as functions:
-            for label, named in by_space.items():
-                live = self._spaces[label].values(functions)
+            for label, space in self._alive(functions):
+                live, named = space.values(functions), by_space.get(label, {})
                 changed = {name: value for name, value in named.items() if name not in live or live[name] is not value}
                 if changed:
-                    self._spaces[label].write(functions, changed)
+                    space.write(functions, changed)
 
     def counts(self) -> dict[str, int]:
         """Whole numbers that training has changed, by name."""
@@ -244,16 +248,21 @@ class Variables:
 
     def _known(self) -> Iterator[tuple[str, Any]]:
         with running() as functions:
-            for label, space in self._spaces.items():
+            for label, space in self._alive(functions):
                 held = space.values(functions)
                 yield from ((label + name, held[name]) for name in space.known if name in held)
 
     def _new(self) -> Iterator[tuple[str, Any]]:
         with running() as functions:
-            for label, space in self._spaces.items():
+            for label, space in self._alive(functions):
                 held = space.values(functions)
-                names = [name for name in held.keys() - space.all_known if not name.startswith("__")]
+                names = [name for name in held.keys() - space.all_known if values.is_variable(name)]
                 yield from ((label + name, held[name]) for name in names)
+
+    def _alive(self, functions: Functions) -> list[tuple[str, Space]]:
+        """Without what belongs to a function that has returned."""
+        spaces = self._spaces.items()
+        return [(label, space) for label, space in spaces if space.root is None or space.root in functions]
 
     def _all(self) -> dict[str, Any]:
         return dict(chain(self._known(), self._new()))
@@ -270,6 +279,19 @@ def _split(path: str) -> tuple[str, str]:
     """Label of the space, name."""
     cut = max(path.rfind("."), path.rfind(":")) + 1
     return path[:cut], path[cut:]
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    """Gives `value` while it lives, or its id if it cannot be referred to: a list may have a loss and its graph."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        number = id(value)
+        return lambda: number
+
+
+def _is(referred: Any, value: Any) -> bool:
+    return referred is value or (type(referred) is int and referred == id(value))
 
 
 def _entry(taker: Taker, value: Any, mark: Any, same: bool) -> list[Any]:

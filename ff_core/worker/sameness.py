@@ -50,8 +50,7 @@ WEIGHTS = (
 COUNTS = (
     "after a failure counts of the script are not the same on all ranks: {what}. In version {version}, where the job "
     "went on from, they were. A loop over range(), zip() or a generator of its own counts anew in a replacement, or "
-    "once too often where an iteration is repeated. Take the count from engine.global_steps, or from enumerate() around "
-    "the batches"
+    "once too often where an iteration is repeated. Count by engine.global_steps, or by enumerate() around the batches"
 )
 FROM_THE_START = (
     "{what}, before the first step. FFTrainer takes these tensors to be the same on these ranks, and would give a "
@@ -140,7 +139,7 @@ class Sameness:
                 ranks: dict[int, list[int]] = {}
                 for rank, (_, _, now) in enumerate(told):
                     ranks.setdefault(now[name], []).append(rank)
-                shown = ", ".join(f"{value} on {listed(those, newcomers)}" for value, those in ranks.items())
+                shown = " and ".join(f"{value} on {listed(those, newcomers)}" for value, those in ranks.items())
                 wrong.append(f"{name} is {shown}")
         if wrong:
             raise DifferenceError(COUNTS.format(what=some_of(sorted(wrong), between="; "), version=self._version))
