@@ -236,8 +236,7 @@ class Unmodified:
     @property
     def _is_first(self) -> bool:
         """Whether this is the job's first iteration: what is found out now is still told before training."""
-        record = self._redo.open
-        return record is not None and record.version == self._first and not self._joined
+        return self._redo.open is not None and self._redo.open.version == self._first and not self._joined
 
     @property
     def _is_trainer(self) -> bool:
@@ -267,8 +266,7 @@ class Unmodified:
             self._feed.begin_training(self._session.version)
 
     def _join(self) -> None:
-        self._p.adapter.script = self
-        self._joined = self._session.is_newcomer
+        self._p.adapter.script, self._joined = self, self._session.is_newcomer
         self._redo.begin(self._p.start())
         self._redo.first = self._session.version
         self._first = self._session.version + 1

@@ -136,7 +136,11 @@ def _is_key(key: Any) -> bool:
 def _iterator(value: Any) -> Taken:
     if type(value) is itertools.count:
         return ["plain count", *value.__reduce__()[1]]
-    reduced = value.__reduce__()  # of one that is at its end: without a place
+    reduced = value.__reduce__()
+    held = reduced[1][0] if reduced[1] else None
+    if type(held) is range:
+        return ["range", held.start, held.stop, held.step, reduced[2] if len(reduced) > 2 else 0]
+    # Of one that is at its end: without a place.
     return ["iterator", reduced[2] if len(reduced) > 2 else None]
 
 
@@ -194,6 +198,12 @@ def _put_iterator(live: Any, taken: Taken, in_place: bool) -> Any:
     return live
 
 
+def _range(start: int, stop: int, step: int, index: int) -> Any:
+    made = iter(range(start, stop, step))
+    made.__setstate__(index)  # type: ignore[attr-defined]
+    return made
+
+
 _MADE: dict[str, Any] = {kind.__name__: kind for kind in HOLDERS}
 _DICTS = frozenset({"dict", "OrderedDict", "Counter", "defaultdict"})
 
@@ -237,6 +247,7 @@ _PUT: dict[str, Callable[[Any, Taken, bool], Any]] = {
     "plain": lambda live, taken, in_place: taken[1],
     "left": lambda live, taken, in_place: live,
     "array": lambda live, taken, in_place: _put_array(live, taken[1], in_place),
+    "range": lambda live, taken, in_place: _range(*taken[1:]),
     "plain count": lambda live, taken, in_place: itertools.count(*taken[1:]),
     "tensor": _put_tensor,
     "module": _put_module,

@@ -48,8 +48,10 @@ def is_variable(name: str) -> bool:
 def is_of_interest(value: Any) -> bool:
     """Whether a variable of this value is looked at."""
     kind = type(value)
-    if kind in PLAIN or kind in HOLDERS or kind in SCALARS or kind in ITERATORS or kind is GeneratorType:
+    if kind in PLAIN or kind in HOLDERS or kind in SCALARS or kind in ITERATORS:
         return True
+    if kind is GeneratorType:
+        return frames.is_users(value.gi_code.co_filename, None)
     if isinstance(value, _WRITTEN) or generators.is_generator(value):
         return True
     return np is not None and isinstance(value, (np.ndarray, np.generic))

@@ -67,7 +67,7 @@ def test_gradients_that_the_script_writes_are_written_again(run_cases: Callable[
     )
     for reference, got in zip(results[:3], results[3:6], strict=True):
         same(reference, got)
-        assert len(got[0]["recovered"]) >= 3
+        assert len(got[0]["recovered"]) >= 2
     assert results[6][0]["digest"] != results[0][0]["digest"], "what the script writes matters"
 
 
