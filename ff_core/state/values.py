@@ -51,7 +51,8 @@ def is_of_interest(value: Any) -> bool:
     if kind in PLAIN or kind in HOLDERS or kind in SCALARS or kind in ITERATORS:
         return True
     if kind is GeneratorType:
-        return frames.is_users(value.gi_code.co_filename, None)
+        frame = value.gi_frame
+        return frame is not None and frames.is_users(frame.f_code.co_filename, frame.f_globals.get("__name__"))
     if isinstance(value, _WRITTEN) or generators.is_generator(value):
         return True
     return np is not None and isinstance(value, (np.ndarray, np.generic))
