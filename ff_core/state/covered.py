@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import found, reach, registered, switched
+from ff_core.state import found, reach, registered, switched, values
 from ff_core.state.values import PLAIN
 
 _savers: list[Any] = []  # functions that save what they use
@@ -44,7 +44,7 @@ class Covered:
         for group in [part for part in owned if isinstance(part, dict)]:
             owned += group.get("params", ())
         for owner in found.stepped():
-            owned += [*owner.parameters(), *owner.buffers()] if isinstance(owner, torch.nn.Module) else ()
+            owned += values.all_of(owner) if isinstance(owner, torch.nn.Module) else ()
         for module in switched.left_out():
             owned += [module, *chain(module._parameters.values(), module._buffers.values())]
         self.ids.update(map(id, owned))
@@ -58,7 +58,7 @@ class Covered:
         if isinstance(value, torch.Tensor):
             return _storage(value) in self._storages
         if isinstance(value, torch.nn.Module):
-            held = [*value.parameters(), *value.buffers()]
+            held = values.all_of(value)
             return bool(held) and all(map(self.has, held))
         return False
 
@@ -89,7 +89,7 @@ def reached(roots: Iterable[Any]) -> set[int]:
 
 def _parts(part: Any) -> list[Any]:
     if isinstance(part, torch.nn.Module):
-        return [*part.parameters(), *part.buffers(), *vars(part).values()]
+        return [*values.all_of(part), *vars(part).values()]
     if isinstance(part, torch.Tensor):
         return []
     if isinstance(part, dict):

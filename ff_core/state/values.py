@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain, count, islice
+from itertools import count, islice
 from types import FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -76,11 +76,16 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, torch.nn.Module):
         listed = _listed.get(value)
         if listed is None:  # torch takes milliseconds for a large model
-            listed = _listed[value] = _spread(list(chain(value.parameters(), value.buffers())))
+            listed = _listed[value] = _spread(all_of(value))
         yield from listed
     elif type(value) in HOLDERS:
         items = value.values() if isinstance(value, dict) else value
         yield from (item for item in islice(items, _MOST_TENSORS) if isinstance(item, torch.Tensor))
+
+
+def all_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers. Megatron-LM's models have a list under the name of the method."""
+    return [*torch.nn.Module.parameters(model), *torch.nn.Module.buffers(model)]
 
 
 def _spread(tensors_of: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -190,3 +190,12 @@ def test_a_function_s_loss_is_not_kept_alive() -> None:
         assert kept[0]() is None
 
     train()
+
+
+def test_a_model_with_a_list_in_place_of_a_method() -> None:
+    """As Megatron-LM's."""
+    model = torch.nn.Linear(2, 2)
+    model.buffers = []  # type: ignore[method-assign,assignment]
+    rank = Rank(1)
+    loop(lambda number: None, 0, rank.look)
+    assert not covered.Covered().has(model) and rank.made["changed"] is not None
