@@ -81,6 +81,7 @@ class Agent(PortOwner):
             WORKER_TO_AGENT,
             {"booted": self._booted, "halted": self._halted},
             {"spare_ready": self._spare_ready, "spare_unfit": self._spare_unfit},
+            {"device_has_room": self._device_has_room},
             {name: partial(self._forward, name) for name in _FORWARDED},
         )
         port.set_owner(self)
@@ -250,6 +251,9 @@ class Agent(PortOwner):
 
     def _spare_unfit(self, worker: RankProcess, uid: str, reasons: dict[str, str]) -> None:
         self.spares.unfit(worker, reasons)
+
+    def _device_has_room(self, worker: RankProcess) -> None:
+        self.newcomers.has_room(worker)
 
     def _booted(self, worker: RankProcess) -> None:
         worker.booted = True

@@ -20,10 +20,16 @@ class Newcomers:
 
     def assigned(self, rank: int, worker: RankProcess, *, epoch: int, injections: list[Any], after_exit: bool) -> None:
         """`worker` will play `rank`, from `epoch` on; after_exit: once those who played it are gone and have given
-        their device's memory back."""
+        their device's memory back, or `worker` does without that memory."""
         self._roles[rank] = worker, {"epoch": epoch, "newcomer": True, "injections": injections}
         playing = [other for other in self._state.workers.ranks() if other.rank == rank and other is not worker]
         self._after[rank] = playing if after_exit else []
+
+    def has_room(self, worker: RankProcess) -> None:
+        """Its device has room for `worker` before the memory of those who played its rank is back."""
+        if worker.rank in self._roles:
+            self._after[worker.rank] = []
+        self.look()
 
     def filling(self, rank: int, epoch: int, version: int) -> None:
         """Slot (epoch, version) of `rank` is being streamed in from elsewhere."""

@@ -180,6 +180,7 @@ _define("stopped", "agent > controller")
 
 # --- between worker and agent only ---
 _define("chosen", "agent > worker", local_rank=_I)
+_define("device_has_room", "worker > agent")
 _define(
     "role",
     "agent > worker",

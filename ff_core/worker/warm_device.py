@@ -97,14 +97,20 @@ def left_to_the_rank(variables: Mapping[str, str]) -> dict[str, str]:
     return left
 
 
-def keep(local_rank: int) -> None:
+def keep(local_rank: int) -> bool:
     """In a spare that is going to be `local_rank`: end the contexts of the warmed devices that it will not use.
 
     Now, not later: whatever the script makes in such a context, memory that it pins for instance, would end with it.
+    Returns whether its own device has room for a rank more, though the dead one's memory may not be back yet: at least
+    as much is free as all take now.
     """
     used = local_rank % torch.cuda.device_count() if _warmed else None
     for number in sorted(_warmed - {used}):
         _give_back(number)
+    if used not in _warmed:
+        return False
+    free, total = torch.cuda.mem_get_info(torch.device("cuda", used))
+    return free >= total - free
 
 
 def _give_back(number: int) -> None:

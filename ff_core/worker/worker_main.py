@@ -88,7 +88,8 @@ def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tup
         if message["t"] == "role":
             return message, fds
         if message["t"] == "chosen":
-            _keep_device(message["local_rank"])
+            if _keep_device(message["local_rank"]):
+                link.send("device_has_room")
             continue
         if message["t"] != "preload":
             raise ProtocolError(f"message {message['t']!r} before a role; allowed: {', '.join(sorted(BEFORE_ROLE))}")
@@ -105,11 +106,13 @@ def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tup
         link.send("spare_ready", uid=os.environ["FF_UID"])
 
 
-def _keep_device(local_rank: int) -> None:
-    """In a spare that is going to be a rank: other devices are given back before the script puts anything there."""
+def _keep_device(local_rank: int) -> bool:
+    """In a spare that is going to be a rank: other devices are given back before the script puts anything there.
+
+    Returns whether its own device has room enough to begin at once.
+    """
     warm_device = sys.modules.get("ff_core.worker.warm_device")  # not imported: nothing was made on a device
-    if warm_device is not None:
-        warm_device.keep(local_rank)
+    return warm_device is not None and warm_device.keep(local_rank)
 
 
 def _run(link: WorkerLink, role: Message, fds: list[int]) -> int:

@@ -82,7 +82,8 @@ class SimProcess(RankProcess, Process):
         if name == "preload":
             self.worker.send("spare_ready", uid=self.uid)
         elif name == "chosen":
-            pass
+            if self.host.world.random.random() < 0.5:
+                self.worker.send("device_has_room")
         else:
             self.worker.deliver(message, arena)
         return True

@@ -12,7 +12,7 @@ from torch import nn
 from ff_core.worker import fills
 
 _LEAST = fills._SMALLEST
-SIZES = (_LEAST, _LEAST + 1, _LEAST + 17, _LEAST + fills._PIECE - 1, 3 * _LEAST + 5)
+SIZES = (_LEAST, _LEAST + 1, _LEAST + 17, _LEAST + fills._PIECE - 1, 3 * _LEAST + 5, 9 * fills._PIECE + 23)
 FILLS = {"normal_": (0.1, 0.02), "uniform_": (-1.0, 1.0)}
 
 

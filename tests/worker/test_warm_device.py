@@ -80,6 +80,19 @@ def test_a_spare_that_is_chosen_gives_back_what_its_rank_does_not_use(devices: D
     assert devices.ended == [0, 2]
 
 
+@pytest.mark.parametrize(("free", "room"), [(40 * GIB, True), (40 * GIB - 1, False)])
+def test_a_device_has_room_if_as_much_is_free_as_all_take(devices: Devices, free: int, room: bool) -> None:
+    warm_all(devices)
+    devices.free[1] = free
+    assert warm_device.keep(1) is room
+
+
+def test_nothing_is_known_of_a_device_that_was_not_warmed(devices: Devices) -> None:
+    assert warm_device.keep(1) is False
+    warm_device.warm(0, GIB, {}, nccl=False)
+    assert warm_device.keep(1) is False
+
+
 def test_ranks_that_share_devices_keep_their_own(devices: Devices) -> None:
     warm_all(devices)
     warm_device.keep(5)  # of four devices

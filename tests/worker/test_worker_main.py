@@ -195,12 +195,13 @@ def test_a_spare_that_is_chosen_gives_devices_back_before_it_plays(agent: Agent)
     calls = agent.place / "calls.py"
     calls.write_text(
         "import sys\nfrom ff_core.worker import warm_device\n"
-        "warm_device.keep = lambda local_rank: print('keeps', local_rank, flush=True)\n"
+        "warm_device.keep = lambda local_rank: print('keeps', local_rank, flush=True) or local_rank == 3\n"
     )
     agent.link.send("chosen", local_rank=1)
     agent.link.send("preload", modules=[], calls=[["runpy:run_path", [str(calls)]]])
     assert agent.receive()["t"] == "spare_ready"
     agent.link.send("chosen", local_rank=3)
+    assert agent.receive() == {"t": "device_has_room"}
     assert agent.run("print('plays', flush=True)")[:2] == (0, "keeps 3\nplays\n")
 
 

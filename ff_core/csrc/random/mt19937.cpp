@@ -13,16 +13,31 @@ uint32_t twisted(uint32_t word, uint32_t next, uint32_t other) {
 }
 
 // In two runs whose words do not depend on one another within a vector, and the last word.
-void twist(uint32_t* words) {
+[[gnu::always_inline]] inline void twist_words(uint32_t* words) {
   for (uint32_t i = 0; i < kTwisterWords - kMiddle; ++i) words[i] = twisted(words[i], words[i + 1], words[i + kMiddle]);
   for (uint32_t i = kTwisterWords - kMiddle; i < kTwisterWords - 1; ++i)
     words[i] = twisted(words[i], words[i + 1], words[i + kMiddle - kTwisterWords]);
   words[kTwisterWords - 1] = twisted(words[kTwisterWords - 1], words[0], words[kMiddle - 1]);
 }
 
+#if defined(__x86_64__)
+// Vectors of 8 words: half the time.
+[[gnu::target("avx2")]] void twist_avx2(uint32_t* words) { twist_words(words); }
+#endif
+
+void twist_anywhere(uint32_t* words) { twist_words(words); }
+
+auto fastest_twist() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) return twist_avx2;
+#endif
+  return twist_anywhere;
+}
+
 }  // namespace
 
 uint32_t skip_mt19937(uint32_t words[kTwisterWords], uint32_t used, uint64_t count) {
+  static const auto twist = fastest_twist();
   while (count > kTwisterWords - used) {
     count -= kTwisterWords - used;
     twist(words);
