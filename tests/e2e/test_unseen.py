@@ -76,5 +76,6 @@ def test_what_a_script_remembers_in_the_usual_loop(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_put_back_ends_the_job_in_words(tmp_path: Path, word: str, said: str) -> None:
-    job = run(tmp_path, word, kills=KILLS[:2], script=REMEMBERS)
+    # In an iteration whose batch does not depend on the number: that would be told first.
+    job = run(tmp_path, word, kills=("--inject", "kill rank=1 iteration=5 at=backward"), script=REMEMBERS)
     assert job.code == 1 and said in job.stderr, job.stderr[-3000:]
