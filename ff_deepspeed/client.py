@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import codec, frames, variables
+from ff_core.state import codec, covered, frames
 from ff_deepspeed import words
 
 log = logging.getLogger("ff_deepspeed")
@@ -32,7 +32,7 @@ def client_state(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     if not callable(function):
         raise UnsupportedError(f"client_state({function!r}): allowed: a function without arguments that returns a dict")
     _function = function
-    variables.saves(function)
+    covered.saves(function)
     return function
 
 

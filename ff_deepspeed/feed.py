@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ff_core.errors import FailoverError
-from ff_core.state import rng
+from ff_core.state import counting, rng
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import matching
 from ff_deepspeed.source import Source, resolved
 
 log = logging.getLogger("ff_deepspeed")
 
-NOWHERE: dict[str, Any] = {"loader": None, "begun": None, "consumed": 0, "ahead": []}
+NOWHERE: dict[str, Any] = {"loader": None, "begun": None, "consumed": 0, "ahead": [], "starts": []}
 SKIPPED = (
     "the script of the replacement skipped batches that were consumed before the failure, and FFTrainer had done so "
     "already: let the script skip only `if not ff_core.is_replacement()`"
@@ -34,6 +34,11 @@ UNKNOWN = (
     "the loop fetches batches ahead, and what it gives to engine(...) has neither the memory nor the values of one of "
     "them: it cannot be told which batches a version was trained on. Let FFTrainer hand the batches out: "
     "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
+)
+
+ENUMERATED = (
+    "the loop counts its batches with enumerate(), and this Python does not let that count be set: use "
+    "engine.global_steps"
 )
 
 
@@ -45,6 +50,7 @@ class Tracked:
     ) -> None:
         self.loader = number
         self.source = Source(loader, make)
+        self.starts: list[int] | None = None  # what enumerate() around it began with
         self._owner = loader
         self._ask = ask
 
@@ -58,7 +64,7 @@ class Tracked:
         return len(self._owner)
 
     def position(self) -> dict[str, Any]:
-        return {"loader": self.loader, **self.source.position()}
+        return {"loader": self.loader, "starts": self.starts or [], **self.source.position()}
 
 
 @dataclass(slots=True)
@@ -90,6 +96,7 @@ class Feed:
         self._gone_to = False  # newcomer: went to its position, and has not trained yet
         self._lock = threading.RLock()  # a reader thread asks, too
         self._first = True  # no batch has reached engine(...) yet
+        self.taken_back = 0  # batches that the script has had, and gets again
         self.runs_ahead = False  # more than the batch that is trained on was handed out
 
     def is_training(self, tracked: Tracked) -> bool:
@@ -117,6 +124,8 @@ class Feed:
 
         own_thread: the training thread asks; another one leaves the random generators alone.
         """
+        if own_thread and tracked.starts is None and self._training in (None, tracked.loader):
+            tracked.starts = counting.counts(tracked)
         with self._lock:
             self.runs_ahead |= not own_thread
             if self.is_training(tracked) and self._next < self._base + len(self._handed):
@@ -236,6 +245,7 @@ class Feed:
         """Hand out again what followed `version`."""
         with self._lock:
             self._used, self._position = self._ends[version]
+            self.taken_back += self._next - self._used
             self._next = self._used
             for kept in self._handed[self._used - self._base :]:
                 kept.given = batches_.share(kept.batch) if kept.given is None else kept.given
@@ -252,4 +262,20 @@ class Feed:
             self._handed, self._base, self._next, self._used = [], 0, 0, 0
             self._ahead = list(position["ahead"])
             self._position = tracked.position()
-            return True
+            starts, consumed = position["starts"], position["consumed"]
+            tracked.starts = starts
+        _count(tracked, [start + consumed for start in starts])
+        return True
+
+    def count_back(self, tracked: Tracked) -> None:
+        """The script gets batches again."""
+        taken_back, self.taken_back = self.taken_back, 0
+        _count(tracked, [count - taken_back for count in counting.counts(tracked)])
+
+
+def _count(tracked: Tracked, counts: list[int]) -> None:
+    """What the enumerate() that asks for batches says next, if there is one."""
+    try:
+        counting.set_counts(tracked, counts)
+    except counting.Unmovable:
+        raise FailoverError(ENUMERATED) from None

@@ -49,6 +49,11 @@ class ReplayableLoader:
         """The loop is over."""
         self._source.release()
 
+    @property
+    def items(self) -> int:
+        """That were consumed."""
+        return self._source.consumed // self.group
+
     def begin(self) -> None:
         """Make the loader's iterator now, not with the first `fetch`. Idempotent."""
         self._source.begin()

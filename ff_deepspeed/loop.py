@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
-from ff_core.state import rng
+from ff_core.state import counting, covered, rng, variables
 from ff_deepspeed import loop_words, scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
 
@@ -85,6 +85,7 @@ class Loop:
         call, self._calls = self._calls, self._calls + 1
         if self._body is not None and self._body.entered and not self._body.finished:
             raise FailoverError("ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time")
+        covered.feeds(loader)
         source = ReplayableLoader(loader, self._p.engine.gradient_accumulation_steps(), limit)
         if self._session.is_newcomer:
             position = self._session.saved_scalars()["data"]
@@ -93,6 +94,7 @@ class Loop:
                 return
             source.seek(position)  # before joining: nobody should wait for it
         version = item = self._begin(call, source)  # items are numbered like versions, until one makes none
+        self._count(source.items)
         self._ends = {version: item}
         while True:
             batches, interrupt = interrupted(partial(self._fetch, source, item + 1))
@@ -110,8 +112,18 @@ class Loop:
                     version, item = self._session.version, item + 1
                     self._settle(source, version, item)
             if interrupt is not None:
+                handed = item if batches is None else item + 1
                 version = self._recover(interrupt, source)
                 item = self._ends[version]
+                self._count(item - handed)
+
+    def _count(self, by: int) -> None:
+        """So many items count, more or less, for an enumerate() that asks for them."""
+        if by:
+            try:
+                counting.move(None, by)
+            except counting.Unmovable:
+                raise self._p.fail(FailoverError(loop_words.ENUMERATED)) from None
 
     def _settle(self, source: ReplayableLoader, version: int, item: int) -> None:
         oldest = self._session.oldest_needed
@@ -125,6 +137,8 @@ class Loop:
         if steps != source.group:
             raise self._p.fail(UnsupportedError(loop_words.RESIZED.format(before=source.group, now=steps)))
         batches = source.fetch(item)
+        if self._p.started:
+            variables.of_process.fetched()
         if batches is None:
             self._session.finish()
             source.release()

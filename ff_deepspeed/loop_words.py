@@ -30,3 +30,8 @@ RESIZED = (
     "ff_deepspeed.batches(), as engine.set_train_batch_size() does. The items of this loop hold {before} micro-batches "
     "each. Change it between two loops: for batches in ff_deepspeed.batches(engine, loader, limit=...)"
 )
+
+ENUMERATED = (
+    "the loop counts its items with enumerate(), and this Python does not let that count go back: use "
+    "engine.global_steps"
+)

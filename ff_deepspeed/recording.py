@@ -48,6 +48,7 @@ class Forward(Event):
         self.switches = switches
         self._inputs = (batches_.share(args), batches_.share(kwargs))
         self._marks = batches_.marks(self._inputs)
+        self._is_trained = any(tensor.requires_grad for tensor in batches_.contained(self._inputs))
         self._outputs: list[tuple[Path, weakref.ref[torch.Tensor]]] = []
         self.ambient = ambient
         self.again: Any = None  # the output of the last replay
@@ -68,6 +69,8 @@ class Forward(Event):
         return matching.same(inputs, self._inputs)
 
     def obstacle(self) -> str | None:
+        if self._is_trained:
+            return "an input of engine(...) was computed from what the script trains itself"
         return None if batches_.marks(self._inputs) == self._marks else "the script wrote into an input of engine(...)"
 
     def replay(self, engine: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from ff_core.errors import FailoverError, FailoverInterrupt, interrupted
 from ff_core.state import switched
-from ff_deepspeed import ambient, switches
+from ff_deepspeed import ambient, switches, words
 from ff_deepspeed.recording import Backward, Event, Forward, Record, Sealed
 from ff_deepspeed.words import REMEDIES
 
@@ -40,7 +40,9 @@ class Redo:
         self._records: dict[int, Record] = {}
         self.open: Record | None = None
         self.void = False
+        self.reason = ""  # why it is
         self.voided: Forward | None = None  # the first engine(...) of the iteration that is void
+        self.first = -1  # the version with which this process began: it was not sealed where batches are asked for
         self.busy = False  # inside a call of the script: calls made by that call are not the script's
 
     def begin(self, version: int) -> None:
@@ -152,12 +154,9 @@ class Redo:
                     f"from no torch DataLoader. {REMEDIES}"
                 )
             )
-        log.warning(
-            "iteration %d is repeated: %s. The loop's own counter is one ahead from now on; engine.global_steps "
-            "is right",
-            version + 1,
-            reason,
-        )
+        if version == self.first:
+            raise self._p.fail(FailoverError(words.first(reason)))
+        log.warning("iteration %d is repeated by the script: %s", version + 1, reason)
         record = self._records.get(version + 1)
         done = [*([] if record is None else record.events), *([] if event is None else [event])]
         self.voided = next((one for one in done if isinstance(one, Forward)), None)
@@ -166,7 +165,7 @@ class Redo:
         for newer in [number for number in self._records if number > version]:
             del self._records[newer]
         self.begin(version)
-        self.void = True
+        self.void, self.reason = True, reason
 
 
 @contextmanager

@@ -6,12 +6,10 @@
 
 A survivor is interrupted inside one of its calls, and goes on there: what the script has done since version v* is done
 again (ff_deepspeed.recording), then the call is made once more, and the script notices nothing. Where that is
-impossible (the script wrote into what it gave engine(...)) the iteration is void: its remaining calls do nothing, a
-collective of the script ends the job with words, and the loader hands the same batches out again.
+impossible the iteration is void: its calls do nothing, and the loader hands the same batches out again.
 
 An iteration is sealed when the script asks the training loader for the next batch, or else calls engine(...) again
 (ff_deepspeed.own_batches). That is also where a replacement joins: after it both make the same calls.
-
 All this is the business of the thread that trains. Other threads may read the loader ahead.
 """
 
@@ -26,6 +24,7 @@ import torch
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_deepspeed import ambient, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked
+from ff_deepspeed.gradients import Gradients
 from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
 from ff_deepspeed.redo import Redo
@@ -46,7 +45,7 @@ class Unmodified:
         self._session = protection.session
         self._feed = Feed()
         self._redo = Redo(protection, self._feed)
-        self._own = OwnBatches(protection)
+        self._own, self._gradients = OwnBatches(protection), Gradients(protection.engine)
         self._answered: dict[str, Any] | None = None  # a newcomer's load_checkpoint(): position of the version
         self._start_data: dict[str, Any] = {}  # what goes into the position of the version before the first iteration
         self._first = -1  # the first version that this process makes
@@ -125,7 +124,8 @@ class Unmodified:
             with event.watching():
                 return original(engine, loss if event.fresh() else event.loss(), **kwargs)
 
-        return self._redo.make(perform, event, loss.detach)
+        with self._gradients.watching():
+            return self._redo.make(perform, event, loss.detach)
 
     def step(self, original: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """engine.step()."""
@@ -135,6 +135,7 @@ class Unmodified:
         elif not self._redo.void:
             self._own.step_begins()
             event = Call(original, (engine, *args), kwargs, ambient.take(engine))
+            self._gradients.stepping(self._redo.open, event.ambient)
             self._redo.make(lambda: original(engine, *args, **kwargs), event, lambda: None)
             if self._sealed_at != AT_LOADER and self._has_stepped():
                 self._own.stepped()
@@ -183,7 +184,7 @@ class Unmodified:
 
         Raises FailoverError.
         """
-        raise self._p.fail(FailoverError(words.ALONE))
+        raise self._p.fail(FailoverError(words.alone(self._redo.reason)))
 
     def next(self, tracked: Tracked) -> Any:
         """next(iterator) of a data loader. Raises StopIteration."""
@@ -195,10 +196,17 @@ class Unmodified:
             self._arrive(tracked)
         elif self._redo.open is not None and self._feed.is_training(tracked):
             self._own.loader_asked()
-            self._redo.void &= self._feed.runs_ahead
+            self._lift(tracked)
             self._seal_if_stepped(AT_LOADER)
-            self._redo.void &= self._feed.runs_ahead  # sealing was interrupted: the batches are handed out here again
+            self._lift(tracked)  # sealing was interrupted
         return self._feed.next(tracked, own_thread=self._is_trainer)
+
+    def _lift(self, tracked: Tracked) -> None:
+        """Of a void iteration: its batches are handed out again, to a script that is where the version was sealed."""
+        if self._redo.void and not self._feed.runs_ahead:
+            self._redo.void = False
+            self._session.script_again()
+            self._feed.count_back(tracked)
 
     def check_unused(self) -> None:
         """Raises FailoverError if training has begun in an unmodified loop: batches() comes too late."""
@@ -228,8 +236,7 @@ class Unmodified:
     @property
     def _is_first(self) -> bool:
         """Whether this is the job's first iteration: what is found out now is still told before training."""
-        record = self._redo.open
-        return record is not None and record.version == self._first and not self._joined
+        return self._redo.open is not None and self._redo.open.version == self._first and not self._joined
 
     @property
     def _is_trainer(self) -> bool:
@@ -255,12 +262,13 @@ class Unmodified:
         data = self._session.saved_scalars()["data"]
         if self._feed.go_to(tracked, data) and data["joined_at"] == AT_LOADER:
             self._join()
+            self._redo.first = -1
             self._feed.begin_training(self._session.version)
 
     def _join(self) -> None:
-        self._p.adapter.script = self
-        self._joined = self._session.is_newcomer
+        self._p.adapter.script, self._joined = self, self._session.is_newcomer
         self._redo.begin(self._p.start())
+        self._redo.first = self._session.version
         self._first = self._session.version + 1
         self._answered = None  # from here on it is a rank like the others, which may go back to any version
 

@@ -32,10 +32,6 @@ MOVED_ON = (
     "another failure moved the job to another version after load_checkpoint() had been answered in this replacement: "
     "it ends, and is replaced itself"
 )
-ALONE = (
-    "an iteration must be repeated, and the script goes on in it with a collective whose result nobody can give: it "
-    "wrote into a tensor that it had given to engine(...). Give it a copy. Or: " + REMEDIES
-)
 TOO_LATE = (
     "ff_deepspeed.batches() was called after the script had trained outside of it; let all training go through "
     "batches(), or none"
@@ -48,6 +44,20 @@ OTHER_VALUES = (
     "an iteration must be repeated, and its batch comes another time with other values: the script changes batches "
     "between the loader and engine(...). " + REMEDIES
 )
+
+
+def alone(reason: str) -> str:
+    return (
+        "an iteration must be repeated, and the script goes on in it with a collective whose result nobody can give: "
+        f"{reason}. Give engine(...) copies, and let it train all that is trained. Or: {REMEDIES}"
+    )
+
+
+def first(reason: str) -> str:
+    return (
+        f"the job's first iteration must be repeated, but {reason}: only later ones can be repeated then. Start the "
+        f"job again. Or: {REMEDIES}"
+    )
 
 
 def not_repeatable(obstacle: str | None) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from ff_core.config import flags
 from ff_core.errors import UnsupportedError
+from ff_core.state import covered
 from ff_core.worker.guard import Guard
 from ff_megatron import preload, scalars, support
 from ff_megatron.adapter import MegatronAdapter
@@ -32,6 +33,7 @@ class Protection:
     def __init__(self, training: ModuleType, session: Session) -> None:
         self.training, self.session = training, session
         self.args = training.get_args()
+        covered.feeds(self.args)  # whose counts this adapter saves
         self.data = Data(self._handed_out)
         self.loop = Loop(session, self.args, self.data)
         self.log = TrainingLog(training)

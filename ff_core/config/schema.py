@@ -83,6 +83,13 @@ class FailoverConfig(Strict):
         "for an evaluation). A version is then copied when its iteration is over, low-precision weights included. "
         "DeepSpeed only.",
     )
+    unsaved_variables: Literal["refuse", "ignore"] = make_field(
+        Scope.JOB,
+        "refuse",
+        '"refuse" or "ignore"',
+        "What happens after a failure if variables of the script are not what they were, and cannot be put back. "
+        "refuse: the job ends, and names them. ignore: it goes on, with a warning.",
+    )
     memory_limit_bytes: Bytes = make_field(
         Scope.JOB,
         0,

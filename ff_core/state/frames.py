@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 _FRAMEWORKS = frozenset({"deepspeed", "ff_core", "ff_deepspeed", "ff_megatron", "megatron", "torch"})
 _LIBRARIES = tuple({path for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))})
@@ -22,6 +24,15 @@ def of_script() -> Iterator[FrameType]:
             if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
                 return
         frame = frame.f_back
+
+
+def set_variables(frame: FrameType, variables: dict[str, Any]) -> None:
+    """Give a running function's variables values, by name."""
+    held = frame.f_locals
+    held.update(variables)
+    if type(held) is dict:  # before Python 3.13 a copy, which debuggers write back in this way
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+        held.clear()
 
 
 def line() -> str:

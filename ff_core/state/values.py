@@ -5,39 +5,64 @@ from __future__ import annotations
 import sys
 import weakref
 import zlib
-from collections import deque
+from argparse import Namespace
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain, islice
-from types import FunctionType, MethodType, ModuleType
+from itertools import count, islice
+from types import FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 
 from ff_core.state import frames, generators
+from ff_core.state.fingerprint import Fingerprint
+
+try:
+    import numpy as np
+except ImportError:  # torch works without it
+    np = None  # type: ignore[assignment]
 
 PLAIN = frozenset({bool, int, float, str, type(None)})
-HOLDERS = frozenset({list, tuple, deque, set, dict})
+SCALARS = frozenset({complex, bytes, torch.dtype, torch.device, torch.Size})
+HOLDERS = frozenset({list, tuple, deque, set, frozenset, dict, OrderedDict, Counter, defaultdict})
+ITERATORS = frozenset({count, type(iter([])), type(iter(())), type(iter(range(1))), type(iter(range(1 << 70)))})
 _WRITTEN = (torch.Tensor, torch.nn.Module)
 _NO_OBJECTS = (*_WRITTEN, type, ModuleType, FunctionType, MethodType, partial)
 _MOST_TENSORS = 64  # of one model or dict: an average writes into all of them
-_SMALL = 4096  # elements of a tensor whose contents are compared
+_MOST_BYTES = 1 << 20  # of an array whose contents all count
+_DEPTH = 4  # containers in containers
+MOST_ITEMS = 10_000
+"""Of lists and dicts that are saved, all together."""
+_NAMESPACES = frozenset({Namespace, SimpleNamespace})
 _LAST = 32  # entries of a list whose contents are compared
 _SHOWN = 40  # characters of a value in a message
 _listed: weakref.WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]] = weakref.WeakKeyDictionary()
 
 
-def is_of_interest(name: str, value: Any) -> bool:
-    """Whether a variable of this name and value is looked at."""
+def is_variable(name: str) -> bool:
+    """Whether a script has given a variable this name."""
+    return name.isidentifier() and not name.startswith("__")
+
+
+def is_of_interest(value: Any) -> bool:
+    """Whether a variable of this value is looked at."""
     kind = type(value)
-    if name.startswith("__"):
-        return False
-    return kind in PLAIN or kind in HOLDERS or isinstance(value, _WRITTEN) or generators.is_generator(value)
+    if kind in PLAIN or kind in HOLDERS or kind in SCALARS or kind in ITERATORS:
+        return True
+    if kind is GeneratorType:
+        frame = value.gi_frame
+        return frame is not None and frames.is_users(frame.f_code.co_filename, frame.f_globals.get("__name__"))
+    if isinstance(value, _WRITTEN) or generators.is_generator(value):
+        return True
+    return np is not None and isinstance(value, (np.ndarray, np.generic))
 
 
 def is_users_object(value: Any) -> bool:
-    """An object of a class that the script brought."""
+    """An object of a class that the script brought, or a namespace."""
     kind = type(value)
+    if kind in _NAMESPACES:
+        return True
     if isinstance(value, _NO_OBJECTS) or type(getattr(value, "__dict__", None)) is not dict:
         return False
     module = sys.modules.get(kind.__module__)
@@ -51,11 +76,16 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, torch.nn.Module):
         listed = _listed.get(value)
         if listed is None:  # torch takes milliseconds for a large model
-            listed = _listed[value] = _spread(list(chain(value.parameters(), value.buffers())))
+            listed = _listed[value] = _spread(all_of(value))
         yield from listed
     elif type(value) in HOLDERS:
-        items = value.values() if type(value) is dict else value
+        items = value.values() if isinstance(value, dict) else value
         yield from (item for item in islice(items, _MOST_TENSORS) if isinstance(item, torch.Tensor))
+
+
+def all_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers. Megatron-LM's models have a list under the name of the method."""
+    return [*torch.nn.Module.parameters(model), *torch.nn.Module.buffers(model)]
 
 
 def _spread(tensors_of: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -63,42 +93,58 @@ def _spread(tensors_of: list[torch.Tensor]) -> list[torch.Tensor]:
     return tensors_of[:: -(-len(tensors_of) // _MOST_TENSORS) or 1]
 
 
-def mark(value: Any) -> Any:
+def mark(value: Any, depth: int = 0) -> Any:
     """Another one when the value is another one, in this process."""
     kind = type(value)
     if kind in PLAIN:
         return repr(value)
-    written = [(id(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in tensors(value)]
-    if written or isinstance(value, _WRITTEN):
-        return written
-    return text(value)
+    if isinstance(value, _WRITTEN):
+        return [(id(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in tensors(value)]
+    if kind in HOLDERS:
+        return _mark_of_items(value, depth)
+    if kind is GeneratorType:
+        return None if value.gi_frame is None else (value.gi_frame.f_lasti, *_plain_marks(value.gi_frame.f_locals))
+    if kind in ITERATORS:
+        return repr(value.__reduce__()[1:])
+    if np is not None and isinstance(value, np.ndarray):
+        return value.shape, zlib.crc32(value.tobytes()) if value.nbytes <= _MOST_BYTES else Fingerprint(value).value()
+    if generators.is_generator(value):
+        return f"{generators.digest(value):08x}"
+    if depth and is_users_object(value):
+        return id(value), *_plain_marks(value.__dict__)
+    return repr(value) if kind in SCALARS or (np is not None and isinstance(value, np.generic)) else id(value)
 
 
-def same_tensors(one: Any, other: Any) -> bool:
-    """Whether two marks are of the same tensors, and not of others under the same name."""
-    return type(one) is list and type(other) is list and [i for i, _ in one] == [i for i, _ in other]
+def _mark_of_items(value: Any, depth: int) -> Any:
+    size = len(value)
+    held = list(value.values()) if isinstance(value, dict) else list(value)
+    if set(map(type, held)) <= PLAIN:
+        if size > MOST_ITEMS:
+            return size, repr(_last(value))
+        return size, hash(tuple(held)), hash(tuple(value)) if isinstance(value, dict) else 0
+    if depth > _DEPTH:
+        return size
+    marks = [mark(item, depth + 1) for item in held[:: -(-size // _MOST_TENSORS) or 1]]
+    return size, marks, repr(_last(value)) if isinstance(value, dict) else ""
+
+
+def _plain_marks(held: dict[str, Any]) -> list[str]:
+    return [repr(part) for part in list(held.values()) if type(part) in PLAIN]
 
 
 def text(value: Any) -> str | None:
-    """Equal in another process exactly if the value is. None: not known."""
-    kind = type(value)
-    if kind in PLAIN:
-        return repr(value)
-    if generators.is_generator(value):
-        return f"{generators.digest(value):08x}"
-    if isinstance(value, torch.Tensor):
-        if value.device.type != "cpu" or value.numel() > _SMALL or value.layout != torch.strided:
-            return None
-        return f"{value.dtype} {tuple(value.shape)} {zlib.crc32(repr(value.detach().tolist()).encode()):08x}"
-    if kind not in HOLDERS or any(True for _ in tensors(value)):
-        return None
-    return f"{kind.__name__} {len(value)} {zlib.crc32(repr(_last(value)).encode()):08x}"
+    """Equal in another process exactly if the value is, of what cannot be saved. None: not known."""
+    if type(value) is GeneratorType:
+        return repr(mark(value))
+    if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided:
+        return Fingerprint(value.detach()).value()
+    return None
 
 
 def _last(value: Any) -> list[Any]:
     """Plain values among the last items of a list or dict: enough to tell whether it goes on alike."""
-    items: Any = value.items() if type(value) is dict else sorted(value, key=repr) if type(value) is set else value
-    if type(value) is dict:
+    items: Any = value.items() if isinstance(value, dict) else list(value)
+    if isinstance(value, dict):
         return [pair for pair in islice(reversed(items), _LAST) if all(type(part) in PLAIN for part in pair)]
     return [item for item in islice(reversed(items), _LAST) if type(item) in PLAIN]
 

@@ -1,244 +1,314 @@
-"""What a script has in variables of its own: a best loss, a count that decides, an average in plain tensors.
+"""What a script has in variables of its own: a count that decides, a best loss, an average in plain tensors.
 
-Nobody saves them, and a replacement begins with what they were before the training loop. Whether that matters only the
-script knows. But it can be told: `save()` gives the variables that training has changed, and `differing()` names those
-that are not what they were in the version that the job goes on from.
+    of_process.begin()               training begins: what is there now, a replacement's script makes, too
+    saved = of_process.save()        an iteration is complete: the variables that training has changed so far
+    of_process.load(saved, ...)      after a failure, at the same place of the script
 
-Looked at: what the script's functions that are running had in their variables when training began, the global names of
-their modules, and the attributes of objects of the script's own classes there. Plain values and short lists are
-compared, of random generators the states, of larger tensors and of models only whether they were written.
+A replacement gets them where its script has come to the place at which the version was complete. A survivor that
+repeats its script gets them there, too: the iteration that is void has changed them. What cannot be put back and is
+not as it was is given by name, for an error.
+
+Looked at: the places of `ff_core.state.spaces`. Left alone: what is saved anyway (`ff_core.state.covered`), and what
+changes while a batch is fetched, since that goes on by itself.
 """
 
 from __future__ import annotations
 
-import inspect
 import uuid
+import weakref
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from itertools import chain
-from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-import torch
-
-from ff_core.state import found, frames, reach, registered, switched, values
+from ff_core.state import values
+from ff_core.state.captured import LostError, Room, Taken, Taker, put
+from ff_core.state.covered import Covered
+from ff_core.state.fingerprint import Fingerprint
+from ff_core.state.spaces import Functions, Space, found_spaces, running
 from ff_core.state.values import PLAIN
 
+MOST_BYTES = 8 << 20
+"""Of tensors in variables, all together: they are encoded in every iteration."""
 _MOST_NAMES = 1000  # variables and attributes that are looked at, all together
-_DEPTH = 2  # objects in objects
-
-Space = dict[str, Any]
-"""Variables or attributes, by name."""
+_NEW_BYTES = 256 << 10  # under names that were not there before the loop; a tensor of a quarter of it is a batch
+_CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
 
 REMEDY = (
-    "Nobody saves them. A replacement begins with what they are before the training loop, and an iteration that is "
-    "made again changes them a second time. Such a variable may decide about training (a count, a best loss) or be a "
-    "result of it (an average of the weights): then save it with ff_core.register_state(name, obj), in the usual loop "
-    "also with ff_deepspeed.client_state(...)"
+    "A replacement would begin with what they are before the training loop. Save them with "
+    "ff_core.register_state(name, obj), where obj has state_dict() and load_state_dict(), or compute them from "
+    'engine.global_steps. If they decide nothing, set "unsaved_variables": "ignore" in the "ff_failover" block'
 )
-OTHERS = "rank {rank} goes on from version {version}, but variables of its script are not what they were then: {what}. "
-WRITTEN = "the script writes {what} in its training loop. "
+LOST = "rank {rank} cannot go on from version {version}: variables of its script are not what they were then: {what}. "
+WRITTEN = (
+    "the script writes {what} in its training loop: that cannot be saved in every iteration, so the first failure "
+    "would end this job. "
+)
+LONG = (
+    "rank {rank} goes on from version {version} without the earlier entries of {what}: more than "
+    f"{values.MOST_ITEMS} entries are not saved. If they decide about training, register them: "
+    "ff_core.register_state(name, obj)"
+)
 
 
 class Variables:
-    """Of one process. covered: gives ids of tensors and objects that are saved anyway."""
+    """Of one process."""
 
-    def __init__(self, covered: Callable[[], set[int]]) -> None:
-        self._covered = covered
+    def __init__(self) -> None:
         self._process = uuid.uuid4().hex
-        self._spaces: list[tuple[str, dict[str, Any] | None, list[str]]] = []  # label, attributes if an object's, names
-        self._bound: list[tuple[str, CellType]] = []  # path, where a hook has it
+        self._forget()
+
+    def _forget(self) -> None:
+        self._covered = Covered()
+        self._spaces: dict[str, Space] = {}
         self._before: dict[str, Any] = {}  # path -> mark when training began
         self._plain: dict[str, Any] = {}  # path -> value then, of what cannot be written in place
+        self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what can
+        self._start: dict[str, Taken] = {}  # path -> value then
+        self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
+        self._changed: set[str] = set()  # saved with every version from now on
+        self._of_data: set[str] = set()  # go on with the data
+        self._fetched: dict[str, Any] = {}  # their marks behind the last batch
+        self._marks: dict[str, Any] = {}  # when the last version was complete
+        self._looks = 0
 
     def begin(self) -> None:
-        """Training begins: what is there now was made on the way to the loop, as a replacement makes it, too."""
-        self._spaces, self._before, self._plain, self._bound = [], {}, {}, []
-        seen = set(self._covered())
-        with _running() as spaces:
-            for label, held in spaces.items():
-                self._enter(label, held, None, seen, 0)
-        for hook in _hooks():
-            self._cells(hook, seen)
-
-    def _enter(self, label: str, held: Space, owner: Space | None, seen: set[int], depth: int) -> None:
-        room = _MOST_NAMES - len(self._before)
-        items = [(name, value) for name, value in held.items() if not _is_in(seen, value)]
-        names = [name for name, value in items if values.is_of_interest(name, value)][:room]
-        self._spaces.append((label, owner, names))
-        for name in names:
-            path, value = label + name, held[name]
+        """What is there now was made on the way to the loop, as a replacement makes it, too."""
+        self._forget()
+        self._spaces = {space.label: space for space in found_spaces(_MOST_NAMES, self._covered.has)}
+        taker = Taker(Room(MOST_BYTES, values.MOST_ITEMS), self._covered.has, share=False)
+        for path, value in self._known():
             self._before[path] = values.mark(value)
             if type(value) in PLAIN:
                 self._plain[path] = value
-        for name, value in items:
-            if depth < _DEPTH and not name.startswith("__") and values.is_users_object(value) and id(value) not in seen:
-                seen.add(id(value))
-                self._enter(f"{label}{name}.", value.__dict__, value.__dict__, seen, depth + 1)
+            try:
+                self._start[path] = taker.take(value)
+            except LostError:
+                continue
+            if type(value) not in PLAIN:
+                self._objects[path] = _reference(value)
+                self._contents[path] = _contents(value)
 
-    def _cells(self, hook: FunctionType, seen: set[int]) -> None:
-        """What a hook on the model has bound. A list or an object: a hook of its own keeps a number in a cell, too."""
-        if id(hook) in seen:
-            return
-        seen.add(id(hook))
-        for name, cell in zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True):
-            if reach.is_filled(cell):
-                self._bound.append((f"{hook.__name__}().{name}", cell))
-                self._before[self._bound[-1][0]] = values.mark(cell.cell_contents)
+    def expected_bytes(self) -> int:
+        """Room that they may need in a version."""
+        sizes = [tensor.nbytes for path, value in self._known() for tensor in values.tensors(value)]
+        return min(2 * sum(sizes) + (2 << 20), 2 * MOST_BYTES)
+
+    # ---- a version --------------------------------------------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:
-        """{"process", "changed": path -> [text, shown, mark]}: what is not what it was when training began.
+        """{"process", "changed": path -> entry, "new": path -> entry or None, of names that were not there at first}.
 
-        text: equal in another process exactly if the value is, None where that is not known.  mark: in this process.
+        entry: [taken or None, shown, text, mark, whether the object is that of the begin]. Tensors are the live ones:
+        to be encoded at once.
         """
+        self._looks += 1
+        look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
+        taker = Taker(Room(MOST_BYTES, values.MOST_ITEMS), self._covered.has, share=True)
         changed: dict[str, Any] = {}
-        for path, value in self._now():
-            if path in self._plain and self._plain[path] is value:
+        done: set[int] = set()
+        self._marks = {}
+        for path, value in self._known():
+            if path in self._plain and self._plain[path] is value and path not in self._changed:
+                continue
+            mark = self._marks[path] = values.mark(value)
+            if path not in self._changed and not self._is_other(path, value, mark, look):
+                continue
+            self._changed.add(path)
+            same = path in self._objects and _is(self._objects[path](), value)
+            if same and id(value) in done:
+                changed[path] = None  # another name of the same
+                continue
+            if path in self._of_data:
+                if mark != self._fetched.get(path):  # the loop changes it, too: nobody could put that back
+                    changed[path] = [None, values.shown(value), None, _crc(mark), same]
+                continue
+            done.add(id(value))
+            changed[path] = _entry(taker, value, mark, same)
+        taker = Taker(Room(_NEW_BYTES, values.MOST_ITEMS), self._covered.has, share=True)
+        new = {path: self._entry_of_new(taker, path, value) for path, value in self._new()}
+        return {"process": self._process, "changed": changed, "new": new}
+
+    def _is_other(self, path: str, value: Any, mark: Any, look: bool) -> bool:
+        if mark != self._before[path]:
+            return True
+        return look and path in self._contents and self._contents[path] != _contents(value)
+
+    def _entry_of_new(self, taker: Taker, path: str, value: Any) -> list[Any] | None:
+        held = list(values.tensors(value))
+        is_batch = any(tensor.grad_fn is not None or tensor.nbytes > _NEW_BYTES // 4 for tensor in held)
+        if path in self._of_data or is_batch or not values.is_of_interest(value):
+            return None
+        entry = _entry(taker, value, None, False)
+        return None if entry[0] is None else entry
+
+    def fetched(self) -> None:
+        """A batch was fetched after save(): what has changed since goes on with the data."""
+        for path, value in self._known():
+            if path in self._plain and self._plain[path] is value and path not in self._marks:
                 continue
             mark = values.mark(value)
-            if mark != self._before[path]:
-                changed[path] = [values.text(value), values.shown(value), zlib.crc32(repr(mark).encode())]
-        return {"process": self._process, "changed": changed}
-
-    def differing(self, saved: dict[str, Any]) -> list[str]:
-        """In words, variables that are not here what they were where `save()` was called."""
-        mine, found = saved["process"] == self._process, []
-        now = dict(self._now())
-        covered = self._covered() if now else set()
-        for path, (text, was, mark) in saved["changed"].items():
-            if path not in now:
-                continue
-            value = now[path]
-            if _is_in(covered, value):
-                continue
-            if mine and zlib.crc32(repr(values.mark(value)).encode()) == mark:
-                continue
-            own = values.text(value)
-            if text is None or own is None:
-                found.append(f"{path} ({type(value).__qualname__})")
-            elif own != text:
-                found.append(f"{path} ({values.shown(value)}, was {was})")
-        return found
+            if path in self._of_data or mark != self._marks.get(path, self._before[path]):
+                self._of_data.add(path)
+                self._fetched[path] = mark
 
     def written(self) -> list[str]:
-        """Names of models and tensors that training has written in place, and that nobody saves. Single numbers are
-        left out."""
-        covered, found = self._covered(), []
-        for path, value in self._now():
-            held = [tensor for tensor in values.tensors(value) if tensor.numel() > 1 and id(tensor) not in covered]
-            before, mark = self._before[path], values.mark(value)
-            if held and id(value) not in covered and before != mark and values.same_tensors(before, mark):
-                found.append(f"{path} ({type(value).__qualname__})")
-        return found
+        """Names of what training has changed, and what can be neither saved nor put back."""
+        taker = Taker(Room(MOST_BYTES, 1 << 62), self._covered.has, share=True)
+        known = dict(self._known())
+        entries = {path: _entry(taker, known[path], None, False) for path in sorted(self._changed & known.keys())}
+        lost = [path for path, entry in entries.items() if entry[0] is None and path not in self._of_data]
+        return [f"{path} ({entries[path][1]})" for path in lost if entries[path][1] != "generator"]
 
-    def _now(self) -> Iterator[tuple[str, Any]]:
-        with _running() as spaces:
-            for label, owner, names in self._spaces:
-                held = owner if owner is not None else spaces.get(label, {})
-                for name in names:
-                    if name in held:
-                        yield label + name, held[name]
-        for path, cell in self._bound:
-            if reach.is_filled(cell) and values.is_of_interest("", cell.cell_contents):
-                yield path, cell.cell_contents
+    # ---- after a failure --------------------------------------------------------------------------------------------
 
+    def load(self, saved: dict[str, Any], *, repeats: bool) -> tuple[list[str], list[str]]:
+        """Put `save()` back. repeats: the script begins an iteration anew, and found its place by itself.
 
-def _is_in(ids: set[int], value: Any) -> bool:
-    """Whether `value` is one of these, or has nothing but them."""
-    held = list(values.tensors(value))
-    return id(value) in ids or (bool(held) and all(id(tensor) in ids for tensor in held))
-
-
-_savers: list[Any] = []  # functions that save what they use
-
-
-def saves(function: Any) -> None:
-    """What `function` uses is saved by whoever calls it."""
-    _savers.append(function)
-
-
-def _saved_anyway() -> set[int]:
-    ids = reached([*registered.known().values(), *_savers])
-    for owner in found.stepped():
-        ids.add(id(owner))
-        ids.update(map(id, values.tensors(owner)))
-        for group in owner.param_groups if isinstance(owner, torch.optim.Optimizer) else ():
-            ids.update(map(id, group["params"]))
-    for module in switched.left_out():
-        ids.add(id(module))
-        ids.update(map(id, chain(module._parameters.values(), module._buffers.values())))
-    return ids
-
-
-of_process = Variables(_saved_anyway)
-"""Those of the script that runs in this process."""
-
-
-@contextmanager
-def _running() -> Iterator[dict[str, dict[str, Any]]]:
-    """Label -> variables, of the script's running functions and their modules."""
-    spaces: dict[str, dict[str, Any]] = {}
-    snapshots = []
-    for frame in frames.of_script():
-        if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-            held = frame.f_locals
-            snapshots.append(held)
-            spaces.setdefault(f"{frame.f_code.co_name}().", dict(held))
-        module = frame.f_globals.get("__name__")
-        spaces.setdefault("" if module == "__main__" else f"{module}.", frame.f_globals)
-    try:
-        yield spaces
-    finally:
-        spaces.clear()
-        for held in snapshots:
-            # Before Python 3.13 the frame keeps this dict, and so would keep a loss and its graph alive.
-            if type(held) is dict:
-                held.clear()
-
-
-def reached(roots: Iterable[Any]) -> set[int]:
-    """Ids of the objects and tensors within `roots`, through attributes, containers, and what a function uses."""
-    found: set[int] = set()
-    level = list(roots)
-    for _ in range(6):
-        below: list[Any] = []
-        for part in level:
-            if id(part) in found or type(part) in PLAIN or isinstance(part, (type, ModuleType)):
+        Gives, in words, what is not what it was, and lists whose entries are missing.
+        """
+        self._covered = Covered()
+        mine, now = saved["process"] == self._process, self._all()
+        writes: dict[str, Any] = {}
+        lost: list[str] = []
+        long: list[str] = []
+        for path, entry in [*saved["changed"].items(), *saved["new"].items()]:
+            if entry is None or (path in self._of_data and entry[0] is not None):
                 continue
-            if len(found) > 100_000:
-                return found
-            found.add(id(part))
-            below += _parts(part)
-        level = below
-    return found
+            if path in now and self._covered.has(now[path]):
+                continue
+            try:
+                writes[path] = self._restored(path, entry, now, mine)
+                self._changed.add(path)
+            except LostError as error:
+                if path in saved["new"] or (entry[1] == "generator" and not repeats):
+                    continue
+                (long if entry[1].endswith("entries") and entry[0] is None else lost).append(
+                    f"{path} ({entry[1]}: {error})"
+                )
+        if mine:
+            lost += self._go_back(saved, now, writes)
+        self._write(writes)
+        self._marks = {path: values.mark(value) for path, value in self._known()}
+        return lost, long
+
+    def _restored(self, path: str, entry: list[Any], now: dict[str, Any], mine: bool) -> Any:
+        """The value that `path` has to have. Raises LostError."""
+        taken, _, text, mark, same = entry
+        if _split(path)[0] not in self._spaces:
+            raise LostError("it is not there")
+        live = now.get(path)
+        if taken is not None:
+            return put(live, taken, in_place=same)
+        if mine and _crc(values.mark(live)) == mark:
+            return live
+        if text is None or values.text(live) != text:
+            raise LostError("it cannot be saved")
+        return live
+
+    def _go_back(self, saved: dict[str, Any], now: dict[str, Any], writes: dict[str, Any]) -> list[str]:
+        """In a survivor, what only the void iteration has changed. Gives what cannot be put back."""
+        lost = []
+        for path, before in self._before.items():
+            if path in saved["changed"] or path in self._of_data or path not in now or self._covered.has(now[path]):
+                continue
+            value, contents = now[path], self._contents.get(path)
+            if values.mark(value) == before and (contents is None or contents == _contents(value)):
+                continue
+            if path in self._start:
+                first = self._objects[path]() if path in self._objects else value
+                live = value if first is None or type(first) is int else first
+                writes[path] = put(live, self._start[path], in_place=_is(first, live))
+            else:
+                lost.append(f"{path} ({values.shown(value)})")
+        with running() as functions:
+            for label, space in self._alive(functions):
+                for name in space.values(functions).keys() - space.all_known:
+                    if label + name not in saved["new"]:
+                        space.remove(functions, name)
+        return lost
+
+    def _write(self, writes: dict[str, Any]) -> None:
+        by_space: dict[str, dict[str, Any]] = {}
+        for path, value in writes.items():
+            label, name = _split(path)
+            by_space.setdefault(label, {})[name] = value
+        with running() as functions:
+            for label, space in self._alive(functions):
+                live, named = space.values(functions), by_space.get(label, {})
+                changed = {name: value for name, value in named.items() if name not in live or live[name] is not value}
+                if changed:
+                    space.write(functions, changed)
+
+    def counts(self) -> dict[str, int]:
+        """Whole numbers that training has changed, by name."""
+        return {path: value for path, value in self._all().items() if type(value) is int}
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    def _known(self) -> Iterator[tuple[str, Any]]:
+        with running() as functions:
+            for label, space in self._alive(functions):
+                held = space.values(functions)
+                yield from ((label + name, held[name]) for name in space.known if name in held)
+
+    def _new(self) -> Iterator[tuple[str, Any]]:
+        with running() as functions:
+            for label, space in self._alive(functions):
+                held = space.values(functions)
+                names = [name for name in held.keys() - space.all_known if values.is_variable(name)]
+                yield from ((label + name, held[name]) for name in names)
+
+    def _alive(self, functions: Functions) -> list[tuple[str, Space]]:
+        """Without what belongs to a function that has returned."""
+        spaces = self._spaces.items()
+        return [(label, space) for label, space in spaces if space.root is None or space.root in functions]
+
+    def _all(self) -> dict[str, Any]:
+        return dict(chain(self._known(), self._new()))
 
 
-def _parts(part: Any) -> list[Any]:
-    if isinstance(part, torch.nn.Module):
-        return [*part.parameters(), *part.buffers(), *vars(part).values()]
-    if isinstance(part, torch.Tensor):
-        return []
-    if isinstance(part, dict):
-        return list(part.values())
-    if isinstance(part, (list, tuple, set, deque)):
-        return list(part)
-    if isinstance(part, MethodType):
-        return [part.__self__, part.__func__]
-    if isinstance(part, FunctionType):
-        cells = [cell.cell_contents for cell in part.__closure__ or () if reach.is_filled(cell)]
-        return [*cells, *(part.__globals__.get(name) for name in part.__code__.co_names)]
-    return [*vars(part).values()] if isinstance(getattr(part, "__dict__", None), dict) else []
+def counts_of(saved: dict[str, Any]) -> dict[str, int]:
+    """Whole numbers in what `Variables.save()` gave."""
+    entries = {**saved["changed"], **saved["new"]}
+    taken = {path: entry[0] for path, entry in entries.items() if entry is not None and entry[0] is not None}
+    return {path: part[1] for path, part in taken.items() if part[0] == "plain" and type(part[1]) is int}
 
 
-def _hooks() -> list[FunctionType]:
-    """The script's functions among the hooks on models that are trained."""
-    held: list[Any] = []
-    for module in switched.left_out():
-        held += [module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks]
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                held += [parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None)]
-    functions = [hook for hooks in held if hooks for hook in hooks.values() if type(hook) is FunctionType]
-    return [hook for hook in functions if frames.is_users(hook.__code__.co_filename, hook.__module__)]
+def _split(path: str) -> tuple[str, str]:
+    """Label of the space, name."""
+    cut = max(path.rfind("."), path.rfind(":")) + 1
+    return path[:cut], path[cut:]
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    """Gives `value` while it lives, or its id if it cannot be referred to: a list may have a loss and its graph."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        number = id(value)
+        return lambda: number
+
+
+def _is(referred: Any, value: Any) -> bool:
+    return referred is value or (type(referred) is int and referred == id(value))
+
+
+def _entry(taker: Taker, value: Any, mark: Any, same: bool) -> list[Any]:
+    try:
+        return [taker.take(value), values.shown(value), None, 0, same]
+    except LostError:
+        return [None, values.shown(value), values.text(value), _crc(mark), same]
+
+
+def _contents(value: Any) -> str:
+    held = [tensor.detach() for tensor in values.tensors(value)]
+    return Fingerprint(held).value() if held else ""
+
+
+def _crc(mark: Any) -> int:
+    return zlib.crc32(repr(mark).encode())
+
+
+of_process = Variables()
+"""Those of the script that runs in this process."""

@@ -146,6 +146,10 @@ class AdapterSession(Protocol):
         `interrupt` carries no traceback any more. Raises FailoverError before start_training().
         """
 
+    def script_again(self) -> None:
+        """After recover(): a script that went on has come to where the live version was sealed, and runs on from there
+        anew. Its variables become what they were. Raises DifferenceError if they cannot."""
+
     def finish(self) -> None:
         """The loop is over on this rank: seal, then wait until the last version of every rank is committed.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ff_core.contract.schedule import CopySchedule
-from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt, ProtocolError
+from ff_core.errors import CorruptSlotError, DifferenceError, EngineError, FailoverInterrupt, ProtocolError
 from ff_core.state import variables
 from ff_core.state.device import wait_until_idle
 from ff_core.state.words import some_of
@@ -48,6 +48,7 @@ class Recovery:
         self._rank, self._link, self._inbox, self._fence = parts.rank, parts.link, parts.inbox, parts.fence
         self._verdicts, self._config = verdicts, config
         self._registry, self._adapter, self._replicator, self._schedule = registry, adapter, replicator, schedule
+        self._variables: tuple[int, dict[str, Any]] | None = None  # version and its variables, of the last recovery
 
     def survive(self) -> int:
         """A survivor, interrupted: returns v*."""
@@ -102,8 +103,9 @@ class Recovery:
         replicator.wait_rebuilt()  # before anybody hears that this rank is whole
         clock.append(time.perf_counter())
         scalars.load(self._adapter, saved)
+        self._variables = version, saved["variables"]
         if newcomer or self._adapter.repeats_script:
-            self._tell_others(version, saved["variables"])
+            self.load_variables()
         replicator.connect(message["holders"], epoch)
         self._schedule.begin_epoch(version, message["interval"])
         self._fence.resume(version, replicator.recommit)
@@ -117,11 +119,23 @@ class Recovery:
         )
         return version
 
-    def _tell_others(self, version: int, saved: dict[str, Any]) -> None:
-        what = variables.of_process.differing(saved)
-        if what:
-            words = variables.OTHERS.format(rank=self._rank, version=version, what=some_of(what, most=_MOST_VARIABLES))
-            log.warning("%s%s", words, variables.REMEDY)
+    def counts(self) -> dict[str, int]:
+        """Whole numbers among the script's variables, in the version of the last recovery."""
+        return {} if self._variables is None else variables.counts_of(self._variables[1])
+
+    def load_variables(self) -> None:
+        """The script's own, of the last recovery. Raises DifferenceError if some cannot be put back."""
+        assert self._variables is not None
+        version, saved = self._variables
+        lost, long = variables.of_process.load(saved, repeats=self._adapter.repeats_script)
+        if long:
+            log.warning("%s", variables.LONG.format(rank=self._rank, version=version, what=some_of(long)))
+        if lost:
+            what = some_of(lost, most=_MOST_VARIABLES)
+            words = variables.LOST.format(rank=self._rank, version=version, what=what) + variables.REMEDY
+            if self._config.unsaved_variables == "refuse":
+                raise DifferenceError(words)
+            log.warning("%s", words)
 
     def _restore(self, verdict: Verdict) -> int:
         """The live tensors are those of the verdict's version. Returns the bytes that were read from the slot."""

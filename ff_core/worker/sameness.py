@@ -1,6 +1,6 @@
 """Proof that the ranks are still alike: hyperparameters after a failure, weights after a failure and now and then.
 
-    before the first steps after a failure    hyperparameters and weights are compared, and waited for
+    before the first steps after a failure    hyperparameters, weights and counts are compared, and waited for
     before each later one                     a checksum of the hyperparameters; looked at before the step after it
     before step 1, and every 256th            checksums of the weights; looked at before the step after it
 
@@ -18,7 +18,7 @@ import torch
 from ff_core.comm import exchange
 from ff_core.contract.schedule import KEPT, MOST
 from ff_core.errors import DifferenceError, UnsupportedError
-from ff_core.state import checksums, codec, found, hyperparameters
+from ff_core.state import checksums, codec, found, hyperparameters, variables
 from ff_core.state.hyperparameters import Noted, Repeated, Shown
 from ff_core.state.ranks import listed
 from ff_core.state.words import some_of
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _CLOSELY = 8  # steps, beside those that may have been interrupted; the same on all ranks: collectives depend on it
 _WEIGHTS_EVERY = 256
+_WEIGHTS_AFTER = 3  # steps after a failure
+_COUNTED_AT = (2, 3)  # of these steps: by then a survivor has come to where it would be without the failure
 
 DIFFERENT = (
     "after a failure the ranks would make step {step} with different hyperparameters: {what}. In version {version}, "
@@ -44,6 +46,11 @@ WEIGHTS = (
     "{what}, before step {step}. These ranks must hold the same: they train one model. Training on would give other "
     "results than an uninterrupted run. A script that writes weights outside of the optimizer step has to do the same "
     "on every rank"
+)
+COUNTS = (
+    "after a failure counts of the script are not the same on all ranks: {what}. In version {version}, where the job "
+    "went on from, they were. A loop over range(), zip() or a generator of its own counts anew in a replacement, or "
+    "once too often where an iteration is repeated. Count by engine.global_steps, or by enumerate() around the batches"
 )
 FROM_THE_START = (
     "{what}, before the first step. FFTrainer takes these tensors to be the same on these ranks, and would give a "
@@ -61,6 +68,8 @@ class Sameness:
         self._repeated, self._noted = Repeated(parts.rank, notes), Noted()
         self._newcomer = False
         self._version: int | None = None  # that the last failure went back to
+        self._counts: dict[str, int] = {}  # of the script, in it
+        self._counted: list[list[Any]] = []
         self._before: dict[str, Any] = {}  # hyperparameters in it
         self._closely_until = 0
         self._common: frozenset[str] = frozenset()
@@ -69,24 +78,25 @@ class Sameness:
 
     # ---- after a failure --------------------------------------------------------------------------------------------
 
-    def joined(self, version: int) -> None:
-        """This process has taken a dead rank's place, in `version`."""
+    def joined(self, version: int, counts: Mapping[str, int]) -> None:
+        """This process has taken a dead rank's place, in `version`. counts: whole numbers of the script in it."""
         self._repeated.take_over()
         self._newcomer = True
-        self._resumed(version)
+        self._resumed(version, counts)
 
-    def recovered(self, version: int) -> None:
+    def recovered(self, version: int, counts: Mapping[str, int]) -> None:
         """After a failure, this rank is back in `version`."""
         self._newcomer = False
         self._repeated.again(version)
-        self._resumed(version)
+        self._resumed(version, counts)
 
     def forget(self) -> None:
         """A failure: nobody will answer what was asked."""
         self._asked, self._asked_weights = None, []
 
-    def _resumed(self, version: int) -> None:
+    def _resumed(self, version: int, counts: Mapping[str, int]) -> None:
         self.forget()
+        self._counts, self._counted = dict(counts), []
         self._version, self._closely_until = version, version + self._closely
         self._before = self._values()
 
@@ -105,10 +115,34 @@ class Sameness:
             self._compare(step)
         elif self._version is not None:
             self._ask(step, values)
-        if self._version is not None and step == self._version + 1:
+        after = 0 if self._version is None else step - self._version
+        if 0 < after <= _WEIGHTS_AFTER:
             self._compare_weights(list(self._adapter.replicas()), step)
         elif step == 1 or step % _WEIGHTS_EVERY == 0:
             self._ask_weights(step)
+        if after in _COUNTED_AT:
+            self._compare_counts(step)
+
+    def _compare_counts(self, step: int) -> None:
+        """What counts alike on all ranks, and was the same in the version that they went back to, is the same."""
+        self._counted.append(self._gather([self._newcomer, self._counts, variables.of_process.counts()]))
+        if len(self._counted) < len(_COUNTED_AT):
+            return
+        earlier, told = self._counted
+        self._counted = []
+        wrong = []
+        for name in frozenset(self._counts).intersection(*(now for _, _, now in [*earlier, *told])):
+            before = {was.get(name) for _, was, _ in told}
+            by = {later[2][name] - sooner[2][name] for sooner, later in zip(earlier, told, strict=True)}
+            if len(before) == 1 and len(by) == 1 and by != {0} and len({now[name] for _, _, now in told}) > 1:
+                newcomers = {rank for rank, (newcomer, _, _) in enumerate(told) if newcomer}
+                ranks: dict[int, list[int]] = {}
+                for rank, (_, _, now) in enumerate(told):
+                    ranks.setdefault(now[name], []).append(rank)
+                shown = " and ".join(f"{value} on {listed(those, newcomers)}" for value, those in ranks.items())
+                wrong.append(f"{name} is {shown}")
+        if wrong:
+            raise DifferenceError(COUNTS.format(what=some_of(sorted(wrong), between="; "), version=self._version))
 
     def settle(self) -> None:
         """Look at what was asked before. Raises as before_step()."""

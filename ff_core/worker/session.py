@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.config.settings import ALL_FIELDS, LAUNCH_FIELDS, SCRIPT, Settings
 from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
-from ff_core.state import found, switched, variables
+from ff_core.state import covered, found, switched, variables
 from ff_core.state.razor import Plan, make_plan
 from ff_core.worker import garbage, scalars
 from ff_core.worker.parts import WorkerParts
@@ -162,6 +162,8 @@ class Session:
                 plan = make_plan(adapter.tensors())
             replicas = [tensor for held in adapter.replicas() for _, tensor in held.tensors]
             journal = self.groups.freeze_journal([*(spec.tensor for spec in plan.specs), *replicas])
+            groups = adapter.hyperparameters()
+            covered.trains([adapter, groups, *groups, *(spec.tensor for spec in plan.specs), *replicas])
             if self.is_newcomer:
                 self.until_joined.close()
                 variables.of_process.begin()
@@ -177,7 +179,7 @@ class Session:
         variables.of_process.begin()
         found.begin()
         switched.begin()
-        room = found.expected_bytes(spec.tensor for spec in plan.specs)
+        room = found.expected_bytes(spec.tensor for spec in plan.specs) + variables.of_process.expected_bytes()
         blob, peers = scalars.take(adapter, self.groups).bytes(), adapter.peers()
         self.parts.link.send(
             "protect",
@@ -283,6 +285,10 @@ class Session:
         if not self.training:
             raise FailoverError("recover() before start_training()") from interrupt
         return self._started("recover()").recover()
+
+    def script_again(self) -> None:
+        """See AdapterSession."""
+        self._started("script_again()").script_again()
 
     # ---- end --------------------------------------------------------------------------------------------------------
 

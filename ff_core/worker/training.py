@@ -114,7 +114,7 @@ class Training:
         """Take the dead rank's place. first: the verdict that brought the arena."""
         self.inputs.take_over()
         version = self._recovery.join(first)
-        self._sameness.joined(version)
+        self._sameness.joined(version, self._recovery.counts())
         self._redo_until = version + 1
         self.joined = True
 
@@ -255,10 +255,15 @@ class Training:
         self._edits.forget()
         self._sameness.forget()
         version = self._recovery.survive()
-        self._sameness.recovered(version)
+        self._sameness.recovered(version, self._recovery.counts())
         self._redo_until = max(version + 1, interrupted)
         self._costs.dropped()
         return version
+
+    def script_again(self) -> None:
+        """See AdapterSession."""
+        self.inputs.again(self._fence.version)
+        self._recovery.load_variables()
 
     def finish(self) -> None:
         """See AdapterSession."""

@@ -123,6 +123,9 @@ class FakeSession:
     def given_again(self) -> None:
         self.inputs.again(self.version)
 
+    def script_again(self) -> None:
+        self.inputs.again(self.version)
+
     def start_training(self) -> int:
         if self.version >= 0:
             return self.version

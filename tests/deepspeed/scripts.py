@@ -77,6 +77,17 @@ def switch(engine: Any, x: torch.Tensor, how: str | bool) -> None:
     torch.distributed.all_reduce(metric)
 
 
+def edit_gradients(engine: Any, how: str | None) -> None:
+    """Between backward and step. how: "in place", "data" (past torch's version counters) or None: not."""
+    if how is None:
+        return
+    zero = getattr(engine.optimizer, "averaged_gradients", None) or {}
+    held = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    for gradient in [*held, *(gradient for group in zero.values() for gradient in group)]:
+        with torch.no_grad():
+            (gradient.data if how == "data" else gradient).mul_(0.25)
+
+
 def swallowing(engine: Any, loss: torch.Tensor) -> None:
     """A step as people write it who want to skip whatever fails."""
     try:

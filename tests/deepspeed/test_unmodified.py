@@ -56,6 +56,21 @@ def test_what_the_script_switches_stays_as_it_left_it(run_cases: Callable[..., A
         assert len(got[0]["recovered"]) >= 3
 
 
+def test_gradients_that_the_script_writes_are_written_again(run_cases: Callable[..., Any]) -> None:
+    zero0 = {"unmodified": True, "stage": 0, "dtype": "fp32", "iterations": 6, "clip": 0.0}
+    zero1 = {**zero0, "stage": 1}
+    cases = [{**zero0, "gradients": "in place"}, {**zero0, "gradients": "data"}, {**zero1, "gradients": "in place"}]
+    results = run_cases(
+        [{**case, "protected": False} for case in cases]
+        + [{**case, "plan": EVERYWHERE} for case in cases]
+        + [{**zero0, "protected": False}]
+    )
+    for reference, got in zip(results[:3], results[3:6], strict=True):
+        same(reference, got)
+        assert len(got[0]["recovered"]) >= 2
+    assert results[6][0]["digest"] != results[0][0]["digest"], "what the script writes matters"
+
+
 def test_accumulation_that_the_script_changes_comes_back(run_cases: Callable[..., Any], tmp_path: Path) -> None:
     case = {"unmodified": True, "stage": 1, "dtype": "fp32", "iterations": 5, "gas": 2, "switches": "resize"}
     plan = [[2 + number // 2, number] for number in range(8)]

@@ -26,7 +26,7 @@ def void(monkeypatch: pytest.MonkeyPatch) -> list[FailoverError]:
 
     loop: Any = object.__new__(Unmodified)
     loop._thread = threading.get_ident()
-    loop._redo = SimpleNamespace(open=object(), busy=False, void=True)
+    loop._redo = SimpleNamespace(open=object(), busy=False, void=True, reason="it wrote")
     loop._p = SimpleNamespace(fail=fail, engine=None)
     monkeypatch.setattr(protection, "current", lambda: SimpleNamespace(unmodified=loop))
     return told
@@ -35,7 +35,7 @@ def void(monkeypatch: pytest.MonkeyPatch) -> list[FailoverError]:
 @pytest.mark.parametrize("way", ["make", "launch"])
 def test_a_collective_in_a_void_iteration_ends_the_job_with_words(way: str, void: list[FailoverError]) -> None:
     value = torch.tensor([1.41])
-    with pytest.raises(FailoverError, match=r"whose result nobody can give.*Give it a copy.*ff_deepspeed.batches"):
+    with pytest.raises(FailoverError, match=r"nobody can give: it wrote.*copies.*ff_deepspeed.batches"):
         getattr(Script(), way)(lambda tensor: tensor.mul_(2), (value,), {})
     assert len(void) == 1, "it cannot be lost: the engine's next call raises it again"
     assert value.item() == torch.tensor(1.41).item()

@@ -155,6 +155,7 @@ def train_unmodified(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
                 loss = engine(x, y)
                 loss = loss["loss"] if isinstance(loss, dict) else loss
             engine.backward(loss)
+            scripts.edit_gradients(engine, case.get("gradients"))
             engine.step()
             total += loss.detach()
             if (number + 1) % gas == 0:

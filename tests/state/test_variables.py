@@ -1,17 +1,21 @@
-"""Variables of a script that a replacement begins anew."""
+"""Variables of a script, in a process that dies, in its replacement, and in a survivor that repeats an iteration."""
 
 from __future__ import annotations
 
+import itertools
 import random
-import weakref
-from collections import deque
+import types
+from argparse import Namespace
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from ff_core.state import codec, registered, variables
+from ff_core.state import codec, covered, spaces
 from ff_core.state.variables import Variables
 
 COUNT = 0  # a global name of the script
@@ -20,149 +24,154 @@ COUNT = 0  # a global name of the script
 class Stopper:
     """An object of the script's own class."""
 
+    seen = 0  # of the class
+
     def __init__(self) -> None:
-        self.best, self.patience = float("inf"), 0
+        self.best, self.patience, self.window = float("inf"), 0, deque([1.0], maxlen=2)
 
 
-def script(steps: int, look: Callable[[int], Any]) -> Any:
-    """A training loop; look(n) is called when it is in iteration n, 0: before the loop."""
+def counter() -> Callable[[], int]:
+    count = 0
+
+    def one_more() -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return one_more
+
+
+Look = Callable[[int], Any]
+
+
+def script(steps: int, look: Look) -> dict[str, Any]:
+    """A training loop; look(n) is called when iteration n is complete, 0: before the loop. Gives all of its state."""
     global COUNT
-    COUNT = 0
-    stopper, losses, window, noise = Stopper(), [], deque(maxlen=2), random.Random(1)  # type: ignore[var-annotated]
-    average, lookup, rate, name = nn.Linear(2, 2), {"mean": torch.zeros(3)}, 0.1, "tiny"
-    found = look(0)
-    for number in range(1, steps + 1):
-        loss = torch.full((2, 2), float(number))
-        stopper.best, stopper.patience = min(stopper.best, 1 / number), number
-        losses.append(float(loss.sum()))
-        window.append(number)
-        noise.random()
+    COUNT, Stopper.seen = 0, 0
+    stopper, losses, noise, draws = Stopper(), [0.0], random.Random(1), torch.Generator().manual_seed(2)
+    model, lookup, nested = nn.Linear(2, 2), {"mean": torch.zeros(3)}, {"a": {"b": [1, torch.zeros(2)]}}
+    weight, running, lazy, numbers = torch.ones(2, requires_grad=True), torch.zeros(()), None, itertools.count()
+    table, hits, more, array, rates = [0] * 50, defaultdict(int), counter(), np.zeros(3), iter([0.1] * 50)
+    options, stoppers, quiet = Namespace(step=0), [Stopper()], torch.zeros(4)
+    with torch.no_grad():
+        model.weight.zero_()
+    look(0)
+    for _ in range(steps):
         COUNT += 1
+        number = COUNT
+        stopper.best, stopper.patience = min(stopper.best, 1 / number), number
+        stopper.window.append(number / 2)
+        Stopper.seen += 1
+        options.step += 1
+        stoppers[0].patience += 2
+        losses.append(number / 3)
+        table[3] += 1
+        hits[number % 2] += 1
+        array += 1
+        noise.random()
+        torch.rand(3, generator=draws)
+        more()
+        next(numbers)
+        next(rates)
+        (weight * number).sum().backward()
         with torch.no_grad():
-            average.weight.add_(1)
+            model.weight.add_(1)
             lookup["mean"] += 1
-        found = look(number)
-    assert rate and name
-    return found
+            nested["a"]["b"][1] += 1  # type: ignore[operator]
+            nested["a"]["b"][0] = number
+            weight.sub_(weight.grad)  # type: ignore[arg-type]
+        quiet.data.add_(1)
+        running = 0.5 * running + number
+        lazy = {"first": torch.full((2,), float(number))} if lazy is None else lazy
+        lazy["first"] += 1
+        late = number
+        look(number)
+    held = {name: value for name, value in locals().items() if name not in ("look", "steps", "number", "more", "_")}
+    held |= {"COUNT": COUNT, "seen": Stopper.seen, "more": more(), "numbers": next(numbers), "rates": len(list(rates))}
+    held |= {"noise": noise.random(), "draws": torch.rand(1, generator=draws), "gradient": weight.grad}
+    return {name: plain(value) for name, value in held.items()}
 
 
-ALL = {"stopper.best", "stopper.patience", "losses", "window", "noise", "average", "lookup", "COUNT"}
+def plain(value: Any) -> Any:
+    if isinstance(value, Stopper):
+        return [value.best, value.patience, list(value.window)]
+    if isinstance(value, nn.Module):
+        return value.weight.tolist()
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else repr(value)
 
 
-def named(words: list[str]) -> set[str]:
-    return {word.split(" ")[0].removeprefix("script().").rpartition("test_variables.")[2] for word in words}
+def sent(saved: dict[str, Any]) -> dict[str, Any]:
+    """As it comes to another process."""
+    decoded: dict[str, Any] = codec.decode(codec.encode(saved))
+    return decoded
 
 
-def changed_in(watched: Variables, steps: int) -> dict[str, Any]:
-    """save() behind a loop of `steps` iterations."""
+def version(number: int, steps: int = 9) -> dict[str, Any]:
+    """What a rank saves with version `number`."""
+    mine, saved = Variables(), {}
 
-    def look(number: int) -> Any:
-        if number == 0:
-            watched.begin()
-        return watched.save()
+    def look(at: int) -> None:
+        if at == 0:
+            mine.begin()
+        took = sent(mine.save())
+        if at == number:
+            saved.update(took)
 
-    saved: dict[str, Any] = codec.decode(codec.encode(script(steps, look)))
+    script(steps, look)
     return saved
 
 
-def differing(watched: Variables, saved: dict[str, Any]) -> list[str]:
-    """What a replacement is told before its loop."""
-
-    def look(number: int) -> list[str]:
-        watched.begin()
-        return watched.differing(saved)
-
-    return of_loop(script(0, look))
+@pytest.fixture(autouse=True)
+def nothing_else_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(covered, "_trainers", [])
 
 
-def of_loop(words: list[str]) -> list[str]:
-    return [word for word in words if not word.startswith("look()")]  # the test's own
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_a_replacement_goes_on_with_them(number: int) -> None:
+    saved, lost = version(number), []
 
-
-def test_a_replacement_is_told_what_it_begins_anew() -> None:
-    told = differing(Variables(set), changed_in(Variables(set), 3))
-    assert named(told) == ALL
-    assert "script().stopper.patience (0, was 3)" in told and "script().average (Linear)" in told
-
-
-def test_nothing_is_told_of_what_is_the_same() -> None:
-    assert differing(Variables(set), changed_in(Variables(set), 0)) == []
-
-
-def test_a_survivor_is_told_what_an_iteration_changes_twice() -> None:
-    mine, saved = Variables(set), {}
-    told: dict[int, list[str]] = {}
-
-    def look(number: int) -> None:
-        if number == 0:
+    def look(at: int) -> None:
+        if at == 0:
+            mine = Variables()
             mine.begin()
-        if number == 2:
-            saved.update(mine.save())
-        if number >= 2:
-            told[number] = of_loop(mine.differing(saved))
+            lost.extend(mine.load(saved, repeats=True)[0])
 
-    script(3, look)
-    assert told[2] == [] and named(told[3]) == ALL
+    right = script(6, lambda at: None)
+    now = script(6 - number, look)
+    assert lost == []
+    assert {name: now[name] for name in right if right[name] != now[name]} == {}
 
 
-def test_what_is_saved_otherwise_is_left_out() -> None:
-    covered: set[int] = set()
-    mine = Variables(lambda: covered)
+@pytest.mark.parametrize("back", [0, 1, 3])
+def test_a_survivor_repeats_an_iteration_with_them(back: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The void iteration has changed all of them; behind it they are what they were in version `back`."""
+    mine, saved, told, seen = Variables(), {}, [], list[dict[str, Any]]()
+    monkeypatch.setattr(covered, "_savers", [seen, saved, told])
 
-    def look(number: int) -> list[str]:
-        if number == 0:
+    def look(at: int) -> None:
+        if at == 0:
             mine.begin()
-        with variables._running() as spaces:
-            covered.update(variables.reached([spaces["script()."]["average"]]))
-        return mine.written()
+        if at <= back:
+            saved.clear()
+            saved.update(sent(mine.save()))
+        else:
+            told.extend(mine.load(saved, repeats=True)[0])
+        seen.append(shown())
 
-    assert named(script(2, look)) == {"lookup"}
+    def shown() -> dict[str, Any]:
+        with spaces.running() as functions:
+            held = dict(spaces.locals_of(functions["script()."]))
+        kept = {name: value for name, value in held.items() if name not in ("look", "steps", "number", "late", "_")}
+        digest = {name: plain(value) for name, value in kept.items() if not isinstance(value, types.FunctionType)}
+        return digest | {"noise": repr(kept["noise"].getstate()), "numbers": repr(kept["numbers"]), "COUNT": COUNT,
+                         "rates": repr(kept["rates"].__reduce__()[2:]), "seen": Stopper.seen,
+                         "draws": kept["draws"].get_state().tolist(), "gradient": plain(kept["weight"].grad),
+                         "more": kept["more"].__closure__[0].cell_contents}  # fmt: skip
 
-
-def test_models_and_tensors_that_are_written_are_told_at_once() -> None:
-    mine = Variables(set)
-    assert named(script(2, lambda number: mine.written() if number else mine.begin())) == {"average", "lookup"}
-
-
-def test_a_registered_object_covers_what_it_has() -> None:
-    average, other = nn.Linear(2, 2), nn.Linear(2, 2)
-
-    class Saver:
-        def __init__(self) -> None:
-            self.models = {"average": average}
-
-        def state_dict(self) -> Any: ...
-
-        def load_state_dict(self, state: Any) -> None: ...
-
-    registered.register_state("average", Saver())
-    try:
-        ids = variables._saved_anyway()
-    finally:
-        registered.unregister_state("average")
-    assert id(average.weight) in ids and id(other.weight) not in ids
-
-
-def test_a_function_s_loss_is_not_kept_alive() -> None:
-    kept = []
-
-    def look(number: int) -> None:
-        if number == 0:
-            mine.begin()
-        mine.save()
-        if number == 2:
-            kept.append(weakref.ref(trained))
-
-    def train() -> None:
-        nonlocal trained
-        loss = torch.ones(3)
-        trained = loss
-        look(0)
-        look(2)
-        trained = None
-        del loss
-        assert kept[0]() is None
-
-    trained: Any = None
-    mine = Variables(set)
-    train()
+    script(back + 1, look)
+    assert told == []
+    assert {name: value for name, value in seen[back + 1].items() if value != seen[back][name]} == {}

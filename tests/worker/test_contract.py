@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.errors import FailoverError, FailoverInterrupt
+from ff_core.state import frames
 from ff_core.worker.interface import AdapterSession
 from tests.deepspeed.fake_session import FakeSession, Interrupter
 from tests.worker.one_rank import OneRank
@@ -103,9 +104,12 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(params=["real", "memory"])
-def jobs(request: pytest.FixtureRequest) -> Iterator[tuple[Callable[[], Job], Callable[[Job], Job]]]:
+def jobs(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Callable[[], Job], Callable[[Job], Job]]]:
     """(begin a job, replace a job's rank by a newcomer)."""
     made: list[OneRank] = []
+    monkeypatch.setattr(frames, "of_script", lambda: iter(()))  # a test is no script that a newcomer runs again
 
     def real() -> Job:
         made.append(OneRank())

@@ -15,7 +15,7 @@ from ff_core.comm import exchange
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Replicas
 from ff_core.errors import DifferenceError, FailoverError, UnsupportedError
-from ff_core.state import hyperparameters
+from ff_core.state import hyperparameters, variables
 from ff_core.worker.sameness import Sameness
 
 SIZE = 3
@@ -94,9 +94,9 @@ def after_a_failure(rank: int, version: int = 5) -> tuple[Sameness, Trainer]:
     """Rank 1 is a replacement."""
     sameness, trainer = made(rank)
     if rank == 1:
-        sameness.joined(version)
+        sameness.joined(version, {})
     else:
-        sameness.recovered(version)
+        sameness.recovered(version, {})
     return sameness, trainer
 
 
@@ -112,6 +112,33 @@ def test_a_replacement_with_another_learning_rate(world: World) -> None:
         assert "make step 7" in str(error) and "in version 5" in str(error).lower()
         assert "lr of parameter group 0 is 0.1 on rank 1 (a replacement) and 0.05 on ranks 0, 2" in str(error)
         assert "register_state" in str(error) and "client_state" in str(error)
+
+
+@pytest.mark.parametrize(("what", "fails"), [("anew", True), ("alike", False), ("own", False), ("length", False)])
+def test_a_count_that_a_replacement_begins_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str, fails: bool
+) -> None:
+    """own: each rank counts something of its own.  length: equal in one version by chance."""
+    now = threading.local()
+    monkeypatch.setattr(variables.of_process, "counts", lambda: {"train().step": now.value})
+
+    def body(rank: int) -> None:
+        sameness, _ = made(rank)
+        before = {"train().step": 5 + (rank if what == "own" else 0)}
+        (sameness.joined if rank == 1 else sameness.recovered)(5, before)
+        for step in range(6, 12):
+            counted = {"anew": step - 5 if rank == 1 else step, "alike": step, "own": step + rank}
+            now.value = counted.get(what, 7 * rank * step % 5)
+            sameness.before_step(step)
+
+    errors = world.run(body)
+    if not fails:
+        assert errors == [None, None, None]
+        return
+    for error in errors:
+        assert isinstance(error, DifferenceError)
+        assert "train().step is 8 on ranks 0, 2 and 3 on rank 1 (a replacement)" in str(error)
+        assert "version 5" in str(error) and "engine.global_steps" in str(error)
 
 
 def test_long_after_the_failure_it_is_told_one_step_later(world: World) -> None:
@@ -146,7 +173,7 @@ def test_ranks_that_had_different_ones_before_keep_them(world: World) -> None:
     def body(rank: int) -> None:
         sameness, trainer = made(rank)
         trainer.group["lr"] = float(rank)
-        sameness.recovered(5)
+        sameness.recovered(5, {})
         for step in range(6, 30):
             trainer.group["lr"] = step * (rank + 1.0)
             sameness.before_step(step)
@@ -175,7 +202,7 @@ def test_a_step_that_is_made_again_with_another_value(world: World) -> None:
             trainer.group["lr"] = float(step)
             sameness.before_step(step)
         trainer.group["lr"] = 2.0
-        sameness.recovered(2)
+        sameness.recovered(2, {})
         trainer.group["lr"] = 4.0
         sameness.before_step(3)
 

@@ -1,0 +1,108 @@
+"""What is saved by somebody else already, or must be left alone: so that a script's variables do not save it again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from itertools import chain
+from types import FunctionType, GeneratorType, MethodType, ModuleType
+from typing import Any
+
+import torch
+
+from ff_core.state import found, reach, registered, switched, values
+from ff_core.state.values import PLAIN
+
+_savers: list[Any] = []  # functions that save what they use
+_loaders: list[Any] = []  # what batches come from: whoever hands them out knows where it stands
+_trainers: list[Any] = []  # what an adapter has said that it saves
+
+
+def saves(function: Any) -> None:
+    """What `function` uses is saved by whoever calls it."""
+    _savers.append(function)
+
+
+def feeds(loader: Any) -> None:
+    """Batches come from `loader` now: it and what it uses go on by themselves after a failure."""
+    _loaders.append(loader)
+
+
+def trains(parts: Iterable[Any]) -> None:
+    """The tensors, parameter groups and objects of the trainer, which its adapter saves."""
+    _trainers[:] = parts
+
+
+class Covered:
+    """As it is now."""
+
+    def __init__(self) -> None:
+        self.ids = reached([*registered.known().values(), *_savers, *_loaders])
+        owned: list[Any] = list(_trainers)
+        for owner in found.stepped():
+            owned += [owner, *(owner.param_groups if isinstance(owner, torch.optim.Optimizer) else ())]
+        for group in [part for part in owned if isinstance(part, dict)]:
+            owned += group.get("params", ())
+        for owner in found.stepped():
+            owned += values.all_of(owner) if isinstance(owner, torch.nn.Module) else ()
+        for module in switched.left_out():
+            owned += [module, *chain(module._parameters.values(), module._buffers.values())]
+        self.ids.update(map(id, owned))
+        tensors = [part for part in owned if isinstance(part, torch.Tensor)]
+        self._storages = {storage for storage in map(_storage, tensors) if storage}
+
+    def has(self, value: Any) -> bool:
+        """Whether `value` is one of these, or lies in the memory of one, or has nothing else."""
+        if id(value) in self.ids:
+            return True
+        if isinstance(value, torch.Tensor):
+            return _storage(value) in self._storages
+        if isinstance(value, torch.nn.Module):
+            held = values.all_of(value)
+            return bool(held) and all(map(self.has, held))
+        return False
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # of a kind that has none
+        return 0
+
+
+def reached(roots: Iterable[Any]) -> set[int]:
+    """Ids of the objects and tensors within `roots`, through attributes, containers, and what a function uses."""
+    found_ids: set[int] = set()
+    level = list(roots)
+    for _ in range(6):
+        below: list[Any] = []
+        for part in level:
+            if id(part) in found_ids or type(part) in PLAIN or isinstance(part, (type, ModuleType)):
+                continue
+            if len(found_ids) > 100_000:
+                return found_ids
+            found_ids.add(id(part))
+            below += _parts(part)
+        level = below
+    return found_ids
+
+
+def _parts(part: Any) -> list[Any]:
+    if isinstance(part, torch.nn.Module):
+        return [*values.all_of(part), *vars(part).values()]
+    if isinstance(part, torch.Tensor):
+        return []
+    if isinstance(part, dict):
+        return list(part.values())
+    if isinstance(part, (list, tuple, set, deque)):
+        return list(part)
+    if isinstance(part, MethodType):
+        return [part.__self__, part.__func__]
+    if isinstance(part, GeneratorType):
+        used = part.gi_code.co_names
+        frame = part.gi_frame
+        return [] if frame is None else [*frame.f_locals.values(), *(frame.f_globals.get(name) for name in used)]
+    if isinstance(part, FunctionType):
+        cells = [cell.cell_contents for cell in part.__closure__ or () if reach.is_filled(cell)]
+        return [*cells, *(part.__globals__.get(name) for name in part.__code__.co_names)]
+    return [*vars(part).values()] if isinstance(getattr(part, "__dict__", None), dict) else []

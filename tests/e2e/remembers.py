@@ -1,0 +1,140 @@
+"""A DeepSpeed script whose own variables decide about its training, in both kinds of loop.
+
+usage: remembers.py --result FILE [--usual] [--zip] [--large]
+
+--usual: the usual loop; else the exact one.  --zip: its number comes from zip(range(...)), which nobody can set.
+--large: an average that is too large to be saved in every iteration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+import ff_deepspeed
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--result", type=Path, required=True)
+for name in ("usual", "zip", "large"):
+    parser.add_argument(f"--{name}", action="store_true")
+args = parser.parse_args()
+deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
+STEPS = 12
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.drop, self.outer = nn.Linear(16, 32), nn.Dropout(0.1), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.outer(self.drop(self.inner(x).relu())), y)
+
+
+class Curriculum:
+    """Weighs the loss by how well it went so far."""
+
+    def __init__(self) -> None:
+        self.best, self.weight, self.history = float("inf"), 1.0, [0.0]
+
+    def update(self, loss: float) -> None:
+        self.history.append(loss)
+        if loss >= self.best:
+            self.weight *= 0.8
+        self.best = min(self.best, loss)
+
+
+torch.manual_seed(5)
+model = Net()
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+config: dict[str, Any] = {
+    "train_micro_batch_size_per_gpu": 4,
+    "steps_per_print": 1000000,
+    "zero_optimization": {"stage": 1},
+    "ff_failover": {"enabled": True},
+}
+engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+generator = torch.Generator().manual_seed(1)
+count = 4 * STEPS * dist.get_world_size()
+data = TensorDataset(torch.randn(count, 16, generator=generator), torch.randint(0, 4, (count,), generator=generator))
+loader = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, seed=3), drop_last=True)
+torch.manual_seed(100 + dist.get_rank())
+
+calls = 0
+curriculum = Curriculum()
+average = {name: p.detach().clone() for name, p in model.named_parameters()}
+lazy: dict[str, Any] = {}
+noise = random.Random(4)
+shift, velocity = torch.zeros(16), torch.zeros(16)
+table = torch.zeros(3_000_000 if args.large else 1)
+losses: list[float] = []
+
+
+def train(x: torch.Tensor, y: torch.Tensor, number: int) -> None:
+    """One step, and what the script remembers of it."""
+    global calls, shift
+    calls += 1
+    if number % 4 == 3:
+        x = x * 1.5
+    if calls % 5 == 0:
+        x = x * noise.random()
+    x = x + shift
+    loss = engine(x, y) * curriculum.weight
+    engine.backward(loss)
+    engine.step()
+    mean = loss.detach().clone()
+    dist.all_reduce(mean)
+    losses.append(mean.item())
+    curriculum.update(mean.item())
+    with torch.no_grad():
+        velocity.mul_(0.9).add_(mean)
+        shift = 0.5 * shift + 0.01 * velocity
+        for name, p in model.named_parameters():
+            average[name].data.mul_(0.9).add_(p.data, alpha=0.1)
+            lazy[name] = lazy.get(name, 0) * 0.5 + p.detach()
+        table.add_(1)
+    model.drop.p = min(0.05 * calls, 0.5)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = 1e-2 / calls
+    if calls == 10:
+        model.inner.requires_grad_(False)
+
+
+def main() -> None:
+    inner = 0
+    if args.usual:
+        ff_deepspeed.client_state(dict)
+        engine.load_checkpoint("checkpoints-that-do-not-exist")
+        for number, (x, y) in enumerate(loader):
+            inner += 1
+            train(x * (1 + (inner % 3 == 0)), y, number)
+        return
+    batches = ff_deepspeed.batches(engine, loader)
+    for number, items in zip(range(STEPS), batches) if args.zip else enumerate(batches):  # noqa: B905
+        with ff_deepspeed.iteration():
+            for x, y in items:
+                inner += 1
+                train(x * (1 + (inner % 3 == 0)), y, number)
+
+
+main()
+digest = hashlib.sha256()
+for tensor in [*model.parameters(), *average.values(), *lazy.values(), shift, velocity]:
+    digest.update(tensor.detach().numpy().tobytes())
+args.result.with_suffix(f".rank{dist.get_rank()}.json").write_text(
+    json.dumps({"losses": losses, "digest": digest.hexdigest(), "history": curriculum.history, "calls": calls})
+)
