@@ -57,7 +57,7 @@ def test_unmodified_script_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert_same(job, wanted)
     assert len(job.of("failover")) == 2
     assert wanted[0]["steps"] == 10
-    assert len(results(tmp_path, 2)[0]["losses"]) == 5  # of its replacement, from iteration 6 on
+    assert len(results(tmp_path, 2)[0]["losses"]) == 10  # its replacement has the history of the dead rank
 
 
 @pytest.mark.slow
