@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,7 @@ class OneRank:
     def __init__(self, arena: Arena | None = None, interval: int = 1) -> None:
         self.arena, self.interval = arena, interval
         self.said: list[str] = []
-        self._epoch = 0
+        self._epochs = array("q", [0])  # no variable of a script's own object, which a recovery would put back
         self._newcomer = arena is not None
         self._page, self._bell = StatusPage.create(), os.eventfd(0)
         role = {
@@ -57,9 +58,9 @@ class OneRank:
 
     def lose(self) -> None:
         """A rank of the job dies."""
-        self._page.store("halt_epoch", self._epoch + 1)
+        self._page.store("halt_epoch", self._epochs[0] + 1)
         self._page.notify()
-        self.session.halt(self._epoch + 1)
+        self.session.halt(self._epochs[0] + 1)
 
     def _heard(self, name: str, fds: Any = (), **fields: Any) -> None:
         make(WORKER_TO_AGENT, name, **fields)  # refuses what the contract does not know
@@ -81,16 +82,16 @@ class OneRank:
     def _decide(self, live: dict[str, Any]) -> None:
         """Go on from the live tensors if they are whole and sealed, else from the newest complete slot."""
         assert self.arena is not None
-        self._epoch += 1
+        self._epochs[0] += 1
         complete = [(info.version, slot) for slot, info in enumerate(self.arena.slot_infos()) if info.complete]
         version, slot = max(complete)
         keeps = live["sealed"] and live["version"] >= version
         if keeps:
             version = live["version"]
         else:
-            self.arena.restamp(slot, self._epoch)
+            self.arena.restamp(slot, self._epochs[0])
         self._tell(
-            "go_on", [os.dup(self.arena.fd)], epoch=self._epoch, version=version, newcomers=[],
+            "go_on", [os.dup(self.arena.fd)], epoch=self._epochs[0], version=version, newcomers=[],
             restored=[] if keeps else [0], holders=[], coverage="",
             source="live" if keeps else "slot", filled=False, interval=self.interval,
         )  # fmt: skip
