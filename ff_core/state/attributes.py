@@ -30,7 +30,7 @@ import torch
 
 from ff_core.state import generators
 from ff_core.state.members import Members
-from ff_core.state.values import HOLDERS, PLAIN
+from ff_core.state.values import PLAIN
 from ff_core.state.words import some_of
 
 log = logging.getLogger("ff_core")
@@ -42,6 +42,9 @@ CACHE_BYTES = 64 << 10
 MOST_ITEMS = 1000
 """Of one list or dict that is looked at."""
 
+#: What `_put_items` can make, and tuples, which are put back whole. Variables of a script have more kinds.
+_MADE: dict[str, Any] = {"deque": deque, "list": list, "dict": dict, "set": set}
+_HOLDERS = frozenset({tuple, *_MADE.values()})
 _TORCHS = frozenset(vars(torch.nn.Module())) | {"_compiled_call_impl"}  # switches, buffers and hooks have others
 _NO_HOLDERS = (torch.nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, functools.partial)
 _GONE = object()
@@ -241,7 +244,7 @@ def _is_known(value: Any) -> bool:
     kind = type(value)
     if kind in PLAIN:
         return True
-    if kind in HOLDERS:
+    if kind in _HOLDERS:
         return len(value) <= MOST_ITEMS and _are_plain(value)
     return (kind is torch.Tensor and not value.requires_grad) or generators.is_generator(value)
 
@@ -256,7 +259,7 @@ def _mark(value: Any) -> Any:
     kind = type(value)
     if kind in PLAIN or kind is tuple:
         return None
-    if kind in HOLDERS:
+    if kind in _HOLDERS:
         return repr(value) if len(value) <= MOST_ITEMS and _are_plain(value) else len(value)
     if kind is torch.Tensor:
         return -1 if value.is_inference() else value._version
@@ -270,7 +273,7 @@ def _taken(value: Any, *, share: bool = False) -> Any:
         return ["plain", value]
     if kind is deque:
         return ["deque", list(value), value.maxlen]
-    if kind in HOLDERS:
+    if kind in _HOLDERS:
         return [kind.__name__, copy.deepcopy(value)]
     if kind is torch.Tensor:
         return ["tensor", value if share else value.detach().clone(), str(value.device)]
@@ -306,7 +309,7 @@ def _put(place: tuple[dict[str, Any], str], taken: list[Any]) -> None:
 def _put_items(owner: dict[str, Any], name: str, live: Any, taken: list[Any]) -> None:
     """In place, as others may hold the very list."""
     kind, value = taken[0], copy.deepcopy(taken[1])
-    made: Any = {"deque": deque, "list": list, "dict": dict, "set": set}[kind]
+    made = _MADE[kind]
     if type(live) is not made or (kind == "deque" and live.maxlen != taken[2]):
         live = owner[name] = deque(maxlen=taken[2]) if kind == "deque" else made()
     live.clear()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -145,3 +147,8 @@ def test_torchs_own_modules_and_what_others_look_after_are_left_out() -> None:
     model[0].in_features = 7
     model[1].momentum, model[2].p = 0.3, 0.2
     assert mine.save() == {"1.momentum": ["plain", 0.3], "2.p": ["plain", 0.2]}
+
+
+@pytest.mark.parametrize("kind", [OrderedDict, Counter, partial(defaultdict, int)])
+def test_containers_that_could_not_be_made_again_are_not_saved(kind: Callable[[], Any]) -> None:
+    assert not attributes._is_known(kind())
