@@ -48,10 +48,8 @@ class _OfFunction(Space):
     """Of one that is running. Another call of it in another process has the same label."""
 
     def __init__(self, label: str, frame: FrameType) -> None:
-        super().__init__(label, {})
-        held = locals_of(frame)
-        self.known = [name for name, value in held.items() if values.is_variable(name) and values.is_of_interest(value)]
-        self.all_known = frozenset(held)
+        super().__init__(label, locals_of(frame))
+        self._held = {}  # a loss and its graph are not kept alive
 
     def values(self, functions: Functions) -> Mapping[str, Any]:
         return locals_of(functions[self.label]) if self.label in functions else {}
