@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
+from . import nccl
 from .client import RendezvousStore, StoreClient, wait_for_keys
 from .inner import build_inner
 from .sockets import GroupSockets
@@ -37,6 +38,9 @@ class Batch:
     def __init__(self, specs: Sequence[GroupSpec]) -> None:
         self.todo = sorted(specs, key=lambda spec: spec.key, reverse=True)  # popped from the end
         self.left = len(self.todo)
+        first = self.todo[-1] if self.todo else None
+        names = first is not None and nccl.is_in(first) and first.rank == first.global_rank
+        self._naming = first.key if first is not None and names else None
         self.built: dict[str, Built] = {}
         self.error: BaseException | None = None
         self.abandoned = False
@@ -82,6 +86,16 @@ class Batch:
         if self.abandoned or self.error is not None:
             raise RuntimeError("rendezvous abandoned: its epoch is over")
 
+    def wait_for_name(self, spec: GroupSpec) -> None:
+        """Until the process's first NCCL group exists, if `spec` is another one: the process is named after the first.
+
+        Raises as `check`. The first is the first in order, so it is in work at all its members: no deadlock.
+        """
+        if self._naming in (None, spec.key) or not nccl.is_in(spec):
+            return
+        while not nccl.made.wait(POLL_S):
+            self.check()
+
     def abandon(self) -> None:
         """Nobody waits any more: what is still being connected will be dropped."""
         with self.changed:
@@ -112,6 +126,7 @@ class Builder:
         spec = batch.take()
         try:
             while spec is not None:
+                batch.wait_for_name(spec)
                 client = self._client.get()
                 self._publish(client, spec, epoch)
                 store = RendezvousStore(client, f"ff/{epoch}/{spec.key}", batch.check)

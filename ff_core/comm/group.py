@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -18,8 +18,8 @@ from ff_core.errors import judged
 
 from . import compat, inputs, listener, nccl, surface, waiting
 from .coalescing import Block, forget_torchs
-from .era import Era
 from .host import ACTIVITY_COLLECTIVE, Collective
+from .keeper import Keeper
 from .solo import SoloGroup, flatten
 from .spec import GroupSpec
 from .work import SwappableWork, Waits
@@ -27,29 +27,6 @@ from .work import SwappableWork, Waits
 if TYPE_CHECKING:
     from .builder import Batch
     from .generation import Generation
-    from .journal import Journal
-
-
-class Keeper(Era, Protocol):
-    """The registry, as far as a group asks it."""
-
-    @property
-    def journal(self) -> Journal: ...
-
-    @property
-    def listener(self) -> listener.Listener | None: ...
-
-    def new_key(self, name: str) -> str:
-        """A key for a group that torch calls `name`: unique in this process, the same on all members."""
-
-    def add_group(self, spec: GroupSpec, store: dist.Store) -> SwappableGroup:
-        """Makes and connects a group. Raises FailoverInterrupt while halted, and RuntimeError as torch does."""
-
-    def connect(self, group: SwappableGroup) -> None:
-        """Connects `group`, whose other members may only now have it too."""
-
-    def close_group(self, group: SwappableGroup) -> None:
-        """The user destroyed `group`: it is closed now and never built again."""
 
 
 class SwappableGroup(dist.ProcessGroup):
@@ -120,6 +97,10 @@ class SwappableGroup(dist.ProcessGroup):
     # ---- operations ---------------------------------------------------------------------------------------------
 
     def perform(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if op == "barrier":
+            args, kwargs = self.registry.barriers.place(self.spec, args, kwargs)
+        else:
+            self.registry.barriers.used(self.spec, args)
         block = self._own_block()
         generation = self.live() if block is None else block.generation
         inner, entry = generation.inner, None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +28,9 @@ _SETTINGS = {
     "TORCH_NCCL_RETHROW_CUDA_ERRORS": "0",
     "TORCH_NCCL_ENABLE_MONITORING": "0",
 }
+
+#: This process has an NCCL group. torch names the process after its rank in the first one, in messages and dumps.
+made = threading.Event()
 
 
 def leave_errors_to_us() -> None:
@@ -48,6 +52,7 @@ def build(spec: GroupSpec, store: dist.Store) -> Any:
     if hasattr(options, "config"):
         options.config.blocking = 0  # so that connecting can be aborted too
     backend = nccl(store, spec.rank, spec.size, options)
+    made.set()
     backend._set_sequence_number_for_group()
     if spec.bound_device is not None and spec.bound_device.type == "cuda":
         backend.eager_connect_single_device(spec.bound_device)

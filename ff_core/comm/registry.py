@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from ff_core.errors import FailoverInterrupt, judged
 
+from .barrier import BarrierDevices
 from .builder import Batch, Builder, Built
 from .client import StoreClient
 from .closing import Closer
@@ -53,6 +54,7 @@ class GroupRegistry:
         self.solo = solo
         self.halted_epoch: int | None = None
         self.journal = Journal(record=not solo, data=replay)
+        self.barriers = BarrierDevices()
         self.late = LateGroups(self.journal, self.groups)
         self._patches = Patches(self)
         self._sockets = GroupSockets()

@@ -11,6 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ff_core.comm import nccl
+from ff_core.comm.barrier import BarrierDevices
 from ff_core.comm.done import DoneWork
 from ff_core.comm.group import SwappableGroup
 from ff_core.comm.journal import Journal
@@ -69,7 +70,7 @@ class Sync:
 
     def __init__(self) -> None:
         host = SimpleNamespace(collective_begins=lambda: None)
-        self.registry = SimpleNamespace(journal=Journal(record=True), host=host)
+        self.registry = SimpleNamespace(journal=Journal(record=True), host=host, barriers=BarrierDevices())
         self.spec = SimpleNamespace(key="world", devices=NCCL)
         self._block: Any = None
 

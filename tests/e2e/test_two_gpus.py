@@ -105,6 +105,16 @@ def test_a_rank_that_does_not_die_by_itself(tmp_path: Path, fault: str) -> None:
     assert [event["rank"] for event in job.of("hang")] == ([1] if fault == "hang" else [])
 
 
+def test_barriers_stay_on_the_ranks_own_devices(tmp_path: Path) -> None:
+    """A group that was connected anew has used no device yet when the iteration begins with a barrier."""
+    arguments = (*NCCL, "--mirrored")
+    wanted = toy_reference(tmp_path / "reference", RANKS, *arguments)
+    kills = ("1 4 backward", "0 7 forward")
+    job = fftrain(tmp_path, toy(tmp_path, STEPS, *arguments), *NODES, *injections(*kills), ranks=RANKS)
+    assert_same_toy(job, wanted)
+    assert len(job.of("failover")) == len(kills)
+
+
 def test_a_death_while_the_devices_queue_is_full(tmp_path: Path) -> None:
     """The host is thousands of kernels ahead of the device when the communicator is aborted."""
     arguments = (*NCCL, "--queued", "3000")

@@ -5,7 +5,8 @@ Dropout and a per-rank RNG make the scalars matter. Writes losses and a final di
 
 --device cuda: state, gradients and dropout live on a GPU; ranks beyond the number of GPUs share them, over gloo, which
 carries CUDA tensors (NCCL takes no two ranks on one GPU). --nccl-alone gives each rank an NCCL group of its own beside
-that, which a failure must abort and connect anew too.
+that, which a failure must abort and connect anew too. --mirrored: the devices in reverse order, which torch does not
+guess, and a barrier first in each iteration; no rank may end with memory on another's device.
 
 --fault KIND:RANK:ITERATION happens once, before that iteration's collective: "hang", or "device" (a kernel that fails).
 """
@@ -42,6 +43,7 @@ class Toy:
 
     def __init__(self, device: torch.device, shard: int, alone: bool, fault: str = "", queued: int = 0) -> None:
         self.fault, self.queued = fault, queued
+        self.meets = False  # at a barrier, before anything else of an iteration
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device, self.shard = device, shard
         groups = [dist.new_group([rank], backend="nccl") for rank in range(self.size if alone else 0)]
@@ -105,6 +107,8 @@ class Toy:
         failover = current()
         if failover:
             failover.inject("forward")
+        if self.meets:
+            dist.barrier()
         generator = torch.Generator().manual_seed(iteration * 1000 + self.rank)
         data = torch.randn(self.shard * self.size, generator=generator).to(self.device)
         kept = torch.rand(self.shard * self.size, device=self.device) > 0.1
@@ -210,6 +214,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backend", choices=("gloo", "nccl"), default="gloo")
     parser.add_argument("--nccl-alone", action="store_true")
+    parser.add_argument("--mirrored", action="store_true")
     parser.add_argument(
         "--block", default="", help="JSON of settings that the launcher does not know, as a script's own"
     )
@@ -223,10 +228,12 @@ def main() -> None:
         raise ValueError("broken on purpose")
     device = torch.device(args.device)
     if args.device == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        index = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+        device = torch.device("cuda", torch.cuda.device_count() - 1 - index if args.mirrored else index)
         torch.cuda.set_device(device)
     dist.init_process_group(args.backend)
     toy = Toy(device, args.shard, args.nccl_alone, args.fault, args.queued)
+    toy.meets = args.mirrored
     failover = current()
     if failover:
         if args.block:
@@ -236,6 +243,9 @@ def main() -> None:
     if schedule is not None and args.schedule != "own":
         ff_core.register_state("schedule", schedule)
     train(toy, args.iterations, args.pause, schedule)
+    if args.mirrored:
+        used = [index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index)]
+        assert used in ([], [device.index]), f"a rank of device {device.index} has memory on devices {used}"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"rank{toy.rank}.json").write_text(json.dumps({"digest": toy.digest(), "losses": toy.losses}))
     print(f"rank {toy.rank} done", file=sys.stderr)

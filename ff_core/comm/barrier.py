@@ -1,0 +1,57 @@
+"""Which device an NCCL barrier runs on, in every generation of a group.
+
+A barrier has no tensor that says so. torch takes the first device that the group's operations have used. A group that
+was connected anew has used none yet. torch then guesses: rank modulo devices, and the rank is the one in the first NCCL
+group that the process has made. In a replacement that may be any group. Two ranks then meet on one device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from . import nccl
+from .solo import flatten
+from .spec import GroupSpec
+
+
+class BarrierDevices:
+    """One per process: the devices that operations of its NCCL groups have used, by `GroupSpec.key`."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, torch.device] = {}
+
+    def used(self, spec: GroupSpec, values: tuple[Any, ...]) -> None:
+        """An operation of a group made to `spec` has these arguments. Remembers the first one's device."""
+        if spec.key in self._used or not nccl.is_in(spec):
+            return
+        for tensor in flatten(list(values[:2])):
+            if tensor.device.type == "cuda":
+                self._used[spec.key] = tensor.device
+                return
+
+    def place(
+        self, spec: GroupSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of `ProcessGroup.barrier`, with a device in its options. The caller's own choice stays.
+
+        The device is the first that the group has used, else the first that any group has used, else torch's guess
+        from the global rank.
+        """
+        if not nccl.is_in(spec):
+            return args, kwargs
+        options = args[0] if args else kwargs.get("opts")
+        if options is None:
+            options = dist.BarrierOptions()
+            args, kwargs = (), {**kwargs, "opts": options}
+        if not options.device_ids and spec.bound_device is None:
+            options.device_ids = [self._device(spec)]
+        return args, kwargs
+
+    def _device(self, spec: GroupSpec) -> int:
+        used = self._used.get(spec.key) or next(iter(self._used.values()), None)
+        if used is not None and used.index is not None:
+            return used.index
+        return spec.global_rank % torch.cuda.device_count()
