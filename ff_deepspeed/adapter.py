@@ -14,12 +14,11 @@ from ff_core.state.attributes import Attributes
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
-from ff_deepspeed import moments, rebuild, scalars, state_map
+from ff_deepspeed import moments, rebuild, scalars, state_map, unused
 from ff_deepspeed.reset import Reset
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import rebuild as stage3_rebuild
 from ff_deepspeed.stage3 import state as stage3
-from ff_deepspeed.stage3.unused import Unused
 
 
 class Script(Protocol):
@@ -56,7 +55,7 @@ class DeepSpeedAdapter:
         self.attributes = Attributes(self.members)
         self._reset = Reset(engine)
         self._is_stage3 = layout.is_stage3(engine.optimizer)
-        self._unused = Unused(engine) if self._is_stage3 else None
+        self._unused = unused.watch(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)

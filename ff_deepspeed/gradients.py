@@ -16,6 +16,7 @@ from ff_core.errors import FailoverError
 from ff_core.state.edits import Edits
 from ff_deepspeed.ambient import Ambient
 from ff_deepspeed.recording import Event, Record
+from ff_deepspeed.state_map import partitions
 
 
 class Gradients:
@@ -67,6 +68,10 @@ def _named(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
         for number, gradient in enumerate(gradients or ()):
             if isinstance(gradient, torch.Tensor):
                 yield f"gradient {group}.{number}", gradient
+    if getattr(engine.optimizer, "cpu_offload", False):
+        for group, partition in enumerate(partitions(engine.optimizer) or ()):
+            if partition.grad is not None:
+                yield f"gradient {group}", partition.grad
     for name in ("fp32_groups_gradients", "fp32_groups_gradients_flat"):
         for group, held in enumerate(getattr(engine.optimizer, name, None) or ()):
             for number, gradient in enumerate([held] if isinstance(held, torch.Tensor) else held):

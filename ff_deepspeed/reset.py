@@ -57,6 +57,8 @@ class Reset:
         else:
             for p in (p for group in self._param_groups for p in group["params"]):
                 p.grad = None  # FusedAdam's zero_grad() has no set_to_none
+        if getattr(optimizer, "cpu_offload", False):
+            return  # there gradients have a place of their own, which the next backward writes
         for partition in partitions(optimizer) or []:
             partition.grad = None
 
@@ -96,3 +98,6 @@ def _zero12(zero: Any) -> None:
     zero.previous_reduced_grads.clear()
     zero.reset_partition_gradient_structures()
     zero.micro_step_id = -1  # INITIAL_MICRO_STEP_ID
+    if zero.cpu_offload:
+        zero.reset_cpu_buffers()
+        zero._offload_accumulated_param_ids = set()

@@ -6,5 +6,4 @@
 | state.py   | the tensors of a rank: where they are and who else has them |
 | reset.py   | forgets gathered parameters, traces and gradients |
 | rebuild.py | weights from the masters |
-| unused.py  | refuses parameters whose gradient would be an earlier iteration's |
 """

@@ -52,7 +52,8 @@ def weight(how: str | None, engine: Any) -> float:
 def extra_factor(how: str, engine: Any) -> float | None:
     """Of a layer's output; None: it is not run. how: what happens after two steps in which it is 1."""
     if how == "never" or engine.global_steps >= 2:
-        return {"zero": 0.0, "second": 1.0 if engine.micro_steps % 2 else None}.get(how)
+        second = engine.micro_steps % 2
+        return {"zero": 0.0, "second": 1.0 if second else None, "first": None if second else 1.0}.get(how)
     return 1.0
 
 
