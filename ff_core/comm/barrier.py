@@ -23,24 +23,19 @@ class BarrierDevices:
     def __init__(self) -> None:
         self._used: dict[str, torch.device] = {}
 
-    def used(self, spec: GroupSpec, values: tuple[Any, ...]) -> None:
-        """An operation of a group made to `spec` has these arguments. Remembers the first one's device."""
-        if spec.key in self._used or not nccl.is_in(spec):
-            return
-        for tensor in flatten(list(values[:2])):
-            if tensor.device.type == "cuda":
-                self._used[spec.key] = tensor.device
-                return
-
-    def place(
-        self, spec: GroupSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def begins(
+        self, spec: GroupSpec, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of `ProcessGroup.barrier`, with a device in its options. The caller's own choice stays.
+        """An operation of a group made to `spec`, a method of `dist.ProcessGroup`; gives the arguments it is to have.
 
-        The device is the first that the group has used, else the first that any group has used, else torch's guess
-        from the global rank.
+        A barrier gets a device in its options, if the caller has named none: the first that the group has used, else
+        the first that any group has used, else torch's guess from the global rank. Of others the device is remembered.
         """
         if not nccl.is_in(spec):
+            return args, kwargs
+        if op != "barrier":
+            if spec.key not in self._used:
+                self._remember(spec, args)
             return args, kwargs
         options = args[0] if args else kwargs.get("opts")
         if options is None:
@@ -49,6 +44,12 @@ class BarrierDevices:
         if not options.device_ids and spec.bound_device is None:
             options.device_ids = [self._device(spec)]
         return args, kwargs
+
+    def _remember(self, spec: GroupSpec, values: tuple[Any, ...]) -> None:
+        for tensor in flatten(list(values[:2])):
+            if tensor.device.type == "cuda":
+                self._used[spec.key] = tensor.device
+                return
 
     def _device(self, spec: GroupSpec) -> int:
         used = self._used.get(spec.key) or next(iter(self._used.values()), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,15 +18,39 @@ from ff_core.errors import judged
 
 from . import compat, inputs, listener, nccl, surface, waiting
 from .coalescing import Block, forget_torchs
+from .era import Era
 from .host import ACTIVITY_COLLECTIVE, Collective
-from .keeper import Keeper
 from .solo import SoloGroup, flatten
 from .spec import GroupSpec
 from .work import SwappableWork, Waits
 
 if TYPE_CHECKING:
+    from .barrier import BarrierDevices
     from .builder import Batch
     from .generation import Generation
+    from .journal import Journal
+    from .whole import WholeGroup
+
+
+class Keeper(Era, Protocol):
+    """The registry, as far as a group asks it."""
+
+    journal: Journal
+    barriers: BarrierDevices
+    whole: WholeGroup
+    listener: listener.Listener | None
+
+    def new_key(self, name: str) -> str:
+        """A key for a group that torch calls `name`: unique in this process, the same on all members."""
+
+    def add_group(self, spec: GroupSpec, store: dist.Store) -> SwappableGroup:
+        """Makes and connects a group. Raises FailoverInterrupt while halted, and RuntimeError as torch does."""
+
+    def connect(self, group: SwappableGroup) -> None:
+        """Connects `group`, whose other members may only now have it too."""
+
+    def close_group(self, group: SwappableGroup) -> None:
+        """The user destroyed `group`: it is closed now and never built again."""
 
 
 class SwappableGroup(dist.ProcessGroup):
@@ -97,11 +121,8 @@ class SwappableGroup(dist.ProcessGroup):
     # ---- operations ---------------------------------------------------------------------------------------------
 
     def perform(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if op == "barrier":
-            args, kwargs = self.registry.barriers.place(self.spec, args, kwargs)
-        else:
-            self.registry.barriers.used(self.spec, args)
-            self.registry.whole.begins(self, op)
+        args, kwargs = self.registry.barriers.begins(self.spec, op, args, kwargs)
+        self.registry.whole.begins(self, op)
         block = self._own_block()
         generation = self.live() if block is None else block.generation
         inner, entry = generation.inner, None
@@ -209,8 +230,7 @@ class SwappableGroup(dist.ProcessGroup):
 
     def leave_block(self) -> None:
         """This thread coalesces no more, whatever was begun: an operation failed, or the generation is over."""
-        block = self._own_block()
-        if block is not None:
+        if (block := self._own_block()) is not None:
             self._block = None
             block.abandon()
         if self._block is None:

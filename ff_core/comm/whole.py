@@ -9,21 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch.distributed as dist
 
 from . import compat
-
-if TYPE_CHECKING:
-    from .group import SwappableGroup
 
 
 class WholeGroup:
     """One per process. All ranks choose the same group: all do the same operations while one is chosen."""
 
     def __init__(self) -> None:
-        self._chosen: SwappableGroup | None = None
+        self._chosen: Any = None  # a group of ours
         self._thread: int | None = None  # whose operations count; other threads may do theirs earlier or later
 
     @contextmanager
@@ -35,16 +32,17 @@ class WholeGroup:
         finally:
             self._thread = None
 
-    def begins(self, group: SwappableGroup, op: str) -> None:
-        """`op`, a method of `dist.ProcessGroup`, begins in `group`."""
+    def begins(self, group: Any, op: str) -> None:
+        """`op`, a method of `dist.ProcessGroup`, begins in `group`, one of ours."""
         if self._thread != threading.get_ident() or self._chosen is not None or op in compat.POINT_TO_POINT:
             return
         if group.spec.ranks == tuple(range(dist.get_world_size())):
             self._chosen = group
 
-    def get(self) -> SwappableGroup | None:
+    def get(self) -> dist.ProcessGroup | None:
         """For a collective of all ranks; None: WORLD. WORLD too where gloo carries it, which is connected."""
         chosen = self._chosen
         if chosen is None or chosen.closed or compat.device_of(None).type == "cpu":
             return None
-        return chosen
+        group: dist.ProcessGroup = chosen
+        return group

@@ -44,7 +44,7 @@ def devices() -> BarrierDevices:
 def placed(devices: BarrierDevices, group: GroupSpec) -> list[int]:
     """The devices of a barrier for which the script names none."""
     options = dist.BarrierOptions()
-    args, kwargs = devices.place(group, (), {"opts": options})
+    args, kwargs = devices.begins(group, "barrier", (), {"opts": options})
     assert args == () and kwargs == {"opts": options}
     return list(options.device_ids)
 
@@ -52,7 +52,7 @@ def placed(devices: BarrierDevices, group: GroupSpec) -> list[int]:
 def used(devices: BarrierDevices, group: GroupSpec, index: int) -> None:
     with FakeTensorMode():
         tensor = torch.empty(2, device=f"cuda:{index}")
-    devices.used(group, ([tensor], None))
+    devices.begins(group, "allreduce", ([tensor], None), {})
 
 
 def test_the_device_that_the_group_has_used_first(devices: BarrierDevices) -> None:
@@ -79,13 +79,13 @@ def test_what_the_script_names_stays(devices: BarrierDevices) -> None:
     used(devices, group, 3)
     options = dist.BarrierOptions()
     options.device_ids = [2]
-    devices.place(group, (options,), {})
+    devices.begins(group, "barrier", (options,), {})
     assert list(options.device_ids) == [2]
     assert placed(devices, spec("1", (0, 1), 1, bound=0)) == []  # torch takes the bound one
 
 
 def test_options_are_made_where_there_are_none(devices: BarrierDevices) -> None:
-    args, kwargs = devices.place(spec("0", (0, 1), 1), (), {})
+    args, kwargs = devices.begins(spec("0", (0, 1), 1), "barrier", (), {})
     assert args == () and list(kwargs["opts"].device_ids) == [1]
 
 
@@ -93,7 +93,7 @@ def test_gloo_needs_no_device(devices: BarrierDevices) -> None:
     group = spec("0", (0, 1), 1, backend="gloo")
     used(devices, group, 3)
     assert placed(devices, group) == []
-    assert devices.place(group, (), {}) == ((), {})
+    assert devices.begins(group, "barrier", (), {}) == ((), {})
 
 
 @pytest.fixture

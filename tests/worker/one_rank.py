@@ -11,6 +11,7 @@ from array import array
 from types import SimpleNamespace
 from typing import Any
 
+from ff_core.comm.whole import WholeGroup
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import WORKER_TO_AGENT, make
 from ff_core.contract.stamps import version_of
@@ -40,7 +41,7 @@ class OneRank:
         nothing: Any = SimpleNamespace(
             halt=lambda epoch: None, drop=lambda: None, regroup=lambda epoch: None, give_back=lambda: None,
             freeze_journal=lambda state: b"", late_groups=list, make_late_groups=lambda groups: None,
-            client=SimpleNamespace(close=lambda: None), close=lambda: None,
+            client=SimpleNamespace(close=lambda: None), close=lambda: None, whole=WholeGroup(),
         )  # fmt: skip
         self.session.registry = nothing
         self._over = False
