@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import codec, covered, frames
@@ -36,10 +36,24 @@ def client_state(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     return function
 
 
+class LibraryLoop(Protocol):
+    """The training loop of a library (ff_deepspeed.trainers): what it keeps beside the engine."""
+
+    def save(self) -> dict[str, Any]:
+        """At the end of an iteration: plain values that nobody changes afterwards."""
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """In a replacement, when it joins: save()'s result of the restored version."""
+
+
 class ClientState:
-    """The client states of this process's engine. Each is {"step", "path", and "state" or "why" there is none}."""
+    """The client states of this process's engine. Each is {"step", "path", and "state" or "why" there is none}.
+
+    loop: set by the module of a library whose loop drives the engine.
+    """
 
     def __init__(self) -> None:
+        self.loop: LibraryLoop | None = None
         self._saved: dict[str, Any] | None = None  # by the last save_checkpoint(), or load_checkpoint() before it
         self._loaded: dict[str, Any] | None = None  # by the first load_checkpoint()
 
@@ -67,10 +81,20 @@ class ClientState:
 
     def save(self) -> dict[str, Any]:
         """For the scalars of a version."""
-        return {"function": None if _function is None else _call(), "saved": self._saved, "loaded": self._loaded}
+        return {
+            "function": None if _function is None else _call(),
+            "saved": self._saved,
+            "loaded": self._loaded,
+            "loop": None if self.loop is None else self.loop.save(),
+        }
 
     def load(self, saved: dict[str, Any]) -> None:
         self._saved, self._loaded = saved["saved"], saved["loaded"]
+
+    def join(self, saved: dict[str, Any]) -> None:
+        """In a replacement: a library's loop is where the dead rank's was. A survivor's has gone on by itself."""
+        if self.loop is not None and saved["loop"] is not None:
+            self.loop.load(saved["loop"])
 
 
 def answer(saved: dict[str, Any], global_steps: int, path: str) -> Answer:

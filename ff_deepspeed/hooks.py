@@ -29,7 +29,7 @@ from ff_core.state import optimizer_state
 from ff_core.worker import session
 from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
-from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, second, support
+from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, second, support, trainers
 from ff_deepspeed import config as configuration
 from ff_deepspeed.protection import Protection, guard
 from ff_deepspeed.stage3 import state as stage3
@@ -51,6 +51,7 @@ def install() -> None:
     if "deepspeed" not in _installed:
         _installed.add("deepspeed")
         _install_in_deepspeed()
+        trainers.install()
     when_worker(_install_in_worker)
 
 

@@ -56,6 +56,12 @@ class Protection(ProtectedEngine):
         log.info("load_checkpoint() was answered from memory: %s", answer[0])
         return answer
 
+    def go_on_from_memory(self) -> None:
+        """In a newcomer whose loop is a library's, instead of load_checkpoint(): it is at the restored version."""
+        saved = self.session.saved_scalars()
+        scalars.set_counters(self.engine, dict(saved["trainer"]["engine"]))
+        self.unmodified.answered(saved["data"])
+
 
 guard: Guard[Protection] = Guard(
     log,

@@ -68,8 +68,10 @@ class Unmodified:
 
     def restored(self, saved: dict[str, Any]) -> None:
         self._p.client.load(saved["client"])
-        if self._answered is not None and _place(saved["data"]) != _place(self._answered):
-            raise self._p.fail(FailoverError(words.MOVED_ON))
+        if self._answered is not None:
+            if _place(saved["data"]) != _place(self._answered):
+                raise self._p.fail(FailoverError(words.MOVED_ON))
+            self._p.client.join(saved["client"])
 
     # ---- calls of the script ----------------------------------------------------------------------------------------
 
