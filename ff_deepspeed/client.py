@@ -37,7 +37,14 @@ def client_state(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
 
 
 class LibraryLoop(Protocol):
-    """The training loop of a library (ff_deepspeed.trainers): what it keeps beside the engine."""
+    """A loop of a library, or around one (ff_deepspeed.trainers): what it keeps beside the engine. A replacement finds
+    its place in it without an answer from load_checkpoint()."""
+
+    def begins(self, fed: bool, may_restart: bool) -> None:
+        """The job's first training forward. fed: a data loader was asked for its batch.
+
+        Raises UnsupportedError if a replacement could not find its place.
+        """
 
     def save(self) -> dict[str, Any]:
         """At the end of an iteration: plain values that nobody changes afterwards."""
@@ -72,12 +79,23 @@ class ClientState:
         self._saved = _keep(global_steps, path, state)
         self._loaded = self._loaded or self._saved
 
-    def begins(self, may_restart: bool) -> None:
-        """The training of an unmodified loop begins: warn if no replacement could find its place in it."""
-        if self._loaded is None:
+    def begins(self, fed: bool, may_restart: bool) -> None:
+        """The training of an unmodified loop begins: warn if no replacement could find its place in it.
+
+        Raises UnsupportedError if the loop is a library's.
+        """
+        if self.is_led_by_loop:
+            assert self.loop is not None
+            self.loop.begins(fed, may_restart)
+        elif self._loaded is None:
             log.warning("%s", words.not_resumable(frames.line(), may_restart))
         elif _function is None:
             log.warning("%s", words.NO_CLIENT_STATE)
+
+    @property
+    def is_led_by_loop(self) -> bool:
+        """Whether a library's loop leads a replacement to its place, and not the script itself."""
+        return self.loop is not None and (self._loaded is None or _function is None)
 
     def save(self) -> dict[str, Any]:
         """For the scalars of a version."""
@@ -86,6 +104,7 @@ class ClientState:
             "saved": self._saved,
             "loaded": self._loaded,
             "loop": None if self.loop is None else self.loop.save(),
+            "led": self.is_led_by_loop,
         }
 
     def load(self, saved: dict[str, Any]) -> None:

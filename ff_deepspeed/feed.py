@@ -211,10 +211,21 @@ class Feed:
         """Whether a loader was asked for a batch before the first training forward."""
         return self._training is not None
 
-    def position(self) -> dict[str, Any]:
-        """Where the data stands after the batches that training has used."""
+    @property
+    def is_asked(self) -> bool:
+        """Whether a loader was asked for a batch so far."""
+        return self._last is not None
+
+    def position(self, asked: Tracked | None = None) -> dict[str, Any]:
+        """Where the data stands after the batches that training has used.
+
+        asked: what the script asks for the next one. If that is a new iterator, this is its begin: what the script did
+        since the end of the one before is over.
+        """
         with self._lock:
             ahead = self._handed[max(self._used - self._base, 0) : self._next - self._base]
+            if asked is not None and not asked.source.consumed and not ahead:
+                return {**resolved(asked.position()), "ahead": []}
             return {**resolved(self._position), "ahead": [kept.rng_before for kept in ahead]}
 
     def seal(self, version: int) -> None:

@@ -199,7 +199,7 @@ class Unmodified:
         elif self._redo.open is not None and self._feed.is_training(tracked):
             self._own.loader_asked()
             self._lift(tracked)
-            self._seal_if_stepped(AT_LOADER)
+            self._seal_if_stepped(AT_LOADER, asked=tracked)
             self._lift(tracked)  # sealing was interrupted
         return self._feed.next(tracked, own_thread=self._is_trainer)
 
@@ -214,6 +214,11 @@ class Unmodified:
         """Raises FailoverError if training has begun in an unmodified loop: batches() comes too late."""
         if self._redo.open is not None:
             raise FailoverError(words.TOO_LATE)
+
+    @property
+    def is_answered(self) -> bool:
+        """A newcomer knows where to go on, and is not there yet."""
+        return self._answered is not None
 
     def answered(self, data: dict[str, Any]) -> None:
         """A newcomer's load_checkpoint() was answered: its script knows where to go on. data: of the version."""
@@ -254,7 +259,7 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
-            self._p.client.begins(self._session.may_restart)
+            self._p.client.begins(self._feed.is_asked, self._session.may_restart)
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)
@@ -290,16 +295,16 @@ class Unmodified:
     def _has_stepped(self) -> bool:
         return self._redo.open is not None and not self._redo.void and self._session.version == self._redo.open.version
 
-    def _seal_if_stepped(self, joined_at: str, inputs: Any = None) -> None:
+    def _seal_if_stepped(self, joined_at: str, inputs: Any = None, asked: Tracked | None = None) -> None:
         if self._has_stepped():
-            self._redo.make(lambda: self._seal(joined_at, inputs), None, lambda: None)
+            self._redo.make(lambda: self._seal(joined_at, inputs, asked), None, lambda: None)
 
-    def _seal(self, joined_at: str, inputs: Any) -> None:
+    def _seal(self, joined_at: str, inputs: Any, asked: Tracked | None) -> None:
         record = self._redo.open
         assert record is not None
         if record.sealed is None:
             self._sealed_at = joined_at
-            data = {**self._feed.position(), "joined_at": joined_at}
+            data = {**self._feed.position(asked), "joined_at": joined_at}
             client = self._p.client.save()
             if inputs is not None:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)

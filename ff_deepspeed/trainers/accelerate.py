@@ -1,7 +1,19 @@
-"""Accelerate: what `accelerator.accumulate()` and `accelerator.backward()` count beside the engine.
+"""Accelerate: a loop of the user's own over a loader that `accelerator.prepare()` gave, with no change to the script.
+
+| attribute                                | what happens there |
+| ---                                      | --- |
+| Accelerator._prepare_deepspeed           | the engine is complete: its loop is one of Accelerate's (ff_deepspeed.trainers.passes) |
+| ... ._do_sync                            | in the exact loop only the count of micro-batches decides |
+| ... .save, save_model, save_state        | not while a replacement passes over what was done before |
+| torch.save                               | the same |
+| PartialState.is_main_process and the like | the same: what the main process does there was done |
+| DataLoaderShard.__iter__                 | a replacement passes over the epochs that were over |
+| DataLoaderDispatcher.__iter__            | noticed: it cannot feed a training that is resumed |
+| SeedableRandomSampler.__init__           | its generator is there from the begin on |
+| Accelerator.skip_first_batches           | a shortened loader counts as the loader that it was made of |
 
 `Accelerator.step` counts micro-batches and `GradientState.sync_gradients` says whether the next backward pass ends in a
-step. An iteration that a failure ends early leaves both in its middle, so they are state of every version.
+step. An iteration that a failure ends early leaves both in its middle, so they are registered state.
 
 A loader that accelerate has prepared says that it is at its end when its last batch is handed out. `batches()` takes
 the micro-batches of an iteration at once, so in the last one that would come before the first of them: Accelerate would
@@ -13,21 +25,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ff_core import register_state
 from ff_core.errors import FailoverError
 from ff_core.worker.hooks import wrap
 from ff_deepspeed import protection
+from ff_deepspeed.trainers.passes import Passes
 
+Original = Callable[..., Any]
 _NAME = "accelerate"
 _whole_items = False  # the script takes its batches from batches()
 
 
 def install() -> None:
     """accelerate.accelerator has been imported. Once per process."""
+    from accelerate import data_loader, state
     from accelerate.accelerator import Accelerator
 
     wrap(Accelerator, "_prepare_deepspeed", _prepare_deepspeed)
     wrap(Accelerator, "_do_sync", _do_sync)
+    wrap(Accelerator, "skip_first_batches", lambda original, accelerator, loader, *a, **k: _shortened(
+        loader, original(accelerator, loader, *a, **k)))
+    for name in ("save", "save_model", "save_state"):
+        wrap(Accelerator, name, _unless_passing)
+    wrap(torch, "save", _unless_passing)
+    for name in ("is_main_process", "is_local_main_process", "is_last_process"):
+        setattr(state.PartialState, name, _not_while_passing(vars(state.PartialState)[name]))
+    wrap(data_loader.DataLoaderShard, "__iter__", _iterate)
+    wrap(data_loader.DataLoaderDispatcher, "__iter__", _dispatch)
+    wrap(data_loader.SeedableRandomSampler, "__init__", _make_sampler)
 
 
 def whole_items() -> None:
@@ -36,7 +63,36 @@ def whole_items() -> None:
     _whole_items = True
 
 
-def _do_sync(original: Callable[..., Any], accelerator: Any, *args: Any, **kwargs: Any) -> None:
+def base(loader: Any) -> Any:
+    """The torch DataLoader in one that accelerate has prepared."""
+    return getattr(loader, "base_dataloader", loader)
+
+
+def same_number(loader: Any, shorter: Any) -> None:
+    """`shorter` was made of `loader`, and gives what follows in it: its iterators are the same loader's."""
+    number = vars(base(loader)).get("_ff_number")
+    if number is not None:
+        base(shorter)._ff_number = number
+
+
+def passes() -> Passes | None:
+    """The loop of this process's engine, if it is one of Accelerate's and the script does not call batches()."""
+    found = protection.current()
+    loop = None if found is None or found.loop.used else found.client.loop
+    return loop if isinstance(loop, Passes) else None
+
+
+def _prepare_deepspeed(original: Original, accelerator: Any, *args: Any, **kwargs: Any) -> Any:
+    before = protection.current()
+    result = original(accelerator, *args, **kwargs)
+    found = protection.current()
+    if found is not None and found is not before:
+        register_state(_NAME, AccumulationState(accelerator))
+        found.client.loop = Passes(found)
+    return result
+
+
+def _do_sync(original: Original, accelerator: Any, *args: Any, **kwargs: Any) -> None:
     if not _whole_items:
         original(accelerator, *args, **kwargs)
         return
@@ -44,13 +100,40 @@ def _do_sync(original: Callable[..., Any], accelerator: Any, *args: Any, **kwarg
     accelerator.gradient_state._set_sync_gradients(accelerator.step % accelerator.gradient_state.num_steps == 0)
 
 
-def _prepare_deepspeed(original: Callable[..., Any], accelerator: Any, *args: Any, **kwargs: Any) -> Any:
-    before = protection.current()
-    result = original(accelerator, *args, **kwargs)
-    found = protection.current()
-    if found is not None and found is not before:
-        register_state(_NAME, AccumulationState(accelerator))
-    return result
+def _shortened(loader: Any, shorter: Any) -> Any:
+    same_number(loader, shorter)
+    return shorter
+
+
+def _unless_passing(original: Original, *args: Any, **kwargs: Any) -> Any:
+    loop = passes()
+    return None if loop is not None and loop.passing else original(*args, **kwargs)
+
+
+def _not_while_passing(original: property) -> property:
+    def value(state: Any) -> bool:
+        loop = passes()
+        assert original.fget is not None
+        return not (loop is not None and loop.passing) and bool(original.fget(state))
+
+    return property(value, doc=original.__doc__)
+
+
+def _iterate(original: Original, loader: Any) -> Any:
+    loop, number = passes(), vars(base(loader)).get("_ff_number")
+    return original(loader) if loop is None or number is None else loop.iterate(original, loader, number)
+
+
+def _dispatch(original: Original, loader: Any) -> Any:
+    loop = passes()
+    return original(loader) if loop is None else loop.dispatched(original(loader))
+
+
+def _make_sampler(original: Original, sampler: Any, *args: Any, **kwargs: Any) -> None:
+    original(sampler, *args, **kwargs)
+    if sampler.generator is None:  # as its first epoch would: a replacement that begins in a later one has one, too
+        sampler.generator = torch.Generator(device=torch.get_default_device())
+        sampler.generator.manual_seed(sampler.initial_seed)
 
 
 class AccumulationState:

@@ -7,14 +7,14 @@ collective, and goes on there. A replacement runs the script up to `trainer.trai
 | method of Trainer        | what happens there |
 | ---                      | --- |
 | train                    | a subclass with a loop of its own is refused |
-| _init_training_state     | a replacement gets the TrainerState of the restored version, and the epoch to go on in |
+| _init_training_state     | a replacement gets the epoch to go on in, and looks at no checkpoint |
 | _prepare_for_training    | the engine is complete: its loop is known from now on; a replacement loads no checkpoint |
 | _run_epoch               | where in the epoch the loop is; a replacement begins there |
 | _finalize_training       | refused in a replacement that has nothing left to train on |
 | skip_first_batches       | a shortened loader counts as the loader that it was made of |
 
-What is saved with each version: TrainerState (log_history, best metric), TrainerControl, and the plain attributes of
-the Trainer and of its callbacks (the loss since the last log, a subclass's metrics, a patience counter).
+What is saved with each version: ff_deepspeed.trainers.trainer_loop. A replacement gets it when it joins, at its first
+batch; until then its TrainerState is that of a training that begins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from ff_core.state import codec
 from ff_core.worker import session
 from ff_core.worker.hooks import wrap
 from ff_deepspeed import protection
-from ff_deepspeed.trainers.trainer_loop import TrainerLoop, put_state
+from ff_deepspeed.trainers.accelerate import same_number
+from ff_deepspeed.trainers.trainer_loop import TrainerLoop
 
 Original = Callable[..., Any]
 
@@ -148,7 +149,6 @@ def _init_training_state(original: Original, trainer: Any, *args: Any, **kwargs:
     if codec.decode(place["control"])["should_training_stop"]:
         raise FailoverError(ALL_DONE)
     original(**{**given, "resume_from_checkpoint": None})
-    put_state(trainer.state, place)
     return place["epoch"], place["updates"] * trainer.args.gradient_accumulation_steps
 
 
@@ -176,7 +176,7 @@ def _run_epoch(original: Original, trainer: Any, *args: Any, **kwargs: Any) -> A
         resumed = given["resume_from_checkpoint"] is not None and not trainer.args.ignore_data_skip
         loop.epoch_begins(given["epoch"], updates if resumed else 0, steps if resumed else 0)
         return original(**given)
-    loop.epoch_begins(given["epoch"], updates, place["shortened"])
+    loop.enters(given["epoch"], updates, codec.decode(place["state"])["global_step"], place["shortened"])
     given["resume_from_checkpoint"] = _MEMORY if steps else None
     with _positioned_by_us(trainer, place["shortened"], steps):
         return original(**given)
@@ -209,15 +209,8 @@ def _skip_first_batches(original: Original, loader: Any, num_batches: int = 0) -
     if not count:
         return loader
     shorter = original(loader, count)
-    number = vars(_base(loader)).get("_ff_number")
-    if number is not None:
-        _base(shorter)._ff_number = number
+    same_number(loader, shorter)
     return shorter
-
-
-def _base(loader: Any) -> Any:
-    """The torch DataLoader in one that accelerate has prepared."""
-    return getattr(loader, "base_dataloader", loader)
 
 
 @contextmanager

@@ -1,15 +1,21 @@
-"""Accelerate with its DeepSpeed plugin and a loop of one's own, around `accelerator.accumulate()`.
+"""Accelerate with its DeepSpeed plugin and a loop of one's own around `accelerator.accumulate()`: epochs that do not divide
+evenly, an evaluation and a file of weights after each.
 
-usage: accelerate_loop.py --deepspeed_config FILE --result FILE
+usage: accelerate_loop.py --deepspeed_config FILE --result FILE [--asks] [--exact]
+
+--asks: the loop asks its loader with next().  --exact: the batches come from ff_deepspeed.batches(); else the script knows
+nothing of FFTrainer
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -20,38 +26,92 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import ff_deepspeed
-
 parser = argparse.ArgumentParser()
 parser.add_argument("--deepspeed_config", required=True)
 parser.add_argument("--result", type=Path, required=True)
+parser.add_argument("--asks", action="store_true")
+parser.add_argument("--exact", action="store_true")
 args = parser.parse_args()
 deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
+folder = args.result.parent / "accelerate"
 accelerator = Accelerator(
     deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=args.deepspeed_config),
     # else accelerate takes a machine without a GPU for one process
     kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")],
 )
 torch.manual_seed(1)
-data = TensorDataset(torch.randn(80, 8), torch.randn(80, 1))
+data = TensorDataset(torch.randn(28, 8), torch.randn(28, 1))
 model = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.2), nn.Tanh(), nn.Linear(16, 1))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-loader = DataLoader(data, batch_size=2, shuffle=True, drop_last=True)
-model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+loader, test = DataLoader(data, batch_size=2, shuffle=True), DataLoader(data, batch_size=7)
+model, optimizer, loader, test = accelerator.prepare(model, optimizer, loader, test)
 torch.manual_seed(100 + accelerator.process_index)
-losses = {}
-for batches in ff_deepspeed.batches(model, loader):
-    with ff_deepspeed.iteration():
-        for x, y in batches:
-            with accelerator.accumulate(model):
-                loss = nn.functional.mse_loss(model(x), y)
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-            losses[model.micro_steps] = loss.item().hex()
+losses: list[str] = []
+scores: list[str] = []
+best, total = float("inf"), 0.0
+
+
+def train_on(x: torch.Tensor, y: torch.Tensor) -> None:
+    global total
+    with accelerator.accumulate(model):
+        loss = nn.functional.mse_loss(model(x), y)
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    mean = accelerator.reduce(loss.detach().clone(), reduction="mean").item()
+    losses.append(mean.hex())
+    total += mean
+
+
+def evaluate() -> float:
+    model.eval()
+    errors = []
+    with torch.no_grad():
+        for x, y in test:
+            errors.append(accelerator.gather_for_metrics((model(x) - y).square()))
+    model.train()
+    return torch.cat(errors).mean().item()
+
+
+def epochs() -> Any:
+    if args.exact:
+        import ff_deepspeed
+
+        for batches in ff_deepspeed.batches(model, loader):
+            with ff_deepspeed.iteration():
+                for batch in batches:
+                    train_on(*batch)
+        return
+    for epoch in range(3):
+        if args.asks:
+            iterator = iter(loader)
+            for _ in range(len(loader)):
+                train_on(*next(iterator))
+        for step, batch in enumerate(() if args.asks else loader):
+            train_on(*batch)
+            if epoch == 1 and step == 4:
+                break  # leaves an accumulation unfinished
+        score = evaluate()
+        scores.append(score.hex())
+        best_now = min(best, score)
+        globals()["best"] = best_now
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            folder.mkdir(exist_ok=True)
+            torch.save(accelerator.unwrap_model(model).state_dict(), folder / f"epoch{epoch}.pt")
+            (folder / f"epoch{epoch}.json").write_text(json.dumps({"score": score, "total": total}))
+
+
+epochs()
+accelerator.wait_for_everyone()
 found = {
     "steps": model.global_steps,
     "weights": {name: p.float().flatten().tolist() for name, p in model.module.named_parameters()},
+    "losses": losses,
+    "scores": scores,
+    "best": best,
+    "total": total.hex(),
+    "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*"))},
 }
 accelerator.wait_for_everyone()
 args.result.with_suffix(f".rank{accelerator.process_index}.json").write_text(json.dumps(found, sort_keys=True))
