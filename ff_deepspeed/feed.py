@@ -228,6 +228,13 @@ class Feed:
                 return {**resolved(asked.position()), "ahead": []}
             return {**resolved(self._position), "ahead": [kept.rng_before for kept in ahead]}
 
+    def give_up(self, loader: int) -> None:
+        """The script begins `loader` anew: what it was handed and has not trained on is of no use to it."""
+        with self._lock:
+            if loader == self._training:
+                del self._handed[max(self._used - self._base, 0) :]
+                self._next = min(self._next, self._used)
+
     def seal(self, version: int) -> None:
         """`version` is complete: all batches used so far are behind it."""
         with self._lock:
@@ -282,6 +289,11 @@ class Feed:
         """The script gets batches again."""
         taken_back, self.taken_back = self.taken_back, 0
         _count(tracked, [count - taken_back for count in counting.counts(tracked)])
+
+
+def place(data: dict[str, Any]) -> tuple[Any, ...]:
+    """Where in its data a version stands: enough to tell two versions apart. data: an unmodified script's position."""
+    return data.get("start"), data["loader"], data["consumed"], (data.get("own") or {}).get("inputs")
 
 
 def _count(tracked: Tracked, counts: list[int]) -> None:

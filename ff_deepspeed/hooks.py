@@ -173,7 +173,7 @@ def _load_checkpoint(found: Protection, original: Original, engine: Any, *args: 
 
 
 def _boundary(found: Protection, original: Original, engine: Any, is_boundary: bool) -> None:
-    if found.loop.used:
+    if found.loop.used and found.client.loop is None:  # else accelerate counts, and its count is state
         found.loop.check_boundary(is_boundary)
     original(engine, is_boundary)
 

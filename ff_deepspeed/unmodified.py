@@ -23,7 +23,7 @@ import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_deepspeed import ambient, switches, words
-from ff_deepspeed.feed import NOWHERE, Feed, Tracked
+from ff_deepspeed.feed import NOWHERE, Feed, Tracked, place
 from ff_deepspeed.gradients import Gradients
 from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
@@ -69,7 +69,7 @@ class Unmodified:
     def restored(self, saved: dict[str, Any]) -> None:
         self._p.client.load(saved["client"])
         if self._answered is not None:
-            if _place(saved["data"]) != _place(self._answered):
+            if place(saved["data"]) != place(self._answered):
                 raise self._p.fail(FailoverError(words.MOVED_ON))
             self._p.client.join(saved["client"])
 
@@ -182,10 +182,7 @@ class Unmodified:
         return self._redo.make(ask, Settle(event, ambient.take(self._p.engine)), self.refuse_alone)
 
     def refuse_alone(self) -> NoReturn:
-        """A collective of the script in a void iteration: what it gave would be a made-up value.
-
-        Raises FailoverError.
-        """
+        """What this call gave in a void iteration would be a made-up value. Raises FailoverError."""
         raise self._p.fail(FailoverError(words.alone(self._redo.reason)))
 
     def next(self, tracked: Tracked) -> Any:
@@ -210,15 +207,15 @@ class Unmodified:
             self._session.script_again()
             self._feed.count_back(tracked)
 
+    def pass_begins(self, loader: int) -> None:
+        """A library begins `loader` (its number) anew, and keeps nothing of an iterator before."""
+        if self.listening and not self._redo.void:
+            self._feed.give_up(loader)
+
     def check_unused(self) -> None:
         """Raises FailoverError if training has begun in an unmodified loop: batches() comes too late."""
         if self._redo.open is not None:
             raise FailoverError(words.TOO_LATE)
-
-    @property
-    def is_answered(self) -> bool:
-        """A newcomer knows where to go on, and is not there yet."""
-        return self._answered is not None
 
     def answered(self, data: dict[str, Any]) -> None:
         """A newcomer's load_checkpoint() was answered: its script knows where to go on. data: of the version."""
@@ -319,8 +316,3 @@ class Unmodified:
         self._feed.forget(oldest)
         self._redo.forget(oldest)
         self._redo.begin(record.version)
-
-
-def _place(data: dict[str, Any]) -> tuple[Any, ...]:
-    """Where in its data a version stands: enough to tell two versions apart."""
-    return data.get("start"), data["loader"], data["consumed"], (data.get("own") or {}).get("inputs")

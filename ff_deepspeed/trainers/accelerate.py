@@ -1,16 +1,16 @@
 """Accelerate: a loop of the user's own over a loader that `accelerator.prepare()` gave, with no change to the script.
 
-| attribute                                | what happens there |
-| ---                                      | --- |
-| Accelerator._prepare_deepspeed           | the engine is complete: its loop is one of Accelerate's (ff_deepspeed.trainers.passes) |
-| ... ._do_sync                            | in the exact loop only the count of micro-batches decides |
-| ... .save, save_model, save_state        | not while a replacement passes over what was done before |
-| torch.save                               | the same |
-| PartialState.is_main_process and the like | the same: what the main process does there was done |
-| DataLoaderShard.__iter__                 | a replacement passes over the epochs that were over |
-| DataLoaderDispatcher.__iter__            | noticed: it cannot feed a training that is resumed |
-| SeedableRandomSampler.__init__           | its generator is there from the begin on |
-| Accelerator.skip_first_batches           | a shortened loader counts as the loader that it was made of |
+| attribute                         | what happens there |
+| ---                               | --- |
+| Accelerator._prepare_deepspeed    | the engine is complete: a replacement's way is ff_deepspeed.trainers.passes |
+| ... ._do_sync                     | in the exact loop only the count of micro-batches decides |
+| ... .skip_first_batches           | a shortened loader counts as the loader that it was made of |
+| ... .save, save_model, save_state | nothing while a replacement passes over what was done |
+| torch.save, engine.save_checkpoint | the same |
+| PartialState.is_main_process, ... | the same: false. What the main process does there was done |
+| DataLoaderShard.__iter__          | a replacement passes over the epochs that were over |
+| DataLoaderDispatcher.__iter__     | noticed: it cannot feed a training that is resumed |
+| SeedableRandomSampler.__init__    | its generator is there from the begin on |
 
 `Accelerator.step` counts micro-batches and `GradientState.sync_gradients` says whether the next backward pass ends in a
 step. An iteration that a failure ends early leaves both in its middle, so they are registered state.
@@ -42,14 +42,15 @@ def install() -> None:
     """accelerate.accelerator has been imported. Once per process."""
     from accelerate import data_loader, state
     from accelerate.accelerator import Accelerator
+    from deepspeed.runtime.engine import DeepSpeedEngine
 
     wrap(Accelerator, "_prepare_deepspeed", _prepare_deepspeed)
     wrap(Accelerator, "_do_sync", _do_sync)
-    wrap(Accelerator, "skip_first_batches", lambda original, accelerator, loader, *a, **k: _shortened(
-        loader, original(accelerator, loader, *a, **k)))
+    wrap(Accelerator, "skip_first_batches", _skip_first_batches)
     for name in ("save", "save_model", "save_state"):
         wrap(Accelerator, name, _unless_passing)
     wrap(torch, "save", _unless_passing)
+    wrap(DeepSpeedEngine, "save_checkpoint", _unless_passing)
     for name in ("is_main_process", "is_local_main_process", "is_last_process"):
         setattr(state.PartialState, name, _not_while_passing(vars(state.PartialState)[name]))
     wrap(data_loader.DataLoaderShard, "__iter__", _iterate)
@@ -100,8 +101,9 @@ def _do_sync(original: Original, accelerator: Any, *args: Any, **kwargs: Any) ->
     accelerator.gradient_state._set_sync_gradients(accelerator.step % accelerator.gradient_state.num_steps == 0)
 
 
-def _shortened(loader: Any, shorter: Any) -> Any:
-    same_number(loader, shorter)
+def _skip_first_batches(original: Original, accelerator: Any, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+    shorter = original(accelerator, dataloader, *args, **kwargs)
+    same_number(dataloader, shorter)
     return shorter
 
 
@@ -120,8 +122,12 @@ def _not_while_passing(original: property) -> property:
 
 
 def _iterate(original: Original, loader: Any) -> Any:
-    loop, number = passes(), vars(base(loader)).get("_ff_number")
-    return original(loader) if loop is None or number is None else loop.iterate(original, loader, number)
+    found, number = protection.current(), vars(base(loader)).get("_ff_number")
+    if found is None or found.loop.used or number is None:
+        return original(loader)
+    found.unmodified.pass_begins(number)
+    loop = passes()
+    return original(loader) if loop is None else loop.iterate(original, loader, number)
 
 
 def _dispatch(original: Original, loader: Any) -> Any:

@@ -40,16 +40,16 @@ NO_LOADER = (
     "batch again. {remedy}"
 )
 DISPATCHED = (
-    "{line}: rank 0 loads the batches of all ranks (dispatch_batches): after a failure a replacement could not find its "
-    "batch again. Give Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False)). Or: {remedy}"
+    "{line}: rank 0 loads the batches of all ranks (dispatch_batches): after a failure a replacement could not find "
+    "its batch again. Give Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False)). Or: {remedy}"
 )
 ASKED = (
     "{line}: the loop asks its loader with next(): a replacement would count its iterations from the begin. Loop over "
     "the loader, `for batch in loader`. Or: {remedy}"
 )
 REMEDY = (
-    "change two lines: `for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside; "
-    'or train unprotected: "ff_failover": {"enabled": false}'
+    "change two lines: `for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` "
+    'inside; or train unprotected: "ff_failover": {"enabled": false}'
 )
 
 
@@ -101,7 +101,7 @@ class Passes:
                 self._passed = True
                 self._p.session.passes_over()
                 return iter(())
-            if self._begun[number] == place["begun"][number] and not self._p.unmodified.is_answered:
+            if self._begun[number] == place["begun"][number]:
                 loader.set_epoch(place["epochs"][number])
                 self._p.go_on_from_memory()
         return self._watched(original(loader), loader, number)
@@ -119,7 +119,7 @@ class Passes:
         if not session.is_newcomer:
             return None
         saved = session.saved_scalars()
-        if saved["data"].get("start") or saved["data"]["loader"] != number:
+        if saved["data"].get("start") or saved["data"]["loader"] != number or not saved["client"]["led"]:
             return None
         found: dict[str, Any] = saved["client"]["loop"]
         return found

@@ -20,16 +20,16 @@ _MOST_LOG_BYTES = 16 << 20  # it is a part of every version
 
 NO_LOADER = (
     "{line}: the batches of this Trainer come from no torch DataLoader of this process: after a failure a replacement "
-    "could not find its batch again. For an iterable data set set accelerator_config={{\"dispatch_batches\": False}} in "
+    "could not find its batch again. For an iterable data set set accelerator_config={{'dispatch_batches': False}} in "
     "TrainingArguments; let get_train_dataloader() return a torch DataLoader"
 )
 LONG_LOG = (
-    "{line}: this training logs about {count} times (logging_steps = {steps}), and the log is saved with every version: "
-    "{size}, more than {most}. Set a larger logging_steps in TrainingArguments"
+    "{line}: this training logs about {count} times (logging_steps = {steps}), and its log is saved with every "
+    "version: {size}, more than {most}. Set a larger logging_steps in TrainingArguments"
 )
 OTHER_CALLBACKS = (
-    "the Trainer of the replacement has {mine} callbacks, the dead rank's had {theirs}: add the same callbacks on every "
-    "start, before trainer.train()"
+    "the Trainer of the replacement has {mine} callbacks, the dead rank's had {theirs}: add the same callbacks on "
+    "every start, before trainer.train()"
 )
 
 

@@ -1,10 +1,11 @@
-"""Accelerate with its DeepSpeed plugin and a loop of one's own around `accelerator.accumulate()`: epochs that do not divide
-evenly, an evaluation and a file of weights after each.
+"""Accelerate with its DeepSpeed plugin and a loop of one's own around `accelerator.accumulate()`: epochs that do not
+divide evenly, an evaluation and a file of weights after each. It knows nothing of FFTrainer.
 
-usage: accelerate_loop.py --deepspeed_config FILE --result FILE [--asks] [--exact]
+usage: accelerate_loop.py --deepspeed_config FILE --result FILE [--accumulation N] [--stage N] [--asks] [--dispatch]
+    [--exact]
 
---asks: the loop asks its loader with next().  --exact: the batches come from ff_deepspeed.batches(); else the script knows
-nothing of FFTrainer
+--asks: the loop asks its loader with next().  --dispatch: rank 0 loads for all.  --exact: the batches come from
+ff_deepspeed.batches()
 """
 
 from __future__ import annotations
@@ -22,21 +23,27 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import deepspeed
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--deepspeed_config", required=True)
 parser.add_argument("--result", type=Path, required=True)
+parser.add_argument("--accumulation", type=int, default=2)
+parser.add_argument("--stage", type=int, default=1)
 parser.add_argument("--asks", action="store_true")
+parser.add_argument("--dispatch", action="store_true")
 parser.add_argument("--exact", action="store_true")
 args = parser.parse_args()
 deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
 folder = args.result.parent / "accelerate"
+settings = json.loads(Path(args.deepspeed_config).read_text())
+settings["gradient_accumulation_steps"], settings["zero_optimization"]["stage"] = args.accumulation, args.stage
 accelerator = Accelerator(
-    deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=args.deepspeed_config),
+    deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=settings),
     # else accelerate takes a machine without a GPU for one process
+    dataloader_config=DataLoaderConfiguration(dispatch_batches=args.dispatch),
     kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")],
 )
 torch.manual_seed(1)
@@ -82,15 +89,15 @@ def epochs() -> Any:
                 for batch in batches:
                     train_on(*batch)
         return
-    for epoch in range(3):
+    for epoch in range(4):
         if args.asks:
             iterator = iter(loader)
             for _ in range(len(loader)):
                 train_on(*next(iterator))
         for step, batch in enumerate(() if args.asks else loader):
             train_on(*batch)
-            if epoch == 1 and step == 4:
-                break  # leaves an accumulation unfinished
+            if (epoch, step) in ((0, 3), (1, 4)):
+                break  # the second one leaves an accumulation unfinished
         score = evaluate()
         scores.append(score.hex())
         best_now = min(best, score)

@@ -1,9 +1,12 @@
 """Hugging Face's Trainer with DeepSpeed, in a script that knows nothing of FFTrainer: epochs that do not divide evenly,
 evaluations, checkpoints, and a callback and a subclass that count.
 
-usage: hf_trainer.py --deepspeed FILE --result FILE [--own-loop]
+usage: hf_trainer.py --deepspeed FILE --result FILE [--steps N] [--resume DIR] [--best] [--json-optimizer] [--own-loop]
+    [--own-batches]
 
---own-loop: a subclass replaces a part of the loop
+--resume: from this checkpoint.  --best: the best weights are loaded at the end.  --json-optimizer: optimizer and
+schedule stand in the DeepSpeed configuration.  --own-loop: a subclass replaces a part of the loop.  --own-batches: the
+batches come from no DataLoader
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 parser = argparse.ArgumentParser()
 parser.add_argument("--deepspeed", required=True)
 parser.add_argument("--result", type=Path, required=True)
-parser.add_argument("--own-loop", action="store_true")
+parser.add_argument("--steps", type=int, default=10)
+parser.add_argument("--resume")
+for switch in ("--best", "--json-optimizer", "--own-loop", "--own-batches"):
+    parser.add_argument(switch, action="store_true")
 args = parser.parse_args()
 deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
 folder = args.result.parent / "hf"
@@ -58,6 +64,25 @@ class Net(nn.Module):
 class Counting(TrainerCallback):
     def __init__(self) -> None:
         self.evaluations: list[float] = []
+        self.seen = {"epochs": 0, "substeps": 0, "steps": 0, "logs": 0, "saves": 0}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began_at = state.global_step
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen["epochs"] += 1
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen["substeps"] += 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen["steps"] += 1
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen["logs"] += 1
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen["saves"] += 1
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.evaluations.append(kwargs["metrics"]["eval_loss"])
@@ -74,6 +99,13 @@ class Mine(Trainer):
         return loss
 
 
+class OwnBatches(Mine):
+    def get_train_dataloader(self) -> Any:
+        samples = [Samples()[number] for number in range(28)]
+        pairs = [samples[number : number + 2] for number in range(0, 28, 2)]
+        return [{key: torch.stack([sample[key] for sample in pair]) for key in pair[0]} for pair in pairs]
+
+
 class OwnLoop(Mine):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         return super()._run_epoch(*args, **kwargs)
@@ -84,15 +116,21 @@ os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
 PartialState(backend="gloo")
 torch.manual_seed(1)
 counting = Counting()
-trainer = (OwnLoop if args.own_loop else Mine)(
+settings = json.loads(Path(args.deepspeed).read_text())
+if args.json_optimizer:
+    auto = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+    settings["optimizer"] = {"type": "AdamW", "params": {**auto, "torch_adam": True}}
+    warmup = {"warmup_min_lr": "auto", "warmup_max_lr": "auto", "warmup_num_steps": "auto", "total_num_steps": "auto"}
+    settings["scheduler"] = {"type": "WarmupDecayLR", "params": warmup}
+trainer = (OwnLoop if args.own_loop else OwnBatches if args.own_batches else Mine)(
     model=Net(),
     args=TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
-        max_steps=10,
+        max_steps=args.steps,
         learning_rate=1e-2,
-        deepspeed=args.deepspeed,
+        deepspeed=settings if args.json_optimizer else args.deepspeed,
         accelerator_config={"use_configured_state": True},
         logging_steps=1,
         eval_strategy="steps",
@@ -100,6 +138,7 @@ trainer = (OwnLoop if args.own_loop else Mine)(
         save_strategy="steps",
         save_steps=3,
         save_total_limit=2,
+        load_best_model_at_end=args.best,
         report_to=[],
         seed=1,
         disable_tqdm=True,
@@ -108,7 +147,7 @@ trainer = (OwnLoop if args.own_loop else Mine)(
     eval_dataset=Samples(),
     callbacks=[counting],
 )
-trainer.train()
+trainer.train(resume_from_checkpoint=args.resume)
 
 _OF_TIME = ("runtime", "per_second")
 
@@ -121,7 +160,17 @@ def digest(path: Path) -> Any:
     if path.name == "trainer_state.json":
         state = json.loads(path.read_text())
         return {**state, "log_history": [timeless(entry) for entry in state["log_history"]]}
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix in (".safetensors", ".pth") else "there"
+    if path.suffix in (".pt", ".pth"):
+        return hashlib.sha256(repr(plain(torch.load(path, weights_only=False))).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".safetensors" else "there"
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), value.tolist()
+    if isinstance(value, dict):
+        return [(key, plain(each)) for key, each in value.items()]
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else str(value)
 
 
 rank = trainer.args.process_index
@@ -130,6 +179,7 @@ found = {
     "weights": {name: p.float().flatten().tolist() for name, p in trainer.model.named_parameters()},
     "history": [timeless(entry) for entry in trainer.state.log_history],
     "evaluations": counting.evaluations,
+    "callback": [counting.seen, counting.began_at],
     "losses": dict(trainer.losses),
     "files": {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()},
 }
