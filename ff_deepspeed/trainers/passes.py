@@ -139,6 +139,8 @@ class Passes:
 def _drives() -> bool:
     """Whether the script's loop is driven by the iterator that is asked now."""
     for frame in frames.of_script():
+        if frame.f_code.co_name == "__next__":
+            continue  # an iterator of the script's own around it
         at = frame.f_lasti
         name = next((each.opname for each in dis.get_instructions(frame.f_code) if each.offset == at), "")
         if name not in _IN_A_LOOP:

@@ -1,0 +1,65 @@
+"""What of accelerate is replaced, with the real package."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.data_loader import SeedableRandomSampler
+
+from ff_deepspeed import protection
+from ff_deepspeed.trainers import accelerate
+
+
+def orders(**given: Any) -> list[list[int]]:
+    """Of three epochs."""
+    torch.manual_seed(5)
+    sampler = SeedableRandomSampler(range(20), **given)
+    return [list(sampler) for _ in range(3)]
+
+
+@pytest.mark.parametrize("given", [{}, {"data_seed": 3}], ids=["seed-of-torch", "data-seed"])
+def test_a_sampler_whose_generator_is_there_from_the_begin_gives_the_same_order(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, int]
+) -> None:
+    original: Any = SeedableRandomSampler.__init__
+    if hasattr(original, "__wrapped__"):
+        original = original.__wrapped__
+        monkeypatch.setattr(SeedableRandomSampler, "__init__", original)
+    wanted = orders(**given)
+
+    def make(sampler: Any, *args: Any, **kwargs: Any) -> None:
+        accelerate._make_sampler(original, sampler, *args, **kwargs)
+        assert sampler.generator is not None
+
+    monkeypatch.setattr(SeedableRandomSampler, "__init__", make)
+    assert orders(**given) == wanted
+    sampler = SeedableRandomSampler(range(20), generator=torch.Generator().manual_seed(9))
+    assert sampler.generator.initial_seed() == 9
+
+
+def test_a_replacement_that_passes_over_is_not_the_main_process_and_saves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop: Any = object.__new__(accelerate.Passes)
+    session = SimpleNamespace(is_newcomer=True)
+    loop._p, loop._passed = SimpleNamespace(session=session), False
+    found = SimpleNamespace(loop=SimpleNamespace(used=False), client=SimpleNamespace(loop=loop))
+    monkeypatch.setattr(protection, "current", lambda: found)
+    saved: list[str] = []
+    is_main = accelerate._not_while_passing(property(lambda state: state == 0))
+
+    def both() -> tuple[bool, int]:
+        accelerate._unless_passing(saved.append, "a file")
+        assert is_main.fget is not None
+        return is_main.fget(0), len(saved)
+
+    assert both() == (True, 1)  # not there yet
+    loop._passed = True
+    assert both() == (False, 1)
+    session.is_newcomer = False  # it has joined
+    assert both() == (True, 2)
+    session.is_newcomer, found.loop.used = True, True  # in the exact loop
+    assert both() == (True, 3)
