@@ -33,9 +33,7 @@ class Protection(ProtectedEngine):
     def load_checkpoint(self, original: Callable[..., Any], args: Any, kwargs: Any) -> client.Answer:
         """engine.load_checkpoint(...): in a newcomer answered from memory, else DeepSpeed's own."""
         if not self.session.is_newcomer:
-            # In training (the best weights, at its end) it is done again with its iteration.
-            call = (original, (self.engine, *args), kwargs)
-            path, state = self.unmodified.call(*call, writes=False, alone=self.unmodified.refuse_alone)
+            path, state = original(self.engine, *args, **kwargs)
             self.client.loaded(self.engine.global_steps, path, state)
             return path, state
         saved = self.session.saved_scalars()

@@ -58,10 +58,19 @@ def install() -> None:
     wrap(data_loader.SeedableRandomSampler, "__init__", _make_sampler)
 
 
-def whole_items() -> None:
-    """batches() is called: from now on it hands out all micro-batches of an iteration at once."""
+def whole_items(loader: Any) -> None:
+    """batches() is called with `loader`: from now on it hands out all micro-batches of an iteration at once.
+
+    A prepared loader gets the generator of its sampler from rank 0 when its first batch is fetched, where no collective
+    may be. It gets it here: from then on all ranks draw alike from it.
+    """
     global _whole_items
     _whole_items = True
+    if getattr(loader, "synchronized_generator", None) is not None and loader.rng_types == ["generator"]:
+        from accelerate.data_loader import synchronize_rng_states
+
+        synchronize_rng_states(loader.rng_types, loader.synchronized_generator)
+        loader.rng_types = None
 
 
 def base(loader: Any) -> Any:

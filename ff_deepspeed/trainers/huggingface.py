@@ -10,7 +10,8 @@ collective, and goes on there. A replacement runs the script up to `trainer.trai
 | _init_training_state     | a replacement gets the epoch to go on in, and looks at no checkpoint |
 | _prepare_for_training    | the engine is complete: its loop is known from now on; a replacement loads no checkpoint |
 | _run_epoch               | where in the epoch the loop is; a replacement begins there |
-| _finalize_training       | refused in a replacement that has nothing left to train on |
+| _finalize_training       | refused in a replacement with nothing left to train on; where the best weights are loaded
+|                          | then, protection ends before |
 | skip_first_batches       | a shortened loader counts as the loader that it was made of |
 
 What is saved with each version: ff_deepspeed.trainers.trainer_loop. A replacement gets it when it joins, at its first
@@ -185,6 +186,9 @@ def _run_epoch(original: Original, trainer: Any, *args: Any, **kwargs: Any) -> A
 def _finalize_training(original: Original, trainer: Any, *args: Any, **kwargs: Any) -> Any:
     if _of(trainer) is not None and _place() is not None:
         raise FailoverError(ALL_DONE)
+    found = protection.of(trainer.model_wrapped)
+    if found is not None and trainer.args.load_best_model_at_end:
+        found.unmodified.end()  # the weights that are loaded then belong to no iteration
     return original(trainer, *args, **kwargs)
 
 

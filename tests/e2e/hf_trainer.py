@@ -158,7 +158,7 @@ def timeless(entry: dict[str, Any]) -> dict[str, Any]:
 
 def digest(path: Path) -> Any:
     if path.name == "trainer_state.json":
-        state = json.loads(path.read_text())
+        state = json.loads(path.read_text().replace(str(folder), ""))
         return {**state, "log_history": [timeless(entry) for entry in state["log_history"]]}
     if path.suffix in (".pt", ".pth"):
         return hashlib.sha256(repr(plain(torch.load(path, weights_only=False))).encode()).hexdigest()
