@@ -112,7 +112,7 @@ setup(
         "dev": [
             "accelerate>=1.15", "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-timeout>=2.3",
             "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=5.24",
-        ],  # fmt: skip
+        ],
     },
     entry_points={"console_scripts": ["fftrain = ff_core.launch.cli:main"]},
     classifiers=[

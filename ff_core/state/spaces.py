@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CellType, FrameType, FunctionType
@@ -101,16 +102,20 @@ class _Bound(Space):
 class _OfLibrary(Space):
     always = True
 
+    def __init__(self, label: str, held: dict[str, Any], left_out: frozenset[str]) -> None:
+        super().__init__(label, held)
+        self.known = [name for name in self.known if name not in left_out]
 
-_of_libraries: dict[str, Any] = {}
+
+_of_libraries: dict[str, tuple[weakref.ReferenceType[Any], frozenset[str]]] = {}
 
 
-def look_into(label: str, obj: Any) -> None:
+def look_into(label: str, obj: Any, left_out: frozenset[str] = frozenset()) -> None:
     """A library's `obj` has a part in training: its attributes count like variables of the script.
 
-    label: goes before their names, and ends in a dot. It is the same in another process.
+    label: goes before their names, ends in a dot, and is the same in another process.  left_out: names of attributes.
     """
-    _of_libraries[label] = obj
+    _of_libraries[label] = weakref.ref(obj), left_out
 
 
 @contextmanager
@@ -159,9 +164,9 @@ class _Finder:
                 self._seen.add(id(value))
                 self.add(Space(f"{space.label}{name}.", value.__dict__), depth + 1)
 
-    def object(self, label: str, obj: Any) -> None:
+    def object(self, label: str, obj: Any, left_out: frozenset[str]) -> None:
         self._seen.add(id(obj))
-        self.add(_OfLibrary(label, obj.__dict__), _DEPTH - 1)
+        self.add(_OfLibrary(label, obj.__dict__, left_out), _DEPTH - 1)
 
     def enter(self, root: str | None) -> None:
         """What is added from now on belongs to this function."""
@@ -187,8 +192,10 @@ def _is_users(module: str | None) -> bool:
 def found_spaces(most: int, left: Callable[[Any], bool]) -> list[Space]:
     """Those that the script has now. most: names, all together.  left: what is not looked into."""
     finder = _Finder(most, left)
-    for label, obj in _of_libraries.items():  # first: a variable of the script may have it, too
-        finder.object(label, obj)
+    for label, (referred, left_out) in _of_libraries.items():  # first: a variable of the script may have it, too
+        obj = referred()
+        if obj is not None:
+            finder.object(label, obj, left_out)
     names = sorted(filter(_is_users, list(sys.modules)), key=lambda name: name != "__main__")
     for name in names[:1] if "__main__" in names else []:
         finder.add(Space("", sys.modules[name].__dict__))

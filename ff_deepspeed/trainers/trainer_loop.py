@@ -14,6 +14,7 @@ from ff_core.state import codec, frames, spaces
 from ff_core.units import format_bytes
 
 _OF_THE_PROCESS = ("is_local_process_zero", "is_world_process_zero", "log_history")
+_DATA = frozenset({"train_dataset", "eval_dataset"})  # they go on by themselves
 _CHUNK = 64  # entries of log_history that are encoded together
 _ENTRY_BYTES = 256  # of one, encoded
 _MOST_LOG_BYTES = 16 << 20  # it is a part of every version
@@ -44,7 +45,7 @@ class TrainerLoop:
         self._chunks: list[bytes] = []  # of log_history
         self._room: bytes | None = None
         self._callbacks = list(trainer.callback_handler.callbacks)
-        spaces.look_into("the Trainer.", trainer)
+        spaces.look_into("the Trainer.", trainer, _DATA)
         for number, callback in enumerate(self._callbacks):
             spaces.look_into(f"callback {number}, {type(callback).__qualname__}.", callback)
 

@@ -39,9 +39,13 @@ def nothing_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spaces, "_of_libraries", {})
 
 
+class Trainer(SimpleNamespace):
+    pass
+
+
 def trainer(callbacks: int = 1) -> Any:
     handler = SimpleNamespace(callbacks=[Patience() for _ in range(callbacks)])
-    return SimpleNamespace(state=State(), control=Control(), callback_handler=handler, total=0.0)
+    return Trainer(state=State(), control=Control(), callback_handler=handler, total=0.0)
 
 
 def sent(saved: dict[str, Any]) -> dict[str, Any]:
