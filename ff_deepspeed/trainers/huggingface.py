@@ -23,18 +23,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import codec
+from ff_core.state import codec, frames
 from ff_core.worker import session
 from ff_core.worker.hooks import wrap
 from ff_deepspeed import protection
 from ff_deepspeed.trainers.accelerate import same_number
 from ff_deepspeed.trainers.trainer_loop import TrainerLoop
 
+log = logging.getLogger("ff_deepspeed")
 Original = Callable[..., Any]
 
 #: What the hooks use of each method. Another list of parameters means another Trainer than the one that was tested.
@@ -48,19 +50,17 @@ _PARAMETERS = {
 _OWN_LOOP = ("_inner_training_loop", *_PARAMETERS)
 _MEMORY = "the memory of this job"  # stands where the Trainer expects a checkpoint's folder
 
-REMEDY = (
-    "Use a transformers release from 5.24 on whose Trainer has these methods, or a loop of your own with Accelerate, "
-    'or set "ff_failover": {"enabled": false} and rely on checkpoints'
-)
 OTHER_TRAINER = (
-    "transformers {version}: its Trainer is not the one that FFTrainer knows ({what}): after a failure, a replacement "
-    "could not be placed into its loop. " + REMEDY
+    "{line}: transformers {version}: its Trainer is not the one that FFTrainer knows ({what}): after a failure, a "
+    "replacement could not be placed into its loop. Use transformers 5.24, or a loop of your own with Accelerate, or "
+    'set "ff_failover": {{"enabled": false}} and rely on checkpoints'
 )
 OVERRIDDEN = (
-    "{kind}.{name}() replaces the training loop of Hugging Face's Trainer, or a part of it that places a replacement: "
-    "after a failure, FFTrainer could not find the way into that loop. Override training_step, compute_loss or a "
-    'callback instead, or set "ff_failover": {{"enabled": false}} and rely on checkpoints'
+    "{line}: {kind}.{name}() replaces the training loop of Hugging Face's Trainer, or a part of it that places a "
+    "replacement: after a failure, FFTrainer could not find the way into that loop. Override training_step, "
+    'compute_loss or a callback instead, or set "ff_failover": {{"enabled": false}} and rely on checkpoints'
 )
+AGAIN = "%s. After a failure the whole script starts again (--max-restarts)"
 ALL_DONE = (
     "this process replaces a rank that died when its training was over: the other ranks have left trainer.train(), and "
     "what the script does after it cannot be repeated with them"
@@ -104,7 +104,7 @@ def _place() -> dict[str, Any] | None:
     if "call" in saved["data"] or saved["data"].get("start"):
         return None  # the exact loop finds its way by itself; before the first iteration the way is the script's own
     place: dict[str, Any] | None = saved["client"]["loop"]
-    return place
+    return None if place is None or "control" not in place else place
 
 
 def _of(trainer: Any) -> TrainerLoop | None:
@@ -116,16 +116,26 @@ def _of(trainer: Any) -> TrainerLoop | None:
 
 
 def _train(original: Original, trainer: Any, *args: Any, **kwargs: Any) -> Any:
-    if session.current() is not None and _asks_for_protection(trainer):
-        import transformers
-
-        difference = _difference(_trainer_class())
-        if difference is not None:
-            raise UnsupportedError(OTHER_TRAINER.format(version=transformers.__version__, what=difference))
-        for name in _OWN_LOOP:
-            if not getattr(getattr(type(trainer), name), "_ff_known", False):
-                raise UnsupportedError(OVERRIDDEN.format(kind=type(trainer).__qualname__, name=name))
+    mine = session.current()
+    words = _obstacle(type(trainer)) if mine is not None and _asks_for_protection(trainer) else None
+    if mine is not None and words is not None:
+        if not mine.may_restart:
+            raise UnsupportedError(words)
+        log.warning(AGAIN, words)
     return original(trainer, *args, **kwargs)
+
+
+def _obstacle(kind: type) -> str | None:
+    """Why a replacement could not be placed into the loop of this Trainer, None if it can."""
+    import transformers
+
+    difference = _difference(_trainer_class())
+    if difference is not None:
+        return OTHER_TRAINER.format(line=frames.line(), version=transformers.__version__, what=difference)
+    for name in _OWN_LOOP:
+        if not getattr(getattr(kind, name), "_ff_known", False):
+            return OVERRIDDEN.format(line=frames.line(), kind=kind.__qualname__, name=name)
+    return None
 
 
 def _trainer_class() -> type:
@@ -158,7 +168,7 @@ def _prepare_for_training(original: Original, trainer: Any, *args: Any, **kwargs
     place = _place()
     result = original(**(given if place is None else {**given, "resume_from_checkpoint": None}))
     found = protection.of(trainer.model_wrapped)
-    if found is not None:
+    if found is not None and _obstacle(type(trainer)) is None:
         trainer._ff_loop = found.client.loop = TrainerLoop(trainer)
         if place is not None:
             found.go_on_from_memory()

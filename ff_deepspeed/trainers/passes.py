@@ -85,7 +85,12 @@ class Passes:
     def save(self) -> dict[str, Any]:
         if self._first is None:
             self._first = dict(self._begun)
-        return {"begun": dict(self._begun), "first": dict(self._first), "epochs": dict(self._epochs)}
+        return {
+            "begun": dict(self._begun),
+            "first": dict(self._first),
+            "epochs": dict(self._epochs),
+            "can_be_entered": self._obstacle is None,
+        }
 
     def load(self, saved: dict[str, Any]) -> None:
         self._first = saved["first"]
@@ -122,7 +127,7 @@ class Passes:
         if saved["data"].get("start") or saved["data"]["loader"] != number or not saved["client"]["led"]:
             return None
         found: dict[str, Any] = saved["client"]["loop"]
-        return found
+        return found if found["can_be_entered"] else None
 
     def _watched(self, iterator: Iterator[Any], loader: Any, number: int) -> Iterator[Any]:
         while True:

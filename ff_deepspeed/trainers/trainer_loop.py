@@ -7,11 +7,14 @@ its callbacks are looked at as the script's own variables are (ff_core.state.spa
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import codec, frames, spaces
 from ff_core.units import format_bytes
+
+log = logging.getLogger("ff_deepspeed")
 
 _OF_THE_PROCESS = ("is_local_process_zero", "is_world_process_zero", "log_history")
 _DATA = frozenset({"train_dataset", "eval_dataset"})  # they go on by themselves
@@ -52,7 +55,10 @@ class TrainerLoop:
     def begins(self, fed: bool, may_restart: bool) -> None:
         """See LibraryLoop. Raises UnsupportedError."""
         if not fed:
-            raise UnsupportedError(NO_LOADER.format(line=frames.line()))
+            said = NO_LOADER.format(line=frames.line())
+            if not may_restart:
+                raise UnsupportedError(said)
+            log.warning("%s. After a failure the whole script starts again (--max-restarts)", said)
         state = self._trainer.state
         count = sum(state.max_steps // every for every in (state.logging_steps, state.eval_steps) if every)
         size = count * _ENTRY_BYTES

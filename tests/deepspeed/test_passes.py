@@ -100,9 +100,14 @@ def test_a_replacement_passes_over_the_epochs_that_were_over(statistics: int, di
 
 
 def test_a_script_that_finds_its_way_by_itself_passes_over_nothing() -> None:
-    place = {"begun": {7: 3}, "first": {7: 1}, "epochs": {7: 2}}
-    for data, led in (({"loader": 7}, False), ({"loader": 7, "start": True}, True), ({"loader": 8}, True)):
-        engine = Engine({"data": data, "client": {"loop": place, "led": led}})
+    place = {"begun": {7: 3}, "first": {7: 1}, "epochs": {7: 2}, "can_be_entered": True}
+    for data, led, change in (
+        ({"loader": 7}, False, {}),
+        ({"loader": 7, "start": True}, True, {}),
+        ({"loader": 8}, True, {}),
+        ({"loader": 7}, True, {"can_be_entered": False}),
+    ):
+        engine = Engine({"data": data, "client": {"loop": {**place, **change}, "led": led}})
         found = Passes(engine)  # type: ignore[arg-type]
         assert list(found.iterate(Loader.items, Loader(), 7)) == [0, 1, 2]
         assert engine.went_on == 0 and not found.passing
@@ -165,6 +170,7 @@ def test_a_loop_that_asks_with_next_is_refused_by_its_line() -> None:
     with pytest.raises(UnsupportedError, match="come from no DataLoader"):
         found.begins(False, False)
     found.begins(True, True)  # a failure starts the script again: said, not refused
+    assert not found.save()["can_be_entered"]
 
 
 def test_batches_of_rank_0_are_refused_on_every_rank() -> None:

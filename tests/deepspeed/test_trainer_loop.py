@@ -106,3 +106,4 @@ def test_a_log_that_is_too_long_for_every_version_is_refused() -> None:
 def test_a_trainer_without_a_loader_is_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"test_trainer_loop\.py:\d+: .*no torch DataLoader.*dispatch_batches"):
         TrainerLoop(trainer()).begins(False, False)
+    TrainerLoop(trainer()).begins(False, True)  # a failure starts the script again: said, not refused

@@ -81,7 +81,7 @@ def test_a_trainer_that_was_itself_resumed_within_an_epoch(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("--own-loop", "OwnLoop._run_epoch() replaces the training loop of Hugging Face's Trainer"),
+        ("--own-loop", "hf_trainer.py:%d: OwnLoop._run_epoch() replaces the training loop of Hugging Face's Trainer"),
         ("--own-batches", "hf_trainer.py:%d: the batches of this Trainer come from no torch DataLoader"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_trainer_whose_loop_cannot_be_entered_is_refused_before_training(
 ) -> None:
     job = run(tmp_path, TRAINER, word, kills=())
     assert job.code == 1 and not list((tmp_path / "hf").glob("checkpoint-*"))
-    assert said % line_of(TRAINER[0], "trainer.train(") in job.stderr if "%d" in said else said in job.stderr
+    assert said % line_of(TRAINER[0], "trainer.train(") in job.stderr
 
 
 def line_of(file: str, text: str) -> int:
@@ -117,7 +117,7 @@ def test_accelerates_loop_goes_on_everywhere(tmp_path: Path, accumulation: int, 
 
 @pytest.mark.slow
 def test_accelerates_own_count_goes_back_with_an_iteration_of_the_exact_loop(tmp_path: Path) -> None:
-    same(tmp_path, ACCELERATE, "--exact", kills=("rank=1 iteration=3 at=backward", "rank=0 iteration=4 at=step"))
+    same(tmp_path, ACCELERATE, "--exact", kills=("rank=1 iteration=2 at=backward", "rank=0 iteration=3 at=step"))
 
 
 @pytest.mark.slow
