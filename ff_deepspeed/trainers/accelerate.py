@@ -6,7 +6,7 @@
 | ... ._do_sync                     | in the exact loop only the count of micro-batches decides |
 | ... .skip_first_batches           | a shortened loader counts as the loader that it was made of |
 | ... .save, save_model, save_state | nothing while a replacement passes over what was done |
-| torch.save, engine.save_checkpoint | the same |
+| torch.save                        | the same |
 | PartialState.is_main_process, ... | the same: false. What the main process does there was done |
 | DataLoaderShard.__iter__          | a replacement passes over the epochs that were over |
 | DataLoaderDispatcher.__iter__     | noticed: it cannot feed a training that is resumed |
@@ -42,7 +42,6 @@ def install() -> None:
     """accelerate.accelerator has been imported. Once per process."""
     from accelerate import data_loader, state
     from accelerate.accelerator import Accelerator
-    from deepspeed.runtime.engine import DeepSpeedEngine
 
     wrap(Accelerator, "_prepare_deepspeed", _prepare_deepspeed)
     wrap(Accelerator, "_do_sync", _do_sync)
@@ -50,7 +49,6 @@ def install() -> None:
     for name in ("save", "save_model", "save_state"):
         wrap(Accelerator, name, _unless_passing)
     wrap(torch, "save", _unless_passing)
-    wrap(DeepSpeedEngine, "save_checkpoint", _unless_passing)
     for name in ("is_main_process", "is_local_main_process", "is_last_process"):
         setattr(state.PartialState, name, _not_while_passing(vars(state.PartialState)[name]))
     wrap(data_loader.DataLoaderShard, "__iter__", _iterate)
@@ -117,15 +115,15 @@ def _skip_first_batches(original: Original, accelerator: Any, dataloader: Any, *
 
 
 def _unless_passing(original: Original, *args: Any, **kwargs: Any) -> Any:
-    loop = passes()
-    return None if loop is not None and loop.passing else original(*args, **kwargs)
+    found = protection.current()
+    return None if found is not None and found.passing else original(*args, **kwargs)
 
 
 def _not_while_passing(original: property) -> property:
     def value(state: Any) -> bool:
-        loop = passes()
+        found = protection.current()
         assert original.fget is not None
-        return not (loop is not None and loop.passing) and bool(original.fget(state))
+        return not (found is not None and found.passing) and bool(original.fget(state))
 
     return property(value, doc=original.__doc__)
 

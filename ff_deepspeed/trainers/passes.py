@@ -63,12 +63,6 @@ class Passes:
         self._first: dict[int, int] | None = None  # _begun when training began
         self._obstacle: str | None = None  # words about the last loader that was asked
         self._line = ""
-        self._passed = False
-
-    @property
-    def passing(self) -> bool:
-        """A replacement that has passed over something, and has not joined yet."""
-        return self._passed and self._p.session.is_newcomer
 
     # ---- see LibraryLoop --------------------------------------------------------------------------------------------
 
@@ -103,8 +97,7 @@ class Passes:
         place = self._place(number)
         if place is not None and self._begun[number] >= place["first"][number]:
             if self._begun[number] < place["begun"][number]:
-                self._passed = True
-                self._p.session.passes_over()
+                self._p.pass_over()
                 return iter(())
             if self._begun[number] == place["begun"][number]:
                 loader.set_epoch(place["epochs"][number])

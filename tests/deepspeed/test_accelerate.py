@@ -43,10 +43,7 @@ def test_a_sampler_whose_generator_is_there_from_the_begin_gives_the_same_order(
 def test_a_replacement_that_passes_over_is_not_the_main_process_and_saves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loop: Any = object.__new__(accelerate.Passes)
-    session = SimpleNamespace(is_newcomer=True)
-    loop._p, loop._passed = SimpleNamespace(session=session), False
-    found = SimpleNamespace(loop=SimpleNamespace(used=False), client=SimpleNamespace(loop=loop))
+    found = SimpleNamespace(passing=False)
     monkeypatch.setattr(protection, "current", lambda: found)
     saved: list[str] = []
     is_main = accelerate._not_while_passing(property(lambda state: state == 0))
@@ -56,10 +53,8 @@ def test_a_replacement_that_passes_over_is_not_the_main_process_and_saves_nothin
         assert is_main.fget is not None
         return is_main.fget(0), len(saved)
 
-    assert both() == (True, 1)  # not there yet
-    loop._passed = True
+    assert both() == (True, 1)
+    found.passing = True
     assert both() == (False, 1)
-    session.is_newcomer = False  # it has joined
+    monkeypatch.setattr(protection, "current", lambda: None)
     assert both() == (True, 2)
-    session.is_newcomer, found.loop.used = True, True  # in the exact loop
-    assert both() == (True, 3)

@@ -16,7 +16,6 @@ import json
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -80,36 +79,41 @@ def evaluate() -> float:
     return torch.cat(errors).mean().item()
 
 
-def epochs() -> Any:
-    if args.exact:
-        import ff_deepspeed
-
-        for batches in ff_deepspeed.batches(model, loader):
-            with ff_deepspeed.iteration():
-                for batch in batches:
-                    train_on(*batch)
-        return
-    for epoch in range(4):
-        if args.asks:
-            iterator = iter(loader)
-            for _ in range(len(loader)):
-                train_on(*next(iterator))
-        for step, batch in enumerate(() if args.asks else loader):
-            train_on(*batch)
-            if (epoch, step) in ((0, 3), (1, 4)):
-                break  # the second one leaves an accumulation unfinished
-        score = evaluate()
-        scores.append(score.hex())
-        best_now = min(best, score)
-        globals()["best"] = best_now
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            folder.mkdir(exist_ok=True)
-            torch.save(accelerator.unwrap_model(model).state_dict(), folder / f"epoch{epoch}.pt")
-            (folder / f"epoch{epoch}.json").write_text(json.dumps({"score": score, "total": total}))
+def between(epoch: int) -> None:
+    global best
+    score = evaluate()
+    scores.append(score.hex())
+    best = min(best, score)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        folder.mkdir(exist_ok=True)
+        torch.save(accelerator.unwrap_model(model).state_dict(), folder / f"epoch{epoch}.pt")
+        (folder / f"epoch{epoch}.json").write_text(json.dumps({"score": score, "total": total}))
 
 
-epochs()
+def usual(epoch: int) -> None:
+    if args.asks:
+        iterator = iter(loader)
+        for _ in range(len(loader)):
+            train_on(*next(iterator))
+    for step, batch in enumerate(() if args.asks else loader):
+        train_on(*batch)
+        if (epoch, step) in ((0, 3), (1, 4)):
+            break  # the second one leaves an accumulation unfinished
+
+
+def exact() -> None:
+    import ff_deepspeed
+
+    for batches in ff_deepspeed.batches(model, loader):
+        with ff_deepspeed.iteration():
+            for batch in batches:
+                train_on(*batch)
+
+
+for number in range(4):
+    exact() if args.exact else usual(number)
+    between(number)
 accelerator.wait_for_everyone()
 found = {
     "steps": model.global_steps,
