@@ -4,7 +4,7 @@
 | ---                               | --- |
 | Accelerator._prepare_deepspeed    | the engine is complete: a replacement's way is ff_deepspeed.trainers.passes |
 | ... ._do_sync                     | in the exact loop only the count of micro-batches decides |
-| ... .skip_first_batches           | a shortened loader counts as the loader that it was made of |
+| ... .skip_first_batches           | a shortened loader counts as the loader that it was made of; also the function |
 | ... .save, save_model, save_state | nothing while a replacement passes over what was done |
 | torch.save                        | the same |
 | PartialState.is_main_process, ... | the same: false. What the main process does there was done |
@@ -22,6 +22,7 @@ step too early. An item of batches() is always whole, and there only the count d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,12 +41,15 @@ _whole_items = False  # the script takes its batches from batches()
 
 def install() -> None:
     """accelerate.accelerator has been imported. Once per process."""
+    import accelerate
     from accelerate import data_loader, state
     from accelerate.accelerator import Accelerator
 
     wrap(Accelerator, "_prepare_deepspeed", _prepare_deepspeed)
     wrap(Accelerator, "_do_sync", _do_sync)
-    wrap(Accelerator, "skip_first_batches", _skip_first_batches)
+    wrap(Accelerator, "skip_first_batches", _method_skip_first_batches)
+    for module in (accelerate, data_loader):
+        wrap(module, "skip_first_batches", _skip_first_batches)
     for name in ("save", "save_model", "save_state"):
         wrap(Accelerator, name, _unless_passing)
     wrap(torch, "save", _unless_passing)
@@ -108,10 +112,14 @@ def _do_sync(original: Original, accelerator: Any, *args: Any, **kwargs: Any) ->
     accelerator.gradient_state._set_sync_gradients(accelerator.step % accelerator.gradient_state.num_steps == 0)
 
 
-def _skip_first_batches(original: Original, accelerator: Any, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-    shorter = original(accelerator, dataloader, *args, **kwargs)
+def _skip_first_batches(original: Original, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+    shorter = original(dataloader, *args, **kwargs)
     same_number(dataloader, shorter)
     return shorter
+
+
+def _method_skip_first_batches(original: Original, accelerator: Any, *args: Any, **kwargs: Any) -> Any:
+    return _skip_first_batches(functools.partial(original, accelerator), *args, **kwargs)
 
 
 def _unless_passing(original: Original, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.data_loader import SeedableRandomSampler
+from accelerate.data_loader import SeedableRandomSampler, skip_first_batches
+from torch.utils.data import DataLoader
 
 from ff_deepspeed import protection
 from ff_deepspeed.trainers import accelerate
@@ -38,6 +39,16 @@ def test_a_sampler_whose_generator_is_there_from_the_begin_gives_the_same_order(
     assert orders(**given) == wanted
     sampler = SeedableRandomSampler(range(20), generator=torch.Generator().manual_seed(9))
     assert sampler.generator.initial_seed() == 9
+
+
+def test_a_shortened_loader_is_the_same_loader() -> None:
+    loader: Any = DataLoader(torch.arange(6.0), batch_size=2)  # type: ignore[arg-type]
+    loader._ff_number = 5
+    for shorter in (
+        accelerate._skip_first_batches(skip_first_batches, loader, 1),
+        accelerate._method_skip_first_batches(lambda accelerator, *args: skip_first_batches(*args), None, loader, 1),
+    ):
+        assert [batch.tolist() for batch in shorter] == [[2.0, 3.0], [4.0, 5.0]] and shorter._ff_number == 5
 
 
 def test_a_replacement_that_passes_over_is_not_the_main_process_and_saves_nothing(
