@@ -42,6 +42,7 @@ class TrainerLoop:
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
+        self._line = frames.line()  # of trainer.train()
         self._epoch = 0
         self._begun_at = 0  # global_step where the epoch began, or would have begun
         self._shortened = 0  # batches that the epoch's loader leaves out: the job was resumed within the epoch
@@ -55,7 +56,7 @@ class TrainerLoop:
     def begins(self, fed: bool, may_restart: bool) -> None:
         """See LibraryLoop. Raises UnsupportedError."""
         if not fed:
-            said = NO_LOADER.format(line=frames.line())
+            said = NO_LOADER.format(line=self._line)
             if not may_restart:
                 raise UnsupportedError(said)
             log.warning("%s. After a failure the whole script starts again (--max-restarts)", said)
@@ -65,7 +66,7 @@ class TrainerLoop:
         if size > _MOST_LOG_BYTES:
             shown = {"size": format_bytes(size), "most": format_bytes(_MOST_LOG_BYTES)}
             raise UnsupportedError(
-                LONG_LOG.format(line=frames.line(), count=count, steps=state.logging_steps, **shown)
+                LONG_LOG.format(line=self._line, count=count, steps=state.logging_steps, **shown)
             )
         self._room = bytes(size)  # there is room for twice the scalars of the first version
 
