@@ -36,7 +36,9 @@ def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> 
     if the body makes a second step.
     """
     from ff_deepspeed import loop, protection, second, wrapped
+    from ff_deepspeed.trainers import accelerate
 
+    accelerate.whole_items(loader)
     if protection.current() is not None or not hasattr(engine, "gradient_accumulation_steps"):
         engine = wrapped.engine_in(engine)
     if limit is not None and (type(limit) is not int or limit < 0):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import codec, covered, frames
@@ -36,10 +36,31 @@ def client_state(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     return function
 
 
+class LibraryLoop(Protocol):
+    """A loop of a library, or around one (ff_deepspeed.trainers): what it keeps beside the engine. A replacement finds
+    its place in it without an answer from load_checkpoint()."""
+
+    def begins(self, fed: bool, may_restart: bool) -> None:
+        """The job's first training forward. fed: a data loader was asked for its batch.
+
+        Raises UnsupportedError if a replacement could not find its place.
+        """
+
+    def save(self) -> dict[str, Any]:
+        """At the end of an iteration: plain values that nobody changes afterwards."""
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """In a replacement, when it joins: save()'s result of the restored version."""
+
+
 class ClientState:
-    """The client states of this process's engine. Each is {"step", "path", and "state" or "why" there is none}."""
+    """The client states of this process's engine. Each is {"step", "path", and "state" or "why" there is none}.
+
+    loop: set by the module of a library whose loop drives the engine.
+    """
 
     def __init__(self) -> None:
+        self.loop: LibraryLoop | None = None
         self._saved: dict[str, Any] | None = None  # by the last save_checkpoint(), or load_checkpoint() before it
         self._loaded: dict[str, Any] | None = None  # by the first load_checkpoint()
 
@@ -58,19 +79,41 @@ class ClientState:
         self._saved = _keep(global_steps, path, state)
         self._loaded = self._loaded or self._saved
 
-    def begins(self, may_restart: bool) -> None:
-        """The training of an unmodified loop begins: warn if no replacement could find its place in it."""
-        if self._loaded is None:
+    def begins(self, fed: bool, may_restart: bool) -> None:
+        """The training of an unmodified loop begins: warn if no replacement could find its place in it.
+
+        Raises UnsupportedError if the loop is a library's.
+        """
+        if self.is_led_by_loop:
+            assert self.loop is not None
+            self.loop.begins(fed, may_restart)
+        elif self._loaded is None:
             log.warning("%s", words.not_resumable(frames.line(), may_restart))
         elif _function is None:
             log.warning("%s", words.NO_CLIENT_STATE)
 
+    @property
+    def is_led_by_loop(self) -> bool:
+        """Whether a library's loop leads a replacement to its place, and not the script itself."""
+        return self.loop is not None and (self._loaded is None or _function is None)
+
     def save(self) -> dict[str, Any]:
         """For the scalars of a version."""
-        return {"function": None if _function is None else _call(), "saved": self._saved, "loaded": self._loaded}
+        return {
+            "function": None if _function is None else _call(),
+            "saved": self._saved,
+            "loaded": self._loaded,
+            "loop": None if self.loop is None else self.loop.save(),
+            "led": self.is_led_by_loop,
+        }
 
     def load(self, saved: dict[str, Any]) -> None:
         self._saved, self._loaded = saved["saved"], saved["loaded"]
+
+    def join(self, saved: dict[str, Any]) -> None:
+        """In a replacement: a library's loop is where the dead rank's was. A survivor's has gone on by itself."""
+        if self.loop is not None and saved["loop"] is not None:
+            self.loop.load(saved["loop"])
 
 
 def answer(saved: dict[str, Any], global_steps: int, path: str) -> Answer:

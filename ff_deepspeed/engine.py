@@ -26,6 +26,7 @@ class ProtectedEngine:
         self.adapter = DeepSpeedAdapter(engine, session.rank, weights_edited=session.config.weights_edited)
         self._failed: FailoverError | None = None
         self._micro_steps = 0  # when the version was made
+        self._passes = False
         session.attach(self.adapter)
 
     def start(self) -> int:
@@ -34,6 +35,16 @@ class ProtectedEngine:
         version = self.session.start_training()
         self.started = True
         return version
+
+    def pass_over(self) -> None:
+        """In a newcomer: what its script does from here on, until it joins, was done by the dead rank in training."""
+        self._passes = True
+        self.session.passes_over()
+
+    @property
+    def passing(self) -> bool:
+        """A newcomer passes over what was done: it must not write over what that has left."""
+        return self._passes and self.session.is_newcomer
 
     def step(self, original: Any, *args: Any, **kwargs: Any) -> None:
         """The engine's inner step, with a copy of the next version afterwards."""

@@ -211,11 +211,29 @@ class Feed:
         """Whether a loader was asked for a batch before the first training forward."""
         return self._training is not None
 
-    def position(self) -> dict[str, Any]:
-        """Where the data stands after the batches that training has used."""
+    @property
+    def is_asked(self) -> bool:
+        """Whether a loader was asked for a batch so far."""
+        return self._last is not None
+
+    def position(self, asked: Tracked | None = None) -> dict[str, Any]:
+        """Where the data stands after the batches that training has used.
+
+        asked: what the script asks for the next one. If that is a new iterator, this is its begin: what the script did
+        since the end of the one before is over.
+        """
         with self._lock:
             ahead = self._handed[max(self._used - self._base, 0) : self._next - self._base]
+            if asked is not None and not asked.source.consumed and not ahead:
+                return {**resolved(asked.position()), "ahead": []}
             return {**resolved(self._position), "ahead": [kept.rng_before for kept in ahead]}
+
+    def give_up(self, loader: int) -> None:
+        """The script begins `loader` anew: what it was handed and has not trained on is of no use to it."""
+        with self._lock:
+            if loader == self._training:
+                del self._handed[max(self._used - self._base, 0) :]
+                self._next = min(self._next, self._used)
 
     def seal(self, version: int) -> None:
         """`version` is complete: all batches used so far are behind it."""
@@ -271,6 +289,11 @@ class Feed:
         """The script gets batches again."""
         taken_back, self.taken_back = self.taken_back, 0
         _count(tracked, [count - taken_back for count in counting.counts(tracked)])
+
+
+def place(data: dict[str, Any]) -> tuple[Any, ...]:
+    """Where in its data a version stands: enough to tell two versions apart. data: an unmodified script's position."""
+    return data.get("start"), data["loader"], data["consumed"], (data.get("own") or {}).get("inputs")
 
 
 def _count(tracked: Tracked, counts: list[int]) -> None:

@@ -29,7 +29,7 @@ from ff_core.state import optimizer_state
 from ff_core.worker import session
 from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
-from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, second, support
+from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, second, support, trainers
 from ff_deepspeed import config as configuration
 from ff_deepspeed.protection import Protection, guard
 from ff_deepspeed.stage3 import state as stage3
@@ -51,6 +51,7 @@ def install() -> None:
     if "deepspeed" not in _installed:
         _installed.add("deepspeed")
         _install_in_deepspeed()
+        trainers.install()
     when_worker(_install_in_worker)
 
 
@@ -152,6 +153,8 @@ def _step(found: Protection, original: Original, engine: Any, *args: Any, **kwar
 
 
 def _save_checkpoint(found: Protection, original: Original, engine: Any, *args: Any, **kwargs: Any) -> Any:
+    if found.passing:
+        return True
     result = found.unmodified.call(original, (engine, *args), kwargs, writes=False, alone=lambda: None)
     if not result:
         return result
@@ -172,7 +175,7 @@ def _load_checkpoint(found: Protection, original: Original, engine: Any, *args: 
 
 
 def _boundary(found: Protection, original: Original, engine: Any, is_boundary: bool) -> None:
-    if found.loop.used:
+    if found.loop.used and found.client.loop is None:  # else accelerate counts, and its count is state
         found.loop.check_boundary(is_boundary)
     original(engine, is_boundary)
 

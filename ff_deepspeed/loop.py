@@ -90,6 +90,7 @@ class Loop:
         if self._session.is_newcomer:
             position = self._session.saved_scalars()["data"]
             if position["call"] > call:
+                self._p.pass_over()
                 log.info("batches() call %d was over before this process took over its rank: empty here", call + 1)
                 return
             source.seek(position)  # before joining: nobody should wait for it

@@ -18,11 +18,10 @@ LEFT = (
 )
 BOUNDARY = (
     "engine.set_gradient_accumulation_boundary() is called in an iteration of ff_deepspeed.batches(), with "
-    "gradient_accumulation_steps = {steps}. Whoever calls it counts micro-batches, as Accelerate's accumulate() does. "
+    "gradient_accumulation_steps = {steps}. Whoever calls it counts micro-batches. "
     "That count does not go back with an iteration that is repeated after a failure: the ranks would step at different "
     "times. An item of batches() holds all micro-batches of one step, and DeepSpeed counts them itself: leave the call "
-    "out. With Accelerate write model.backward(loss) and model.step() for each micro-batch, in place of "
-    "accelerator.accumulate(model), accelerator.backward(loss) and optimizer.step()"
+    "out. An engine that accelerator.prepare() has made may be used with accelerator.accumulate()"
 )
 
 RESIZED = (

@@ -39,9 +39,11 @@ class Protection(ProtectedEngine):
         saved = self.session.saved_scalars()
         counters = dict(saved["trainer"]["engine"])
         data = saved["data"]
-        # The exact loop finds its way from where the job began; before the first iteration that is the place to be.
-        first = client.first_answer(saved["client"]) if "call" in data or data.get("start") else None
-        if "call" in data and first is None:
+        # The exact loop, and a library's, find their way from where the job began; before the first iteration that is
+        # the place to be.
+        is_led = "call" in data or (saved["client"]["led"] and not data.get("start"))
+        first = client.first_answer(saved["client"]) if is_led or data.get("start") else None
+        if is_led and first is None:
             return original(self.engine, *args, **kwargs)
         if first is not None:
             counters = {"global_steps": first[0]}
@@ -51,10 +53,16 @@ class Protection(ProtectedEngine):
             step = counters["global_steps"]
             answer = client.answer(saved["client"], step, f"{directory}/global_step{step}")
         scalars.set_counters(self.engine, counters)
-        if "call" not in data:
+        if not is_led:
             self.unmodified.answered(data)  # last: random states are put back here
         log.info("load_checkpoint() was answered from memory: %s", answer[0])
         return answer
+
+    def go_on_from_memory(self) -> None:
+        """In a newcomer whose loop is a library's, instead of load_checkpoint(): it is at the restored version."""
+        saved = self.session.saved_scalars()
+        scalars.set_counters(self.engine, dict(saved["trainer"]["engine"]))
+        self.unmodified.answered(saved["data"])
 
 
 guard: Guard[Protection] = Guard(

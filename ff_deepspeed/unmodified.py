@@ -23,7 +23,7 @@ import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_deepspeed import ambient, switches, words
-from ff_deepspeed.feed import NOWHERE, Feed, Tracked
+from ff_deepspeed.feed import NOWHERE, Feed, Tracked, place
 from ff_deepspeed.gradients import Gradients
 from ff_deepspeed.own_batches import OwnBatches
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
@@ -68,8 +68,10 @@ class Unmodified:
 
     def restored(self, saved: dict[str, Any]) -> None:
         self._p.client.load(saved["client"])
-        if self._answered is not None and _place(saved["data"]) != _place(self._answered):
-            raise self._p.fail(FailoverError(words.MOVED_ON))
+        if self._answered is not None:
+            if place(saved["data"]) != place(self._answered):
+                raise self._p.fail(FailoverError(words.MOVED_ON))
+            self._p.client.join(saved["client"])
 
     # ---- calls of the script ----------------------------------------------------------------------------------------
 
@@ -180,10 +182,7 @@ class Unmodified:
         return self._redo.make(ask, Settle(event, ambient.take(self._p.engine)), self.refuse_alone)
 
     def refuse_alone(self) -> NoReturn:
-        """A collective of the script in a void iteration: what it gave would be a made-up value.
-
-        Raises FailoverError.
-        """
+        """What this call gave in a void iteration would be a made-up value. Raises FailoverError."""
         raise self._p.fail(FailoverError(words.alone(self._redo.reason)))
 
     def next(self, tracked: Tracked) -> Any:
@@ -197,7 +196,7 @@ class Unmodified:
         elif self._redo.open is not None and self._feed.is_training(tracked):
             self._own.loader_asked()
             self._lift(tracked)
-            self._seal_if_stepped(AT_LOADER)
+            self._seal_if_stepped(AT_LOADER, asked=tracked)
             self._lift(tracked)  # sealing was interrupted
         return self._feed.next(tracked, own_thread=self._is_trainer)
 
@@ -207,6 +206,11 @@ class Unmodified:
             self._redo.void = False
             self._session.script_again()
             self._feed.count_back(tracked)
+
+    def pass_begins(self, loader: int) -> None:
+        """A library begins `loader` (its number) anew, and keeps nothing of an iterator before."""
+        if self.listening and not self._redo.void:
+            self._feed.give_up(loader)
 
     def check_unused(self) -> None:
         """Raises FailoverError if training has begun in an unmodified loop: batches() comes too late."""
@@ -252,7 +256,7 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
-            self._p.client.begins(self._session.may_restart)
+            self._p.client.begins(self._feed.is_asked, self._session.may_restart)
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)
@@ -288,16 +292,16 @@ class Unmodified:
     def _has_stepped(self) -> bool:
         return self._redo.open is not None and not self._redo.void and self._session.version == self._redo.open.version
 
-    def _seal_if_stepped(self, joined_at: str, inputs: Any = None) -> None:
+    def _seal_if_stepped(self, joined_at: str, inputs: Any = None, asked: Tracked | None = None) -> None:
         if self._has_stepped():
-            self._redo.make(lambda: self._seal(joined_at, inputs), None, lambda: None)
+            self._redo.make(lambda: self._seal(joined_at, inputs, asked), None, lambda: None)
 
-    def _seal(self, joined_at: str, inputs: Any) -> None:
+    def _seal(self, joined_at: str, inputs: Any, asked: Tracked | None) -> None:
         record = self._redo.open
         assert record is not None
         if record.sealed is None:
             self._sealed_at = joined_at
-            data = {**self._feed.position(), "joined_at": joined_at}
+            data = {**self._feed.position(asked), "joined_at": joined_at}
             client = self._p.client.save()
             if inputs is not None:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)
@@ -312,8 +316,3 @@ class Unmodified:
         self._feed.forget(oldest)
         self._redo.forget(oldest)
         self._redo.begin(record.version)
-
-
-def _place(data: dict[str, Any]) -> tuple[Any, ...]:
-    """Where in its data a version stands: enough to tell two versions apart."""
-    return data.get("start"), data["loader"], data["consumed"], (data.get("own") or {}).get("inputs")

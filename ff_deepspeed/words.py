@@ -16,7 +16,7 @@ _RESTARTS = (
     "With a loop of your own: " + REMEDIES[0].lower() + REMEDIES[1:]
 )
 _THE_END = (
-    "The first failure would end this job. Where the loop is a library's, as that of Hugging Face's Trainer, start the "
+    "The first failure would end this job. Where the loop is a library's, start the "
     "job with `fftrain run --max-restarts N`: after a failure the whole script starts again, and goes on from its "
     "newest checkpoint if it looks for one (`save_steps`, `resume_from_checkpoint`). With a loop of your own: "
     + REMEDIES[0].lower()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".pytest_cache" / "references"  # pytest's own cache folder: `make clean` removes it
-LIBRARIES = ("torch", "deepspeed", "megatron-core", "numpy")
+LIBRARIES = ("torch", "deepspeed", "megatron-core", "numpy", "accelerate", "transformers")
 
 
 def reference(script: Path, key: Sequence[str], make: Callable[[Path], None]) -> Path:

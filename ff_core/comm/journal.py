@@ -202,6 +202,11 @@ class Journal:
             self._store.clear()
             return self._frozen
 
+    def passed(self) -> None:
+        """Replaying: training began here in the dead rank. What this process does until it joins is in no journal."""
+        with self._lock:
+            self.active = self._replaying = False
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Around a part of initialisation that a newcomer leaves out, because its result comes from memory.

@@ -11,7 +11,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_FRAMEWORKS = frozenset({"deepspeed", "ff_core", "ff_deepspeed", "ff_megatron", "megatron", "torch"})
+_FRAMEWORKS = frozenset(
+    {"accelerate", "deepspeed", "ff_core", "ff_deepspeed", "ff_megatron", "megatron", "torch", "transformers"}
+)
 _LIBRARIES = tuple({path for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))})
 
 

@@ -1,4 +1,5 @@
-"""Where a script has its variables: running functions, its modules, its classes and objects, what functions have bound.
+"""Where a script has its variables: running functions, its modules, its classes and objects, what functions have bound,
+and objects of a library that drives its training.
 
 spaces = found_spaces(most=1000, left=covered.has)
 with running() as functions:
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CellType, FrameType, FunctionType
@@ -28,6 +30,8 @@ class Space:
 
     root: str | None = None
     """The running function that it belongs to."""
+    always = False
+    """What a replacement has there before the loop is no proof of what the dead rank had: all of it is saved."""
 
     def __init__(self, label: str, held: dict[str, Any]) -> None:
         self.label, self._held = label, held
@@ -95,6 +99,25 @@ class _Bound(Space):
         pass
 
 
+class _OfLibrary(Space):
+    always = True
+
+    def __init__(self, label: str, held: dict[str, Any], left_out: frozenset[str]) -> None:
+        super().__init__(label, held)
+        self.known = [name for name in self.known if name not in left_out]
+
+
+_of_libraries: dict[str, tuple[weakref.ReferenceType[Any], frozenset[str]]] = {}
+
+
+def look_into(label: str, obj: Any, left_out: frozenset[str] = frozenset()) -> None:
+    """A library's `obj` has a part in training: its attributes count like variables of the script.
+
+    label: goes before their names, ends in a dot, and is the same in another process.  left_out: names of attributes.
+    """
+    _of_libraries[label] = weakref.ref(obj), left_out
+
+
 @contextmanager
 def running() -> Iterator[Functions]:
     """The script's functions that run in this thread."""
@@ -141,6 +164,10 @@ class _Finder:
                 self._seen.add(id(value))
                 self.add(Space(f"{space.label}{name}.", value.__dict__), depth + 1)
 
+    def object(self, label: str, obj: Any, left_out: frozenset[str]) -> None:
+        self._seen.add(id(obj))
+        self.add(_OfLibrary(label, obj.__dict__, left_out), _DEPTH - 1)
+
     def enter(self, root: str | None) -> None:
         """What is added from now on belongs to this function."""
         self._root = root
@@ -165,6 +192,10 @@ def _is_users(module: str | None) -> bool:
 def found_spaces(most: int, left: Callable[[Any], bool]) -> list[Space]:
     """Those that the script has now. most: names, all together.  left: what is not looked into."""
     finder = _Finder(most, left)
+    for label, (referred, left_out) in _of_libraries.items():  # first: a variable of the script may have it, too
+        obj = referred()
+        if obj is not None:
+            finder.object(label, obj, left_out)
     names = sorted(filter(_is_users, list(sys.modules)), key=lambda name: name != "__main__")
     for name in names[:1] if "__main__" in names else []:
         finder.add(Space("", sys.modules[name].__dict__))

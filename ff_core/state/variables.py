@@ -88,6 +88,7 @@ class Variables:
             if type(value) not in PLAIN:
                 self._objects[path] = _reference(value)
                 self._contents[path] = _contents(value)
+        self._changed = {path for path in self._start if self._spaces[_split(path)[0]].always}
 
     def expected_bytes(self) -> int:
         """Room that they may need in a version."""

@@ -91,6 +91,10 @@ class AdapterSession(Protocol):
     def at_end(self, callback: Callable[[], None]) -> None:
         """Have `callback()` called when the script has ended well. What it raises ends the process."""
 
+    def passes_over(self) -> None:
+        """In a newcomer: its script is where training began, and passes over what is done. Until start_training() its
+        collectives complete by themselves, whatever the dead rank's were."""
+
     def start_training(self) -> int:
         """Begin to protect: version 0 is copied. In a newcomer: take the dead rank's place. Returns the version.
 

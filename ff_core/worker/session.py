@@ -152,6 +152,10 @@ class Session:
         """Have `callback()` called when the script has ended well: for a trainer whose loop does not say so."""
         self._at_end.append(callback)
 
+    def passes_over(self) -> None:
+        """See AdapterSession."""
+        self.groups.journal.passed()
+
     def start_training(self) -> int:
         """Begin to protect, or take the dead rank's place. Idempotent. Returns the version of the live state."""
         if not self.training:

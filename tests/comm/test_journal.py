@@ -115,6 +115,15 @@ def test_what_a_newcomer_leaves_out_is_not_recorded_and_not_counted() -> None:
     assert replaying.stored("get", "key") == (False, None)
 
 
+def test_what_a_newcomer_passes_over_is_in_no_journal() -> None:
+    journal = Journal(record=True)
+    journal.begin("0", "allreduce", [torch.zeros(1)])
+    replaying = Journal(record=False, data=journal.freeze())
+    replaying.passed()
+    assert not replaying.replaying and replaying.begin("0", "broadcast", [torch.zeros(5)]) is None
+    assert not replaying.frozen and replaying.freeze() == journal.freeze()
+
+
 def test_limit_is_per_tensor() -> None:
     journal = Journal(record=True)
     entry = journal.begin("0", "allgather", [torch.zeros(LIMIT // 4), torch.zeros(LIMIT // 4 + 1)])

@@ -101,6 +101,9 @@ class FakeSession:
             raise FailoverError("a second engine was made in this process")
         self.adapter = adapter
 
+    def passes_over(self) -> None:
+        assert self.is_newcomer
+
     def call_in_spares(self, function: str, *arguments: Any) -> None:
         pass  # there are none
 

@@ -63,7 +63,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 MISUSES = {
     "no with": r"did not enter `with ff_deepspeed\.iteration\(\):`",
     "three of two": r"went on with engine\.step\(\) after its optimizer step.*gradient_accumulation_steps = 2",
-    "own count": r"set_gradient_accumulation_boundary\(\) is called.*steps = 2.*model\.backward\(loss\) and model\.",
+    "own count": r"set_gradient_accumulation_boundary\(\) is called.*steps = 2.*accelerator\.accumulate\(\)",
     "resized": r"changed gradient_accumulation_steps from 2 to 1 within.*limit=",
     "nested": r"batches\(\) inside another ff_deepspeed\.batches\(\) loop",
     "with twice": r"belongs once into the body",

@@ -175,3 +175,32 @@ def test_a_survivor_repeats_an_iteration_with_them(back: int, monkeypatch: pytes
     script(back + 1, look)
     assert told == []
     assert {name: value for name, value in seen[back + 1].items() if value != seen[back][name]} == {}
+
+
+class Driver:
+    """An object of a library."""
+
+    def __init__(self, began_at: int) -> None:
+        self.began_at, self.total, self.writer, self.gone = began_at, torch.zeros(()), object(), {"a": [1]}
+        self.data = [began_at]
+
+
+def test_attributes_of_a_library_s_object_are_saved_whether_they_have_changed_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replacement enters a library's loop on another way: what it has there says nothing."""
+    monkeypatch.setattr(spaces, "_of_libraries", {})
+    theirs, mine = Driver(0), Driver(7)
+    spaces.look_into("the driver.", theirs, frozenset({"data"}))
+    dead = Variables()
+    dead.begin()
+    theirs.total += 3
+    saved = sent(dead.save())
+    spaces.look_into("the driver.", mine, frozenset({"data"}))
+    mine.gone["b"] = [2]
+    total, writer, entered = mine.total, mine.writer, Variables()
+    entered.begin()
+    lost, _ = entered.load(saved, repeats=False)
+    assert not [path for path in lost if "driver" in path]
+    assert (mine.began_at, mine.total.item(), mine.gone) == (0, 3.0, {"a": [1]})
+    assert mine.writer is writer and mine.data == [7] and total.item() in (0.0, 3.0)

@@ -1,0 +1,20 @@
+"""Libraries whose training loop is their own: what such a loop keeps beside the engine, how a replacement enters.
+
+A module for each library. It is imported when the library's own module is, and replaces methods there once per process.
+An engine that is not protected runs the library's own code.
+"""
+
+from __future__ import annotations
+
+from ff_core.worker.hooks import when_imported
+
+_LIBRARIES = {
+    "transformers.trainer": "ff_deepspeed.trainers.huggingface:install",
+    "accelerate.accelerator": "ff_deepspeed.trainers.accelerate:install",
+}
+
+
+def install() -> None:
+    """Wait for the libraries. Once per process."""
+    for module, function in _LIBRARIES.items():
+        when_imported(module, function)
