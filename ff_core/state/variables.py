@@ -14,6 +14,7 @@ changes while a batch is fetched, since that goes on by itself.
 
 from __future__ import annotations
 
+import logging
 import uuid
 import weakref
 import zlib
@@ -21,12 +22,16 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from ff_core.state import values
-from ff_core.state.captured import LostError, Room, Taken, Taker, put
+from ff_core.state import marks, values
+from ff_core.state.captured import LostError, Room, Taken, Taker
 from ff_core.state.covered import Covered
 from ff_core.state.fingerprint import Fingerprint
-from ff_core.state.spaces import Functions, Space, found_spaces, running
-from ff_core.state.values import PLAIN
+from ff_core.state.marks import HEAVY, Marker
+from ff_core.state.objects import GONE
+from ff_core.state.restored import Putter
+from ff_core.state.spaces import Found, Functions, Space, found_spaces, running
+
+log = logging.getLogger("ff_core")
 
 MOST_BYTES = 8 << 20
 """Of tensors in variables, all together: they are encoded in every iteration."""
@@ -34,6 +39,10 @@ _MOST_NAMES = 1000  # variables and attributes that are looked at, all together
 _NEW_BYTES = 256 << 10  # under names that were not there before the loop; a tensor of a quarter of it is a batch
 _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
 
+LEFT_OUT = (
+    "%d variables and attributes of the script are not looked at: only the first %d are. A replacement would have them as "
+    "they are before the training loop. Save those that decide with ff_core.register_state(name, obj)"
+)
 REMEDY = (
     "A replacement would begin with what they are before the training loop. Save them with "
     "ff_core.register_state(name, obj), where obj has state_dict() and load_state_dict(), or compute them from "
@@ -60,34 +69,47 @@ class Variables:
 
     def _forget(self) -> None:
         self._covered = Covered()
+        self._found = Found([], {}, set())
         self._spaces: dict[str, Space] = {}
         self._before: dict[str, Any] = {}  # path -> mark when training began
-        self._plain: dict[str, Any] = {}  # path -> value then, of what cannot be written in place
-        self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what can
+        self._fixed: dict[str, Any] = {}  # path -> value then, of what never changes in place
+        self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what does
         self._start: dict[str, Taken] = {}  # path -> value then
-        self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
+        self._contents: dict[str, Any] = {}  # path -> fingerprint then, of tensors and long lists
+        self._heavy: dict[str, Any] = {}  # path -> last mark, of what takes long to look at
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
         self._marks: dict[str, Any] = {}  # when the last version was complete
+        self._alive: list[Any] = []  # the objects then: an iteration that is void may have let go of one
+        self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> reference and mark then, under names that are new
+        self._kept: set[str] = set()  # new names whose values were written in place: no batches
         self._looks = 0
 
     def begin(self) -> None:
         """What is there now was made on the way to the loop, as a replacement makes it, too."""
         self._forget()
-        self._spaces = {space.label: space for space in found_spaces(_MOST_NAMES, self._covered.has)}
-        taker = Taker(Room(MOST_BYTES, values.MOST_ITEMS), self._covered.has, share=False)
+        self._found = found_spaces(_MOST_NAMES, self._covered)
+        if self._found.left_out:
+            log.warning(LEFT_OUT, self._found.left_out, _MOST_NAMES)
+        self._spaces = {space.label: space for space in self._found.spaces}
+        self._alive = list(self._found.by_label().values())
+        taker = self._taker(MOST_BYTES, share=False)
         for path, value in self._known():
-            self._before[path] = values.mark(value)
-            if type(value) in PLAIN:
-                self._plain[path] = value
+            self._before[path] = self._mark(path, value, look=True)
+            fixed = values.is_fixed(value)
+            if fixed:
+                self._fixed[path] = value
             try:
-                self._start[path] = taker.take(value)
+                self._start[path] = taker.take(value, path)
             except LostError:
-                continue
-            if type(value) not in PLAIN:
+                pass
+            if not fixed:
                 self._objects[path] = _reference(value)
                 self._contents[path] = _contents(value)
+
+    def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
+        return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)
 
     def expected_bytes(self) -> int:
         """Room that they may need in a version."""
@@ -104,14 +126,14 @@ class Variables:
         """
         self._looks += 1
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
-        taker = Taker(Room(MOST_BYTES, values.MOST_ITEMS), self._covered.has, share=True)
+        taker = self._taker(MOST_BYTES)
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
         for path, value in self._known():
-            if path in self._plain and self._plain[path] is value and path not in self._changed:
+            if self._fixed.get(path, GONE) is value and path not in self._changed:
                 continue
-            mark = self._marks[path] = values.mark(value)
+            mark = self._marks[path] = self._mark(path, value, look=look)
             if path not in self._changed and not self._is_other(path, value, mark, look):
                 continue
             self._changed.add(path)
@@ -124,41 +146,57 @@ class Variables:
                     changed[path] = [None, values.shown(value), None, _crc(mark), same]
                 continue
             done.add(id(value))
-            changed[path] = _entry(taker, value, mark, same)
-        taker = Taker(Room(_NEW_BYTES, values.MOST_ITEMS), self._covered.has, share=True)
-        new = {path: self._entry_of_new(taker, path, value) for path, value in self._new()}
-        return {"process": self._process, "changed": changed, "new": new}
+            changed[path] = _entry(taker, path, value, mark, same)
+        self._alive = list(self._found.by_label().values())
+        return {"process": self._process, "changed": changed, "new": self._save_new(taker)}
+
+    def _mark(self, path: str, value: Any, *, look: bool) -> Any:
+        if not look and path in self._heavy:
+            return self._heavy[path]
+        marker = Marker(self._found.label_of)
+        mark = marker.mark(value)
+        if marker.parts > HEAVY:
+            self._heavy[path] = mark
+        return mark
 
     def _is_other(self, path: str, value: Any, mark: Any, look: bool) -> bool:
         if mark != self._before[path]:
             return True
         return look and path in self._contents and self._contents[path] != _contents(value)
 
-    def _entry_of_new(self, taker: Taker, path: str, value: Any) -> list[Any] | None:
-        held = list(values.tensors(value))
-        is_batch = any(tensor.grad_fn is not None or tensor.nbytes > _NEW_BYTES // 4 for tensor in held)
-        if path in self._of_data or is_batch or not values.is_of_interest(value):
-            return None
-        entry = _entry(taker, value, None, False)
-        return None if entry[0] is None else entry
+    def _save_new(self, taker: Taker) -> dict[str, Any]:
+        small, saved, before = self._taker(_NEW_BYTES), dict[str, Any](), self._new_ones
+        self._new_ones = {}
+        for path, value in self._new():
+            if path in self._of_data or not values.is_of_interest(value):
+                saved[path] = None
+                continue
+            mark = None if values.is_fixed(value) else Marker(self._found.label_of).mark(value)
+            self._new_ones[path] = _reference(value), mark
+            referred, last = before.get(path, (None, None))
+            if referred is not None and _is(referred(), value) and mark != last:
+                self._kept.add(path)
+            saved[path] = _entry(taker, path, value, mark, False) if path in self._kept else _small(small, path, value)
+        return saved
 
     def fetched(self) -> None:
         """A batch was fetched after save(): what has changed since goes on with the data."""
         for path, value in self._known():
-            if path in self._plain and self._plain[path] is value and path not in self._marks:
+            if path not in self._marks and self._fixed.get(path, GONE) is value:
                 continue
-            mark = values.mark(value)
+            mark = self._mark(path, value, look=False)
             if path in self._of_data or mark != self._marks.get(path, self._before[path]):
                 self._of_data.add(path)
                 self._fetched[path] = mark
 
     def written(self) -> list[str]:
         """Names of what training has changed, and what can be neither saved nor put back."""
-        taker = Taker(Room(MOST_BYTES, 1 << 62), self._covered.has, share=True)
+        taker = self._taker(MOST_BYTES, 1 << 62)
         known = dict(self._known())
-        entries = {path: _entry(taker, known[path], None, False) for path in sorted(self._changed & known.keys())}
+        changed = sorted(self._changed & known.keys())
+        entries = {path: _entry(taker, path, known[path], self._marks.get(path), False) for path in changed}
         lost = [path for path, entry in entries.items() if entry[0] is None and path not in self._of_data]
-        return [f"{path} ({entries[path][1]})" for path in lost if entries[path][1] != "generator"]
+        return [f"{path} ({entries[path][1]})" for path in lost if entries[path][1] not in ("generator", "function")]
 
     # ---- after a failure --------------------------------------------------------------------------------------------
 
@@ -168,6 +206,8 @@ class Variables:
         Gives, in words, what is not what it was, and lists whose entries are missing.
         """
         self._covered = Covered()
+        by_label = self._found.by_label()
+        self._putter = Putter(lambda label: by_label.get(label, GONE))
         mine, now = saved["process"] == self._process, self._all()
         writes: dict[str, Any] = {}
         lost: list[str] = []
@@ -181,7 +221,7 @@ class Variables:
                 writes[path] = self._restored(path, entry, now, mine)
                 self._changed.add(path)
             except LostError as error:
-                if path in saved["new"] or (entry[1] == "generator" and not repeats):
+                if (path in saved["new"] and entry[0] is not None) or (entry[1] == "generator" and not repeats):
                     continue
                 (long if entry[1].endswith("entries") and entry[0] is None else lost).append(
                     f"{path} ({entry[1]}: {error})"
@@ -189,7 +229,7 @@ class Variables:
         if mine:
             lost += self._go_back(saved, now, writes)
         self._write(writes)
-        self._marks = {path: values.mark(value) for path, value in self._known()}
+        self._marks = {path: self._mark(path, value, look=True) for path, value in self._known()}
         return lost, long
 
     def _restored(self, path: str, entry: list[Any], now: dict[str, Any], mine: bool) -> Any:
@@ -199,12 +239,17 @@ class Variables:
             raise LostError("it is not there")
         live = now.get(path)
         if taken is not None:
-            return put(live, taken, in_place=same)
-        if mine and _crc(values.mark(live)) == mark:
+            return self._putter.put(live, taken, in_place=same or (not mine and self._is_alone(path, live)))
+        live_mark = self._mark(path, live, look=True)
+        if mine and _crc(live_mark) == mark:
             return live
-        if text is None or values.text(live) != text:
+        if text is None or values.text(live, live_mark) != text:
             raise LostError("it cannot be saved")
         return live
+
+    def _is_alone(self, path: str, live: Any) -> bool:
+        """Whether `live` is an object that only this variable has."""
+        return self._found.label_of(live) == f"{path}." and id(live) not in self._found.twice
 
     def _go_back(self, saved: dict[str, Any], now: dict[str, Any], writes: dict[str, Any]) -> list[str]:
         """In a survivor, what only the void iteration has changed. Gives what cannot be put back."""
@@ -213,17 +258,18 @@ class Variables:
             if path in saved["changed"] or path in self._of_data or path not in now or self._covered.has(now[path]):
                 continue
             value, contents = now[path], self._contents.get(path)
-            if values.mark(value) == before and (contents is None or contents == _contents(value)):
+            same_mark = self._mark(path, value, look=True) == before
+            if same_mark and (contents is None or contents == _contents(value)):
                 continue
             if path in self._start:
                 first = self._objects[path]() if path in self._objects else value
                 live = value if first is None or type(first) is int else first
-                writes[path] = put(live, self._start[path], in_place=_is(first, live))
+                writes[path] = self._putter.put(live, self._start[path], in_place=_is(first, live))
             else:
                 lost.append(f"{path} ({values.shown(value)})")
         with running() as functions:
-            for label, space in self._alive(functions):
-                for name in space.values(functions).keys() - space.all_known:
+            for label, space in self._alive_spaces(functions):
+                for name in list(space.values(functions).keys() - space.all_known):
                     if label + name not in saved["new"]:
                         space.remove(functions, name)
         return lost
@@ -234,7 +280,7 @@ class Variables:
             label, name = _split(path)
             by_space.setdefault(label, {})[name] = value
         with running() as functions:
-            for label, space in self._alive(functions):
+            for label, space in self._alive_spaces(functions):
                 live, named = space.values(functions), by_space.get(label, {})
                 changed = {name: value for name, value in named.items() if name not in live or live[name] is not value}
                 if changed:
@@ -248,18 +294,18 @@ class Variables:
 
     def _known(self) -> Iterator[tuple[str, Any]]:
         with running() as functions:
-            for label, space in self._alive(functions):
+            for label, space in self._alive_spaces(functions):
                 held = space.values(functions)
                 yield from ((label + name, held[name]) for name in space.known if name in held)
 
     def _new(self) -> Iterator[tuple[str, Any]]:
         with running() as functions:
-            for label, space in self._alive(functions):
+            for label, space in self._alive_spaces(functions):
                 held = space.values(functions)
                 names = [name for name in held.keys() - space.all_known if values.is_variable(name)]
                 yield from ((label + name, held[name]) for name in names)
 
-    def _alive(self, functions: Functions) -> list[tuple[str, Space]]:
+    def _alive_spaces(self, functions: Functions) -> list[tuple[str, Space]]:
         """Without what belongs to a function that has returned."""
         spaces = self._spaces.items()
         return [(label, space) for label, space in spaces if space.root is None or space.root in functions]
@@ -294,16 +340,25 @@ def _is(referred: Any, value: Any) -> bool:
     return referred is value or (type(referred) is int and referred == id(value))
 
 
-def _entry(taker: Taker, value: Any, mark: Any, same: bool) -> list[Any]:
+def _entry(taker: Taker, path: str, value: Any, mark: Any, same: bool) -> list[Any]:
     try:
-        return [taker.take(value), values.shown(value), None, 0, same]
+        return [taker.take(value, path), values.shown(value), None, 0, same]
     except LostError:
-        return [None, values.shown(value), values.text(value), _crc(mark), same]
+        return [None, values.shown(value), values.text(value, mark), _crc(mark), same]
 
 
-def _contents(value: Any) -> str:
+def _small(taker: Taker, path: str, value: Any) -> list[Any] | None:
+    """Of a value under a new name, which may be a batch, or come from the model."""
+    held = list(values.tensors(value))
+    if any(tensor.grad_fn is not None or tensor.nbytes > _NEW_BYTES // 4 for tensor in held):
+        return None
+    entry = _entry(taker, path, value, None, False)
+    return None if entry[0] is None else entry
+
+
+def _contents(value: Any) -> Any:
     held = [tensor.detach() for tensor in values.tensors(value)]
-    return Fingerprint(held).value() if held else ""
+    return Fingerprint(held).value() if held else marks.all_of(value)
 
 
 def _crc(mark: Any) -> int:
