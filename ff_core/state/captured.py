@@ -10,7 +10,7 @@ A taken value is a list. The first entry says of which kind:
 
     plain VALUE | left | known LABEL | text KIND TEXT | named NAME | member NAME NAME-OF-MEMBER
     tensor TENSOR DEVICE IS-LEAF GRADIENT | array ARRAY | records BYTES SHAPE DTYPE | random STATE
-    place INDEX | range START STOP STEP INDEX | iterator KIND [TAKEN...] TAKEN
+    made from NAME NUMBER | place INDEX | range START STOP STEP INDEX | iterator KIND [TAKEN...] TAKEN
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | object CLASS ATTRIBUTES | module [[NAME, TAKEN]...]
 """
 
@@ -99,6 +99,9 @@ class Taker:
             return ["member", objects.name_of(kind), value.name]
         if isinstance(value, objects.NAMED):
             return self._named(value)
+        number = next((base for base in (int, float, str) if isinstance(value, base)), None)
+        if number is not None:
+            return ["made from", objects.name_of(kind), number(value)]
         if len(self._above) > _DEPTH:
             raise LostError("nested too deeply")
         self._above.append(id(value))
@@ -183,17 +186,18 @@ class Taker:
         if reduced is None:
             raise LostError("how far it has come cannot be set")
         maker, arguments, state = reduced
-        if values.is_in_line(value):
+        if type(value) in values.IN_LINE:
             held = arguments[0] if arguments else None
             if type(held) is range:
                 return ["range", held.start, held.stop, held.step, state or 0]
-            return ["place", state if arguments and held != () else None]  # None: it is at its end
-        if maker is iter:  # what is left of a dict
+            if len(self._above) == 1:  # its list is there, too
+                return ["place", state if arguments and held != () else None]  # None: it is at its end
+        if maker is iter and arguments and type(value) not in values.IN_LINE:  # what is left of a dict
             return ["iterator", "iter", [self._take(list(arguments[0]))], LEFT]
-        parts = [self._take(part) for part in arguments]
-        if LEFT in parts:
+        parts, place = [self._take(part) for part in arguments], self._take(state)
+        if LEFT in parts or (place[0] == "holder" and LEFT in place[2]):
             return LEFT  # over what goes on by itself
-        return ["iterator", maker.__name__, parts, self._take(state)]
+        return ["iterator", maker.__name__, parts, place]
 
 
 def _is_key(key: Any) -> bool:

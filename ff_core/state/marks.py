@@ -13,13 +13,14 @@ from typing import Any
 
 from ff_core.state import generators, objects, values
 from ff_core.state.fingerprint import Fingerprint
-from ff_core.state.values import ITERATORS, MOST_ITEMS, PLAIN, WRITTEN, WRITTEN_AS, np
+from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
 
 _DEPTH = 8  # as deep as values are saved
 _MOST_BYTES = 1 << 20  # of an array whose contents all count
 _MOST_PARTS = 20_000  # of one value
 HEAVY = 500
 """A mark of more parts is not made with every version."""
+_MOST_ENTRIES = 1_000_000  # of a list that counts as a whole
 _LAST = 32  # entries of a long list that are compared with every version
 
 
@@ -55,18 +56,19 @@ class Marker:
         if objects.is_users_object(value):
             label = self._known(value)
             return label if label is not None else (kind.__qualname__, *self._of_attributes(value))
-        if kind in values.SCALARS or kind in WRITTEN_AS or isinstance(value, Enum) or isinstance(value, values.NUMBERS):
+        if kind in values.SCALARS or kind in WRITTEN_AS or isinstance(value, (Enum, *values.NUMBERS)):
             return repr(value)
         return id(value)
 
     def _of_container(self, value: Any, kind: type, base: type) -> Any:
         size = len(value)
         more = self._of_attributes(value) if kind is not base and objects.is_users_class(kind) else ()
-        if size * _width(value, base) > MOST_ITEMS:
+        entries = size * _width(value, base)
+        if entries > _MOST_ENTRIES:
             return size, repr(_last(value, base)), more
         plain = _marshalled(value, base)
         if plain is not None:
-            self.parts += size // 32
+            self.parts += entries // 20
             return size, plain, more
         return size, self._of_parts(value, base), more
 
@@ -129,14 +131,6 @@ def _last(value: Any, base: type) -> list[Any]:
         return []
     return [part for part in islice(base.__reversed__(value) if base is not tuple else reversed(value), _LAST)  # type: ignore[attr-defined]
             if type(part) in PLAIN]  # fmt: skip
-
-
-def all_of(value: Any) -> int | None:
-    """Hash of all of a long list or dict, which its mark knows the end of."""
-    base = objects.base_of(type(value))
-    if base is None or len(value) * _width(value, base) <= MOST_ITEMS:
-        return None
-    return _marshalled(value, base)
 
 
 def _plain_marks(held: dict[str, Any]) -> list[str]:

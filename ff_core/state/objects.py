@@ -29,7 +29,7 @@ _NAMESPACES = frozenset({Namespace, SimpleNamespace})
 #: What these have goes with a thread, a process or a frame, which nobody can set.
 _NO_OBJECTS = (
     torch.Tensor, torch.nn.Module, *NAMED, ModuleType, MethodType, functools.partial, Enum, BaseException, Thread,
-    BaseProcess, local,
+    BaseProcess, local, int, float, str, bytes,
 )  # fmt: skip
 _TORCHS = frozenset(vars(torch.nn.Module())) | {"_compiled_call_impl"}  # of every module
 _FRAMEWORKS = frozenset({"torch", "deepspeed", "megatron", "ff_core", "ff_deepspeed", "ff_megatron"})

@@ -39,7 +39,7 @@ class Putter:
 
     def put(self, live: Any, taken: Taken, *, in_place: bool) -> Any:
         """What the variable has to be. Raises LostError where `live` lacks what is not saved."""
-        put: Callable[[Any, Taken, bool], Any] = getattr(self, f"_put_{taken[0]}")
+        put: Callable[[Any, Taken, bool], Any] = getattr(self, f"_put_{taken[0].replace(' ', '_')}")
         return put(live, taken, in_place)
 
     def _put_plain(self, live: Any, taken: Taken, in_place: bool) -> Any:
@@ -72,6 +72,10 @@ class Putter:
         if kind is None or taken[2] not in kind.__members__:
             raise LostError(f"{taken[1][1]}.{taken[2]} is not there")
         return kind[taken[2]]
+
+    def _put_made_from(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        _, name, number = taken
+        return type(number).__new__(self._class(name, live), number)  # type: ignore[call-overload]
 
     def _put_tensor(self, live: Any, taken: Taken, in_place: bool) -> Any:
         _, value, device, leaf, gradient = taken
@@ -122,7 +126,7 @@ class Putter:
     # ---- iterators ---------------------------------------------------------------------------------------------------
 
     def _put_place(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        if not values.is_in_line(live):
+        if type(live) not in values.IN_LINE:
             raise LostError("it is an iterator there")
         if taken[1] is None:
             deque(live, maxlen=0)

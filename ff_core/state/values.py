@@ -38,8 +38,9 @@ WRITTEN_AS: dict[type, Callable[[str], Any]] = {
     datetime.date: datetime.date.fromisoformat,
 }
 _OVER_HELD: tuple[Any, ...] = ([], (), range(1), range(1 << 70))
-_IN_LINE = frozenset({type(iter(held)) for held in _OVER_HELD})
-ITERATORS: frozenset[type] = _IN_LINE | {
+IN_LINE = frozenset({type(iter(held)) for held in _OVER_HELD})
+"""Iterators over a list or a range."""
+ITERATORS: frozenset[type] = IN_LINE | {
     count, itertools.cycle, itertools.chain, itertools.islice, itertools.repeat, enumerate, zip, map, reversed,
     type(reversed([])), type(iter({})), type(iter({}.values())), type(iter({}.items())),
 }  # fmt: skip
@@ -113,11 +114,6 @@ def reduced(iterator: Any) -> tuple[Any, tuple[Any, ...], Any] | None:
     except (AttributeError, TypeError):
         return None
     return parts[0], parts[1], parts[2] if len(parts) > 2 else None
-
-
-def is_in_line(iterator: Any) -> bool:
-    """Whether it goes through a list or a range."""
-    return type(iterator) in _IN_LINE
 
 
 def place_of(function: FunctionType) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from ff_core.state import marks, values
+from ff_core.state import values
 from ff_core.state.captured import LostError, Room, Taken, Taker
 from ff_core.state.covered import Covered
 from ff_core.state.fingerprint import Fingerprint
@@ -40,8 +40,8 @@ _NEW_BYTES = 256 << 10  # under names that were not there before the loop; a ten
 _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
 
 LEFT_OUT = (
-    "%d variables and attributes of the script are not looked at: only the first %d are. A replacement would have them as "
-    "they are before the training loop. Save those that decide with ff_core.register_state(name, obj)"
+    "%d variables and attributes of the script are not looked at: only the first %d are. A replacement would have them "
+    "as they are before the training loop. Save those that decide with ff_core.register_state(name, obj)"
 )
 REMEDY = (
     "A replacement would begin with what they are before the training loop. Save them with "
@@ -75,7 +75,7 @@ class Variables:
         self._fixed: dict[str, Any] = {}  # path -> value then, of what never changes in place
         self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what does
         self._start: dict[str, Taken] = {}  # path -> value then
-        self._contents: dict[str, Any] = {}  # path -> fingerprint then, of tensors and long lists
+        self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
         self._heavy: dict[str, Any] = {}  # path -> last mark, of what takes long to look at
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
@@ -209,6 +209,7 @@ class Variables:
         by_label = self._found.by_label()
         self._putter = Putter(lambda label: by_label.get(label, GONE))
         mine, now = saved["process"] == self._process, self._all()
+        self._used = set(_labels(saved["changed"])) | set(_labels(saved["new"]))
         writes: dict[str, Any] = {}
         lost: list[str] = []
         long: list[str] = []
@@ -248,8 +249,9 @@ class Variables:
         return live
 
     def _is_alone(self, path: str, live: Any) -> bool:
-        """Whether `live` is an object that only this variable has."""
-        return self._found.label_of(live) == f"{path}." and id(live) not in self._found.twice
+        """Whether `live` is an object that only this variable has, and nothing of what is put back."""
+        label = f"{path}."
+        return self._found.label_of(live) == label and id(live) not in self._found.twice and label not in self._used
 
     def _go_back(self, saved: dict[str, Any], now: dict[str, Any], writes: dict[str, Any]) -> list[str]:
         """In a survivor, what only the void iteration has changed. Gives what cannot be put back."""
@@ -356,9 +358,22 @@ def _small(taker: Taker, path: str, value: Any) -> list[Any] | None:
     return None if entry[0] is None else entry
 
 
-def _contents(value: Any) -> Any:
+def _labels(entries: dict[str, Any]) -> Iterator[str]:
+    """Of objects that what was saved belongs to, or refers to."""
+    for path, entry in entries.items():
+        yield _split(path)[0]
+        parts = [entry]
+        while parts:
+            part = parts.pop()
+            if type(part) is list:
+                if len(part) == 2 and part[0] == "known":
+                    yield part[1]
+                parts += part
+
+
+def _contents(value: Any) -> str:
     held = [tensor.detach() for tensor in values.tensors(value)]
-    return Fingerprint(held).value() if held else marks.all_of(value)
+    return Fingerprint(held).value() if held else ""
 
 
 def _crc(mark: Any) -> int:
