@@ -10,7 +10,8 @@ A taken value is a list. The first entry says of which kind:
 
     plain VALUE | left | known LABEL | text KIND TEXT | named NAME | member NAME NAME-OF-MEMBER
     tensor TENSOR DEVICE IS-LEAF GRADIENT | array ARRAY | records BYTES SHAPE DTYPE | random STATE
-    made from NAME NUMBER | place INDEX | range START STOP STEP INDEX | iterator KIND [TAKEN...] TAKEN
+    made from NAME NUMBER | span START STOP STEP | place INDEX | range START STOP STEP INDEX |
+    iterator KIND [TAKEN...] TAKEN |
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | object CLASS ATTRIBUTES | module [[NAME, TAKEN]...]
 """
 
@@ -80,6 +81,8 @@ class Taker:
         if kind in PLAIN or kind in SCALARS:
             self._room.use(len(value) if kind in (str, bytes, bytearray) else 0)
             return ["plain", value]
+        if kind is range:
+            return ["span", value.start, value.stop, value.step]
         label = self._known(value)
         if label is not None and label != at:
             return ["known", label]
@@ -191,7 +194,7 @@ class Taker:
             if type(held) is range:
                 return ["range", held.start, held.stop, held.step, state or 0]
             if len(self._above) == 1:  # its list is there, too
-                return ["place", state if arguments and held != () else None]  # None: it is at its end
+                return ["place", state if arguments and held not in ((), "") else None]  # None: it is at its end
         if maker is iter and arguments and type(value) not in values.IN_LINE:  # what is left of a dict
             return ["iterator", "iter", [self._take(list(arguments[0]))], LEFT]
         parts, place = [self._take(part) for part in arguments], self._take(state)

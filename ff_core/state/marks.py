@@ -118,7 +118,7 @@ def _marshalled(value: Any, base: type) -> int | None:
 
 def _width(value: Any, base: type) -> int:
     """About how many entries the first entry has."""
-    first = next(iter(dict.values(value) if issubclass(base, dict) else base.__iter__(value)), None)  # type: ignore[attr-defined]
+    first: Any = next(iter(dict.values(value) if issubclass(base, dict) else base.__iter__(value)), None)  # type: ignore[attr-defined]
     return max(len(first), 1) if type(first) in (list, tuple, dict, set, deque) else 1
 
 

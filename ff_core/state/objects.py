@@ -10,11 +10,12 @@ import functools
 import sys
 from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from enum import Enum
 from multiprocessing.process import BaseProcess
 from threading import Thread, local
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -35,13 +36,21 @@ _TORCHS = frozenset(vars(torch.nn.Module())) | {"_compiled_call_impl"}  # of eve
 _FRAMEWORKS = frozenset({"torch", "deepspeed", "megatron", "ff_core", "ff_deepspeed", "ff_megatron"})
 
 
-@functools.cache
+_Of = TypeVar("_Of", bound=Callable[[type], Any])
+
+
+def _cached(function: _Of) -> _Of:
+    """functools.cache, which has another opinion about the type of a class."""
+    return cast(_Of, functools.cache(function))
+
+
+@_cached
 def base_of(kind: type) -> type | None:
     """The kind of container that `kind` is or was made from."""
     return next((base for base in BASES if issubclass(kind, base)), None)
 
 
-@functools.cache
+@_cached
 def is_users_class(kind: type) -> bool:
     """Whether the script brought `kind`, or it is a namespace, and its objects have attributes that can be set."""
     if kind in _NAMESPACES:
@@ -57,7 +66,7 @@ def is_users_object(value: Any) -> bool:
     return is_users_class(kind) and base_of(kind) is None
 
 
-@functools.cache
+@_cached
 def has_more(kind: type) -> bool:
     """Whether modules of the class `kind` may have more than torch's modules have."""
     return issubclass(kind, torch.nn.Module) and kind.__module__.split(".", 1)[0] not in _FRAMEWORKS
@@ -68,7 +77,7 @@ def _is_of_script(kind: type) -> bool:
     return module is not None and frames.is_users(getattr(module, "__file__", None) or "<none>", kind.__module__)
 
 
-@functools.cache
+@_cached
 def _slots(kind: type) -> dict[str, Any]:
     """Name -> descriptor, of what the classes of the script keep in slots."""
     found = {}

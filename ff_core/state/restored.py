@@ -75,7 +75,7 @@ class Putter:
 
     def _put_made_from(self, live: Any, taken: Taken, in_place: bool) -> Any:
         _, name, number = taken
-        return type(number).__new__(self._class(name, live), number)  # type: ignore[call-overload]
+        return type(number).__new__(self._class(name, live), number)
 
     def _put_tensor(self, live: Any, taken: Taken, in_place: bool) -> Any:
         _, value, device, leaf, gradient = taken
@@ -139,6 +139,9 @@ class Putter:
         made.__setstate__(taken[4])  # type: ignore[attr-defined]
         return made
 
+    def _put_span(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        return range(*taken[1:])
+
     def _put_iterator(self, live: Any, taken: Taken, in_place: bool) -> Any:
         _, maker, parts, state = taken
         reduced = None if type(live).__name__ != maker else values.reduced(live)
@@ -154,7 +157,7 @@ class Putter:
     def _put_holder(self, live: Any, taken: Taken, in_place: bool) -> Any:
         _, name, items, limit, kind_name, attributes = taken
         base = _BASES[name]
-        kind: type = base if kind_name is None else self._class(kind_name, live)
+        kind: Any = base if kind_name is None else self._class(kind_name, live)
         is_same = type(live) is kind and (base is not deque or live.maxlen == limit)
         if issubclass(base, dict):
             made = self._put_dict(live, base, kind, items, is_same, in_place)

@@ -232,7 +232,8 @@ class _Finder:
         names = code.co_varnames[: code.co_argcount]
         defaults = dict(zip(reversed(names), reversed(function.__defaults__ or ()), strict=False))
         defaults |= function.__kwdefaults__ or {}
-        kept = {name: value for name, value in defaults.items() if objects.base_of(type(value)) not in (None, tuple)}
+        defaults = {name: value for name, value in defaults.items() if type(value) is not tuple}
+        kept = {name: value for name, value in defaults.items() if objects.base_of(type(value)) is not None}
         if kept:
             self.add(Space(f"{label}(default).", kept), _DEPTH)
 

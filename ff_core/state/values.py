@@ -37,9 +37,9 @@ WRITTEN_AS: dict[type, Callable[[str], Any]] = {
     datetime.datetime: datetime.datetime.fromisoformat,
     datetime.date: datetime.date.fromisoformat,
 }
-_OVER_HELD: tuple[Any, ...] = ([], (), range(1), range(1 << 70))
+_OVER_HELD: tuple[Any, ...] = ([], (), range(1), range(1 << 70), "a", "\u00e9")
 IN_LINE = frozenset({type(iter(held)) for held in _OVER_HELD})
-"""Iterators over a list or a range."""
+"""Iterators over a list, a text or a range."""
 ITERATORS: frozenset[type] = IN_LINE | {
     count, itertools.cycle, itertools.chain, itertools.islice, itertools.repeat, enumerate, zip, map, reversed,
     type(reversed([])), type(iter({})), type(iter({}.values())), type(iter({}.items())),

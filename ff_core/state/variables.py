@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import logging
 import uuid
-import weakref
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from ff_core.state import values
+from ff_core.state import entries, values, variable_words
 from ff_core.state.captured import LostError, Room, Taken, Taker
 from ff_core.state.covered import Covered
-from ff_core.state.fingerprint import Fingerprint
 from ff_core.state.marks import HEAVY, Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
@@ -36,28 +33,7 @@ log = logging.getLogger("ff_core")
 MOST_BYTES = 8 << 20
 """Of tensors in variables, all together: they are encoded in every iteration."""
 _MOST_NAMES = 1000  # variables and attributes that are looked at, all together
-_NEW_BYTES = 256 << 10  # under names that were not there before the loop; a tensor of a quarter of it is a batch
 _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
-
-LEFT_OUT = (
-    "%d variables and attributes of the script are not looked at: only the first %d are. A replacement would have them "
-    "as they are before the training loop. Save those that decide with ff_core.register_state(name, obj)"
-)
-REMEDY = (
-    "A replacement would begin with what they are before the training loop. Save them with "
-    "ff_core.register_state(name, obj), where obj has state_dict() and load_state_dict(), or compute them from "
-    'engine.global_steps. If they decide nothing, set "unsaved_variables": "ignore" in the "ff_failover" block'
-)
-LOST = "rank {rank} cannot go on from version {version}: variables of its script are not what they were then: {what}. "
-WRITTEN = (
-    "the script writes {what} in its training loop: that cannot be saved in every iteration, so the first failure "
-    "would end this job. "
-)
-LONG = (
-    "rank {rank} goes on from version {version} without the earlier entries of {what}: more than "
-    f"{values.MOST_ITEMS} entries are not saved. If they decide about training, register them: "
-    "ff_core.register_state(name, obj)"
-)
 
 
 class Variables:
@@ -82,7 +58,7 @@ class Variables:
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
         self._marks: dict[str, Any] = {}  # when the last version was complete
         self._alive: list[Any] = []  # the objects then: an iteration that is void may have let go of one
-        self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> reference and mark then, under names that are new
+        self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
         self._kept: set[str] = set()  # new names whose values were written in place: no batches
         self._looks = 0
 
@@ -91,7 +67,7 @@ class Variables:
         self._forget()
         self._found = found_spaces(_MOST_NAMES, self._covered)
         if self._found.left_out:
-            log.warning(LEFT_OUT, self._found.left_out, _MOST_NAMES)
+            log.warning(variable_words.LEFT_OUT, self._found.left_out, _MOST_NAMES)
         self._spaces = {space.label: space for space in self._found.spaces}
         self._alive = list(self._found.by_label().values())
         taker = self._taker(MOST_BYTES, share=False)
@@ -105,8 +81,8 @@ class Variables:
             except LostError:
                 pass
             if not fixed:
-                self._objects[path] = _reference(value)
-                self._contents[path] = _contents(value)
+                self._objects[path] = entries.reference(value)
+                self._contents[path] = entries.contents_of(value)
 
     def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
         return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)
@@ -137,16 +113,16 @@ class Variables:
             if path not in self._changed and not self._is_other(path, value, mark, look):
                 continue
             self._changed.add(path)
-            same = path in self._objects and _is(self._objects[path](), value)
+            same = path in self._objects and entries.refers_to(self._objects[path](), value)
             if same and id(value) in done:
                 changed[path] = None  # another name of the same
                 continue
             if path in self._of_data:
                 if mark != self._fetched.get(path):  # the loop changes it, too: nobody could put that back
-                    changed[path] = [None, values.shown(value), None, _crc(mark), same]
+                    changed[path] = [None, values.shown(value), None, entries.crc(mark), same]
                 continue
             done.add(id(value))
-            changed[path] = _entry(taker, path, value, mark, same)
+            changed[path] = entries.entry_of(taker, path, value, mark, same)
         self._alive = list(self._found.by_label().values())
         return {"process": self._process, "changed": changed, "new": self._save_new(taker)}
 
@@ -162,21 +138,25 @@ class Variables:
     def _is_other(self, path: str, value: Any, mark: Any, look: bool) -> bool:
         if mark != self._before[path]:
             return True
-        return look and path in self._contents and self._contents[path] != _contents(value)
+        return look and path in self._contents and self._contents[path] != entries.contents_of(value)
 
     def _save_new(self, taker: Taker) -> dict[str, Any]:
-        small, saved, before = self._taker(_NEW_BYTES), dict[str, Any](), self._new_ones
+        small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
         self._new_ones = {}
         for path, value in self._new():
             if path in self._of_data or not values.is_of_interest(value):
                 saved[path] = None
                 continue
             mark = None if values.is_fixed(value) else Marker(self._found.label_of).mark(value)
-            self._new_ones[path] = _reference(value), mark
-            referred, last = before.get(path, (None, None))
-            if referred is not None and _is(referred(), value) and mark != last:
+            self._new_ones[path] = entries.stays(value), mark
+            is_again, last = before.get(path, (None, None))
+            if is_again is not None and mark != last and is_again(value):
                 self._kept.add(path)
-            saved[path] = _entry(taker, path, value, mark, False) if path in self._kept else _small(small, path, value)
+            saved[path] = (
+                entries.entry_of(taker, path, value, mark, False)
+                if path in self._kept
+                else entries.small_entry(small, path, value)
+            )
         return saved
 
     def fetched(self) -> None:
@@ -194,7 +174,7 @@ class Variables:
         taker = self._taker(MOST_BYTES, 1 << 62)
         known = dict(self._known())
         changed = sorted(self._changed & known.keys())
-        entries = {path: _entry(taker, path, known[path], self._marks.get(path), False) for path in changed}
+        entries = {path: entries.entry_of(taker, path, known[path], self._marks.get(path), False) for path in changed}
         lost = [path for path, entry in entries.items() if entry[0] is None and path not in self._of_data]
         return [f"{path} ({entries[path][1]})" for path in lost if entries[path][1] not in ("generator", "function")]
 
@@ -209,7 +189,7 @@ class Variables:
         by_label = self._found.by_label()
         self._putter = Putter(lambda label: by_label.get(label, GONE))
         mine, now = saved["process"] == self._process, self._all()
-        self._used = set(_labels(saved["changed"])) | set(_labels(saved["new"]))
+        self._used = set(entries.labels(saved["changed"])) | set(entries.labels(saved["new"]))
         writes: dict[str, Any] = {}
         lost: list[str] = []
         long: list[str] = []
@@ -236,13 +216,13 @@ class Variables:
     def _restored(self, path: str, entry: list[Any], now: dict[str, Any], mine: bool) -> Any:
         """The value that `path` has to have. Raises LostError."""
         taken, _, text, mark, same = entry
-        if _split(path)[0] not in self._spaces:
+        if entries.split(path)[0] not in self._spaces:
             raise LostError("it is not there")
         live = now.get(path)
         if taken is not None:
             return self._putter.put(live, taken, in_place=same or (not mine and self._is_alone(path, live)))
         live_mark = self._mark(path, live, look=True)
-        if mine and _crc(live_mark) == mark:
+        if mine and entries.crc(live_mark) == mark:
             return live
         if text is None or values.text(live, live_mark) != text:
             raise LostError("it cannot be saved")
@@ -261,12 +241,12 @@ class Variables:
                 continue
             value, contents = now[path], self._contents.get(path)
             same_mark = self._mark(path, value, look=True) == before
-            if same_mark and (contents is None or contents == _contents(value)):
+            if same_mark and (contents is None or contents == entries.contents_of(value)):
                 continue
             if path in self._start:
                 first = self._objects[path]() if path in self._objects else value
                 live = value if first is None or type(first) is int else first
-                writes[path] = self._putter.put(live, self._start[path], in_place=_is(first, live))
+                writes[path] = self._putter.put(live, self._start[path], in_place=entries.refers_to(first, live))
             else:
                 lost.append(f"{path} ({values.shown(value)})")
         with running() as functions:
@@ -279,7 +259,7 @@ class Variables:
     def _write(self, writes: dict[str, Any]) -> None:
         by_space: dict[str, dict[str, Any]] = {}
         for path, value in writes.items():
-            label, name = _split(path)
+            label, name = entries.split(path)
             by_space.setdefault(label, {})[name] = value
         with running() as functions:
             for label, space in self._alive_spaces(functions):
@@ -314,70 +294,6 @@ class Variables:
 
     def _all(self) -> dict[str, Any]:
         return dict(chain(self._known(), self._new()))
-
-
-def counts_of(saved: dict[str, Any]) -> dict[str, int]:
-    """Whole numbers in what `Variables.save()` gave."""
-    entries = {**saved["changed"], **saved["new"]}
-    taken = {path: entry[0] for path, entry in entries.items() if entry is not None and entry[0] is not None}
-    return {path: part[1] for path, part in taken.items() if part[0] == "plain" and type(part[1]) is int}
-
-
-def _split(path: str) -> tuple[str, str]:
-    """Label of the space, name."""
-    cut = max(path.rfind("."), path.rfind(":")) + 1
-    return path[:cut], path[cut:]
-
-
-def _reference(value: Any) -> Callable[[], Any]:
-    """Gives `value` while it lives, or its id if it cannot be referred to: a list may have a loss and its graph."""
-    try:
-        return weakref.ref(value)
-    except TypeError:
-        number = id(value)
-        return lambda: number
-
-
-def _is(referred: Any, value: Any) -> bool:
-    return referred is value or (type(referred) is int and referred == id(value))
-
-
-def _entry(taker: Taker, path: str, value: Any, mark: Any, same: bool) -> list[Any]:
-    try:
-        return [taker.take(value, path), values.shown(value), None, 0, same]
-    except LostError:
-        return [None, values.shown(value), values.text(value, mark), _crc(mark), same]
-
-
-def _small(taker: Taker, path: str, value: Any) -> list[Any] | None:
-    """Of a value under a new name, which may be a batch, or come from the model."""
-    held = list(values.tensors(value))
-    if any(tensor.grad_fn is not None or tensor.nbytes > _NEW_BYTES // 4 for tensor in held):
-        return None
-    entry = _entry(taker, path, value, None, False)
-    return None if entry[0] is None else entry
-
-
-def _labels(entries: dict[str, Any]) -> Iterator[str]:
-    """Of objects that what was saved belongs to, or refers to."""
-    for path, entry in entries.items():
-        yield _split(path)[0]
-        parts = [entry]
-        while parts:
-            part = parts.pop()
-            if type(part) is list:
-                if len(part) == 2 and part[0] == "known":
-                    yield part[1]
-                parts += part
-
-
-def _contents(value: Any) -> str:
-    held = [tensor.detach() for tensor in values.tensors(value)]
-    return Fingerprint(held).value() if held else ""
-
-
-def _crc(mark: Any) -> int:
-    return zlib.crc32(repr(mark).encode())
 
 
 of_process = Variables()
