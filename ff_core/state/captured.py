@@ -138,9 +138,9 @@ class Taker:
         limit = value.maxlen if base is deque else None
         items: list[Any]
         if issubclass(base, dict):
-            items = [[self._key(key), self._take(part)] for key, part in base.items(value)]
+            items = [[self._key(key), self._take(part)] for key, part in list(base.items(value))]
         else:
-            items = [self._take(part) for part in base.__iter__(value)]  # type: ignore[attr-defined]
+            items = [self._take(part) for part in list(base.__iter__(value))]  # type: ignore[attr-defined]
         name = attributes = None
         if kind is not base:
             name = objects.name_of(kind)
