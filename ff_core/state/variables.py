@@ -173,10 +173,12 @@ class Variables:
         """Names of what training has changed, and what can be neither saved nor put back."""
         taker = self._taker(MOST_BYTES, 1 << 62)
         known = dict(self._known())
-        changed = sorted(self._changed & known.keys())
-        entries = {path: entries.entry_of(taker, path, known[path], self._marks.get(path), False) for path in changed}
-        lost = [path for path, entry in entries.items() if entry[0] is None and path not in self._of_data]
-        return [f"{path} ({entries[path][1]})" for path in lost if entries[path][1] not in ("generator", "function")]
+        lost = []
+        for path in sorted(self._changed & known.keys() - self._of_data):
+            entry = entries.entry_of(taker, path, known[path], self._marks.get(path), False)
+            if entry[0] is None and entry[1] not in ("generator", "function"):
+                lost.append(f"{path} ({entry[1]})")
+        return lost
 
     # ---- after a failure --------------------------------------------------------------------------------------------
 

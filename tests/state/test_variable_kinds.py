@@ -291,3 +291,15 @@ def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytes
     right = plain(SCRIPTS[name](lambda at: None, range(1, 7)))
     now = plain(SCRIPTS[name](look, [1, 2, 3, 4, 4, 5, 6]))
     assert (lost, now) == ([], right)
+
+
+def test_what_cannot_be_saved_is_named_while_training_runs() -> None:
+    mine, held = Variables(), np.array([0, None])
+    count = 0
+    mine.begin()
+    count += 1
+    held[0] = count
+    mine.save()
+    assert [word for word in mine.written() if word.startswith("test_what")] == [
+        "test_what_cannot_be_saved_is_named_while_training_runs().held (ndarray)"
+    ]
