@@ -60,6 +60,7 @@ class Variables:
         self._alive: list[Any] = []  # the objects then: an iteration that is void may have let go of one
         self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
         self._kept: set[str] = set()  # new names whose values were written in place: no batches
+        self._fresh = True  # no code of the loop has run since the marks were made
         self._looks = 0
 
     def begin(self) -> None:
@@ -100,7 +101,7 @@ class Variables:
         entry: [taken or None, shown, text, mark, whether the object is that of the begin]. Tensors are the live ones:
         to be encoded at once.
         """
-        self._looks += 1
+        self._looks, self._fresh = self._looks + 1, True
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
         taker = self._taker(MOST_BYTES)
         changed: dict[str, Any] = {}
@@ -160,7 +161,10 @@ class Variables:
         return saved
 
     def fetched(self) -> None:
-        """A batch was fetched after save(): what has changed since goes on with the data."""
+        """A batch was fetched: what has changed since save() goes on with the data, if nothing else has run since."""
+        if not self._fresh:
+            return  # an item without a step: the script's own counts have changed, too
+        self._fresh = False
         for path, value in self._known():
             if path not in self._marks and self._fixed.get(path, GONE) is value:
                 continue
@@ -213,6 +217,7 @@ class Variables:
             lost += self._go_back(saved, now, writes)
         self._write(writes)
         self._marks = {path: self._mark(path, value, look=True) for path, value in self._known()}
+        self._fresh = True
         return lost, long
 
     def _restored(self, path: str, entry: list[Any], now: dict[str, Any], mine: bool) -> Any:
