@@ -101,6 +101,7 @@ class SwappableGroup(dist.ProcessGroup):
             args, kwargs = self.registry.barriers.place(self.spec, args, kwargs)
         else:
             self.registry.barriers.used(self.spec, args)
+            self.registry.whole.begins(self, op)
         block = self._own_block()
         generation = self.live() if block is None else block.generation
         inner, entry = generation.inner, None

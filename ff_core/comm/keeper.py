@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .listener import Listener
     from .spec import GroupSpec
+    from .whole import WholeGroup
 
 
 class Keeper(Era, Protocol):
@@ -24,6 +25,9 @@ class Keeper(Era, Protocol):
 
     @property
     def barriers(self) -> BarrierDevices: ...
+
+    @property
+    def whole(self) -> WholeGroup: ...
 
     @property
     def listener(self) -> Listener | None: ...

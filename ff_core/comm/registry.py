@@ -35,6 +35,7 @@ from .sites import call_site
 from .sockets import GroupSockets
 from .solo import SoloGroup
 from .store import SwappableStore
+from .whole import WholeGroup
 
 if TYPE_CHECKING:
     from .host import CommHost
@@ -55,6 +56,7 @@ class GroupRegistry:
         self.halted_epoch: int | None = None
         self.journal = Journal(record=not solo, data=replay)
         self.barriers = BarrierDevices()
+        self.whole = WholeGroup()
         self.late = LateGroups(self.journal, self.groups)
         self._patches = Patches(self)
         self._sockets = GroupSockets()

@@ -63,7 +63,7 @@ class FailoverConfig(Strict):
         Scope.JOB,
         0.01,
         "a number > 0 and <= 1",
-        'Of the iterations, what training may stand still for copying, where interval is "auto".',
+        'Of the iterations, what training may lose by copying, where interval is "auto".',
         gt=0,
         le=1,
     )

@@ -160,6 +160,7 @@ _define(
     late_s=_F,
     clear=_I,
     iteration_s=_F,
+    slowed_s=_opt(_F),
 )
 _define("commit", "agent > controller", epoch=_I, versions=_D)
 _define("inventory", "agent > controller", epoch=_I, arenas=_L, live=_D)

@@ -71,14 +71,23 @@ class Copying:
     def _explain(self, was: int, interval: int, rank: int, cost: Measured) -> None:
         assert self._choice is not None
         budget, share = self._state.config.overhead_budget, self._choice.share(was, cost)
+        slowed_s = self._choice.slowing.seconds
         why = (
             f"at {was} copying stops rank {rank} for {share:.2%} of its iterations of {1e3 * cost.iteration_s:.4g} ms: "
-            f"{1e3 * cost.fixed_s:.3g} ms for a copy and {1e3 * cost.late_s:.3g} ms until every rank has committed, "
-            f"budget {budget:.2%}"
+            f"{1e3 * (cost.fixed_s - slowed_s):.3g} ms for a copy, {1e3 * cost.late_s:.3g} ms until every rank has "
+            f"committed, and copies slow iterations down by {1e3 * slowed_s:.3g} ms; budget {budget:.2%}"
         )
+        if self._choice.trying:
+            why = f"for a while, to see what copies slow iterations down by; {why}"
         if interval == MOST and share * was > budget * MOST:
             why += f"; not to be kept: {MOST} is the longest"
-        fields = {"lost_share": share, "rank": rank, "fixed_ms": 1e3 * cost.fixed_s, "late_ms": 1e3 * cost.late_s}
+        fields = {
+            "lost_share": share,
+            "rank": rank,
+            "fixed_ms": 1e3 * (cost.fixed_s - slowed_s),
+            "late_ms": 1e3 * cost.late_s,
+            "slowed_ms": 1e3 * slowed_s,
+        }
         self._emit(self.schedule.next, interval, was, why, iteration_ms=1e3 * cost.iteration_s, **fields)
         lost = most_lost(interval, strict=self._state.config.commit == "strict")
         self._out.say(

@@ -4,6 +4,9 @@ What a copied version costs at interval k has two parts. `fixed_s` comes with ev
 `late_s` is the wait until every rank has committed. It is over after so many iterations as the copy is under way, and a
 longer interval leaves more of them (with `commit: strict` it is waited for at once, and is fixed, too).
 
+Iterations in which a copy is under way are slower, too (`slowed_s`): that also comes with every copy. At 1 it cannot be
+seen. So `TRIED` is tried for some reports now and then, at first soon, then ever more rarely.
+
 The slowest rank decides. Longer is gone after two reports of all ranks in a row that are over the budget; shorter after
 more of them, and after twice as many each time that shorter proves too short.
 """
@@ -11,24 +14,31 @@ more of them, and after twice as many each time that shorter proves too short.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ff_core.contract.schedule import MOST
+from ff_core.controller.slowing import Slowing
 
 _UP, _DOWN, _DOWN_MOST = 2, 4, 256  # reports in a row
 _MARGIN = 0.7  # of the budget: what must do for a shorter interval
 _LEAST_S = 1e-6
+#: Not 2: what a script does in every second iteration would pass for the copy's doing, or hide it.
+TRIED = 3
+_TRIAL = 6  # reports
+_UNTRIED, _UNTRIED_MOST = 64, 1024  # reports from one trial to the next; the first one begins after _UP
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """Of one rank at one interval, for a copied version; seconds. clear: after so many iterations it was committed
-    everywhere, as far as the training thread saw.  Others: ff_core.worker.cost.Cost."""
+    everywhere, as far as the training thread saw.  slowed_s: None if there was nothing to compare with.  Others:
+    ff_core.worker.cost.Cost."""
 
     fixed_s: float
     late_s: float
     clear: int
     iteration_s: float
+    slowed_s: float | None = None
 
 
 def _whole(iterations: float) -> int:
@@ -47,6 +57,10 @@ class IntervalChoice:
         self._over = self._under = 0  # reports in a row
         self._patience = _DOWN
         self._shortened: int | None = None  # reports since the interval was made shorter
+        self.slowing = Slowing()
+        self.trying = False  # the interval is what it is for a trial
+        self._tried, self._try_after = 0, _UP  # reports of the trial, or since the last one
+        self._untried = _UNTRIED
 
     def measured(self, rank: int, interval: int, cost: Measured) -> None:
         """What `rank` measured at `interval`; of another than the chosen one it says nothing any more."""
@@ -65,6 +79,10 @@ class IntervalChoice:
         measured, self._measured = self._measured, {}
         if self._shortened is not None:
             self._shortened += 1
+        self.slowing.measured(cost.slowed_s for cost in measured.values())
+        slowed_s = self.slowing.seconds
+        measured = {rank: replace(cost, fixed_s=cost.fixed_s + slowed_s) for rank, cost in measured.items()}
+        self._tried += 1
         needs = {rank: self._needed(cost) for rank, cost in measured.items()}
         worst = max(needs, key=lambda rank: (needs[rank], measured[rank].fixed_s + measured[rank].late_s))
         if needs[worst] > self.interval:
@@ -72,9 +90,13 @@ class IntervalChoice:
             if self._over >= _UP and self.interval < MOST:
                 return self._longer(needs[worst], worst, measured[worst])
             return None
+        if self.interval == 1 and self._tried >= self._try_after:
+            return self._try(worst, measured[worst])
         does = {rank: self._would_do(cost) for rank, cost in measured.items()}
         worst = max(does, key=lambda rank: does[rank])
         self._over, self._under = 0, self._under + 1 if does[worst] < self.interval else 0
+        if self.trying:
+            return self._tried_enough(measured)
         if self._under < self._patience:
             return None
         if self._shortened is not None and self._shortened > 4 * self._patience:
@@ -87,6 +109,23 @@ class IntervalChoice:
         """Of the iterations, lost at `interval` where `cost` was measured."""
         return (cost.fixed_s + cost.late_s) / (interval * max(cost.iteration_s, _LEAST_S))
 
+    def _try(self, rank: int, cost: Measured) -> tuple[int, Measured]:
+        self._change(TRIED)
+        self.trying, self._try_after = True, self._untried
+        self._untried = min(2 * self._untried, _UNTRIED_MOST)
+        return rank, cost
+
+    def _tried_enough(self, measured: dict[int, Measured]) -> tuple[int, Measured] | None:
+        """At the end of a trial. Before it 1 was within the budget; now it is known what copies slow down."""
+        if self._tried < _TRIAL:
+            return None
+        wanted = {rank: self._spread(cost) for rank, cost in measured.items()}
+        worst = max(wanted, key=lambda rank: wanted[rank])
+        was = self.interval
+        self._change(min(was, wanted[worst]))
+        self._shortened = 0
+        return None if self.interval == was else (worst, measured[worst])
+
     def _longer(self, wanted: int, rank: int, cost: Measured) -> tuple[int, Measured]:
         if self._shortened is not None and self._shortened <= self._patience:
             self._patience = min(2 * self._patience, _DOWN_MOST)
@@ -96,6 +135,7 @@ class IntervalChoice:
 
     def _change(self, interval: int) -> None:
         self.interval, self._over, self._under = interval, 0, 0
+        self.trying, self._tried = False, 0
 
     def _needed(self, cost: Measured) -> int:
         """The shortest interval within the budget, if that is a longer one; else at most the present one."""
@@ -105,8 +145,12 @@ class IntervalChoice:
         if self.share(self.interval, cost) <= budget:
             return 1
         under_way_s = self.interval * iteration_s + cost.late_s if cost.clear >= self.interval else 0.0
-        fixed = _whole(cost.fixed_s / (budget * iteration_s))
-        return max(fixed, _whole((cost.fixed_s + under_way_s) / ((1 + budget) * iteration_s)), self.interval + 1)
+        arrived = _whole((cost.fixed_s + under_way_s) / ((1 + budget) * iteration_s))
+        return max(self._spread(cost), arrived, self.interval + 1)
+
+    def _spread(self, cost: Measured) -> int:
+        """The shortest interval over which what comes with every copy is within the budget."""
+        return max(1, _whole(cost.fixed_s / (self._budget * max(cost.iteration_s, _LEAST_S))))
 
     def _would_do(self, cost: Measured) -> int:
         """The shortest interval that would keep within the budget with some room, as far as can be told."""

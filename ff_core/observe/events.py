@@ -41,7 +41,7 @@ KINDS = {
     "settings": "given {field: [value, where it came from]}: what is not a default",
     "commit": "W: newest version safe on every rank, epoch",
     "interval": "version: from it on, interval, was, why, most_lost: finished iterations that a death may cost; if it "
-    "was chosen, what the rank that decided had measured: rank, lost_share, iteration_ms, fixed_ms, late_ms",
+    "was chosen, what the rank that decided had measured: rank, lost_share, iteration_ms, fixed_ms, late_ms, slowed_ms",
     "injection": "rank, id, action, iteration, at (time)",
     "hint": "rank, text, site: a collective failed and no death is known yet",
     "halt": "epoch, dead, cause",

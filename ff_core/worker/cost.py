@@ -7,7 +7,10 @@ do not hide what the others cost.
 
 On a CUDA device the training thread runs ahead of the device. Its wait is no loss while the device has work left. There
 the loss is what the device itself stands still, measured between moments (events) on its stream. On the host the two
-are the same. What copies slow down kernels by is not in it.
+are the same.
+
+Copies also slow iterations down in which nothing stands still: they take bandwidth and cores. That shows only beside
+iterations in which no copy is under way. Where every version is copied there are none.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ class Cost:
     clear: the version was committed everywhere when the training came to its `clear`-th gate after it; `iterations` if
     it had to wait for that.
     iterations: until the next version that was copied.  iteration_s: one of them, without what stood still.
+    slowed_s: how much longer the iterations took in which the copy was under way, beside what stood still, than the
+    others of `iterations` would have; None: there were no others.
     """
 
     thread_s: float
@@ -46,6 +51,7 @@ class Cost:
     clear: int
     iterations: int
     iteration_s: float
+    slowed_s: float | None = None
 
     @property
     def lost_s(self) -> float:
@@ -55,12 +61,16 @@ class Cost:
 
 @dataclass(slots=True)
 class _Open:
-    """A version whose cost is still being counted. spans: moments of the clock, (start, end)."""
+    """A version whose cost is still being counted. Spans are moments of the clock, (start, end).
+
+    bodies: of each iteration, from gate to gate.
+    """
 
     thread_s: float = 0.0
     fixed: list[tuple[Any, Any]] = field(default_factory=list)
     device: list[tuple[Any, Any]] = field(default_factory=list)
     late: list[tuple[Any, Any]] = field(default_factory=list)
+    bodies: list[tuple[Any, Any]] = field(default_factory=list)
     clear: int = 0
     iterations: int = 0
     wall_s: float = 0.0
@@ -98,7 +108,7 @@ class CopyCosts:
         self._open: _Open | None = None
         self._pending: deque[_Open] = deque()
         self._skip = _WARM_UP
-        self._passed: float | None = None  # when the thread went through the last gate
+        self._passed: tuple[float, Any] | None = None  # when the thread went through the last gate: wall, moment
 
     @contextmanager
     def beginning(self) -> Iterator[None]:
@@ -119,7 +129,9 @@ class CopyCosts:
         now, end = self._wall(), self._clock.now()
         if self._open is not None and self._passed is not None:
             self._open.iterations += 1
-            self._open.wall_s += now - self._passed
+            wall_s, moment = self._passed
+            self._open.wall_s += now - wall_s
+            self._open.bodies.append((moment, gate.arrived))
             self._open.thread_s += now - since
             left = (gate.arrived, gate.left)
             self._open.fixed.append(left)
@@ -132,7 +144,7 @@ class CopyCosts:
                 self._complete(self._open)
         if due:
             self._open = None
-        self._passed = now
+        self._passed = now, end
         if self._skip:
             self._skip -= 1
         else:
@@ -153,21 +165,33 @@ class CopyCosts:
         """Turn moments into seconds, as far as the device has come to them."""
         while self._pending:
             version = self._pending[0]
-            sums = [self._sum(spans) for spans in (version.fixed, version.device, version.late)]
-            if None in sums:
+            spans = version.fixed, version.device, version.late, version.bodies
+            fixed, device, late, bodies = (self._seconds(each) for each in spans)
+            if fixed is None or device is None or late is None or bodies is None:
                 return
             self._pending.popleft()
-            fixed_s, device_s, late_s = (seconds or 0.0 for seconds in sums)
+            fixed_s, late_s = sum(fixed), sum(late)
             training_s = max(0.0, version.wall_s - fixed_s - late_s) / version.iterations
-            cost = Cost(version.thread_s, device_s, fixed_s, late_s, version.clear, version.iterations, training_s)
+            bodies[0] -= fixed[0]  # the copy was begun in it
+            slowed_s = _beyond(bodies, version.clear)
+            cost = Cost(
+                version.thread_s, sum(device), fixed_s, late_s, version.clear, version.iterations, training_s, slowed_s
+            )
             self.measured.append(cost)
             self._report(cost)
 
-    def _sum(self, spans: list[tuple[Any, Any]]) -> float | None:
-        total = 0.0
+    def _seconds(self, spans: list[tuple[Any, Any]]) -> list[float] | None:
+        """Of each span; None: the device has not come to the end of one."""
+        found = []
         for start, end in spans:
             seconds = self._clock.seconds(start, end)
             if seconds is None:
                 return None
-            total += seconds
-        return total
+            found.append(seconds)
+        return found
+
+
+def _beyond(bodies: list[float], under_way: int) -> float | None:
+    """How much longer the first `under_way` took than as many of the others; None: there are no others."""
+    others = bodies[under_way:]
+    return sum(bodies[:under_way]) - under_way * sum(others) / len(others) if others else None

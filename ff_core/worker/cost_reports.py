@@ -27,6 +27,7 @@ class CostReports:
         if len(self._costs) < _TOGETHER:
             return
         costs, self._costs = self._costs, []
+        slowed = [one.slowed_s for one in costs if one.slowed_s is not None]
         self._link.send(
             "cost",
             rank=self._rank,
@@ -36,4 +37,5 @@ class CostReports:
             late_s=median(one.late_s for one in costs),
             clear=median_high(one.clear for one in costs),
             iteration_s=median(one.iteration_s for one in costs),
+            slowed_s=median(slowed) if slowed else None,
         )

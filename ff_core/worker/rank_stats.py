@@ -33,8 +33,11 @@ def rank_stats(costs: CopyCosts, engine: Any) -> dict[str, Any]:
 
     lost_ms_*: what the training stood still for one copied version (thread_ms_*: its thread; device_ms_*: the device
     at the fence).  lost_share_copying: of the iteration, if every one copied.  lost_share: of all iterations.
+    slowed_ms_*: how much longer iterations took while a version was under way, of `slowed_measured` versions. Single
+    ones are uncertain by as much as iterations differ.
     """
     measured = list(costs.measured)
+    slowed = [cost.slowed_s for cost in measured if cost.slowed_s is not None]
     iteration_s = median(cost.iteration_s for cost in measured) if measured else 0.0
     lost_s = fmean(cost.lost_s for cost in measured) if measured else 0.0
     each = fmean(cost.iterations for cost in measured) if measured else 0.0
@@ -45,6 +48,8 @@ def rank_stats(costs: CopyCosts, engine: Any) -> dict[str, Any]:
         **_spread("lost", (cost.lost_s for cost in measured)),
         **_spread("thread", (cost.thread_s for cost in measured)),
         **_spread("device", (cost.device_s for cost in measured)),
+        "slowed_measured": len(slowed),
+        **_spread("slowed", slowed),
         "lost_share_copying": lost_s / iteration_s if iteration_s else 0.0,
         "lost_share": lost_s / (each * iteration_s) if iteration_s else 0.0,
         "versions": engine.versions,

@@ -99,7 +99,8 @@ class Recovery:
         clock = [time.perf_counter()]
         registry.regroup(epoch)
         clock.append(time.perf_counter())
-        self._adapter.rebuild(message.get("source_rank"), list(message["newcomers"]), list(message["restored"]))
+        with registry.whole.choosing():
+            self._adapter.rebuild(message.get("source_rank"), list(message["newcomers"]), list(message["restored"]))
         replicator.wait_rebuilt()  # before anybody hears that this rank is whole
         clock.append(time.perf_counter())
         scalars.load(self._adapter, saved)

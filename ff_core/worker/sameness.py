@@ -10,7 +10,7 @@ wants. Every rank comes here before every step, so collectives are in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,8 @@ from ff_core.state.ranks import listed
 from ff_core.state.words import some_of
 
 if TYPE_CHECKING:
+    import torch.distributed as dist
+
     from ff_core.config.schema import FailoverConfig
     from ff_core.contract.adapter import Replicas, TrainerAdapter
     from ff_core.worker.parts import WorkerParts
@@ -59,10 +61,22 @@ FROM_THE_START = (
 
 
 class Sameness:
-    """Of one rank's training. notes: hyperparameters.BYTES of memory that outlives the process."""
+    """Of one rank's training.
 
-    def __init__(self, parts: WorkerParts, adapter: TrainerAdapter, notes: memoryview, config: FailoverConfig) -> None:
+    notes: hyperparameters.BYTES of memory that outlives the process.  whole: the group of all ranks to be used; None:
+    WORLD.
+    """
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        adapter: TrainerAdapter,
+        notes: memoryview,
+        config: FailoverConfig,
+        whole: Callable[[], dist.ProcessGroup | None],
+    ) -> None:
         self._rank, self._size, self._fence = parts.rank, parts.world_size, parts.fence
+        self._whole = whole
         self._adapter, self._verdict_timeout_s = adapter, config.verdict_timeout_s
         self._closely = _CLOSELY + KEPT * (MOST if config.interval == "auto" else config.interval)
         self._repeated, self._noted = Repeated(parts.rank, notes), Noted()
@@ -179,7 +193,7 @@ class Sameness:
     def _ask(self, step: int, values: dict[str, Any]) -> None:
         common = {name: value for name, value in values.items() if name in self._common}
         numbers = torch.tensor([hyperparameters.checksum(common)], dtype=torch.int64)
-        self._asked = step, exchange.Alike(numbers), Shown(self._before, values)
+        self._asked = step, exchange.Alike(numbers, self._whole()), Shown(self._before, values)
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
@@ -213,7 +227,7 @@ class Sameness:
 
     def _gather(self, value: list[Any], group: Any = None) -> list[list[Any]]:
         try:
-            return [codec.decode(data) for data in exchange.gather_bytes(codec.encode(value), group)]
+            return [codec.decode(data) for data in exchange.gather_bytes(codec.encode(value), group or self._whole())]
         except exchange.Garbled:
             pass
         self._fence.wait_halted(self._verdict_timeout_s)

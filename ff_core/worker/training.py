@@ -87,7 +87,7 @@ class Training:
         notes = arena.notes()
         self.inputs = Inputs(parts.rank, notes[: inputs.BYTES])
         of_hyperparameters = notes[inputs.BYTES : inputs.BYTES + hyperparameters.BYTES]
-        self._sameness = Sameness(parts, adapter, of_hyperparameters, config)
+        self._sameness = Sameness(parts, adapter, of_hyperparameters, config, registry.whole.get)
         self._edits = Edits(adapter.only_stepped)
         self._arriving: Encoding | None = None  # scalars of the live version, which is not sealed without them
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again

@@ -15,6 +15,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -105,8 +106,10 @@ def keep(local_rank: int) -> bool:
     as much is free as all take now.
     """
     used = local_rank % torch.cuda.device_count() if _warmed else None
-    for number in sorted(_warmed - {used}):
-        _give_back(number)
+    others = sorted(_warmed - {used})
+    if others:  # each takes 0.15 s
+        with ThreadPoolExecutor(len(others)) as pool:
+            list(pool.map(_give_back, others))
     if used not in _warmed:
         return False
     free, total = torch.cuda.mem_get_info(torch.device("cuda", used))

@@ -15,6 +15,7 @@ from ff_core.comm.barrier import BarrierDevices
 from ff_core.comm.done import DoneWork
 from ff_core.comm.group import SwappableGroup
 from ff_core.comm.journal import Journal
+from ff_core.comm.whole import WholeGroup
 from ff_core.comm.work import SwappableWork, Waits
 
 GLOO = {"cpu": "gloo", "cuda": "gloo"}
@@ -70,7 +71,9 @@ class Sync:
 
     def __init__(self) -> None:
         host = SimpleNamespace(collective_begins=lambda: None)
-        self.registry = SimpleNamespace(journal=Journal(record=True), host=host, barriers=BarrierDevices())
+        self.registry = SimpleNamespace(
+            journal=Journal(record=True), host=host, barriers=BarrierDevices(), whole=WholeGroup()
+        )
         self.spec = SimpleNamespace(key="world", devices=NCCL)
         self._block: Any = None
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.controller.harness import Job, running
 
 
-def cost(job: Job, late_s: float, interval: int = 1, *, epoch: int | None = None) -> None:
+def cost(
+    job: Job, late_s: float, interval: int = 1, *, epoch: int | None = None, slowed_s: float | None = None
+) -> None:
     """Every rank has measured `interval`, with iterations of a second."""
     for rank in job.ranks:
         job.from_rank(
             rank, "cost", epoch=job.state.epoch if epoch is None else epoch, interval=interval, fixed_s=0.001,
-            late_s=late_s, clear=interval, iteration_s=1.0,
+            late_s=late_s, clear=interval, iteration_s=1.0, slowed_s=slowed_s,
         )  # fmt: skip
 
 
@@ -53,6 +57,22 @@ def test_what_ranks_measure_reaches_them_with_w_and_is_explained() -> None:
     assert "a death costs at most 7 finished iterations and the one that runs" in job.out.said[-1]
     job.commit(3)
     assert told(job) == {4} and job.controller.copying.schedule.next == 7
+
+
+def test_a_trial_and_what_it_shows_are_explained() -> None:
+    job = Job().start()
+    for version in (0, 1, 2):
+        job.commit(version)
+        cost(job, 0.0)
+    assert "for a while, to see what copies slow iterations down by" in events(job)[-1]["why"]
+    for version in range(3, 30, 3):
+        cost(job, 0.0, 3, slowed_s=0.039)
+        job.commit(version)
+    event = events(job)[-1]
+    assert (
+        event["interval"] == 4 and event["slowed_ms"] == pytest.approx(39.0) and event["fixed_ms"] == pytest.approx(1.0)
+    )
+    assert "copies slow iterations down by 39 ms" in event["why"] and "for a while" not in event["why"]
 
 
 def test_a_failover_keeps_the_interval_and_forgets_what_was_measured() -> None:

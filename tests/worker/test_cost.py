@@ -115,3 +115,30 @@ def test_a_gate_that_a_halt_interrupts_is_not_counted() -> None:
         raise KeyError
     loop.costs.dropped()
     assert loop.heard == []
+
+
+def of_interval(loop: Loop, *bodies_s: float, clear: int, begin_s: float = 0.0) -> Cost:
+    """The cost of a version whose next one comes after as many iterations."""
+    loop.iteration(begin_s=begin_s)
+    loop.heard.clear()
+    for number, body_s in enumerate(bodies_s, 1):
+        due, late = number == len(bodies_s), number < clear
+        loop.iteration(due, body_s=body_s, late_s=1e-9 if late else 0.0)
+    (cost,) = loop.heard
+    return cost
+
+
+def test_iterations_while_a_copy_is_under_way_are_compared_with_the_others() -> None:
+    cost = of_interval(warm(), 1.5, 1.25, 1.0, 1.0, clear=2, begin_s=0.125)
+    assert cost.slowed_s == pytest.approx(0.75) and cost.clear == 2
+    assert cost.fixed_s == pytest.approx(0.125)  # to begin the copy is counted once
+
+
+def test_nothing_to_compare_with_is_no_measurement() -> None:
+    assert of_interval(warm(), 1.5, clear=1).slowed_s is None
+    assert of_interval(warm(), 1.5, 1.5, 1.5, clear=3).slowed_s is None
+
+
+def test_a_device_says_itself_how_long_its_iterations_took() -> None:
+    cost = of_interval(warm(on_device=True), 1.5, 1.0, 1.0, clear=1)
+    assert cost.slowed_s == pytest.approx(0.5)

@@ -34,10 +34,20 @@ def test_the_share_is_of_the_iteration_that_copies_and_of_all() -> None:
     costs = CopyCosts(HostClock(), on_device=False)
     for late_s in (0.0, 0.0, 0.3):
         costs.measured.append(
-            Cost(thread_s=0.5, device_s=0.1, fixed_s=0.1, late_s=late_s, clear=1, iterations=4, iteration_s=2.0)
+            Cost(
+                thread_s=0.5,
+                device_s=0.1,
+                fixed_s=0.1,
+                late_s=late_s,
+                clear=1,
+                iterations=4,
+                iteration_s=2.0,
+                slowed_s=0.2,
+            )
         )
     stats = rank_stats(costs, ENGINE)
     assert stats["lost_ms_mean"] == pytest.approx(200.0) and stats["lost_ms_median"] == pytest.approx(100.0)
     assert stats["lost_ms_p99"] == pytest.approx(400.0)
     assert (stats["thread_ms_mean"], stats["device_ms_p99"]) == pytest.approx((500.0, 100.0))
+    assert stats["slowed_measured"] == 3 and stats["slowed_ms_mean"] == pytest.approx(200.0)
     assert stats["lost_share_copying"] == pytest.approx(0.1) and stats["lost_share"] == pytest.approx(0.025)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ff_core.comm.whole import WholeGroup
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy.page import StatusPage
@@ -48,7 +49,9 @@ class Rank:
             fence=self.fence,
             faults=SimpleNamespace(),  # type: ignore[arg-type]
         )
-        registry = SimpleNamespace(drop=lambda: None, make_late_groups=lambda groups: None, regroup=lambda epoch: None)
+        registry = SimpleNamespace(
+            drop=lambda: None, make_late_groups=lambda groups: None, regroup=lambda epoch: None, whole=WholeGroup()
+        )
         adapter = SimpleNamespace(
             rebuild=lambda source, newcomers, restored: self.done.append("rebuilt"),
             load_scalars=lambda saved: None,

@@ -87,7 +87,7 @@ def made(rank: int) -> tuple[Sameness, Trainer]:
     trainer = Trainer()
     parts: Any = SimpleNamespace(rank=rank, world_size=SIZE, fence=None)
     notes = memoryview(bytearray(hyperparameters.BYTES))
-    return Sameness(parts, trainer, notes, FailoverConfig(interval=1)), trainer  # type: ignore[arg-type]
+    return Sameness(parts, trainer, notes, FailoverConfig(interval=1), lambda: None), trainer  # type: ignore[arg-type]
 
 
 def after_a_failure(rank: int, version: int = 5) -> tuple[Sameness, Trainer]:
