@@ -1,31 +1,38 @@
-"""A script's values as the codec can save them, and back into the script's own objects.
+"""A script's values as the codec can save them. `ff_core.state.restored` puts them back.
 
-    taken = Taker(room, left).take(value)    # nested lists of plain values, arrays and (live) tensors
-    value = put(live, taken, in_place=True)  # live: what the variable is now; the result is what it has to be
+    taken = Taker(room, left, known, share=True).take(value)   # nested lists of plain values, arrays and (live) tensors
 
-Plain values, NumPy's, tensors with their gradients, random generators, counters and iterators over lists and ranges;
-lists, tuples, sets, deques and dicts of these; models, and objects of the script's own classes, whose parts are put
-into the live ones. What is of another kind is left as it is.
+Plain values, NumPy's, tensors with their gradients, random generators; iterators over what can be saved; lists, tuples,
+sets, deques and dicts, and what classes have made of these; models, and objects of the script's own classes; classes,
+functions and members of an enum by name. What is of another kind is left as it is.
+
+A taken value is a list. The first entry says of which kind:
+
+    plain VALUE | left | known LABEL | text KIND TEXT | named NAME | member NAME NAME-OF-MEMBER
+    tensor TENSOR DEVICE IS-LEAF GRADIENT | array ARRAY | records BYTES SHAPE DTYPE | random STATE
+    made from NAME NUMBER | span START STOP STEP | place INDEX | range START STOP STEP INDEX |
+    iterator KIND [TAKEN...] TAKEN |
+    holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | object CLASS ATTRIBUTES | module [[NAME, TAKEN]...]
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from types import GeneratorType
 from typing import Any
 
 import torch
 
-from ff_core.state import generators, values
-from ff_core.state.values import HOLDERS, ITERATORS, PLAIN, SCALARS, np
+from ff_core.state import generators, objects, values
+from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
 _DEPTH = 8
 _KEYS = frozenset({bool, int, float, str, bytes, type(None)})
 _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _NUMPY_KINDS = "biufcSUmM"
-_LEFT = ["left"]
+LEFT: Taken = ["left"]
 
 Taken = list[Any]
 
@@ -51,38 +58,53 @@ class Room:
 
 
 class Taker:
-    """left: whether somebody else saves a value.  share: tensors as they are, to be encoded at once; else copies."""
+    """left: whether somebody else saves a value.  known: the label of an object that is saved by itself, else None.
+    share: tensors as they are, to be encoded at once; else copies."""
 
-    def __init__(self, room: Room, left: Callable[[Any], bool], *, share: bool) -> None:
-        self._room, self._left, self._share = room, left, share
+    def __init__(
+        self, room: Room, left: Callable[[Any], bool], known: Callable[[Any], str | None], *, share: bool
+    ) -> None:
+        self._room, self._left, self._known, self._share = room, left, known, share
         self._above: list[int] = []
 
-    def take(self, value: Any) -> Taken:
-        """Raises LostError."""
+    def take(self, value: Any, at: str = "") -> Taken:
+        """at: the label under which `value` itself is known. Raises LostError."""
         room = self._room.size, self._room.items
         try:
-            return self._take(value)
+            return self._take(value, at)
         except LostError:
             self._room.size, self._room.items = room
             raise
 
-    def _take(self, value: Any) -> Taken:
+    def _take(self, value: Any, at: str = "") -> Taken:
         kind = type(value)
         if kind in PLAIN or kind in SCALARS:
-            self._room.use(len(value) if kind in (str, bytes) else 0)
+            self._room.use(len(value) if kind in (str, bytes, bytearray) else 0)
             return ["plain", value]
+        if kind is range:
+            return ["span", value.start, value.stop, value.step]
+        label = self._known(value)
+        if label is not None and label != at:
+            return ["known", label]
         if self._left(value) or id(value) in self._above:
-            return _LEFT
+            return LEFT
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if generators.is_generator(value):
             return ["random", generators.state_of(value)]
-        if kind in ITERATORS:
-            return _iterator(value)
         if kind is GeneratorType:
             raise LostError("how far a generator has come cannot be set")
         if np is not None and isinstance(value, (np.ndarray, np.generic)):
             return self._array(value)
+        if kind in WRITTEN_AS:
+            return ["text", kind.__name__, str(value)]
+        if isinstance(value, Enum):
+            return ["member", objects.name_of(kind), value.name]
+        if isinstance(value, objects.NAMED):
+            return self._named(value)
+        number = next((base for base in (int, float, str) if isinstance(value, base)), None)
+        if number is not None:
+            return ["made from", objects.name_of(kind), number(value)]
         if len(self._above) > _DEPTH:
             raise LostError("nested too deeply")
         self._above.append(id(value))
@@ -91,27 +113,56 @@ class Taker:
         finally:
             self._above.pop()
 
+    def _named(self, value: Any) -> Taken:
+        if objects.is_found(value):
+            return ["named", objects.name_of(value)]
+        if not self._above:
+            raise LostError("it is made within a function")
+        return LEFT
+
     def _within(self, value: Any, kind: type) -> Taken:
         if isinstance(value, torch.nn.Module):
             named = [*value.named_parameters(), *value.named_buffers()]
             return ["module", [[name, self._take(tensor)] for name, tensor in named]]
-        if kind in HOLDERS:
-            self._room.use(items=len(value), size=8 * len(value))
-            limit = value.maxlen if kind is deque else None
-            if isinstance(value, dict):
-                if not all(_is_key(key) for key in value):
-                    return _LEFT
-                return ["holder", kind.__name__, [[key, self._take(item)] for key, item in value.items()], limit]
-            return ["holder", kind.__name__, [self._take(item) for item in value], limit]
-        if values.is_users_object(value):
-            held = value.__dict__
-            self._room.use(items=len(held))
-            return ["object", kind.__qualname__, [[name, self._take(part)] for name, part in held.items()]]
-        return _LEFT
+        if kind in ITERATORS:
+            return self._iterator(value)
+        base = objects.base_of(kind)
+        if base is not None:
+            return self._holder(value, kind, base)
+        if objects.is_users_class(kind):
+            return ["object", objects.name_of(kind), self._attributes(value)]
+        return LEFT
+
+    def _holder(self, value: Any, kind: type, base: type) -> Taken:
+        self._room.use(items=len(value), size=8 * len(value))
+        limit = value.maxlen if base is deque else None
+        items: list[Any]
+        if issubclass(base, dict):
+            items = [[self._key(key), self._take(part)] for key, part in list(base.items(value))]
+        else:
+            items = [self._take(part) for part in list(base.__iter__(value))]  # type: ignore[attr-defined]
+        name = attributes = None
+        if kind is not base:
+            name = objects.name_of(kind)
+            attributes = self._attributes(value) if objects.is_users_class(kind) else []
+        return ["holder", base.__name__, items, limit, name, attributes]
+
+    def _key(self, key: Any) -> Any:
+        """Keys that another process does not have are known by their place, as [] here."""
+        if _is_key(key):
+            return key
+        if isinstance(key, Enum) or (isinstance(key, objects.NAMED) and objects.is_found(key)):
+            return self._take(key)
+        return []
+
+    def _attributes(self, value: Any) -> list[Any]:
+        held = objects.attributes(value)
+        self._room.use(items=len(held))
+        return [[name, self._take(part)] for name, part in list(held.items()) if isinstance(name, str)]
 
     def _tensor(self, tensor: torch.Tensor) -> Taken:
         if type(tensor) not in _TENSORS or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            return _LEFT
+            return LEFT
         gradient = tensor.grad if tensor.is_leaf else None
         if gradient is not None and gradient.layout != torch.strided:
             gradient = None
@@ -123,143 +174,34 @@ class Taker:
         return tensor if tensor is None or self._share else tensor.detach().clone()
 
     def _array(self, value: Any) -> Taken:
-        if value.dtype.kind not in _NUMPY_KINDS or not (type(value) is np.ndarray or isinstance(value, np.generic)):
-            return _LEFT
+        kind = value.dtype.kind
+        if kind == "O":
+            raise LostError("an array of objects")
+        if not (type(value) is np.ndarray or isinstance(value, np.generic)):
+            return LEFT
         self._room.use(value.nbytes)
+        if kind not in _NUMPY_KINDS:
+            return ["records", value.tobytes(), list(value.shape), str(value.dtype)]
         return ["array", value if self._share else value.copy()]
+
+    def _iterator(self, value: Any) -> Taken:
+        reduced = values.reduced(value)
+        if reduced is None:
+            raise LostError("how far it has come cannot be set")
+        maker, arguments, state = reduced
+        if type(value) in values.IN_LINE:
+            held = arguments[0] if arguments else None
+            if type(held) is range:
+                return ["range", held.start, held.stop, held.step, state or 0]
+            if len(self._above) == 1:  # its list is there, too
+                return ["place", state if arguments and held not in ((), "") else None]  # None: it is at its end
+        if maker is iter and arguments and type(value) not in values.IN_LINE:  # what is left of a dict
+            return ["iterator", "iter", [self._take(list(arguments[0]))], LEFT]
+        parts, place = [self._take(part) for part in arguments], self._take(state)
+        if LEFT in parts or (place[0] == "holder" and LEFT in place[2]):
+            return LEFT  # over what goes on by itself
+        return ["iterator", maker.__name__, parts, place]
 
 
 def _is_key(key: Any) -> bool:
     return type(key) in _KEYS or (type(key) is tuple and all(map(_is_key, key)))
-
-
-def _iterator(value: Any) -> Taken:
-    if type(value) is itertools.count:
-        return ["plain count", *value.__reduce__()[1]]
-    reduced = value.__reduce__()
-    held = reduced[1][0] if reduced[1] else None
-    if type(held) is range:
-        return ["range", held.start, held.stop, held.step, reduced[2] if len(reduced) > 2 else 0]
-    # Of one that is at its end: without a place.
-    return ["iterator", reduced[2] if len(reduced) > 2 else None]
-
-
-# ---- back -----------------------------------------------------------------------------------------------------------
-
-
-def put(live: Any, taken: Taken, *, in_place: bool) -> Any:
-    """What the variable has to be. in_place: tensors and containers are written into, others may hold the very object.
-
-    Raises LostError where `live` is not what the parts could be put into.
-    """
-    return _PUT[taken[0]](live, taken, in_place)
-
-
-def _put_tensor(live: Any, taken: Taken, in_place: bool) -> Any:
-    _, value, device, leaf, gradient = taken
-    fits = isinstance(live, torch.Tensor) and (live.shape, live.dtype) == (value.shape, value.dtype)
-    if in_place and fits and not live.is_inference():
-        with torch.no_grad():
-            live.copy_(value)
-    else:
-        live = value.to(torch.device(device), copy=True)
-        live.requires_grad_(leaf)
-    if live.is_leaf:
-        live.grad = None if gradient is None else gradient.to(live.device, copy=True)
-    return live
-
-
-def _put_module(live: Any, taken: Taken, in_place: bool) -> Any:
-    if not isinstance(live, torch.nn.Module):
-        raise LostError("it is a model there")
-    held: dict[str, torch.Tensor] = dict([*live.named_parameters(), *live.named_buffers()])
-    for name, part in taken[1]:
-        if name not in held:
-            raise LostError(f"its {name} is not there")
-        put(held[name], part, in_place=True)
-    return live
-
-
-def _put_random(live: Any, taken: Taken, in_place: bool) -> Any:
-    try:
-        generators.set_state(live, taken[1])
-    except (AttributeError, TypeError, ValueError):
-        raise LostError("it is another kind of generator there") from None
-    return live
-
-
-def _put_iterator(live: Any, taken: Taken, in_place: bool) -> Any:
-    if type(live) not in ITERATORS or not hasattr(live, "__setstate__"):
-        raise LostError("it is an iterator there")
-    if taken[1] is None:
-        deque(live, maxlen=0)
-    else:
-        live.__setstate__(taken[1])
-    return live
-
-
-def _range(start: int, stop: int, step: int, index: int) -> Any:
-    made = iter(range(start, stop, step))
-    made.__setstate__(index)  # type: ignore[attr-defined]
-    return made
-
-
-_MADE: dict[str, Any] = {kind.__name__: kind for kind in HOLDERS}
-_DICTS = frozenset({"dict", "OrderedDict", "Counter", "defaultdict"})
-
-
-def _put_holder(live: Any, taken: Taken, in_place: bool) -> Any:
-    _, name, items, limit = taken
-    is_same = type(live).__name__ == name and type(live) in HOLDERS and (name != "deque" or live.maxlen == limit)
-    if name == "defaultdict" and not is_same:
-        raise LostError("it is a defaultdict there")
-    if name in _DICTS:
-        held = live if is_same else {}
-        pairs = [(key, put(held.get(key), part, in_place=in_place)) for key, part in items]
-        made = live if is_same and in_place else _MADE[name]()
-        if name == "defaultdict":
-            made.default_factory = live.default_factory
-        made.clear()
-        made.update(pairs)
-        return made
-    now = list(live) if is_same and name not in ("set", "frozenset") else []
-    if any(part is None or part[0] == "left" for part in items[len(now) :]):
-        raise LostError("it has parts that are not saved")
-    parts = [put(now[i] if i < len(now) else None, part, in_place=in_place) for i, part in enumerate(items)]
-    if is_same and in_place and name in ("list", "deque", "set"):
-        live.clear()
-        (live.update if name == "set" else live.extend)(parts)
-        return live
-    return deque(parts, maxlen=limit) if name == "deque" else _MADE[name](parts)
-
-
-def _put_object(live: Any, taken: Taken, in_place: bool) -> Any:
-    if type(live).__qualname__ != taken[1] or not values.is_users_object(live):
-        raise LostError(f"it is a {taken[1]} there")
-    for name, part in taken[2]:
-        if name not in live.__dict__ and part[0] == "left":
-            continue
-        live.__dict__[name] = put(live.__dict__.get(name), part, in_place=in_place)
-    return live
-
-
-_PUT: dict[str, Callable[[Any, Taken, bool], Any]] = {
-    "plain": lambda live, taken, in_place: taken[1],
-    "left": lambda live, taken, in_place: live,
-    "array": lambda live, taken, in_place: _put_array(live, taken[1], in_place),
-    "range": lambda live, taken, in_place: _range(*taken[1:]),
-    "plain count": lambda live, taken, in_place: itertools.count(*taken[1:]),
-    "tensor": _put_tensor,
-    "module": _put_module,
-    "random": _put_random,
-    "iterator": _put_iterator,
-    "holder": _put_holder,
-    "object": _put_object,
-}
-
-
-def _put_array(live: Any, value: Any, in_place: bool) -> Any:
-    if in_place and type(live) is type(value) is np.ndarray and (live.shape, live.dtype) == (value.shape, value.dtype):
-        live[...] = value
-        return live
-    return value.copy()

@@ -37,6 +37,15 @@ def set_variables(frame: FrameType, variables: dict[str, Any]) -> None:
         held.clear()
 
 
+def locals_of(frame: FrameType) -> dict[str, Any]:
+    """The variables of a running function, a copy."""
+    held = frame.f_locals
+    copied = dict(held)
+    if type(held) is dict:  # before Python 3.13 the frame keeps it, and so would keep a loss and its graph alive
+        held.clear()
+    return copied
+
+
 def line() -> str:
     """Where the script is: "train.py:12", or "the script" if none of its code is running."""
     for frame in of_script():

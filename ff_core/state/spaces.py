@@ -1,9 +1,9 @@
 """Where a script has its variables: running functions, its modules, its classes and objects, what functions have bound,
 and objects of a library that drives its training.
 
-spaces = found_spaces(most=1000, left=covered.has)
+found = found_spaces(most=1000, covered=Covered())
 with running() as functions:
-    for space in spaces:
+    for space in found.spaces:
         space.values(functions)     # name -> value, now
         space.write(functions, {"step": 3})
 """
@@ -15,12 +15,19 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
 from types import CellType, FrameType, FunctionType
 from typing import Any
 
-from ff_core.state import frames, reach, switched, values
+import torch
 
-_DEPTH = 2  # objects in objects
+from ff_core.state import frames, objects, reach, switched, values
+from ff_core.state.covered import Covered
+
+_DEPTH = 4  # objects in objects and containers
+_MOST_HELD = 64  # objects in one list or dict; what has more is looked at as a whole
+_MOST_SPACES = 400
 Functions = dict[str, FrameType]
 """Label -> the script's running function."""
 
@@ -52,11 +59,11 @@ class _OfFunction(Space):
     """Of one that is running. Another call of it in another process has the same label."""
 
     def __init__(self, label: str, frame: FrameType) -> None:
-        super().__init__(label, locals_of(frame))
+        super().__init__(label, frames.locals_of(frame))
         self._held = {}  # a loss and its graph are not kept alive
 
     def values(self, functions: Functions) -> Mapping[str, Any]:
-        return locals_of(functions[self.label]) if self.label in functions else {}
+        return frames.locals_of(functions[self.label]) if self.label in functions else {}
 
     def write(self, functions: Functions, new: dict[str, Any]) -> None:
         frames.set_variables(functions[self.label], new)
@@ -131,42 +138,128 @@ def running() -> Iterator[Functions]:
         found.clear()  # a frame that keeps itself is never let go
 
 
-def locals_of(frame: FrameType) -> dict[str, Any]:
-    """A copy."""
-    held = frame.f_locals
-    copied = dict(held)
-    if type(held) is dict:  # before Python 3.13 the frame keeps it, and so would keep a loss and its graph alive
-        held.clear()
-    return copied
+class _OfObject(Space):
+    """An object of the script's own class, or a model's part, as long as it lives."""
+
+    def __init__(self, label: str, owner: Any) -> None:
+        super().__init__(label, objects.attributes(owner))
+        self.owner = _reference(owner)
+        del self._held  # what slots have is another dict each time
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        owner = self.owner()
+        return {} if owner is None else objects.attributes(owner)
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        for name, value in new.items():
+            objects.assign(self.owner(), name, value)
+
+    def remove(self, functions: Functions, name: str) -> None:
+        objects.remove(self.owner(), name)
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return lambda: value
+
+
+@dataclass(slots=True)
+class Found:
+    """What the script had when it was looked for."""
+
+    spaces: list[Space]
+    known: dict[int, tuple[str, Callable[[], Any]]]  # id -> label and reference, of objects and models
+    twice: set[int]  # ids of those that were found at two places
+    left_out: int = 0  # names that were too many
+
+    def label_of(self, value: Any) -> str | None:
+        """Under which label an object is looked at by itself."""
+        entry = self.known.get(id(value))
+        return entry[0] if entry is not None and entry[1]() is value else None
+
+    def by_label(self) -> dict[str, Any]:
+        """The objects that are alive."""
+        return {label: found for label, found in ((label, ref()) for label, ref in self.known.values())
+                if found is not None}  # fmt: skip
 
 
 class _Finder:
-    def __init__(self, most: int, left: Callable[[Any], bool]) -> None:
-        self._most, self._left, self._seen = most, left, set[int]()
+    def __init__(self, most: int, covered: Covered) -> None:
+        self._most, self._left, self._seen = most, covered.has, set[int]()
+        self._saved = covered.ids
         self._root: str | None = None
-        self.spaces: list[Space] = []
+        self.found = Found([], {}, set())
 
     def add(self, space: Space, depth: int = 0, functions: Functions | None = None) -> None:
         space.root = self._root
         held = space.values(functions or {})
-        space.known = [name for name in space.known if not self._left(held[name])][: max(self._most, 0)]
-        self._most -= len(space.known)
-        self.spaces.append(space)
+        wanted = [name for name in space.known if not self._left(held[name])]
+        fixed = [name for name in wanted if values.is_fixed(held[name]) or type(held[name]) is FunctionType]
+        others = [name for name in wanted if name not in fixed]
+        space.known = fixed + others[: max(self._most, 0)]
+        self.found.left_out += len(others) - len(space.known) + len(fixed)
+        self._most -= len(space.known) - len(fixed)
+        self.found.spaces.append(space)
         for name, value in list(held.items()):
-            if name.startswith("__") or id(value) in self._seen or self._left(value):
-                continue
-            if type(value) is FunctionType:
-                self.bound(f"{space.label}{name}().", value)
-            elif isinstance(value, type) and depth == 0 and _is_users(value.__module__):
+            if values.is_variable(name):
+                self._look(f"{space.label}{name}", value, depth)
+
+    def _look(self, label: str, value: Any, depth: int) -> None:
+        """For what `value` has, and what has values of its own by that."""
+        kind = type(value)
+        is_model = isinstance(value, torch.nn.Module)
+        if kind in values.PLAIN or (self._left(value) and not is_model):
+            return
+        if id(value) in self._seen:
+            self.found.twice.add(id(value))
+        elif is_model:
+            self._of_model(label, value, depth)
+        elif kind is FunctionType:
+            self.bound(f"{label}().", value)
+            self._of_function(label, value)
+        elif isinstance(value, type):
+            if depth <= 1 and _is_users(value.__module__) and not issubclass(value, Enum):
                 self._seen.add(id(value))
-                self.add(_OfClass(f"{space.label}{name}.", value), _DEPTH)
-            elif depth < _DEPTH and values.is_users_object(value):
-                self._seen.add(id(value))
-                self.add(Space(f"{space.label}{name}.", value.__dict__), depth + 1)
+                self.add(_OfClass(f"{label}.", value), depth + 1)
+        elif depth > _DEPTH or len(self.found.spaces) > _MOST_SPACES:
+            return
+        elif objects.is_users_object(value):
+            self._seen.add(id(value))
+            self.found.known[id(value)] = f"{label}.", _reference(value)
+            self.add(_OfObject(f"{label}.", value), depth + 1)
+        elif kind in values.HOLDERS and kind not in (set, frozenset) and len(value) <= _MOST_HELD:
+            self._seen.add(id(value))
+            pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+            for key, part in pairs:
+                self._look(f"{label}[{key!r}]" if type(key) in values.PLAIN else f"{label}[{key}]", part, depth + 1)
+
+    def _of_function(self, label: str, function: FunctionType) -> None:
+        """A function may have attributes, and lists and dicts as defaults."""
+        if not frames.is_users(function.__code__.co_filename, function.__module__):
+            return
+        if function.__dict__:
+            self.add(Space(f"{label}.", function.__dict__), _DEPTH)
+        code = function.__code__
+        names = code.co_varnames[: code.co_argcount]
+        defaults = dict(zip(reversed(names), reversed(function.__defaults__ or ()), strict=False))
+        defaults |= function.__kwdefaults__ or {}
+        defaults = {name: value for name, value in defaults.items() if type(value) is not tuple}
+        kept = {name: value for name, value in defaults.items() if objects.base_of(type(value)) is not None}
+        if kept:
+            self.add(Space(f"{label}(default).", kept), _DEPTH)
+
+    def _of_model(self, label: str, model: torch.nn.Module, depth: int) -> None:
+        self._seen.add(id(model))
+        self.found.known[id(model)] = label, _reference(model)
+        for path, part in model.named_modules():
+            if objects.has_more(type(part)) and id(part) not in self._saved:
+                self.add(_OfObject(f"{label}.{path}." if path else f"{label}.", part), depth + 1)
 
     def object(self, label: str, obj: Any, left_out: frozenset[str]) -> None:
         self._seen.add(id(obj))
-        self.add(_OfLibrary(label, obj.__dict__, left_out), _DEPTH - 1)
+        self.add(_OfLibrary(label, obj.__dict__, left_out), _DEPTH)
 
     def enter(self, root: str | None) -> None:
         """What is added from now on belongs to this function."""
@@ -181,7 +274,7 @@ class _Finder:
         fresh = {name: cell for name, cell in cells.items() if id(cell) not in self._seen}
         self._seen.update(map(id, fresh.values()))
         if fresh:
-            self.add(_Bound(label, fresh), _DEPTH - 1)
+            self.add(_Bound(label, fresh), 1)
 
 
 def _is_users(module: str | None) -> bool:
@@ -189,9 +282,9 @@ def _is_users(module: str | None) -> bool:
     return file is not None and frames.is_users(file, module)
 
 
-def found_spaces(most: int, left: Callable[[Any], bool]) -> list[Space]:
-    """Those that the script has now. most: names, all together.  left: what is not looked into."""
-    finder = _Finder(most, left)
+def found_spaces(most: int, covered: Covered) -> Found:
+    """Those that the script has now. most: names, all together.  covered: what is not looked into."""
+    finder = _Finder(most, covered)
     for label, (referred, left_out) in _of_libraries.items():  # first: a variable of the script may have it, too
         obj = referred()
         if obj is not None:
@@ -209,7 +302,7 @@ def found_spaces(most: int, left: Callable[[Any], bool]) -> list[Space]:
     for name in names:
         if name != "__main__":
             finder.add(Space(f"{name}:", sys.modules[name].__dict__))
-    return finder.spaces
+    return finder.found
 
 
 def _hooks() -> list[FunctionType]:

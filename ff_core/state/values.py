@@ -1,21 +1,23 @@
-"""Marks of a script's values: whether one was changed, and whether it is the same in another process."""
+"""A script's values: of which kinds they are, what they are called in a message, which tensors they have."""
 
 from __future__ import annotations
 
-import sys
+import datetime
+import itertools
 import weakref
-import zlib
-from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
 from itertools import count, islice
-from types import FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
+from pathlib import PosixPath, PurePosixPath
+from types import BuiltinFunctionType, FunctionType, GeneratorType
 from typing import Any
 
 import torch
 
-from ff_core.state import frames, generators
+from ff_core.state import frames, generators, objects
 from ff_core.state.fingerprint import Fingerprint
 
 try:
@@ -24,49 +26,59 @@ except ImportError:  # torch works without it
     np = None  # type: ignore[assignment]
 
 PLAIN = frozenset({bool, int, float, str, type(None)})
-SCALARS = frozenset({complex, bytes, torch.dtype, torch.device, torch.Size})
+SCALARS = frozenset({complex, bytes, bytearray, datetime.timedelta, torch.dtype, torch.device, torch.Size})
 HOLDERS = frozenset({list, tuple, deque, set, frozenset, dict, OrderedDict, Counter, defaultdict})
-ITERATORS = frozenset({count, type(iter([])), type(iter(())), type(iter(range(1))), type(iter(range(1 << 70)))})
-_WRITTEN = (torch.Tensor, torch.nn.Module)
-_NO_OBJECTS = (*_WRITTEN, type, ModuleType, FunctionType, MethodType, partial)
-_MOST_TENSORS = 64  # of one model or dict: an average writes into all of them
-_MOST_BYTES = 1 << 20  # of an array whose contents all count
-_DEPTH = 4  # containers in containers
+#: What never changes and is known by a text. kind -> how to make one of it.
+WRITTEN_AS: dict[type, Callable[[str], Any]] = {
+    PosixPath: PosixPath,
+    PurePosixPath: PurePosixPath,
+    Fraction: Fraction,
+    Decimal: Decimal,
+    datetime.datetime: datetime.datetime.fromisoformat,
+    datetime.date: datetime.date.fromisoformat,
+}
+_OVER_HELD: tuple[Any, ...] = ([], (), range(1), range(1 << 70), "a", "\u00e9")
+IN_LINE = frozenset({type(iter(held)) for held in _OVER_HELD})
+"""Iterators over a list, a text or a range."""
+ITERATORS: frozenset[type] = IN_LINE | {
+    count, itertools.cycle, itertools.chain, itertools.islice, itertools.repeat, enumerate, zip, map, reversed,
+    type(reversed([])), type(iter({})), type(iter({}.values())), type(iter({}.items())),
+}  # fmt: skip
+WRITTEN = (torch.Tensor, torch.nn.Module)
+NUMBERS: tuple[type, ...] = (int, float, str) if np is None else (int, float, str, np.generic)
+"""And what is made from them."""
+_MOST_TENSORS = 64  # of one model: an average writes into all of them
+_MOST_HELD = 1000  # of a list or dict
 MOST_ITEMS = 10_000
 """Of lists and dicts that are saved, all together."""
-_NAMESPACES = frozenset({Namespace, SimpleNamespace})
-_LAST = 32  # entries of a list whose contents are compared
 _SHOWN = 40  # characters of a value in a message
 _listed: weakref.WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]] = weakref.WeakKeyDictionary()
 
 
-def is_variable(name: str) -> bool:
+def is_variable(name: Any) -> bool:
     """Whether a script has given a variable this name."""
-    return name.isidentifier() and not name.startswith("__")
+    return isinstance(name, str) and name.isidentifier() and not name.startswith("__")
+
+
+def is_fixed(value: Any) -> bool:
+    """Whether the value never changes: a variable is given another one."""
+    kind = type(value)
+    return kind in PLAIN or kind in WRITTEN_AS or kind is BuiltinFunctionType or isinstance(value, (type, Enum))
 
 
 def is_of_interest(value: Any) -> bool:
     """Whether a variable of this value is looked at."""
     kind = type(value)
-    if kind in PLAIN or kind in HOLDERS or kind in SCALARS or kind in ITERATORS:
+    if kind in PLAIN or objects.base_of(kind) is not None or kind in SCALARS or kind in ITERATORS:
         return True
     if kind is GeneratorType:
         frame = value.gi_frame
         return frame is not None and frames.is_users(frame.f_code.co_filename, frame.f_globals.get("__name__"))
-    if isinstance(value, _WRITTEN) or generators.is_generator(value):
+    if kind is FunctionType:
+        return value.__closure__ is None  # the variables of one that has bound some are looked at themselves
+    if isinstance(value, (*WRITTEN, *NUMBERS)) or generators.is_generator(value) or is_fixed(value):
         return True
-    return np is not None and isinstance(value, (np.ndarray, np.generic))
-
-
-def is_users_object(value: Any) -> bool:
-    """An object of a class that the script brought, or a namespace."""
-    kind = type(value)
-    if kind in _NAMESPACES:
-        return True
-    if isinstance(value, _NO_OBJECTS) or type(getattr(value, "__dict__", None)) is not dict:
-        return False
-    module = sys.modules.get(kind.__module__)
-    return module is not None and frames.is_users(getattr(module, "__file__", None) or "<none>", kind.__module__)
+    return (np is not None and isinstance(value, np.ndarray)) or objects.is_users_object(value)
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -78,9 +90,11 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
         if listed is None:  # torch takes milliseconds for a large model
             listed = _listed[value] = _spread(all_of(value))
         yield from listed
-    elif type(value) in HOLDERS:
-        items = value.values() if isinstance(value, dict) else value
-        yield from (item for item in islice(items, _MOST_TENSORS) if isinstance(item, torch.Tensor))
+    else:
+        base = objects.base_of(type(value))
+        if base is not None:
+            items = dict.values(value) if issubclass(base, dict) else base.__iter__(value)  # type: ignore[attr-defined]
+            yield from (item for item in islice(items, _MOST_HELD) if isinstance(item, torch.Tensor))
 
 
 def all_of(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -93,67 +107,38 @@ def _spread(tensors_of: list[torch.Tensor]) -> list[torch.Tensor]:
     return tensors_of[:: -(-len(tensors_of) // _MOST_TENSORS) or 1]
 
 
-def mark(value: Any, depth: int = 0) -> Any:
-    """Another one when the value is another one, in this process."""
-    kind = type(value)
-    if kind in PLAIN:
-        return repr(value)
-    if isinstance(value, _WRITTEN):
-        return [(id(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in tensors(value)]
-    if kind in HOLDERS:
-        return _mark_of_items(value, depth)
-    if kind is GeneratorType:
-        return None if value.gi_frame is None else (value.gi_frame.f_lasti, *_plain_marks(value.gi_frame.f_locals))
-    if kind in ITERATORS:
-        return repr(value.__reduce__()[1:])
-    if np is not None and isinstance(value, np.ndarray):
-        return value.shape, zlib.crc32(value.tobytes()) if value.nbytes <= _MOST_BYTES else Fingerprint(value).value()
-    if generators.is_generator(value):
-        return f"{generators.digest(value):08x}"
-    if depth and is_users_object(value):
-        return id(value), *_plain_marks(value.__dict__)
-    return repr(value) if kind in SCALARS or (np is not None and isinstance(value, np.generic)) else id(value)
+def reduced(iterator: Any) -> tuple[Any, tuple[Any, ...], Any] | None:
+    """(what makes one like it, of which arguments, its place or None). None: this Python does not say."""
+    try:
+        parts = iterator.__reduce__()
+    except (AttributeError, TypeError):
+        return None
+    return parts[0], parts[1], parts[2] if len(parts) > 2 else None
 
 
-def _mark_of_items(value: Any, depth: int) -> Any:
-    size = len(value)
-    held = list(value.values()) if isinstance(value, dict) else list(value)
-    if set(map(type, held)) <= PLAIN:
-        if size > MOST_ITEMS:
-            return size, repr(_last(value))
-        return size, hash(tuple(held)), hash(tuple(value)) if isinstance(value, dict) else 0
-    if depth > _DEPTH:
-        return size
-    marks = [mark(item, depth + 1) for item in held[:: -(-size // _MOST_TENSORS) or 1]]
-    return size, marks, repr(_last(value)) if isinstance(value, dict) else ""
+def place_of(function: FunctionType) -> str:
+    """Where a function stands in the script: one that is made anew is the same."""
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno} {function.__qualname__}"
 
 
-def _plain_marks(held: dict[str, Any]) -> list[str]:
-    return [repr(part) for part in list(held.values()) if type(part) in PLAIN]
-
-
-def text(value: Any) -> str | None:
+def text(value: Any, mark: Any) -> str | None:
     """Equal in another process exactly if the value is, of what cannot be saved. None: not known."""
     if type(value) is GeneratorType:
-        return repr(mark(value))
+        return repr(mark)
+    if type(value) is FunctionType:
+        return place_of(value)
     if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided:
         return Fingerprint(value.detach()).value()
     return None
 
 
-def _last(value: Any) -> list[Any]:
-    """Plain values among the last items of a list or dict: enough to tell whether it goes on alike."""
-    items: Any = value.items() if isinstance(value, dict) else list(value)
-    if isinstance(value, dict):
-        return [pair for pair in islice(reversed(items), _LAST) if all(type(part) in PLAIN for part in pair)]
-    return [item for item in islice(reversed(items), _LAST) if type(item) in PLAIN]
-
-
 def shown(value: Any) -> str:
     """For a message."""
+    kind = type(value)
     if generators.is_generator(value):
         return "another state"
-    if type(value) in HOLDERS:
+    if objects.base_of(kind) is not None:
         return f"{len(value)} entries"
-    text = repr(value) if type(value) in PLAIN else type(value).__qualname__
+    text = repr(value) if kind in PLAIN else kind.__qualname__
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -14,41 +14,26 @@ changes while a batch is fetched, since that goes on by itself.
 
 from __future__ import annotations
 
+import logging
 import uuid
-import weakref
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from ff_core.state import values
-from ff_core.state.captured import LostError, Room, Taken, Taker, put
+from ff_core.state import entries, values, variable_words
+from ff_core.state.captured import LostError, Room, Taken, Taker
 from ff_core.state.covered import Covered
-from ff_core.state.fingerprint import Fingerprint
-from ff_core.state.spaces import Functions, Space, found_spaces, running
-from ff_core.state.values import PLAIN
+from ff_core.state.marks import HEAVY, Marker
+from ff_core.state.objects import GONE
+from ff_core.state.restored import Putter
+from ff_core.state.spaces import Found, Functions, Space, found_spaces, running
+
+log = logging.getLogger("ff_core")
 
 MOST_BYTES = 8 << 20
 """Of tensors in variables, all together: they are encoded in every iteration."""
 _MOST_NAMES = 1000  # variables and attributes that are looked at, all together
-_NEW_BYTES = 256 << 10  # under names that were not there before the loop; a tensor of a quarter of it is a batch
 _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
-
-REMEDY = (
-    "A replacement would begin with what they are before the training loop. Save them with "
-    "ff_core.register_state(name, obj), where obj has state_dict() and load_state_dict(), or compute them from "
-    'engine.global_steps. If they decide nothing, set "unsaved_variables": "ignore" in the "ff_failover" block'
-)
-LOST = "rank {rank} cannot go on from version {version}: variables of its script are not what they were then: {what}. "
-WRITTEN = (
-    "the script writes {what} in its training loop: that cannot be saved in every iteration, so the first failure "
-    "would end this job. "
-)
-LONG = (
-    "rank {rank} goes on from version {version} without the earlier entries of {what}: more than "
-    f"{values.MOST_ITEMS} entries are not saved. If they decide about training, register them: "
-    "ff_core.register_state(name, obj)"
-)
 
 
 class Variables:
@@ -60,35 +45,49 @@ class Variables:
 
     def _forget(self) -> None:
         self._covered = Covered()
+        self._found = Found([], {}, set())
         self._spaces: dict[str, Space] = {}
         self._before: dict[str, Any] = {}  # path -> mark when training began
-        self._plain: dict[str, Any] = {}  # path -> value then, of what cannot be written in place
-        self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what can
+        self._fixed: dict[str, Any] = {}  # path -> value then, of what never changes in place
+        self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what does
         self._start: dict[str, Taken] = {}  # path -> value then
         self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
+        self._heavy: dict[str, Any] = {}  # path -> last mark, of what takes long to look at
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
         self._marks: dict[str, Any] = {}  # when the last version was complete
+        self._alive: list[Any] = []  # the objects then: an iteration that is void may have let go of one
+        self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
+        self._kept: set[str] = set()  # new names whose values were written in place: no batches
+        self._fresh = True  # no code of the loop has run since the marks were made
         self._looks = 0
 
     def begin(self) -> None:
         """What is there now was made on the way to the loop, as a replacement makes it, too."""
         self._forget()
-        self._spaces = {space.label: space for space in found_spaces(_MOST_NAMES, self._covered.has)}
-        taker = Taker(Room(MOST_BYTES, values.MOST_ITEMS), self._covered.has, share=False)
+        self._found = found_spaces(_MOST_NAMES, self._covered)
+        if self._found.left_out:
+            log.warning(variable_words.LEFT_OUT, self._found.left_out, _MOST_NAMES)
+        self._spaces = {space.label: space for space in self._found.spaces}
+        self._alive = list(self._found.by_label().values())
+        taker = self._taker(MOST_BYTES, share=False)
         for path, value in self._known():
-            self._before[path] = values.mark(value)
-            if type(value) in PLAIN:
-                self._plain[path] = value
+            self._before[path] = self._mark(path, value, look=True)
+            fixed = values.is_fixed(value)
+            if fixed:
+                self._fixed[path] = value
             try:
-                self._start[path] = taker.take(value)
+                self._start[path] = taker.take(value, path)
             except LostError:
-                continue
-            if type(value) not in PLAIN:
-                self._objects[path] = _reference(value)
-                self._contents[path] = _contents(value)
-        self._changed = {path for path in self._start if self._spaces[_split(path)[0]].always}
+                pass
+            if not fixed:
+                self._objects[path] = entries.reference(value)
+                self._contents[path] = entries.contents_of(value)
+        self._changed = {path for path in self._start if self._spaces[entries.split(path)[0]].always}
+
+    def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
+        return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)
 
     def expected_bytes(self) -> int:
         """Room that they may need in a version."""
@@ -103,63 +102,88 @@ class Variables:
         entry: [taken or None, shown, text, mark, whether the object is that of the begin]. Tensors are the live ones:
         to be encoded at once.
         """
-        self._looks += 1
+        self._looks, self._fresh = self._looks + 1, True
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
-        taker = Taker(Room(MOST_BYTES, values.MOST_ITEMS), self._covered.has, share=True)
+        taker = self._taker(MOST_BYTES)
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
         for path, value in self._known():
-            if path in self._plain and self._plain[path] is value and path not in self._changed:
+            if self._fixed.get(path, GONE) is value and path not in self._changed:
                 continue
-            mark = self._marks[path] = values.mark(value)
+            mark = self._marks[path] = self._mark(path, value, look=look)
             if path not in self._changed and not self._is_other(path, value, mark, look):
                 continue
             self._changed.add(path)
-            same = path in self._objects and _is(self._objects[path](), value)
+            same = path in self._objects and entries.refers_to(self._objects[path](), value)
             if same and id(value) in done:
                 changed[path] = None  # another name of the same
                 continue
             if path in self._of_data:
                 if mark != self._fetched.get(path):  # the loop changes it, too: nobody could put that back
-                    changed[path] = [None, values.shown(value), None, _crc(mark), same]
+                    changed[path] = [None, values.shown(value), None, entries.crc(mark), same]
                 continue
             done.add(id(value))
-            changed[path] = _entry(taker, value, mark, same)
-        taker = Taker(Room(_NEW_BYTES, values.MOST_ITEMS), self._covered.has, share=True)
-        new = {path: self._entry_of_new(taker, path, value) for path, value in self._new()}
-        return {"process": self._process, "changed": changed, "new": new}
+            changed[path] = entries.entry_of(taker, path, value, mark, same)
+        self._alive = list(self._found.by_label().values())
+        return {"process": self._process, "changed": changed, "new": self._save_new(taker)}
+
+    def _mark(self, path: str, value: Any, *, look: bool) -> Any:
+        if not look and path in self._heavy:
+            return self._heavy[path]
+        marker = Marker(self._found.label_of)
+        mark = marker.mark(value)
+        if marker.parts > HEAVY:
+            self._heavy[path] = mark
+        return mark
 
     def _is_other(self, path: str, value: Any, mark: Any, look: bool) -> bool:
         if mark != self._before[path]:
             return True
-        return look and path in self._contents and self._contents[path] != _contents(value)
+        return look and path in self._contents and self._contents[path] != entries.contents_of(value)
 
-    def _entry_of_new(self, taker: Taker, path: str, value: Any) -> list[Any] | None:
-        held = list(values.tensors(value))
-        is_batch = any(tensor.grad_fn is not None or tensor.nbytes > _NEW_BYTES // 4 for tensor in held)
-        if path in self._of_data or is_batch or not values.is_of_interest(value):
-            return None
-        entry = _entry(taker, value, None, False)
-        return None if entry[0] is None else entry
+    def _save_new(self, taker: Taker) -> dict[str, Any]:
+        small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
+        self._new_ones = {}
+        for path, value in self._new():
+            if path in self._of_data or not values.is_of_interest(value):
+                saved[path] = None
+                continue
+            mark = None if values.is_fixed(value) else Marker(self._found.label_of).mark(value)
+            self._new_ones[path] = entries.stays(value), mark
+            is_again, last = before.get(path, (None, None))
+            if is_again is not None and mark != last and is_again(value):
+                self._kept.add(path)
+            saved[path] = (
+                entries.entry_of(taker, path, value, mark, False)
+                if path in self._kept
+                else entries.small_entry(small, path, value)
+            )
+        return saved
 
     def fetched(self) -> None:
-        """A batch was fetched after save(): what has changed since goes on with the data."""
+        """A batch was fetched: what has changed since save() goes on with the data, if nothing else has run since."""
+        if not self._fresh:
+            return  # an item without a step: the script's own counts have changed, too
+        self._fresh = False
         for path, value in self._known():
-            if path in self._plain and self._plain[path] is value and path not in self._marks:
+            if path not in self._marks and self._fixed.get(path, GONE) is value:
                 continue
-            mark = values.mark(value)
+            mark = self._mark(path, value, look=False)
             if path in self._of_data or mark != self._marks.get(path, self._before[path]):
                 self._of_data.add(path)
                 self._fetched[path] = mark
 
     def written(self) -> list[str]:
         """Names of what training has changed, and what can be neither saved nor put back."""
-        taker = Taker(Room(MOST_BYTES, 1 << 62), self._covered.has, share=True)
+        taker = self._taker(MOST_BYTES, 1 << 62)
         known = dict(self._known())
-        entries = {path: _entry(taker, known[path], None, False) for path in sorted(self._changed & known.keys())}
-        lost = [path for path, entry in entries.items() if entry[0] is None and path not in self._of_data]
-        return [f"{path} ({entries[path][1]})" for path in lost if entries[path][1] != "generator"]
+        lost = []
+        for path in sorted(self._changed & known.keys() - self._of_data):
+            entry = entries.entry_of(taker, path, known[path], self._marks.get(path), False)
+            if entry[0] is None and entry[1] not in ("generator", "function"):
+                lost.append(f"{path} ({entry[1]})")
+        return lost
 
     # ---- after a failure --------------------------------------------------------------------------------------------
 
@@ -169,7 +193,10 @@ class Variables:
         Gives, in words, what is not what it was, and lists whose entries are missing.
         """
         self._covered = Covered()
+        by_label = self._found.by_label()
+        self._putter = Putter(lambda label: by_label.get(label, GONE))
         mine, now = saved["process"] == self._process, self._all()
+        self._used = set(entries.labels(saved["changed"])) | set(entries.labels(saved["new"]))
         writes: dict[str, Any] = {}
         lost: list[str] = []
         long: list[str] = []
@@ -182,7 +209,7 @@ class Variables:
                 writes[path] = self._restored(path, entry, now, mine)
                 self._changed.add(path)
             except LostError as error:
-                if path in saved["new"] or (entry[1] == "generator" and not repeats):
+                if (path in saved["new"] and entry[0] is not None) or (entry[1] == "generator" and not repeats):
                     continue
                 (long if entry[1].endswith("entries") and entry[0] is None else lost).append(
                     f"{path} ({entry[1]}: {error})"
@@ -190,22 +217,29 @@ class Variables:
         if mine:
             lost += self._go_back(saved, now, writes)
         self._write(writes)
-        self._marks = {path: values.mark(value) for path, value in self._known()}
+        self._marks = {path: self._mark(path, value, look=True) for path, value in self._known()}
+        self._fresh = True
         return lost, long
 
     def _restored(self, path: str, entry: list[Any], now: dict[str, Any], mine: bool) -> Any:
         """The value that `path` has to have. Raises LostError."""
         taken, _, text, mark, same = entry
-        if _split(path)[0] not in self._spaces:
+        if entries.split(path)[0] not in self._spaces:
             raise LostError("it is not there")
         live = now.get(path)
         if taken is not None:
-            return put(live, taken, in_place=same)
-        if mine and _crc(values.mark(live)) == mark:
+            return self._putter.put(live, taken, in_place=same or (not mine and self._is_alone(path, live)))
+        live_mark = self._mark(path, live, look=True)
+        if mine and entries.crc(live_mark) == mark:
             return live
-        if text is None or values.text(live) != text:
+        if text is None or values.text(live, live_mark) != text:
             raise LostError("it cannot be saved")
         return live
+
+    def _is_alone(self, path: str, live: Any) -> bool:
+        """Whether `live` is an object that only this variable has, and nothing of what is put back."""
+        label = f"{path}."
+        return self._found.label_of(live) == label and id(live) not in self._found.twice and label not in self._used
 
     def _go_back(self, saved: dict[str, Any], now: dict[str, Any], writes: dict[str, Any]) -> list[str]:
         """In a survivor, what only the void iteration has changed. Gives what cannot be put back."""
@@ -214,17 +248,18 @@ class Variables:
             if path in saved["changed"] or path in self._of_data or path not in now or self._covered.has(now[path]):
                 continue
             value, contents = now[path], self._contents.get(path)
-            if values.mark(value) == before and (contents is None or contents == _contents(value)):
+            same_mark = self._mark(path, value, look=True) == before
+            if same_mark and (contents is None or contents == entries.contents_of(value)):
                 continue
             if path in self._start:
                 first = self._objects[path]() if path in self._objects else value
                 live = value if first is None or type(first) is int else first
-                writes[path] = put(live, self._start[path], in_place=_is(first, live))
+                writes[path] = self._putter.put(live, self._start[path], in_place=entries.refers_to(first, live))
             else:
                 lost.append(f"{path} ({values.shown(value)})")
         with running() as functions:
-            for label, space in self._alive(functions):
-                for name in space.values(functions).keys() - space.all_known:
+            for label, space in self._alive_spaces(functions):
+                for name in list(space.values(functions).keys() - space.all_known):
                     if label + name not in saved["new"]:
                         space.remove(functions, name)
         return lost
@@ -232,10 +267,10 @@ class Variables:
     def _write(self, writes: dict[str, Any]) -> None:
         by_space: dict[str, dict[str, Any]] = {}
         for path, value in writes.items():
-            label, name = _split(path)
+            label, name = entries.split(path)
             by_space.setdefault(label, {})[name] = value
         with running() as functions:
-            for label, space in self._alive(functions):
+            for label, space in self._alive_spaces(functions):
                 live, named = space.values(functions), by_space.get(label, {})
                 changed = {name: value for name, value in named.items() if name not in live or live[name] is not value}
                 if changed:
@@ -249,66 +284,24 @@ class Variables:
 
     def _known(self) -> Iterator[tuple[str, Any]]:
         with running() as functions:
-            for label, space in self._alive(functions):
+            for label, space in self._alive_spaces(functions):
                 held = space.values(functions)
                 yield from ((label + name, held[name]) for name in space.known if name in held)
 
     def _new(self) -> Iterator[tuple[str, Any]]:
         with running() as functions:
-            for label, space in self._alive(functions):
+            for label, space in self._alive_spaces(functions):
                 held = space.values(functions)
                 names = [name for name in held.keys() - space.all_known if values.is_variable(name)]
                 yield from ((label + name, held[name]) for name in names)
 
-    def _alive(self, functions: Functions) -> list[tuple[str, Space]]:
+    def _alive_spaces(self, functions: Functions) -> list[tuple[str, Space]]:
         """Without what belongs to a function that has returned."""
         spaces = self._spaces.items()
         return [(label, space) for label, space in spaces if space.root is None or space.root in functions]
 
     def _all(self) -> dict[str, Any]:
         return dict(chain(self._known(), self._new()))
-
-
-def counts_of(saved: dict[str, Any]) -> dict[str, int]:
-    """Whole numbers in what `Variables.save()` gave."""
-    entries = {**saved["changed"], **saved["new"]}
-    taken = {path: entry[0] for path, entry in entries.items() if entry is not None and entry[0] is not None}
-    return {path: part[1] for path, part in taken.items() if part[0] == "plain" and type(part[1]) is int}
-
-
-def _split(path: str) -> tuple[str, str]:
-    """Label of the space, name."""
-    cut = max(path.rfind("."), path.rfind(":")) + 1
-    return path[:cut], path[cut:]
-
-
-def _reference(value: Any) -> Callable[[], Any]:
-    """Gives `value` while it lives, or its id if it cannot be referred to: a list may have a loss and its graph."""
-    try:
-        return weakref.ref(value)
-    except TypeError:
-        number = id(value)
-        return lambda: number
-
-
-def _is(referred: Any, value: Any) -> bool:
-    return referred is value or (type(referred) is int and referred == id(value))
-
-
-def _entry(taker: Taker, value: Any, mark: Any, same: bool) -> list[Any]:
-    try:
-        return [taker.take(value), values.shown(value), None, 0, same]
-    except LostError:
-        return [None, values.shown(value), values.text(value), _crc(mark), same]
-
-
-def _contents(value: Any) -> str:
-    held = [tensor.detach() for tensor in values.tensors(value)]
-    return Fingerprint(held).value() if held else ""
-
-
-def _crc(mark: Any) -> int:
-    return zlib.crc32(repr(mark).encode())
 
 
 of_process = Variables()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core.contract.schedule import CopySchedule
 from ff_core.errors import CorruptSlotError, DifferenceError, EngineError, FailoverInterrupt, ProtocolError
-from ff_core.state import variables
+from ff_core.state import entries, variable_words, variables
 from ff_core.state.device import wait_until_idle
 from ff_core.state.words import some_of
 from ff_core.worker import scalars
@@ -122,7 +122,7 @@ class Recovery:
 
     def counts(self) -> dict[str, int]:
         """Whole numbers among the script's variables, in the version of the last recovery."""
-        return {} if self._variables is None else variables.counts_of(self._variables[1])
+        return {} if self._variables is None else entries.counts_of(self._variables[1])
 
     def load_variables(self) -> None:
         """The script's own, of the last recovery. Raises DifferenceError if some cannot be put back."""
@@ -130,10 +130,10 @@ class Recovery:
         version, saved = self._variables
         lost, long = variables.of_process.load(saved, repeats=self._adapter.repeats_script)
         if long:
-            log.warning("%s", variables.LONG.format(rank=self._rank, version=version, what=some_of(long)))
+            log.warning("%s", variable_words.LONG.format(rank=self._rank, version=version, what=some_of(long)))
         if lost:
             what = some_of(lost, most=_MOST_VARIABLES)
-            words = variables.LOST.format(rank=self._rank, version=version, what=what) + variables.REMEDY
+            words = variable_words.LOST.format(rank=self._rank, version=version, what=what) + variable_words.REMEDY
             if self._config.unsaved_variables == "refuse":
                 raise DifferenceError(words)
             log.warning("%s", words)

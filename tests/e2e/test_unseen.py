@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.jobs import Job, fftrain, uninterrupted
 
 SCRIPT = str(Path(__file__).with_name("does_more.py"))
+EPOCHS = str(Path(__file__).with_name("epochs.py"))
 REMEMBERS = str(Path(__file__).with_name("remembers.py"))
 KILLS = ("--inject", "kill rank=1 iteration=4 at=backward", "--inject", "kill rank=0 iteration=7 at=after-step")
 
@@ -65,6 +66,15 @@ def test_what_a_script_remembers_in_the_usual_loop(tmp_path: Path) -> None:
     assert job.code == 0, job.stderr[-3000:]
     assert len(job.of("failover")) == 2
     assert results(tmp_path) == right("--usual", script=REMEMBERS)
+
+
+@pytest.mark.parametrize("words", [(), pytest.param(("--usual",), marks=pytest.mark.slow)])
+def test_what_a_script_of_epochs_keeps_in_objects_of_its_own(tmp_path: Path, words: tuple[str, ...]) -> None:
+    kills = ("--inject", "kill rank=1 iteration=4 at=backward", "--inject", "kill rank=0 iteration=9 at=after-step")
+    job = run(tmp_path, *words, kills=kills, script=EPOCHS)
+    assert job.code == 0, job.stderr[-3000:]
+    assert len(job.of("failover")) == 2
+    assert results(tmp_path) == right(*words, script=EPOCHS) and results(tmp_path)[0]["calls"] == 10
 
 
 @pytest.mark.slow

@@ -137,6 +137,26 @@ def test_what_goes_on_with_the_data_is_left_alone() -> None:
     assert (position, steps) == ([40], [2]) and state
 
 
+def test_a_count_of_items_without_a_step_is_put_back() -> None:
+    """Between the two fetches the loop's own code has run, and no version was made."""
+    survivor, tries = Rank(9), [0]
+
+    def body(number: int) -> None:
+        tries[0] += 1
+
+    def look(number: int) -> None:
+        if number < 4:
+            survivor.look(number)
+            survivor.mine.fetched()
+            tries[0] += number == 2
+            survivor.mine.fetched()
+        else:
+            assert survivor.back() == []
+
+    loop(body, 4, look)
+    assert tries == [4]
+
+
 def test_what_loop_and_data_both_change_is_refused_by_name() -> None:
     survivor, noise = Rank(2), random.Random(3)
 

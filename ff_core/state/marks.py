@@ -1,0 +1,137 @@
+"""Marks of a script's values: another one when the value is another one, in this process."""
+
+from __future__ import annotations
+
+import marshal
+import zlib
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from itertools import islice
+from types import FunctionType, GeneratorType
+from typing import Any
+
+from ff_core.state import generators, objects, values
+from ff_core.state.fingerprint import Fingerprint
+from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
+
+_DEPTH = 8  # as deep as values are saved
+_MOST_BYTES = 1 << 20  # of an array whose contents all count
+_MOST_PARTS = 20_000  # of one value
+HEAVY = 500
+"""A mark of more parts is not made with every version."""
+_MOST_ENTRIES = 1_000_000  # of a list that counts as a whole
+_LAST = 32  # entries of a long list that are compared with every version
+
+
+class Marker:
+    """known: gives the label of an object that is looked at by itself, else None.  parts: were looked at so far."""
+
+    def __init__(self, known: Callable[[Any], str | None]) -> None:
+        self._known = known
+        self._above: list[int] = []
+        self.parts = 0
+
+    def mark(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in PLAIN:
+            return repr(value)
+        self.parts += 1
+        if isinstance(value, WRITTEN):
+            return [(id(part), -1 if part.is_inference() else part._version) for part in values.tensors(value)]
+        base = objects.base_of(kind)
+        if base is not None:
+            return self._of_container(value, kind, base)
+        if kind is GeneratorType:
+            return None if value.gi_frame is None else (value.gi_frame.f_lasti, *_plain_marks(value.gi_frame.f_locals))
+        if kind in ITERATORS:
+            return self._of_iterator(value)
+        if np is not None and isinstance(value, np.ndarray):
+            small = value.nbytes <= _MOST_BYTES and value.dtype.kind != "O"
+            return value.shape, zlib.crc32(value.tobytes()) if small else Fingerprint(value).value()
+        if generators.is_generator(value):
+            return f"{generators.digest(value):08x}"
+        if kind is FunctionType:
+            return values.place_of(value)
+        if objects.is_users_object(value):
+            label = self._known(value)
+            return label if label is not None else (kind.__qualname__, *self._of_attributes(value))
+        if kind in values.SCALARS or kind in WRITTEN_AS or isinstance(value, (Enum, *values.NUMBERS)):
+            return repr(value)
+        return id(value)
+
+    def _of_container(self, value: Any, kind: type, base: type) -> Any:
+        size = len(value)
+        more = self._of_attributes(value) if kind is not base and objects.is_users_class(kind) else ()
+        entries = size * _width(value, base)
+        if entries > _MOST_ENTRIES:
+            return size, repr(_last(value, base)), more
+        plain = _marshalled(value, base)
+        if plain is not None:
+            self.parts += entries // 20
+            return size, plain, more
+        return size, self._of_parts(value, base), more
+
+    def _of_parts(self, value: Any, base: type) -> Any:
+        if id(value) in self._above or len(self._above) > _DEPTH or self.parts > _MOST_PARTS:
+            return None
+        self._above.append(id(value))
+        try:
+            if issubclass(base, dict):
+                pairs = list(base.items(value))
+                return [(key if type(key) in PLAIN else id(key), self.mark(part)) for key, part in pairs]
+            return [self.mark(part) for part in base.__iter__(value)]  # type: ignore[attr-defined]
+        finally:
+            self._above.pop()
+
+    def _of_attributes(self, value: Any) -> tuple[Any, ...]:
+        if id(value) in self._above or len(self._above) > _DEPTH or self.parts > _MOST_PARTS:
+            return ()
+        self._above.append(id(value))
+        try:
+            return tuple((name, self.mark(part)) for name, part in list(objects.attributes(value).items()))
+        finally:
+            self._above.pop()
+
+    def _of_iterator(self, value: Any) -> Any:
+        reduced = values.reduced(value)
+        if reduced is None:
+            return id(value)
+        _, arguments, state = reduced
+        held = [part if type(part) in PLAIN else self._of_argument(part) for part in arguments]
+        return held, state if type(state) in PLAIN else self.mark(state)
+
+    def _of_argument(self, part: Any) -> Any:
+        """A long list that an iterator goes through is not looked at."""
+        return id(part) if type(part) in (list, tuple, dict, range, str) and len(part) > _LAST else self.mark(part)
+
+
+def _marshalled(value: Any, base: type) -> int | None:
+    """Hash of a container that has nothing but plain values, in other containers, too. None: it has something else."""
+    if base is not type(value) or base not in (list, tuple, dict, set, frozenset):
+        value = list(base.items(value)) if issubclass(base, dict) else list(base.__iter__(value))  # type: ignore[attr-defined]
+    try:
+        return hash(marshal.dumps(value, 2))
+    except ValueError:
+        return None
+
+
+def _width(value: Any, base: type) -> int:
+    """About how many entries the first entry has."""
+    first: Any = next(iter(dict.values(value) if issubclass(base, dict) else base.__iter__(value)), None)  # type: ignore[attr-defined]
+    return max(len(first), 1) if type(first) in (list, tuple, dict, set, deque) else 1
+
+
+def _last(value: Any, base: type) -> list[Any]:
+    """Plain values among the last items of a list or dict: enough to tell whether it goes on alike."""
+    if issubclass(base, dict):
+        pairs = islice(reversed(list(dict.items(value))), _LAST)
+        return [pair for pair in pairs if all(type(part) in PLAIN for part in pair)]
+    if issubclass(base, (set, frozenset)):
+        return []
+    return [part for part in islice(base.__reversed__(value) if base is not tuple else reversed(value), _LAST)  # type: ignore[attr-defined]
+            if type(part) in PLAIN]  # fmt: skip
+
+
+def _plain_marks(held: dict[str, Any]) -> list[str]:
+    return [repr(part) for part in list(held.values()) if type(part) in PLAIN]

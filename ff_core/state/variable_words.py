@@ -1,0 +1,25 @@
+"""What is said about variables of a script."""
+
+from __future__ import annotations
+
+from ff_core.state.values import MOST_ITEMS
+
+LEFT_OUT = (
+    "%d variables and attributes of the script are not looked at: only the first %d are. A replacement would have them "
+    "as they are before the training loop. Save those that decide with ff_core.register_state(name, obj)"
+)
+REMEDY = (
+    "A replacement would begin with what they are before the training loop. Save them with "
+    "ff_core.register_state(name, obj), where obj has state_dict() and load_state_dict(), or compute them from "
+    'engine.global_steps. If they decide nothing, set "unsaved_variables": "ignore" in the "ff_failover" block'
+)
+LOST = "rank {rank} cannot go on from version {version}: variables of its script are not what they were then: {what}. "
+WRITTEN = (
+    "the script writes {what} in its training loop: that cannot be saved in every iteration, so the first failure "
+    "would end this job. "
+)
+LONG = (
+    "rank {rank} goes on from version {version} without the earlier entries of {what}: more than "
+    f"{MOST_ITEMS} entries are not saved. If they decide about training, register them: "
+    "ff_core.register_state(name, obj)"
+)
