@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from ff_core.state import codec, covered, spaces
+from ff_core.state import codec, covered, frames, spaces
 from ff_core.state.variables import Variables
 
 COUNT = 0  # a global name of the script
@@ -164,7 +164,7 @@ def test_a_survivor_repeats_an_iteration_with_them(back: int, monkeypatch: pytes
 
     def shown() -> dict[str, Any]:
         with spaces.running() as functions:
-            held = dict(spaces.locals_of(functions["script()."]))
+            held = dict(frames.locals_of(functions["script()."]))
         kept = {name: value for name, value in held.items() if name not in ("look", "steps", "number", "late", "_")}
         digest = {name: plain(value) for name, value in kept.items() if not isinstance(value, types.FunctionType)}
         return digest | {"noise": repr(kept["noise"].getstate()), "numbers": repr(kept["numbers"]), "COUNT": COUNT,
