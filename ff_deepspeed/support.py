@@ -57,8 +57,7 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
     elif mpu is not None:
         yield "initialize(mpu=...): model parallelism is not supported yet"
     for name in ("offload_optimizer", "offload_param"):
-        steps = int(config.gradient_accumulation_steps or 1)
-        yield from _offload_obstacles(name, getattr(zero, name, None), int(zero.stage), steps)
+        yield from _offload_obstacles(name, getattr(zero, name, None), int(zero.stage))
     if kind is not DeepSpeedEngine and not issubclass(kind, (PipelineEngine, DeepSpeedHybridEngine)):
         yield f"the engine is a {kind.__module__}.{kind.__qualname__}, a class of its own"
     if getattr(zero, "zenflow", None) is not None:
@@ -82,18 +81,13 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
                 yield f"{name}: masters in a low precision are not supported"
 
 
-def _offload_obstacles(name: str, section: Any, stage: int, steps: int) -> Iterator[str]:
-    """section: the part `name` of "zero_optimization", None if there is none.  steps: of gradient accumulation."""
+def _offload_obstacles(name: str, section: Any, stage: int) -> Iterator[str]:
+    """section: the part `name` of "zero_optimization", None if there is none."""
     device = "none" if section is None else str(getattr(section.device, "value", section.device))
     if device == "nvme":
         yield f'zero_optimization.{name}.device = "nvme" is not supported: state on a disk is not copied; "cpu" is'
     elif device != "none" and stage < 3 and name == "offload_param":
         yield f"zero_optimization.offload_param has no effect with stage = {stage}: DeepSpeed leaves it out; remove it"
-    elif device != "none" and stage == 1 and steps > 1:
-        yield (
-            f"zero_optimization.{name} with stage = 1 and gradient_accumulation_steps = {steps}: DeepSpeed adds the "
-            "gradients of earlier iterations, which no version has; use stage 2, or accumulate nothing"
-        )
     elif device != "none" and getattr(section, "ratio", 1.0) != 1.0:
         yield f"zero_optimization.{name}.ratio = {section.ratio} (a part on the GPU) is not supported yet; 1.0 is"
     elif device != "none" and getattr(section, "super_offload", False):

@@ -12,9 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ff_core.comm.barrier import BarrierDevices
 from ff_core.comm.generation import Generation
 from ff_core.comm.group import SwappableGroup
 from ff_core.comm.journal import Journal
+from ff_core.comm.whole import WholeGroup
 from ff_core.errors import FailoverInterrupt
 from tests.comm.harness import Job, Worker
 
@@ -109,7 +111,11 @@ class Stub:
 def group_over(inner: Inner) -> Any:
     """A swappable group of NCCL's over it, which notes in the same log what its host is told."""
     registry = SimpleNamespace(
-        journal=Journal(record=False), host=SimpleNamespace(collective_begins=lambda: Followed(inner.log)), over=False
+        journal=Journal(record=False),
+        host=SimpleNamespace(collective_begins=lambda: Followed(inner.log)),
+        over=False,
+        barriers=BarrierDevices(),
+        whole=WholeGroup(),
     )
     group: Any = Stub()
     group.registry, group._block = registry, None

@@ -80,6 +80,7 @@ def test_unmodified_script_with_its_own_loss_survives(tmp_path: Path) -> None:
         ("zero0_fp32", ["--optimizer", "cpu_adam", "--gas", "2"]),
         ("zero1_fp32", ["--epochs", "2"]),
         ("zero2_bf16", ["--optimizer", "cpu_adam", "--gas", "2", "--epochs", "2"]),
+        ("zero2_offload", ["--optimizer", "config", "--gas", "2"]),
     ],
 )
 def test_exact_loop_survives_with_every_layout(config: str, options: list[str], tmp_path: Path) -> None:

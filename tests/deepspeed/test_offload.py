@@ -22,10 +22,10 @@ LAYOUTS: dict[str, Case] = {
     "zero2-bf16-adamw-of-the-configuration": {
         "stage": 2, "dtype": "bf16", "optimizer": "json", "zero": PINNED, "config": {"optimizer": {"type": "AdamW"}},
     },
-    "zero1-bf16": {"stage": 1, "dtype": "bf16", "optimizer": "cpu_adam", "zero": TO_CPU},
+    "zero1-bf16-gas2": {"stage": 1, "dtype": "bf16", "gas": 2, "optimizer": "cpu_adam", "zero": TO_CPU},
     "zero1-fp32-no-clipping": {"stage": 1, "dtype": "fp32", "optimizer": "cpu_adam", "zero": TO_CPU, "clip": 0.0},
 }  # fmt: skip
-QUICK = ("zero2-bf16-gas2", "zero2-fp32-overlap-small-buckets", "zero1-bf16")
+QUICK = ("zero2-bf16-gas2", "zero2-fp32-overlap-small-buckets", "zero1-bf16-gas2")
 MORE = tuple(name for name in LAYOUTS if name not in QUICK)
 #: One or two in each iteration.
 PLAN = [[2 + number // 2, number] for number in range(12)]
@@ -46,7 +46,7 @@ def test_interrupted_run_equals_uninterrupted_run(names: tuple[str, ...], run_ca
 
 
 def test_newcomer_continues_exactly(run_cases: Callable[..., Any], tmp_path: Path) -> None:
-    names, cases = ("zero2-bf16-gas2", "zero1-bf16"), []
+    names, cases = ("zero2-bf16-gas2", "zero1-bf16-gas2"), []
     for name in names:
         cases.append({**LAYOUTS[name], "save_at": 3, "save_to": str(tmp_path / name)})
         cases.append({**LAYOUTS[name], "resume_from": str(tmp_path / name)})

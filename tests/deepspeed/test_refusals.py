@@ -20,10 +20,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"stage": 3, "zero": {"zero_quantized_weights": True}},
         r"zero_quantized_weights = true is not.*false is",
     ),
-    "offload": (
-        {"gas": 2, "zero": {"offload_optimizer": {"device": "cpu"}}},
-        r"offload_optimizer with stage = 1 and gradient_accumulation_steps = 2: .*use stage 2",
-    ),
     "offloaded parameters": (
         {"stage": 2, "zero": {"offload_param": {"device": "cpu"}}},
         r"offload_param has no effect with stage = 2: .*remove it",

@@ -55,7 +55,12 @@ def test_survivors_over_nccl(tmp_path: Path, trainer: str) -> None:
 
 @pytest.mark.parametrize(
     ("config", "optimizer"),
-    [("zero2_bf16.json", "adamw"), ("zero3_bf16.json", "adamw"), ("zero3_offload.json", "config")],
+    [
+        ("zero2_bf16.json", "adamw"),
+        ("zero3_bf16.json", "adamw"),
+        ("zero2_offload.json", "config"),
+        ("zero3_offload.json", "config"),
+    ],
 )
 def test_stages_of_zero(tmp_path: Path, config: str, optimizer: str) -> None:
     """Stage 3 gathers parameters in the middle of forward and backward; offload steps on the host."""
