@@ -44,6 +44,11 @@ class CopySchedule:
         if version == self.next:
             self.next = version + self._then
 
+    def left(self, version: int) -> None:
+        """Every rank has left the loop with `version`, which is committed. The first version of another loop is copied,
+        whatever the interval: until it is committed, the job is not protected."""
+        self.next = version + 1
+
     def is_copied(self, version: int) -> bool:
         """Whether `version` was copied. Known of the newest ones, which is all that live tensors can be at."""
         return version in self._copied

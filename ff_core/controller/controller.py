@@ -39,7 +39,7 @@ class Controller(JobControl):
         self.copying = Copying(self.state)
         self.startup, self.deaths = Startup(self.state, self, self.copying), Deaths(self.state, self)
         self.failovers = Failovers(self.state, self, self.copying)
-        self.loop_end = LoopEnd(self.state, self)
+        self.loop_end = LoopEnd(self.state, self, self.copying.schedule)
         parts = (self, self.copying, self.startup, self.deaths, self.failovers, self.loop_end, Injections(self.state))
         # "stopped" is for the service: it may come when the job is over already
         self._dispatch = Dispatch(AGENT_TO_CONTROLLER, *map(offered, parts), elsewhere=HANDSHAKE | {"stopped"})

@@ -2,13 +2,14 @@
 
 A rank that leaves the loop waits. When all wait with the same version and W has reached it, all may go. A death after
 that is no failover any more: live ranks have left the code that could be repeated. A script may have several loops. The
-next one is protected again once it has committed something.
+next one is protected again once its first version is committed, which is copied whatever the interval.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ff_core.contract.schedule import CopySchedule
 from ff_core.controller.failover_round import Step
 from ff_core.controller.state import JobControl, JobState
 
@@ -16,8 +17,8 @@ from ff_core.controller.state import JobControl, JobState
 class LoopEnd:
     """Of one start of the script; says in `JobState.left_version` that the ranks have left."""
 
-    def __init__(self, state: JobState, control: JobControl) -> None:
-        self.state, self._control = state, control
+    def __init__(self, state: JobState, control: JobControl, schedule: CopySchedule) -> None:
+        self.state, self._control, self._schedule = state, control, schedule
         self.members, self.out = state.members, state.out
 
     def on_leaving(self, node: int, rank: int, epoch: int, version: int, stats: dict[str, Any] | None = None) -> None:
@@ -68,6 +69,7 @@ class LoopEnd:
         if version is None or state.w < version:
             return
         state.left_version = version
+        self._schedule.left(version)
         if state.round is not None and state.round.step is Step.RESUMED:
             state.round.close(self.out)  # the interrupted iteration was the last, there is none to redo
         for other in self.members.ranks.values():

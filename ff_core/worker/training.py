@@ -280,3 +280,4 @@ class Training:
         self._link.send("leaving", rank=parts.rank, epoch=epoch, version=version, stats=stats)
         with fence.activity(ACTIVITY_LEAVING):
             parts.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), fence.check)
+        self._schedule.left(version)

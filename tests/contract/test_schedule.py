@@ -53,6 +53,14 @@ def test_the_last_version_of_a_loop_is_no_step_of_the_schedule() -> None:
     assert schedule.next == 4 and schedule.is_copied(2) and schedule.before(2) == 0
 
 
+def test_the_first_version_of_another_loop_is_copied() -> None:
+    schedule = CopySchedule()
+    schedule.begin_epoch(0, 4)
+    schedule.copied(2)
+    schedule.left(2)
+    assert made(schedule, 11, {3: 4, 7: 4}) == [3, 7, 11]
+
+
 @pytest.mark.parametrize(("interval", "strict", "lost"), [(1, True, 1), (1, False, 1), (4, True, 4), (4, False, 7)])
 def test_what_a_death_costs(interval: int, strict: bool, lost: int) -> None:
     assert most_lost(interval, strict=strict) == lost

@@ -213,6 +213,7 @@ class SimWorker(Recovering):
         self.send("leaving", rank=self.rank, epoch=fence.epoch, version=fence.version, stats=None)
         epoch, version = fence.epoch, fence.version
         yield from self._take("may_leave", lambda m: (m["epoch"], m["version"]) == (epoch, version))
+        self.schedule.left(version)
 
     def _copy(self, version: int) -> None:
         assert self.replicator is not None and self.fence is not None

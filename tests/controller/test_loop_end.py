@@ -123,6 +123,15 @@ def test_a_node_that_goes_after_its_ranks_have_ended_halts_nobody() -> None:
     assert job.out.result == (0, "")
 
 
+def test_the_first_version_of_a_second_loop_is_copied_whatever_the_interval() -> None:
+    job = Job(nodes=2, nproc=1, settings={"interval": 10}).start()
+    job.commit(5)
+    leave(job, 5)
+    assert job.controller.copying.schedule.next == 6
+    job.commit(6)
+    assert job.controller.copying.schedule.next == 16
+
+
 def test_a_second_loop_is_protected_again() -> None:
     job = Job(nodes=2, nproc=1).start()
     job.commit(5)
