@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ff_core.errors import UnsupportedError
-from ff_core.state import codec
+from ff_core.state import codec, found
 from ff_core.state import optimizer_attributes as attributes
 from ff_core.state import optimizer_tensors as held
 from ff_core.state.optimizer_state import Hidden
@@ -54,7 +54,7 @@ def examine(optimizer: torch.optim.Optimizer, hidden: Hidden) -> Findings:
         for p in kinds.values():
             devices = [p.device] if p.is_cuda else []
             try:
-                with torch.random.fork_rng(devices=devices):
+                with found.framework_steps(), torch.random.fork_rng(devices=devices):
                     late |= _try(optimizer, group, p, hidden)
             except UnsupportedError as obstacle:
                 obstacles.append(str(obstacle))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ff_core.state import optimizer_trial
+from ff_core.state import found, optimizer_trial
 from ff_core.state.optimizer_tensors import trainable
 from tests.state import odd_optimizers as odd
 
@@ -93,6 +93,14 @@ def test_a_trial_makes_no_copies_of_large_tensors() -> None:
     with Largest() as made:
         assert examine(optimizer) == ()
     assert 0 < made.bytes <= 256 * 256 * 4
+
+
+def test_a_trial_while_another_engine_trains_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    found.watch(dict)
+    monkeypatch.setattr(found, "_quiet", 0)
+    before = dict(found._stepped)
+    assert examine(odd.Coefficients(odd.parameters())) == ()
+    assert found._stepped == before
 
 
 def test_an_optimizer_without_surprises_passes() -> None:
