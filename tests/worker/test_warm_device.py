@@ -20,6 +20,7 @@ class Devices:
 
     def __init__(self, free: list[int]) -> None:
         self.free, self.kernels, self.ended, self.reserved = free, list[int](), list[int](), dict[int, int]()
+        self.pinned = 0
 
     def end(self, number: int) -> int:
         self.ended.append(number)
@@ -32,6 +33,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(machine.free))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (machine.free[device.index], 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda number: machine.reserved.get(number, 0))
+    monkeypatch.setattr(torch.cuda, "host_memory_stats", lambda: {"allocated_bytes.current": machine.pinned})
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(first_kernels, "run", lambda device: machine.kernels.append(device.index))
@@ -107,6 +109,14 @@ def test_a_device_where_something_lies_is_not_given_back(devices: Devices, capsy
     assert "device 2 stays: a library has put something there" in capsys.readouterr().err
 
 
+def test_contexts_stay_while_torch_keeps_pinned_memory(devices: Devices, capsys: pytest.CaptureFixture[str]) -> None:
+    warm_all(devices)
+    devices.pinned = 512
+    warm_device.keep(1)
+    assert devices.ended == []
+    assert "devices [0, 2] stay: 512 B of host memory are pinned" in capsys.readouterr().err
+
+
 def test_a_context_that_cannot_be_ended_stays(
     devices: Devices, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,9 +184,28 @@ def test_nothing_of_torch_is_left_on_a_warmed_device() -> None:
     )
 
 
-@pytest.mark.skipif(
+TWO_DEVICES = pytest.mark.skipif(
     torch.cuda.device_count() < 2, reason=f"needs 2 CUDA devices, torch sees {torch.cuda.device_count()}"
 )
+
+
+@TWO_DEVICES
+def test_pinned_memory_of_a_warmed_device_is_not_handed_out_without_its_context() -> None:
+    """As if a kernel that is warmed pinned memory and torch kept it."""
+    in_a_process_of_its_own(
+        WARM
+        + """
+with torch.cuda.device(0):
+    torch.ones(1, device="cuda").item()
+assert torch.cuda.host_memory_stats()["allocated_bytes.current"] > 0
+warm_device.keep(1)
+torch.cuda.set_device(1)
+assert torch.ones(1, device="cuda").item() == 1
+"""
+    )
+
+
+@TWO_DEVICES
 @pytest.mark.parametrize("kept", [0, 1])
 def test_what_a_rank_does_after_devices_were_given_back(kept: int) -> None:
     in_a_process_of_its_own(
