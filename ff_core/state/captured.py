@@ -12,7 +12,8 @@ A taken value is a list. The first entry says of which kind:
     tensor TENSOR DEVICE IS-LEAF GRADIENT | array ARRAY | records BYTES SHAPE DTYPE | random STATE
     made from NAME NUMBER | span START STOP STEP | place INDEX | range START STOP STEP INDEX |
     iterator KIND [TAKEN...] TAKEN |
-    holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | object CLASS ATTRIBUTES | module [[NAME, TAKEN]...]
+    holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | numbers BASE ENTRIES LENGTH-LIMIT CLASS ATTRIBUTES |
+    object CLASS ATTRIBUTES | module [[NAME, TAKEN]...]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from itertools import chain
 from types import GeneratorType
 from typing import Any
 
@@ -30,6 +32,7 @@ from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
 _DEPTH = 8
 _KEYS = frozenset({bool, int, float, str, bytes, type(None)})
+_NUMBERS = frozenset({bool, int, float, type(None)})
 _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _NUMPY_KINDS = "biufcSUmM"
 LEFT: Taken = ["left"]
@@ -137,15 +140,21 @@ class Taker:
         self._room.use(items=len(value), size=8 * len(value))
         limit = value.maxlen if base is deque else None
         items: list[Any]
+        form = "numbers"  # a history of losses has thousands
         if issubclass(base, dict):
-            items = [[self._key(key), self._take(part)] for key, part in list(base.items(value))]
+            pairs = list(base.items(value))
+            items = list(chain.from_iterable(pairs))
+            if not (_NUMBERS.issuperset(map(type, items[1::2])) and _KEYS.issuperset(map(type, items[::2]))):
+                form, items = "holder", [[self._key(key), self._take(part)] for key, part in pairs]
         else:
-            items = [self._take(part) for part in list(base.__iter__(value))]  # type: ignore[attr-defined]
+            items = list(base.__iter__(value))  # type: ignore[attr-defined]
+            if not _NUMBERS.issuperset(map(type, items)):
+                form, items = "holder", [self._take(part) for part in items]
         name = attributes = None
         if kind is not base:
             name = objects.name_of(kind)
             attributes = self._attributes(value) if objects.is_users_class(kind) else []
-        return ["holder", base.__name__, items, limit, name, attributes]
+        return [form, base.__name__, items, limit, name, attributes]
 
     def _key(self, key: Any) -> Any:
         """Keys that another process does not have are known by their place, as [] here."""

@@ -20,6 +20,7 @@ import datetime
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -43,7 +44,7 @@ _TENSOR, _DTYPE, _DEVICE, _SIZE = range(30, 34)
 _SEQUENCES: dict[type, int] = {list: _LIST, tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
 _MAPPINGS: dict[type, int] = {dict: _DICT, OrderedDict: _ORDERED_DICT, Counter: _COUNTER}
 _PLAIN = frozenset({type(None), bool, float, str, bytes})  # and int, as far as msgpack has room
-_KEYS = _PLAIN | {int}
+_KEYS = _PLAIN | {int}  # they stand for themselves, too: msgpack hands a whole number back that it has no room for
 # NumPy kinds that dtype.str describes fully: bool, int, unsigned, float, complex, bytes, str, timedelta, datetime.
 _NUMPY_KINDS = "biufcSUmM"
 
@@ -81,13 +82,18 @@ class Encoding:
     def bytes(self) -> bytes:
         """All of it. Waits for the device if it must."""
         packed: bytes = msgpack.packb(
-            [_FORMAT, self._tree], use_bin_type=True, unicode_errors="surrogatepass", default=_arrived
+            [_FORMAT, self._tree], use_bin_type=True, unicode_errors="surrogatepass", default=_not_plain
         )
         return packed
 
 
-def _arrived(tensor: Arriving) -> bytes:
-    return _bytes_of(tensor.host())
+def _not_plain(value: int | Arriving) -> bytes | list[Any]:
+    """What msgpack cannot encode itself."""
+    return _whole(value) if isinstance(value, int) else _bytes_of(value.host())
+
+
+def _whole(value: int) -> list[Any]:
+    return [_INT, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)]
 
 
 def decode(data: bytes | bytearray | memoryview) -> Any:
@@ -114,7 +120,7 @@ def _pack(value: Any, depth: int, later: list[Arriving]) -> Any:
     if kind is int:
         if -(2**63) <= value < 2**64:
             return value
-        return [_INT, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)]
+        return _whole(value)
     if kind in _PLAIN:
         return value
     if depth > _MAX_DEPTH:
@@ -142,6 +148,8 @@ def _pack(value: Any, depth: int, later: list[Arriving]) -> Any:
 
 
 def _pack_sequence(value: Any, kind: type, depth: int, later: list[Arriving]) -> list[Any]:
+    if _KEYS.issuperset(map(type, value)):
+        return [_SEQUENCES[kind], *value]
     tree: list[Any] = [_SEQUENCES[kind]]
     position, item = 0, None
     try:
@@ -154,6 +162,8 @@ def _pack_sequence(value: Any, kind: type, depth: int, later: list[Arriving]) ->
 
 
 def _pack_mapping(value: Any, kind: type, depth: int, later: list[Arriving]) -> list[Any]:
+    if _KEYS.issuperset(map(type, value)) and _KEYS.issuperset(map(type, value.values())):
+        return [_MAPPINGS[kind], *chain.from_iterable(value.items())]
     tree: list[Any] = [_MAPPINGS[kind]]
     for key, item in value.items():
         if not _is_key(key):

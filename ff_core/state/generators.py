@@ -5,9 +5,11 @@ torch's (of the CPU), NumPy's old and new ones, Python's.
 
 from __future__ import annotations
 
+import functools
 import random
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 
@@ -19,11 +21,20 @@ except ImportError:  # torch works without it
 
 def is_generator(part: Any) -> bool:
     """Whether `part` draws random numbers: torch's (of the CPU), NumPy's or Python's."""
-    if isinstance(part, torch.Generator):
-        return part.device.type == "cpu"
-    if isinstance(part, random.Random):
-        return not isinstance(part, random.SystemRandom)
-    return np is not None and isinstance(part, (np.random.Generator, np.random.RandomState))
+    kind = type(part)
+    return _are_generators(kind) and (not issubclass(kind, torch.Generator) or part.device.type == "cpu")
+
+
+def _of_kind(kind: type) -> bool:
+    if issubclass(kind, random.Random):
+        return not issubclass(kind, random.SystemRandom)
+    return issubclass(kind, torch.Generator) or (
+        np is not None and issubclass(kind, (np.random.Generator, np.random.RandomState))
+    )
+
+
+# Asked of every value of every variable. functools.cache has another opinion about the type of a class.
+_are_generators = cast(Callable[[type], bool], functools.cache(_of_kind))
 
 
 def state_of(generator: Any) -> Any:

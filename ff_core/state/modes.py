@@ -26,6 +26,7 @@ _HOOKS = attrgetter(*_KINDS)
 _OF_PARAMETER = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
 _MOST = 255  # a byte per count
 _TRAINING = attrgetter("training")
+_REQUIRES_GRAD = attrgetter("requires_grad")
 
 
 def training_of(modules: Iterable[torch.nn.Module]) -> bytes:
@@ -42,7 +43,7 @@ def set_training(training: bytes, modules: Iterable[torch.nn.Module]) -> None:
 
 def trained(parameters: Iterable[torch.Tensor]) -> bytes:
     """A byte per parameter: its requires_grad."""
-    return bytes(p.requires_grad for p in parameters)
+    return bytes(map(_REQUIRES_GRAD, parameters))
 
 
 def set_trained(trains: bytes, parameters: Iterable[torch.Tensor]) -> None:
@@ -61,7 +62,7 @@ class Modes:
     def save(self) -> dict[str, Any]:
         """Per module a byte ("training") and four ("hooks"), per parameter one ("requires_grad"), in torch's order.
 
-        "parameter_hooks": of each kind, (number of the parameter, how many) of those that have some.
+        "parameter_hooks": of each kind, a byte per parameter.
         """
         modules = self._members.modules
         parameters = [parameter for _, parameter in self._members.parameters]
@@ -69,10 +70,7 @@ class Modes:
             "training": training_of(modules),
             "hooks": _hooks(modules),
             "requires_grad": trained(parameters),
-            "parameter_hooks": [
-                [(place, len(hooks)) for place, hooks in enumerate(map(held, parameters)) if hooks]
-                for held in _OF_PARAMETER
-            ],
+            "parameter_hooks": [_counts(list(map(held, parameters))) for held in _OF_PARAMETER],
         }
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -92,7 +90,7 @@ class Modes:
         now = self.save()
         other = [name or "the model itself" for name in _differing(modules, saved["hooks"], now["hooks"])]
         for before, live in zip(saved["parameter_hooks"], now["parameter_hooks"], strict=True):
-            other += [parameters[place][0] for place, _ in sorted(set(before) ^ set(live))]
+            other += _differing(parameters, before, live)
         if other:
             raise DifferenceError(
                 f"hooks on {some_of(other)} are not those of the restored version: register hooks before the training "
@@ -113,8 +111,11 @@ def _hooks(modules: Sequence[torch.nn.Module]) -> bytes:
     return _counts(list(chain.from_iterable(map(_HOOKS, modules))))
 
 
-def _counts(held: Sequence[Sized]) -> bytes:
-    counts = list(map(len, held))
+def _counts(held: Sequence[Sized | None]) -> bytes:
+    """None: there has never been one."""
+    if None in held:
+        held = [hooks or () for hooks in held]
+    counts = list(map(len, held))  # type: ignore[arg-type]
     try:
         return bytes(counts)
     except ValueError:

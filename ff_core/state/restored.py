@@ -167,6 +167,13 @@ class Putter:
             self._put_attributes(live if is_same else None, made, attributes, in_place and made is live)
         return made
 
+    def _put_numbers(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        _, name, entries, *others = taken
+        items: list[Any] = [["plain", number] for number in entries]
+        if issubclass(_BASES[name], dict):
+            items = [[key, part] for key, part in zip(entries[::2], items[1::2], strict=True)]
+        return self._put_holder(live, ["holder", name, items, *others], in_place)
+
     def _put_dict(self, live: Any, base: Any, kind: type, items: list[Any], is_same: bool, in_place: bool) -> Any:
         if base.__name__ == "defaultdict" and not is_same:
             raise LostError("it is a defaultdict there")

@@ -18,6 +18,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from itertools import chain
+from types import FunctionType
 from typing import Any
 
 from ff_core.state import entries, values, variable_words
@@ -109,7 +110,7 @@ class Variables:
         done: set[int] = set()
         self._marks = {}
         for path, value in self._known():
-            if self._fixed.get(path, GONE) is value and path not in self._changed:
+            if self._stays(path, value) and path not in self._changed:
                 continue
             mark = self._marks[path] = self._mark(path, value, look=look)
             if path not in self._changed and not self._is_other(path, value, mark, look):
@@ -127,6 +128,12 @@ class Variables:
             changed[path] = entries.entry_of(taker, path, value, mark, same)
         self._alive = list(self._found.by_label().values())
         return {"process": self._process, "changed": changed, "new": self._save_new(taker)}
+
+    def _stays(self, path: str, value: Any) -> bool:
+        """It is the begin's, and of a kind that never changes. What a function has are variables themselves."""
+        if type(value) is FunctionType and path in self._objects:
+            return self._objects[path]() is value
+        return self._fixed.get(path, GONE) is value
 
     def _mark(self, path: str, value: Any, *, look: bool) -> Any:
         if not look and path in self._heavy:
@@ -167,7 +174,7 @@ class Variables:
             return  # an item without a step: the script's own counts have changed, too
         self._fresh = False
         for path, value in self._known():
-            if path not in self._marks and self._fixed.get(path, GONE) is value:
+            if path not in self._marks and self._stays(path, value):
                 continue
             mark = self._mark(path, value, look=False)
             if path in self._of_data or mark != self._marks.get(path, self._before[path]):
