@@ -61,7 +61,7 @@ class Unused:
 
     def __init__(self, engine: Any, key: Callable[[Any], int], trained: Iterable[Any], words: dict[str, str]) -> None:
         self._engine, self._key, self._words = engine, key, words
-        self._every = {key(p) for p in trained}
+        self._trained = {id(p): key(p) for p in trained}  # of an optimizer, which keeps them
         self._ever: set[int] = set()  # in iterations that were stepped
         self._seen: set[int] = set()  # in this one
         self._now: set[int] = set()  # in this one, so that the step has them
@@ -83,7 +83,7 @@ class Unused:
             return
         stale = none or late
         part = "first" if not none else "last" if none & self._seen else ""
-        names = [name for name, p in self._engine.module.named_parameters() if self._is_one(p, stale)]
+        names = [name for name, p in self._engine.module.named_parameters() if self._trained.get(id(p)) in stale]
         one = len(names) == 1
         raise UnsupportedError(
             REFUSED.format(
@@ -96,9 +96,6 @@ class Unused:
             )
         )
 
-    def _is_one(self, parameter: Any, keys: set[int]) -> bool:
-        return parameter.requires_grad and self._key(parameter) in keys
-
     def stepped(self) -> None:
         self._ever |= self._now
         self.drop()
@@ -110,8 +107,8 @@ class Unused:
 
     def save(self) -> list[int] | None:
         """Keys of the parameters that have had gradients; None: all."""
-        return None if self._ever == self._every else sorted(self._ever)
+        return None if self._ever == set(self._trained.values()) else sorted(self._ever)
 
     def load(self, saved: list[int] | None) -> None:
-        self._ever = set(self._every if saved is None else saved)
+        self._ever = set(self._trained.values() if saved is None else saved)
         self.drop()

@@ -51,7 +51,9 @@ def weight(how: str | None, engine: Any) -> float:
 
 def extra_factor(how: str, engine: Any) -> float | None:
     """Of a layer's output; None: it is not run. how: what happens after two steps in which it is 1."""
-    if how == "never" or engine.global_steps >= 2:
+    if how == "frozen":
+        engine.module.extra.requires_grad_(engine.global_steps < 2)
+    elif how == "never" or engine.global_steps >= 2:
         second = engine.micro_steps % 2
         return {"zero": 0.0, "second": 1.0 if second else None, "first": None if second else 1.0}.get(how)
     return 1.0
