@@ -9,6 +9,7 @@ from typing import Any
 
 from ff_deepspeed import protection
 from ff_deepspeed.feed import Tracked
+from ff_deepspeed.source import is_fetching
 
 _numbers = itertools.count()
 _inner = False  # DeepSpeed's loader makes a torch DataLoader of its own in every epoch
@@ -41,9 +42,9 @@ def _tracked(original: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     def iterate(self: Any) -> Iterator[Any]:
         number = getattr(self, "_ff_number", None)
         found = protection.current()
-        if _inner or number is None or (found is not None and found.loop.used):
+        if _inner or number is None or (found is not None and found.loop.used and _is_loops(self)):
             return original(self)
-        tracked = Tracked(number, self, lambda: original(self), _ask)
+        tracked = Tracked(number, self, lambda: original(self), _ask, _trains)
         if not protection.is_newcomer():
             tracked.source.begin()  # as the loader itself would; a newcomer begins where its rank was
         return tracked
@@ -51,11 +52,21 @@ def _tracked(original: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     return iterate
 
 
+def _is_loops(loader: Any) -> bool:
+    """Whether the exact loop begins `loader`. The processes of one that keeps them would have a past of every epoch."""
+    return is_fetching() or bool(getattr(loader, "persistent_workers", False))
+
+
 def _ask(tracked: Tracked) -> Any:
     found = protection.current()
     if found is None or found.loop.used:  # an iterator from before the exact loop began
         return tracked.source.next()
     return found.unmodified.next(tracked)
+
+
+def _trains(tracked: Tracked) -> bool:
+    found = protection.current()
+    return found is not None and found.unmodified.trains_on(tracked)
 
 
 def _as_inner(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ff_core.errors import FailoverError
 from ff_core.state import counting, rng
+from ff_core.state.placed import Placed
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import matching
 from ff_deepspeed.source import Source, resolved
@@ -42,17 +43,22 @@ ENUMERATED = (
 )
 
 
-class Tracked:
+class Tracked(Placed):
     """An iterator over a data loader, given to the script instead of the loader's own. loader: the loader's number."""
 
     def __init__(
-        self, number: int, loader: Any, make: Callable[[], Iterator[Any]], ask: Callable[[Tracked], Any]
+        self,
+        number: int,
+        loader: Any,
+        make: Callable[[], Iterator[Any]],
+        ask: Callable[[Tracked], Any],
+        trains: Callable[[Tracked], bool],
     ) -> None:
         self.loader = number
         self.source = Source(loader, make)
         self.starts: list[int] | None = None  # what enumerate() around it began with
         self._owner = loader
-        self._ask = ask
+        self._ask, self._trains = ask, trains
 
     def __iter__(self) -> Tracked:
         return self
@@ -65,6 +71,24 @@ class Tracked:
 
     def position(self) -> dict[str, Any]:
         return {"loader": self.loader, "starts": self.starts or [], **self.source.position()}
+
+    def goes_on_by_itself(self) -> bool:
+        return self._trains(self)
+
+    def count(self) -> int:
+        return self.source.consumed
+
+    def place(self) -> dict[str, Any]:
+        return {"loader": self.loader, **resolved(self.source.position())}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        if place["loader"] != self.loader:
+            raise FailoverError("it goes over another loader there")
+        states = rng.capture()
+        try:
+            self.source.seek(place)
+        finally:
+            rng.restore(states)
 
 
 @dataclass(slots=True)

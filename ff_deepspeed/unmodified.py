@@ -200,6 +200,10 @@ class Unmodified:
             self._lift(tracked)  # sealing was interrupted
         return self._feed.next(tracked, own_thread=self._is_trainer)
 
+    def trains_on(self, tracked: Tracked) -> bool:
+        """Whether `tracked` goes over the training loader."""
+        return self._feed.is_training(tracked)
+
     def _lift(self, tracked: Tracked) -> None:
         """Of a void iteration: its batches are handed out again, to a script that is where the version was sealed."""
         if self._redo.void and not self._feed.runs_ahead:

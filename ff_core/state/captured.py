@@ -11,13 +11,14 @@ A taken value is a list. The first entry says of which kind:
     plain VALUE | left | known LABEL | text KIND TEXT | named NAME | member NAME NAME-OF-MEMBER
     tensor TENSOR DEVICE IS-LEAF GRADIENT | array ARRAY | records BYTES SHAPE DTYPE | random STATE
     made from NAME NUMBER | span START STOP STEP | place INDEX | range START STOP STEP INDEX |
-    iterator KIND [TAKEN...] TAKEN |
+    iterator KIND [TAKEN...] TAKEN | placed PLACE |
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | numbers BASE ENTRIES LENGTH-LIMIT CLASS ATTRIBUTES |
-    object CLASS ATTRIBUTES | module [[NAME, TAKEN]...]
+    object CLASS ATTRIBUTES | parts CLASS ATTRIBUTES ARE-THEY-ALL | contents PLAIN | module [[NAME, TAKEN]...]
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -27,7 +28,8 @@ from typing import Any
 
 import torch
 
-from ff_core.state import generators, objects, values
+from ff_core.state import foreign, generators, objects, values
+from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
 _DEPTH = 8
@@ -134,7 +136,25 @@ class Taker:
             return self._holder(value, kind, base)
         if objects.is_users_class(kind):
             return ["object", objects.name_of(kind), self._attributes(value)]
+        if foreign.is_kind(kind):
+            return self._contents(value)
+        if foreign.is_librarys_class(kind):
+            simple, whole = foreign.simple_parts(value)
+            self._room.use(items=len(simple))
+            return ["parts", objects.name_of(kind), [[name, self._take(part)] for name, part in simple.items()], whole]
+        if isinstance(value, Placed):
+            return LEFT if value.goes_on_by_itself() else ["placed", value.place()]
+        if values.is_loader_iterator(kind):
+            raise LostError("how far an iterator of a DataLoader has come cannot be set")
         return LEFT
+
+    def _contents(self, value: Any) -> Taken:
+        try:
+            state = foreign.contents(value)
+        except ValueError:
+            raise LostError("what is in it cannot be saved") from None
+        self._room.use(sys.getsizeof(state))
+        return ["contents", state]
 
     def _holder(self, value: Any, kind: type, base: type) -> Taken:
         self._room.use(items=len(value), size=8 * len(value))

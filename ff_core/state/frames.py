@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_FRAMEWORKS = frozenset(
+FRAMEWORKS = frozenset(
     {"accelerate", "deepspeed", "ff_core", "ff_deepspeed", "ff_megatron", "megatron", "torch", "transformers"}
 )
 _LIBRARIES = tuple({path for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))})
@@ -56,7 +56,7 @@ def line() -> str:
 @functools.cache
 def is_users(file: str, module: str | None) -> bool:
     """Whether `file` of `module` is the user's: of no library, and not of a framework whose sources lie elsewhere."""
-    if file.startswith("<") or str(module).split(".", 1)[0] in _FRAMEWORKS:
+    if file.startswith("<") or str(module).split(".", 1)[0] in FRAMEWORKS:
         return False
     parts = Path(file).parts
     return not (file.startswith(_LIBRARIES) or "site-packages" in parts or "dist-packages" in parts)

@@ -11,8 +11,9 @@ from itertools import islice
 from types import FunctionType, GeneratorType
 from typing import Any
 
-from ff_core.state import generators, objects, values
+from ff_core.state import foreign, generators, objects, values
 from ff_core.state.fingerprint import Fingerprint
+from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
 
 _DEPTH = 8  # as deep as values are saved
@@ -53,6 +54,14 @@ class Marker:
             return f"{generators.digest(value):08x}"
         if kind is FunctionType:
             return values.place_of(value)
+        if foreign.is_kind(kind):
+            return foreign.mark(value)
+        if foreign.is_librarys_class(kind):
+            return (kind.__qualname__, *self._of_parts_of(value))
+        if isinstance(value, Placed):
+            return None if value.goes_on_by_itself() else value.count()
+        if values.is_loader_iterator(kind):
+            return value._num_yielded
         if objects.is_users_object(value):
             label = self._known(value)
             return label if label is not None else (kind.__qualname__, *self._of_attributes(value))
@@ -92,6 +101,10 @@ class Marker:
             return tuple((name, self.mark(part)) for name, part in list(objects.attributes(value).items()))
         finally:
             self._above.pop()
+
+    def _of_parts_of(self, value: Any) -> list[Any]:
+        """Of a library's object."""
+        return [(name, self.mark(part)) for name, part in foreign.simple_parts(value)[0].items()]
 
     def _of_iterator(self, value: Any) -> Any:
         reduced = values.reduced(value)

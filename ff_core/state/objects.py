@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from argparse import Namespace
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, UserString, defaultdict, deque
 from collections.abc import Callable
 from enum import Enum
 from multiprocessing.process import BaseProcess
@@ -26,9 +26,9 @@ GONE = object()
 #: Containers, those first of which others are made.
 BASES: tuple[type, ...] = (OrderedDict, Counter, defaultdict, dict, list, tuple, deque, set, frozenset)
 NAMED = (type, FunctionType, BuiltinFunctionType)
-_NAMESPACES = frozenset({Namespace, SimpleNamespace})
+_NAMESPACES = frozenset({Namespace, SimpleNamespace, ChainMap, UserDict, UserList, UserString})
 #: What these have goes with a thread, a process or a frame, which nobody can set.
-_NO_OBJECTS = (
+NO_OBJECTS = (
     torch.Tensor, torch.nn.Module, *NAMED, ModuleType, MethodType, functools.partial, Enum, BaseException, Thread,
     BaseProcess, local, int, float, str, bytes,
 )  # fmt: skip
@@ -55,7 +55,7 @@ def is_users_class(kind: type) -> bool:
     """Whether the script brought `kind`, or it is a namespace, and its objects have attributes that can be set."""
     if kind in _NAMESPACES:
         return True
-    if issubclass(kind, _NO_OBJECTS) or not _is_of_script(kind):
+    if issubclass(kind, NO_OBJECTS) or not _is_of_script(kind):
         return False
     return bool(kind.__dictoffset__ or _slots(kind))
 

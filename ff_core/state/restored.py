@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 
-from ff_core.state import generators, objects, values
+from ff_core.errors import FailoverError
+from ff_core.state import foreign, generators, objects, values
 from ff_core.state.captured import LostError, Taken
 from ff_core.state.objects import GONE
+from ff_core.state.placed import Placed
 from ff_core.state.values import WRITTEN_AS, np
 
 _BASES = {base.__name__: base for base in objects.BASES}
@@ -134,6 +136,16 @@ class Putter:
             live.__setstate__(taken[1])
         return live
 
+    def _put_placed(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        """One that another rank's script has made as well."""
+        if not isinstance(live, Placed):
+            raise LostError("no such iterator is there")
+        try:
+            live.go_to(taken[1])
+        except FailoverError as error:
+            raise LostError(str(error)) from None
+        return live
+
     def _put_range(self, live: Any, taken: Taken, in_place: bool) -> Any:
         made = iter(range(*taken[1:4]))
         made.__setstate__(taken[4])  # type: ignore[attr-defined]
@@ -225,6 +237,29 @@ class Putter:
         is_same = type(live) is kind
         made = live if in_place and is_same else objects.new(kind)
         self._put_attributes(live if is_same else None, made, taken[2], made is live)
+        return made
+
+    def _put_contents(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        """The very object: others share it."""
+        if not foreign.put_contents(live, taken[1]):
+            raise LostError("it is of another kind or size there")
+        return live
+
+    def _put_parts(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        """Of a library's object. One that is another each time keeps what it has, unless it can be made."""
+        _, name, attributes, whole = taken
+        is_same = objects.name_of(type(live)) == name
+        if in_place and is_same:
+            for attribute, part in attributes:
+                objects.assign(live, attribute, self.put(getattr(live, attribute, None), part, in_place=True))
+            return live
+        if not whole:
+            if not is_same:
+                raise LostError(_APART)
+            return live
+        made = objects.new(self._class(name, live))
+        for attribute, part in attributes:
+            objects.assign(made, attribute, self.put(None, part, in_place=False))
         return made
 
     def _put_attributes(self, live: Any, made: Any, attributes: list[Any], in_place: bool) -> None:

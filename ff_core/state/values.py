@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -13,12 +14,13 @@ from fractions import Fraction
 from itertools import count, islice
 from pathlib import PosixPath, PurePosixPath
 from types import BuiltinFunctionType, FunctionType, GeneratorType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from ff_core.state import frames, generators, objects
+from ff_core.state import foreign, frames, generators, objects
 from ff_core.state.fingerprint import Fingerprint
+from ff_core.state.placed import Placed
 
 try:
     import numpy as np
@@ -51,6 +53,7 @@ _MOST_TENSORS = 64  # of one model: an average writes into all of them
 _MOST_HELD = 1000  # of a list or dict
 MOST_ITEMS = 10_000
 """Of lists and dicts that are saved, all together."""
+_LOADER_ITERATOR = ("torch.utils.data.dataloader", "_BaseDataLoaderIter")
 _SHOWN = 40  # characters of a value in a message
 _listed: weakref.WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]] = weakref.WeakKeyDictionary()
 
@@ -76,9 +79,21 @@ def is_of_interest(value: Any) -> bool:
         return frame is not None and frames.is_users(frame.f_code.co_filename, frame.f_globals.get("__name__"))
     if kind is FunctionType:
         return value.__closure__ is None  # the variables of one that has bound some are looked at themselves
+    if foreign.is_kind(kind) or foreign.is_librarys_class(kind) or is_loader_iterator(kind):
+        return True
     if isinstance(value, (*WRITTEN, *NUMBERS)) or generators.is_generator(value) or is_fixed(value):
         return True
     return (np is not None and isinstance(value, np.ndarray)) or objects.is_users_object(value)
+
+
+def _is_of_loader(kind: type) -> bool:
+    return issubclass(kind, Placed) or any(
+        (base.__module__, base.__name__) == _LOADER_ITERATOR for base in kind.__mro__
+    )
+
+
+is_loader_iterator = cast(Callable[[type], bool], functools.cache(_is_of_loader))
+"""What `iter()` of a DataLoader gives: torch's own, or an adapter's in its place."""
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -124,7 +139,7 @@ def place_of(function: FunctionType) -> str:
 
 def text(value: Any, mark: Any) -> str | None:
     """Equal in another process exactly if the value is, of what cannot be saved. None: not known."""
-    if type(value) is GeneratorType:
+    if type(value) is GeneratorType or is_loader_iterator(type(value)):
         return repr(mark)
     if type(value) is FunctionType:
         return place_of(value)
@@ -140,5 +155,7 @@ def shown(value: Any) -> str:
         return "another state"
     if objects.base_of(kind) is not None:
         return f"{len(value)} entries"
+    if is_loader_iterator(kind):
+        return "an iterator of a DataLoader"
     text = repr(value) if kind in PLAIN else kind.__qualname__
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

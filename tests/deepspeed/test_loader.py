@@ -238,7 +238,7 @@ def test_processes_of_a_loader_end_with_the_loop(loop: str) -> None:
         release: Any = kept.release
     else:
         feed = Feed()
-        tracked = Tracked(0, data, lambda: iter(data), feed.next)
+        tracked = Tracked(0, data, lambda: iter(data), feed.next, feed.is_training)
         next(tracked)
         release = feed.close
     (process,) = set(multiprocessing.active_children()) - others

@@ -186,7 +186,7 @@ def test_batches_of_rank_0_are_refused_on_every_rank() -> None:
 
 
 def tracked(feed: Feed, loader: Any) -> Tracked:
-    made = Tracked(7, loader, lambda: iter(loader), feed.next)
+    made = Tracked(7, loader, lambda: iter(loader), feed.next, feed.is_training)
     made.source.begin()
     return made
 

@@ -1,7 +1,6 @@
 """Variables of many kinds: a replacement goes on with them, and a survivor repeats an iteration with them.
 
-Each function is a script: it calls look(0) before its loop and look(n) behind iteration n, for n in `numbers`, and
-gives what it has at its end.
+Each function is a script: see `tests.state.kinds`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import dataclasses
 import enum
 import itertools
 from collections import OrderedDict, defaultdict, deque, namedtuple
-from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,15 +18,14 @@ import pytest
 import torch
 from torch import nn
 
-from ff_core.state import codec, covered
+from ff_core.state import covered
 from ff_core.state.variables import Variables
+from tests.state.kinds import Look, Numbers, Script, Scripts, repeated, replaced, right
 
-Look = Callable[[int], Any]
-Numbers = Iterable[int]
-SCRIPTS: dict[str, Callable[[Look, Numbers], Any]] = {}
+SCRIPTS: Scripts = {}
 
 
-def script(function: Callable[[Look, Numbers], Any]) -> Callable[[Look, Numbers], Any]:
+def script(function: Script) -> Script:
     SCRIPTS[function.__name__] = function
     return function
 
@@ -237,16 +234,6 @@ def what_is_made_late_and_written_again(look: Look, numbers: Numbers) -> Any:
     return OrderedDict(average=holder.average[0].item())  # type: ignore[attr-defined]
 
 
-def plain(value: Any) -> str:
-    return repr(value)
-
-
-def sent(saved: dict[str, Any]) -> dict[str, Any]:
-    """As it comes to another process."""
-    decoded: dict[str, Any] = codec.decode(codec.encode(saved))
-    return decoded
-
-
 @pytest.fixture(autouse=True)
 def nothing_else_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(covered, "_trainers", [])
@@ -254,43 +241,12 @@ def nothing_else_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_replacement_goes_on_with_them(name: str) -> None:
-    dead, saved, lost = Variables(), dict[str, Any](), list[str]()
-
-    def look(at: int) -> None:
-        if at == 0:
-            dead.begin()
-        saved.update(sent(dead.save()))
-
-    def arrive(at: int) -> None:
-        if at == 0:
-            mine = Variables()
-            mine.begin()
-            lost.extend(word for word in mine.load(saved, repeats=True)[0] if word.startswith(name))
-
-    right = plain(SCRIPTS[name](lambda at: None, range(1, 7)))
-    SCRIPTS[name](look, range(1, 4))
-    now = plain(SCRIPTS[name](arrive, range(4, 7)))
-    assert (lost, now) == ([], right)
+    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine, saved, lost, done = Variables(), dict[str, Any](), list[str](), list[int]()
-    monkeypatch.setattr(covered, "_savers", [saved, lost, done])
-
-    def look(at: int) -> None:
-        if at == 0:
-            mine.begin()
-        done.append(at)
-        if at == 4 and done.count(4) == 1:
-            lost.extend(word for word in mine.load(saved, repeats=True)[0] if word.startswith(name))
-        else:
-            saved.clear()
-            saved.update(sent(mine.save()))
-
-    right = plain(SCRIPTS[name](lambda at: None, range(1, 7)))
-    now = plain(SCRIPTS[name](look, [1, 2, 3, 4, 4, 5, 6]))
-    assert (lost, now) == ([], right)
+    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
 
 
 def test_what_cannot_be_saved_is_named_while_training_runs() -> None:

@@ -1,0 +1,167 @@
+"""Objects that the script did not bring the class of: what of them can be saved, and put back into the very object.
+
+Of Python's library: `array.array`, texts and bytes in memory, queues, numbers that processes share. Of other libraries:
+the simple attributes of an object, such as a meter's sum and count. What else such an object has is left as it is.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import functools
+import io
+import marshal
+import queue
+import sys
+from collections.abc import Callable
+from multiprocessing.sharedctypes import SynchronizedBase
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from ff_core.state import frames, objects
+
+try:
+    import numpy as np
+except ImportError:  # torch works without it
+    np = None  # type: ignore[assignment]
+
+_MOST_ENTRIES = 256  # of a list or dict that is an attribute
+_MOST_BYTES = 1 << 20  # of an array or a tensor that is one
+_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
+_POINTERS = "OPzZ"
+#: They go on by themselves, save themselves, or are looked at otherwise.
+_PACKAGES = frozenset({"torch", "numpy", "datasets", "tokenizers", *frames.FRAMEWORKS})
+
+
+class _Kind(NamedTuple):
+    """take: what `put` needs: plain values in lists. put: into an object of the kind."""
+
+    take: Callable[[Any], Any]
+    put: Callable[[Any, Any], None]
+
+
+def _put_array(live: Any, state: Any) -> None:
+    del live[:]
+    live.frombytes(state[1])
+
+
+def _put_text(live: Any, state: Any) -> None:
+    live.seek(0)
+    live.truncate()
+    live.write(state[0])
+    live.seek(state[1])
+
+
+def _put_queue(live: Any, state: Any) -> None:
+    with live.mutex:
+        live.queue.clear()
+        live.queue.extend(state[0])
+        live.unfinished_tasks = state[1]
+
+
+def _memory(value: Any) -> memoryview:
+    return memoryview(value.get_obj() if isinstance(value, SynchronizedBase) else value).cast("B")
+
+
+def _put_shared(live: Any, state: Any) -> None:
+    _memory(live)[:] = state
+
+
+_TEXT = _Kind(lambda value: [value.getvalue(), value.tell()], _put_text)
+_SHARED = _Kind(lambda value: bytes(_memory(value)), _put_shared)
+_KINDS: tuple[tuple[type, _Kind], ...] = (
+    (array.array, _Kind(lambda value: [value.typecode, value.tobytes()], _put_array)),
+    (io.StringIO, _TEXT),
+    (io.BytesIO, _TEXT),
+    (queue.Queue, _Kind(lambda value: [list(value.queue), value.unfinished_tasks], _put_queue)),
+    (ctypes.Array, _SHARED),
+    (ctypes._SimpleCData, _SHARED),
+    (SynchronizedBase, _SHARED),
+)  # fmt: skip
+
+
+def _find(kind: type) -> _Kind | None:
+    held = next((held for base, held in _KINDS if issubclass(kind, base)), None)
+    points = getattr(kind, "_type_", "")
+    return None if isinstance(points, str) and points and points in _POINTERS else held
+
+
+_kind_of = cast(Callable[[type], "_Kind | None"], functools.cache(_find))
+
+
+def is_kind(kind: type) -> bool:
+    """One of Python's library that has contents."""
+    return _kind_of(kind) is not None
+
+
+def contents(value: Any) -> Any:
+    """Of such an object: nested lists of plain values. Raises ValueError where something else is in it."""
+    held = _kind_of(type(value))
+    assert held is not None
+    state = held.take(value)
+    marshal.dumps(state)  # the proof
+    return state
+
+
+def mark(value: Any) -> Any:
+    """Another one, in this process, if the contents are others."""
+    try:
+        return hash(marshal.dumps(contents(value)))
+    except ValueError:  # a queue of something
+        return [id(item) for item in list(value.queue)]
+
+
+def put_contents(live: Any, state: Any) -> bool:
+    """Whether `live` is of a kind that could take `contents()`."""
+    held = _kind_of(type(live))
+    if held is None or (isinstance(live, array.array) and live.typecode != state[0]):
+        return False
+    try:
+        held.put(live, state)
+    except (TypeError, ValueError):  # another kind, or of another size
+        return False
+    return True
+
+
+def _of_library(kind: type) -> bool:
+    package = str(kind.__module__).split(".", 1)[0]
+    return (
+        bool(kind.__dictoffset__)
+        and package not in _PACKAGES
+        and package not in sys.stdlib_module_names
+        and not objects.is_users_class(kind)
+        and not issubclass(kind, objects.NO_OBJECTS)
+        and objects.base_of(kind) is None
+        and not is_kind(kind)
+    )
+
+
+is_librarys_class = cast(Callable[[type], bool], functools.cache(_of_library))
+"""Whether objects of `kind` come from a library that is none of the frameworks, and have attributes."""
+
+
+def simple_parts(value: Any) -> tuple[dict[str, Any], bool]:
+    """Attributes of a library's object that are plain, small arrays, or containers of plain values; whether it has no
+    others."""
+    held = objects.attributes(value)
+    simple = {name: part for name, part in list(held.items()) if _is_simple(part)}
+    return simple, len(simple) == len(held)
+
+
+def _is_simple(part: Any) -> bool:
+    kind = type(part)
+    if kind in _PLAIN:
+        return True
+    if kind is torch.Tensor:
+        return not part.requires_grad and not part.is_meta and part.nbytes <= _MOST_BYTES
+    if np is not None and kind is np.ndarray:
+        return part.dtype.kind != "O" and part.nbytes <= _MOST_BYTES
+    base = objects.base_of(kind)
+    if base is not kind or len(part) > _MOST_ENTRIES:
+        return False
+    try:
+        marshal.dumps(part if base in (list, tuple, dict, set, frozenset) else list(part))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,26 @@
+"""Iterators whose place can be taken and set, in this process and in another one: an adapter brings such a class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+
+class Placed(ABC):
+    """An iterator. A script has it in a variable of its own."""
+
+    @abstractmethod
+    def goes_on_by_itself(self) -> bool:
+        """Training is driven by it: whoever does that knows its place."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many items it has given."""
+
+    @abstractmethod
+    def place(self) -> Any:
+        """Its place, see `ff_core.state.codec`."""
+
+    @abstractmethod
+    def go_to(self, place: Any) -> None:
+        """Random generators stay as they are. Raises FailoverError if the place cannot be reached."""

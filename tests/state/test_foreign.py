@@ -1,0 +1,223 @@
+"""Objects of Python's library and of others in variables. The form of a script: `tests.state.kinds`."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import io
+import multiprocessing
+import queue
+import sys
+from collections import ChainMap, UserDict, UserList
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ff_core.state import covered
+from ff_core.state.variables import Variables
+from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
+
+SCRIPTS: Scripts = {}
+LIBRARY = """
+import threading, numpy as np, torch
+class Meter:
+    def __init__(self):
+        self.sum, self.count, self.last, self.lock = 0.0, 0, [], threading.Lock()
+        self.mean, self.seen = np.zeros(2), torch.zeros(2)
+    def update(self, value):
+        self.sum += value
+        self.count += 1
+        self.last = [*self.last[-2:], value]
+        self.mean = self.mean * 0.9 + value
+        self.seen += value
+class Record:
+    def __init__(self, value):
+        self.value = value
+class Slots:
+    __slots__ = ("value", "__weakref__")
+"""
+library: Any = ModuleType("somelib")
+exec(LIBRARY, library.__dict__)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(covered, "_trainers", [])
+    monkeypatch.setitem(sys.modules, "somelib", library)
+
+
+def script(function: Any) -> Any:
+    SCRIPTS[function.__name__] = function
+    return function
+
+
+@script
+def of_pythons_library(look: Look, numbers: Numbers) -> Any:
+    values, text, data, wrapped = array.array("d", [0.0]), io.StringIO(), io.BytesIO(b"abc"), UserDict(n=0)
+    entries, chain = UserList([1]), ChainMap({"a": 0}, {"b": 1})
+    look(0)
+    for n in numbers:
+        values.append(values[-1] / 3 + n)
+        text.write(f"{n},")
+        data.seek(n)
+        data.write(b"x")
+        wrapped["n"] += n
+        entries.append(n)
+        chain["a"] += n
+        look(n)
+    return values, text.getvalue(), data.getvalue(), data.tell(), wrapped, entries, chain
+
+
+@script
+def queues(look: Look, numbers: Numbers) -> Any:
+    first, last, least = queue.Queue[int](), queue.LifoQueue[int](), queue.PriorityQueue[int]()
+    for each in (first, last, least):
+        each.put(3)
+        each.put(1)
+    look(0)
+    for n in numbers:
+        for each in (first, last, least):
+            each.put(n)
+        first.get()
+        first.task_done()
+        last.get()
+        look(n)
+    return list(first.queue), first.unfinished_tasks, list(last.queue), [least.get() for _ in range(least.qsize())]
+
+
+@script
+def numbers_that_processes_share(look: Look, numbers: Numbers) -> Any:
+    epoch, counts, rate = multiprocessing.Value("i", 0), multiprocessing.Array("d", 3), ctypes.c_double(1.0)
+    look(0)
+    for n in numbers:
+        epoch.value += n
+        counts[n % 3] += n
+        rate.value /= 3
+        look(n)
+    return epoch.value, list(counts), rate.value
+
+
+@script
+def meters_of_a_library(look: Look, numbers: Numbers) -> Any:
+    meter, held, record = library.Meter(), {"loss": library.Meter(), "other": [library.Meter()]}, library.Record(0)
+    look(0)
+    for n in numbers:
+        for each in (meter, held["loss"], held["other"][0]):
+            each.update(n / 3)
+        record = library.Record(record.value + n)
+        look(n)
+    every = (meter, held["loss"], held["other"][0])
+    return [(m.sum, m.count, m.last, m.mean.tolist(), m.seen.tolist()) for m in every], record.value
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_replacement_goes_on_with_them(name: str) -> None:
+    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+
+
+def an_iterator_of_another_loader(look: Look, numbers: Numbers) -> Any:
+    checks, found = iter(DataLoader(torch.arange(40), batch_size=2)), 0  # type: ignore[arg-type]
+    look(0)
+    for n in numbers:
+        found += int(next(checks).sum())
+        look(n)
+    return found
+
+
+def a_queue_of_something_else(look: Look, numbers: Numbers) -> Any:
+    jobs = queue.Queue[Any]()
+    look(0)
+    for n in numbers:
+        jobs.put(torch.zeros(n))
+        look(n)
+    return jobs.qsize()
+
+
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        (an_iterator_of_another_loader, "checks (an iterator of a DataLoader"),
+        (a_queue_of_something_else, "jobs (Queue"),
+    ],
+)
+def test_what_cannot_be_put_back_is_named(script: Any, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = f"{script.__name__}().{word}"
+    assert [said[: len(wanted)] for said in replaced(script)[0]] == [wanted]
+    assert [said[: len(wanted)] for said in repeated(script, monkeypatch)[0]] == [wanted]
+
+
+def test_what_cannot_be_saved_is_named_while_training_runs() -> None:
+    mine, checks = Variables(), iter(DataLoader(torch.arange(8)))  # type: ignore[arg-type]
+    mine.begin()
+    next(checks)
+    mine.save()
+    name = "test_what_cannot_be_saved_is_named_while_training_runs().checks (an iterator of a DataLoader)"
+    assert name in mine.written()
+
+
+def test_an_iterator_that_goes_on_with_the_data_is_left_alone() -> None:
+    dead, mine, lost = Variables(), Variables(), list[str]()
+
+    def loop(first: Variables, saved: Any) -> None:
+        batches: Iterator[Any] = iter(DataLoader(torch.arange(8)))  # type: ignore[arg-type]
+        first.begin()
+        if saved:
+            lost.extend(first.load(saved, repeats=True)[0])
+        for _ in range(2):
+            made.append(first.save())
+            next(batches)
+            first.fetched()
+
+    made = list[Any]()
+    loop(dead, None)
+    loop(mine, made[1])
+    assert [word for word in lost if "batches" in word] == []
+
+
+def test_an_object_of_a_library_that_is_made_anew_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch, for instance: the very object is kept to be handed out again."""
+
+    def anew(look: Look, numbers: Numbers) -> Any:
+        batch, seen = library.Meter(), []
+        look(0)
+        for n in numbers:
+            batch = library.Meter()
+            batch.update(n)
+            seen.append((batch, n))
+            look(n)
+        return [meter.sum == n for meter, n in seen]
+
+    lost, now = repeated(anew, monkeypatch)
+    assert all(eval(now))
+    assert lost == []
+
+
+def test_classes_without_attributes_are_left_alone() -> None:
+    slots = library.Slots()
+    mine = Variables()
+    mine.begin()
+    slots.value = 1
+    mine.save()
+    assert not [word for word in mine.written() if "slots" in word]
+
+
+def test_simple_parts_are_small_and_plain() -> None:
+    from ff_core.state import foreign
+
+    meter = library.Meter()
+    meter.words, meter.large = {str(n): n for n in range(300)}, np.zeros(1 << 20)
+    meter.graph = torch.zeros(2, requires_grad=True)
+    simple, whole = foreign.simple_parts(meter)
+    assert sorted(simple) == ["count", "last", "mean", "seen", "sum"]
+    assert not whole
+    assert foreign.simple_parts(library.Record(1)) == ({"value": 1}, True)
