@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ff_deepspeed import protection
-from ff_deepspeed.feed import Tracked
 from ff_deepspeed.source import is_fetching
+from ff_deepspeed.tracked import Tracked
 
 _numbers = itertools.count()
 _inner = False  # DeepSpeed's loader makes a torch DataLoader of its own in every epoch

@@ -1,8 +1,8 @@
 """The data loaders that an unmodified script iterates over, and what its training loader handed out.
 
 Every iterator of a torch DataLoader or of engine.training_dataloader is `Tracked`. The training loader is the one
-that was asked last before the first training forward. Loaders are told apart by the order in which they were made,
-which is the same on every start of the script.
+that the first training forward has its inputs from; if that cannot be seen, the one that was asked last before.
+Loaders are told apart by the order in which they were made, which is the same on every start of the script.
 
 Handed out is not trained on: a loop may fetch ahead, in its own thread or another one. A version's position is behind
 the last batch that has reached engine(...); what was handed out beyond it is handed out again by a replacement, made
@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ff_core.errors import FailoverError
 from ff_core.state import counting, rng
-from ff_core.state.placed import Placed
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import matching
-from ff_deepspeed.source import Source, resolved
+from ff_deepspeed.source import resolved
+from ff_deepspeed.tracked import Tracked
 
 log = logging.getLogger("ff_deepspeed")
 
@@ -43,54 +42,6 @@ ENUMERATED = (
 )
 
 
-class Tracked(Placed):
-    """An iterator over a data loader, given to the script instead of the loader's own. loader: the loader's number."""
-
-    def __init__(
-        self,
-        number: int,
-        loader: Any,
-        make: Callable[[], Iterator[Any]],
-        ask: Callable[[Tracked], Any],
-        trains: Callable[[Tracked], bool],
-    ) -> None:
-        self.loader = number
-        self.source = Source(loader, make)
-        self.starts: list[int] | None = None  # what enumerate() around it began with
-        self._owner = loader
-        self._ask, self._trains = ask, trains
-
-    def __iter__(self) -> Tracked:
-        return self
-
-    def __next__(self) -> Any:
-        return self._ask(self)
-
-    def __len__(self) -> int:
-        return len(self._owner)
-
-    def position(self) -> dict[str, Any]:
-        return {"loader": self.loader, "starts": self.starts or [], **self.source.position()}
-
-    def goes_on_by_itself(self) -> bool:
-        return self._trains(self)
-
-    def count(self) -> int:
-        return self.source.consumed
-
-    def place(self) -> dict[str, Any]:
-        return {"loader": self.loader, **resolved(self.source.position())}
-
-    def go_to(self, place: dict[str, Any]) -> None:
-        if place["loader"] != self.loader:
-            raise FailoverError("it goes over another loader there")
-        states = rng.capture()
-        try:
-            self.source.seek(place)
-        finally:
-            rng.restore(states)
-
-
 @dataclass(slots=True)
 class Handed:
     """A batch that the training loader handed out. position: of its iterator afterwards. given: what the script got."""
@@ -108,6 +59,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._last: Tracked | None = None
+        self._before: dict[int, tuple[Tracked, list[Handed]]] = {}  # loaders that were asked before it, by number
         self._training: int | None = None
         self._handed: list[Handed] = []
         self._base = 0  # number of _handed[0]
@@ -127,15 +79,25 @@ class Feed:
         return tracked.loader == self._training
 
     def begin_training(self, version: int, inputs: Any = None) -> None:
-        """The first training call (a forward with `inputs`, or a loader is asked), after `version`: the loader that was
-        asked last is the training loader."""
+        """The first training call (a forward with `inputs`, or a loader is asked), after `version`: the loader that
+        `inputs` come from is the training loader, or the one that was asked last where that cannot be seen."""
         with self._lock:
             if self._last is not None and self._training is None:
+                self._choose(inputs)
                 self._training = self._last.loader
             # What the script took before, and does not train on, does not belong to the iteration that begins.
             number = self._number_of(inputs, by_value=self._next > 1)
             self._used = max(self._next - 1, 0) if number is None else number
             self._ends[version] = (self._used, self._position)
+
+    def _choose(self, inputs: Any) -> None:
+        assert self._last is not None
+        asked, self._before = [(self._last, self._handed), *reversed(self._before.values())], {}
+        for by_value in (False, True):
+            for tracked, handed in asked:
+                if matching.find(inputs, [kept.given for kept in handed], by_value=by_value) is not None:
+                    self._take(tracked, handed)
+                    return
 
     def close(self) -> None:
         """The script is over."""
@@ -155,8 +117,7 @@ class Feed:
             if self.is_training(tracked) and self._next < self._base + len(self._handed):
                 return self._hand_out_again()
             if self._training is None and tracked is not self._last:
-                self._handed, self._base, self._next, self._used = [], 0, 0, 0
-            self._last = tracked
+                self._turn_to(tracked)
         before, item = self._fetch(tracked, own_thread)  # may wait for long: not with the lock held
         if self._training is not None and not self.is_training(tracked):
             return item
@@ -168,6 +129,17 @@ class Feed:
                 return self._hand_out_again()  # the training thread has gone back meanwhile
             self._next += 1
             return given
+
+    def _turn_to(self, tracked: Tracked) -> None:
+        """Before training: another iterator than before is asked."""
+        if self._last is not None:
+            self._before[self._last.loader] = self._last, self._handed
+        again, handed = self._before.pop(tracked.loader, (None, []))
+        self._take(tracked, handed if again is tracked else [])
+
+    def _take(self, tracked: Tracked, handed: list[Handed]) -> None:
+        self._last, self._handed = tracked, handed
+        self._base, self._next, self._used = 0, len(handed), 0
 
     def _fetch(self, tracked: Tracked, own_thread: bool) -> tuple[dict[str, Any], Any]:
         """The iterator's next item, and the random states that it was made from."""

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+from array import array
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,21 @@ lazy: dict[str, Any] = {}
 noise = random.Random(4)
 shift, velocity = torch.zeros(16), torch.zeros(16)
 table = torch.zeros(3_000_000 if args.large else 1)
+others = DataLoader(TensorDataset(torch.arange(20.0)), batch_size=4, shuffle=True)  # begun anew every five steps
+checks = iter(others)
+recent = array("d")
 losses: list[float] = []
 
 
 def train(x: torch.Tensor, y: torch.Tensor, number: int) -> None:
     """One step, and what the script remembers of it."""
-    global calls, shift
+    global calls, shift, checks
     calls += 1
+    check = next(checks, None)
+    if check is None:
+        checks = iter(others)
+        check = next(checks)
+    x = x * (1 + 0.01 * check[0].sum() + sum(recent[-3:]))
     if number % 4 == 3:
         x = x * 1.5
     if calls % 5 == 0:
@@ -100,6 +109,7 @@ def train(x: torch.Tensor, y: torch.Tensor, number: int) -> None:
     dist.all_reduce(mean)
     losses.append(mean.item())
     curriculum.update(mean.item())
+    recent.append(mean.item() / 10)
     with torch.no_grad():
         velocity.mul_(0.9).add_(mean)
         shift = 0.5 * shift + 0.01 * velocity
