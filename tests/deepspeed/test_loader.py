@@ -245,3 +245,29 @@ def test_processes_of_a_loader_end_with_the_loop(loop: str) -> None:
     release()
     process.join(60)
     assert not process.is_alive()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("order", ["other last", "in turns"])
+def test_the_training_loader_is_the_one_that_the_first_inputs_come_from(copied: bool, order: str) -> None:
+    """Not the one that was asked last: a script may look at a batch of another one before."""
+    feed = Feed()
+
+    def loader(number: int) -> Tracked:
+        batches = [torch.full((4,), 10.0 * number + n) for n in range(3)]
+        return Tracked(number, batches, lambda: iter(batches), feed.next, feed.is_training)
+
+    main, other = loader(1), loader(2)
+    first = next(main)
+    next(other)
+    if order == "in turns":
+        second = next(main)
+        next(other)
+        assert second[0] == 11
+    inputs = first.clone() if copied else first
+    feed.begin_training(0, inputs)
+    assert feed.is_training(main)
+    assert not feed.is_training(other)
+    feed.used(inputs)
+    assert feed.position()["loader"] == 1
+    assert feed.position()["consumed"] == 1
