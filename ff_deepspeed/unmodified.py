@@ -44,6 +44,7 @@ class Unmodified:
         self._p = protection
         self._session = protection.session
         self._feed = Feed()
+        self.trains_on = self._feed.is_training  # whether an iterator goes over the training loader
         self._redo = Redo(protection, self._feed)
         self._own, self._gradients = OwnBatches(protection), Gradients(protection.engine)
         self._answered: dict[str, Any] | None = None  # a newcomer's load_checkpoint(): position of the version
@@ -199,10 +200,6 @@ class Unmodified:
             self._seal_if_stepped(AT_LOADER, asked=tracked)
             self._lift(tracked)  # sealing was interrupted
         return self._feed.next(tracked, own_thread=self._is_trainer)
-
-    def trains_on(self, tracked: Tracked) -> bool:
-        """Whether `tracked` goes over the training loader."""
-        return self._feed.is_training(tracked)
 
     def _lift(self, tracked: Tracked) -> None:
         """Of a void iteration: its batches are handed out again, to a script that is where the version was sealed."""

@@ -15,7 +15,6 @@ refused: it could come back as something else.
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import sys
 from collections import Counter, OrderedDict
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from ff_core.errors import ProtocolError, UnsupportedError
+from ff_core.state import codec_values
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ class Encoding:
 
 def _not_plain(value: int | Arriving) -> bytes | list[Any]:
     """What msgpack cannot encode itself."""
-    return _whole(value) if isinstance(value, int) else _bytes_of(value.host())
+    return _whole(value) if isinstance(value, int) else codec_values.bytes_of(value.host())
 
 
 def _whole(value: int) -> list[Any]:
@@ -229,18 +229,13 @@ def _pack_tensor(value: torch.Tensor, later: list[Arriving]) -> list[Any]:
     dense = value.detach().resolve_conj().resolve_neg().contiguous()
     data: bytes | Arriving
     if dense.device.type == "cpu":
-        data = _bytes_of(dense)
+        data = codec_values.bytes_of(dense)
     else:
         from ff_core.state.arriving import Arriving
 
         data = Arriving(dense)
         later.append(data)
     return [_TENSOR, str(dense.dtype).removeprefix("torch."), list(dense.shape), data]
-
-
-def _bytes_of(dense: torch.Tensor) -> bytes:
-    """ctypes reads the bytes of any dtype, bfloat16 and float8 included, and needs no NumPy."""
-    return ctypes.string_at(dense.data_ptr(), dense.numel() * dense.element_size())
 
 
 def _unpack(tree: Any) -> Any:
@@ -254,53 +249,6 @@ def _unpack_pairs(parts: list[Any]) -> list[tuple[Any, Any]]:
     if len(parts) % 2:
         raise ValueError("a dictionary with a key and no value")
     return [(_unpack(parts[i]), _unpack(parts[i + 1])) for i in range(0, len(parts), 2)]
-
-
-def _unpack_numpy_array(parts: list[Any]) -> Any:
-    import numpy as np
-
-    dtype, shape, data = parts
-    return np.frombuffer(data, dtype=np.dtype(dtype)).reshape(shape).copy()
-
-
-def _unpack_numpy_scalar(parts: list[Any]) -> Any:
-    import numpy as np
-
-    dtype, data = parts
-    return np.frombuffer(data, dtype=np.dtype(dtype))[0]
-
-
-def _unpack_dtype(parts: list[Any]) -> torch.dtype:
-    import torch
-
-    (name,) = parts
-    dtype = getattr(torch, name)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"torch.{name} is no dtype")
-    return dtype
-
-
-def _unpack_tensor(parts: list[Any]) -> torch.Tensor:
-    import torch
-
-    name, shape, data = parts
-    tensor = torch.empty(shape, dtype=_unpack_dtype([name]))
-    if tensor.numel() * tensor.element_size() != len(data):
-        raise ValueError(f"{len(data)} bytes for a tensor of shape {shape} and dtype {name}")
-    ctypes.memmove(tensor.data_ptr(), data, len(data))
-    return tensor
-
-
-def _unpack_device(parts: list[Any]) -> torch.device:
-    import torch
-
-    return torch.device(*parts)
-
-
-def _unpack_size(parts: list[Any]) -> torch.Size:
-    import torch
-
-    return torch.Size(parts)
 
 
 def _unpack_int(parts: list[Any]) -> int:
@@ -320,10 +268,10 @@ _UNPACK: dict[int, Callable[[list[Any]], Any]] = {
     _COMPLEX: lambda parts: complex(*parts),
     _BYTEARRAY: lambda parts: bytearray(*parts),
     _TIMEDELTA: lambda parts: datetime.timedelta(*parts),
-    _NUMPY_ARRAY: _unpack_numpy_array,
-    _NUMPY_SCALAR: _unpack_numpy_scalar,
-    _TENSOR: _unpack_tensor,
-    _DTYPE: _unpack_dtype,
-    _DEVICE: _unpack_device,
-    _SIZE: _unpack_size,
+    _NUMPY_ARRAY: codec_values.numpy_array,
+    _NUMPY_SCALAR: codec_values.numpy_scalar,
+    _TENSOR: codec_values.tensor,
+    _DTYPE: codec_values.dtype,
+    _DEVICE: codec_values.device,
+    _SIZE: codec_values.size,
 }
