@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-from array import array
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +27,7 @@ class OneRank:
     def __init__(self, arena: Arena | None = None, interval: int = 1) -> None:
         self.arena, self.interval = arena, interval
         self.said: list[str] = []
-        self._epochs = array("q", [0])  # no variable of a script's own object, which a recovery would put back
+        self._epochs = memoryview(bytearray(8)).cast("q")  # nothing that a recovery would put back, as it does a list
         self._newcomer = arena is not None
         self._page, self._bell = StatusPage.create(), os.eventfd(0)
         role = {
