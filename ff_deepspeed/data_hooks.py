@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ff_core.state import spaces
+from ff_core.state.iterators import OfIterators
 from ff_deepspeed import protection
 from ff_deepspeed.source import is_fetching
 from ff_deepspeed.tracked import Tracked
@@ -20,6 +22,7 @@ def install() -> None:
     from deepspeed.runtime.dataloader import DeepSpeedDataLoader
     from torch.utils.data import DataLoader
 
+    spaces.more.append(OfIterators)
     for loader in (DataLoader, DeepSpeedDataLoader):
         loader.__init__ = _numbered(loader.__init__)  # type: ignore[method-assign]
         loader.__iter__ = _tracked(loader.__iter__)  # type: ignore[method-assign]

@@ -29,6 +29,7 @@ class Tracked(Placed):
         ask: Callable[[Tracked], Any],
         trains: Callable[[Tracked], bool],
     ) -> None:
+        super().__init__(f"loader{number}")
         self.loader = number
         self.source = Source(loader, make)
         self.starts: list[int] | None = None  # what enumerate() around it began with

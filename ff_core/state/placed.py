@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from typing import Any
 
 
 class Placed(ABC):
-    """An iterator. A script has it in a variable of its own."""
+    """An iterator that a script has. name: the same in another process; of several with one name the newest counts."""
+
+    def __init__(self, name: str) -> None:
+        alive[name] = self
 
     @abstractmethod
     def goes_on_by_itself(self) -> bool:
@@ -24,3 +28,7 @@ class Placed(ABC):
     @abstractmethod
     def go_to(self, place: Any) -> None:
         """Random generators stay as they are. Raises FailoverError if the place cannot be reached."""
+
+
+alive: weakref.WeakValueDictionary[str, Placed] = weakref.WeakValueDictionary()
+"""By name. A script may have one in no variable: zip() holds it."""

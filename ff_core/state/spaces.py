@@ -114,6 +114,7 @@ class _OfLibrary(Space):
         self.known = [name for name in self.known if name not in left_out]
 
 
+more: list[Callable[[], Space]] = []  # make what an adapter adds
 _of_libraries: dict[str, tuple[weakref.ReferenceType[Any], frozenset[str]]] = {}
 
 
@@ -297,6 +298,8 @@ def found_spaces(most: int, covered: Covered) -> Found:
             finder.enter(label)
             finder.add(_OfFunction(label, frame), functions=functions)
     finder.enter(None)
+    for make in more:
+        finder.add(make(), _DEPTH)
     for hook in _hooks():
         finder.bound(f"{hook.__name__}().", hook)
     for name in names:

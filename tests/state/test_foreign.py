@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ff_core.state import covered
+from ff_core.state import covered, spaces
+from ff_core.state.iterators import OfIterators
+from ff_core.state.placed import Placed
 from ff_core.state.variables import Variables
 from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
 
@@ -49,6 +51,7 @@ exec(LIBRARY, library.__dict__)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(covered, "_trainers", [])
     monkeypatch.setitem(sys.modules, "somelib", library)
+    monkeypatch.setattr(spaces, "more", [OfIterators])
 
 
 def script(function: Any) -> Any:
@@ -113,6 +116,68 @@ def meters_of_a_library(look: Look, numbers: Numbers) -> Any:
         look(n)
     every = (meter, held["loss"], held["other"][0])
     return [(m.sum, m.count, m.last, m.mean.tolist(), m.seen.tolist()) for m in every], record.value
+
+
+class Squares(Placed):
+    """As an adapter's iterator over a data loader."""
+
+    def __init__(self, name: str = "squares", own: bool = False) -> None:
+        super().__init__(name)
+        self.at, self.own = 0, own
+
+    def __iter__(self) -> Squares:
+        return self
+
+    def __next__(self) -> int:
+        self.at += 1
+        return self.at**2
+
+    def goes_on_by_itself(self) -> bool:
+        return self.own
+
+    def count(self) -> int:
+        return self.at
+
+    def place(self) -> int:
+        return self.at
+
+    def go_to(self, place: int) -> None:
+        self.at = place
+
+
+@script
+def iterators_in_variables(look: Look, numbers: Numbers) -> Any:
+    squares, counted, total = Squares(), enumerate(Squares("others")), 0
+    look(0)
+    for n in numbers:
+        number, value = next(counted)
+        total = 3 * total + n * next(squares) + number * value
+        look(n)
+    return total
+
+
+@script
+def iterators_that_zip_holds(look: Look, numbers: Numbers) -> Any:
+    def items() -> Iterator[int]:
+        look(0)
+        yield from numbers
+
+    total = 0
+    for n, value in zip(items(), Squares(), strict=False):
+        total = 3 * total + n * value
+        look(n)
+    return total
+
+
+@script
+def an_iterator_that_goes_on_by_itself(look: Look, numbers: Numbers) -> Any:
+    squares, total = Squares(own=True), 0
+    look(0)
+    for n in numbers:
+        squares.at = n  # somebody else does that
+        total = 3 * total + n * next(squares)
+        look(n)
+    return total
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
