@@ -269,11 +269,9 @@ class Feed:
         with self._lock:
             if self._training is not None or position["loader"] != tracked.loader or position["begun"] is None:
                 return False
-            states = rng.capture()
-            tracked.source.seek(position)
-            rng.restore(states)
-            self._gone_to, self._training, self._last = True, tracked.loader, tracked
-            self._handed, self._base, self._next, self._used = [], 0, 0, 0
+            tracked.go_to(position)
+            self._gone_to, self._training = True, tracked.loader
+            self._take(tracked, [])
             self._ahead = list(position["ahead"])
             self._position = tracked.position()
             starts, consumed = position["starts"], position["consumed"]

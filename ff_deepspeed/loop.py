@@ -183,9 +183,8 @@ class Loop:
         if self._restored is not None:
             # A newcomer. It may have to go further than it has looked: another failure can move the version.
             position = self._take_restored()
-            states = rng.capture()
-            source.seek(position)
-            rng.restore(states)
+            with rng.kept():
+                source.seek(position)
         return version
 
     def _mark(self) -> int:

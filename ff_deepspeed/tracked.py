@@ -1,7 +1,6 @@
 """The iterators over data loaders that a script gets.
 
-The training loader's is followed by `ff_deepspeed.feed`. The place of any other one is saved with the variable of the
-script that holds it.
+The training loader's is followed by `ff_deepspeed.feed`. The places of others are saved with the script's variables.
 """
 
 from __future__ import annotations
@@ -55,13 +54,10 @@ class Tracked(Placed):
         return self.source.consumed
 
     def place(self) -> dict[str, Any]:
-        return {"loader": self.loader, **resolved(self.source.position())}
+        return resolved(self.position())
 
     def go_to(self, place: dict[str, Any]) -> None:
         if place["loader"] != self.loader:
             raise FailoverError("it goes over another loader there")
-        states = rng.capture()
-        try:
+        with rng.kept():
             self.source.seek(place)
-        finally:
-            rng.restore(states)

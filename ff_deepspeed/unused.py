@@ -62,6 +62,7 @@ class Unused:
     def __init__(self, engine: Any, key: Callable[[Any], int], trained: Iterable[Any], words: dict[str, str]) -> None:
         self._engine, self._key, self._words = engine, key, words
         self._trained = {id(p): key(p) for p in trained}  # of an optimizer, which keeps them
+        self._every = set(self._trained.values())
         self._ever: set[int] = set()  # in iterations that were stepped
         self._seen: set[int] = set()  # in this one
         self._now: set[int] = set()  # in this one, so that the step has them
@@ -107,8 +108,8 @@ class Unused:
 
     def save(self) -> list[int] | None:
         """Keys of the parameters that have had gradients; None: all."""
-        return None if self._ever == set(self._trained.values()) else sorted(self._ever)
+        return None if self._ever == self._every else sorted(self._ever)
 
     def load(self, saved: list[int] | None) -> None:
-        self._ever = set(self._trained.values() if saved is None else saved)
+        self._ever = set(self._every if saved is None else saved)
         self.drop()

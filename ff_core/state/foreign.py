@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import array
 import ctypes
-import functools
 import io
 import marshal
 import queue
 import sys
 from collections.abc import Callable
 from multiprocessing.sharedctypes import SynchronizedBase
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
@@ -81,13 +80,11 @@ _KINDS: tuple[tuple[type, _Kind], ...] = (
 )  # fmt: skip
 
 
-def _find(kind: type) -> _Kind | None:
+@objects.cached
+def _kind_of(kind: type) -> _Kind | None:
     held = next((held for base, held in _KINDS if issubclass(kind, base)), None)
     points = getattr(kind, "_type_", "")
     return None if isinstance(points, str) and points and points in _POINTERS else held
-
-
-_kind_of = cast(Callable[[type], "_Kind | None"], functools.cache(_find))
 
 
 def is_kind(kind: type) -> bool:
@@ -95,11 +92,15 @@ def is_kind(kind: type) -> bool:
     return _kind_of(kind) is not None
 
 
-def contents(value: Any) -> Any:
-    """Of such an object: nested lists of plain values. Raises ValueError where something else is in it."""
+def _state(value: Any) -> Any:
     held = _kind_of(type(value))
     assert held is not None
-    state = held.take(value)
+    return held.take(value)
+
+
+def contents(value: Any) -> Any:
+    """Of such an object: nested lists of plain values. Raises ValueError where something else is in it."""
+    state = _state(value)
     marshal.dumps(state)  # the proof
     return state
 
@@ -107,7 +108,7 @@ def contents(value: Any) -> Any:
 def mark(value: Any) -> Any:
     """Another one, in this process, if the contents are others."""
     try:
-        return hash(marshal.dumps(contents(value)))
+        return hash(marshal.dumps(_state(value)))
     except ValueError:  # a queue of something
         return [id(item) for item in list(value.queue)]
 
@@ -124,7 +125,9 @@ def put_contents(live: Any, state: Any) -> bool:
     return True
 
 
-def _of_library(kind: type) -> bool:
+@objects.cached
+def is_librarys_class(kind: type) -> bool:
+    """Whether objects of `kind` come from a library that is none of the frameworks, and have attributes."""
     package = str(kind.__module__).split(".", 1)[0]
     return (
         bool(kind.__dictoffset__)
@@ -135,10 +138,6 @@ def _of_library(kind: type) -> bool:
         and objects.base_of(kind) is None
         and not is_kind(kind)
     )
-
-
-is_librarys_class = cast(Callable[[type], bool], functools.cache(_of_library))
-"""Whether objects of `kind` come from a library that is none of the frameworks, and have attributes."""
 
 
 def simple_parts(value: Any) -> tuple[dict[str, Any], bool]:
@@ -158,10 +157,4 @@ def _is_simple(part: Any) -> bool:
     if np is not None and kind is np.ndarray:
         return part.dtype.kind != "O" and part.nbytes <= _MOST_BYTES
     base = objects.base_of(kind)
-    if base is not kind or len(part) > _MOST_ENTRIES:
-        return False
-    try:
-        marshal.dumps(part if base in (list, tuple, dict, set, frozenset) else list(part))
-    except ValueError:
-        return False
-    return True
+    return base is kind and len(part) <= _MOST_ENTRIES and objects.marshalled(part, base) is not None

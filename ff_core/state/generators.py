@@ -5,13 +5,13 @@ torch's (of the CPU), NumPy's old and new ones, Python's.
 
 from __future__ import annotations
 
-import functools
 import random
 import zlib
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
+
+from ff_core.state import objects
 
 try:
     import numpy as np
@@ -25,16 +25,14 @@ def is_generator(part: Any) -> bool:
     return _are_generators(kind) and (not issubclass(kind, torch.Generator) or part.device.type == "cpu")
 
 
-def _of_kind(kind: type) -> bool:
+@objects.cached
+def _are_generators(kind: type) -> bool:
+    """Asked of every value of every variable."""
     if issubclass(kind, random.Random):
         return not issubclass(kind, random.SystemRandom)
     return issubclass(kind, torch.Generator) or (
         np is not None and issubclass(kind, (np.random.Generator, np.random.RandomState))
     )
-
-
-# Asked of every value of every variable. functools.cache has another opinion about the type of a class.
-_are_generators = cast(Callable[[type], bool], functools.cache(_of_kind))
 
 
 def state_of(generator: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import marshal
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -57,11 +56,10 @@ class Marker:
         if foreign.is_kind(kind):
             return foreign.mark(value)
         if foreign.is_librarys_class(kind):
-            return (kind.__qualname__, *self._of_parts_of(value))
-        if isinstance(value, Placed):
-            return None if value.goes_on_by_itself() else value.count()
+            simple, _ = foreign.simple_parts(value)
+            return (kind.__qualname__, *((name, self.mark(part)) for name, part in simple.items()))
         if values.is_loader_iterator(kind):
-            return value._num_yielded
+            return _given(value)
         if objects.is_users_object(value):
             label = self._known(value)
             return label if label is not None else (kind.__qualname__, *self._of_attributes(value))
@@ -75,10 +73,10 @@ class Marker:
         entries = size * _width(value, base)
         if entries > _MOST_ENTRIES:
             return size, repr(_last(value, base)), more
-        plain = _marshalled(value, base)
+        plain = objects.marshalled(value, base)
         if plain is not None:
             self.parts += entries // 20
-            return size, plain, more
+            return size, hash(plain), more
         return size, self._of_parts(value, base), more
 
     def _of_parts(self, value: Any, base: type) -> Any:
@@ -102,10 +100,6 @@ class Marker:
         finally:
             self._above.pop()
 
-    def _of_parts_of(self, value: Any) -> list[Any]:
-        """Of a library's object."""
-        return [(name, self.mark(part)) for name, part in foreign.simple_parts(value)[0].items()]
-
     def _of_iterator(self, value: Any) -> Any:
         reduced = values.reduced(value)
         if reduced is None:
@@ -119,14 +113,12 @@ class Marker:
         return id(part) if type(part) in (list, tuple, dict, range, str) and len(part) > _LAST else self.mark(part)
 
 
-def _marshalled(value: Any, base: type) -> int | None:
-    """Hash of a container that has nothing but plain values, in other containers, too. None: it has something else."""
-    if base is not type(value) or base not in (list, tuple, dict, set, frozenset):
-        value = list(base.items(value)) if issubclass(base, dict) else list(base.__iter__(value))  # type: ignore[attr-defined]
-    try:
-        return hash(marshal.dumps(value, 2))
-    except ValueError:
-        return None
+def _given(iterator: Any) -> int | None:
+    """How many items one over a data loader has given; None: that is looked after by somebody else."""
+    if not isinstance(iterator, Placed):
+        given: int = iterator._num_yielded
+        return given
+    return None if iterator.goes_on_by_itself() else iterator.count()
 
 
 def _width(value: Any, base: type) -> int:

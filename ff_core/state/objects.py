@@ -7,6 +7,7 @@ script has imported. Classes, functions and members of an enum are known by name
 from __future__ import annotations
 
 import functools
+import marshal
 import sys
 from argparse import Namespace
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, UserString, defaultdict, deque
@@ -39,18 +40,18 @@ _FRAMEWORKS = frozenset({"torch", "deepspeed", "megatron", "ff_core", "ff_deepsp
 _Of = TypeVar("_Of", bound=Callable[[type], Any])
 
 
-def _cached(function: _Of) -> _Of:
+def cached(function: _Of) -> _Of:
     """functools.cache, which has another opinion about the type of a class."""
     return cast(_Of, functools.cache(function))
 
 
-@_cached
+@cached
 def base_of(kind: type) -> type | None:
     """The kind of container that `kind` is or was made from."""
     return next((base for base in BASES if issubclass(kind, base)), None)
 
 
-@_cached
+@cached
 def is_users_class(kind: type) -> bool:
     """Whether the script brought `kind`, or it is a namespace, and its objects have attributes that can be set."""
     if kind in _NAMESPACES:
@@ -66,7 +67,7 @@ def is_users_object(value: Any) -> bool:
     return is_users_class(kind) and base_of(kind) is None
 
 
-@_cached
+@cached
 def has_more(kind: type) -> bool:
     """Whether modules of the class `kind` may have more than torch's modules have."""
     return issubclass(kind, torch.nn.Module) and kind.__module__.split(".", 1)[0] not in _FRAMEWORKS
@@ -77,7 +78,7 @@ def _is_of_script(kind: type) -> bool:
     return module is not None and frames.is_users(getattr(module, "__file__", None) or "<none>", kind.__module__)
 
 
-@_cached
+@cached
 def _slots(kind: type) -> dict[str, Any]:
     """Name -> descriptor, of what the classes of the script keep in slots."""
     found = {}
@@ -161,6 +162,16 @@ def class_of(name: Name, live: Any) -> type | None:
         return type(live)
     found = find(name)
     return found if isinstance(found, type) else None
+
+
+def marshalled(value: Any, base: type) -> bytes | None:
+    """A container that has nothing but plain values, in other containers, too. None: it has something else."""
+    if base is not type(value) or base not in (list, tuple, dict, set, frozenset):
+        value = list(base.items(value)) if issubclass(base, dict) else list(base.__iter__(value))  # type: ignore[attr-defined]
+    try:
+        return marshal.dumps(value, 2)
+    except ValueError:
+        return None
 
 
 def new(kind: type) -> Any:

@@ -249,17 +249,14 @@ class Putter:
         """Of a library's object. One that is another each time keeps what it has, unless it can be made."""
         _, name, attributes, whole = taken
         is_same = objects.name_of(type(live)) == name
-        if in_place and is_same:
-            for attribute, part in attributes:
-                objects.assign(live, attribute, self.put(getattr(live, attribute, None), part, in_place=True))
+        if not whole and not is_same:
+            raise LostError(_APART)
+        if not whole and not in_place:
             return live
-        if not whole:
-            if not is_same:
-                raise LostError(_APART)
-            return live
-        made = objects.new(self._class(name, live))
+        made = live if in_place and is_same else objects.new(self._class(name, live))
+        held = dict(objects.attributes(made))
         for attribute, part in attributes:
-            objects.assign(made, attribute, self.put(None, part, in_place=False))
+            objects.assign(made, attribute, self.put(held.get(attribute), part, in_place=made is live))
         return made
 
     def _put_attributes(self, live: Any, made: Any, attributes: list[Any], in_place: bool) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +40,16 @@ def capture() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """The generators go on behind the block as if it had drawn nothing."""
+    states = capture()
+    try:
+        yield
+    finally:
+        restore(states)
 
 
 def restore(saved: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import itertools
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -14,7 +13,7 @@ from fractions import Fraction
 from itertools import count, islice
 from pathlib import PosixPath, PurePosixPath
 from types import BuiltinFunctionType, FunctionType, GeneratorType
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -86,14 +85,12 @@ def is_of_interest(value: Any) -> bool:
     return (np is not None and isinstance(value, np.ndarray)) or objects.is_users_object(value)
 
 
-def _is_of_loader(kind: type) -> bool:
+@objects.cached
+def is_loader_iterator(kind: type) -> bool:
+    """What `iter()` of a DataLoader gives: torch's own, or an adapter's in its place."""
     return issubclass(kind, Placed) or any(
         (base.__module__, base.__name__) == _LOADER_ITERATOR for base in kind.__mro__
     )
-
-
-is_loader_iterator = cast(Callable[[type], bool], functools.cache(_is_of_loader))
-"""What `iter()` of a DataLoader gives: torch's own, or an adapter's in its place."""
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
