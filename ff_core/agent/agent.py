@@ -95,7 +95,9 @@ class Agent(PortOwner):
         if result is not None:
             await result
 
-    async def on_start(self, restart: int, epoch: int, ranks: list[Any], injections: list[Any]) -> None:
+    async def on_start(
+        self, restart: int, epoch: int, ranks: list[Any], injections: list[Any], standby: bool
+    ) -> None:
         for worker in list(self.workers.by_uid.values()):
             worker.rank = -1  # of the previous start: its exit means nothing any more
         await self.workers.end_all(0.0)
@@ -104,6 +106,7 @@ class Agent(PortOwner):
         self.newcomers.clear()
         self.workers.restart = restart
         self.state.enter_epoch(epoch)
+        self.state.standby = standby
         self.port.enter_epoch(epoch)
         for rank, uid in ranks:
             worker = await self._start(uid, rank)
@@ -162,6 +165,7 @@ class Agent(PortOwner):
         """A spare, or a process started now, becomes a rank; its role follows when its journal is here."""
         if epoch != self.state.halt_epoch:
             return
+        self.state.standby = False
         worker = self.workers.by_uid.get(uid)
         warm = worker is not None
         if worker is None:

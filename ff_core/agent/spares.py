@@ -19,7 +19,7 @@ _MOST_ROUNDS = 8
 
 
 class SparePool:
-    """Keeps as many processes warming or ready as the job wants, once a live rank has said what to import.
+    """Keeps as many processes warming or ready as the job wants (on a standby: as a node has ranks), once a live rank has said what to import.
 
     start(uid, -1) starts a process and tells the controller.
     """
@@ -59,7 +59,10 @@ class SparePool:
         loop = asyncio.get_running_loop()
         if self._preload is None or self._state.stopping or loop.time() < self._not_before:
             return
-        for _ in range(self._state.config.spares - len(self._state.workers.spares()) - len(self._starting)):
+        wanted = self._state.config.spares
+        if self._state.standby:  # as many as a lost node had ranks
+            wanted = max(wanted, self._state.job.nproc_per_node)
+        for _ in range(wanted - len(self._state.workers.spares()) - len(self._starting)):
             self._numbered += 1
             task = loop.create_task(self._warm(f"n{self._state.node}-spare{self._numbered}"))
             self._starting.add(task)

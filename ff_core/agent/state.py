@@ -17,7 +17,7 @@ class NodeState:
 
     send(name, **fields): to the controller.  say(text): to the person watching.
     epoch: of the last start or verdict.  halt_epoch: announced without a verdict yet; None while nothing is halted.
-    config: the settings in force.  stopping: the job is over.
+    config: the settings in force.  standby: it plays no rank and waits for a lost node's.  stopping: the job is over.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class NodeState:
         self.store = ReplicaStore(node)
         self.epoch = 0
         self.halt_epoch: int | None = None
+        self.standby = False
         self.stopping = False
 
     def enter_epoch(self, epoch: int) -> None:

@@ -85,12 +85,13 @@ _define(
     launch=_opt(_D),
     machine=_opt(_D),
     rival=_opt(_BOOL),
+    standby=_opt(_BOOL),
 )
-_define("welcome", "controller > agent", proof=_B, job=_D)
+_define("welcome", "controller > agent", proof=_B, job=_D, node=_I)
 _define("refused", "controller > agent", reason=_S)
 
 # --- from the controller ---
-_define("start", "controller > agent", restart=_I, epoch=_I, ranks=_L, injections=_L)
+_define("start", "controller > agent", restart=_I, epoch=_I, ranks=_L, injections=_L, standby=_BOOL)
 _define("arenas", "controller > agent", epoch=_I, settings=_D, own=_D, replicas=_D)
 _define("placement", "controller > agent", epoch=_I, holders=_D, coverage=_S, interval=_I)
 _define("w", "controller > agent", epoch=_I, version=_I, interval=_I)

@@ -48,16 +48,31 @@ class Controller(JobControl):
 
     def node_up(self, node: Node) -> None:
         """An agent proved the secret and said hello."""
-        if node.id in self.state.members.nodes and self.state.members.nodes[node.id].alive:
+        nodes, size = self.state.members.nodes, self.state.job.nodes
+        if node.id in nodes and nodes[node.id].alive:
             raise ProtocolError(f"node {node.id} is already connected")
-        if not 0 <= node.id < self.state.job.nodes:
-            raise ProtocolError(f"node {node.id} is not one of the job's {self.state.job.nodes} nodes")
-        if node.id in self.state.members.nodes:
-            raise ProtocolError(f"node {node.id} was lost; a node cannot rejoin a running job")
-        self.state.members.nodes[node.id] = node
+        if node.id in nodes:
+            raise ProtocolError(f"the number {node.id} is a lost node's: who comes again gets a number of its own")
+        nodes[node.id] = node
         self.out.emit("node_start", node=node.id, hostname=node.hostname, pid=node.pid)
-        if len(self.state.members.nodes) == self.state.job.nodes:
+        if len(nodes) == size:
             self.startup.begin()
+        elif len(nodes) > size:
+            self._admit(node)
+
+    def _admit(self, node: Node) -> None:
+        """One more node than the job needs: it stands by, with processes that can take a lost node's ranks. In the
+        middle of a failover it is halted like the others, and ranks without a place get one there."""
+        state = self.state
+        self.out.say(f"node {node.id} ({node.hostname}) stands by")
+        # In the new epoch it will be when it has the verdict, as everybody: before, nothing may connect to it.
+        self.startup.admit(node.id, state.epoch - 1 if self.failovers.halts() else state.epoch)
+        if self.preload is not None:
+            self.out.send(node.id, "preload", **self.preload)
+        if self.failovers.halts():
+            self.failovers.admit(node.id)
+        elif state.settled and state.is_protecting and not state.has_left() and state.lacks_holders():
+            self.failovers.begin(set(), f"node {node.id} came, and can hold replicas", self.out.now())
 
     def node_down(self, node_id: int, reason: str) -> None:
         """An agent's stream ended or its heartbeats did: its workers end with it, its replicas are gone."""
@@ -75,10 +90,13 @@ class Controller(JobControl):
         now = self.out.now()
         for rank in lost:
             rank.alive, rank.leaving = False, None  # not the rank's fault: not counted against it
-        if not lost and self.state.is_protecting and not self.state.has_left():
-            self.failovers.begin(set(), f"node {node_id} lost: {reason}", now)  # its replicas must move
-        elif lost:
-            self.deaths.happened({rank.rank for rank in lost}, f"node {node_id} lost: {reason}", now)
+        holds, cause = self.state.members.holds(node_id), f"node {node_id} lost: {reason}"
+        if lost or (holds and not self.state.is_protecting):
+            self.deaths.happened({rank.rank for rank in lost}, cause, now)
+        elif not self.state.is_protecting:
+            self.startup.look()  # perhaps only this node's memory was waited for
+        elif not self.state.has_left() and (holds or not self.state.settled):
+            self.failovers.begin(set(), cause, now)  # its replicas must move, or its part of a failover is missing
 
     # ---- messages --------------------------------------------------------------------------------------------------
 

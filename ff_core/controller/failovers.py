@@ -59,6 +59,16 @@ class Failovers:
         self.out.emit("halt", epoch=state.epoch, dead=sorted(state.round.dead), cause=cause)
         self._assign(state.round)
 
+    def halts(self) -> bool:
+        """A halt is under way: there is no verdict yet."""
+        return self.state.round is not None and self.state.round.step is Step.HALTING
+
+    def admit(self, node: int) -> None:
+        """`node` has come while halts(): it is halted as the others are, and gets ranks that had no place."""
+        assert self.state.round is not None
+        self.out.send(node, "halt", epoch=self.state.epoch, dead=sorted(self.state.round.dead))
+        self._assign(self.state.round)
+
     def _assign(self, current: FailoverRound) -> None:
         """Processes for the ranks that have none. They begin with the script at once, alone; whether there is anything
         for them to go on from is decided meanwhile. Ranks for which there is no place stay absent."""
@@ -133,9 +143,8 @@ class Failovers:
             return
         current.version = decision.version
         current.newcomers = sorted(rank.rank for rank in self.members.ranks.values() if not rank.restored)
-        holders = place(
-            self.members.node_of(), self.members.live_nodes(), self.state.config.replicas, self.members.holders()
-        )
+        replicas = self.state.config.replicas
+        holders = place(self.members.node_of(), self.members.holding(replicas), replicas, self.members.holders())
         for rank in self.members.ranks.values():
             rank.holders, rank.committed, rank.leaving = holders[rank.rank], (-1, -1), None
         announce_coverage(self.state)
@@ -230,6 +239,8 @@ class Failovers:
             current.step, current.resumed_at = Step.RESUMED, self.out.now()
             self._control.publish_w()
             self._maybe_done(current)
+            if self.state.lacks_holders():
+                self.begin(set(), "a node has come that can hold replicas", self.out.now())
 
     def on_redone(self, node: int, rank: int, epoch: int, version: int, at: float) -> None:
         current = self.state.round

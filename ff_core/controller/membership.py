@@ -44,13 +44,14 @@ class Rank:
 class Membership:
     """Tables of nodes and ranks with the questions the protocol asks of them."""
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, per_node: int) -> None:
         self.nodes: dict[int, Node] = {}
         self.ranks = {rank: Rank(rank, -1) for rank in range(world_size)}
+        self._per_node = per_node  # ranks that a node has devices for
 
     def of_next_start(self, *, keep_failures: bool) -> Membership:
         """The same nodes, for ranks that start anew; keep_failures: their deaths so far still count."""
-        after = Membership(len(self.ranks))
+        after = Membership(len(self.ranks), self._per_node)
         after.nodes = self.nodes
         if keep_failures:
             for number, rank in self.ranks.items():
@@ -59,6 +60,19 @@ class Membership:
 
     def live_nodes(self) -> list[int]:
         return sorted(node.id for node in self.nodes.values() if node.alive)
+
+    def standbys(self) -> list[int]:
+        """Live nodes that play no rank."""
+        return [node for node in self.live_nodes() if not self.on_node(node)]
+
+    def holding(self, replicas: int) -> list[int]:
+        """Live nodes that get replicas: those that play ranks, and standbys only where these are too few."""
+        playing = [node for node in self.live_nodes() if self.on_node(node)]
+        return playing if len(playing) > replicas else self.live_nodes()
+
+    def holds(self, node: int) -> bool:
+        """Whether `node` keeps a replica."""
+        return any(node in rank.holders for rank in self.ranks.values())
 
     def node_of(self) -> dict[int, int]:
         return {rank.rank: rank.node for rank in self.ranks.values()}
@@ -73,22 +87,38 @@ class Membership:
         """(node, spare's uid or None for a cold start, whether it is ready) for a rank that lived on `home`; None:
         nowhere.
 
-        Ready spares first, at home before elsewhere; then one still warming up; then a cold start at home, or on
-        another node of the same machine (emulated nodes share its devices). A cold start on a foreign machine would
-        have no device.
+        If the node is lost: what a node with devices to spare has, such as a standby, so that the others need not
+        share theirs. Then, and while `home` lives, ready spares, at home before elsewhere; then one still warming up;
+        then a cold start: at home, on a node with devices to spare, or on another one of the same machine (emulated
+        nodes share its devices). A cold start elsewhere would have no device. While `home` lives a standby is left as
+        it is: its processes are for a whole node's ranks.
         """
         order = sorted(self.live_nodes(), key=lambda node: (node != home, node))
+        roomy = [node for node in order if len(self.on_node(node)) < self._per_node]
+        if home in order:
+            standbys = set(self.standbys())
+            order = [node for node in order if node == home or node not in standbys]
+        else:
+            found = self._take_spare(roomy)
+            if found is not None:
+                return found
+        found = self._take_spare(order)
+        if found is not None:
+            return found
+        host = self.nodes[home].host_id if home in self.nodes else None
+        cold = [node for node in order if node in (home, *roomy) or self.nodes[node].host_id == host]
+        if not cold:
+            return None
+        return min(cold, key=lambda node: (node != home, len(self.on_node(node)))), None, False
+
+    def _take_spare(self, nodes: list[int]) -> tuple[int, str, bool] | None:
         for want_ready in (True, False):
-            for node_id in order:
+            for node_id in nodes:
                 for uid, ready in list(self.nodes[node_id].spares.items()):
                     if ready == want_ready:
                         del self.nodes[node_id].spares[uid]
                         return node_id, uid, ready
-        host = self.nodes[home].host_id if home in self.nodes else None
-        cold = [node for node in order if node == home or self.nodes[node].host_id == host]
-        if not cold:
-            return None
-        return min(cold, key=lambda node: (node != home, len(self.on_node(node)))), None, False
+        return None
 
     def holders(self) -> dict[int, list[int]]:
         return {rank.rank: list(rank.holders) for rank in self.ranks.values()}

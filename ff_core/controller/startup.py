@@ -33,12 +33,15 @@ class Startup:
         self.settings: Settings | None = None
         self.first_rank = -1  # the one whose settings they are
         self.ready_nodes: set[int] = set()
+        self.placed = False  # every rank has been told its holders
 
     def begin(self) -> None:
-        """All agents are there: spread ranks over the nodes in order and have them spawned."""
+        """All agents are there: spread ranks over the nodes in order and have them spawned. Nodes beyond those that
+        are needed stand by."""
         state = self._state
+        seats = self.members.live_nodes()
         for number, rank in self.members.ranks.items():
-            rank.node = number // self.job.nproc_per_node
+            rank.node = seats[number // self.job.nproc_per_node]
             rank.uid, rank.alive = f"s{state.restart}-r{number}", True
         if state.restart == 0:
             self.out.emit(
@@ -49,14 +52,37 @@ class Startup:
                 entrypoint=self.job.entrypoint,
             )
         for node in self.members.live_nodes():
-            self.out.send(
-                node,
-                "start",
-                restart=state.restart,
-                epoch=state.epoch,
-                injections=state.injections_left(),
-                ranks=[[rank.rank, rank.uid] for rank in self.members.on_node(node)],
-            )
+            self._start(node, state.epoch)
+
+    def admit(self, node: int, epoch: int) -> None:
+        """`node` has come after begin(): it plays no rank, and gets what the others have got. epoch: that its agent
+        is in from now on."""
+        self._start(node, epoch)
+        if self.settings is not None:
+            self._send_arenas(node, self.settings, epoch)
+
+    def _start(self, node: int, epoch: int) -> None:
+        ranks = [[rank.rank, rank.uid] for rank in self.members.on_node(node)]
+        self.out.send(
+            node,
+            "start",
+            restart=self._state.restart,
+            epoch=epoch,
+            injections=self._state.injections_left(),
+            ranks=ranks,
+            standby=not ranks,
+        )
+
+    def _send_arenas(self, node: int, settings: Settings, epoch: int) -> None:
+        layouts = self.members.layouts_for(node)
+        self.out.send(
+            node,
+            "arenas",
+            epoch=epoch,
+            settings=settings.to_wire(),
+            own=layouts["own"],
+            replicas=layouts["replicas"],
+        )
 
     def on_protect(
         self,
@@ -103,7 +129,8 @@ class Startup:
         state = self._state
         assert self.settings is not None
         self._settle(self.settings)
-        holders = place(self.members.node_of(), self.members.live_nodes(), state.config.replicas, {})
+        replicas = state.config.replicas
+        holders = place(self.members.node_of(), self.members.holding(replicas), replicas, {})
         for rank in self.members.ranks.values():
             rank.holders = holders[rank.rank]
         problem = self._memory_problem()
@@ -112,11 +139,7 @@ class Startup:
             return
         announce_coverage(state)
         for node in self.members.live_nodes():
-            layouts = self.members.layouts_for(node)
-            settings = self.settings.to_wire()
-            self.out.send(
-                node, "arenas", epoch=state.epoch, settings=settings, own=layouts["own"], replicas=layouts["replicas"]
-            )
+            self._send_arenas(node, self.settings, state.epoch)
 
     def _settle(self, settings: Settings) -> None:
         """From here on the job runs with `settings`, which hold what its script gave; agents get them with their
@@ -174,7 +197,13 @@ class Startup:
         if epoch != self._state.epoch:
             return
         self.ready_nodes.add(node)
-        if self.ready_nodes >= set(self.members.live_nodes()):
+        self.look()
+
+    def look(self) -> None:
+        """A node has its memory, or one that plays no rank is gone: if nobody is waited for, ranks get their
+        holders. Nodes that come later have nothing to wait for."""
+        if not self.placed and self.ready_nodes and self.ready_nodes >= set(self.members.live_nodes()):
+            self.placed, epoch = True, self._state.epoch
             interval, coverage = self._copying.first(), self._state.coverage
             for other in self.members.live_nodes():
                 addresses = self.members.holder_addresses()
@@ -188,3 +217,5 @@ class Startup:
         if not self._state.is_protecting and all(entry.training for entry in self.members.ranks.values()):
             self._state.is_protecting = True
             self.out.emit("training_start", coverage=self._state.coverage)
+            if self._state.lacks_holders():
+                self._control.begin_failover(set(), "a node has come that can hold replicas", self.out.now())

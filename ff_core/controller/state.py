@@ -75,7 +75,7 @@ class JobState:
         self.fired: set[int] = set()
         self.last_checkpoint: tuple[str, int] | None = None
         self.hangs = HangDetector(config.hang_timeout_s)
-        self.members = Membership(job.world_size)
+        self.members = Membership(job.world_size, job.nproc_per_node)
         self._of_this_start()
 
     def _of_this_start(self) -> None:
@@ -97,6 +97,11 @@ class JobState:
     def settled(self) -> bool:
         """No failover is under way: commits count."""
         return self.round is None or self.round.step in (Step.RESUMED, Step.DONE)
+
+    def lacks_holders(self) -> bool:
+        """Some rank has fewer replicas than wanted, although there are nodes for more."""
+        possible = min(self.config.replicas, len(self.members.live_nodes()) - 1)
+        return any(len(rank.holders) < possible for rank in self.members.ranks.values())
 
     def has_left(self) -> bool:
         """Every rank was told to leave the training loop, and no other loop has committed anything since."""

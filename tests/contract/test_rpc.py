@@ -56,7 +56,7 @@ class Controller:
         except ProtocolError as error:
             self.error = error
             return
-        await stream.send_now("welcome", proof=self.answering or proof, job={"nodes": 2})
+        await stream.send_now("welcome", proof=self.answering or proof, job={"nodes": 2}, node=1)
         writer = asyncio.create_task(stream.pump())
         try:
             while (message := await stream.receive()) is not None:

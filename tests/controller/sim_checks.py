@@ -39,6 +39,8 @@ class Options:
     kinds: tuple[str, ...] = ("process",)
     finish_waits: bool = True
     early: bool = False  # the first fault comes during start-up
+    standbys: int = 0  # nodes that come after the start, each at a random moment
+    returns: bool = False  # a lost node's machine comes again, under a new number
 
 
 class Checks:

@@ -25,6 +25,7 @@ class Faults:
     losses: list[str]
     kills: dict[int, int]
     lost: list[int]  # nodes whose end the controller has not been told of
+    coming: list[int]  # steps at which another node comes
 
     def _fault(self) -> None:
         """One fault at a random place. What is not possible now simply does not happen."""
@@ -39,6 +40,7 @@ class Faults:
             host = self.random.choice(hosts)
             self._lost(f"node {host.node}")
             host.die()
+            self._returns()
             for _ in range(self.random.randrange(len(host.to_controller) + 1)):
                 host.to_controller.pop()
             self.lost.append(host.node)
@@ -46,6 +48,7 @@ class Faults:
             host = self.random.choice(hosts)
             self._lost(f"node {host.node}")
             self.controller.node_down(host.node, "no heartbeat")
+            self._returns()
         elif kind == "process" and processes:
             process = self.random.choice(processes)
             self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
@@ -76,6 +79,10 @@ class Faults:
                 process.frozen = not end
                 if end:
                     process.exit(-9)
+
+    def _returns(self) -> None:
+        if self.options.returns:
+            self.coming.append(self.steps + self.random.randrange(600))
 
     def _lost(self, what: str) -> None:
         self.losses.append(what)

@@ -81,6 +81,8 @@ class World(Checks, Faults, Outbox):
         self.old_messages: list[tuple[int, Message]] = []
         self.epoch_seen = 0
         self.lost: list[int] = []  # nodes whose end the controller has not been told of
+        most = 60 * self.job.world_size * options.iterations
+        self.coming = [self.random.randrange(most) for _ in range(options.standbys)]
         self.failovers = 0
         self.sent = 0
         self.passed = 0.0  # seconds that were waited for a deadline
@@ -90,9 +92,11 @@ class World(Checks, Faults, Outbox):
     def send(self, node: int, name: str, **fields: Any) -> None:
         message = unpack(CONTROLLER_TO_AGENT, pack(make(CONTROLLER_TO_AGENT, name, **fields)))
         if "epoch" in message:
-            if message["epoch"] < self.epoch_seen:
+            # A node that comes in the middle of a halt begins in the epoch that ends.
+            came = name in ("start", "arenas") and node >= self.options.nodes
+            if message["epoch"] < self.epoch_seen - came:
                 raise Violation(f"{name} of epoch {message['epoch']} after epoch {self.epoch_seen}")
-            self.epoch_seen = message["epoch"]
+            self.epoch_seen = max(self.epoch_seen, message["epoch"])
         if name == "may_leave" and message["version"] > self.state.w:
             raise Violation(f"ranks may leave with version {message['version']}, but W = {self.state.w}")
         if "interval" in message:
@@ -226,11 +230,16 @@ class World(Checks, Faults, Outbox):
             for node in range(self.options.nodes):
                 self.hosts[node] = AgentHost(self, node, self.job)
             for node in self.hosts:
-                machine = "m" if self.options.same_machine else f"m{node}"
-                self.controller.node_up(Node(node, machine, machine, ("host", node), 1 << 40, 0.0))
+                self._node_up(node)
             idle, draw, hosts = 0, self.random.random, list(self.hosts.values())
             while self.result is None:
                 self.steps += 1
+                if self.coming and self.steps >= min(self.coming):
+                    self.coming.remove(min(self.coming))
+                    node = len(self.hosts)
+                    self.hosts[node] = AgentHost(self, node, self.job)
+                    hosts.append(self.hosts[node])
+                    self._node_up(node)
                 if self.next_fault is not None and self.steps >= self.next_fault:
                     self._fault()
                 steps = self._steps(hosts[int(draw() * len(hosts))])
@@ -244,6 +253,10 @@ class World(Checks, Faults, Outbox):
                 if self.steps > MOST_STEPS:
                     raise Violation("the job does not end")
         return self.result
+
+    def _node_up(self, node: int) -> None:
+        machine = "m" if self.options.same_machine else f"m{node}"
+        self.controller.node_up(Node(node, machine, machine, ("host", node), 1 << 40, 0.0))
 
     def _steps(self, host: AgentHost) -> list[Callable[[], bool]]:
         inner = host.steps() if host.alive else []

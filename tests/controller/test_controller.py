@@ -104,10 +104,8 @@ def test_nodes_that_do_not_belong_here_are_refused() -> None:
     job = Job()
     with pytest.raises(ProtocolError, match="node 1 is already connected"):
         job.controller.node_up(Node(1, "m", "h", ("h", 1), 1, 0.0))
-    with pytest.raises(ProtocolError, match="node 7 is not one of the job's 2 nodes"):
-        job.controller.node_up(Node(7, "m", "h", ("h", 1), 1, 0.0))
     job.start().controller.node_down(1, "gone")
-    with pytest.raises(ProtocolError, match="cannot rejoin"):
+    with pytest.raises(ProtocolError, match="gets a number of its own"):
         job.controller.node_up(Node(1, "m", "h", ("h", 1), 1, 0.0))
 
 

@@ -57,6 +57,18 @@ JOBS: dict[str, Options] = {
         kinds=("node", "process", "spare", "slot", "frozen", "partition"),
         max_restarts=1,
     ),
+    "standbys": Options(faults=2, standbys=2, kinds=("node", "process"), same_machine=False, iterations=6),
+    "standbys that are too late for some": Options(
+        **THREE, faults=3, standbys=2, kinds=("partition", "node"), same_machine=False, iterations=8, max_restarts=1
+    ),
+    "nodes that come again": Options(
+        nodes=2, nproc=1, faults=3, standbys=2, returns=True, kinds=("partition", "node", "process"),
+        same_machine=False, iterations=12, max_restarts=1,
+    ),
+    "one node and standbys": Options(nodes=1, standbys=2, faults=2, kinds=("node", "process"), iterations=6),
+    "standbys during start-up": Options(
+        faults=2, early=True, standbys=2, max_restarts=2, kinds=("process", "node"), same_machine=False
+    ),
     "during start-up": Options(faults=2, early=True, max_restarts=2, kinds=("process",)),
     "relaxed, everything": Options(
         **THREE,
@@ -102,6 +114,8 @@ kinds = st.lists(st.sampled_from(["process", "node", "spare", "slot", "frozen", 
     chosen=kinds,
     flags=st.tuples(*[st.booleans()] * 3),
     max_restarts=st.integers(0, 1),
+    standbys=st.integers(0, 2),
+    returns=st.booleans(),
 )
 def test_promises_hold_for_any_job(
     seed: int,
@@ -116,6 +130,8 @@ def test_promises_hold_for_any_job(
     chosen: list[str],
     flags: tuple[bool, bool, bool],
     max_restarts: int,
+    standbys: int,
+    returns: bool,
 ) -> None:
     simulate(
         seed,
@@ -133,6 +149,8 @@ def test_promises_hold_for_any_job(
             has_constant=flags[1],
             same_machine=flags[2],
             max_restarts=max_restarts,
+            standbys=standbys,
+            returns=returns,
         ),
     )
 
