@@ -1,7 +1,8 @@
 """An agent's process: `python -m ff_core.agent.agent_main`, its orders as one JSON line on standard input.
 
 {"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15],
-"launch": {"--nnodes": "1"}}. The secret never is on a command line.
+"launch": {"--nnodes": "1"}, "standby": false}. node -1: the controller gives it a number. The secret never is on a
+command line.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ async def run(orders: dict[str, Any]) -> int:
     secret, node = bytes.fromhex(orders["secret"]), int(orders["node"])
 
     def say(text: str) -> None:
-        print(f"fftrain: node {node}: {text}", file=sys.stderr, flush=True)
+        print(f"fftrain: {_name(node)}: {text}", file=sys.stderr, flush=True)
 
     # The job is known only after the welcome, the data port's address must be in the hello: so the port opens first.
     port = DataPort(secret, say)
@@ -57,9 +58,10 @@ async def run(orders: dict[str, Any]) -> int:
         "pid": os.getpid(),
         "launch": orders["launch"],
         "machine": alike.machine(),
+        "standby": orders["standby"],
     }
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
-    job = JobSpec.from_wire(welcome["job"])
+    job, node = JobSpec.from_wire(welcome["job"]), welcome["node"]
     agent = Agent(node, job, secret, port, stream.send, say)
     agent.settle(job.config)
     tasks = [
@@ -91,6 +93,10 @@ async def run(orders: dict[str, Any]) -> int:
     return code
 
 
+def _name(node: int) -> str:
+    return f"node {node}" if node >= 0 else f"this node ({socket.gethostname()})"
+
+
 async def _receive(stream: rpc.Stream, agent: Agent) -> None:
     while (message := await stream.receive()) is not None:
         await agent.handle(message)
@@ -111,7 +117,7 @@ def main() -> int:
     try:
         return asyncio.run(run(orders))
     except (FailoverError, OSError, grpc.RpcError) as error:
-        print(f"fftrain: node {orders.get('node')}: {error}", file=sys.stderr, flush=True)
+        print(f"fftrain: {_name(orders['node'])}: {error}", file=sys.stderr, flush=True)
         return 1
 
 

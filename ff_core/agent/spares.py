@@ -19,7 +19,8 @@ _MOST_ROUNDS = 8
 
 
 class SparePool:
-    """Keeps as many processes warming or ready as the job wants (on a standby: as a node has ranks), once a live rank has said what to import.
+    """Keeps as many processes warming or ready as the job wants (on a standby: as a node has ranks), once a live rank
+    has said what to import.
 
     start(uid, -1) starts a process and tells the controller.
     """

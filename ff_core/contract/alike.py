@@ -27,7 +27,8 @@ def launch_line(job: JobSpec) -> dict[str, str]:
     """What was asked for at this node's `fftrain run`, option -> value, and the versions that will carry it out. To be
     the same on all nodes."""
     line = {
-        "--nnodes": job.nodes,
+        "--nnodes": job.nodes if job.most_nodes <= job.nodes else f"{job.nodes}:{job.most_nodes}",
+        "--node-rank": "given" if job.numbered else "",
         "--nproc-per-node": job.nproc_per_node,
         "--max-restarts": job.max_restarts,
         "--rdzv-id": job.run_id,

@@ -13,7 +13,10 @@ class JobSpec:
     entrypoint: argv after the interpreter: ["train.py", "--x"] or ["-m", "pkg.mod", "--x"] (as torchrun's);
     no_python: run argv[0] itself.
     import_hooks: workers watch imports, so that frameworks need not call FFTrainer themselves.
-    nodes: number of failure domains (real or emulated).  nproc_per_node: ranks per failure domain.
+    nodes: number of failure domains (real or emulated) that play ranks; before the job has started, the fewest.
+    most_nodes: how many may play; 0: as many as `nodes`.  nproc_per_node: ranks per failure domain.
+    numbered: every node was told its number (--node-rank).
+    join_timeout_s, last_call_s: how long nodes are waited for (see ff_core.controller.rendezvous).
     emulated: the failure domains share one machine; LOCAL_RANK and LOCAL_WORLD_SIZE then count over the machine.
     max_restarts: restarts of the whole script when failover is impossible.
     master_addr, master_port: the torch TCPStore the launcher hosts.
@@ -42,6 +45,10 @@ class JobSpec:
     log_prefix: bool = True
     shutdown_timeout_s: float = 30.0
     hash_seed: str = "0"
+    most_nodes: int = 0
+    numbered: bool = False
+    join_timeout_s: float = 600.0
+    last_call_s: float = 30.0
 
     @property
     def world_size(self) -> int:

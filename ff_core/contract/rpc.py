@@ -125,7 +125,8 @@ async def challenge(stream: Stream, secret: bytes) -> tuple[Message, bytes]:
 async def connect(
     address: str, secret: bytes, hello: dict[str, Any], timeout_s: float
 ) -> tuple[grpc.aio.Channel, Stream, Message]:
-    """Agent side: connect, prove ourselves, be sure of the controller. Returns channel, stream and its welcome.
+    """Agent side: connect, prove ourselves, be sure of the controller. Returns channel, stream and its welcome, which
+    comes when the job starts.
 
     Raises ProtocolError (refused, wrong secret) or OSError (not reachable within timeout_s).
     """
@@ -140,7 +141,7 @@ async def connect(
         mine = new_nonce()
         ours = proof(secret, "client", opening["nonce"], mine)
         await stream.send_now("hello", proof=ours, nonce=mine, **hello)
-        answer = await asyncio.wait_for(stream.receive(), _HANDSHAKE_S)
+        answer = await stream.receive()
         if answer is None or answer["t"] != "welcome":
             raise ProtocolError(
                 f"the controller at {address} refused: {(answer or {}).get('reason', 'connection closed')}"

@@ -10,14 +10,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
 from ff_core.config.settings import Settings
-from ff_core.contract import alike, rpc
+from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
 from ff_core.controller.controller import Controller
+from ff_core.controller.door import Door, Host
 from ff_core.controller.membership import Node
 from ff_core.controller.outbox import Outbox
 from ff_core.errors import ProtocolError
@@ -26,11 +28,9 @@ from ff_core.observe.events import EventLog
 _TICK_S = 0.1
 #: Agents that have not said so long after their workers' last second that they have ended them are not waited for.
 _STOP_S = 15.0
-#: Anybody can send a wrong secret; that alone must not end a job whose nodes all come.
-_WRONG_SECRET_S = 10.0
 
 
-class ControllerServer(Outbox):
+class ControllerServer(Outbox, Host):
     """One job's controller. `start`, then `wait` for the exit code; `stop` from a signal handler's thread."""
 
     def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
@@ -43,8 +43,10 @@ class ControllerServer(Outbox):
         self._loop: asyncio.AbstractEventLoop | None = None
         #: Called with a lost node's number, from the controller's thread: the launcher kills its agent if it is here.
         self.on_abandoned: Callable[[int], None] | None = None
-        self._line, self._machine = alike.launch_line(job), alike.machine()
         self._events = EventLog(job.out_dir) if job.out_dir else None
+        self._door = Door(job, secret, self)
+        self._controller: Controller | None = None  # made when the job starts
+        self._outcome: tuple[int, str] | None = None
 
     # ---- called by the launcher -------------------------------------------------------------------------------------
 
@@ -70,12 +72,12 @@ class ControllerServer(Outbox):
 
     def waits_for_nodes(self) -> bool:
         """Not all nodes have come yet, and the job is not over."""
-        return not self.done() and len(self._controller.state.members.nodes) < self._job.nodes
+        return not self.done() and self._door.size is None
 
     def fail(self, reason: str) -> None:
         """End the job, which cannot begin."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(lambda: self._controller.finish(1, reason))
+            self._loop.call_soon_threadsafe(self.cannot_begin, reason)
 
     def agent_failed(self, node: int, reason: str) -> None:
         """The launcher saw an agent's process end before or without its stream ending."""
@@ -94,6 +96,7 @@ class ControllerServer(Outbox):
             self._events.emit(kind, **fields)
 
     def abandon(self, node: int) -> None:
+        self._door.lost(node)
         self.send(node, "stop", code=1, signum=0)  # what a frozen agent reads first when it thaws
         if self.on_abandoned is not None:
             self.on_abandoned(node)
@@ -105,7 +108,7 @@ class ControllerServer(Outbox):
         return time.time()
 
     def finish(self, code: int, summary: str) -> None:
-        self._outcome = (code, summary)
+        self._outcome = self._outcome or (code, summary)
         self._begin_stop(code, 0)
 
     # ---- inside the loop --------------------------------------------------------------------------------------------
@@ -114,26 +117,34 @@ class ControllerServer(Outbox):
         self._stop_s = _STOP_S + (self._job.shutdown_timeout_s if signum else 0.0)
         for node in self._streams:
             self.send(node, "stop", code=code, signum=signum)
+        self._door.close()
         self._stopping.set()
 
+    def cannot_begin(self, reason: str) -> None:
+        """See Host: end the job, which may not have begun, unless it has ended."""
+        if self._controller is not None:
+            self._controller.finish(1, reason)
+        elif self._outcome is None:
+            self.emit("job_end", code=1, summary=reason)
+            self.finish(1, reason)
+
     def _finish_from_outside(self, text: str, signum: int) -> None:
-        if not self._controller.state.finished and not self._controller.state.stopping:
+        if self._controller is None:
+            self.cannot_begin(text)
+        elif not self._controller.state.finished and not self._controller.state.stopping:
             self._controller.stop(text)
             self._outcome = (1, text)
             self._begin_stop(1, signum)
 
     def _agent_failed(self, node: int, reason: str) -> None:
-        if node in self._controller.state.members.nodes:
+        if self._controller is not None and node in self._controller.state.members.nodes:
             self._controller.node_down(node, reason)
-        elif not self._controller.state.finished:
-            self._controller.finish(1, f"the agent of node {node} failed to start: {reason}")
+        else:
+            self.cannot_begin(f"the agent of node {node} failed to start: {reason}")
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        self._outcome = (1, "")
-        config = Settings.from_wire(self._job.config).config
-        self._controller = Controller(self._job, config, self)
         try:
             server, port = await rpc.serve(self._host, self._port, self._session)
         except BaseException as error:
@@ -151,12 +162,24 @@ class ControllerServer(Outbox):
             for stream in self._streams.values():
                 stream.finish()
             await server.stop(0.2)
-            self._result.set_result(self._outcome)
+            self._result.set_result(self._outcome or (1, ""))
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self._guard(self._controller.tick)
+            if self._controller is not None:
+                self._guard(self._controller.tick)
+            elif not self._stopping.is_set():
+                self._door.look(time.monotonic())
+
+    def let_in(self, node: Node, stream: rpc.Stream) -> None:
+        """See Host. With the first node the job starts."""
+        if self._controller is None:
+            assert self._door.size is not None
+            self._job = replace(self._job, nodes=self._door.size)
+            self._controller = Controller(self._job, Settings.from_wire(self._job.config).config, self)
+        self._streams[node.id] = stream  # what is sent waits there until its session has said welcome
+        self._guard(self._controller.node_up, node)
 
     def _guard(self, call: Any, *arguments: Any) -> None:
         """A bug in the controller must end the job with its traceback, not hang it."""
@@ -167,84 +190,33 @@ class ControllerServer(Outbox):
         except Exception as error:
             import traceback
 
-            self._controller.finish(1, f"internal error of the controller: {error}\n{traceback.format_exc()}")
-
-    def _not_welcome(self, node: Node, hello: dict[str, Any]) -> str:
-        """Why an agent that knows the secret cannot be `node`; empty if it can."""
-        if hello.get("rival"):
-            return f"a second launcher was started with --node-rank 0, on {node.hostname}"
-        differing = alike.differences(hello.get("launch") or self._line, self._line)
-        if differing:
-            return f"node {node.id} ({node.hostname}) was started otherwise than node 0: {'; '.join(differing)}"
-        other = self._controller.state.members.nodes.get(node.id)
-        if other is not None:
-            return (
-                f"--node-rank {node.id} was given twice, on {other.hostname} and on {node.hostname}"
-                if other.alive
-                else f"node {node.id} was lost; a node cannot rejoin a running job"
-            )
-        if not 0 <= node.id < self._job.nodes:
-            return f"node {node.id} is not one of the job's {self._job.nodes} nodes"
-        return ""
-
-    def _turned_away(self, reason: str, patience_s: float) -> None:
-        """While nodes are still missing, the one that was turned away is likely one of them: the job ends, at once or
-        if it has not begun in patience_s. A job that has begun goes on."""
-        self.say(f"connection refused: {reason}")
-
-        def end() -> None:
-            if len(self._controller.state.members.nodes) < self._job.nodes:
-                advice = "Start all nodes again, with the same options and a --node-rank of its own for each"
-                self._controller.finish(1, f"{reason}. {advice}")
-
-        assert self._loop is not None
-        self._loop.call_later(patience_s, end)
+            self.cannot_begin(f"internal error of the controller: {error}\n{traceback.format_exc()}")
 
     async def _session(self, stream: rpc.Stream) -> None:
-        try:
-            hello, our_proof = await rpc.challenge(stream, self._secret)
-            node = Node(
-                id=hello["node"],
-                host_id=hello["host_id"],
-                hostname=hello["hostname"],
-                free_bytes=hello["free_bytes"],
-                data_address=(hello["data_host"], hello["data_port"]),
-                last_beat=time.time(),
-                pid=hello["pid"],
-            )
-            reason = self._not_welcome(node, hello)
-            if reason:
-                await stream.send_now("refused", reason=reason)
-                self._turned_away(reason, 0.0)
-                return
-        except rpc.WrongSecretError as error:
-            self._turned_away(str(error), _WRONG_SECRET_S)
+        """One agent, from its connection until that ends."""
+        entered = await self._door.enter(stream)
+        if entered is None:
             return
-        except (ProtocolError, asyncio.TimeoutError) as error:
-            self.say(f"connection refused: {error or 'no hello in time'}")
-            return
-        differing = alike.differences(hello.get("machine") or self._machine, self._machine)
-        if differing:
-            self.say(
-                f"node {node.id} ({node.hostname}) is not like node 0, and a rank that moves may compute otherwise "
-                f"there: {'; '.join(differing)}"
-            )
-        await stream.send_now("welcome", proof=our_proof, job=self._job.to_wire())
-        self._streams[node.id] = stream
-        writer = asyncio.create_task(stream.pump())
+        node, our_proof, first = entered
+        assert self._controller is not None
+        writer: asyncio.Task[None] | None = None
         reason = "its connection closed"
         try:
-            self._guard(self._controller.node_up, node)
-            while (message := await stream.receive()) is not None:
+            await stream.send_now("welcome", proof=our_proof, job=self._job.to_wire(), node=node.id)
+            writer = asyncio.create_task(stream.pump())
+            message = await first
+            while message is not None:
                 if message["t"] == "stopped":
                     self._stopped.add(node.id)
                 else:
                     self._guard(self._controller.handle, node.id, message)
+                message = await stream.receive()
         except ProtocolError as error:
             reason = f"protocol error: {error}"
         except (grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError) as error:
             reason = f"its connection broke ({type(error).__name__})"
         finally:
-            writer.cancel()
+            if writer is not None:
+                writer.cancel()
             self._streams.pop(node.id, None)
             self._guard(self._controller.node_down, node.id, reason)

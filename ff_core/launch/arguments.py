@@ -1,7 +1,7 @@
 """The command line of `fftrain run`: torchrun's own parser and a few options of ours, turned into a plan of the job.
 
-Everything torchrun takes is taken. What cannot mean anything here (elastic sizes, foreign rendezvous backends, per-rank
-output filters) is refused with the reason instead of being ignored.
+Everything torchrun takes is taken. What cannot mean anything here (foreign rendezvous backends, per-rank output
+filters) is refused with the reason instead of being ignored. What says where and how nodes meet is in `nodes`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ff_core.errors import ConfigError
 from ff_core.launch import entrypoint, refusals
+from ff_core.launch.nodes import Nodes, add_options, nodes_of
 
-_DEFAULT_PORT = 29500
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"  # as torchrun's default
 
 
@@ -24,21 +24,18 @@ class RunPlan:
     """What the command line asks for, checked as far as one machine can.
 
     nodes, nproc_per_node: failure domains and ranks in each (`emulated`: all on this machine).
-    node_rank: this machine's.
-    master_addr, master_port: of the torch store; port 0: any free one (single machine only).
-    local_addr: address other nodes reach this one at; empty: found out.  spares: None if not given.
+    machines: how many machines there are, and where they meet.  spares: None if not given.
+    local_addr: address other nodes reach this one at; empty: found out.
     signals: numbers to stop on.  Other fields: as in JobSpec.
     """
 
     entrypoint: list[str]
     nodes: int
     nproc_per_node: int
-    node_rank: int
+    machines: Nodes
     emulated: bool
     no_python: bool
     import_hooks: bool
-    master_addr: str
-    master_port: int
     local_addr: str
     run_id: str
     max_restarts: int
@@ -71,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--emulate-nodes", "--emulate_nodes", action=env, type=int, default=None, metavar="N",
         help="Split the local ranks into N failure domains that behave like N nodes.",
     )  # fmt: skip
+    add_options(ours)
     ours.add_argument(
         "--inject", action="append", default=[], metavar="TEXT",
         help='A fault to inject, such as "kill rank=2 iteration=5 at=backward". May be repeated.',
@@ -151,13 +149,13 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
 
 def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
     refusals.refuse_unsupported(args)
-    machines = _machines(args.nnodes)
+    machines = nodes_of(args, given)
     nproc = _nproc(args.nproc_per_node)
     emulated = args.emulate_nodes is not None
-    nodes = machines
+    nodes = machines.least
     if emulated:
         nodes = args.emulate_nodes
-        if machines != 1:
+        if machines.several:
             raise ConfigError(f"--emulate-nodes {nodes} with --nnodes {args.nnodes}: allowed: one or the other")
         if nodes < 1 or nproc % nodes:
             raise ConfigError(f"--emulate-nodes {nodes}: allowed: a number that divides --nproc-per-node {nproc}")
@@ -165,9 +163,8 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
     for name, value in (("--spares", args.spares), ("--max-restarts", args.max_restarts)):
         if value is not None and value < 0:
             raise ConfigError(f"{name} {value}: allowed: a whole number of at least 0")
-    address, port = _master(args, machines, given)
     run_id = args.rdzv_id
-    if machines == 1 and run_id == "none":
+    if not machines.several and run_id == "none":
         import uuid
 
         run_id = str(uuid.uuid4())
@@ -181,12 +178,10 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
         entrypoint=entrypoint.words(args),
         nodes=nodes,
         nproc_per_node=nproc,
-        node_rank=_node_rank(args, machines, given),
+        machines=machines,
         emulated=emulated,
         no_python=args.no_python and not args.run_path,
         import_hooks=not args.no_import_hooks,
-        master_addr=address,
-        master_port=port,
         local_addr=args.local_addr or "",
         run_id=run_id,
         max_restarts=args.max_restarts,
@@ -200,22 +195,6 @@ def _plan(args: argparse.Namespace, given: set[str]) -> RunPlan:
     )
 
 
-def _machines(text: str) -> int:
-    least, colon, most = text.partition(":")
-    try:
-        low, high = int(least), int(most if colon else least)
-    except ValueError:
-        raise ConfigError(f"--nnodes {text}: allowed: a whole number of nodes") from None
-    if low != high:
-        raise ConfigError(
-            f"--nnodes {text}: allowed: one number. The job keeps its size when a node is lost (its ranks move to "
-            "spares), so there is no range of sizes"
-        )
-    if low < 1:
-        raise ConfigError(f"--nnodes {text}: allowed: at least 1")
-    return low
-
-
 def _nproc(text: str) -> int:
     from torch.distributed.run import determine_local_world_size
 
@@ -226,38 +205,6 @@ def _nproc(text: str) -> int:
     if nproc < 1:
         raise ConfigError(f"--nproc-per-node {text}: allowed: at least 1")
     return int(nproc)
-
-
-def _master(args: argparse.Namespace, machines: int, given: set[str]) -> tuple[str, int]:
-    """Where the torch store listens. One machine and no port named: any free port, as newer versions of torchrun do."""
-    address, port = args.master_addr, args.master_port if "master_port" in given else None
-    if args.standalone:
-        return "127.0.0.1", 0
-    if args.rdzv_endpoint:
-        host, colon, number = args.rdzv_endpoint.rpartition(":")
-        address, text = (host, number) if colon else (args.rdzv_endpoint, str(_DEFAULT_PORT))
-        try:
-            port = int(text)
-        except ValueError:
-            raise ConfigError(f"--rdzv-endpoint {args.rdzv_endpoint}: allowed: HOST:PORT") from None
-    if port is None:
-        port = 0 if machines == 1 else _DEFAULT_PORT
-    if not 0 <= port < 65536 or (port == 0 and machines > 1):
-        raise ConfigError(f"port {port}: allowed: {1 if machines > 1 else 0} to 65535")
-    if machines > 1 and not {"master_addr", "rdzv_endpoint"} & given:
-        raise ConfigError(f"--nnodes {machines} without --master-addr or --rdzv-endpoint: node 0's address is needed")
-    return address.strip("[]"), port
-
-
-def _node_rank(args: argparse.Namespace, machines: int, given: set[str]) -> int:
-    if machines > 1 and "node_rank" not in given:
-        raise ConfigError(
-            f"--nnodes {machines} without --node-rank: allowed: 0 to {machines - 1}, one per node. Also with c10d each "
-            "node is told its number; under SLURM: srun bash -c 'fftrain run --node-rank $SLURM_NODEID ...'"
-        )
-    if not 0 <= args.node_rank < machines:
-        raise ConfigError(f"--node-rank {args.node_rank}: allowed: 0 to {machines - 1}")
-    return int(args.node_rank)
 
 
 def _show_output(args: argparse.Namespace, out_dir: str) -> bool:

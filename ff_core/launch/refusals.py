@@ -11,12 +11,12 @@ from pathlib import Path
 from ff_core.errors import ConfigError
 
 _PER_NODE = "--nproc-per-node N (ranks of each node)"
-_HOSTS = "fftrain run on each node (by srun, pdsh or ssh) with --nnodes, --node-rank and --master-addr"
+_HOSTS = "the same fftrain run on each node (by srun, pdsh or ssh) with --nnodes and --rdzv-endpoint"
 _DEVICES = f"CUDA_VISIBLE_DEVICES before fftrain run, with {_PER_NODE}"
 _AFTER = "it belongs to the script: write it after the script's name"
 _LOGS = "--out-dir DIR (logs go to DIR/logs)"
 _HANG = 'the "ff_failover" block or --ff-config FILE ("hang_timeout_s", "heartbeat_timeout_s")'
-_FIXED = "a fixed --nnodes N: the job keeps its size when a node is lost"
+_FIXED = "--nnodes MIN:MAX for the start; then the job keeps its size when a node is lost"
 _BIND = "OMP_NUM_THREADS, and numactl around fftrain run"
 
 #: launcher -> its option without dashes, "_" for "-" -> what to write here.
@@ -104,8 +104,7 @@ def refuse_unsupported(args: argparse.Namespace) -> None:
     """Options of torchrun's that would be ignored here: not silently."""
     reasons: list[tuple[bool, str, str]] = [
         (args.rdzv_backend not in ("static", "c10d"), f"--rdzv-backend {args.rdzv_backend}",
-         "static or c10d: nodes meet at node 0, there is no other rendezvous"),
-        (bool(args.rdzv_conf), f"--rdzv-conf {args.rdzv_conf}", "nothing: there is no rendezvous to configure"),
+         "static or c10d: nodes meet at --rdzv-endpoint, there is no other rendezvous"),
         (bool(args.local_ranks_filter), f"--local-ranks-filter {args.local_ranks_filter}",
          "nothing: all ranks are shown, or with --redirects 3 none; each has its own log file below --out-dir"),
         (any(getattr(args, f"duplicate_{name}_filters", "") for name in ("stdout", "stderr")),

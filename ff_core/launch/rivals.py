@@ -23,7 +23,7 @@ _LOOK_AGAIN_S = 3.0
 
 def refuse_second_node_0(address: str, port: int, secret: bytes) -> None:
     """Raise ConfigError if a launcher serves the job's store at `address`:`port` already; that one is told."""
-    found = _controller_at(address, port)
+    found = controller_at(address, port)
     if found is not None:
         raise ConfigError(_tell(found, secret, address, port))
 
@@ -36,7 +36,7 @@ def watch_for_node_0(
 
     def look() -> None:
         while server.waits_for_nodes():
-            found = _controller_at(address, port)
+            found = controller_at(address, port)
             if found is not None and found != own:
                 server.fail(_tell(found, secret, address, port))
                 return
@@ -45,7 +45,8 @@ def watch_for_node_0(
     threading.Thread(target=look, name="ff-rivals", daemon=True).start()
 
 
-def _controller_at(address: str, port: int) -> tuple[str, int] | None:
+def controller_at(address: str, port: int) -> tuple[str, int] | None:
+    """Where the controller is whose launcher serves `address`:`port`; None if there is none."""
     try:
         socket.create_connection((address, port), _CONNECT_S).close()
     except OSError:
@@ -67,7 +68,7 @@ def _tell(controller: tuple[str, int], secret: bytes, address: str, port: int) -
         await channel.close()
 
     try:
-        asyncio.run(announce())
-    except (ProtocolError, OSError):
+        asyncio.run(asyncio.wait_for(announce(), 2 * _ANSWER_S))
+    except (ProtocolError, OSError, asyncio.TimeoutError):
         pass  # refused, as it should be; or it has just gone
     return f"--node-rank 0: another launcher is node 0 already and serves {address}:{port}; give each node its own rank"

@@ -1,4 +1,5 @@
-"""`fftrain run`: hosts torch store and controller on node 0, starts this machine's agents, waits for the job's end."""
+"""`fftrain run`: hosts torch store and controller or finds them, starts this machine's agents, waits for the job's
+end."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ff_core.config.find import find_settings
 from ff_core.config.settings import Settings
@@ -21,13 +23,16 @@ from ff_core.errors import ConfigError
 from ff_core.launch import torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
+from ff_core.launch.meeting import meet
 from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 #: An agent that has not ended its workers so long after their last second is killed, its workers with it.
 _LATE_S = 10.0
 #: Agents end once the controller has: by then their workers are gone.
 _AGENTS_END_S = 3.0
-_FIND_CONTROLLER_S = 300.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,27 +49,39 @@ def main(argv: Sequence[str]) -> int:
         except OSError as error:
             raise ConfigError(f"--out-dir {plan.out_dir}: {error.strerror}") from None
     set_default_threads(plan.nproc_per_node * (plan.nodes if plan.emulated else 1))
-    if plan.node_rank > 0:
-        return join_job(plan, secret, launch_line(_job(plan, settings, plan.master_port)))
-    several = plan.nodes > 1 and not plan.emulated
-    if several:
-        refuse_second_node_0(plan.master_addr, plan.master_port, secret)
-    # Held in a variable: the store is served as long as the object lives.
-    served, port = torch_store.host_store(plan.master_addr, plan.master_port)
+    machines = plan.machines
+    if machines.hosts:
+        if machines.several:
+            refuse_second_node_0(machines.address, machines.port, secret)
+        # Held in a variable: the store is served as long as the object lives.
+        served, port = torch_store.host_store(machines.address, machines.port)
+    else:
+        may_host = machines.hosts is None
+        found = meet(machines.address, machines.port, machines.join_timeout_s, may_host)
+        if isinstance(found[0], str):
+            return join_job(plan, secret, launch_line(_job(plan, settings, machines.port)), (found[0], found[1]))
+        served, port = found[0], found[1]
+    return host_job(plan, settings, secret, served, port)
+
+
+def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore, port: int) -> int:
+    """Be the job's node 0, with its controller. served, port: the store, which this process serves. Returns the job's
+    exit code."""
+    machines = plan.machines
     job = _job(plan, settings, port)
-    interface = plan.local_addr or torch_store.interface_of(plan.master_addr)
+    interface = plan.local_addr or torch_store.interface_of(machines.address)
     server = ControllerServer(job, secret, torch_store.bracketed(interface))
     with _signals(plan.signals) as received:
         try:
             _, port = server.start()
         except (OSError, RuntimeError) as error:
-            raise ConfigError(f"cannot listen at {interface} (--local-addr, --master-addr): {error}") from None
+            raise ConfigError(f"cannot listen at {interface} (--local-addr, --rdzv-endpoint): {error}") from None
         # A server that listens everywhere is reached at the address that the nodes know already.
-        address = (plan.master_addr if interface in ("0.0.0.0", "::") else interface, port)
+        address = (machines.address if interface in ("0.0.0.0", "::") else interface, port)
         torch_store.publish_controller(served, address)
-        if several and interface in ("0.0.0.0", "::"):
+        if machines.several and interface in ("0.0.0.0", "::"):
             # Perhaps this is not the machine that the address means.
-            watch_for_node_0(plan.master_addr, plan.master_port, secret, address, server)
+            watch_for_node_0(machines.address, machines.port, secret, address, server)
         nodes = range(job.nodes) if job.emulated else [0]
         return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
 
@@ -112,10 +129,10 @@ def start_job(
     return code
 
 
-def join_job(plan: RunPlan, secret: bytes, line: dict[str, str]) -> int:
-    """On every node but 0: run this machine's agent. line: what was asked for here, which node 0 compares. Returns the
-    agent's exit code, which is the job's."""
-    address = torch_store.find_controller(plan.master_addr, plan.master_port, _FIND_CONTROLLER_S)
+def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[str, int]) -> int:
+    """On every node but 0: run this machine's agent. line: what was asked for here, which node 0 compares. address: the
+    controller's. Returns the agent's exit code, which is the job's."""
+    node = plan.machines.rank if plan.machines.rank is not None else -1
     ended = threading.Event()
     stopped_by: list[int] = []
 
@@ -135,9 +152,9 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str]) -> int:
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
         own = plan.local_addr or torch_store.local_address(address)
-        agents.start(plan.node_rank, address, secret, own, plan.signals, line)
+        agents.start(node, address, secret, own, plan.signals, line, plan.machines.standby)
         ended.wait()
-    code = agents.join(_AGENTS_END_S)[plan.node_rank]
+    code = agents.join(_AGENTS_END_S)[node]
     if stopped_by:
         return 1
     return code if code >= 0 else 128 - code
@@ -146,10 +163,10 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str]) -> int:
 def _secret(plan: RunPlan, settings: Settings) -> bytes:
     if settings.config.secret:
         return settings.config.secret.encode()
-    if plan.nodes > 1 and not plan.emulated:
+    if plan.machines.several:
         raise ConfigError(
-            f'--nnodes {plan.nodes}: "secret" is missing in the "ff_failover" block (or in the file of --ff-config): '
-            "nodes that are started by hand need the same one; allowed: at least 16 characters"
+            '"secret" is missing in the "ff_failover" block (or in the file of --ff-config): '
+            "several nodes need the same one; allowed: at least 16 characters"
         )
     from ff_core.contract.auth import new_secret
 
@@ -161,7 +178,7 @@ def _job(plan: RunPlan, settings: Settings, port: int) -> JobSpec:
         entrypoint=plan.entrypoint,
         nodes=plan.nodes,
         nproc_per_node=plan.nproc_per_node,
-        master_addr=plan.master_addr,
+        master_addr=plan.machines.address,
         master_port=port,
         run_id=plan.run_id,
         emulated=plan.emulated,
@@ -174,6 +191,10 @@ def _job(plan: RunPlan, settings: Settings, port: int) -> JobSpec:
         show_output=plan.show_output,
         shutdown_timeout_s=plan.shutdown_timeout_s,
         hash_seed=hash_seed(),
+        most_nodes=plan.machines.most,
+        numbered=plan.machines.rank is not None,
+        join_timeout_s=plan.machines.join_timeout_s,
+        last_call_s=plan.machines.last_call_s,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import errno
+import queue
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 from ff_core.errors import ConfigError
@@ -13,6 +15,14 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
 _CONTROLLER_KEY = "ff/controller"
+
+
+class PortTakenError(ConfigError):
+    """Somebody listens there already."""
+
+
+class UnknownAddressError(ConfigError):
+    """The name means no address, at least not yet."""
 
 
 def interface_of(address: str) -> str:
@@ -46,7 +56,7 @@ def host_store(address: str, port: int) -> tuple[TCPStore, int]:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
+            raise PortTakenError(
                 f"port {port} of {address} is taken; allowed: a free one (--master-port), or none for any free port"
             ) from None
         raise ConfigError(f"cannot listen at {address}:{port}: {error.strerror}") from None
@@ -65,16 +75,27 @@ def find_controller(address: str, port: int, timeout_s: float) -> tuple[str, int
     """The controller's (host, port), from the store at `address`:`port`. Raises ConfigError if nobody is there."""
     from torch.distributed import TCPStore
 
+    answer: queue.SimpleQueue[str | RuntimeError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        limit = datetime.timedelta(seconds=timeout_s)
+        try:
+            store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=limit)
+            answer.put(store.get(_CONTROLLER_KEY).decode())
+        except RuntimeError as error:
+            answer.put(error)
+
+    # In a thread: torch waits without a limit for a program that takes the connection and says nothing.
+    threading.Thread(target=ask, name="ff-find", daemon=True).start()
     try:
-        store = TCPStore(
-            address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout_s)
-        )
-        text = store.get(_CONTROLLER_KEY).decode()
-    except RuntimeError as error:
+        found = answer.get(timeout=timeout_s + 1.0)
+    except queue.Empty:
+        found = RuntimeError("something listens there, and is no store of torch's")
+    if isinstance(found, RuntimeError):
         raise ConfigError(
-            f"no answer from node 0 at {address}:{port} within {timeout_s:.0f} s: is fftrain running there? ({error})"
-        ) from None
-    host, _, number = text.rpartition(":")
+            f"no answer from node 0 at {address}:{port} within {timeout_s:.0f} s: is fftrain running there? ({found})"
+        )
+    host, _, number = found.rpartition(":")
     return host, int(number)
 
 
@@ -95,5 +116,5 @@ def _resolve(address: str, port: int) -> list[tuple[socket.AddressFamily, int, i
     try:
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise ConfigError(f"address {address!r}: {error.strerror}") from None
+        raise UnknownAddressError(f"address {address!r}: {error.strerror}") from None
     return sorted(found, key=lambda info: info[0] != socket.AF_INET)

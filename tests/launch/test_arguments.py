@@ -29,8 +29,9 @@ def plan(text: str) -> RunPlan:
 
 def test_defaults() -> None:
     made = plan("train.py")
-    assert (made.nodes, made.nproc_per_node, made.node_rank, made.emulated) == (1, 1, 0, False)
-    assert (made.master_addr, made.master_port, made.spares, made.out_dir) == ("127.0.0.1", 0, None, "")
+    assert (made.nodes, made.nproc_per_node, made.emulated, made.spares, made.out_dir) == (1, 1, False, None, "")
+    assert (made.machines.address, made.machines.port, made.machines.hosts) == ("127.0.0.1", 0, True)
+    assert not made.machines.several and made.machines.rank is None
     assert made.entrypoint == ["train.py"] and not made.no_python and made.show_output and made.injections == []
     assert made.signals == [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
     assert plan("train.py").run_id != made.run_id
@@ -56,9 +57,9 @@ def test_a_port_that_only_torch_names_is_none(monkeypatch: pytest.MonkeyPatch) -
         return parser
 
     monkeypatch.setattr(arguments, "build_parser", older)
-    assert plan("train.py").master_port == 0
-    assert plan("--master-port 29500 train.py").master_port == 29500
-    assert plan("--nnodes 2 --node-rank 1 --master-addr host0 train.py").master_port == 29500
+    assert plan("train.py").machines.port == 0
+    assert plan("--master-port 29500 train.py").machines.port == 29500
+    assert plan("--nnodes 2 --node-rank 1 --master-addr host0 train.py").machines.port == 29500
 
 
 def test_ours() -> None:
@@ -120,13 +121,35 @@ def test_environment_as_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan("--nnodes 2 --node-rank 1 --master-addr host0 --rdzv-id j7 train.py")
-    assert (made.nodes, made.node_rank, made.master_addr, made.master_port) == (2, 1, "host0", 29500)
-    assert made.run_id == "j7"
-    made = plan("--nnodes 2:2 --node-rank 0 --rdzv-backend c10d --rdzv-endpoint host0:1234 train.py")
-    assert (made.nodes, made.master_addr, made.master_port) == (2, "host0", 1234)
-    assert plan("--nnodes 2 --node-rank 0 --rdzv-endpoint [::1]:77 train.py").master_addr == "::1"
+    nodes = made.machines
+    assert (made.nodes, nodes.rank, nodes.hosts, nodes.address, nodes.port) == (2, 1, False, "host0", 29500)
+    assert made.run_id == "j7" and (nodes.join_timeout_s, nodes.last_call_s) == (600.0, 30.0)
+    nodes = plan("--nnodes 2:2 --node-rank 0 --rdzv-backend c10d --rdzv-endpoint host0:1234 train.py").machines
+    assert (nodes.least, nodes.most, nodes.address, nodes.port, nodes.hosts) == (2, 2, "host0", 1234, True)
     monkeypatch.setenv("PET_NODE_RANK", "1")
-    assert plan("--nnodes 2 --master-addr host0 train.py").node_rank == 1
+    assert plan("--nnodes 2 --master-addr host0 train.py").machines.rank == 1
+
+
+def test_the_same_command_on_every_node() -> None:
+    """No --node-rank: whether the controller is here is found out from the endpoint."""
+    made = plan("--nnodes 2:4 --rdzv-endpoint host0 --rdzv-conf join_timeout=60,last_call_timeout=2 train.py")
+    nodes = made.machines
+    assert (made.nodes, nodes.least, nodes.most, nodes.rank, nodes.hosts) == (2, 2, 4, None, None)
+    assert (nodes.port, nodes.join_timeout_s, nodes.last_call_s) == (29500, 60.0, 2.0)
+    nodes = plan("--nnodes 2 --standby --rdzv-endpoint host0:1 train.py").machines
+    assert nodes.standby and nodes.hosts is False
+    assert plan("--nnodes 1 --standby --rdzv-endpoint host0:1 train.py").machines.several
+    assert plan("--nnodes 2 --rdzv-endpoint host0:1 --rdzv-conf is_host=true train.py").machines.hosts is True
+    assert plan("--nnodes 2 --rdzv-endpoint host0:1 --rdzv-conf is_host=0 train.py").machines.hosts is False
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("[::1]:77", ("::1", 77)), ("[::1]", ("::1", 29500)), ("host", ("host", 29500)), ("1.2.3.4:5", ("1.2.3.4", 5))],
+)
+def test_endpoints(text: str, expected: tuple[str, int]) -> None:
+    nodes = plan(f"--nnodes 2 --rdzv-endpoint {text} train.py").machines
+    assert (nodes.address, nodes.port) == expected
 
 
 def test_output_options() -> None:
@@ -143,7 +166,17 @@ def test_output_options() -> None:
         ("--no-python nowhere_at_all", ["nowhere_at_all", "no such program"]),
         ("--no-python -m pack", ["--no-python", "--module"]),
         ("--no-python python -c pass", ["the interpreter is not named"]),
-        ("--nnodes 1:4 train.py", ["--nnodes 1:4", "keeps its size"]),
+        ("--nnodes 4:1 train.py", ["--nnodes 4:1", "did you mean 1:4"]),
+        ("--nnodes 1:4 --node-rank 0 --rdzv-endpoint h train.py", ["--nnodes 1:4", "leave --node-rank out"]),
+        ("--nnodes 1:4 train.py", ["--nnodes 1:4", "--rdzv-endpoint", "scontrol show hostnames"]),
+        ("--standby train.py", ["--standby", "--rdzv-endpoint"]),
+        ("--standby --nnodes 2 --node-rank 1 --rdzv-endpoint h train.py", ["--standby", "leave --node-rank out"]),
+        ("--standby --standalone train.py", ["--standalone", "--standby"]),
+        ("--standby --rdzv-endpoint h --rdzv-conf is_host=1 train.py", ["is_host", "--standby"]),
+        ("--nnodes 2 --node-rank 1 --rdzv-endpoint h --rdzv-conf is_host=1 train.py", ["is_host", "--node-rank 1"]),
+        ("--nnodes 2 --rdzv-endpoint ::1 train.py", ["--rdzv-endpoint ::1", "[ADDRESS]:PORT"]),
+        ("--nnodes 2 --rdzv-endpoint :29500 train.py", ["HOST is empty"]),
+        ("--nnodes 2 --rdzv-endpoint h:0 train.py", ["port 0", "1 to 65535"]),
         ("--nnodes two train.py", ["--nnodes two"]),
         ("--nnodes 0 train.py", ["--nnodes 0", "at least 1"]),
         ("--nproc-per-node many train.py", ["--nproc-per-node many", "cpu, gpu"]),
@@ -153,13 +186,13 @@ def test_output_options() -> None:
         ("--nnodes 2 --node-rank 0 --master-addr h --emulate-nodes 2 train.py", ["--emulate-nodes", "--nnodes"]),
         ("--spares -1 train.py", ["--spares -1"]),
         ("--max-restarts -1 train.py", ["--max-restarts -1"]),
-        ("--nnodes 2 --master-addr h train.py", ["--node-rank", "0 to 1"]),
-        ("--nnodes 2 --node-rank 2 --master-addr h train.py", ["--node-rank 2", "0 to 1"]),
-        ("--nnodes 2 --node-rank 0 train.py", ["--master-addr"]),
+        ("--nnodes 2 --node-rank 2 --master-addr h train.py", ["--node-rank 2", "0 to 1", "--standby"]),
+        ("--nnodes 2 --node-rank 0 train.py", ["--rdzv-endpoint"]),
         ("--master-port 70000 train.py", ["70000", "65535"]),
         ("--rdzv-endpoint host:port train.py", ["host:port", "HOST:PORT"]),
         ("--rdzv-backend etcd train.py", ["--rdzv-backend etcd", "c10d"]),
-        ("--rdzv-conf timeout=3 train.py", ["--rdzv-conf"]),
+        ("--rdzv-conf timeout=3 train.py", ["--rdzv-conf timeout=3", "join_timeout"]),
+        ("--rdzv-conf join_timeout=soon train.py", ["--rdzv-conf join_timeout=soon", "seconds"]),
         ("--standalone --nnodes 2 train.py", ["--standalone", "one node"]),
         ("--role trainer train.py", ["--role trainer"]),
         ("--tee 1 --out-dir o train.py", ["--tee 1"]),
@@ -187,7 +220,7 @@ def test_refused(text: str, words: list[str]) -> None:
         ("--num_gpus 2 train.py --deepspeed", ["--num_gpus", "deepspeed", "--nproc-per-node N"]),
         ("--num_nodes 1 --num_gpus=2 --master_port 1 train.py", ["--num_nodes", "--nnodes N", "--num_gpus"]),
         ("--nproc-per-node 2 --include localhost:0,1 train.py", ["--include", "CUDA_VISIBLE_DEVICES"]),
-        ("--hostfile hosts train.py", ["--hostfile", "on each node", "--node-rank"]),
+        ("--hostfile hosts train.py", ["--hostfile", "on each node", "--rdzv-endpoint"]),
         ("-H hosts train.py", ["-H", "on each node"]),
         ("--num_processes 2 --mixed_precision bf16 train.py", ["accelerate", "ACCELERATE_MIXED_PRECISION"]),
         ("--machine_rank 0 --main_process_ip h train.py", ["--node-rank N", "--master-addr ADDRESS"]),
@@ -203,7 +236,6 @@ def test_refused(text: str, words: list[str]) -> None:
         ("--no-python torchrun train.py", ["torchrun is a launcher"]),
         ("-m torch.distributed.run train.py", ["torch.distributed.run is a launcher"]),
         ("python train.py", ["python", "script.py"]),
-        ("--nnodes 2 --rdzv-backend c10d --rdzv-endpoint h:1 train.py", ["--node-rank", "$SLURM_NODEID"]),
     ],
 )
 def test_other_launchers_lines_are_refused_with_what_to_write(text: str, words: list[str]) -> None:

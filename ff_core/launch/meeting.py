@@ -1,0 +1,89 @@
+"""Where a job's nodes meet: the machine whose own address the endpoint names has torch's store and the controller; the
+others look for it there until it answers."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from ff_core.errors import ConfigError
+from ff_core.launch import torch_store
+from ff_core.launch.rivals import controller_at
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+_AGAIN_S = 1.0
+_SAY_AGAIN_S = 30.0
+
+
+def meet(
+    address: str, port: int, timeout_s: float, may_host: bool
+) -> tuple[TCPStore, int] | tuple[str, int]:  # fmt: skip
+    """The store and its port, if this launcher is to have the controller; else the controller's (host, port).
+
+    Names that are not known yet and machines that do not answer are asked again for `timeout_s`: nodes of a cluster
+    start in any order. may_host: whether the controller may be here. Of several launchers on the endpoint's machine
+    the first has it. Raises ConfigError.
+    """
+    place = f"{torch_store.bracketed(address)}:{port}"
+    deadline, say_at = time.monotonic() + timeout_s, 0.0
+    while True:
+        problem = ""
+        try:
+            if may_host and is_own(address):
+                return torch_store.host_store(address, port)
+        except torch_store.PortTakenError as taken:
+            found = controller_at(address, port)
+            if found is None:
+                raise taken
+            return found
+        except torch_store.UnknownAddressError as error:
+            problem = str(error)
+        found = None if problem else controller_at(address, port)
+        if found is not None:
+            print(f"fftrain: the controller is at {torch_store.bracketed(found[0])}:{found[1]}", file=sys.stderr)
+            return found
+        now = time.monotonic()
+        if now >= deadline:
+            raise ConfigError(
+                f"no controller at {place} within {timeout_s:g} s{problem and f' ({problem})'}. It runs on the machine "
+                "whose own address that is: is fftrain run started there, with the same command, and can this machine "
+                "reach it? Where the address is no machine's own (behind NAT or a service), give the node that is to "
+                "have it --rdzv-conf is_host=true"
+            )
+        if now >= say_at:
+            say_at = now + _SAY_AGAIN_S
+            print(
+                f"fftrain: no controller at {place} yet; asking again for {deadline - now:.0f} s"
+                f"{problem and f' ({problem})'}",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(_AGAIN_S)
+
+
+def is_own(address: str) -> bool:
+    """Whether `address` is one of this machine's. Raises UnknownAddressError, and ConfigError for a name that here
+    means an address by which nobody else reaches this machine."""
+    interface = torch_store.interface_of(address)
+    if interface in ("0.0.0.0", "::"):
+        return False
+    if ipaddress.ip_address(interface.partition("%")[0]).is_loopback and not _means_loopback(address):
+        raise ConfigError(
+            f"--rdzv-endpoint {address}: on this machine the name means {interface}, where no other node can come; "
+            f"give the address by which the others reach {socket.gethostname()}, or its name in /etc/hosts that address"
+        )
+    return True
+
+
+def _means_loopback(address: str) -> bool:
+    if address.startswith("localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
