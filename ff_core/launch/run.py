@@ -23,6 +23,7 @@ from ff_core.errors import ConfigError
 from ff_core.launch import torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
+from ff_core.launch.interfaces import give_gloo_an_interface
 from ff_core.launch.meeting import meet
 from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0
 
@@ -83,6 +84,8 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
             # Perhaps this is not the machine that the address means.
             watch_for_node_0(machines.address, machines.port, secret, address, server)
         nodes = range(job.nodes) if job.emulated else [0]
+        if machines.several:
+            give_gloo_an_interface(plan.local_addr or torch_store.local_address(address))
         return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
 
 
@@ -152,6 +155,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
         own = plan.local_addr or torch_store.local_address(address)
+        give_gloo_an_interface(own)
         agents.start(node, address, secret, own, plan.signals, line, plan.machines.standby)
         ended.wait()
     code = agents.join(_AGENTS_END_S)[node]

@@ -13,7 +13,8 @@ class Meeting:
     """A rendezvous with a clock."""
 
     def __init__(self, least: int, most: int = 0, **job: Any) -> None:
-        self.job = JobSpec(["train.py"], least, 2, "", 0, most_nodes=most, join_timeout_s=100.0, last_call_s=10.0, **job)
+        times = {"join_timeout_s": 100.0, "last_call_s": 10.0}
+        self.job = JobSpec(["train.py"], least, 2, "", 0, most_nodes=most, **times, **job)
         self.line = launch_line(self.job)
         self.now = 1000.0
         self.rendezvous = Rendezvous(self.job, self.line, self.now)
@@ -72,7 +73,8 @@ def test_the_last_call_begins_anew_when_one_has_gone() -> None:
     meeting.come("a", 0)
     gone = meeting.come("b")
     meeting.now += 9
-    assert meeting.rendezvous.leave(gone) == "b (10.0.0.1) has gone before the job began; 1 of 2 to 4 nodes are still to come"
+    said = meeting.rendezvous.leave(gone)
+    assert said == "b (10.0.0.1) has gone before the job began; 1 of 2 to 4 nodes are still to come"
     meeting.now += 50
     assert meeting.admitted() == {}
     meeting.come("c")

@@ -1,0 +1,117 @@
+"""Hosts for tests: network namespaces, joined by a bridge in one of their own. Nothing of the machine's own network is
+touched. Where namespaces are not permitted, hosts are addresses of the loopback, and the test says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def _ip(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *words], text=True, capture_output=True, check=True)
+
+
+def permitted() -> bool:
+    """Whether namespaces can be made here."""
+    name = f"ff{os.getpid()}try"
+    try:
+        _ip("netns", "add", name)
+        _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", name, "link", "add", "name", "sw0", "type", "bridge")
+        _ip("-n", name, "link", "add", "va", "type", "veth", "peer", "name", "vb")
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+    return True
+
+
+class Hosts:
+    """`count` hosts. real: they are namespaces.  addresses: one each; in the stand-in all launchers share the first."""
+
+    def __init__(self, count: int) -> None:
+        self.real = permitted()
+        self._base = f"ff{os.getpid()}"
+        self._names = [f"{self._base}h{number}" for number in range(count)]
+        self._started: list[list[subprocess.Popen[Any]]] = [[] for _ in range(count)]
+        if not self.real:
+            self.addresses = [f"127.0.0.{number + 1}" for number in range(count)]
+            warnings.warn("network namespaces are not permitted here: the hosts are addresses of one", stacklevel=2)
+            return
+        self.addresses = [f"10.77.0.{number + 1}" for number in range(count)]
+        switch = f"{self._base}sw"
+        for name in (switch, *self._names):
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", switch, "link", "add", "name", "sw0", "type", "bridge")
+        _ip("-n", switch, "link", "set", "sw0", "up")
+        for number, name in enumerate(self._names):
+            port = f"v{number}"
+            _ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+            _ip("-n", switch, "link", "set", port, "master", "sw0", "up")
+            _ip("-n", name, "addr", "add", f"{self.addresses[number]}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+
+    def __enter__(self) -> Hosts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in range(len(self._names)):
+            self.power_off(number)
+        for name in (*self._names, f"{self._base}sw") if self.real else ():
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+    def words(self, number: int) -> list[str]:
+        """What goes before a command that is to run on host `number`."""
+        return ["ip", "netns", "exec", self._names[number]] if self.real else []
+
+    def start(self, number: int, command: Sequence[str], log: Path, env: dict[str, str]) -> subprocess.Popen[Any]:
+        """Run `command` on host `number`; what it prints goes to `log`."""
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [*self.words(number), *command], stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            )
+        self._started[number].append(process)
+        return process
+
+    def power_off(self, number: int) -> None:
+        """SIGKILL all that runs there."""
+        for _ in range(100):
+            pids = self._pids(number)
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            for process in self._started[number]:
+                process.poll()
+            if not pids:
+                return
+            time.sleep(0.05)
+
+    def unplug(self, number: int) -> None:
+        """The host's cable is pulled. Real hosts only."""
+        _ip("-n", f"{self._base}sw", "link", "set", f"v{number}", "down")
+
+    def plug_in(self, number: int) -> None:
+        _ip("-n", f"{self._base}sw", "link", "set", f"v{number}", "up")
+
+    def _pids(self, number: int) -> list[int]:
+        if self.real:
+            return [int(pid) for pid in _ip("netns", "pids", self._names[number]).stdout.split()]
+        found = []
+        for process in self._started[number]:
+            try:
+                one = psutil.Process(process.pid)
+                found += [other.pid for other in (one, *one.children(recursive=True)) if other.status() != "zombie"]
+            except psutil.NoSuchProcess:
+                pass
+        return found
