@@ -110,8 +110,8 @@ setup(
         "deepspeed": ["torch>=2.9", "numpy", "deepspeed>=0.19.8,<0.20"],
         "megatron": ["torch>=2.9", "numpy", "megatron-core>=0.16.1,<0.17"],
         "dev": [
-            "accelerate>=1.15", "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-timeout>=2.3",
-            "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=5.24",
+            "accelerate>=1.15", "hypothesis>=6.100", "kubernetes-validate>=1.37", "mypy>=1.10", "pytest>=8",
+            "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=5.24",
         ],
     },
     entry_points={"console_scripts": ["fftrain = ff_core.launch.cli:main"]},

@@ -85,7 +85,7 @@ class Hosts:
     def power_off(self, number: int) -> None:
         """SIGKILL all that runs there."""
         for _ in range(100):
-            pids = self._pids(number)
+            pids = self.pids(number)
             for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -104,7 +104,8 @@ class Hosts:
     def plug_in(self, number: int) -> None:
         _ip("-n", f"{self._base}sw", "link", "set", f"v{number}", "up")
 
-    def _pids(self, number: int) -> list[int]:
+    def pids(self, number: int) -> list[int]:
+        """The processes on host `number`."""
         if self.real:
             return [int(pid) for pid in _ip("netns", "pids", self._names[number]).stdout.split()]
         found = []

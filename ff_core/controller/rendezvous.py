@@ -131,8 +131,10 @@ class Rendezvous:
                 return []
             if not full and now - self._enough_at < self._job.last_call_s:
                 return []
-            self.size = len(players)
-            for number, arrival in enumerate(sorted(players, key=_order)):
+            # The controller's node trains, whoever came before it.
+            first = sorted(players, key=lambda arrival: arrival.asked != 0)[: self._most]
+            self.size = len(first)
+            for number, arrival in enumerate(sorted(first, key=_order)):
                 arrival.node = number
             self._next = self.size
         found, self.waiting = self.waiting, []

@@ -40,6 +40,15 @@ def test_a_fixed_number_starts_when_all_are_there_in_the_order_of_their_names() 
     assert meeting.rendezvous.size == 4
 
 
+def test_the_controllers_node_trains_even_if_it_comes_last() -> None:
+    meeting = Meeting(2)
+    for name in ("b", "c"):
+        meeting.come(name)
+    assert meeting.admitted() == {}
+    meeting.come("z", 0)
+    assert meeting.admitted() == {0: "z", 1: "b", 2: "c"} and meeting.rendezvous.size == 2
+
+
 def test_whoever_comes_later_stands_by_under_a_new_number() -> None:
     meeting = Meeting(1)
     meeting.come("a", 0)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e import jobs
-from tests.e2e.jobs import ENV, TOY, committed, read_events, results_of, toy, wait_for
+from tests.e2e.jobs import ENV, TOY, agent_pid, committed, read_events, results_of, toy, wait_for
 from tests.hosts import Hosts
 
 ITERATIONS = 24
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def uninterrupted() -> dict[int, Any]:
     return results_of(jobs.uninterrupted(str(TOY), ("--iterations", "24"), lambda folder: ("--out", str(folder))))
 
 
-def command(place: Path, hosts: Hosts, number: int, *options: str) -> list[str]:
+def command(place: Path, hosts: Hosts, number: int, *options: str, pause: float = 0.7) -> list[str]:
     """The same on every host, but for what `options` add and the stand-in's address."""
     config = place / "ff.json"
     config.write_text(json.dumps({"enabled": True, "secret": "a secret of sixteen"}))
@@ -38,7 +40,7 @@ def command(place: Path, hosts: Hosts, number: int, *options: str) -> list[str]:
     return [
         sys.executable, "-m", "ff_core.launch.cli", "run", "--nproc-per-node", "2", "--ff-config", str(config),
         "--rdzv-endpoint", f"{hosts.addresses[0]}:29503", "--out-dir", str(place), *own, *options,
-        *toy(place, ITERATIONS, "--pause", "0.7"),
+        *toy(place, ITERATIONS, "--pause", str(pause)),
     ]  # fmt: skip
 
 
@@ -65,8 +67,7 @@ def test_a_host_is_lost_and_the_standby_takes_its_ranks(
         started[number] = three.start(number, command(tmp_path, three, number, *options), log(tmp_path, number), ENV)
         if number != order[-1] and (three.real or number == 0):
             wait_until_said(tmp_path, number, "yet; asking again" if three.real else "nodes are still to come")
-    ready = {"kind": "spare_ready", "node": 2}
-    wait_for(tmp_path, lambda events: sum({**e, **ready} == e for e in events) >= 2, 60)
+    wait_for(tmp_path, ready(2), 90)
     wait_for(tmp_path, committed(4))
     three.power_off(1)
     said = {number: log(tmp_path, number) for number in order}
@@ -79,6 +80,92 @@ def test_a_host_is_lost_and_the_standby_takes_its_ranks(
     moved = [event["node"] for event in events if event["kind"] == "worker_start" and event["rank"] in (2, 3)]
     assert moved == [1, 1, 2, 2]
     assert "stands by" in said[0].read_text()
+
+
+def host_of(place: Path, hosts: Hosts, node: int) -> int:
+    """Which of `hosts` is `node` of the job."""
+    return next(number for number in range(3) if agent_pid(place, node) in hosts.pids(number))
+
+
+def ready(node: int) -> Callable[[list[dict[str, Any]]], bool]:
+    """Whether both spares of a standby are."""
+    return lambda events: sum(event["kind"] == "spare_ready" and event["node"] == node for event in events) >= 2
+
+
+@pytest.mark.slow
+def test_a_host_that_was_lost_comes_again_and_stands_by(
+    tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]
+) -> None:
+    """The same command everywhere, as in pods: the third host stands by because the job needs two. A host that lost
+    power is started again and becomes a standby, under a new number; then it takes the ranks of the one that took its
+    own."""
+    words = {number: command(tmp_path, three, number, "--nnodes", "2", pause=1.5) for number in range(3)}
+    first = three.start(0, words[0], log(tmp_path, 0), ENV)
+    wait_until_said(tmp_path, 0, "still to come")
+    for number in (1, 2):
+        three.start(number, words[number], log(tmp_path, number), ENV)
+    wait_for(tmp_path, ready(2), 90)
+    lost, standby = host_of(tmp_path, three, 1), host_of(tmp_path, three, 2)
+    three.power_off(lost)
+    again = three.start(lost, words[lost], tmp_path / "again.txt", ENV)
+    wait_for(tmp_path, ready(3), 90)
+    three.power_off(standby)
+    assert first.wait(200) == 0, log(tmp_path, 0).read_text()[-4000:]
+    assert again.wait(30) == 0
+    assert_same(tmp_path, uninterrupted)
+    events = read_events(tmp_path)
+    assert [event["newcomers"] for event in events if event["kind"] == "failover"] == [[2, 3], [2, 3]]
+    moved = [event["node"] for event in events if event["kind"] == "worker_start" and event["rank"] == 2]
+    assert moved == [1, 2, 3]
+
+
+SRUN = """#!{python}
+# Stands in for Slurm's: starts the command on every host at once, and ends with the highest exit code.
+import json, os, subprocess, sys
+words = sys.argv[1:]
+assert {{"--no-kill", "--kill-on-bad-exit=0", "--wait=0"}} <= set(words)
+while words[0].startswith("--"):
+    words.pop(0)
+tasks = []
+for number, prefix in enumerate(json.loads(os.environ["HOSTS"])):
+    env = {{**os.environ, "SLURM_NODEID": str(number), "SLURM_PROCID": str(number)}}
+    with open(f"{place}/host{{number}}.txt", "w") as log:
+        tasks.append(subprocess.Popen([*prefix, *words], env=env, stdout=log, stderr=log))
+sys.exit(max(task.wait() % 256 for task in tasks))
+"""
+
+
+@pytest.mark.slow
+def test_the_sbatch_file(tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]) -> None:
+    """configs/slurm/train.sbatch as it is, with an srun that starts its command in the namespaces; a host is lost."""
+    if not three.real:
+        pytest.skip("the stand-in's hosts need an option each")
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name, text in (
+        ("srun", SRUN.format(python=sys.executable, place=tmp_path)),
+        ("scontrol", "#!/bin/sh\n[ \"$*\" = 'show hostnames list' ] && printf '%s\\n' " + " ".join(three.addresses)),
+        ("fftrain", f'#!/bin/sh\nexec {sys.executable} -m ff_core.launch.cli "$@"\n'),
+    ):
+        (bin_ / name).write_text(text)
+        (bin_ / name).chmod(0o755)
+    env = {
+        **ENV, "PATH": f"{bin_}:{ENV['PATH']}", "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "list", "STANDBYS": "1",
+        "SLURM_JOB_NUM_NODES": "3", "RANKS_PER_NODE": "2", "OUT": str(tmp_path),
+        "HOSTS": json.dumps([three.words(number) for number in range(3)]),
+    }  # fmt: skip
+    script = str(ROOT / "configs" / "slurm" / "train.sbatch")
+    with (tmp_path / "batch.txt").open("w") as batch:
+        job = subprocess.Popen(
+            ["bash", script, *toy(tmp_path, ITERATIONS, "--pause", "0.9")], env=env, stdout=batch, stderr=batch
+        )
+    wait_for(tmp_path, ready(2), 90)
+    three.power_off(host_of(tmp_path, three, 1))
+    assert job.wait(200) == 137, (tmp_path / "batch.txt").read_text()  # of the host that was lost
+    assert "exit code" not in log(tmp_path, 0).read_text()
+    assert_same(tmp_path, uninterrupted)
+    config = tmp_path / "ff.json"
+    assert config.stat().st_mode & 0o077 == 0 and len(json.loads(config.read_text())["secret"]) == 32
 
 
 def wait_until_said(place: Path, number: int, text: str) -> None:
