@@ -22,7 +22,7 @@ from ff_core.agent.verdicts import Verdicts
 from ff_core.agent.workers import Workers
 from ff_core.config.settings import Settings
 from ff_core.contract.dispatch import Dispatch, offered
-from ff_core.contract.job import JobSpec
+from ff_core.contract.job import LOST_CODE, JobSpec
 from ff_core.contract.messages import CONTROLLER_TO_AGENT, HANDSHAKE, WORKER_TO_AGENT, Message
 from ff_core.contract.stamps import epoch_of, stamp, version_of
 from ff_core.copy.arena import Arena
@@ -207,13 +207,14 @@ class Agent(PortOwner):
             self.state.say(f"rank {rank} is killed: {reason}")
             worker.process.kill_group(9)
 
-    def on_stop(self, code: int, signum: int) -> Coroutine[Any, Any, None] | None:
-        """The job ends with `code`; signum: the signal that stops it, or 0. Workers that got one may still need this
-        agent's answers to come to their end, so that takes its course beside the messages."""
+    def on_stop(self, code: int, signum: int, lost: bool = False) -> Coroutine[Any, Any, None] | None:
+        """The job ends with `code`, or (lost) goes on without this node; signum: the signal that stops it, or 0.
+        Workers that got one may still need this agent's answers to come to their end, so that takes its course beside
+        the messages."""
         if self.state.stopping:
             return None
         self.state.stopping = True
-        self.exit_code = code
+        self.exit_code = LOST_CODE if lost else code
         if not signum:
             return self._end(code, signum)
         self._ending = asyncio.get_running_loop().create_task(self._end(code, signum))

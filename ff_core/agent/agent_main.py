@@ -22,7 +22,7 @@ import grpc
 from ff_core.agent.agent import Agent
 from ff_core.agent.data_port import DataPort
 from ff_core.contract import alike, rpc
-from ff_core.contract.job import JobSpec
+from ff_core.contract.job import LOST_CODE, JobSpec
 from ff_core.contract.lifeline import die_with_parent
 from ff_core.copy.memory import free_bytes
 from ff_core.errors import FailoverError
@@ -39,7 +39,8 @@ def host_id() -> str:
 
 
 async def run(orders: dict[str, Any]) -> int:
-    """Be the agent until the controller says stop (the job's exit code) or is gone (1); workers never outlive it."""
+    """Be the agent until the controller says stop (the job's exit code) or counts this node as lost, or is gone
+    (LOST_CODE); workers never outlive it."""
     secret, node = bytes.fromhex(orders["secret"]), int(orders["node"])
 
     def say(text: str) -> None:
@@ -81,7 +82,7 @@ async def run(orders: dict[str, Any]) -> int:
         problem = next((task.exception() for task in finished if task.exception() is not None), None)
         say(f"the controller is gone{f' ({problem})' if problem else ''}; ending this node's workers")
         await agent.workers.end_all(0.0)
-        code = 1
+        code = LOST_CODE
     else:
         await asyncio.sleep(0.05)  # "stopped" leaves
     for task in tasks:

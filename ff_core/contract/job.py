@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+#: Exit code of an agent whose job goes on without it, or that cannot hear the controller: its launcher may come again.
+LOST_CODE = 75
+
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:

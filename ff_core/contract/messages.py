@@ -127,7 +127,7 @@ _define(
 )
 _define("inject_ack", "controller > agent > worker", id=_I, rank=_I)
 _define("corrupt", "controller > agent", rank=_I, kind=_S, id=_I, to=_I)
-_define("stop", "controller > agent", code=_I, signum=_I)
+_define("stop", "controller > agent", code=_I, signum=_I, lost=_opt(_BOOL))
 _define("fail_worker", "controller > agent", rank=_I, reason=_S)
 
 # --- to the controller ---

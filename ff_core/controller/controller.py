@@ -83,7 +83,7 @@ class Controller(JobControl):
         node.spares.clear()
         self.out.abandon(node_id)
         # if it only fell silent: its ranks are played elsewhere from now on
-        self.out.send(node_id, "stop", code=1, signum=0)
+        self.out.send(node_id, "stop", code=1, signum=0, lost=True)
         lost = [rank for rank in self.state.members.on_node(node_id) if not rank.exited]
         self.out.emit("node_lost", node=node_id, reason=reason, ranks=[rank.rank for rank in lost])
         self.out.say(f"node {node_id} ({node.hostname}) is lost: {reason}")

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ff_core.errors import ConfigError
@@ -64,6 +65,35 @@ def meet(
                 flush=True,
             )
         time.sleep(_AGAIN_S)
+
+
+def find_again(
+    address: str, port: int, timeout_s: float, stopped: Callable[[], bool]
+) -> tuple[str, int] | None:  # fmt: skip
+    """For a node that was lost, or has lost the controller: where the controller is (host, port); None if the job is
+    over. That is so if the machine at the endpoint answers and nobody listens there. One that does not answer is asked
+    again for `timeout_s`, or until `stopped()`."""
+    place = f"{torch_store.bracketed(address)}:{port}"
+    print(
+        f"fftrain: the job goes on without this node, or this node cannot hear it; asking {place} for {timeout_s:g} s "
+        "to stand by",
+        file=sys.stderr,
+        flush=True,
+    )
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and not stopped():
+        try:
+            socket.create_connection((address, port), _AGAIN_S).close()
+        except ConnectionRefusedError:
+            return None
+        except OSError:
+            time.sleep(_AGAIN_S)
+            continue
+        found = controller_at(address, port)
+        if found is not None:
+            return found
+        time.sleep(_AGAIN_S)
+    return None
 
 
 def is_own(address: str) -> bool:

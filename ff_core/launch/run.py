@@ -17,14 +17,14 @@ from ff_core.config.settings import Settings
 from ff_core.contract import inject
 from ff_core.contract.alike import launch_line
 from ff_core.contract.env import hash_seed, set_default_threads
-from ff_core.contract.job import JobSpec
+from ff_core.contract.job import LOST_CODE, JobSpec
 from ff_core.controller.service import ControllerServer
 from ff_core.errors import ConfigError
 from ff_core.launch import torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
 from ff_core.launch.interfaces import give_gloo_an_interface
-from ff_core.launch.meeting import meet
+from ff_core.launch.meeting import find_again, meet
 from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0
 
 if TYPE_CHECKING:
@@ -154,14 +154,21 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
     agents = Agents(lambda node, code: ended.set())
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
-        own = plan.local_addr or torch_store.local_address(address)
-        give_gloo_an_interface(own)
-        agents.start(node, address, secret, own, plan.signals, line, plan.machines.standby)
-        ended.wait()
-    code = agents.join(_AGENTS_END_S)[node]
-    if stopped_by:
-        return 1
-    return code if code >= 0 else 128 - code
+        place: tuple[str, int] | None = address
+        while place is not None:
+            own = plan.local_addr or torch_store.local_address(place)
+            give_gloo_an_interface(own)
+            agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby)
+            ended.wait()
+            ended.clear()
+            code = agents.join(_AGENTS_END_S)[node]
+            if stopped_by:
+                return 1
+            if code != LOST_CODE:
+                return code if code >= 0 else 128 - code
+            machines, node = plan.machines, -1  # as another node: what it was is over
+            place = find_again(machines.address, machines.port, machines.join_timeout_s, lambda: bool(stopped_by))
+    return 1
 
 
 def _secret(plan: RunPlan, settings: Settings) -> bytes:

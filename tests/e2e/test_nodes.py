@@ -119,6 +119,35 @@ def test_a_host_that_was_lost_comes_again_and_stands_by(
     assert moved == [1, 2, 3]
 
 
+@pytest.mark.slow
+def test_a_host_that_was_cut_off_is_fenced_and_stands_by_when_it_hears_again(
+    tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]
+) -> None:
+    """Its cable is pulled: the standby takes its ranks. Plugged in again it hears that it is lost, ends its workers,
+    and its launcher, which nobody touches, comes again as a standby. It then takes the ranks of the next lost host."""
+    if not three.real:
+        pytest.skip("the stand-in's hosts have no cables")
+    words = {number: command(tmp_path, three, number, "--nnodes", "2", pause=2.5) for number in range(3)}
+    started = {0: three.start(0, words[0], log(tmp_path, 0), ENV)}
+    wait_until_said(tmp_path, 0, "still to come")
+    for number in (1, 2):
+        started[number] = three.start(number, words[number], log(tmp_path, number), ENV)
+    wait_for(tmp_path, ready(2), 90)
+    lost, standby = host_of(tmp_path, three, 1), host_of(tmp_path, three, 2)
+    three.unplug(lost)
+    wait_for(tmp_path, lambda events: any(event["kind"] == "failover" for event in events), 60)
+    three.plug_in(lost)
+    wait_for(tmp_path, ready(3), 90)
+    three.power_off(standby)
+    assert started[0].wait(200) == 0, log(tmp_path, 0).read_text()[-4000:]
+    assert started[lost].wait(30) == 0, log(tmp_path, lost).read_text()[-4000:]
+    assert_same(tmp_path, uninterrupted)
+    events = read_events(tmp_path)
+    assert [event["newcomers"] for event in events if event["kind"] == "failover"] == [[2, 3], [2, 3]]
+    assert "no heartbeat" in next(event["reason"] for event in events if event["kind"] == "node_lost")
+    assert "to stand by" in log(tmp_path, lost).read_text()
+
+
 SRUN = """#!{python}
 # Stands in for Slurm's: starts the command on every host at once, and ends with the highest exit code.
 import json, os, subprocess, sys
@@ -131,7 +160,8 @@ for number, prefix in enumerate(json.loads(os.environ["HOSTS"])):
     env = {{**os.environ, "SLURM_NODEID": str(number), "SLURM_PROCID": str(number)}}
     with open(f"{place}/host{{number}}.txt", "w") as log:
         tasks.append(subprocess.Popen([*prefix, *words], env=env, stdout=log, stderr=log))
-sys.exit(max(task.wait() % 256 for task in tasks))
+codes = [task.wait() for task in tasks]
+sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """
 
 

@@ -81,5 +81,23 @@ def test_a_name_that_here_means_the_loopback_is_refused(monkeypatch: pytest.Monk
     assert meeting.is_own("127.0.1.1") and meeting.is_own("localhost")
 
 
+def test_a_lost_node_asks_again_unless_the_job_is_over(
+    port: int, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert meeting.find_again("127.0.0.1", port, 60.0, lambda: False) is None, "nobody listens there: the job is over"
+    assert clock == []
+
+    def cut_off(*_: Any) -> socket.socket:
+        raise TimeoutError
+
+    with monkeypatch.context() as off:
+        off.setattr(meeting.socket, "create_connection", cut_off)
+        assert meeting.find_again("127.0.0.1", port, 60.0, lambda: False) is None and sum(clock) == 60
+        assert meeting.find_again("127.0.0.1", port, 60.0, lambda: len(clock) > 70) is None and len(clock) == 71
+    store, at = torch_store.host_store("127.0.0.1", 0)
+    torch_store.publish_controller(store, ("127.0.0.1", 77))
+    assert meeting.find_again("127.0.0.1", at, 60.0, lambda: False) == ("127.0.0.1", 77)
+
+
 def test_another_machines_address_is_not_this_ones() -> None:
     assert not meeting.is_own("192.0.2.7")
