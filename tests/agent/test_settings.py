@@ -74,6 +74,36 @@ def test_what_the_script_brought_holds_before_anybody_connects() -> None:
     with_agent(body)
 
 
+def test_a_standby_keeps_as_many_spares_as_a_node_has_ranks() -> None:
+    """Until it has taken a rank: then it is a node like others, which here has no spares."""
+
+    async def body(agent: Agent, sent: Said, offers: Callable[[], bool]) -> None:
+        started: list[str] = []
+
+        async def start(uid: str, rank: int) -> Any:
+            started.append(uid)
+            return SimpleNamespace(send=lambda name, **fields: None)
+
+        spares = SparePool(agent.state, start)
+        await agent.on_start(0, 0, [], [], standby=False)
+        spares.preload({"modules": [], "calls": []})
+        assert not spares._starting
+        await agent.on_start(0, 0, [], [], standby=True)
+        spares.refill()
+        await asyncio.gather(*spares._starting)
+        assert len(started) == agent.state.job.nproc_per_node
+        await agent.on_halt(1, [0])
+        agent.workers.spawn = lambda uid, rank: _process()  # type: ignore[method-assign]
+        await agent.on_assign(1, 0, "e1-r0", [], False)
+        assert not agent.state.standby
+
+    with_agent(body)
+
+
+async def _process() -> Any:
+    return SimpleNamespace(process=SimpleNamespace(pid=1), rank=0, uid="e1-r0", gone=False, stuck=False)
+
+
 def test_a_transport_that_is_not_here_ends_the_job_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transports, "missing_for_ucx", lambda: "no libucx")
 

@@ -34,6 +34,7 @@ def test_a_standby_gets_what_the_others_have_got() -> None:
     assert (sent["start"]["ranks"], sent["start"]["standby"], sent["start"]["epoch"]) == ([], True, 0)
     assert sent["arenas"]["own"] == sent["arenas"]["replicas"] == {}
     assert sent["arenas"]["settings"] == {**job.settings, "origins": {}}
+    job.out.sent.clear()
     job.heard(2, "arenas_ready", epoch=0)
     assert job.out.sent == [], "ranks have their holders already"
     assert "node 2 (host2) stands by" in job.out.said

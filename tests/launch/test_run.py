@@ -217,6 +217,38 @@ def test_nodes_that_do_not_fit_end_on_both_sides(
         assert words.replace("HOST", socket.gethostname()) in err, err
 
 
+def test_a_schedulers_signal_to_every_launcher(tmp_path: Path) -> None:
+    """As Slurm sends it: each rank gets it once, and may take its time; exit code 1 on every node, as torchrun's."""
+    import socket
+
+    (tmp_path / "c.json").write_text(SECRET)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = """
+        import signal
+        def told(*_):
+            print("told", flush=True)
+            time.sleep(2)
+            print("saved", flush=True)
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, told)
+        print("up", flush=True)
+        time.sleep(1000)
+        """
+    jobs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        options = ["--nnodes", "2", "--rdzv-endpoint", f"127.0.0.1:{port}", "--ff-config", str(tmp_path / "c.json")]
+        jobs.append(Job(tmp_path / name, code, *options))
+    for job in jobs:
+        job.until_printed("up")
+    for job in reversed(jobs):
+        job.process.terminate()
+    for status, out, err in [job.wait() for job in jobs]:
+        assert status == 1 and (out.count("told"), out.count("saved")) == (1, 1), (out, err)
+
+
 def test_two_machines(tmp_path: Path) -> None:
     """Two launchers, as on two hosts: the second finds the controller through the first one's store."""
     import socket
