@@ -30,7 +30,7 @@ def state() -> Any:
         return np.random.get_state(legacy=False)
     places = _places()
     if places is None:
-        kind, words, position, has_one, spare = np.random.get_state()
+        kind, words, position, has_one, spare = _legacy(np.random)
         return [kind, words.tobytes(), position, has_one, spare if has_one else 0.0]
     flag, gauss = places
     raw = ctypes.string_at(bits.ctypes.state_address, _WORDS + _POSITION.size)
@@ -48,12 +48,17 @@ def set_state(saved: Any) -> None:
         np.random.set_state((kind, np.frombuffer(words, dtype=np.uint32), *rest))
 
 
+def _legacy(generator: Any) -> tuple[Any, ...]:
+    found: tuple[Any, ...] = generator.get_state()
+    return found
+
+
 @functools.cache
 def _places() -> tuple[int, int] | None:
     """Offsets of the flag and of the spare Gaussian in a generator's memory; None: they are not found."""
     probe = np.random.RandomState(1)
-    words = probe.get_state()[1]
-    bits = probe._bit_generator  # type: ignore[attr-defined]
+    words = _legacy(probe)[1]
+    bits = probe._bit_generator
 
     def memory(has_one: int, spare: float) -> bytes:
         probe.set_state((_KIND, words, 17, has_one, spare))

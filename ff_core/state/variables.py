@@ -28,7 +28,8 @@ from ff_core.state.covered import Covered
 from ff_core.state.marks import HEAVY, Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
-from ff_core.state.spaces import Found, Functions, Space, found_spaces, running
+from ff_core.state.space import Functions, Space, running
+from ff_core.state.spaces import Found, found_spaces
 from ff_core.state.still import Still
 
 log = logging.getLogger("ff_core")
