@@ -23,6 +23,7 @@ ELSEWHERE = {
     "make demo": "tests/scripts/test_demo.py",
     "make test": ".ci/run",
     "python scripts/bench_recovery.py": "tests/scripts/test_bench_recovery.py",
+    "fftrain run --nnodes": "tests/e2e/test_nodes.py",
 }
 WIDTH = 100
 ALONE = re.compile(r"\s*(?:[*-] |\d+\. )?(?:\[[^]]*\]\(\S+\)|\S+)[.,:;]?$")
