@@ -8,6 +8,7 @@ keys and values travel is not.
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ class GatheringAttention(DotProductAttention):
 
 def cut(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """This rank's part of tensors [batch, sequence]."""
-    return get_batch_on_this_cp_rank(batch)
+    newer = "is_hybrid_cp" in inspect.signature(get_batch_on_this_cp_rank).parameters  # since megatron-core 0.18
+    return get_batch_on_this_cp_rank(batch, **({"is_hybrid_cp": False} if newer else {}))
 
 
 def mask(length: int) -> torch.Tensor:
