@@ -35,7 +35,8 @@ class GatheringAttention(DotProductAttention):
 def cut(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """This rank's part of tensors [batch, sequence]."""
     newer = "is_hybrid_cp" in inspect.signature(get_batch_on_this_cp_rank).parameters  # since megatron-core 0.18
-    return get_batch_on_this_cp_rank(batch, **({"is_hybrid_cp": False} if newer else {}))
+    named = {"is_hybrid_cp": False} if newer else {}
+    return get_batch_on_this_cp_rank(batch, cp_group=mpu.get_context_parallel_group(), **named)
 
 
 def mask(length: int) -> torch.Tensor:
