@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from ff_core.errors import UnsupportedError
 from ff_megatron import versions
 
+ROOT = Path(__file__).parents[2]
 ALLOWED = ("0.16.1", "0.16.1+55ac708", "0.16.7", "0.17.0", "0.17.1", "0.18.2", "0.19.2", "0.19.11")
 REFUSED = ("0.15.3", "0.16.0", "0.16.1rc2", "0.20.0rc0", "0.20.0", "1.0.0", "0.16")
 
@@ -33,6 +35,14 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     text = str(caught.value)
     assert text.startswith(f"megatron-core {version} cannot be protected; allowed: 0.16.1 to {versions.NEWEST}")
     assert f"pip install 'megatron-core=={versions.NEWEST}'" in text and "leave --ff-failover out" in text
+
+
+def test_set_up_installs_the_oldest_and_ci_tests_the_newest_too() -> None:
+    assert f"megatron-core=={versions.OLDEST}" in (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"make test MEGATRON={versions.NEWEST} " in (ROOT / ".ci/run").read_text()
+    first, last = (min(versions.SERIES), max(versions.SERIES))
+    assert versions.OLDEST.startswith(f"{first}.") and versions.NEWEST.startswith(f"{last}.")
+    assert f'"megatron-core>={versions.OLDEST},<0.{int(last[2:]) + 1}"' in (ROOT / "setup.py").read_text()
 
 
 def test_auxiliary_losses_can_be_cleared() -> None:
