@@ -56,6 +56,9 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
         1, "--expert-tensor-parallel-num-weight-shards: gathered weights are not put back",
     ),
     "logits_load_dir": (None, "--logits-load-dir: a replacement cannot find its place in those logits"),
+    "fine_grained_activation_offloading": (
+        False, "--fine-grained-activation-offloading: what an interrupted iteration has offloaded stays; leave it out",
+    ),
     "moe_paged_stash": (False, "--moe-paged-stash: what it keeps of a forward is not reset; leave it out"),
     "moe_expert_rank_capacity_factor": (
         None, "--moe-expert-rank-capacity-factor: it repeats iterations by itself, unseen; leave it out",

@@ -42,6 +42,7 @@ def test_a_usual_job_is_fine() -> None:
         ("gtp_weight_remat_size", 2, "--tensor-parallel-num-weight-shards"),
         ("fault_injector_ranks", "1", "--fault-injector-ranks: .* use `fftrain run --inject`"),
         ("optimizer_cuda_graph", True, "--optimizer-cuda-graph"),
+        ("fine_grained_activation_offloading", True, "--fine-grained-activation-offloading"),
         ("moe_paged_stash", True, "--moe-paged-stash"),
         ("dataloader_type", "external", "--dataloader-type external: .* allowed: single, cyclic"),
     ],
