@@ -116,6 +116,19 @@ class Writer(EngineHandle):
             raise EngineError(f"the window is {seconds} s, allowed are 0 to 1000000")
         check(engine().ff_writer_set_window(self._open(), int(seconds * 1e6)))
 
+    def set_hold(self, seconds: float) -> None:
+        """Versions that begin from now on wait up to `seconds` for go() before a CUDA device has to copy anything.
+
+        device_wait() ends their wait, too. 0 (at first): they do not wait. Nothing on the host ever waits.
+        """
+        if not 0 <= seconds < 1e6:
+            raise EngineError(f"the hold is {seconds} s, allowed are 0 to 1000000")
+        check(engine().ff_writer_set_hold(self._open(), int(seconds * 1e6)))
+
+    def go(self) -> None:
+        """Versions that are held (see set_hold) wait no longer. Any thread."""
+        check(engine().ff_writer_go(self._open()))
+
     def collective_begin(self, stream: int) -> int:
         """A collective of the training comes next on `stream` (as in begin()), to run long after it was launched.
         Returns a ticket for one of the two below; 0, which they take, too: no tensors lie on a device, or a cancel came

@@ -102,6 +102,14 @@ int ff_writer_set_window(ff_writer* w, uint64_t window_us) {
   return with(w, [&](ff::Writer& writer) { writer.set_window(window_us); });
 }
 
+int ff_writer_set_hold(ff_writer* w, uint64_t hold_us) {
+  return with(w, [&](ff::Writer& writer) { writer.set_hold(hold_us); });
+}
+
+int ff_writer_go(ff_writer* w) {
+  return with(w, [&](ff::Writer& writer) { writer.go(); });
+}
+
 int ff_writer_collective_begin(ff_writer* w, void* stream, uint64_t* ticket) {
   return with(w, [&](ff::Writer& writer) { not_null(ticket, "result pointer") = writer.collectives().begin(stream); });
 }

@@ -191,6 +191,8 @@ class Taker:
 
     def _tensor(self, tensor: torch.Tensor) -> Taken:
         if type(tensor) not in _TENSORS or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            if not self._above:
+                raise LostError("a tensor of this kind or layout cannot be saved")
             return LEFT
         gradient = tensor.grad if tensor.is_leaf else None
         if gradient is not None and gradient.layout != torch.strided:

@@ -60,7 +60,8 @@ def _put_queue(live: Any, state: Any) -> None:
 
 
 def _memory(value: Any) -> memoryview:
-    return memoryview(value.get_obj() if isinstance(value, SynchronizedBase) else value).cast("B")
+    held = memoryview(value.get_obj() if isinstance(value, SynchronizedBase) else value)
+    return held if held.format == "B" and held.ndim == 1 else held.cast("B")
 
 
 def _put_shared(live: Any, state: Any) -> None:
@@ -70,6 +71,7 @@ def _put_shared(live: Any, state: Any) -> None:
 _TEXT = _Kind(lambda value: [value.getvalue(), value.tell()], _put_text)
 _SHARED = _Kind(lambda value: bytes(_memory(value)), _put_shared)
 _KINDS: tuple[tuple[type, _Kind], ...] = (
+    (memoryview, _SHARED),
     (array.array, _Kind(lambda value: [value.typecode, value.tobytes()], _put_array)),
     (io.StringIO, _TEXT),
     (io.BytesIO, _TEXT),

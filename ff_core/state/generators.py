@@ -1,6 +1,7 @@
 """Random generators that are objects of a script's own: which they are, and their states.
 
-torch's (of the CPU), NumPy's old and new ones, Python's.
+torch's (of the CPU and of CUDA devices), NumPy's old and new ones, Python's. A new one of NumPy also counts the
+children that it has spawned.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ except ImportError:  # torch works without it
 
 
 def is_generator(part: Any) -> bool:
-    """Whether `part` draws random numbers: torch's (of the CPU), NumPy's or Python's."""
+    """Whether `part` draws random numbers: torch's, NumPy's or Python's."""
     kind = type(part)
-    return _are_generators(kind) and (not issubclass(kind, torch.Generator) or part.device.type == "cpu")
+    return _are_generators(kind) and (not issubclass(kind, torch.Generator) or part.device.type in ("cpu", "cuda"))
 
 
 @objects.cached
@@ -43,7 +44,8 @@ def state_of(generator: Any) -> Any:
         return generator.getstate()
     if isinstance(generator, np.random.RandomState):
         return generator.get_state()
-    return _copied(generator.bit_generator.state)
+    bits = generator.bit_generator
+    return {"state": _copied(bits.state), "spawned": _spawned(bits)}
 
 
 def digest(generator: Any) -> int:
@@ -60,7 +62,16 @@ def set_state(generator: Any, state: Any) -> None:
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     else:
-        generator.bit_generator.state = state
+        bits = generator.bit_generator
+        bits.state = state["state"]
+        if _spawned(bits) != state["spawned"]:
+            seeds = bits.seed_seq.state | {"n_children_spawned": state["spawned"]}
+            bits.__setstate__((bits.state, np.random.SeedSequence(**seeds)))
+
+
+def _spawned(bits: Any) -> int:
+    seeds = getattr(bits, "seed_seq", None)
+    return seeds.n_children_spawned if isinstance(seeds, np.random.SeedSequence) else 0
 
 
 def _digest(state: Any, digest: int) -> int:

@@ -19,7 +19,6 @@ order.
 from __future__ import annotations
 
 import math
-import random
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -28,12 +27,8 @@ from typing import Any
 import torch
 
 from ff_core.errors import DifferenceError
+from ff_core.state import rng
 from ff_core.state.fingerprint import Fingerprint
-
-try:
-    import numpy as np
-except ImportError:  # torch works without it
-    np = None  # type: ignore[assignment]
 
 _ENTRY = struct.Struct("<I2H3Id")
 ENTRIES = 51
@@ -97,7 +92,7 @@ class Inputs:
         self._settle(wait=False)
         noted = self._noted.get(iteration)
         if noted is None:
-            noted = self._noted[iteration] = Noted(_random_state())
+            noted = self._noted[iteration] = Noted(rng.digest())
             self._noted.pop(iteration - ENTRIES, None)
             self._expected.pop(iteration - ENTRIES, None)
         taken = Fingerprint(values)
@@ -193,21 +188,3 @@ class Inputs:
 
 def _alike(a: float, b: float, nearly: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=nearly)
-
-
-def _random_state() -> int:
-    python: Any = random.getstate()
-    # Not the hash of the whole: that of None is another in each process.
-    digest = zlib.crc32(repr((hash(python[1]), python[2])).encode())
-    digest = zlib.crc32(_bytes(torch.get_rng_state()), digest)
-    if np is not None:
-        legacy: Any = np.random.get_state()
-        digest = zlib.crc32(legacy[1].tobytes() + repr(legacy[2:]).encode(), digest)
-    if torch.cuda.is_initialized():
-        for state in torch.cuda.get_rng_state_all():
-            digest = zlib.crc32(_bytes(state), digest)
-    return digest
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()

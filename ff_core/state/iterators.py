@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ff_core.state import placed
-from ff_core.state.spaces import Functions, Space
+from ff_core.state.space import Functions, Space
 
 
 class OfIterators(Space):

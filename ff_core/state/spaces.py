@@ -1,119 +1,44 @@
 """Where a script has its variables: running functions, its modules, its classes and objects, what functions have bound,
-and objects of a library that drives its training.
+what it has switched for the process, and objects of a library that drives its training.
 
 found = found_spaces(most=1000, covered=Covered())
-with running() as functions:
-    for space in found.spaces:
-        space.values(functions)     # name -> value, now
-        space.write(functions, {"step": 3})
+found.spaces    # see ff_core.state.space
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from types import CellType, FrameType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
 
-from ff_core.state import frames, objects, reach, switched, values
+from ff_core.state import callables, frames, objects, switched, values
 from ff_core.state.covered import Covered
+from ff_core.state.process_wide import OfEnvironment, OfTorch
+from ff_core.state.space import (
+    Bound,
+    Functions,
+    OfClass,
+    OfContextVariable,
+    OfFunction,
+    OfLibrary,
+    OfObject,
+    OfThread,
+    Space,
+    reference,
+    running,
+)  # fmt: skip
 
 _DEPTH = 4  # objects in objects and containers
 _MOST_HELD = 64  # objects in one list or dict; what has more is looked at as a whole
 _MOST_SPACES = 400
-Functions = dict[str, FrameType]
-"""Label -> the script's running function."""
-
-
-class Space:
-    """Variables under names of one place. label: goes before their names.  known: those that were there at first."""
-
-    root: str | None = None
-    """The running function that it belongs to."""
-    always = False
-    """What a replacement has there before the loop is no proof of what the dead rank had: all of it is saved."""
-
-    def __init__(self, label: str, held: dict[str, Any]) -> None:
-        self.label, self._held = label, held
-        self.known = [name for name, value in held.items() if values.is_variable(name) and values.is_of_interest(value)]
-        self.all_known = frozenset(held)
-
-    def values(self, functions: Functions) -> Mapping[str, Any]:
-        return self._held
-
-    def write(self, functions: Functions, new: dict[str, Any]) -> None:
-        self._held.update(new)
-
-    def remove(self, functions: Functions, name: str) -> None:
-        self._held.pop(name, None)
-
-
-class _OfFunction(Space):
-    """Of one that is running. Another call of it in another process has the same label."""
-
-    def __init__(self, label: str, frame: FrameType) -> None:
-        super().__init__(label, frames.locals_of(frame))
-        self._held = {}  # a loss and its graph are not kept alive
-
-    def values(self, functions: Functions) -> Mapping[str, Any]:
-        return frames.locals_of(functions[self.label]) if self.label in functions else {}
-
-    def write(self, functions: Functions, new: dict[str, Any]) -> None:
-        frames.set_variables(functions[self.label], new)
-
-    def remove(self, functions: Functions, name: str) -> None:
-        pass  # a function cannot ask whether it has a name
-
-
-class _OfClass(Space):
-    def __init__(self, label: str, owner: type) -> None:
-        super().__init__(label, dict(vars(owner)))
-        self._owner = owner
-
-    def values(self, functions: Functions) -> Mapping[str, Any]:
-        return vars(self._owner)
-
-    def write(self, functions: Functions, new: dict[str, Any]) -> None:
-        for name, value in new.items():
-            setattr(self._owner, name, value)
-
-    def remove(self, functions: Functions, name: str) -> None:
-        delattr(self._owner, name)
-
-
-class _Bound(Space):
-    """What a function has bound."""
-
-    def __init__(self, label: str, cells: dict[str, CellType]) -> None:
-        self._cells = cells
-        super().__init__(label, dict(self.values({})))
-
-    def values(self, functions: Functions) -> Mapping[str, Any]:
-        return {name: cell.cell_contents for name, cell in self._cells.items() if reach.is_filled(cell)}
-
-    def write(self, functions: Functions, new: dict[str, Any]) -> None:
-        for name, value in new.items():
-            self._cells[name].cell_contents = value
-
-    def remove(self, functions: Functions, name: str) -> None:
-        pass
-
-
-class _OfLibrary(Space):
-    always = True
-
-    def __init__(self, label: str, held: dict[str, Any], left_out: frozenset[str]) -> None:
-        super().__init__(label, held)
-        self.known = [name for name in self.known if name not in left_out]
-
-
 more: list[Callable[[], Space]] = []  # make what an adapter adds
 _of_libraries: dict[str, tuple[weakref.ReferenceType[Any], frozenset[str]]] = {}
 
@@ -124,46 +49,6 @@ def look_into(label: str, obj: Any, left_out: frozenset[str] = frozenset()) -> N
     label: goes before their names, ends in a dot, and is the same in another process.  left_out: names of attributes.
     """
     _of_libraries[label] = weakref.ref(obj), left_out
-
-
-@contextmanager
-def running() -> Iterator[Functions]:
-    """The script's functions that run in this thread."""
-    found: dict[str, FrameType] = {}
-    for frame in frames.of_script():
-        if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-            found.setdefault(f"{frame.f_code.co_name}().", frame)
-    try:
-        yield found
-    finally:
-        found.clear()  # a frame that keeps itself is never let go
-
-
-class _OfObject(Space):
-    """An object of the script's own class, or a model's part, as long as it lives."""
-
-    def __init__(self, label: str, owner: Any) -> None:
-        super().__init__(label, objects.attributes(owner))
-        self.owner = _reference(owner)
-        del self._held  # what slots have is another dict each time
-
-    def values(self, functions: Functions) -> Mapping[str, Any]:
-        owner = self.owner()
-        return {} if owner is None else objects.attributes(owner)
-
-    def write(self, functions: Functions, new: dict[str, Any]) -> None:
-        for name, value in new.items():
-            objects.assign(self.owner(), name, value)
-
-    def remove(self, functions: Functions, name: str) -> None:
-        objects.remove(self.owner(), name)
-
-
-def _reference(value: Any) -> Callable[[], Any]:
-    try:
-        return weakref.ref(value)
-    except TypeError:
-        return lambda: value
 
 
 @dataclass(slots=True)
@@ -220,21 +105,39 @@ class _Finder:
         elif kind is FunctionType:
             self.bound(f"{label}().", value)
             self._of_function(label, value)
+        elif kind is ContextVar:
+            self._seen.add(id(value))
+            self.add(OfContextVariable(f"{label}.", value), depth + 1)
+        elif kind is threading.local:
+            self._seen.add(id(value))
+            self.add(OfThread(f"{label}.", value), depth + 1)
         elif isinstance(value, type):
             if depth <= 1 and _is_users(value.__module__) and not issubclass(value, Enum):
                 self._seen.add(id(value))
-                self.add(_OfClass(f"{label}.", value), depth + 1)
+                self.add(OfClass(f"{label}.", value), depth + 1)
         elif depth > _DEPTH or len(self.found.spaces) > _MOST_SPACES:
             return
+        elif callable(value) and not objects.is_users_object(value):
+            self._of_callable(label, value, depth)
         elif objects.is_users_object(value):
             self._seen.add(id(value))
-            self.found.known[id(value)] = f"{label}.", _reference(value)
-            self.add(_OfObject(f"{label}.", value), depth + 1)
+            self.found.known[id(value)] = f"{label}.", reference(value)
+            self.add(OfObject(f"{label}.", value), depth + 1)
         elif kind in values.HOLDERS and kind not in (set, frozenset) and len(value) <= _MOST_HELD:
             self._seen.add(id(value))
             pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
             for key, part in pairs:
                 self._look(f"{label}[{key!r}]" if type(key) in values.PLAIN else f"{label}[{key}]", part, depth + 1)
+
+    def _of_callable(self, label: str, value: Any, depth: int) -> None:
+        """A method's object, and what a functools.partial has bound, may be nowhere else."""
+        self._seen.add(id(value))
+        bound = callables.bound_by(value).items()
+        kept = {name: part for name, part in bound if objects.base_of(type(part)) not in (None, tuple)}
+        if kept:
+            self.add(Space(f"{label}.", kept), _DEPTH)
+        for suffix, part in callables.behind(value):
+            self._look(label + suffix, part, depth + 1)
 
     def _of_function(self, label: str, function: FunctionType) -> None:
         """A function may have attributes, and lists and dicts as defaults."""
@@ -253,14 +156,23 @@ class _Finder:
 
     def _of_model(self, label: str, model: torch.nn.Module, depth: int) -> None:
         self._seen.add(id(model))
-        self.found.known[id(model)] = label, _reference(model)
+        self.found.known[id(model)] = label, reference(model)
         for path, part in model.named_modules():
+            self.hooks(f"{label}.{path}" if path else label, part)
             if objects.has_more(type(part)) and id(part) not in self._saved:
-                self.add(_OfObject(f"{label}.{path}." if path else f"{label}.", part), depth + 1)
+                self.add(OfObject(f"{label}.{path}." if path else f"{label}.", part), depth + 1)
+
+    def hooks(self, label: str, module: torch.nn.Module) -> None:
+        """The script's own on a module: an object that is called, or a method's, may be nowhere else."""
+        for number, hook in enumerate(callables.hooks_of(module)):
+            if type(hook) is FunctionType:
+                self.bound(f"{hook.__name__}().", hook)
+            else:
+                self._look(f"{label}, hook {number}", hook, 0)
 
     def object(self, label: str, obj: Any, left_out: frozenset[str]) -> None:
         self._seen.add(id(obj))
-        self.add(_OfLibrary(label, obj.__dict__, left_out), _DEPTH)
+        self.add(OfLibrary(label, obj.__dict__, left_out), _DEPTH)
 
     def enter(self, root: str | None) -> None:
         """What is added from now on belongs to this function."""
@@ -275,7 +187,7 @@ class _Finder:
         fresh = {name: cell for name, cell in cells.items() if id(cell) not in self._seen}
         self._seen.update(map(id, fresh.values()))
         if fresh:
-            self.add(_Bound(label, fresh), 1)
+            self.add(Bound(label, fresh), 1)
 
 
 def _is_users(module: str | None) -> bool:
@@ -296,25 +208,15 @@ def found_spaces(most: int, covered: Covered) -> Found:
     with running() as functions:
         for label, frame in reversed(functions.items()):  # what several have belongs to the one that ends last
             finder.enter(label)
-            finder.add(_OfFunction(label, frame), functions=functions)
+            finder.add(OfFunction(label, frame), functions=functions)
     finder.enter(None)
     for make in more:
         finder.add(make(), _DEPTH)
-    for hook in _hooks():
-        finder.bound(f"{hook.__name__}().", hook)
+    for number, module in enumerate(switched.left_out()):
+        finder.hooks(f"module {number} of the model", module)
+    for make in (OfTorch, OfEnvironment):
+        finder.add(make(), _DEPTH)
     for name in names:
         if name != "__main__":
             finder.add(Space(f"{name}:", sys.modules[name].__dict__))
     return finder.found
-
-
-def _hooks() -> list[FunctionType]:
-    """The script's functions among the hooks on models that are trained."""
-    held: list[Any] = []
-    for module in switched.left_out():
-        held += [module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks]
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                held += [parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None)]
-    functions = [hook for hooks in held if hooks for hook in hooks.values() if type(hook) is FunctionType]
-    return [hook for hook in functions if frames.is_users(hook.__code__.co_filename, hook.__module__)]

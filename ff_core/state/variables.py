@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from itertools import chain
 from types import FunctionType
 from typing import Any
@@ -27,9 +28,13 @@ from ff_core.state.covered import Covered
 from ff_core.state.marks import HEAVY, Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
-from ff_core.state.spaces import Found, Functions, Space, found_spaces, running
+from ff_core.state.space import Functions, Space, running
+from ff_core.state.spaces import Found, found_spaces
+from ff_core.state.still import Still
 
 log = logging.getLogger("ff_core")
+Live = list[tuple[str, Space, Mapping[str, Any]]]
+"""Label, space, and what is there now: name -> value."""
 
 MOST_BYTES = 8 << 20
 """Of tensors in variables, all together: they are encoded in every iteration."""
@@ -55,6 +60,8 @@ class Variables:
         self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
         self._heavy: dict[str, Any] = {}  # path -> last mark, of what takes long to look at
         self._changed: set[str] = set()  # saved with every version from now on
+        self._still: dict[str, Still] = {}  # by label; made when so many had changed:
+        self._still_of = -1
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
         self._marks: dict[str, Any] = {}  # when the last version was complete
@@ -73,10 +80,10 @@ class Variables:
         self._spaces = {space.label: space for space in self._found.spaces}
         self._alive = list(self._found.by_label().values())
         taker = self._taker(MOST_BYTES, share=False)
-        for path, value in self._known():
+        for path, value in self._known(self._live()):
             self._before[path] = self._mark(path, value, look=True)
             fixed = values.is_fixed(value)
-            if fixed:
+            if fixed or type(value) is FunctionType:  # what a function has are variables themselves
                 self._fixed[path] = value
             try:
                 self._start[path] = taker.take(value, path)
@@ -92,7 +99,7 @@ class Variables:
 
     def expected_bytes(self) -> int:
         """Room that they may need in a version."""
-        sizes = [tensor.nbytes for path, value in self._known() for tensor in values.tensors(value)]
+        sizes = [tensor.nbytes for path, value in self._known(self._live()) for tensor in values.tensors(value)]
         return min(2 * sum(sizes) + (2 << 20), 2 * MOST_BYTES)
 
     # ---- a version --------------------------------------------------------------------------------------------------
@@ -109,9 +116,8 @@ class Variables:
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
-        for path, value in self._known():
-            if self._stays(path, value) and path not in self._changed:
-                continue
+        live = self._live()
+        for path, value in self._moving(live):
             mark = self._marks[path] = self._mark(path, value, look=look)
             if path not in self._changed and not self._is_other(path, value, mark, look):
                 continue
@@ -127,13 +133,7 @@ class Variables:
             done.add(id(value))
             changed[path] = entries.entry_of(taker, path, value, mark, same)
         self._alive = list(self._found.by_label().values())
-        return {"process": self._process, "changed": changed, "new": self._save_new(taker)}
-
-    def _stays(self, path: str, value: Any) -> bool:
-        """It is the begin's, and of a kind that never changes. What a function has are variables themselves."""
-        if type(value) is FunctionType and path in self._objects:
-            return self._objects[path]() is value
-        return self._fixed.get(path, GONE) is value
+        return {"process": self._process, "changed": changed, "new": self._save_new(taker, live)}
 
     def _mark(self, path: str, value: Any, *, look: bool) -> Any:
         if not look and path in self._heavy:
@@ -149,10 +149,10 @@ class Variables:
             return True
         return look and path in self._contents and self._contents[path] != entries.contents_of(value)
 
-    def _save_new(self, taker: Taker) -> dict[str, Any]:
+    def _save_new(self, taker: Taker, live: Live) -> dict[str, Any]:
         small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
         self._new_ones = {}
-        for path, value in self._new():
+        for path, value in self._new(live):
             if path in self._of_data or not values.is_of_interest(value):
                 saved[path] = None
                 continue
@@ -173,9 +173,7 @@ class Variables:
         if not self._fresh:
             return  # an item without a step: the script's own counts have changed, too
         self._fresh = False
-        for path, value in self._known():
-            if path not in self._marks and self._stays(path, value):
-                continue
+        for path, value in self._moving(self._live()):
             mark = self._mark(path, value, look=False)
             if path in self._of_data or mark != self._marks.get(path, self._before[path]):
                 self._of_data.add(path)
@@ -184,7 +182,7 @@ class Variables:
     def written(self) -> list[str]:
         """Names of what training has changed, and what can be neither saved nor put back."""
         taker = self._taker(MOST_BYTES, 1 << 62)
-        known = dict(self._known())
+        known = dict(self._known(self._live()))
         lost = []
         for path in sorted(self._changed & known.keys() - self._of_data):
             entry = entries.entry_of(taker, path, known[path], self._marks.get(path), False)
@@ -224,7 +222,7 @@ class Variables:
         if mine:
             lost += self._go_back(saved, now, writes)
         self._write(writes)
-        self._marks = {path: self._mark(path, value, look=True) for path, value in self._known()}
+        self._marks = {path: self._mark(path, value, look=True) for path, value in self._known(self._live())}
         self._fresh = True
         return lost, long
 
@@ -265,8 +263,8 @@ class Variables:
             else:
                 lost.append(f"{path} ({values.shown(value)})")
         with running() as functions:
-            for label, space in self._alive_spaces(functions):
-                for name in list(space.values(functions).keys() - space.all_known):
+            for label, space, held in self._live(functions):
+                for name in list(held.keys() - space.all_known):
                     if label + name not in saved["new"]:
                         space.remove(functions, name)
         return lost
@@ -277,8 +275,8 @@ class Variables:
             label, name = entries.split(path)
             by_space.setdefault(label, {})[name] = value
         with running() as functions:
-            for label, space in self._alive_spaces(functions):
-                live, named = space.values(functions), by_space.get(label, {})
+            for label, space, live in self._live(functions):
+                named = by_space.get(label, {})
                 changed = {name: value for name, value in named.items() if name not in live or live[name] is not value}
                 if changed:
                     space.write(functions, changed)
@@ -289,26 +287,37 @@ class Variables:
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
-    def _known(self) -> Iterator[tuple[str, Any]]:
-        with running() as functions:
-            for label, space in self._alive_spaces(functions):
-                held = space.values(functions)
-                yield from ((label + name, held[name]) for name in space.known if name in held)
+    def _live(self, functions: Functions | None = None) -> Live:
+        """Without what belongs to a function that has returned. functions: those that run."""
+        with running() if functions is None else nullcontext(functions) as at:
+            alive = [space for space in self._spaces.values() if space.root is None or space.root in at]
+            return [(space.label, space, space.values(at)) for space in alive]
 
-    def _new(self) -> Iterator[tuple[str, Any]]:
-        with running() as functions:
-            for label, space in self._alive_spaces(functions):
-                held = space.values(functions)
-                names = [name for name in held.keys() - space.all_known if values.is_variable(name)]
-                yield from ((label + name, held[name]) for name in names)
+    def _known(self, live: Live) -> Iterator[tuple[str, Any]]:
+        for label, space, held in live:
+            yield from ((label + name, held[name]) for name in space.known if name in held)
 
-    def _alive_spaces(self, functions: Functions) -> list[tuple[str, Space]]:
-        """Without what belongs to a function that has returned."""
-        spaces = self._spaces.items()
-        return [(label, space) for label, space in spaces if space.root is None or space.root in functions]
+    def _moving(self, live: Live) -> Iterator[tuple[str, Any]]:
+        """Those that are known, but for what is the begin's and of a kind that never changes in place."""
+        if self._still_of != len(self._changed):
+            self._still_of = len(self._changed)
+            fixed = {path: value for path, value in self._fixed.items() if path not in self._changed}
+            for label, space in self._spaces.items():
+                of_space = {name: fixed[label + name] for name in space.known if label + name in fixed}
+                self._still[label] = Still(space.known, of_space)
+        for label, _, held in live:
+            yield from ((label + name, held[name]) for name in self._still[label].to_look_at(held))
+
+    def _new(self, live: Live) -> Iterator[tuple[str, Any]]:
+        for label, space, held in live:
+            if space.all_known.issuperset(held):
+                continue
+            names = [name for name in held.keys() - space.all_known if values.is_variable(name)]
+            yield from ((label + name, held[name]) for name in names)
 
     def _all(self) -> dict[str, Any]:
-        return dict(chain(self._known(), self._new()))
+        live = self._live()
+        return dict(chain(self._known(live), self._new(live)))
 
 
 of_process = Variables()

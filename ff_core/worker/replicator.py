@@ -25,6 +25,9 @@ from ff_core.worker.collective import FollowedCollective
 from ff_core.worker.pacing import Clock, CopyWindow, HostClock
 
 _CONNECT_S = 30.0
+#: How long a copy waits for the next forward pass. Between a step and that pass the device often has nothing queued.
+#: There transfers at full speed make each call of the training thread slow. A version is in danger for as long.
+_HELD_S = 0.05
 
 
 class Replicator:
@@ -92,12 +95,15 @@ class Replicator:
         """How holders are reached: "tcp", "tcp (3 streams)", "shm", "ucx", several of them; "" without holders."""
         return " and ".join(sorted(self._transports))
 
-    def begin(self, version: int) -> None:
+    def begin(self, version: int, *, held: bool = False) -> None:
         """Start copying the live tensors as `version`. Returns at once.
 
         On a CUDA device, `version` is what the work queued on the current stream so far produces.
+        held: the copy waits for forward_begins(), but not for long.
         """
         slot = self._slot_for(version)
+        if self._device is not None:
+            self._writer.set_hold(_HELD_S if held else 0.0)
         if self._window is not None:
             self._writer.set_window(self._window.seconds())
         self._writer.begin(slot, self._epoch, version, step_stream(self._device))
@@ -214,6 +220,11 @@ class Replicator:
         """
         if self.newest >= 0:
             self._writer.device_wait(self.newest, step_stream(self._device), timeout_s)
+
+    def forward_begins(self) -> None:
+        """The training thread is about to give the device a forward pass: copies that are held go on."""
+        if self._device is not None:
+            self._writer.go()
 
     def at_gate(self) -> None:
         """The training thread comes to the commit gate: so long the newest version had to get away."""

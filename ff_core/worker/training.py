@@ -125,6 +125,7 @@ class Training:
         self.settle()
         if self._is_complete:
             self.inputs.given(self._fence.version + 1, values)
+        self.replicator.forward_begins()
 
     def loss(self, value: torch.Tensor) -> None:
         """See AdapterSession."""
@@ -163,7 +164,7 @@ class Training:
     def _copy(self, version: int) -> None:
         if version == self._schedule.next:
             with self._costs.beginning():
-                self.replicator.begin(version)
+                self.replicator.begin(version, held=True)
             self._schedule.copied(version)
         self._edits.stepped(version)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -279,10 +280,38 @@ def graph_capture() -> None:
     rig.close()
 
 
+def held() -> None:
+    """A version that is held goes on when it is told to, at the device wait, when its time is over, or is cancelled."""
+    rig = DeviceRig(17)
+    rig.cuda.fill(rig.base, 5, rig.size, rig.stream)
+    rig.writer.begin(0, 1, 0, rig.stream)  # pins the slots
+    rig.writer.seal(0, b"")
+    rig.complete(0, 1, 0)
+    ends: dict[str, Callable[[], None]] = {
+        "go": rig.writer.go,
+        "device wait": lambda: rig.writer.device_wait(version, rig.stream, 60),
+        "time": lambda: None,
+        "cancel": rig.writer.cancel,
+    }
+    for version, (way, end) in enumerate(ends.items(), start=1):
+        rig.writer.set_hold(0.3 if way == "time" else 1000.0)
+        rig.writer.begin(version % 2, 1, version, rig.stream)
+        rig.writer.seal(version, b"")
+        rig.cuda.synchronize(rig.stream)
+        before = rig.writer.stats().bytes_copied
+        time.sleep(0.1)
+        assert rig.writer.stats().bytes_copied == before and rig.arena.find(1, version) is None, way
+        end()
+        if way != "cancel":
+            rig.complete(version % 2, 1, version)
+            assert rig.payload(version % 2) == rig.expected(b"\5" * rig.size), way
+    rig.close()
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (
-        *(round_trip, ordering, device_wait_is_needed, few_pieces_ahead, cancel, corrupt, reopened),
+        *(round_trip, ordering, device_wait_is_needed, few_pieces_ahead, cancel, corrupt, reopened, held),
         *(graph_capture, failing),
         *(device_pacing.collectives, device_pacing.handles, device_pacing.window_starts_with_the_step),
     )

@@ -39,7 +39,7 @@ def test_capture_is_a_copy() -> None:
 
 def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     with_numpy = rng.capture()
-    monkeypatch.setattr(rng, "np", None)
+    monkeypatch.setattr(rng, "numpys", None)
     saved = rng.capture()
     assert saved["numpy"] is None
     first = torch.rand(3)
@@ -53,8 +53,8 @@ def test_states_that_do_not_fit_change_nothing() -> None:
     before = encode(rng.capture())
     with pytest.raises(FailoverError, match="lack cuda, torch"):
         rng.restore({"python": random.Random(1).getstate(), "numpy": None})
-    other = {**rng.capture(), "numpy": None, "torch": torch.Generator().get_state()}
-    devices = [torch.zeros(16, dtype=torch.uint8)] * (torch.cuda.device_count() + 1)
+    other = {**rng.capture(), "numpy": None, "torch": bytes(torch.Generator().get_state())}
+    devices = [bytes(16)] * (torch.cuda.device_count() + 1)
     with pytest.raises(FailoverError, match="CUDA_VISIBLE_DEVICES"):
         rng.restore({**other, "cuda": devices})
     assert encode(rng.capture()) == before

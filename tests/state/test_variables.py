@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ff_core.state import codec, covered, frames, spaces
+from ff_core.state.space import running
 from ff_core.state.variables import Variables
 
 COUNT = 0  # a global name of the script
@@ -163,7 +164,7 @@ def test_a_survivor_repeats_an_iteration_with_them(back: int, monkeypatch: pytes
         seen.append(shown())
 
     def shown() -> dict[str, Any]:
-        with spaces.running() as functions:
+        with running() as functions:
             held = dict(frames.locals_of(functions["script()."]))
         kept = {name: value for name, value in held.items() if name not in ("look", "steps", "number", "late", "_")}
         digest = {name: plain(value) for name, value in kept.items() if not isinstance(value, types.FunctionType)}

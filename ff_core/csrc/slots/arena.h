@@ -35,6 +35,7 @@ class JournalView {
     uint64_t bytes;     // 0: none yet
     uint64_t sequence;  // grows with every set()
   };
+  uint64_t sequence() const;  // of get(), without a look at the content: with every version
   Content get() const;  // FF_ECORRUPT
   std::vector<uint8_t> copy(uint64_t* sequence) const;
 

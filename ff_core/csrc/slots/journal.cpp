@@ -58,6 +58,10 @@ void JournalView::set(const void* data, uint64_t bytes) {
   header.sequence.store(sequence, std::memory_order_release);
 }
 
+uint64_t JournalView::sequence() const {
+  return header_of(arena_, newest(arena_)).sequence.load(std::memory_order_acquire);
+}
+
 JournalView::Content JournalView::get() const {
   const uint32_t copy = newest(arena_);
   const JournalHeader& header = header_of(arena_, copy);

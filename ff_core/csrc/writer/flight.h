@@ -21,6 +21,7 @@ struct Flight {
   const bool resend;  // the slot is complete already: verify and send, copy nothing
   const bool checksummed;
   std::shared_ptr<const std::vector<uint8_t>> journal;  // to be sent ahead of this version; null: unchanged
+  int64_t held_until_ns = 0;  // monotonic: nothing goes on a device's streams before, unless `go` or `urgent`; 0: not held
   int64_t window_ns = 0;  // to be acknowledged so long after there is something to copy; 0: as soon as possible
   // Tensors on a device: where they are copied from, and when. Null: all lie on the host.
   std::shared_ptr<DeviceSource> source;
@@ -38,6 +39,7 @@ struct Flight {
   std::atomic<bool> blob_ready{false};  // blob_bytes and blob_crc below are final
   std::atomic<bool> cancelled{false};
   std::atomic<bool> urgent{false};  // the training thread is in device_wait: put the rest on the device's streams at once
+  std::atomic<bool> go{false};      // the training thread has work for the device again: see held_until_ns
   uint64_t blob_bytes = 0;
   uint32_t blob_crc = 0;
 

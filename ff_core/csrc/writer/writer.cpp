@@ -10,6 +10,7 @@ namespace {
 
 using ull = unsigned long long;
 constexpr int64_t kDefaultStallMs = 30000;
+constexpr uint64_t kHourUs = 3600ull * 1000 * 1000;  // longer is as good as this
 
 const ff_writer_options& checked(const ff_writer_options& options) {
   if (options.stall_timeout_ms < 0)
@@ -97,7 +98,7 @@ void Writer::check_launch(uint32_t slot, uint64_t epoch, int64_t version) const 
 void Writer::attach_journal(Flight& flight) {
   if (links_.empty()) return;
   const JournalView journal(arena_);
-  if (journal.get().sequence == journal_sequence_) return;
+  if (journal.sequence() == journal_sequence_) return;
   flight.journal = std::make_shared<const std::vector<uint8_t>>(journal.copy(&journal_sequence_));
 }
 
@@ -115,6 +116,7 @@ void Writer::begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream 
   auto flight = std::make_shared<Flight>(slot, epoch, version, false, checksum_);
   attach_journal(*flight);
   flight->window_ns = window_ns_;
+  if (hold_ns_ > 0) flight->held_until_ns = monotonic_ns() + hold_ns_;
   if (source_ != nullptr) {
     flight->source = source_;
     flight->marks = source_->mark(stream);
@@ -213,9 +215,19 @@ void Writer::commit() {
 }
 
 void Writer::set_window(uint64_t window_us) {
-  constexpr uint64_t kHour = 3600ull * 1000 * 1000;  // longer is as good as this
   const std::lock_guard<std::mutex> lock(mutex_);
-  window_ns_ = static_cast<int64_t>(std::min(window_us, kHour)) * 1000;
+  window_ns_ = static_cast<int64_t>(std::min(window_us, kHourUs)) * 1000;
+}
+
+void Writer::set_hold(uint64_t hold_us) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  hold_ns_ = static_cast<int64_t>(std::min(hold_us, kHourUs)) * 1000;
+}
+
+void Writer::go() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& flight : flights_) flight->go = true;
+  changed_.notify_all();
 }
 
 void Writer::wake_links() {

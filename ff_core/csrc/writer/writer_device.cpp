@@ -128,6 +128,7 @@ bool Writer::copy_from_device(Flight& flight) {
                                   std::unique_lock<std::mutex> lock(mutex_);
                                   changed_.wait_for(lock, time, [&] { return flight.urgent || flight.cancelled; });
                                 }};
+  hold(flight, look);
   if (!source.enqueue(*flight.marks, flight.slot, pace)) return false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -145,6 +146,17 @@ bool Writer::copy_from_device(Flight& flight) {
   counters_.cpu_ns += crew_cpu_ns_ - cpu_before;
   counters_.copy_ns += static_cast<uint64_t>(monotonic_ns() - start);
   return !flight.cancelled.load();
+}
+
+// While the training thread has nothing queued on the device, each call of it counts, and transfers make calls slow.
+void Writer::hold(const Flight& flight, const std::function<void()>& look) {
+  constexpr int64_t kLook = 2000000;
+  const auto over = [&] { return flight.go || flight.urgent || flight.cancelled; };
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (int64_t now = monotonic_ns(); now < flight.held_until_ns && !over(); now = monotonic_ns()) {
+    changed_.wait_for(lock, std::chrono::nanoseconds(std::min(kLook, flight.held_until_ns - now)), over);
+    look();
+  }
 }
 
 void Writer::device_wait(int64_t version, DeviceStream stream, int64_t timeout_ms) {

@@ -1,0 +1,169 @@
+"""One place where a script has variables: a running function, a module, a class, what a function has bound, an object.
+
+    with running() as functions:
+        space.values(functions)     # name -> value, now
+        space.write(functions, {"step": 3})
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import CellType, FrameType
+from typing import Any
+
+from ff_core.state import frames, objects, reach, values
+
+Functions = dict[str, FrameType]
+"""Label -> the script's running function."""
+
+
+class Space:
+    """Variables under names of one place. label: goes before their names.  known: those that were there at first."""
+
+    root: str | None = None
+    """The running function that it belongs to."""
+    always = False
+    """What a replacement has there before the loop is no proof of what the dead rank had: all of it is saved."""
+
+    def __init__(self, label: str, held: dict[str, Any]) -> None:
+        self.label, self._held = label, held
+        self.known = [name for name, value in held.items() if values.is_variable(name) and values.is_of_interest(value)]
+        self.all_known = frozenset(held)
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        return self._held
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        self._held.update(new)
+
+    def remove(self, functions: Functions, name: str) -> None:
+        self._held.pop(name, None)
+
+
+class OfFunction(Space):
+    """Of one that is running. Another call of it in another process has the same label."""
+
+    def __init__(self, label: str, frame: FrameType) -> None:
+        super().__init__(label, frames.locals_of(frame))
+        self._held = {}  # a loss and its graph are not kept alive
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        return frames.locals_of(functions[self.label]) if self.label in functions else {}
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        frames.set_variables(functions[self.label], new)
+
+    def remove(self, functions: Functions, name: str) -> None:
+        pass  # a function cannot ask whether it has a name
+
+
+class OfClass(Space):
+    def __init__(self, label: str, owner: type) -> None:
+        super().__init__(label, dict(vars(owner)))
+        self._owner = owner
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        return vars(self._owner)
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        for name, value in new.items():
+            setattr(self._owner, name, value)
+
+    def remove(self, functions: Functions, name: str) -> None:
+        delattr(self._owner, name)
+
+
+class Bound(Space):
+    """What a function has bound."""
+
+    def __init__(self, label: str, cells: dict[str, CellType]) -> None:
+        self._cells = cells
+        super().__init__(label, dict(self.values({})))
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        return {name: cell.cell_contents for name, cell in self._cells.items() if reach.is_filled(cell)}
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        for name, value in new.items():
+            self._cells[name].cell_contents = value
+
+    def remove(self, functions: Functions, name: str) -> None:
+        pass
+
+
+class OfLibrary(Space):
+    always = True
+
+    def __init__(self, label: str, held: dict[str, Any], left_out: frozenset[str]) -> None:
+        super().__init__(label, held)
+        self.known = [name for name in self.known if name not in left_out]
+
+
+@contextmanager
+def running() -> Iterator[Functions]:
+    """The script's functions that run in this thread."""
+    found: dict[str, FrameType] = {}
+    for frame in frames.of_script():
+        if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            found.setdefault(f"{frame.f_code.co_name}().", frame)
+    try:
+        yield found
+    finally:
+        found.clear()  # a frame that keeps itself is never let go
+
+
+class OfObject(Space):
+    """An object of the script's own class, or a model's part, as long as it lives."""
+
+    def __init__(self, label: str, owner: Any) -> None:
+        super().__init__(label, objects.attributes(owner))
+        self.owner = reference(owner)
+        del self._held  # what slots have is another dict each time
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        owner = self.owner()
+        return {} if owner is None else objects.attributes(owner)
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        for name, value in new.items():
+            objects.assign(self.owner(), name, value)
+
+    def remove(self, functions: Functions, name: str) -> None:
+        objects.remove(self.owner(), name)
+
+
+def reference(value: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return lambda: value
+
+
+class OfContextVariable(Space):
+    """What a context variable has in the training thread, as "value"."""
+
+    def __init__(self, label: str, variable: ContextVar[Any]) -> None:
+        self._variable = variable
+        super().__init__(label, dict(self.values({})))
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        value = self._variable.get(objects.GONE)
+        return {} if value is objects.GONE else {"value": value}
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        self._variable.set(new["value"])
+
+    def remove(self, functions: Functions, name: str) -> None:
+        pass  # it had no value, and cannot lose one
+
+
+class OfThread(Space):
+    """What a `threading.local()` has in the training thread."""
+
+    def __init__(self, label: str, local: threading.local) -> None:
+        super().__init__(label, vars(local))
