@@ -1,6 +1,7 @@
 # make setup       virtual environment with torch, DeepSpeed and this project; does only what is missing
 # make test        the quick tests (sets up first)            make test TORCH=2.9.0   the same with another torch
 # make test-full   all tests                                  make lint               ruff and mypy
+# make test MEGATRON=0.19.2   Megatron's tests with another megatron-core
 # make test LANES=0   one test after the other                make test TIER=units    one tier, see tests/README.md
 # make demo        train, kill, recover, prove it             make demo-megatron      the same with Megatron
 # make clean       remove what was built
@@ -35,11 +36,23 @@ LANES ?= 2
 TIER ?= units or engine or jobs
 PYTEST := python -m pytest -q --durations=10 -n $(LANES) --dist loadscope --no-loadscope-reorder
 
-test: $(READY)
-	$(PYTEST) -m "($(TIER)) and not slow"
+# With another megatron-core only Megatron's tests run: it lies in a folder of its own, in front of the environment.
+TESTS :=
+ifneq ($(MEGATRON),)
+OTHER := $(CURDIR)/.venv-megatron$(MEGATRON)/site-packages
+OTHER_READY := $(OTHER)/.ready
+TESTS := tests/megatron tests/e2e/test_megatron.py
+$(OTHER_READY): scripts/other_megatron.py | $(READY)
+	python scripts/other_megatron.py $(MEGATRON) $(OTHER)
+	@touch $@
+test test-full: export PYTHONPATH := $(OTHER)
+endif
 
-test-full: $(READY)
-	$(PYTEST) -m "$(TIER)"
+test: $(READY) $(OTHER_READY)
+	$(PYTEST) -m "($(TIER)) and not slow" $(TESTS)
+
+test-full: $(READY) $(OTHER_READY)
+	$(PYTEST) -m "$(TIER)" $(TESTS)
 
 lint: $(READY)
 	ruff check .

@@ -108,7 +108,7 @@ setup(
     extras_require={
         # DeepSpeed's inner workings are hooked into: a newer minor version needs to be looked at first.
         "deepspeed": ["torch>=2.9", "numpy", "deepspeed>=0.19.8,<0.20"],
-        "megatron": ["torch>=2.9", "numpy", "megatron-core>=0.16.1,<0.17"],
+        "megatron": ["torch>=2.9", "numpy", "megatron-core>=0.16.1,<0.20"],
         "dev": [
             "accelerate>=1.15", "hypothesis>=6.100", "kubernetes-validate>=1.37", "mypy>=1.10", "pytest>=8",
             "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=5.24",

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ff_megatron import versions
+
 
 def of(model: list[Any]) -> Iterator[Any]:
     """All bucket groups of the DDP chunks `model`."""
@@ -98,3 +100,5 @@ def reset(model: list[Any]) -> None:
         group.param_gather_dispatched = False
         group.per_param_grad_ready_counts = {}
         group.is_last_microbatch = True
+        for name in versions.series().flags:
+            setattr(group, name, False)

@@ -6,6 +6,7 @@ ones; in a newcomer the loaders are built at the dead rank's consumed samples, a
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +32,8 @@ class Rewindable:
             self._kept.append(next(self._source))
         self.position += 1
         self._handed_out(self._kept[index])
-        return self._kept[index]
+        item = self._kept[index]
+        return copy.copy(item) if isinstance(item, (dict, list)) else item  # core_v0.18's get_batch() writes into it
 
     def seek(self, position: int) -> None:
         """Make item `position` the next one. Raises FailoverError if it is not kept any more."""

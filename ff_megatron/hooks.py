@@ -26,6 +26,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ff_core.config import flags
 from ff_core.errors import UnsupportedError
 from ff_core.worker.boot import on_torch_distributed, when_worker
@@ -154,7 +156,12 @@ def _after(found: Protection, original: Original, *args: Any, **kwargs: Any) -> 
 def _forward_step(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     if found.session.training:
         found.session.inject("forward")
-    return original(*args, **kwargs)
+    result = original(*args, **kwargs)
+    output = _first(result[0])
+    if isinstance(output, torch.Tensor) and output.numel() == 1:
+        # With pipeline stages Megatron gives the memory of outputs back before their backward, of the loss as well.
+        output._ff_loss = output.detach().clone()  # type: ignore[attr-defined]
+    return result
 
 
 def _backward_step(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +169,7 @@ def _backward_step(found: Protection, original: Original, *args: Any, **kwargs: 
         given = _bind(original, args, kwargs).arguments
         output, gradient = _first(given["output_tensor"]), _first(given["output_tensor_grad"])
         if gradient is None and output is not None:  # the last stage: its output is the loss
-            found.session.loss(output)
+            found.session.loss(getattr(output, "_ff_loss", output))
         found.session.inject("backward")
     return original(*args, **kwargs)
 

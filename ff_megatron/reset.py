@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.distributed import distributed_c10d as c10d
 
-from ff_megatron import buckets, experts
+from ff_megatron import buckets, experts, versions
 
 _FUNCTIONS = ("no_sync_func", "grad_sync_func", "param_sync_func")
 
@@ -39,14 +39,15 @@ class Reset:
                 chunk.enable_forward_pre_hook()
         self._optimizer.zero_grad()
         for optimizer in (self._optimizer, *getattr(self._optimizer, "chained_optimizers", ())):
-            # core_v0.19 asks all ranks at the first step, stubs too; a newcomer asks again, so everybody must.
-            vars(optimizer).pop("_has_grad_norm_group_cache", None)
+            for name in versions.series().asked_once:  # a newcomer asks again, so everybody must; stubs too
+                vars(optimizer).pop(name, None)
         for name, function in self._functions.items():
             setattr(self._config, name, function)
         for timer in self._timers._timers.values():
             timer._started = False
         c10d._world.pg_coalesce_state.clear()
         experts.reset(self._model)
+        versions.drop_sums()
         self._rerun()
 
     def _rerun(self) -> None:

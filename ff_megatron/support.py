@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ff_core.errors import UnsupportedError
-from ff_megatron import optimizers
+from ff_megatron import buckets, optimizers, versions
 
 WORKS = (
     "What works: Adam, with or without --use-distributed-optimizer, --overlap-grad-reduce and --overlap-param-gather, "
@@ -40,6 +40,7 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "enable_cuda_graph": (False, "--enable-cuda-graph: captured graphs hold on to the groups of their epoch"),
     "external_cuda_graph": (False, "--external-cuda-graph: captured graphs hold on to the groups of their epoch"),
     "cuda_graph_impl": ("none", "--cuda-graph-impl: captured graphs hold on to the groups of their epoch"),
+    "optimizer_cuda_graph": (False, "--optimizer-cuda-graph: the graph holds on to the optimizer's state of its epoch"),
     "moe_enable_deepep": (
         False,
         "--moe-enable-deepep: its buffers hold connections of their own; use --moe-token-dispatcher-type alltoall",
@@ -50,8 +51,40 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     ),
     "qk_clip": (False, "--qk-clip changes weights after the optimizer step, while they are being copied"),
     "moe_use_upcycling": (False, "--moe-use-upcycling: convert the checkpoint in a job of its own first"),
+    "gtp_weight_remat_size": (1, "--tensor-parallel-num-weight-shards: gathered weights are not put back"),
+    "expert_gtp_weight_remat_size": (
+        1, "--expert-tensor-parallel-num-weight-shards: gathered weights are not put back",
+    ),
+    "logits_load_dir": (None, "--logits-load-dir: a replacement cannot find its place in those logits"),
+    "fine_grained_activation_offloading": (
+        False, "--fine-grained-activation-offloading: what an interrupted iteration has offloaded stays; leave it out",
+    ),
+    "moe_paged_stash": (False, "--moe-paged-stash: what it keeps of a forward is not reset; leave it out"),
+    "moe_expert_rank_capacity_factor": (
+        None, "--moe-expert-rank-capacity-factor: it repeats iterations by itself, unseen; leave it out",
+    ),
+    "moe_routing_trace_path": (None, "--moe-routing-trace-path: train() would begin the trace again after a failure"),
+    "overlap_dispatch_backward_with_experts_wgrad": (
+        False, "--overlap-dispatch-backward-with-experts-wgrad: gradients wait in queues that are not reset",
+    ),
     "delay_wgrad_compute": (False, "--delay-wgrad-compute: gradients wait in queues that are not reset"),
     "decrease_batch_size_if_needed": (False, "--decrease-batch-size-if-needed: not supported"),
+    "gpu_sniff_test_interval": (
+        None, "--gpu-sniff-test-interval: it makes process groups within train(), which a replacement would lack",
+    ),
+    "fault_injector_ranks": (
+        None, "--fault-injector-ranks: train() would plan its faults anew after a failure; use `fftrain run --inject`",
+    ),
+    "fault_injector_num_ranks": (
+        None, "--fault-injector-num-ranks: train() would plan its faults anew; use `fftrain run --inject`",
+    ),
+    "save_dgrads_interval": (None, "--save-dgrads-interval: its hooks would be registered twice after a failure"),
+    "save_activations_interval": (
+        None, "--save-activations-interval: its hooks would be registered twice after a failure",
+    ),
+    "save_tokens_per_expert_interval": (
+        None, "--save-tokens-per-expert-interval: its hooks would be registered twice after a failure",
+    ),
     "profile": (False, "--profile: train() would start its profiler a second time after a failure"),
     "log_energy": (False, "--log-energy: train() would set its monitor up a second time after a failure"),
     "log_straggler": (False, "--log-straggler: train() would set its detector up a second time after a failure"),
@@ -68,8 +101,9 @@ def check_arguments(args: Any, persist: bool, edited: bool = False) -> None:
     """Before the model is built. persist: the configuration asks for checkpoints of FFTrainer's own. edited: it says
     that the script writes weights itself.
 
-    Raises UnsupportedError listing every obstacle.
+    Raises UnsupportedError listing every obstacle, or naming a version of megatron-core that is none of ours.
     """
+    versions.series()
     obstacles = list(_argument_obstacles(args))
     if edited:
         obstacles.append("--ff-weights-edited: weights in a low precision come back as casts of their masters")
@@ -140,3 +174,5 @@ def _missing(model: list[Any], optimizer: Any, scheduler: Any) -> Iterator[str]:
         if not hasattr(owner, name):
             yield f"this version of Megatron keeps its state elsewhere: {type(owner).__qualname__} has no {name!r}"
             return
+    for what in versions.unknown(list(buckets.of(model))):
+        yield f"this version of Megatron keeps something that FFTrainer does not know: {what}"

@@ -1,7 +1,7 @@
 """Megatron-LM's own pretrain_gpt.py, unmodified, loses ranks and ends with the bits of the uninterrupted run.
 
-Megatron-LM is not on PyPI: MEGATRON_LM_PATH names a checkout of tag core_v0.16.1, with its datasets' helpers_cpp
-built, or copied from the wheel of megatron-core. Its script also imports six, regex, triton and yaml.
+Megatron-LM is not on PyPI: MEGATRON_LM_PATH names a checkout of a tag, core_v0.16.1 to 0.19, with its datasets'
+helpers_cpp built, or copied from the wheel of megatron-core. Its script also imports six, regex, triton and yaml.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHECKOUT = os.environ.get("MEGATRON_LM_PATH")
 LACKING = [name for name in ("six", "regex", "triton", "yaml") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not CHECKOUT, reason="MEGATRON_LM_PATH names no checkout of Megatron-LM (core_v0.16.1)"),
+    pytest.mark.skipif(not CHECKOUT, reason="MEGATRON_LM_PATH names no checkout of Megatron-LM"),
     pytest.mark.skipif(bool(LACKING), reason=f"pretrain_gpt.py imports {', '.join(LACKING)}: not installed"),
 ]
 OVERLAP = ("--overlap-grad-reduce", "--overlap-param-gather")

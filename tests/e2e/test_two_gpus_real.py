@@ -23,7 +23,7 @@ FEWER = (
 )  # fmt: skip
 pytestmark = [
     pytest.mark.skipif(GPUS < 2, reason=f"NCCL with survivors needs 2 CUDA devices, torch sees {GPUS}"),
-    pytest.mark.skipif(not CHECKOUT, reason="MEGATRON_LM_PATH names no checkout of Megatron-LM (core_v0.16.1)"),
+    pytest.mark.skipif(not CHECKOUT, reason="MEGATRON_LM_PATH names no checkout of Megatron-LM"),
     pytest.mark.skipif(bool(LACKING), reason=f"pretrain_gpt.py imports {', '.join(LACKING)}: not installed"),
     pytest.mark.timeout(600),
 ]

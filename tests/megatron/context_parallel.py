@@ -8,6 +8,7 @@ keys and values travel is not.
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -33,7 +34,9 @@ class GatheringAttention(DotProductAttention):
 
 def cut(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """This rank's part of tensors [batch, sequence]."""
-    return get_batch_on_this_cp_rank(batch)
+    newer = "is_hybrid_cp" in inspect.signature(get_batch_on_this_cp_rank).parameters  # since megatron-core 0.18
+    named = {"is_hybrid_cp": False} if newer else {}
+    return get_batch_on_this_cp_rank(batch, cp_group=mpu.get_context_parallel_group(), **named)
 
 
 def mask(length: int) -> torch.Tensor:

@@ -23,6 +23,7 @@ class FusedAdam(torch.optim.Optimizer):
         adam_w_mode: bool = True, master_weights: bool = False, use_decoupled_grad: bool = False,
         store_param_remainders: bool = False, exp_avg_dtype: torch.dtype = torch.float32,
         exp_avg_sq_dtype: torch.dtype = torch.float32, master_weight_dtype: torch.dtype = torch.float32,
+        capturable: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.master_weights, self.use_decoupled_grad = master_weights, use_decoupled_grad

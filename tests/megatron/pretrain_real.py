@@ -1,4 +1,4 @@
-"""Megatron-LM's own pretrain_gpt.py, unmodified: MEGATRON_LM_PATH is a checkout of tag core_v0.16.1.
+"""Megatron-LM's own pretrain_gpt.py, unmodified: MEGATRON_LM_PATH is a checkout of a tag, core_v0.16.1 to 0.19.
 
     TORCHDYNAMO_DISABLE=1 MEGATRON_LM_PATH=... fftrain run --nproc-per-node 4 pretrain_real.py --result out/r.json ...
 
@@ -15,6 +15,7 @@ import os
 import runpy
 import signal
 import sys
+import typing
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,10 @@ CHECKOUT = os.environ["MEGATRON_LM_PATH"]
 sys.path[:0] = [CHECKOUT, str(HERE)]
 import record  # noqa: E402
 import torch  # noqa: E402
+import typing_extensions  # noqa: E402
+
+if sys.version_info < (3, 12):
+    typing.override = typing_extensions.override  # type: ignore[attr-defined]  # core_v0.18 and newer are for 3.12
 
 
 class _Loader(torch.utils.data.DataLoader):  # type: ignore[type-arg]

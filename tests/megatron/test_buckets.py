@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ff_megatron import buckets
+from ff_megatron import buckets, versions
 
 
 class Chunk:
@@ -21,7 +21,7 @@ class Chunk:
         self.group = SimpleNamespace(
             is_last_microbatch=True, is_first_batch=True, golden_per_param_grad_ready_counts={}, buckets=[bucket],
             grad_reduce_handle=1, param_gather_handle=1, param_gather_dispatched=True,
-            per_param_grad_ready_counts={1: 1},
+            per_param_grad_ready_counts={1: 1}, **dict.fromkeys(versions.series().flags, True),
         )  # fmt: skip
         self.bucket_groups, self.expert_parallel_bucket_groups = [self.group], []
 
@@ -60,6 +60,7 @@ def test_reset_lets_go_of_handles() -> None:
     group = chunk.group
     assert (group.grad_reduce_handle, group.param_gather_handle, group.param_gather_dispatched) == (None, None, False)
     assert group.per_param_grad_ready_counts == {}
+    assert not any(getattr(group, name) for name in versions.series().flags)
 
 
 def test_golden_counts_reach_a_process_that_has_not_counted() -> None:

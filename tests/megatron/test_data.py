@@ -52,6 +52,16 @@ def test_the_end_is_the_end_again() -> None:
     assert list(source) == [1]
 
 
+def test_what_get_batch_writes_into_a_micro_batch_is_not_handed_out_again() -> None:
+    """core_v0.18 and newer move tensors to the device there, and cut sequences for context parallelism."""
+    source = Rewindable(iter([{"tokens": [1, 2, 3, 4]}]))
+    batch = next(source)
+    batch["tokens"] = batch["tokens"][:2]
+    batch["labels"] = None
+    source.seek(0)
+    assert next(source) == {"tokens": [1, 2, 3, 4]}
+
+
 def test_a_newcomer_counts_on_and_goes_forward() -> None:
     data = Data()
     train = Rerun(iter(range(100, 200)))

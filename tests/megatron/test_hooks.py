@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.jobs import ENV, LEAN
+from tests.e2e.jobs import ENV
 
 HERE = Path(__file__).parent
 TRAIN = HERE / "train_tiny.py"
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    env = {**ENV, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "standin"), str(HERE.parents[1]), LEAN])}
+    path = [str(HERE), str(HERE / "standin"), str(HERE.parents[1]), ENV["PYTHONPATH"]]
+    env = {**ENV, "PYTHONPATH": os.pathsep.join(path)}
     return subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=200, check=False
     )

@@ -37,3 +37,19 @@ def test_the_last_stage_notes_its_loss(output: Any, gradient: Any, noted: list[A
                                 model_type=None, config=None) == "Megatron's own"  # fmt: skip
     assert losses == (noted if training else [])
     assert points == (["backward"] if training else [])
+
+
+def test_a_loss_whose_memory_the_schedule_gives_back_before_the_backward() -> None:
+    """With pipeline stages and deallocate_pipeline_outputs, as Megatron's arguments have it: the last stage's too."""
+    from megatron.core.pipeline_parallel.schedules import deallocate_output_tensor
+
+    losses: list[float] = []
+    session = SimpleNamespace(training=True, loss=lambda value: losses.append(float(value)), inject=lambda point: None)
+    found: Any = SimpleNamespace(session=session)
+    loss = (torch.full((), 3.5, requires_grad=True) * 1).sum()
+    outputs, tokens = hooks._forward_step(found, lambda: ([loss], 7))
+    assert outputs[0] is loss and tokens == 7
+    deallocate_output_tensor(loss, True)
+    loss.data.fill_(-892.0)  # whatever lies there
+    hooks._backward_step(found, backward_step, [None], [loss], [None], None, None)
+    assert losses == [3.5]

@@ -39,6 +39,11 @@ def test_a_usual_job_is_fine() -> None:
         ("moe_enable_routing_replay", True, "--moe-enable-routing-replay"),
         ("overlap_moe_expert_parallel_comm", True, "--overlap-moe-expert-parallel-comm"),
         ("qk_clip", True, "--qk-clip changes weights after the optimizer step"),
+        ("gtp_weight_remat_size", 2, "--tensor-parallel-num-weight-shards"),
+        ("fault_injector_ranks", "1", "--fault-injector-ranks: .* use `fftrain run --inject`"),
+        ("optimizer_cuda_graph", True, "--optimizer-cuda-graph"),
+        ("fine_grained_activation_offloading", True, "--fine-grained-activation-offloading"),
+        ("moe_paged_stash", True, "--moe-paged-stash"),
         ("dataloader_type", "external", "--dataloader-type external: .* allowed: single, cyclic"),
     ],
 )
@@ -51,6 +56,12 @@ def test_refusals(name: str, value: Any, message: str) -> None:
 def test_dispatchers_with_connections_of_their_own() -> None:
     with pytest.raises(UnsupportedError, match=r"--moe-token-dispatcher-type flex: .* allowed: alltoall, allgather"):
         support.check_arguments(SimpleNamespace(**FINE, num_experts=8, moe_token_dispatcher_type="flex"), False)
+
+
+def test_a_version_that_nobody_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megatron.core.__version__", "0.20.0")
+    with pytest.raises(UnsupportedError, match=r"megatron-core 0\.20\.0 cannot be protected; allowed: 0\.16\.1 to "):
+        support.check_arguments(SimpleNamespace(**FINE), False)
 
 
 def test_all_obstacles_at_once() -> None:

@@ -81,7 +81,7 @@ def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage
         context_parallel_size=args.context_parallel_size, hidden_dropout=args.dropout, attention_dropout=args.dropout,
         bf16=args.bf16, fp16=args.fp16, params_dtype=args.params_dtype, pipeline_dtype=args.params_dtype,
         gradient_accumulation_fusion=False, persist_layer_norm=False, bias_dropout_fusion=False,
-        masked_softmax_fusion=False, add_bias_linear=args.num_experts is None,
+        masked_softmax_fusion=False, deallocate_pipeline_outputs=True, add_bias_linear=args.num_experts is None,
         expert_model_parallel_size=args.expert_model_parallel_size, **(experts(args) if args.num_experts else {}),
     )  # fmt: skip
     spec = get_gpt_layer_local_spec(num_experts=args.num_experts)

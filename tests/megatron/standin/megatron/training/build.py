@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from typing import Any
 
@@ -23,8 +24,8 @@ def initialize_megatron(extra_args_provider: Any = None, args_defaults: Any = No
     args = parse_args(extra_args_provider)
     set_global_variables(args)
     init_num_microbatches_calculator(
-        args.rank, args.rampup_batch_size and [int(n) for n in args.rampup_batch_size], args.global_batch_size,
-        args.micro_batch_size, args.data_parallel_size, False,
+        rank=args.rank, global_batch_size=args.global_batch_size, micro_batch_size=args.micro_batch_size,
+        data_parallel_size=args.data_parallel_size, decrease_batch_size_if_needed=False, **_ramp_up(args),
     )  # fmt: skip
     initialize_rerun_state_machine(mode=RerunMode.VALIDATE_RESULTS)
     own_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= args.world_size
@@ -44,6 +45,18 @@ def initialize_megatron(extra_args_provider: Any = None, args_defaults: Any = No
     torch.manual_seed(seed)
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     torch.distributed.barrier()
+
+
+def _ramp_up(args: Any) -> dict[str, Any]:
+    ramp = args.rampup_batch_size and [int(n) for n in args.rampup_batch_size]
+    if "step_batch_size_schedule" not in inspect.signature(init_num_microbatches_calculator).parameters:
+        return {"rampup_batch_size": ramp}
+    if not ramp:  # megatron-core 0.18 and newer know steps only
+        return {}
+    start, increment, samples = ramp
+    sizes = range(start, args.global_batch_size + 1, increment)
+    every = samples // (len(sizes) - 1)
+    return {"step_batch_size_schedule": " ".join(f"{number * every}:{size}" for number, size in enumerate(sizes))}
 
 
 def get_model(model_provider: Any) -> list[Any]:
