@@ -284,6 +284,7 @@ class Unmodified:
         first = self._redo.voided
         if first is None or not first.is_of(inputs):
             raise self._p.fail(FailoverError(words.OTHER_VALUES))
+        self._session.script_went_on()
         first.ambient.put(self._p.engine)
         self._redo.void = False
         return True

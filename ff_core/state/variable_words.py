@@ -14,6 +14,11 @@ REMEDY = (
     'engine.global_steps. If they decide nothing, set "unsaved_variables": "ignore" in the "ff_failover" block'
 )
 LOST = "rank {rank} cannot go on from version {version}: variables of its script are not what they were then: {what}. "
+AHEAD = (
+    "rank {rank} repeats an iteration from version {version}, and cannot put the script back to its beginning: its "
+    "loop fetches batches ahead. Meanwhile the script has changed {what}. Iterate with ff_deepspeed.batches(), or "
+    "fetch no batches ahead in the training thread. "
+)
 WRITTEN = (
     "the script writes {what} in its training loop: that cannot be saved in every iteration, so the first failure "
     "would end this job. "

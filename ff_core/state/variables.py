@@ -16,25 +16,20 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from itertools import chain
 from types import FunctionType
 from typing import Any
 
 from ff_core.state import entries, values, variable_words
 from ff_core.state.captured import LostError, Room, Taken, Taker
 from ff_core.state.covered import Covered
+from ff_core.state.live import Live, Seen
 from ff_core.state.marks import HEAVY, Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
-from ff_core.state.space import Functions, Space, running
+from ff_core.state.space import running
 from ff_core.state.spaces import Found, found_spaces
-from ff_core.state.still import Still
 
 log = logging.getLogger("ff_core")
-Live = list[tuple[str, Space, Mapping[str, Any]]]
-"""Label, space, and what is there now: name -> value."""
 
 MOST_BYTES = 8 << 20
 """Of tensors in variables, all together: they are encoded in every iteration."""
@@ -52,7 +47,7 @@ class Variables:
     def _forget(self) -> None:
         self._covered = Covered()
         self._found = Found([], {}, set())
-        self._spaces: dict[str, Space] = {}
+        self._live = Live({})
         self._before: dict[str, Any] = {}  # path -> mark when training began
         self._fixed: dict[str, Any] = {}  # path -> value then, of what never changes in place
         self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what does
@@ -60,8 +55,6 @@ class Variables:
         self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
         self._heavy: dict[str, Any] = {}  # path -> last mark, of what takes long to look at
         self._changed: set[str] = set()  # saved with every version from now on
-        self._still: dict[str, Still] = {}  # by label; made when so many had changed:
-        self._still_of = -1
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
         self._marks: dict[str, Any] = {}  # when the last version was complete
@@ -77,10 +70,10 @@ class Variables:
         self._found = found_spaces(_MOST_NAMES, self._covered)
         if self._found.left_out:
             log.warning(variable_words.LEFT_OUT, self._found.left_out, _MOST_NAMES)
-        self._spaces = {space.label: space for space in self._found.spaces}
+        self._live = Live({space.label: space for space in self._found.spaces})
         self._alive = list(self._found.by_label().values())
         taker = self._taker(MOST_BYTES, share=False)
-        for path, value in self._known(self._live()):
+        for path, value in self._live.known(self._live.look()):
             self._before[path] = self._mark(path, value, look=True)
             fixed = values.is_fixed(value)
             if fixed or type(value) is FunctionType:  # what a function has are variables themselves
@@ -92,14 +85,15 @@ class Variables:
             if not fixed:
                 self._objects[path] = entries.reference(value)
                 self._contents[path] = entries.contents_of(value)
-        self._changed = {path for path in self._start if self._spaces[entries.split(path)[0]].always}
+        self._changed = {path for path in self._start if self._live.spaces[entries.split(path)[0]].always}
 
     def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
         return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)
 
     def expected_bytes(self) -> int:
         """Room that they may need in a version."""
-        sizes = [tensor.nbytes for path, value in self._known(self._live()) for tensor in values.tensors(value)]
+        known = self._live.known(self._live.look())
+        sizes = [tensor.nbytes for _, value in known for tensor in values.tensors(value)]
         return min(2 * sum(sizes) + (2 << 20), 2 * MOST_BYTES)
 
     # ---- a version --------------------------------------------------------------------------------------------------
@@ -116,8 +110,8 @@ class Variables:
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
-        live = self._live()
-        for path, value in self._moving(live):
+        seen = self._live.look()
+        for path, value in self._live.moving(seen, self._fixed, self._changed):
             mark = self._marks[path] = self._mark(path, value, look=look)
             if path not in self._changed and not self._is_other(path, value, mark, look):
                 continue
@@ -133,7 +127,7 @@ class Variables:
             done.add(id(value))
             changed[path] = entries.entry_of(taker, path, value, mark, same)
         self._alive = list(self._found.by_label().values())
-        return {"process": self._process, "changed": changed, "new": self._save_new(taker, live)}
+        return {"process": self._process, "changed": changed, "new": self._save_new(taker, seen)}
 
     def _mark(self, path: str, value: Any, *, look: bool) -> Any:
         if not look and path in self._heavy:
@@ -149,10 +143,10 @@ class Variables:
             return True
         return look and path in self._contents and self._contents[path] != entries.contents_of(value)
 
-    def _save_new(self, taker: Taker, live: Live) -> dict[str, Any]:
+    def _save_new(self, taker: Taker, seen: Seen) -> dict[str, Any]:
         small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
         self._new_ones = {}
-        for path, value in self._new(live):
+        for path, value in self._live.new(seen):
             if path in self._of_data or not values.is_of_interest(value):
                 saved[path] = None
                 continue
@@ -173,7 +167,7 @@ class Variables:
         if not self._fresh:
             return  # an item without a step: the script's own counts have changed, too
         self._fresh = False
-        for path, value in self._moving(self._live()):
+        for path, value in self._live.moving(self._live.look(), self._fixed, self._changed):
             mark = self._mark(path, value, look=False)
             if path in self._of_data or mark != self._marks.get(path, self._before[path]):
                 self._of_data.add(path)
@@ -182,7 +176,7 @@ class Variables:
     def written(self) -> list[str]:
         """Names of what training has changed, and what can be neither saved nor put back."""
         taker = self._taker(MOST_BYTES, 1 << 62)
-        known = dict(self._known(self._live()))
+        known = dict(self._live.known(self._live.look()))
         lost = []
         for path in sorted(self._changed & known.keys() - self._of_data):
             entry = entries.entry_of(taker, path, known[path], self._marks.get(path), False)
@@ -200,7 +194,7 @@ class Variables:
         self._covered = Covered()
         by_label = self._found.by_label()
         self._putter = Putter(lambda label: by_label.get(label, GONE))
-        mine, now = saved["process"] == self._process, self._all()
+        mine, now = saved["process"] == self._process, self._live.all()
         self._used = set(entries.labels(saved["changed"])) | set(entries.labels(saved["new"]))
         writes: dict[str, Any] = {}
         lost: list[str] = []
@@ -222,14 +216,14 @@ class Variables:
         if mine:
             lost += self._go_back(saved, now, writes)
         self._write(writes)
-        self._marks = {path: self._mark(path, value, look=True) for path, value in self._known(self._live())}
+        self._marks = {path: self._mark(path, value, look=True) for path, value in self._live.known(self._live.look())}
         self._fresh = True
         return lost, long
 
     def _restored(self, path: str, entry: list[Any], now: dict[str, Any], mine: bool) -> Any:
         """The value that `path` has to have. Raises LostError."""
         taken, _, text, mark, same = entry
-        if entries.split(path)[0] not in self._spaces:
+        if entries.split(path)[0] not in self._live.spaces:
             raise LostError("it is not there")
         live = now.get(path)
         if taken is not None:
@@ -263,9 +257,9 @@ class Variables:
             else:
                 lost.append(f"{path} ({values.shown(value)})")
         with running() as functions:
-            for label, space, held in self._live(functions):
+            for space, held in self._live.look(functions):
                 for name in list(held.keys() - space.all_known):
-                    if label + name not in saved["new"]:
+                    if space.label + name not in saved["new"]:
                         space.remove(functions, name)
         return lost
 
@@ -275,49 +269,47 @@ class Variables:
             label, name = entries.split(path)
             by_space.setdefault(label, {})[name] = value
         with running() as functions:
-            for label, space, live in self._live(functions):
-                named = by_space.get(label, {})
+            for space, live in self._live.look(functions):
+                named = by_space.get(space.label, {})
                 changed = {name: value for name, value in named.items() if name not in live or live[name] is not value}
                 if changed:
                     space.write(functions, changed)
 
+    def changed_since(self, saved: dict[str, Any]) -> list[str]:
+        """Names of numbers, texts and containers of these that are not what they were in `save()` of this process.
+
+        What has tensors is no answer: it may be a batch.
+        """
+        then = {**saved["changed"], **saved["new"]}
+        taker, changed = self._taker(MOST_BYTES, 1 << 62), []
+        for path, value in self._live.all().items():
+            entry = then.get(path)
+            before = self._start.get(path) if path not in then else None if entry is None else entry[0]
+            if before is None or path in self._of_data or self._covered.has(value):
+                continue
+            try:
+                now = taker.take(value, path)
+            except LostError:
+                continue
+            if _are_plain(before) and _are_plain(now) and repr(before) != repr(now):
+                changed.append(path)
+        return changed
+
     def counts(self) -> dict[str, int]:
         """Whole numbers that training has changed, by name."""
-        return {path: value for path, value in self._all().items() if type(value) is int}
+        return {path: value for path, value in self._live.all().items() if type(value) is int}
 
-    # ---- looking ----------------------------------------------------------------------------------------------------
 
-    def _live(self, functions: Functions | None = None) -> Live:
-        """Without what belongs to a function that has returned. functions: those that run."""
-        with running() if functions is None else nullcontext(functions) as at:
-            alive = [space for space in self._spaces.values() if space.root is None or space.root in at]
-            return [(space.label, space, space.values(at)) for space in alive]
-
-    def _known(self, live: Live) -> Iterator[tuple[str, Any]]:
-        for label, space, held in live:
-            yield from ((label + name, held[name]) for name in space.known if name in held)
-
-    def _moving(self, live: Live) -> Iterator[tuple[str, Any]]:
-        """Those that are known, but for what is the begin's and of a kind that never changes in place."""
-        if self._still_of != len(self._changed):
-            self._still_of = len(self._changed)
-            fixed = {path: value for path, value in self._fixed.items() if path not in self._changed}
-            for label, space in self._spaces.items():
-                of_space = {name: fixed[label + name] for name in space.known if label + name in fixed}
-                self._still[label] = Still(space.known, of_space)
-        for label, _, held in live:
-            yield from ((label + name, held[name]) for name in self._still[label].to_look_at(held))
-
-    def _new(self, live: Live) -> Iterator[tuple[str, Any]]:
-        for label, space, held in live:
-            if space.all_known.issuperset(held):
-                continue
-            names = [name for name in held.keys() - space.all_known if values.is_variable(name)]
-            yield from ((label + name, held[name]) for name in names)
-
-    def _all(self) -> dict[str, Any]:
-        live = self._live()
-        return dict(chain(self._known(live), self._new(live)))
+def _are_plain(taken: Taken) -> bool:
+    """Nothing in it is a tensor or an array."""
+    parts: list[Any] = [taken]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        elif not (part is None or isinstance(part, (bool, int, float, complex, str, bytes))):
+            return False
+    return True
 
 
 of_process = Variables()

@@ -150,6 +150,10 @@ class AdapterSession(Protocol):
         `interrupt` carries no traceback any more. Raises FailoverError before start_training().
         """
 
+    def script_went_on(self) -> None:
+        """After recover(): a script that ran on by itself is about to repeat an iteration, at a place at which nobody
+        can put its variables back. Raises DifferenceError if numbers or texts are not what they were."""
+
     def script_again(self) -> None:
         """After recover(): a script that went on has come to where the live version was sealed, and runs on from there
         anew. Its variables become what they were. Raises DifferenceError if they cannot."""

@@ -124,6 +124,18 @@ class Recovery:
         """Whole numbers among the script's variables, in the version of the last recovery."""
         return {} if self._variables is None else entries.counts_of(self._variables[1])
 
+    def check_variables(self) -> None:
+        """Raises DifferenceError if a script that has gone on by itself has changed numbers and texts meanwhile."""
+        assert self._variables is not None
+        version, saved = self._variables
+        changed = variables.of_process.changed_since(saved)
+        if changed:
+            what = some_of(changed, most=_MOST_VARIABLES)
+            words = variable_words.AHEAD.format(rank=self._rank, version=version, what=what) + variable_words.REMEDY
+            if self._config.unsaved_variables == "refuse":
+                raise DifferenceError(words)
+            log.warning("%s", words)
+
     def load_variables(self) -> None:
         """The script's own, of the last recovery. Raises DifferenceError if some cannot be put back."""
         assert self._variables is not None

@@ -290,6 +290,10 @@ class Session:
             raise FailoverError("recover() before start_training()") from interrupt
         return self._started("recover()").recover()
 
+    def script_went_on(self) -> None:
+        """See AdapterSession."""
+        self._started("script_went_on()").script_went_on()
+
     def script_again(self) -> None:
         """See AdapterSession."""
         self._started("script_again()").script_again()
@@ -297,10 +301,7 @@ class Session:
     # ---- end --------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """The loop is over on this rank: wait until every rank's last version is committed, unless none is protected.
-
-        May raise FailoverInterrupt.
-        """
+        """See AdapterSession."""
         if self.training:
             self._started("finish()").finish()
 

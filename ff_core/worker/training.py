@@ -261,6 +261,10 @@ class Training:
         self._costs.dropped()
         return version
 
+    def script_went_on(self) -> None:
+        """See AdapterSession."""
+        self._recovery.check_variables()
+
     def script_again(self) -> None:
         """See AdapterSession."""
         self.inputs.again(self._fence.version)

@@ -126,6 +126,9 @@ class FakeSession:
     def given_again(self) -> None:
         self.inputs.again(self.version)
 
+    def script_went_on(self) -> None:
+        self.given_again()
+
     def script_again(self) -> None:
         self.inputs.again(self.version)
 

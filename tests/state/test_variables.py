@@ -178,6 +178,27 @@ def test_a_survivor_repeats_an_iteration_with_them(back: int, monkeypatch: pytes
     assert {name: value for name, value in seen[back + 1].items() if value != seen[back][name]} == {}
 
 
+def test_numbers_and_texts_that_have_changed_since_a_version() -> None:
+    """Of a script that went on by itself: tensors may be batches, what is as it was is not named."""
+    mine = Variables()
+    count, name, losses, batch, same = 0, "warm", [0.5], torch.zeros(2), {"a": [1]}
+    mine.begin()
+    count, late = 1, "new"
+    saved = sent(mine.save())
+
+    def changed() -> list[str]:
+        return sorted(path.rpartition(".")[2] for path in mine.changed_since(saved) if path.startswith("test_numbers"))
+
+    assert changed() == []
+    count += 1
+    assert changed() == ["count"]
+    name, late, batch = "main", "newer", batch + 1
+    losses.append(0.25)
+    same["a"] = [1]
+    assert changed() == ["count", "late", "losses", "name"]
+    assert count and name and late and batch.sum()
+
+
 class Driver:
     """An object of a library."""
 
