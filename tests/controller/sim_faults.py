@@ -7,7 +7,7 @@ from collections import deque
 
 from ff_core.controller.controller import Controller
 from ff_core.copy.arena import SlotState
-from tests.controller.sim_agent import AgentHost
+from tests.controller.sim_agent import AgentHost, SimProcess
 from tests.controller.sim_checks import Options
 
 
@@ -70,8 +70,8 @@ class Faults:
             if slots:
                 self._lost(f"slot {len(self.losses)}")
                 self.random.choice(slots).corrupt = True
-        elif kind == "frozen" and len(processes) > 1:
-            for process, end in zip(self.random.sample(processes, min(2, len(processes))), (False, True), strict=False):
+        elif kind == "frozen" and len(playing := [p for p in processes if self._plays(p)]) > 1:
+            for process, end in zip(self.random.sample(playing, 2), (False, True), strict=True):
                 self._lost(
                     f"process {process.uid}"
                 )  # one stops answering, another one dies: that is when the first is missed
@@ -79,6 +79,11 @@ class Faults:
                 process.frozen = not end
                 if end:
                     process.exit(-9)
+
+    def _plays(self, process: SimProcess) -> bool:
+        """Not of a start before: the job does not miss it, and would wait for a frozen one without end."""
+        rank = self.controller.state.members.ranks.get(process.rank)
+        return rank is not None and rank.uid == process.uid
 
     def _returns(self) -> None:
         if self.options.returns:

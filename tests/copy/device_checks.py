@@ -284,16 +284,13 @@ def held() -> None:
     """A version that is held goes on when it is told to, at the device wait, when its time is over, or is cancelled."""
     rig = DeviceRig(17)
     rig.cuda.fill(rig.base, 5, rig.size, rig.stream)
-    rig.writer.begin(0, 1, 0, rig.stream)  # pins the slots
-    rig.writer.seal(0, b"")
-    rig.complete(0, 1, 0)
     ends: dict[str, Callable[[], None]] = {
         "go": rig.writer.go,
         "device wait": lambda: rig.writer.device_wait(version, rig.stream, 60),
         "time": lambda: None,
         "cancel": rig.writer.cancel,
     }
-    for version, (way, end) in enumerate(ends.items(), start=1):
+    for version, (way, end) in enumerate(ends.items()):
         rig.writer.set_hold(0.3 if way == "time" else 1000.0)
         rig.writer.begin(version % 2, 1, version, rig.stream)
         rig.writer.seal(version, b"")

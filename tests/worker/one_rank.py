@@ -27,7 +27,6 @@ class OneRank:
     def __init__(self, arena: Arena | None = None, interval: int = 1) -> None:
         self.arena, self.interval = arena, interval
         self.said: list[str] = []
-        self._epochs = memoryview(bytearray(8)).cast("q")  # nothing that a recovery would put back, as it does a list
         self._newcomer = arena is not None
         self._page, self._bell = StatusPage.create(), os.eventfd(0)
         role = {
@@ -56,11 +55,17 @@ class OneRank:
             self._page.store("w_stamp", self._page.load("committed"))
             self._page.notify()
 
+    @property
+    def _epoch(self) -> int:
+        """From the page: a recovery puts back what the script's own objects have, and this rank counts as one."""
+        return max(int(self._newcomer), self._page.load("halt_epoch"))
+
     def lose(self) -> None:
         """A rank of the job dies."""
-        self._page.store("halt_epoch", self._epochs[0] + 1)
+        epoch = self._epoch + 1
+        self._page.store("halt_epoch", epoch)
         self._page.notify()
-        self.session.halt(self._epochs[0] + 1)
+        self.session.halt(epoch)
 
     def _heard(self, name: str, fds: Any = (), **fields: Any) -> None:
         make(WORKER_TO_AGENT, name, **fields)  # refuses what the contract does not know
@@ -82,16 +87,15 @@ class OneRank:
     def _decide(self, live: dict[str, Any]) -> None:
         """Go on from the live tensors if they are whole and sealed, else from the newest complete slot."""
         assert self.arena is not None
-        self._epochs[0] += 1
         complete = [(info.version, slot) for slot, info in enumerate(self.arena.slot_infos()) if info.complete]
         version, slot = max(complete)
         keeps = live["sealed"] and live["version"] >= version
         if keeps:
             version = live["version"]
         else:
-            self.arena.restamp(slot, self._epochs[0])
+            self.arena.restamp(slot, self._epoch)
         self._tell(
-            "go_on", [os.dup(self.arena.fd)], epoch=self._epochs[0], version=version, newcomers=[],
+            "go_on", [os.dup(self.arena.fd)], epoch=self._epoch, version=version, newcomers=[],
             restored=[] if keeps else [0], holders=[], coverage="",
             source="live" if keeps else "slot", filled=False, interval=self.interval,
         )  # fmt: skip
