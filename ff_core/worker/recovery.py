@@ -130,11 +130,7 @@ class Recovery:
         version, saved = self._variables
         changed = variables.of_process.changed_since(saved)
         if changed:
-            what = some_of(changed, most=_MOST_VARIABLES)
-            words = variable_words.AHEAD.format(rank=self._rank, version=version, what=what) + variable_words.REMEDY
-            if self._config.unsaved_variables == "refuse":
-                raise DifferenceError(words)
-            log.warning("%s", words)
+            self._refuse(variable_words.AHEAD, version, changed)
 
     def load_variables(self) -> None:
         """The script's own, of the last recovery. Raises DifferenceError if some cannot be put back."""
@@ -144,11 +140,15 @@ class Recovery:
         if long:
             log.warning("%s", variable_words.LONG.format(rank=self._rank, version=version, what=some_of(long)))
         if lost:
-            what = some_of(lost, most=_MOST_VARIABLES)
-            words = variable_words.LOST.format(rank=self._rank, version=version, what=what) + variable_words.REMEDY
-            if self._config.unsaved_variables == "refuse":
-                raise DifferenceError(words)
-            log.warning("%s", words)
+            self._refuse(variable_words.LOST, version, lost)
+
+    def _refuse(self, words: str, version: int, names: list[str]) -> None:
+        """Raises DifferenceError, or warns where the user wants that. words: with rank, version and what."""
+        what = some_of(names, most=_MOST_VARIABLES)
+        text = words.format(rank=self._rank, version=version, what=what) + variable_words.REMEDY
+        if self._config.unsaved_variables == "refuse":
+            raise DifferenceError(text)
+        log.warning("%s", text)
 
     def _restore(self, verdict: Verdict) -> int:
         """The live tensors are those of the verdict's version. Returns the bytes that were read from the slot."""
