@@ -98,6 +98,15 @@ class Modes:
             )
 
 
+def hooks_of(module: torch.nn.Module) -> list[Any]:
+    """The hooks on a module itself and on its own parameters."""
+    held = [*_HOOKS(module)]
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            held += [of(parameter) for of in _OF_PARAMETER]
+    return [hook for hooks in held if hooks for hook in hooks.values()]
+
+
 def _differing(named: Sequence[tuple[str, object]], before: bytes, now: bytes) -> list[str]:
     """Names of those that have other bytes now. Each has as many."""
     size = len(before) // max(len(named), 1)

@@ -78,16 +78,27 @@ def _parts(part: Any, items: int) -> list[tuple[str, Any]]:
         return [(str(key), value) for key, value in islice(part.items(), items)]
     if isinstance(part, (list, tuple, deque)):
         return [(str(index), value) for index, value in enumerate(islice(part, items))]
-    if isinstance(part, functools.partial):
-        return [("func", part.func), *_parts(part.args, items), *_parts(part.keywords, items)]
-    if isinstance(part, types.MethodType):
-        return [("__self__", part.__self__), ("__func__", part.__func__)]
+    if isinstance(part, (functools.partial, types.MethodType)):
+        return behind(part, items)
     if isinstance(part, types.FunctionType):
         return [*_bound(part), *_globals(part)]
     if isinstance(part, types.GeneratorType):
         return list(part.gi_frame.f_locals.items()) if part.gi_frame is not None else []
     own = [(name, value) for name, value in attributes(part).items() if name not in _SKIPPED]
     return own + _of_class(type(part))  # type: ignore[arg-type]
+
+
+def behind(value: Any, items: int = MOST) -> list[tuple[str, Any]]:
+    """(name, object) of what a callable that is no plain function has: a method's object and function, a
+    functools.partial's function and what it has bound. Nothing for one of another kind.
+
+    items: as of `objects`.
+    """
+    if isinstance(value, functools.partial):
+        return [("func", value.func), *_parts(value.args, items), *_parts(value.keywords, items)]
+    if isinstance(value, types.MethodType):
+        return [("__self__", value.__self__), ("__func__", value.__func__)]
+    return []
 
 
 def _bound(function: types.FunctionType) -> list[tuple[str, Any]]:

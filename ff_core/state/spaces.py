@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from ff_core.state import callables, frames, objects, switched, values
+from ff_core.state import frames, objects, reach, switched, values
 from ff_core.state.covered import Covered
+from ff_core.state.modes import hooks_of
 from ff_core.state.process_wide import OfEnvironment, OfTorch
 from ff_core.state.space import (
     Bound,
@@ -34,7 +35,7 @@ from ff_core.state.space import (
     Space,
     reference,
     running,
-)  # fmt: skip
+)
 
 _DEPTH = 4  # objects in objects and containers
 _MOST_HELD = 64  # objects in one list or dict; what has more is looked at as a whole
@@ -117,12 +118,12 @@ class _Finder:
                 self.add(OfClass(f"{label}.", value), depth + 1)
         elif depth > _DEPTH or len(self.found.spaces) > _MOST_SPACES:
             return
-        elif callable(value) and not objects.is_users_object(value):
-            self._of_callable(label, value, depth)
         elif objects.is_users_object(value):
             self._seen.add(id(value))
             self.found.known[id(value)] = f"{label}.", reference(value)
             self.add(OfObject(f"{label}.", value), depth + 1)
+        elif callable(value):
+            self._of_callable(label, value, depth)
         elif kind in values.HOLDERS and kind not in (set, frozenset) and len(value) <= _MOST_HELD:
             self._seen.add(id(value))
             pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
@@ -132,12 +133,12 @@ class _Finder:
     def _of_callable(self, label: str, value: Any, depth: int) -> None:
         """A method's object, and what a functools.partial has bound, may be nowhere else."""
         self._seen.add(id(value))
-        bound = callables.bound_by(value).items()
-        kept = {name: part for name, part in bound if objects.base_of(type(part)) not in (None, tuple)}
+        behind = [(f"argument{name}" if name.isdecimal() else name, part) for name, part in reach.behind(value)]
+        kept = {name: part for name, part in behind if objects.base_of(type(part)) not in (None, tuple)}
         if kept:
             self.add(Space(f"{label}.", kept), _DEPTH)
-        for suffix, part in callables.behind(value):
-            self._look(label + suffix, part, depth + 1)
+        for name, part in behind:
+            self._look(f"{label}.{name}", part, depth + 1)
 
     def _of_function(self, label: str, function: FunctionType) -> None:
         """A function may have attributes, and lists and dicts as defaults."""
@@ -164,7 +165,7 @@ class _Finder:
 
     def hooks(self, label: str, module: torch.nn.Module) -> None:
         """The script's own on a module: an object that is called, or a method's, may be nowhere else."""
-        for number, hook in enumerate(callables.hooks_of(module)):
+        for number, hook in enumerate(hooks_of(module)):
             if type(hook) is FunctionType:
                 self.bound(f"{hook.__name__}().", hook)
             else:

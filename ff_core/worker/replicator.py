@@ -64,6 +64,7 @@ class Replicator:
         self._holders: list[tuple[str, int]] = []
         self.newest = -1  # newest version begun in this epoch
         self.recommitted = False  # and it was made durable again, not copied behind its step
+        self._holds = False  # the newest copy waits for the next forward pass, or did
         self._broken = False  # a connection that broke has not been made again yet
         self._newest_slot = -1  # where it is being written: incomplete, yet not free
         self._epoch = 0
@@ -104,6 +105,7 @@ class Replicator:
         slot = self._slot_for(version)
         if self._device is not None:
             self._writer.set_hold(_HELD_S if held else 0.0)
+            self._holds = held
         if self._window is not None:
             self._writer.set_window(self._window.seconds())
         self._writer.begin(slot, self._epoch, version, step_stream(self._device))
@@ -223,7 +225,8 @@ class Replicator:
 
     def forward_begins(self) -> None:
         """The training thread is about to give the device a forward pass: copies that are held go on."""
-        if self._device is not None:
+        if self._holds:  # once for a version, not with each micro-batch
+            self._holds = False
             self._writer.go()
 
     def at_gate(self) -> None:

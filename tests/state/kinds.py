@@ -17,7 +17,14 @@ from ff_core.state.variables import Variables
 Look = Callable[[int], Any]
 Numbers = Iterable[int]
 Script = Callable[[Look, Numbers], Any]
-Scripts = dict[str, Script]
+
+
+class Scripts(dict[str, Script]):
+    """By name; to be put in front of each as a decorator."""
+
+    def __call__(self, function: Script) -> Script:
+        self[function.__name__] = function
+        return function
 
 
 def right(script: Script) -> str:

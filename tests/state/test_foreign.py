@@ -24,7 +24,7 @@ from ff_core.state.placed import Placed
 from ff_core.state.variables import Variables
 from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
 
-SCRIPTS: Scripts = {}
+SCRIPTS = script = Scripts()
 LIBRARY = """
 import threading, numpy as np, torch
 class Meter:
@@ -52,11 +52,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(covered, "_trainers", [])
     monkeypatch.setitem(sys.modules, "somelib", library)
     monkeypatch.setattr(spaces, "more", [OfIterators])
-
-
-def script(function: Any) -> Any:
-    SCRIPTS[function.__name__] = function
-    return function
 
 
 @script

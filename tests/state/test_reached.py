@@ -17,14 +17,9 @@ from torch import nn
 from ff_core.state import covered, process_wide, switched
 from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
 
-SCRIPTS: Scripts = {}
+SCRIPTS = script = Scripts()
 CURRENT = contextvars.ContextVar("CURRENT", default=0)
 THREADS = threading.local()
-
-
-def script(function: Any) -> Any:
-    SCRIPTS[function.__name__] = function
-    return function
 
 
 class Counter:

@@ -20,14 +20,9 @@ from torch import nn
 
 from ff_core.state import covered
 from ff_core.state.variables import Variables
-from tests.state.kinds import Look, Numbers, Script, Scripts, repeated, replaced, right
+from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
 
-SCRIPTS: Scripts = {}
-
-
-def script(function: Script) -> Script:
-    SCRIPTS[function.__name__] = function
-    return function
+SCRIPTS = script = Scripts()
 
 
 class State(NamedTuple):
