@@ -5,16 +5,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from ff_core.state.installed import is_library
 
 FRAMEWORKS = frozenset(
     {"accelerate", "deepspeed", "ff_core", "ff_deepspeed", "ff_megatron", "megatron", "torch", "transformers"}
 )
-_LIBRARIES = tuple({path for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))})
 
 
 def of_script() -> Iterator[FrameType]:
@@ -58,5 +57,4 @@ def is_users(file: str, module: str | None) -> bool:
     """Whether `file` of `module` is the user's: of no library, and not of a framework whose sources lie elsewhere."""
     if file.startswith("<") or str(module).split(".", 1)[0] in FRAMEWORKS:
         return False
-    parts = Path(file).parts
-    return not (file.startswith(_LIBRARIES) or "site-packages" in parts or "dist-packages" in parts)
+    return not is_library(file, module)

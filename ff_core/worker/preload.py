@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import site
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import Any
 
 from ff_core.contract.env import RANK_VARIABLES
+from ff_core.state.installed import is_library
 from ff_core.worker.hooks import resolve
 from ff_core.worker.script import script_directory
 from ff_core.worker.watch import NotAhead, Watch, digest
@@ -47,10 +45,9 @@ class PreloadResult:
 def library_modules() -> list[str]:
     """Names of the library modules this process has imported, in the order of their import.
 
-    Libraries are what lies in site-packages, dist-packages or the standard library, and this package. The package that
-    the script itself belongs to (`-m package.module`) is the user's, wherever it is installed.
+    Libraries are what was installed (see ff_core.state.installed), and this package. The package that the script itself
+    belongs to (`-m package.module`) is the user's, wherever it is installed.
     """
-    roots = _library_roots()
     own = _users_package()
     names = []
     for name, module in list(sys.modules.items()):
@@ -61,7 +58,7 @@ def library_modules() -> list[str]:
         # A module under a second name, or one made by hand, cannot be imported by its name.
         if not isinstance(spec, ModuleSpec) or spec.name != name or not spec.has_location or not spec.origin:
             continue
-        if top in _OURS or _is_below(spec.origin, roots):
+        if top in _OURS or is_library(spec.origin, name):
             names.append(name)
     return names
 
@@ -135,19 +132,6 @@ def run(
     result.unfit = watch.found
     result.seconds = time.monotonic() - start
     return result
-
-
-def _library_roots() -> list[str]:
-    paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    paths += site.getsitepackages()
-    paths += [site.getusersitepackages()]
-    paths += [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-    return sorted({os.path.realpath(p) for p in paths if p})
-
-
-def _is_below(origin: str, roots: Sequence[str]) -> bool:
-    path = os.path.realpath(origin)
-    return any(path.startswith(root + os.sep) for root in roots)
 
 
 def _users_package() -> str | None:
