@@ -173,7 +173,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_writer_step_ended": (c_int, [c_void_p, c_int64, POINTER(c_int32)]),
     "ff_writer_resend": (c_int, [c_void_p, c_uint32, c_uint64, c_int64]),
     "ff_writer_set_window": (c_int, [c_void_p, c_uint64]),
-    "ff_writer_set_hold": (c_int, [c_void_p, c_uint64]),
+    "ff_writer_set_downloads": (c_int, [c_void_p, c_uint64, c_uint64]),
     "ff_writer_go": (c_int, [c_void_p]),
     "ff_writer_collective_begin": (c_int, [c_void_p, c_void_p, POINTER(c_uint64)]),
     "ff_writer_collective_end": (c_int, [c_void_p, c_uint64, c_void_p]),

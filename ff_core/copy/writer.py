@@ -116,17 +116,19 @@ class Writer(EngineHandle):
             raise EngineError(f"the window is {seconds} s, allowed are 0 to 1000000")
         check(engine().ff_writer_set_window(self._open(), int(seconds * 1e6)))
 
-    def set_hold(self, seconds: float) -> None:
-        """Versions that begin from now on wait up to `seconds` for go() before a CUDA device has to copy anything.
+    def set_downloads(self, hold: float, spread: float = 0.0) -> None:
+        """How versions that begin from now on leave a CUDA device; both in seconds, both 0 at first.
 
-        device_wait() ends their wait, too. 0 (at first): they do not wait. Nothing on the host ever waits.
+        They wait up to `hold` for go() before the device has to copy anything. Then their downloads are spread evenly
+        over `spread`; 0: as fast as the device can. device_wait() ends both. Nothing on the host ever waits.
         """
-        if not 0 <= seconds < 1e6:
-            raise EngineError(f"the hold is {seconds} s, allowed are 0 to 1000000")
-        check(engine().ff_writer_set_hold(self._open(), int(seconds * 1e6)))
+        for name, seconds in (("hold", hold), ("spread", spread)):
+            if not 0 <= seconds < 1e6:
+                raise EngineError(f"the {name} is {seconds} s, allowed are 0 to 1000000")
+        check(engine().ff_writer_set_downloads(self._open(), int(hold * 1e6), int(spread * 1e6)))
 
     def go(self) -> None:
-        """Versions that are held (see set_hold) wait no longer. Any thread."""
+        """Versions that are held (see set_downloads) wait no longer. Any thread."""
         check(engine().ff_writer_go(self._open()))
 
     def collective_begin(self, stream: int) -> int:

@@ -102,8 +102,8 @@ int ff_writer_set_window(ff_writer* w, uint64_t window_us) {
   return with(w, [&](ff::Writer& writer) { writer.set_window(window_us); });
 }
 
-int ff_writer_set_hold(ff_writer* w, uint64_t hold_us) {
-  return with(w, [&](ff::Writer& writer) { writer.set_hold(hold_us); });
+int ff_writer_set_downloads(ff_writer* w, uint64_t hold_us, uint64_t spread_us) {
+  return with(w, [&](ff::Writer& writer) { writer.set_downloads(hold_us, spread_us); });
 }
 
 int ff_writer_go(ff_writer* w) {

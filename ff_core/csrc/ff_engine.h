@@ -183,9 +183,10 @@ int ff_writer_begin(ff_writer* w, uint32_t slot, uint64_t epoch, int64_t version
    (on a CUDA device: when the step had run there); until then they are sent evenly, and not while the page's `activity`
    says that a collective runs, or one of those below is in flight. 0 (at first): as soon as possible. */
 int ff_writer_set_window(ff_writer* w, uint64_t window_us);
-/* Versions that begin from now on wait up to so many microseconds before anything of them is put on a CUDA device's
-   streams: until ff_writer_go() or a ff_writer_device_wait() of them. 0 (at first): not at all. Host tensors never wait. */
-int ff_writer_set_hold(ff_writer* w, uint64_t hold_us);
+/* Versions that begin from now on wait up to hold_us microseconds before anything of them is put on a CUDA device's
+   streams, until ff_writer_go(). Then their downloads are spread evenly over spread_us. A ff_writer_device_wait() of them
+   ends both. 0 (at first): they do not wait; as fast as the device can. Host tensors never wait. */
+int ff_writer_set_downloads(ff_writer* w, uint64_t hold_us, uint64_t spread_us);
 /* Versions that are held go on. Any thread. */
 int ff_writer_go(ff_writer* w);
 /* A collective that runs on the device of the segments, by itself, long after it was launched. begin: it comes next,

@@ -9,7 +9,10 @@ from typing import Any, Protocol
 _REMEMBERED = 8
 #: Part of the shortest recent window that sending may take: the rest is for the acknowledgement, the other ranks, and
 #: the way of W through the controller.
-_SHARE = 0.6
+_SENT = 0.6
+#: That downloads from a device are spread over. Sending follows them, and the training thread comes to the gate while
+#: the device is still far from it.
+_DOWNLOADED = 0.4
 
 
 class Clock(Protocol):
@@ -58,12 +61,19 @@ class CopyWindow:
         self._begun = None
         self._ended.clear()
 
-    def seconds(self) -> float:
+    def sent_s(self) -> float:
         """What the next version may take until it is acknowledged; 0: as fast as possible, nothing is known yet."""
+        return _SENT * self._shortest()
+
+    def downloaded_s(self) -> float:
+        """What its way from the device may take; 0: likewise."""
+        return _DOWNLOADED * self._shortest()
+
+    def _shortest(self) -> float:
         while self._ended:
             seconds = self._clock.seconds(*self._ended[0])
             if seconds is None:
                 break
             self._windows.append(seconds)
             self._ended.popleft()
-        return _SHARE * min(self._windows) if len(self._windows) >= _REMEMBERED else 0.0
+        return min(self._windows) if len(self._windows) >= _REMEMBERED else 0.0

@@ -59,7 +59,8 @@ class Replicator:
         )
         self._device = device_of(plan)
         self.clock: Clock = DeviceClock(self._device) if self._device is not None else HostClock()
-        self._window = CopyWindow(self.clock) if config.pacing else None
+        self._paced = config.pacing
+        self._window = CopyWindow(self.clock) if config.pacing or self._device is not None else None
         self._writer.set_segments([segment.for_engine() for segment in plan.segments])
         self._holders: list[tuple[str, int]] = []
         self.newest = -1  # newest version begun in this epoch
@@ -100,14 +101,16 @@ class Replicator:
         """Start copying the live tensors as `version`. Returns at once.
 
         On a CUDA device, `version` is what the work queued on the current stream so far produces.
-        held: the copy waits for forward_begins(), but not for long.
+        held: the copy waits for forward_begins(), but not for long, and does not go at full speed: transfers make
+        calls of the training thread and kernels slow.
         """
         slot = self._slot_for(version)
         if self._device is not None:
-            self._writer.set_hold(_HELD_S if held else 0.0)
+            spread = self._window.downloaded_s() if self._window is not None else 0.0
+            self._writer.set_downloads(*((_HELD_S, spread) if held else (0.0, 0.0)))
             self._holds = held
-        if self._window is not None:
-            self._writer.set_window(self._window.seconds())
+        if self._window is not None and self._paced:
+            self._writer.set_window(self._window.sent_s())
         self._writer.begin(slot, self._epoch, version, step_stream(self._device))
         if self._window is not None:
             self._window.begun()
@@ -239,7 +242,7 @@ class Replicator:
 
         None: nobody paces by it. A graph's collectives are not followed: they run whenever the graph is replayed.
         """
-        if self._window is None or self._device is None or captured(self._device):
+        if not self._paced or self._device is None or captured(self._device):
             return None
         return FollowedCollective(self._writer, self._device)
 

@@ -291,7 +291,7 @@ def held() -> None:
         "cancel": rig.writer.cancel,
     }
     for version, (way, end) in enumerate(ends.items()):
-        rig.writer.set_hold(0.3 if way == "time" else 1000.0)
+        rig.writer.set_downloads(0.3 if way == "time" else 1000.0)
         rig.writer.begin(version % 2, 1, version, rig.stream)
         rig.writer.seal(version, b"")
         rig.cuda.synchronize(rig.stream)
@@ -310,7 +310,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     for check in (
         *(round_trip, ordering, device_wait_is_needed, few_pieces_ahead, cancel, corrupt, reopened, held),
         *(graph_capture, failing),
-        *(device_pacing.collectives, device_pacing.handles, device_pacing.window_starts_with_the_step),
+        *(device_pacing.collectives, device_pacing.handles, device_pacing.spread),
+        device_pacing.window_starts_with_the_step,
     )
 }
 

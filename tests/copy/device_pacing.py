@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ff_core.contract.activity import ACTIVITY_COLLECTIVE
+from ff_core.copy.arena import Arena, ArenaLayout
+from ff_core.copy.writer import Writer
 from ff_core.worker import collective
 from ff_core.worker.collective import FollowedCollective
 from tests.copy.cuda import Cuda
@@ -135,6 +137,39 @@ def window_starts_with_the_step() -> None:
         rig.commit()
         assert rig.yielded() > before, "the deadline had passed when the step was over"
         rig.close()
+
+
+def spread() -> None:
+    """Downloads take the time that they are given, until somebody is at the device wait, or they are cancelled."""
+    size, seconds = 160 << 20, 1.0  # five pieces
+    cuda = Cuda()
+    stream, base = cuda.stream(), cuda.allocate(size)
+    arena = Arena.create(ArenaLayout(5, size, 0, 4096, 4096, 1 << 20))
+    writer = Writer(arena)
+    writer.set_segments([(base, size, 0, 0)])
+    ends: dict[str, Callable[[], None]] = {
+        "time": lambda: None,
+        "device wait": lambda: writer.device_wait(version, stream, 60),
+        "cancel": writer.cancel,
+    }
+    for version, (way, end) in enumerate(ends.items()):
+        cuda.fill(base, version + 1, size, stream)
+        cuda.synchronize(stream)
+        writer.set_downloads(0.0, seconds if way == "time" else 1000.0)
+        begun = time.monotonic()
+        writer.begin(version % 2, 1, version, stream)
+        writer.seal(version, b"")
+        eventually(lambda: writer.stats().bytes_copied > 0, "the first piece")
+        assert arena.find(1, version) is None, f"{way}: all at once"
+        end()
+        if way == "cancel":
+            continue
+        eventually(lambda: arena.find(1, version) == version % 2, f"version {version}")  # noqa: B023 (called at once)
+        if way == "time":
+            assert time.monotonic() - begun >= 0.8 * seconds  # the last of five pieces begins then
+    writer.close()
+    arena.close()
+    cuda.free(base)
 
 
 def handles() -> None:

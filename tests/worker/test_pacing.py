@@ -15,12 +15,13 @@ def test_predicts_only_from_enough_iterations_and_from_the_shortest() -> None:
     window = CopyWindow(clock)
     for _ in range(7):
         iteration(window, clock, 2.0)
-        assert window.seconds() == 0.0
+        assert window.sent_s() == 0.0
     iteration(window, clock, 1.0)
-    assert 0.5 < window.seconds() < 1.0  # room is left for the acknowledgement
+    assert 0.5 < window.sent_s() < 1.0  # room is left for the acknowledgement
     for _ in range(8):
         iteration(window, clock, 4.0)
-    assert 2.0 < window.seconds() < 4.0  # the short one is forgotten
+    assert 2.0 < window.sent_s() < 4.0  # the short one is forgotten
+    assert 0.0 < window.downloaded_s() < window.sent_s()  # what is sent has left the device before
 
 
 def test_interrupted_and_repeated_gates_say_nothing() -> None:
@@ -28,13 +29,13 @@ def test_interrupted_and_repeated_gates_say_nothing() -> None:
     window = CopyWindow(clock)
     for _ in range(8):
         iteration(window, clock, 2.0)
-    before = window.seconds()
+    before = window.sent_s()
     window.begun()
     clock.time += 0.001
     window.forget()
     window.gate()
     window.gate()
-    assert window.seconds() == before
+    assert window.sent_s() == before
 
 
 def test_a_device_tells_later_what_it_took() -> None:
@@ -43,16 +44,16 @@ def test_a_device_tells_later_what_it_took() -> None:
     for seconds in (2.0,) * 7 + (1.0,):
         iteration(window, clock, seconds)
     clock.behind = 4  # it has not come to the end of the last two
-    assert window.seconds() == 0.0
+    assert window.sent_s() == 0.0
     clock.behind = 0
-    known = window.seconds()
+    known = window.sent_s()
     assert 0.5 < known < 1.0
     clock.behind = 2
     iteration(window, clock, 0.1)
-    assert window.seconds() == known
+    assert window.sent_s() == known
     window.forget()  # a failover in between: what the device still does says nothing
     clock.behind = 0
-    assert window.seconds() == known
+    assert window.sent_s() == known
 
 
 def test_the_hosts_own_clock() -> None:
@@ -60,4 +61,4 @@ def test_the_hosts_own_clock() -> None:
     for _ in range(8):
         window.begun()
         window.gate()
-    assert 0 <= window.seconds() < 60
+    assert 0 <= window.sent_s() < 60

@@ -1,8 +1,10 @@
 #include "device/device_source.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
+#include "base/fd.h"
 #include "slots/slot.h"
 
 namespace ff {
@@ -10,6 +12,11 @@ namespace {
 
 constexpr uint64_t kPieceBytes = 32 << 20;  // 0.6 ms on PCIe 5; each change of streams costs 4 us
 constexpr std::chrono::microseconds kShortPause{40}, kLongPause{400};  // less than the pieces ahead take
+
+uint64_t bytes_of(const std::vector<DeviceOperation>& operations) {
+  return std::accumulate(operations.begin(), operations.end(), uint64_t{0},
+                         [](uint64_t sum, const DeviceOperation& operation) { return sum + operation.bytes; });
+}
 
 }  // namespace
 
@@ -20,6 +27,7 @@ DeviceSource::DeviceSource(std::shared_ptr<DeviceArena> arena, const std::vector
     : arena_(std::move(arena)),
       device_(arena_->device()),
       plan_(segments, arena_->arena().geometry(), device_.can_gather()),
+      bytes_(bytes_of(plan_.operations())),
       half_bytes_(std::min(kStagingBytes, arena_->arena().geometry().payload_bytes() / kPage * kPage + kPage) + kPage) {
   for (size_t i = 0; i < plan_.groups().size(); ++i) landed_.push_back(std::make_unique<OwnedEvent>(device_, true));
   for (auto& event : pieces_) event = std::make_unique<OwnedEvent>(device_);
@@ -66,6 +74,8 @@ bool DeviceSource::enqueue(const DeviceMarks& marks, uint32_t slot, const Pace& 
   device_.wait(copy_stream(), marks.begun());
   if (pack_ != nullptr) device_.wait(pack_->get(), marks.begun());
   size_t next = 0;
+  enqueued_ = 0;
+  started_ns_ = monotonic_ns();
   for (group_ = 0; group_ < landed_.size();) {
     for (; next < plan_.groups()[group_].end_operation; ++next) {
       if (!copy(plan_.operations()[next], payload, pace)) return false;
@@ -100,6 +110,7 @@ bool DeviceSource::download(uint8_t* to, DeviceAddress from, uint64_t bytes, con
     const uint64_t part = urgent ? bytes - at : std::min(kPieceBytes - piece_bytes_, bytes - at);
     device_.download(to + at, from + at, part, copy_stream());
     at += part;
+    enqueued_ += part;
     piece_bytes_ = std::min(kPieceBytes, piece_bytes_ + part);
   }
   return true;
@@ -118,13 +129,20 @@ void DeviceSource::end_piece() {
 bool DeviceSource::await_room(const Pace& pace) {
   auto pause = kShortPause;
   // The event that the piece will end with: of the piece kAhead before it, or never recorded.
-  while (!pace.urgent.load(std::memory_order_relaxed) && !device_.passed(pieces_[piece_ % kAhead]->get())) {
+  while (!pace.urgent.load(std::memory_order_relaxed) &&
+         (too_early(pace) || !device_.passed(pieces_[piece_ % kAhead]->get()))) {
     if (pace.cancelled.load(std::memory_order_relaxed)) return false;
     pace.progress(group_);
     pace.pause(pause);
     pause = std::min(2 * pause, kLongPause);
   }
   return true;
+}
+
+// The share of the time that is over is less than the share of the bytes that are on the streams.
+bool DeviceSource::too_early(const Pace& pace) const {
+  const double share = static_cast<double>(enqueued_) / static_cast<double>(std::max<uint64_t>(bytes_, 1));
+  return static_cast<double>(monotonic_ns() - started_ns_) < share * static_cast<double>(pace.spread_ns);
 }
 
 bool DeviceSource::group_landed(size_t group) {

@@ -10,7 +10,8 @@
 // the first. A script's own small download (its loss, say) must come in between. So the engine's downloads go in pieces
 // to two streams in turns, and each waits for the piece before: the device has to look around after every piece. Only a
 // few pieces are put on the streams ahead of the device, for the script's stream may share a hardware queue with one of
-// them. That ends when somebody is in a hurry: the training thread in device_wait(), which itself waits until all pieces
+// them. Transfers at full speed slow down the training thread's calls and the device's kernels, so pieces may also be
+// spread over a time. All that ends when somebody is in a hurry: the training thread in device_wait(), which itself waits until all pieces
 // are on the streams.
 #pragma once
 #include <atomic>
@@ -54,6 +55,7 @@ class DeviceSource {
   struct Pace {
     const std::atomic<bool>& cancelled;
     const std::atomic<bool>& urgent;  // all that is left goes on the streams at once
+    int64_t spread_ns;                // until then pieces go one by one, evenly over so long; 0: as fast as the device can
     std::function<void(size_t enqueued_groups)> progress;     // after each group, and while there is nothing to do
     std::function<void(std::chrono::microseconds)> pause;     // so long at most; ends when one of the two is set
   };
@@ -71,6 +73,7 @@ class DeviceSource {
   bool copy(const DeviceOperation& operation, uint8_t* payload, const Pace& pace);  // false: cancelled
   bool download(uint8_t* to, DeviceAddress from, uint64_t bytes, const Pace& pace);
   bool await_room(const Pace& pace);
+  bool too_early(const Pace& pace) const;
   void end_piece();
   DeviceStream copy_stream() const { return copy_[turn_]->get(); }  // what is put there comes after all that was put before
 
@@ -81,6 +84,9 @@ class DeviceSource {
   std::unique_ptr<OwnedEvent> pieces_[kAhead];       // piece n ends with event n % kAhead
   uint64_t piece_ = 0, piece_bytes_ = 0;             // the one being put together
   size_t group_ = 0;                                 // likewise
+  const uint64_t bytes_;                             // of all operations
+  uint64_t enqueued_ = 0;                            // of this version
+  int64_t started_ns_ = 0;                           // monotonic, likewise
   const uint64_t half_bytes_;  // of the staging memory, which has two
   DeviceAddress tiles_ = 0, staging_ = 0;
   std::unique_ptr<OwnedEvent> packed_[2], drained_[2];  // per half of the staging memory

@@ -22,6 +22,7 @@ struct Flight {
   const bool checksummed;
   std::shared_ptr<const std::vector<uint8_t>> journal;  // to be sent ahead of this version; null: unchanged
   int64_t held_until_ns = 0;  // monotonic: nothing goes on a device's streams before, unless `go` or `urgent`; 0: not held
+  int64_t spread_ns = 0;      // a device's downloads are spread over so long; 0: as fast as it can
   int64_t window_ns = 0;  // to be acknowledged so long after there is something to copy; 0: as soon as possible
   // Tensors on a device: where they are copied from, and when. Null: all lie on the host.
   std::shared_ptr<DeviceSource> source;

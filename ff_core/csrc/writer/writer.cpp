@@ -116,6 +116,7 @@ void Writer::begin(uint32_t slot, uint64_t epoch, int64_t version, DeviceStream 
   auto flight = std::make_shared<Flight>(slot, epoch, version, false, checksum_);
   attach_journal(*flight);
   flight->window_ns = window_ns_;
+  flight->spread_ns = spread_ns_;
   if (hold_ns_ > 0) flight->held_until_ns = monotonic_ns() + hold_ns_;
   if (source_ != nullptr) {
     flight->source = source_;
@@ -219,9 +220,10 @@ void Writer::set_window(uint64_t window_us) {
   window_ns_ = static_cast<int64_t>(std::min(window_us, kHourUs)) * 1000;
 }
 
-void Writer::set_hold(uint64_t hold_us) {
+void Writer::set_downloads(uint64_t hold_us, uint64_t spread_us) {
   const std::lock_guard<std::mutex> lock(mutex_);
   hold_ns_ = static_cast<int64_t>(std::min(hold_us, kHourUs)) * 1000;
+  spread_ns_ = static_cast<int64_t>(std::min(spread_us, kHourUs)) * 1000;
 }
 
 void Writer::go() {

@@ -44,7 +44,7 @@ class Writer final : public LinkOwner {
   void check();
   void cancel();
   void set_window(uint64_t window_us);
-  void set_hold(uint64_t hold_us);
+  void set_downloads(uint64_t hold_us, uint64_t spread_us);
   void go();
   ff_writer_stats stats();
   Collectives& collectives() { return collectives_; }
@@ -106,7 +106,7 @@ class Writer final : public LinkOwner {
   int64_t committed_version_ = -1;
   int64_t cancelled_version_ = -1;  // newest of those that the last cancel abandoned
   size_t lost_ = 0;
-  int64_t window_ns_ = 0, hold_ns_ = 0;  // see Flight
+  int64_t window_ns_ = 0, hold_ns_ = 0, spread_ns_ = 0;  // see Flight
   int problem_ = FF_OK;  // why versions in flight cannot commit
   std::string problem_text_;
   bool cancelling_ = false;

@@ -119,7 +119,8 @@ bool Writer::copy_from_device(Flight& flight) {
     if (start == 0) flight.start_window(start = monotonic_ns());  // unless it had started: see look
     landing.land(static_cast<uint32_t>(++landed));
   };
-  const DeviceSource::Pace pace{flight.cancelled, flight.urgent,
+  hold(flight, look);
+  const DeviceSource::Pace pace{flight.cancelled, flight.urgent, flight.spread_ns,
                                 [&](size_t enqueued) {
                                   look();
                                   while (landed < enqueued && source.group_landed(landed)) land();
@@ -128,7 +129,6 @@ bool Writer::copy_from_device(Flight& flight) {
                                   std::unique_lock<std::mutex> lock(mutex_);
                                   changed_.wait_for(lock, time, [&] { return flight.urgent || flight.cancelled; });
                                 }};
-  hold(flight, look);
   if (!source.enqueue(*flight.marks, flight.slot, pace)) return false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
