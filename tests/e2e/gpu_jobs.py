@@ -99,5 +99,10 @@ def both_megatron(
 
 
 def set_before_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What deterministic scripts set for cuBLAS. Set by the script alone, spares leave first kernels to the rank."""
+    """What deterministic scripts set for cuBLAS. Set by the script alone, spares leave first kernels to the rank.
+
+    A machine may list architectures to build for. DeepSpeed cannot read all of them ("9.0a"); without a list it takes
+    the device's.
+    """
     monkeypatch.setitem(jobs.ENV, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.delitem(jobs.ENV, "TORCH_CUDA_ARCH_LIST", raising=False)
