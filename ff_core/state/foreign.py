@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import gc
 import io
 import marshal
 import queue
@@ -59,6 +60,24 @@ def _put_queue(live: Any, state: Any) -> None:
         live.unfinished_tasks = state[1]
 
 
+def _waiting(value: queue.SimpleQueue[Any]) -> list[Any]:
+    """What is in one, in order. Only the garbage collector tells. Raises ValueError if it does not."""
+    referents = [part for part in gc.get_referents(value) if part is not type(value)]
+    if sys.version_info < (3, 13):  # a list, the first entries of which have been taken
+        (referents,) = referents
+    count = value.qsize()
+    if count > len(referents):
+        raise ValueError("what is in it is not known")
+    return referents[len(referents) - count :]
+
+
+def _put_simple_queue(live: queue.SimpleQueue[Any], state: Any) -> None:
+    while not live.empty():
+        live.get_nowait()
+    for item in state:
+        live.put(item)
+
+
 def _memory(value: Any) -> memoryview:
     held = memoryview(value.get_obj() if isinstance(value, SynchronizedBase) else value)
     return held if held.format == "B" and held.ndim == 1 else held.cast("B")
@@ -76,6 +95,7 @@ _KINDS: tuple[tuple[type, _Kind], ...] = (
     (io.StringIO, _TEXT),
     (io.BytesIO, _TEXT),
     (queue.Queue, _Kind(lambda value: [list(value.queue), value.unfinished_tasks], _put_queue)),
+    (queue.SimpleQueue, _Kind(_waiting, _put_simple_queue)),
     (ctypes.Array, _SHARED),
     (ctypes._SimpleCData, _SHARED),
     (SynchronizedBase, _SHARED),
@@ -112,7 +132,7 @@ def mark(value: Any) -> Any:
     try:
         return hash(marshal.dumps(_state(value)))
     except ValueError:  # a queue of something
-        return [id(item) for item in list(value.queue)]
+        return [id(item) for item in (list(value.queue) if isinstance(value, queue.Queue) else _waiting(value))]
 
 
 def put_contents(live: Any, state: Any) -> bool:

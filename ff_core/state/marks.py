@@ -10,7 +10,9 @@ from itertools import islice
 from types import FunctionType, GeneratorType
 from typing import Any
 
-from ff_core.state import foreign, generators, objects, values
+import torch
+
+from ff_core.state import caches, foreign, generators, objects, values, weak
 from ff_core.state.fingerprint import Fingerprint
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
@@ -38,7 +40,8 @@ class Marker:
             return repr(value)
         self.parts += 1
         if isinstance(value, WRITTEN):
-            return [(id(part), -1 if part.is_inference() else part._version) for part in values.tensors(value)]
+            held = [(id(part), -1 if part.is_inference() else part._version) for part in values.tensors(value)]
+            return (held, self._given(value)) if value.__dict__ and isinstance(value, torch.Tensor) else held
         base = objects.base_of(kind)
         if base is not None:
             return self._of_container(value, kind, base)
@@ -55,6 +58,10 @@ class Marker:
             return values.place_of(value)
         if foreign.is_kind(kind):
             return foreign.mark(value)
+        if kind is caches.KIND:
+            return self._of_cache(value) if caches.is_users(value) else id(value)
+        if weak.kind_of(kind) is not None:
+            return [(self._referred(key), self._referred(part)) for key, part in weak.members(value)]
         if foreign.is_librarys_class(kind):
             simple, _ = foreign.simple_parts(value)
             return (kind.__qualname__, *((name, self.mark(part)) for name, part in simple.items()))
@@ -66,6 +73,16 @@ class Marker:
         if kind in values.SCALARS or kind in WRITTEN_AS or isinstance(value, (Enum, *values.NUMBERS)):
             return repr(value)
         return id(value)
+
+    def _given(self, tensor: torch.Tensor) -> Any:
+        """What a script has given to a tensor."""
+        if id(tensor) in self._above or len(self._above) > _DEPTH:
+            return None
+        self._above.append(id(tensor))
+        try:
+            return [(name, self.mark(part)) for name, part in list(tensor.__dict__.items())]
+        finally:
+            self._above.pop()
 
     def _of_container(self, value: Any, kind: type, base: type) -> Any:
         size = len(value)
@@ -99,6 +116,19 @@ class Marker:
             return tuple((name, self.mark(part)) for name, part in list(objects.attributes(value).items()))
         finally:
             self._above.pop()
+
+    def _of_cache(self, value: Any) -> Any:
+        if id(value) in self._above or len(self._above) > _DEPTH:
+            return None
+        self._above.append(id(value))
+        try:
+            return caches.mark(value), [self.mark(entry.value) for entry in caches.entries(value)]
+        finally:
+            self._above.pop()
+
+    def _referred(self, value: Any) -> Any:
+        """Plain keys and values as they are; other objects by themselves, and by what they have."""
+        return self.mark(value) if type(value) in PLAIN else (id(value), self.mark(value))
 
     def _of_iterator(self, value: Any) -> Any:
         reduced = values.reduced(value)

@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 
-from ff_core.state import frames, objects, reach, switched, values
+from ff_core.state import caches, frames, objects, switched, values
 from ff_core.state.covered import Covered
 from ff_core.state.modes import hooks_of
 from ff_core.state.process_wide import OfEnvironment, OfTorch
 from ff_core.state.space import (
     Bound,
     Functions,
+    OfCallable,
     OfClass,
     OfContextVariable,
     OfFunction,
@@ -36,6 +37,8 @@ from ff_core.state.space import (
     reference,
     running,
 )
+from ff_core.state.tensor_attributes import OfTensors
+from ff_core.state.thread_wide import OfThisThread
 
 _DEPTH = 4  # objects in objects and containers
 _MOST_HELD = 64  # objects in one list or dict; what has more is looked at as a whole
@@ -133,11 +136,16 @@ class _Finder:
     def _of_callable(self, label: str, value: Any, depth: int) -> None:
         """A method's object, and what a functools.partial has bound, may be nowhere else."""
         self._seen.add(id(value))
-        behind = [(f"argument{name}" if name.isdecimal() else name, part) for name, part in reach.behind(value)]
-        kept = {name: part for name, part in behind if objects.base_of(type(part)) not in (None, tuple)}
-        if kept:
-            self.add(Space(f"{label}.", kept), _DEPTH)
-        for name, part in behind:
+        if type(value) is caches.KIND:
+            if caches.is_users(value):
+                self._look(label, value.__wrapped__, depth)
+                for number, entry in enumerate(caches.entries(value)):
+                    self._look(f"{label}()[{number}]", entry.value, depth + 1)
+            return
+        space = OfCallable(f"{label}.", value)
+        if space.known:
+            self.add(space, _DEPTH)
+        for name, part in space.parts.items():
             self._look(f"{label}.{name}", part, depth + 1)
 
     def _of_function(self, label: str, function: FunctionType) -> None:
@@ -215,7 +223,7 @@ def found_spaces(most: int, covered: Covered) -> Found:
         finder.add(make(), _DEPTH)
     for number, module in enumerate(switched.left_out()):
         finder.hooks(f"module {number} of the model", module)
-    for make in (OfTorch, OfEnvironment):
+    for make in (OfTorch, OfThisThread, OfTensors, OfEnvironment):
         finder.add(make(), _DEPTH)
     for name in names:
         if name != "__main__":
