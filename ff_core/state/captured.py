@@ -74,6 +74,7 @@ class Taker:
     ) -> None:
         self._room, self._left, self._known, self._share = room, left, known, share
         self._above: list[int] = []
+        self._libraries = 0  # objects of libraries above
 
     def take(self, value: Any, at: str = "") -> Taken:
         """at: the label under which `value` itself is known. Raises LostError."""
@@ -147,9 +148,7 @@ class Taker:
         if foreign.is_kind(kind):
             return self._contents(value)
         if foreign.is_librarys_class(kind):
-            simple, whole = foreign.simple_parts(value)
-            self._room.use(items=len(simple))
-            return ["parts", objects.name_of(kind), [[name, self._take(part)] for name, part in simple.items()], whole]
+            return self._of_library(value, kind)
         if isinstance(value, Placed):
             return LEFT if value.goes_on_by_itself() else ["placed", value.place()]
         if values.is_loader_iterator(kind):
@@ -188,6 +187,15 @@ class Taker:
     def _referred(self, value: Any) -> Taken:
         label = self._known(value)
         return [] if label is None else ["known", label]
+
+    def _of_library(self, value: Any, kind: type) -> Taken:
+        self._libraries += 1
+        try:
+            simple, whole = foreign.simple_parts(value, self._libraries - 1)
+            self._room.use(items=len(simple))
+            return ["parts", objects.name_of(kind), [[name, self._take(part)] for name, part in simple.items()], whole]
+        finally:
+            self._libraries -= 1
 
     def _contents(self, value: Any) -> Taken:
         try:
@@ -240,7 +248,7 @@ class Taker:
             gradient = None
         self._room.use(tensor.nbytes + (0 if gradient is None else gradient.nbytes))
         leaf = tensor.is_leaf and tensor.requires_grad
-        taken = ["tensor", self._copy(tensor), str(tensor.device), leaf, self._copy(gradient)]
+        taken: Taken = ["tensor", self._copy(tensor), str(tensor.device), leaf, self._copy(gradient)]
         held = tensor.__dict__  # what the script has given it
         if held and len(self._above) <= _DEPTH:
             self._above.append(id(tensor))

@@ -69,7 +69,7 @@ def set_state(generator: Any, state: Any) -> None:
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     elif isinstance(generator, np.random.SeedSequence):
-        generator.__setstate__(state)
+        generator.__setstate__(state)  # type: ignore[attr-defined]
     else:
         bits = generator.bit_generator
         bits.state = state["state"]

@@ -22,6 +22,7 @@ _MOST_BYTES = 1 << 20  # of an array whose contents all count
 _MOST_PARTS = 20_000  # of one value
 HEAVY = 500
 """A mark of more parts is not made with every version."""
+_LIBRARYS = 50  # parts that an object in a library's object counts for
 _MOST_ENTRIES = 1_000_000  # of a list that counts as a whole
 _LAST = 32  # entries of a long list that are compared with every version
 
@@ -32,6 +33,7 @@ class Marker:
     def __init__(self, known: Callable[[Any], str | None]) -> None:
         self._known = known
         self._above: list[int] = []
+        self._libraries = 0  # objects of libraries above
         self.parts = 0
 
     def mark(self, value: Any) -> Any:
@@ -63,8 +65,7 @@ class Marker:
         if weak.kind_of(kind) is not None:
             return [(self._referred(key), self._referred(part)) for key, part in weak.members(value)]
         if foreign.is_librarys_class(kind):
-            simple, _ = foreign.simple_parts(value)
-            return (kind.__qualname__, *((name, self.mark(part)) for name, part in simple.items()))
+            return (kind.__qualname__, *self._of_library(value))
         if values.is_loader_iterator(kind):
             return _given(value)
         if objects.is_users_object(value):
@@ -73,6 +74,19 @@ class Marker:
         if kind in values.SCALARS or kind in WRITTEN_AS or isinstance(value, (Enum, *values.NUMBERS)):
             return repr(value)
         return id(value)
+
+    def _of_library(self, value: Any) -> Any:
+        if id(value) in self._above or self.parts > _MOST_PARTS:
+            return ()
+        self._above.append(id(value))
+        self.parts += _LIBRARYS if self._libraries else 0
+        self._libraries += 1
+        try:
+            simple, _ = foreign.simple_parts(value, self._libraries - 1)
+            return [(name, self.mark(part)) for name, part in simple.items()]
+        finally:
+            self._libraries -= 1
+            self._above.pop()
 
     def _given(self, tensor: torch.Tensor) -> Any:
         """What a script has given to a tensor."""

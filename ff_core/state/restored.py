@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ff_core.errors import FailoverError
-from ff_core.state import caches, foreign, generators, objects, values, weak
+from ff_core.state import foreign, generators, hidden, objects, values
 from ff_core.state.captured import LostError, Taken
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
@@ -249,51 +249,7 @@ class Putter:
             raise LostError("it is of another kind or size there")
         return live
 
-    def _put_cache(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        """The very object, with what it has to have; what is missing is computed again."""
-        if type(live) is not caches.KIND:
-            raise LostError("it is no cache there")
-        now = caches.entries(live)
-        held = {caches.key_of(entry): entry for entry in now}
-        wanted = []
-        for given, names, part in taken[1]:
-            parts = [self.put(None, argument, in_place=False) for argument in given]
-            cut = len(parts) - len(names)
-            entry = caches.Entry(tuple(parts[:cut]), dict(zip(names, parts[cut:], strict=True)), None)
-            there = held.get(caches.key_of(entry))
-            try:
-                value = self.put(None if there is None else there.value, part, in_place=there is not None)
-            except LostError:
-                continue
-            if there is not None or part[0] != "left":
-                wanted.append(entry._replace(value=value))
-        if not caches.are_same(wanted, now):
-            caches.fill(live, wanted)
-        return live
-
-    def _put_weak(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        _, name, entries = taken
-        is_same = weak.kind_of(type(live)) == name
-        now = weak.members(live) if is_same else []
-        placed = now if len(now) == len(entries) else []
-        held = {id(key): value for key, value in now}
-        wanted = []
-        for number, (key, part) in enumerate(entries):
-            own = placed[number] if placed else (None, None)
-            if weak.has_weak_keys(name):
-                referred = self._referred(key, own[0])
-                wanted.append((referred, self.put(held.get(id(referred)), part, in_place=in_place)))
-            else:
-                key = own[0] if type(key) is list and not key else self._key(key, number, {}, len(entries))
-                wanted.append((key, self._referred(part, own[1])))
-        return weak.make(name, live if is_same and in_place else None, wanted)
-
-    def _referred(self, taken: Taken, live: Any) -> Any:
-        """An object that is known, or the one at that place."""
-        found = self._put_known(live, taken, False) if taken else live
-        if found is None:
-            raise LostError("what it refers to is not known")
-        return found
+    _put_cache, _put_weak = hidden.put_cache, hidden.put_weak
 
     def _put_parts(self, live: Any, taken: Taken, in_place: bool) -> Any:
         """Of a library's object. One that is another each time keeps what it has, unless it can be made."""

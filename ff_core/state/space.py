@@ -136,11 +136,11 @@ class OfCallable(Space):
         return self._parts()
 
     def write(self, functions: Functions, new: dict[str, Any]) -> None:
-        if not isinstance(self._owner, functools.partial):  # a method has the object that it has
-            return
-        args = [new.get(f"argument{place}", part) for place, part in enumerate(self._owner.args)]
-        keywords = {name: new.get(name, part) for name, part in self._owner.keywords.items()}
-        self._owner.__setstate__((self._owner.func, tuple(args), keywords, vars(self._owner)))
+        owner = self._owner
+        if isinstance(owner, functools.partial):  # a method has the object that it has
+            args = [new.get(f"argument{place}", part) for place, part in enumerate(owner.args)]
+            keywords = {name: new.get(name, part) for name, part in owner.keywords.items()}
+            owner.__setstate__((owner.func, tuple(args), keywords, vars(owner)))  # type: ignore[attr-defined]
 
     def remove(self, functions: Functions, name: str) -> None:
         pass

@@ -23,6 +23,7 @@ from ff_core.state import caches, frames, objects, switched, values
 from ff_core.state.covered import Covered
 from ff_core.state.modes import hooks_of
 from ff_core.state.process_wide import OfEnvironment, OfTorch
+from ff_core.state.scripted import OfScripted, is_scripted
 from ff_core.state.space import (
     Bound,
     Functions,
@@ -137,16 +138,19 @@ class _Finder:
         """A method's object, and what a functools.partial has bound, may be nowhere else."""
         self._seen.add(id(value))
         if type(value) is caches.KIND:
-            if caches.is_users(value):
-                self._look(label, value.__wrapped__, depth)
-                for number, entry in enumerate(caches.entries(value)):
-                    self._look(f"{label}()[{number}]", entry.value, depth + 1)
+            self._of_cache(label, value, depth)
             return
         space = OfCallable(f"{label}.", value)
         if space.known:
             self.add(space, _DEPTH)
         for name, part in space.parts.items():
             self._look(f"{label}.{name}", part, depth + 1)
+
+    def _of_cache(self, label: str, cache: Any, depth: int) -> None:
+        if caches.is_users(cache):
+            self._look(label, cache.__wrapped__, depth)
+            for number, entry in enumerate(caches.entries(cache)):
+                self._look(f"{label}()[{number}]", entry.value, depth + 1)
 
     def _of_function(self, label: str, function: FunctionType) -> None:
         """A function may have attributes, and lists and dicts as defaults."""
@@ -168,6 +172,7 @@ class _Finder:
         self.found.known[id(model)] = label, reference(model)
         for path, part in model.named_modules():
             self.hooks(f"{label}.{path}" if path else label, part)
+            self.scripted(f"{label}.{path}." if path else f"{label}.", part)
             if objects.has_more(type(part)) and id(part) not in self._saved:
                 self.add(OfObject(f"{label}.{path}." if path else f"{label}.", part), depth + 1)
 
@@ -178,6 +183,10 @@ class _Finder:
                 self.bound(f"{hook.__name__}().", hook)
             else:
                 self._look(f"{label}, hook {number}", hook, 0)
+
+    def scripted(self, label: str, module: torch.nn.Module) -> None:
+        if is_scripted(module):
+            self.add(OfScripted(label, module), _DEPTH)
 
     def object(self, label: str, obj: Any, left_out: frozenset[str]) -> None:
         self._seen.add(id(obj))
@@ -223,6 +232,7 @@ def found_spaces(most: int, covered: Covered) -> Found:
         finder.add(make(), _DEPTH)
     for number, module in enumerate(switched.left_out()):
         finder.hooks(f"module {number} of the model", module)
+        finder.scripted(f"module {number} of the model.", module)
     for make in (OfTorch, OfThisThread, OfTensors, OfEnvironment):
         finder.add(make(), _DEPTH)
     for name in names:

@@ -56,7 +56,7 @@ class OfThisThread(Space):
         )
         if read != self._read:  # the very values of before are not looked at
             self._read = read
-            texts = " ".join(map(str, read[3:5])), ",".join((read[9] or {}).values())
+            texts = " ".join(map(str, read[3:5])), ",".join(map(str, (read[9] or {}).values()))
             self._last = dict(zip(_NAMES, (*read[:3], texts[0], *read[5:9], texts[1]), strict=True))
         return self._last
 

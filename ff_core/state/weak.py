@@ -1,7 +1,7 @@
 """What refers to objects without keeping them: dicts and sets with weak references, and a weak reference itself.
 
-    members(value)              # [(key or None, object or value), ...]: what is there now
-    make(kind, live, members)   # `live` itself with these members, or a new one of `kind`
+members(value)              # [(key or None, object or value), ...]: what is there now
+make(kind, live, members)   # `live` itself with these members, or a new one of `kind`
 """
 
 from __future__ import annotations
