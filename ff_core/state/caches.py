@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from ff_core.state import frames
 
 KIND: type = type(functools.cache(lambda: None))
-MOST = 1000
-"""Entries of one cache that are looked at."""
+MOST = 256
+"""Entries. A cache that has more is taken for one of a pure function."""
 
 
 class Entry(NamedTuple):
@@ -40,28 +40,39 @@ def is_users(cache: Any) -> bool:
     )
 
 
+def is_large(cache: Any) -> bool:
+    """Whether it has more entries than are looked at."""
+    return bool(cache.cache_info().currsize > MOST)
+
+
 def mark(cache: Any) -> Any:
     """Another one if entries were made, or used: that decides which one a full cache drops."""
     found = cache.cache_info()
     return found.misses if found.maxsize is None else tuple(found)
 
 
+def results(cache: Any) -> list[Any]:
+    """The values of its entries."""
+    return _parts(cache)[1]
+
+
 def entries(cache: Any) -> list[Entry]:
-    """At most `MOST`, the newest."""
+    keys, held, divider = _parts(cache)
     typed = cache.cache_parameters()["typed"]
-    return [_entry(key, value, typed, divider) for key, value, divider in _pairs(cache)[-MOST:]]
+    return [_entry(key, value, typed, divider) for key, value in zip(keys, held, strict=True)]
 
 
-def _pairs(cache: Any) -> list[tuple[Any, Any, Any]]:
-    """(key, value, what stands before names of arguments in a key)."""
+def _parts(cache: Any) -> tuple[list[Any], list[Any], Any]:
+    """Keys, values, and what stands before names of arguments in a key."""
     referents = gc.get_referents(cache)
     place = max(index for index, part in enumerate(referents) if part is cache.__wrapped__)
     held, divider, link = referents[place - 1], referents[place + 1], referents[place + 2]
     if cache.cache_info().maxsize is None:
-        return [(key, value, divider) for key, value in held.items()]
-    linked = referents[: place - 1]
-    ends = [index for index, part in enumerate(linked) if part is link]
-    return [(linked[end - 2], linked[end - 1], divider) for end in ends if end >= 2]
+        return list(held), list(held.values()), divider
+    linked = referents[place - 1 - 3 * len(held) : place - 1]
+    if any(part is not link for part in linked[2::3]):
+        raise ValueError("this Python keeps a cache in another way")
+    return linked[::3], linked[1::3], divider
 
 
 def _entry(key: Any, value: Any, typed: bool, divider: Any) -> Entry:

@@ -141,7 +141,7 @@ class Taker:
         if objects.is_users_class(kind):
             return ["object", objects.name_of(kind), self._attributes(value)]
         if kind is caches.KIND:
-            return self._cache(value) if caches.is_users(value) else LEFT
+            return self._cache(value) if caches.is_users(value) and not caches.is_large(value) else LEFT
         weak_kind = weak.kind_of(kind)
         if weak_kind is not None:
             return self._weak(value, weak_kind)

@@ -132,11 +132,11 @@ class Marker:
             self._above.pop()
 
     def _of_cache(self, value: Any) -> Any:
-        if id(value) in self._above or len(self._above) > _DEPTH:
+        if id(value) in self._above or len(self._above) > _DEPTH or caches.is_large(value):
             return None
         self._above.append(id(value))
         try:
-            return caches.mark(value), [self.mark(entry.value) for entry in caches.entries(value)]
+            return caches.mark(value), [self.mark(part) for part in caches.results(value) if type(part) not in PLAIN]
         finally:
             self._above.pop()
 

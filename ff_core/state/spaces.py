@@ -147,7 +147,7 @@ class _Finder:
             self._look(f"{label}.{name}", part, depth + 1)
 
     def _of_cache(self, label: str, cache: Any, depth: int) -> None:
-        if caches.is_users(cache):
+        if caches.is_users(cache) and not caches.is_large(cache):
             self._look(label, cache.__wrapped__, depth)
             for number, entry in enumerate(caches.entries(cache)):
                 self._look(f"{label}()[{number}]", entry.value, depth + 1)

@@ -184,7 +184,7 @@ def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytes
 
 def test_a_cache_is_read_and_filled() -> None:
     for size, typed in ((None, False), (3, True)):
-        calls = []
+        calls: list[Any] = []
 
         @functools.lru_cache(maxsize=size, typed=typed)
         def double(number: Any, by: Any = 1, calls: Any = calls) -> Any:
@@ -214,6 +214,21 @@ def test_a_cache_of_what_cannot_be_saved_computes_it_again(monkeypatch: pytest.M
 
     assert replaced(opens) == ([], "True")
     assert repeated(opens, monkeypatch) == ([], "True")
+
+
+def test_a_large_cache_is_taken_for_one_of_a_pure_function() -> None:
+    @functools.cache
+    def double(number: int) -> int:
+        return 2 * number
+
+    mine = Variables()
+    mine.begin()
+    double(1)
+    path = "test_a_large_cache_is_taken_for_one_of_a_pure_function().double"
+    assert mine.save()["changed"][path][0][0] == "cache"
+    for number in range(caches.MOST + 1):
+        double(number)
+    assert mine.save()["changed"][path][0] == ["left"]
 
 
 def a_weak_reference_to_what_is_new(look: Look, numbers: Numbers) -> Any:
