@@ -27,6 +27,7 @@ _NAMES = (
     "grad_enabled", "autocast_cpu", "autocast_cuda", "autocast_dtypes", "flush_denormal", "decimal_precision",
     "decimal_rounding", "recursion_limit", "numpy_errors",
 )  # fmt: skip
+_ERRORS: Any = getattr(getattr(getattr(np, "_core", None), "umath", None), "_extobj_contextvar", None)
 _DEVICES = ("cpu", "cuda")
 _SMALL, _SMALLER = [1e-308], [1e-2]  # in lists: nobody multiplies them ahead
 
@@ -52,11 +53,12 @@ class OfThisThread(Space):
             context.prec,
             context.rounding,
             sys.getrecursionlimit(),
-            None if np is None else np.geterr(),
+            _numpy_errors(),
         )
         if read != self._read:  # the very values of before are not looked at
             self._read = read
-            texts = " ".join(map(str, read[3:5])), ",".join(map(str, (read[9] or {}).values()))
+            errors = {} if np is None else np.geterr()
+            texts = " ".join(map(str, read[3:5])), ",".join(map(str, errors.values()))
             self._last = dict(zip(_NAMES, (*read[:3], texts[0], *read[5:9], texts[1]), strict=True))
         return self._last
 
@@ -66,6 +68,13 @@ class OfThisThread(Space):
 
     def remove(self, functions: Functions, name: str) -> None:
         pass  # there are always the same
+
+
+def _numpy_errors() -> Any:
+    """Equal as long as numpy.geterr() gives the same. That takes longer than all else, and NumPy 2 has a place for it."""
+    if _ERRORS is not None:
+        return _ERRORS.get()
+    return None if np is None else np.geterr()
 
 
 def _writers() -> dict[str, Callable[[Any], Any]]:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from ff_core.state import caches, covered
+from ff_core.state.space import OfCallable
 from ff_core.state.variables import Variables
 from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
 
@@ -180,6 +181,13 @@ def test_a_replacement_goes_on_with_them(name: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+
+
+def test_the_generators_behind_modules_are_no_variables() -> None:
+    """Their states are saved with every version anyway: `ff_core.state.rng`."""
+    names = [OfCallable("of.", held).known for held in (random.random, random.randint, np.random.rand)]
+    assert names == [[], [], []]
+    assert OfCallable("of.", random.Random(1).random).known == ["self"]
 
 
 def test_a_cache_is_read_and_filled() -> None:
