@@ -71,7 +71,7 @@ class OfThisThread(Space):
 
 
 def _numpy_errors() -> Any:
-    """Equal as long as numpy.geterr() gives the same. That takes longer than all else, and NumPy 2 has a place for it."""
+    """Equal as long as numpy.geterr() gives the same, which takes longer than all else: NumPy 2 has a place for it."""
     if _ERRORS is not None:
         return _ERRORS.get()
     return None if np is None else np.geterr()
