@@ -120,7 +120,9 @@ class OfCallable(Space):
         self.parts = self._parts()
         super().__init__(label, self.parts)
         del self._held
-        self.known = [name for name in self.known if self._is_kept(self.parts[name])]
+        is_method = not isinstance(owner, functools.partial)  # its function has nothing that changes
+        kept = {name for name, part in self.parts.items() if self._is_kept(part) and not (is_method and name == "func")}
+        self.known = [name for name in self.known if name in kept]
 
     def _parts(self) -> dict[str, Any]:
         behind = reach.behind(self._owner)
