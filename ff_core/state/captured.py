@@ -9,11 +9,12 @@ functions and members of an enum by name. What is of another kind is left as it 
 A taken value is a list. The first entry says of which kind:
 
     plain VALUE | left | known LABEL | text KIND TEXT | named NAME | member NAME NAME-OF-MEMBER
-    tensor TENSOR DEVICE IS-LEAF GRADIENT | array ARRAY | records BYTES SHAPE DTYPE | random STATE
+    tensor TENSOR DEVICE IS-LEAF GRADIENT [ATTRIBUTES] | array ARRAY | records BYTES SHAPE DTYPE | random STATE
     made from NAME NUMBER | span START STOP STEP | place INDEX | range START STOP STEP INDEX |
     iterator KIND [TAKEN...] TAKEN | placed PLACE |
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | numbers BASE ENTRIES LENGTH-LIMIT CLASS ATTRIBUTES |
-    object CLASS ATTRIBUTES | parts CLASS ATTRIBUTES ARE-THEY-ALL | contents PLAIN | module [[NAME, TAKEN]...]
+    object CLASS ATTRIBUTES | parts CLASS ATTRIBUTES ARE-THEY-ALL | contents PLAIN | module [[NAME, TAKEN]...] |
+    cache [[[TAKEN...] KEYWORDS TAKEN]...] | weak KIND [[KEY, TAKEN]...], where a [] stands for an object by its place
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import foreign, generators, objects, values
+from ff_core.state import caches, foreign, generators, objects, values, weak
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
@@ -38,6 +39,8 @@ _NUMBERS = frozenset({bool, int, float, type(None)})
 _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _NUMPY_KINDS = "biufcSUmM"
 LEFT: Taken = ["left"]
+_ARGUMENTS = frozenset({"plain", "known", "named", "member", "made from", "text", "span", "numbers"})
+_CACHE_BYTES, _CACHE_ITEMS = 1 << 20, 4000  # of one function
 
 Taken = list[Any]
 
@@ -71,6 +74,7 @@ class Taker:
     ) -> None:
         self._room, self._left, self._known, self._share = room, left, known, share
         self._above: list[int] = []
+        self._libraries = 0  # objects of libraries above
 
     def take(self, value: Any, at: str = "") -> Taken:
         """at: the label under which `value` itself is known. Raises LostError."""
@@ -136,17 +140,62 @@ class Taker:
             return self._holder(value, kind, base)
         if objects.is_users_class(kind):
             return ["object", objects.name_of(kind), self._attributes(value)]
+        if kind is caches.KIND:
+            return self._cache(value) if caches.is_users(value) and not caches.is_large(value) else LEFT
+        weak_kind = weak.kind_of(kind)
+        if weak_kind is not None:
+            return self._weak(value, weak_kind)
         if foreign.is_kind(kind):
             return self._contents(value)
         if foreign.is_librarys_class(kind):
-            simple, whole = foreign.simple_parts(value)
-            self._room.use(items=len(simple))
-            return ["parts", objects.name_of(kind), [[name, self._take(part)] for name, part in simple.items()], whole]
+            return self._of_library(value, kind)
         if isinstance(value, Placed):
             return LEFT if value.goes_on_by_itself() else ["placed", value.place()]
         if values.is_loader_iterator(kind):
             raise LostError("how far an iterator of a DataLoader has come cannot be set")
         return LEFT
+
+    def _cache(self, value: Any) -> Taken:
+        """Entries that cannot be saved are left out: their function computes them again."""
+        room, self._room = self._room, Room(_CACHE_BYTES, _CACHE_ITEMS)
+        found: list[Any] = []
+        try:
+            for entry in caches.entries(value):
+                try:
+                    given = [self._take(part) for part in (*entry.args, *entry.kwargs.values())]
+                    if _ARGUMENTS.issuperset(part[0] for part in given):
+                        found.append([given, list(entry.kwargs), self._take(entry.value)])
+                except LostError:
+                    continue
+        finally:
+            self._room = room
+        return ["cache", found]
+
+    def _weak(self, value: Any, name: str) -> Taken:
+        found: list[Any] = []
+        for key, part in weak.members(value):
+            if weak.has_weak_keys(name):
+                found.append([self._referred(key), self._take(part)])
+            else:
+                found.append([None if key is None else self._key(key), self._referred(part)])
+                if key is None and not found[-1][1]:  # has no place
+                    if len(self._above) == 1 and part is not None:
+                        raise LostError("what it refers to is not known")
+                    return LEFT
+        return ["weak", name, found]
+
+    def _referred(self, value: Any) -> Taken:
+        label = self._known(value)
+        return [] if label is None else ["known", label]
+
+    def _of_library(self, value: Any, kind: type) -> Taken:
+        self._libraries += 1
+        try:
+            simple, whole = foreign.simple_parts(value, self._libraries - 1)
+            self._room.use(items=len(simple))
+            return ["parts", objects.name_of(kind), [[name, self._take(part)] for name, part in simple.items()], whole]
+        finally:
+            self._libraries -= 1
 
     def _contents(self, value: Any) -> Taken:
         try:
@@ -199,7 +248,15 @@ class Taker:
             gradient = None
         self._room.use(tensor.nbytes + (0 if gradient is None else gradient.nbytes))
         leaf = tensor.is_leaf and tensor.requires_grad
-        return ["tensor", self._copy(tensor), str(tensor.device), leaf, self._copy(gradient)]
+        taken: Taken = ["tensor", self._copy(tensor), str(tensor.device), leaf, self._copy(gradient)]
+        held = tensor.__dict__  # what the script has given it
+        if held and len(self._above) <= _DEPTH:
+            self._above.append(id(tensor))
+            try:
+                taken.append([[name, self._take(part)] for name, part in list(held.items()) if isinstance(name, str)])
+            finally:
+                self._above.pop()
+        return taken
 
     def _copy(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         return tensor if tensor is None or self._share else tensor.detach().clone()

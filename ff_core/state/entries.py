@@ -27,9 +27,17 @@ def counts_of(saved: dict[str, Any]) -> dict[str, int]:
 
 
 def split(path: str) -> tuple[str, str]:
-    """Label of the space, name."""
+    """Label of the space, name. A label that ends in a double colon may be followed by dots."""
+    if is_lasting(path):
+        cut = path.index("::") + 2
+        return path[:cut], path[cut:]
     cut = max(path.rfind("."), path.rfind(":")) + 1
     return path[:cut], path[cut:]
+
+
+def is_lasting(path: str) -> bool:
+    """Whether a new name is there to stay, and no batch."""
+    return "::" in path
 
 
 def reference(value: Any) -> Callable[[], Any]:

@@ -1,19 +1,24 @@
 """Objects that the script did not bring the class of: what of them can be saved, and put back into the very object.
 
 Of Python's library: `array.array`, texts and bytes in memory, queues, numbers that processes share. Of other libraries:
-the simple attributes of an object, such as a meter's sum and count. What else such an object has is left as it is.
+the simple attributes of an object, such as a meter's sum and count, and those of objects that it has, two deep. What
+else such an object has is left as it is.
 """
 
 from __future__ import annotations
 
 import array
 import ctypes
+import gc
 import io
 import marshal
 import queue
+import socket
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import SynchronizedBase
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +32,9 @@ except ImportError:  # torch works without it
 
 _MOST_ENTRIES = 256  # of a list or dict that is an attribute
 _MOST_BYTES = 1 << 20  # of an array or a tensor that is one
+_DEPTH = 2  # objects in objects of a library
+_MOST_OBJECTS = 32  # in a list or dict of it
+_ACTIVE = (Thread, BaseProcess, io.IOBase, socket.socket)
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _POINTERS = "OPzZ"
 #: They go on by themselves, save themselves, or are looked at otherwise.
@@ -59,6 +67,24 @@ def _put_queue(live: Any, state: Any) -> None:
         live.unfinished_tasks = state[1]
 
 
+def _waiting(value: queue.SimpleQueue[Any]) -> list[Any]:
+    """What is in one, in order. Only the garbage collector tells. Raises ValueError if it does not."""
+    referents = [part for part in gc.get_referents(value) if part is not type(value)]
+    if sys.version_info < (3, 13):  # a list, the first entries of which have been taken
+        (referents,) = referents
+    count = value.qsize()
+    if count > len(referents):
+        raise ValueError("what is in it is not known")
+    return referents[len(referents) - count :]
+
+
+def _put_simple_queue(live: queue.SimpleQueue[Any], state: Any) -> None:
+    while not live.empty():
+        live.get_nowait()
+    for item in state:
+        live.put(item)
+
+
 def _memory(value: Any) -> memoryview:
     held = memoryview(value.get_obj() if isinstance(value, SynchronizedBase) else value)
     return held if held.format == "B" and held.ndim == 1 else held.cast("B")
@@ -76,6 +102,7 @@ _KINDS: tuple[tuple[type, _Kind], ...] = (
     (io.StringIO, _TEXT),
     (io.BytesIO, _TEXT),
     (queue.Queue, _Kind(lambda value: [list(value.queue), value.unfinished_tasks], _put_queue)),
+    (queue.SimpleQueue, _Kind(_waiting, _put_simple_queue)),
     (ctypes.Array, _SHARED),
     (ctypes._SimpleCData, _SHARED),
     (SynchronizedBase, _SHARED),
@@ -112,7 +139,7 @@ def mark(value: Any) -> Any:
     try:
         return hash(marshal.dumps(_state(value)))
     except ValueError:  # a queue of something
-        return [id(item) for item in list(value.queue)]
+        return [id(item) for item in (list(value.queue) if isinstance(value, queue.Queue) else _waiting(value))]
 
 
 def put_contents(live: Any, state: Any) -> bool:
@@ -142,21 +169,42 @@ def is_librarys_class(kind: type) -> bool:
     )
 
 
-def simple_parts(value: Any) -> tuple[dict[str, Any], bool]:
-    """Attributes of a library's object that are plain, small arrays, or containers of plain values; whether it has no
-    others."""
+def simple_parts(value: Any, depth: int = 0) -> tuple[dict[str, Any], bool]:
+    """Attributes of a library's object that are plain, small arrays, or containers of plain values, or such objects in
+    their turn, alone or in a list or dict; whether it has no others. depth: of `value` in another such object."""
     held = objects.attributes(value)
-    simple = {name: part for name, part in list(held.items()) if _is_simple(part)}
+    simple = {name: part for name, part in list(held.items()) if _is_simple(part, depth)}
     return simple, len(simple) == len(held)
 
 
-def _is_simple(part: Any) -> bool:
+def _is_simple(part: Any, depth: int) -> bool:
     kind = type(part)
     if kind in _PLAIN:
         return True
+    if is_librarys_class(kind):
+        return depth < _DEPTH and not _goes_on_by_itself(part)
     if kind is torch.Tensor:
         return not part.requires_grad and not part.is_meta and part.nbytes <= _MOST_BYTES
     if np is not None and kind is np.ndarray:
         return part.dtype.kind != "O" and part.nbytes <= _MOST_BYTES
     base = objects.base_of(kind)
-    return base is kind and len(part) <= _MOST_ENTRIES and objects.marshalled(part, base) is not None
+    if base is not kind or len(part) > _MOST_ENTRIES:
+        return False
+    return objects.marshalled(part, base) is not None or (depth < _DEPTH and _has_objects(part, depth))
+
+
+def _has_objects(held: Any, depth: int) -> bool:
+    """A list or dict of a library's objects, or of tensors, and of plain values."""
+    items = list(held.values()) if isinstance(held, dict) else list(held)
+    keys = held if isinstance(held, dict) else ()
+    return (
+        isinstance(held, (list, tuple, dict))
+        and 0 < len(items) <= _MOST_OBJECTS
+        and all(type(key) in _PLAIN for key in keys)
+        and all(_is_simple(part, depth + 1) for part in items)
+    )
+
+
+def _goes_on_by_itself(value: Any) -> bool:
+    """Whether it has a thread, a process, a file or a socket: what it counts belongs to what these do."""
+    return any(isinstance(part, _ACTIVE) for part in list(objects.attributes(value).values()))

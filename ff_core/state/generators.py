@@ -1,7 +1,7 @@
 """Random generators that are objects of a script's own: which they are, and their states.
 
 torch's (of the CPU and of CUDA devices), NumPy's old and new ones, Python's. A new one of NumPy also counts the
-children that it has spawned.
+children that it has spawned, and so does a SeedSequence, which is one of them here.
 """
 
 from __future__ import annotations
@@ -32,8 +32,13 @@ def _are_generators(kind: type) -> bool:
     if issubclass(kind, random.Random):
         return not issubclass(kind, random.SystemRandom)
     return issubclass(kind, torch.Generator) or (
-        np is not None and issubclass(kind, (np.random.Generator, np.random.RandomState))
+        np is not None and issubclass(kind, (np.random.Generator, np.random.RandomState, np.random.SeedSequence))
     )
+
+
+def is_global(part: Any) -> bool:
+    """Whether it is the generator behind the functions of `random` or `numpy.random`: see `ff_core.state.rng`."""
+    return part is random.random.__self__ or (np is not None and part is np.random.get_state.__self__)  # type: ignore[attr-defined]
 
 
 def state_of(generator: Any) -> Any:
@@ -44,6 +49,8 @@ def state_of(generator: Any) -> Any:
         return generator.getstate()
     if isinstance(generator, np.random.RandomState):
         return generator.get_state()
+    if isinstance(generator, np.random.SeedSequence):
+        return generator.__reduce__()[2]
     bits = generator.bit_generator
     return {"state": _copied(bits.state), "spawned": _spawned(bits)}
 
@@ -61,6 +68,8 @@ def set_state(generator: Any, state: Any) -> None:
         generator.setstate(state)
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
+    elif isinstance(generator, np.random.SeedSequence):
+        generator.__setstate__(state)  # type: ignore[attr-defined]
     else:
         bits = generator.bit_generator
         bits.state = state["state"]

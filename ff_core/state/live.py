@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
-from ff_core.state import values
 from ff_core.state.space import Functions, Space, running
 from ff_core.state.still import Still
 
@@ -58,7 +57,7 @@ class Live:
         """Under names that were not there at first."""
         for space, held in seen:
             if not space.all_known.issuperset(held):
-                names = [name for name in held.keys() - space.all_known if values.is_variable(name)]
+                names = [name for name in held.keys() - space.all_known if space.is_name(name)]
                 yield from ((space.label + name, held[name]) for name in names)
 
     def all(self) -> dict[str, Any]:

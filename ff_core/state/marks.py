@@ -10,7 +10,9 @@ from itertools import islice
 from types import FunctionType, GeneratorType
 from typing import Any
 
-from ff_core.state import foreign, generators, objects, values
+import torch
+
+from ff_core.state import caches, foreign, generators, objects, values, weak
 from ff_core.state.fingerprint import Fingerprint
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
@@ -20,6 +22,7 @@ _MOST_BYTES = 1 << 20  # of an array whose contents all count
 _MOST_PARTS = 20_000  # of one value
 HEAVY = 500
 """A mark of more parts is not made with every version."""
+_LIBRARYS = 50  # parts that an object in a library's object counts for
 _MOST_ENTRIES = 1_000_000  # of a list that counts as a whole
 _LAST = 32  # entries of a long list that are compared with every version
 
@@ -30,6 +33,7 @@ class Marker:
     def __init__(self, known: Callable[[Any], str | None]) -> None:
         self._known = known
         self._above: list[int] = []
+        self._libraries = 0  # objects of libraries above
         self.parts = 0
 
     def mark(self, value: Any) -> Any:
@@ -38,7 +42,8 @@ class Marker:
             return repr(value)
         self.parts += 1
         if isinstance(value, WRITTEN):
-            return [(id(part), -1 if part.is_inference() else part._version) for part in values.tensors(value)]
+            held = [(id(part), -1 if part.is_inference() else part._version) for part in values.tensors(value)]
+            return (held, self._given(value)) if value.__dict__ and isinstance(value, torch.Tensor) else held
         base = objects.base_of(kind)
         if base is not None:
             return self._of_container(value, kind, base)
@@ -55,9 +60,12 @@ class Marker:
             return values.place_of(value)
         if foreign.is_kind(kind):
             return foreign.mark(value)
+        if kind is caches.KIND:
+            return self._of_cache(value) if caches.is_users(value) else id(value)
+        if weak.kind_of(kind) is not None:
+            return [(self._referred(key), self._referred(part)) for key, part in weak.members(value)]
         if foreign.is_librarys_class(kind):
-            simple, _ = foreign.simple_parts(value)
-            return (kind.__qualname__, *((name, self.mark(part)) for name, part in simple.items()))
+            return (kind.__qualname__, *self._of_library(value))
         if values.is_loader_iterator(kind):
             return _given(value)
         if objects.is_users_object(value):
@@ -66,6 +74,29 @@ class Marker:
         if kind in values.SCALARS or kind in WRITTEN_AS or isinstance(value, (Enum, *values.NUMBERS)):
             return repr(value)
         return id(value)
+
+    def _of_library(self, value: Any) -> Any:
+        if id(value) in self._above or self.parts > _MOST_PARTS:
+            return ()
+        self._above.append(id(value))
+        self.parts += _LIBRARYS if self._libraries else 0
+        self._libraries += 1
+        try:
+            simple, _ = foreign.simple_parts(value, self._libraries - 1)
+            return [(name, self.mark(part)) for name, part in simple.items()]
+        finally:
+            self._libraries -= 1
+            self._above.pop()
+
+    def _given(self, tensor: torch.Tensor) -> Any:
+        """What a script has given to a tensor."""
+        if id(tensor) in self._above or len(self._above) > _DEPTH:
+            return None
+        self._above.append(id(tensor))
+        try:
+            return [(name, self.mark(part)) for name, part in list(tensor.__dict__.items())]
+        finally:
+            self._above.pop()
 
     def _of_container(self, value: Any, kind: type, base: type) -> Any:
         size = len(value)
@@ -99,6 +130,19 @@ class Marker:
             return tuple((name, self.mark(part)) for name, part in list(objects.attributes(value).items()))
         finally:
             self._above.pop()
+
+    def _of_cache(self, value: Any) -> Any:
+        if id(value) in self._above or len(self._above) > _DEPTH or caches.is_large(value):
+            return None
+        self._above.append(id(value))
+        try:
+            return caches.mark(value), [self.mark(part) for part in caches.results(value) if type(part) not in PLAIN]
+        finally:
+            self._above.pop()
+
+    def _referred(self, value: Any) -> Any:
+        """Plain keys and values as they are; other objects by themselves, and by what they have."""
+        return self.mark(value) if type(value) in PLAIN else (id(value), self.mark(value))
 
     def _of_iterator(self, value: Any) -> Any:
         reduced = values.reduced(value)

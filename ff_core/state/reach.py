@@ -78,7 +78,7 @@ def _parts(part: Any, items: int) -> list[tuple[str, Any]]:
         return [(str(key), value) for key, value in islice(part.items(), items)]
     if isinstance(part, (list, tuple, deque)):
         return [(str(index), value) for index, value in enumerate(islice(part, items))]
-    if isinstance(part, (functools.partial, types.MethodType)):
+    if isinstance(part, (functools.partial, types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)):
         return behind(part, items)
     if isinstance(part, types.FunctionType):
         return [*_bound(part), *_globals(part)]
@@ -90,7 +90,7 @@ def _parts(part: Any, items: int) -> list[tuple[str, Any]]:
 
 def behind(value: Any, items: int = MOST) -> list[tuple[str, Any]]:
     """(name, object) of what a callable that is no plain function has: a method's object and function, a
-    functools.partial's function and what it has bound. Nothing for one of another kind.
+    functools.partial's function and what it has bound. Nothing for one of another kind, or of a module.
 
     items: as of `objects`.
     """
@@ -98,6 +98,8 @@ def behind(value: Any, items: int = MOST) -> list[tuple[str, Any]]:
         return [("func", value.func), *_parts(value.args, items), *_parts(value.keywords, items)]
     if isinstance(value, types.MethodType):
         return [("__self__", value.__self__), ("__func__", value.__func__)]
+    if isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType)):
+        return [] if isinstance(value.__self__, _LEAVES) else [("__self__", value.__self__)]
     return []
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ff_core.errors import FailoverError
-from ff_core.state import foreign, generators, objects, values
+from ff_core.state import foreign, generators, hidden, objects, values
 from ff_core.state.captured import LostError, Taken
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
@@ -80,7 +80,7 @@ class Putter:
         return type(number).__new__(self._class(name, live), number)
 
     def _put_tensor(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        _, value, device, leaf, gradient = taken
+        _, value, device, leaf, gradient, *attributes = taken
         fits = isinstance(live, torch.Tensor) and (live.shape, live.dtype) == (value.shape, value.dtype)
         if in_place and fits and not live.is_inference():
             with torch.no_grad():
@@ -90,6 +90,10 @@ class Putter:
             live.requires_grad_(leaf)
         if live.is_leaf:
             live.grad = None if gradient is None else gradient.to(live.device, copy=True)
+        for name, part in attributes[0] if attributes else ():
+            given = self.put(live.__dict__.get(name), part, in_place=in_place and fits)
+            if given is not None or part[0] == "plain":
+                live.__dict__[name] = given
         return live
 
     def _put_module(self, live: Any, taken: Taken, in_place: bool) -> Any:
@@ -244,6 +248,8 @@ class Putter:
         if not foreign.put_contents(live, taken[1]):
             raise LostError("it is of another kind or size there")
         return live
+
+    _put_cache, _put_weak = hidden.put_cache, hidden.put_weak
 
     def _put_parts(self, live: Any, taken: Taken, in_place: bool) -> Any:
         """Of a library's object. One that is another each time keeps what it has, unless it can be made."""

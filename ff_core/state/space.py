@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 import weakref
@@ -16,7 +17,9 @@ from contextvars import ContextVar
 from types import CellType, FrameType
 from typing import Any
 
-from ff_core.state import frames, objects, reach, values
+import torch
+
+from ff_core.state import frames, generators, objects, reach, values
 
 Functions = dict[str, FrameType]
 """Label -> the script's running function."""
@@ -34,6 +37,10 @@ class Space:
         self.label, self._held = label, held
         self.known = [name for name, value in held.items() if values.is_variable(name) and values.is_of_interest(value)]
         self.all_known = frozenset(held)
+
+    def is_name(self, name: Any) -> bool:
+        """Whether a value under this name counts."""
+        return values.is_variable(name)
 
     def values(self, functions: Functions) -> Mapping[str, Any]:
         return self._held
@@ -102,6 +109,43 @@ class OfLibrary(Space):
     def __init__(self, label: str, held: dict[str, Any], left_out: frozenset[str]) -> None:
         super().__init__(label, held)
         self.known = [name for name in self.known if name not in left_out]
+
+
+class OfCallable(Space):
+    """What one that is no plain function holds, and what may be nowhere else: a method its object, a functools.partial
+    what it has bound. parts: all of that."""
+
+    def __init__(self, label: str, owner: Any) -> None:
+        self._owner = owner
+        self.parts = self._parts()
+        super().__init__(label, self.parts)
+        del self._held
+        is_method = not isinstance(owner, functools.partial)  # its function has nothing that changes
+        kept = {name for name, part in self.parts.items() if self._is_kept(part) and not (is_method and name == "func")}
+        self.known = [name for name in self.known if name in kept]
+
+    def _parts(self) -> dict[str, Any]:
+        behind = reach.behind(self._owner)
+        return {f"argument{name}" if name.isdecimal() else name.strip("_"): part for name, part in behind}
+
+    def _is_kept(self, part: Any) -> bool:
+        """What changes in place, but for objects and models, which are looked at by themselves."""
+        kind = type(part)
+        is_object = objects.is_users_object(part) or isinstance(part, torch.nn.Module) or generators.is_global(part)
+        return not (values.is_fixed(part) or is_object or issubclass(kind, (tuple, *objects.NAMED)))
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        return self._parts()
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        owner = self._owner
+        if isinstance(owner, functools.partial):  # a method has the object that it has
+            args = [new.get(f"argument{place}", part) for place, part in enumerate(owner.args)]
+            keywords = {name: new.get(name, part) for name, part in owner.keywords.items()}
+            owner.__setstate__((owner.func, tuple(args), keywords, vars(owner)))  # type: ignore[attr-defined]
+
+    def remove(self, functions: Functions, name: str) -> None:
+        pass
 
 
 @contextmanager

@@ -19,13 +19,15 @@ from typing import Any
 
 import torch
 
-from ff_core.state import frames, objects, reach, switched, values
+from ff_core.state import caches, frames, objects, switched, values
 from ff_core.state.covered import Covered
 from ff_core.state.modes import hooks_of
 from ff_core.state.process_wide import OfEnvironment, OfTorch
+from ff_core.state.scripted import OfScripted, is_scripted
 from ff_core.state.space import (
     Bound,
     Functions,
+    OfCallable,
     OfClass,
     OfContextVariable,
     OfFunction,
@@ -36,6 +38,8 @@ from ff_core.state.space import (
     reference,
     running,
 )
+from ff_core.state.tensor_attributes import OfTensors
+from ff_core.state.thread_wide import OfThisThread
 
 _DEPTH = 4  # objects in objects and containers
 _MOST_HELD = 64  # objects in one list or dict; what has more is looked at as a whole
@@ -133,12 +137,20 @@ class _Finder:
     def _of_callable(self, label: str, value: Any, depth: int) -> None:
         """A method's object, and what a functools.partial has bound, may be nowhere else."""
         self._seen.add(id(value))
-        behind = [(f"argument{name}" if name.isdecimal() else name, part) for name, part in reach.behind(value)]
-        kept = {name: part for name, part in behind if objects.base_of(type(part)) not in (None, tuple)}
-        if kept:
-            self.add(Space(f"{label}.", kept), _DEPTH)
-        for name, part in behind:
+        if type(value) is caches.KIND:
+            self._of_cache(label, value, depth)
+            return
+        space = OfCallable(f"{label}.", value)
+        if space.known:
+            self.add(space, _DEPTH)
+        for name, part in space.parts.items():
             self._look(f"{label}.{name}", part, depth + 1)
+
+    def _of_cache(self, label: str, cache: Any, depth: int) -> None:
+        if caches.is_users(cache) and not caches.is_large(cache):
+            self._look(label, cache.__wrapped__, depth)
+            for number, entry in enumerate(caches.entries(cache)):
+                self._look(f"{label}()[{number}]", entry.value, depth + 1)
 
     def _of_function(self, label: str, function: FunctionType) -> None:
         """A function may have attributes, and lists and dicts as defaults."""
@@ -160,6 +172,7 @@ class _Finder:
         self.found.known[id(model)] = label, reference(model)
         for path, part in model.named_modules():
             self.hooks(f"{label}.{path}" if path else label, part)
+            self.scripted(f"{label}.{path}." if path else f"{label}.", part)
             if objects.has_more(type(part)) and id(part) not in self._saved:
                 self.add(OfObject(f"{label}.{path}." if path else f"{label}.", part), depth + 1)
 
@@ -170,6 +183,10 @@ class _Finder:
                 self.bound(f"{hook.__name__}().", hook)
             else:
                 self._look(f"{label}, hook {number}", hook, 0)
+
+    def scripted(self, label: str, module: torch.nn.Module) -> None:
+        if is_scripted(module):
+            self.add(OfScripted(label, module), _DEPTH)
 
     def object(self, label: str, obj: Any, left_out: frozenset[str]) -> None:
         self._seen.add(id(obj))
@@ -215,7 +232,8 @@ def found_spaces(most: int, covered: Covered) -> Found:
         finder.add(make(), _DEPTH)
     for number, module in enumerate(switched.left_out()):
         finder.hooks(f"module {number} of the model", module)
-    for make in (OfTorch, OfEnvironment):
+        finder.scripted(f"module {number} of the model.", module)
+    for make in (OfTorch, OfThisThread, OfTensors, OfEnvironment):
         finder.add(make(), _DEPTH)
     for name in names:
         if name != "__main__":

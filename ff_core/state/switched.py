@@ -75,8 +75,12 @@ def leave_out(model: torch.nn.Module) -> None:
 
 def left_out() -> list[torch.nn.Module]:
     """What leave_out() was called with, and the models of the engines among it."""
-    roots = [root for root in (ref() for ref in _protected) if root is not None]
-    return [part for root in roots for part in root.modules()]
+    return [part for root in roots() for part in root.modules()]
+
+
+def roots() -> list[torch.nn.Module]:
+    """What leave_out() was called with, as far as it is alive."""
+    return [root for root in (ref() for ref in _protected) if root is not None]
 
 
 def begin() -> None:

@@ -157,7 +157,7 @@ class Variables:
                 self._kept.add(path)
             saved[path] = (
                 entries.entry_of(taker, path, value, mark, False)
-                if path in self._kept
+                if path in self._kept or entries.is_lasting(path)
                 else entries.small_entry(small, path, value)
             )
         return saved

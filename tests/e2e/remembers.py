@@ -9,18 +9,24 @@ usage: remembers.py --result FILE [--usual] [--zip] [--large]
 from __future__ import annotations
 
 import argparse
+import decimal
+import functools
 import hashlib
+import itertools
 import json
 import os
 import random
 from array import array
 from collections import defaultdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
+from weakref import WeakKeyDictionary
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -85,12 +91,37 @@ table = torch.zeros(3_000_000 if args.large else 1)
 others = DataLoader(TensorDataset(torch.arange(20.0)), batch_size=4, shuffle=True)  # begun anew every five steps
 checks = iter(others)
 recent = array("d")
+waiting: SimpleQueue[float] = SimpleQueue()
+seen: WeakKeyDictionary[Curriculum, float] = WeakKeyDictionary({curriculum: 0.0})
+following = functools.partial(next, itertools.cycle([0.99, 1.0, 1.01]))
+seeds = np.random.SeedSequence(7)
+model.inner.weight.scale = 1.0  # type: ignore[assignment]
 losses: list[float] = []
+factor = 1.0
+
+
+@functools.lru_cache(maxsize=2)
+def jitter(of: int) -> float:
+    """Not the same when it is asked again, once it has been forgotten."""
+    return 1 + 0.01 * noise.random()
+
+
+def hidden(mean: float) -> float:
+    """What Python does not show at once decides, too."""
+    waiting.put(mean)
+    last = waiting.get() if waiting.qsize() > 2 else 1.0
+    seen[curriculum] += mean
+    weight: Any = model.inner.weight
+    weight.scale *= 1.01
+    decimal.getcontext().prec = 3 + calls % 3
+    spawned = np.random.default_rng(seeds.spawn(1)[0]).random()
+    rounded = float(decimal.Decimal(mean) / 7)
+    return (1 + 0.01 * (last + seen[curriculum] + spawned + rounded)) * following() * weight.scale * jitter(calls // 4)
 
 
 def train(x: torch.Tensor, y: torch.Tensor, number: int) -> None:
     """One step, and what the script remembers of it."""
-    global calls, shift, checks
+    global calls, shift, checks, factor
     calls += 1
     check = next(checks, None)
     if check is None:
@@ -101,13 +132,14 @@ def train(x: torch.Tensor, y: torch.Tensor, number: int) -> None:
         x = x * 1.5
     if calls % 5 == 0:
         x = x * noise.random()
-    x = x + shift
+    x = x * factor + shift
     loss = engine(x, y) * curriculum.weight
     engine.backward(loss)
     engine.step()
     mean = loss.detach().clone()
     dist.all_reduce(mean)
     losses.append(mean.item())
+    factor = hidden(mean.item())
     curriculum.update(mean.item())
     recent.append(mean.item() / 10)
     with torch.no_grad():

@@ -42,6 +42,22 @@ class Record:
         self.value = value
 class Slots:
     __slots__ = ("value", "__weakref__")
+class Tracker:
+    def __init__(self):
+        self.meters, self.best, self.parent = {"loss": Meter(), "accuracy": Meter()}, Record(Record(0)), self
+        self.history, self.sums = [Record(1), 2.0], {"a": torch.zeros(1)}
+    def update(self, value):
+        for meter in self.meters.values():
+            meter.update(value)
+        self.best.value.value = max(self.best.value.value, 7 - value)
+        self.history[0].value += value
+        self.sums["a"] += value
+    def shown(self):
+        meters = [(m.sum, m.count, m.seen.tolist()) for m in self.meters.values()]
+        return meters, self.best.value.value, self.history[0].value, self.sums["a"].item()
+class Sender:
+    def __init__(self):
+        self.sent, self.thread = 0, threading.Thread(target=print)
 """
 library: Any = ModuleType("somelib")
 exec(LIBRARY, library.__dict__)
@@ -111,6 +127,18 @@ def meters_of_a_library(look: Look, numbers: Numbers) -> Any:
         look(n)
     every = (meter, held["loss"], held["other"][0])
     return [(m.sum, m.count, m.last, m.mean.tolist(), m.seen.tolist()) for m in every], record.value
+
+
+@script
+def objects_in_objects_of_a_library(look: Look, numbers: Numbers) -> Any:
+    tracker, shared = library.Tracker(), library.Meter()
+    tracker.meters["shared"] = shared
+    look(0)
+    for n in numbers:
+        tracker.update(n)
+        shared.update(2 * n)
+        look(n)
+    return tracker.shown(), shared.count, tracker.meters["shared"] is shared
 
 
 class Squares(Placed):
@@ -269,6 +297,14 @@ def test_classes_without_attributes_are_left_alone() -> None:
     slots.value = 1
     mine.save()
     assert not [word for word in mine.written() if "slots" in word]
+
+
+def test_what_has_a_thread_in_an_object_of_a_library_goes_on_by_itself() -> None:
+    from ff_core.state import foreign
+
+    record = library.Record(library.Sender())
+    assert foreign.simple_parts(record) == ({}, False)
+    assert list(foreign.simple_parts(library.Record(library.Record(1)))[0]) == ["value"]
 
 
 def test_simple_parts_are_small_and_plain() -> None:

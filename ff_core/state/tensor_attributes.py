@@ -1,0 +1,105 @@
+"""What a script has given to the parameters and buffers of a protected model: `parameter.scale = 0.5`. A place of
+variables, as `ff_core.state.space` has them.
+
+The frameworks give them attributes, too. Those that count are the ones whose names stand in the script's own code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+
+from ff_core.state import frames, switched, values
+from ff_core.state.space import Functions, Space
+
+_FRAMEWORKS = ("ds_", "_ff_")
+_OTHERS = frozenset({"main_grad", "grad_accum", "grad_added_to_main_grad"})
+_CLOSELY, _EVERY = 64, 16  # looks at which new ones are looked for
+
+
+class OfTensors(Space):
+    """Names are those of the tensor and the attribute: "0.weight.scale"."""
+
+    def __init__(self) -> None:
+        self._looks, self._count = 0, -1
+        self._written: frozenset[str] | None = None  # names in the script's code
+        self._tensors = {name: tensor for name, tensor in _named() if type(tensor.__dict__) is dict}
+        self._dicts = [tensor.__dict__ for tensor in self._tensors.values()]
+        self._slots: list[tuple[str, dict[str, Any], str]] = []
+        super().__init__("tensors::", dict(self.values({})))
+        del self._held
+        self.known = [path for path in self.all_known if values.is_of_interest(self.values({})[path])]
+
+    def is_name(self, name: Any) -> bool:
+        return True
+
+    def values(self, functions: Functions) -> Mapping[str, Any]:
+        self._looks += 1
+        if self._looks <= _CLOSELY or self._looks % _EVERY == 0:
+            self._look()
+        return {path: held[name] for path, held, name in self._slots if name in held}
+
+    def _look(self) -> None:
+        count = sum(map(len, self._dicts))
+        if count == self._count:
+            return
+        self._count = count
+        if self._written is None and count:
+            self._written = frozenset(names_of_script())
+        written = self._written or frozenset()
+        pairs = zip(self._tensors, self._dicts, strict=True)
+        self._slots = [(f"{of}.{name}", held, name) for of, held in pairs if held for name in held if name in written]
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        for path, value in new.items():
+            of, _, name = path.rpartition(".")
+            if of in self._tensors:
+                setattr(self._tensors[of], name, value)
+        self._count = -1
+
+    def remove(self, functions: Functions, name: str) -> None:
+        of, _, name = name.rpartition(".")
+        self._tensors[of].__dict__.pop(name, None)
+        self._count = -1
+
+
+def _named() -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of the protected models."""
+    for number, model in enumerate(switched.roots()):
+        start = f"model {number}, " if number else ""
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            yield start + name, tensor
+
+
+def names_of_script() -> set[str]:
+    """Those of attributes and functions, and texts that may be names, in the script's own code."""
+    codes = [frame.f_code for frame in frames.of_script()]
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and frames.is_users(file, name):
+            codes += _codes(vars(module).values(), name)
+    found: set[str] = set()
+    seen: set[CodeType] = set()
+    while codes:
+        code = codes.pop()
+        if code in seen:
+            continue
+        seen.add(code)
+        found.update(code.co_names)
+        codes += [part for part in code.co_consts if isinstance(part, CodeType)]
+        found.update(part for part in code.co_consts if isinstance(part, str) and part.isidentifier())
+    return {name for name in found if name not in _OTHERS and not name.startswith(_FRAMEWORKS)}
+
+
+def _codes(held: Iterable[Any], module: str) -> Iterator[CodeType]:
+    for value in list(held):
+        value = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
+        value = getattr(value, "__wrapped__", value) if callable(value) else value
+        if isinstance(value, FunctionType):
+            yield value.__code__
+        elif isinstance(value, type) and value.__module__ == module:
+            yield from _codes(vars(value).values(), module)
