@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ff_core.state import values
-from ff_core.state.captured import LostError, Taker
+from ff_core.state.captured import LostError, Taken, Taker
 from ff_core.state.fingerprint import Fingerprint
 
 NEW_BYTES = 256 << 10
@@ -107,3 +107,15 @@ def contents_of(value: Any) -> str:
 
 def crc(mark: Any) -> int:
     return zlib.crc32(repr(mark).encode())
+
+
+def is_plain(taken: Taken) -> bool:
+    """Nothing in it is a tensor or an array."""
+    parts: list[Any] = [taken]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        elif not (part is None or isinstance(part, (bool, int, float, complex, str, bytes))):
+            return False
+    return True

@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import FunctionType
 from typing import Any
@@ -64,6 +64,7 @@ class Found:
     known: dict[int, tuple[str, Callable[[], Any]]]  # id -> label and reference, of objects and models
     twice: set[int]  # ids of those that were found at two places
     left_out: int = 0  # names that were too many
+    functions: list[str] = field(default_factory=list)  # labels of running ones
 
     def label_of(self, value: Any) -> str | None:
         """Under which label an object is looked at by itself."""
@@ -213,8 +214,11 @@ def _is_users(module: str | None) -> bool:
     return file is not None and frames.is_users(file, module)
 
 
-def found_spaces(most: int, covered: Covered) -> Found:
-    """Those that the script has now. most: names, all together.  covered: what is not looked into."""
+def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | None = None) -> Found:
+    """Those that the script has now. most: names, all together.  covered: what is not looked into.
+
+    of_functions: labels of running functions to be looked at; None: all.
+    """
     finder = _Finder(most, covered)
     for label, (referred, left_out) in _of_libraries.items():  # first: a variable of the script may have it, too
         obj = referred()
@@ -225,8 +229,10 @@ def found_spaces(most: int, covered: Covered) -> Found:
         finder.add(Space("", sys.modules[name].__dict__))
     with running() as functions:
         for label, frame in reversed(functions.items()):  # what several have belongs to the one that ends last
-            finder.enter(label)
-            finder.add(OfFunction(label, frame), functions=functions)
+            if of_functions is None or label in of_functions:
+                finder.enter(label)
+                finder.found.functions.append(label)
+                finder.add(OfFunction(label, frame), functions=functions)
     finder.enter(None)
     for make in more:
         finder.add(make(), _DEPTH)

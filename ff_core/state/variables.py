@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Collection
 from types import FunctionType
 from typing import Any
 
@@ -64,10 +65,14 @@ class Variables:
         self._fresh = True  # no code of the loop has run since the marks were made
         self._looks = 0
 
-    def begin(self) -> None:
-        """What is there now was made on the way to the loop, as a replacement makes it, too."""
+    def begin(self, of_functions: Collection[str] | None = None) -> None:
+        """What is there now was made on the way to the loop, as a replacement makes it, too.
+
+        of_functions: save()["functions"] of the rank whose place this process takes. It may begin where a batch is
+        asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.
+        """
         self._forget()
-        self._found = found_spaces(_MOST_NAMES, self._covered)
+        self._found = found_spaces(_MOST_NAMES, self._covered, of_functions)
         if self._found.left_out:
             log.warning(variable_words.LEFT_OUT, self._found.left_out, _MOST_NAMES)
         self._live = Live({space.label: space for space in self._found.spaces})
@@ -99,7 +104,8 @@ class Variables:
     # ---- a version --------------------------------------------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:
-        """{"process", "changed": path -> entry, "new": path -> entry or None, of names that were not there at first}.
+        """{"process", "functions": labels of those that ran when training began, "changed": path -> entry,
+        "new": path -> entry or None, of names that were not there at first}.
 
         entry: [taken or None, shown, text, mark, whether the object is that of the begin]. Tensors are the live ones:
         to be encoded at once.
@@ -127,7 +133,8 @@ class Variables:
             done.add(id(value))
             changed[path] = entries.entry_of(taker, path, value, mark, same)
         self._alive = list(self._found.by_label().values())
-        return {"process": self._process, "changed": changed, "new": self._save_new(taker, seen)}
+        new = self._save_new(taker, seen)
+        return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
 
     def _mark(self, path: str, value: Any, *, look: bool) -> Any:
         if not look and path in self._heavy:
@@ -291,25 +298,13 @@ class Variables:
                 now = taker.take(value, path)
             except LostError:
                 continue
-            if _are_plain(before) and _are_plain(now) and repr(before) != repr(now):
+            if entries.is_plain(before) and entries.is_plain(now) and repr(before) != repr(now):
                 changed.append(path)
         return changed
 
     def counts(self) -> dict[str, int]:
         """Whole numbers that training has changed, by name."""
         return {path: value for path, value in self._live.all().items() if type(value) is int}
-
-
-def _are_plain(taken: Taken) -> bool:
-    """Nothing in it is a tensor or an array."""
-    parts: list[Any] = [taken]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, list):
-            parts += part
-        elif not (part is None or isinstance(part, (bool, int, float, complex, str, bytes))):
-            return False
-    return True
 
 
 of_process = Variables()

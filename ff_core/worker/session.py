@@ -170,7 +170,7 @@ class Session:
             covered.trains([adapter, groups, *groups, *(spec.tensor for spec in plan.specs), *replicas])
             if self.is_newcomer:
                 self.until_joined.close()
-                variables.of_process.begin()
+                variables.of_process.begin(self._verdicts.peek(self.config)["variables"]["functions"])
                 first = self._verdicts.next(newcomer=True)
                 self._open(adapter, plan, first.fds).join(first)
                 found.begin()
