@@ -13,7 +13,7 @@ import torch
 from ff_core.errors import UnsupportedError
 from ff_deepspeed import moments
 from ff_deepspeed.stage3 import layout
-from ff_deepspeed.state_map import inner_optimizer, whole_groups
+from ff_deepspeed.state_map import inner_optimizers, whole_groups
 
 WORKS = (
     "FFTrainer protects DeepSpeed engines with ZeRO stage 0, 1, 2 or 3, fp32 or bf16, "
@@ -50,8 +50,6 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
     zero = config.zero_config
     if zero.stage == 3:
         yield from _stage3_obstacles(zero)
-        if config.float16_config.enabled:
-            yield "fp16.enabled with zero_optimization.stage = 3 is not supported yet; bf16 is, and fp16 with stage 2"
     if isinstance(model, PipelineModule):
         yield "the model is a PipelineModule: pipeline parallelism is not supported yet"
     elif mpu is not None:
@@ -88,10 +86,11 @@ def _offload_obstacles(name: str, section: Any, stage: int) -> Iterator[str]:
         yield f'zero_optimization.{name}.device = "nvme" is not supported: state on a disk is not copied; "cpu" is'
     elif device != "none" and stage < 3 and name == "offload_param":
         yield f"zero_optimization.offload_param has no effect with stage = {stage}: DeepSpeed leaves it out; remove it"
-    elif device != "none" and getattr(section, "ratio", 1.0) != 1.0:
-        yield f"zero_optimization.{name}.ratio = {section.ratio} (a part on the GPU) is not supported yet; 1.0 is"
     elif device != "none" and getattr(section, "super_offload", False):
-        yield f"zero_optimization.{name}.super_offload = true is not supported; false is"
+        yield (
+            f"zero_optimization.{name}.super_offload = true is not supported: the optimizer's state is stepped in a "
+            "process of its own; false is"
+        )
 
 
 def _stage3_obstacles(zero: Any) -> Iterator[str]:
@@ -139,9 +138,9 @@ def engine_obstacles(engine: Any) -> Iterator[str]:
             yield f"DeepSpeed {deepspeed.__version__} has no {name}, which FFTrainer resets under ZeRO-3: {TESTED}"
         if lacking:
             return
-    inner = inner_optimizer(engine)
-    with whole_groups(engine):
-        yield from moments.words(inner, moments.examine(inner))
+    for inner in inner_optimizers(engine):
+        with whole_groups(engine, inner):
+            yield from moments.words(inner, moments.examine(inner))
     wrappers = (
         DeepSpeedZeroOptimizer,
         DeepSpeedZeroOptimizer_Stage3,

@@ -23,6 +23,7 @@ _OPTIMIZER = (
     ),
     *("partition_grads", "partial_offload", "swap_optimizer", "params_in_nvme_and_cpu"),
 )
+_TWIN_FLOW = ("backup_optimizer", "subgroup_to_device")
 _COORDINATOR = (
     *("inflight_param_registry", "step_id", "trace_mode", "n_available_params", "ongoing_fetch_events"),
     *("ongoing_fetch_leaf_module_events", "active_backward_submodules"),
@@ -39,9 +40,28 @@ def is_stage3(optimizer: Any) -> bool:
     return isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
 
 
+def is_twin_flow(optimizer: Any) -> bool:
+    """Whether a part of the masters is stepped on the GPU ("ratio" below 1), by an optimizer of its own."""
+    return bool(optimizer.offload_optimizer and optimizer.partial_offload != 1.0)
+
+
+def inner_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """What computes steps. The first is that of the script, or of the configuration."""
+    return [optimizer.optimizer, optimizer.backup_optimizer] if is_twin_flow(optimizer) else [optimizer.optimizer]
+
+
+def stepped_by(optimizer: Any, sub_group: int) -> torch.optim.Optimizer:
+    """Which of `inner_optimizers` steps the masters of a sub-group."""
+    on_gpu = is_twin_flow(optimizer) and optimizer.subgroup_to_device[sub_group] != "cpu"
+    inner: torch.optim.Optimizer = optimizer.backup_optimizer if on_gpu else optimizer.optimizer
+    return inner
+
+
 def missing(optimizer: Any) -> Iterator[str]:
     """Names of the attributes that this DeepSpeed does not have where they were."""
     lacking = list(_lacking("DeepSpeedZeroOptimizer_Stage3", optimizer, _OPTIMIZER))
+    if not lacking and is_twin_flow(optimizer):
+        lacking = list(_lacking("DeepSpeedZeroOptimizer_Stage3", optimizer, _TWIN_FLOW))
     yield from lacking
     if lacking:
         return

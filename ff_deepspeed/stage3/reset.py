@@ -38,7 +38,7 @@ class Reset:
         for p in self._engine.module.parameters():
             self._parameter(p)
         _gradients(optimizer)
-        for group in optimizer.optimizer.param_groups:
+        for group in (group for inner in layout.inner_optimizers(optimizer) for group in inner.param_groups):
             group["params"] = []  # a step that was interrupted had put its masters there
 
     def _modules(self) -> None:

@@ -49,6 +49,33 @@ def weight(how: str | None, engine: Any) -> float:
     return 1 - 0.5 ** (engine.global_steps + 1) if how == "engine" else count.next()
 
 
+#: Of fp16: it doubles after three steps in a row, and is halved by the second overflow.
+SCALER = {"initial_scale_power": 8, "loss_scale_window": 3, "hysteresis": 2, "min_loss_scale": 1}
+
+
+def configuration(case: dict[str, Any]) -> dict[str, Any]:
+    """DeepSpeed's, of a case of worker.py."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": case.get("gas", 1),
+        "zero_optimization": {"stage": case["stage"], "reduce_bucket_size": 1000000, **case.get("zero", {})},
+        "gradient_clipping": case.get("clip", 1.0),
+        "steps_per_print": 1000000,
+        "ff_failover": {"enabled": True, **({"persist": case["persist"]} if "persist" in case else {})},
+        **case.get("config", {}),
+    }
+    if case["dtype"] == "bf16":
+        config["bf16"] = {"enabled": True}
+    if case["dtype"] == "fp16":
+        config["fp16"] = {"enabled": True, **SCALER, **case.get("scaler", {})}
+    return config
+
+
+def overflow(where: list[list[int]] | None, engine: Any, rank: int) -> float:
+    """Of the loss: infinite in iterations and on ranks of `where`, [[iteration, rank], ...]."""
+    return float("inf") if [engine.global_steps + 1, rank] in (where or []) else 1.0
+
+
 def extra_factor(how: str, engine: Any) -> float | None:
     """Of a layer's output; None: it is not run. how: what happens after two steps in which it is 1."""
     if how == "frozen":
