@@ -214,7 +214,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     if "shipped" in case:
         return starts.run(case, failover)
     said = Said()
-    engine = make_engine(case)
+    with scripts.other_version(case):
+        engine = make_engine(case)
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
         failover.may_restart = case.get("may_restart", True)
