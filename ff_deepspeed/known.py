@@ -7,6 +7,8 @@ flag that an interrupted iteration leaves behind.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -90,6 +92,7 @@ using_real_optimizer verbose warn_unscaled_loss world_size z3_leaf_layers zenflo
 zero_param_parallel_group zero_quantized_nontrainable_weights zero_quantized_weights zero_stage_string
 zeropp_loco_param
 """
+_FUNCTIONS = (FunctionType, MethodType, partial)
 _KNOWN = {*_NAMES.split(), *vars(torch.nn.Module())}
 
 
@@ -100,6 +103,6 @@ def unknown(engine: Any) -> Iterator[str]:
         owners += [engine.optimizer.parameter_offload, layout.coordinator_of(engine.optimizer)]
     for owner in (owner for owner in owners if type(owner).__module__.startswith("deepspeed.")):
         private = f"_{type(owner).__name__}__"
-        for name in vars(owner):
-            if name.replace(private, "__") not in _KNOWN:
+        for name, value in vars(owner).items():
+            if name.replace(private, "__") not in _KNOWN and not isinstance(value, _FUNCTIONS):
                 yield f"{type(owner).__qualname__}.{name}"
