@@ -10,8 +10,8 @@ from ff_deepspeed import protection
 from tests.e2e import shipped
 
 
-def run(case: dict[str, Any], session: Any) -> dict[str, Any]:
-    """case: shipped (a file), precision, steps, folder. Returns how far it came."""
+def run(case: dict[str, Any], session: Any, interrupter: Any) -> dict[str, Any]:
+    """case: shipped (a file), precision, steps, folder, plan (see worker.py). Returns how far it came, and how."""
     from accelerate.state import AcceleratorState, GradientState
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -19,11 +19,29 @@ def run(case: dict[str, Any], session: Any) -> dict[str, Any]:
         state._reset_state(*([True] if state is AcceleratorState else []))
     try:
         trainer = shipped.make_trainer(case["shipped"], case["precision"], case["steps"], Path(case["folder"]))
+        trainer.add_callback(begins(interrupter))
         trainer.train()
+        interrupter.running = False
         protection.current().unmodified.end()
     finally:
         unset_hf_deepspeed_config()
         for name in [name for name in registered.collect() if name == "accelerate"]:
             registered.unregister_state(name)
     steps = trainer.state.global_step
-    return {"error": "", "steps": steps, "sealed": session.sealed, "finished": session.finished}
+    weights = shipped.digest(trainer)
+    history = [[entry.get("loss"), entry.get("grad_norm")] for entry in trainer.state.log_history[:-1]]
+    return {
+        "error": "", "steps": steps, "sealed": session.sealed, "finished": session.finished, "weights": weights,
+        "history": history, "recovered": session.recovered,
+    }  # fmt: skip
+
+
+def begins(interrupter: Any) -> Any:
+    """A callback that tells the interrupter where iterations begin."""
+    from transformers import TrainerCallback
+
+    class Begins(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            interrupter.begin(state.global_step + 1)
+
+    return Begins()

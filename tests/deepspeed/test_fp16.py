@@ -104,3 +104,12 @@ def test_calls_of_an_unmodified_loop_are_made_again(run_cases: Callable[..., Any
                 assert got["digest"] == reference["digest"], number
                 assert all(reference["losses"][step] == loss for step, loss in got["losses"].items()), number
             assert len(others[0]["recovered"]) >= 4
+
+
+def test_a_loss_that_is_written_in_place_is_made_again_as_it_was(run_cases: Callable[..., Any]) -> None:
+    """It is the very tensor that the engine gave, with another value."""
+    base = {"stage": 2, "dtype": "fp16", "gas": 2, "iterations": 5, "unmodified": True, "in_place": True, "clip": 0.0}
+    reference, got = run_cases([{**base, "protected": False}, {**base, "plan": [[2, 3], [3, 5], [4, 4]]}])
+    for rank in range(2):
+        assert len(got[rank]["recovered"]) >= 2
+        assert got[rank]["digest"] == reference[rank]["digest"]

@@ -148,7 +148,10 @@ def train_unmodified(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
             else:
                 loss = engine(x, y)
                 loss = loss["loss"] if isinstance(loss, dict) else loss
-            engine.backward(loss * scripts.overflow(case.get("overflow"), engine, rank))
+            loss = loss * scripts.overflow(case["overflow"], engine, rank) if "overflow" in case else loss
+            if case.get("in_place"):
+                loss *= 2.0  # as Hugging Face's Trainer does
+            engine.backward(loss)
             scripts.edit_gradients(engine, case.get("gradients"))
             engine.step()
             total += loss.detach()
@@ -211,12 +214,12 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     protection.guard.forget()
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
-    if "shipped" in case:
-        return starts.run(case, failover)
     said = Said()
+    interrupter.plan = [tuple(x) for x in case.get("plan", [])]
+    if "shipped" in case:
+        return starts.run(case, failover, interrupter)
     with scripts.other_version(case):
         engine = make_engine(case)
-    interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
         failover.may_restart = case.get("may_restart", True)
         failover.skip_reset = case.get("skip_reset", False)
