@@ -10,7 +10,7 @@
 | features that keep state which nobody has looked at (`_REMOVED`)   | until 0.18 | support    |
 
 Tests run with `TESTED`. Another version, newer or between them, runs if it has everything that is read or reset, and
-if its objects have no attribute that none of `TESTED` has (`ff_deepspeed.known`). Else it is refused by the attribute's
+if its objects have no attribute that is not in `ff_deepspeed.known`. Else it is refused by the attribute's
 name: what nobody has looked at may be state.
 """
 
@@ -23,8 +23,9 @@ from ff_core.errors import UnsupportedError
 from ff_deepspeed import known
 from ff_deepspeed.stage3 import layout
 
-TESTED = ("0.18.9", "0.19.8")
-"""The oldest that is allowed, and the newest that tests have run with."""
+OLDEST = "0.18.9"
+"""The oldest that is allowed: its sources were read for `ff_deepspeed.known`."""
+TESTED = ("0.19.8",)
 
 #: Keys of a configuration that 0.19 refuses itself.
 _REMOVED = (
@@ -62,9 +63,9 @@ _WRAPPERS = {
 def check() -> None:
     """Raises UnsupportedError if this process's DeepSpeed is older than all that can be protected."""
     found = installed()
-    if _number(found) < _number(TESTED[0]):
+    if _number(found) < _number(OLDEST):
         raise UnsupportedError(
-            f"DeepSpeed {found} cannot be protected; allowed: {TESTED[0]} and newer, tested: {' and '.join(TESTED)}. "
+            f"DeepSpeed {found} cannot be protected; allowed: {OLDEST} and newer, tested: {' and '.join(TESTED)}. "
             f"{_remedy()}"
         )
 

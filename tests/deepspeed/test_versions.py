@@ -49,8 +49,8 @@ def test_older_ones_are_refused(monkeypatch: pytest.MonkeyPatch, version: str) -
 def test_set_up_installs_the_newest_that_is_tested() -> None:
     assert f'DEEPSPEED = "{versions.TESTED[-1]}"' in (ROOT / "scripts/setup_env.py").read_text()
     assert f"deepspeed=={versions.TESTED[-1]}" in (ROOT / "constraints.txt").read_text().splitlines()
-    assert f'"deepspeed>={versions.TESTED[0]}"' in (ROOT / "setup.py").read_text()
-    assert f"make test DEEPSPEED={versions.TESTED[0]} " in (ROOT / "CONTRIBUTING.md").read_text()
+    assert f'"deepspeed>={versions.OLDEST}"' in (ROOT / "setup.py").read_text()
+    assert f"make test DEEPSPEED={versions.OLDEST} " in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_what_the_engine_of_another_version_has_is_looked_at(run_cases: Callable[..., Any]) -> None:
