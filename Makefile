@@ -2,6 +2,7 @@
 # make test        the quick tests (sets up first)            make test TORCH=2.9.0   the same with another torch
 # make test-full   all tests                                  make lint               ruff and mypy
 # make test MEGATRON=0.19.2   Megatron's tests with another megatron-core
+# make test DEEPSPEED=0.18.9  DeepSpeed's tests with another DeepSpeed
 # make test LANES=0   one test after the other                make test TIER=units    one tier, see tests/README.md
 # make demo        train, kill, recover, prove it             make demo-megatron      the same with Megatron
 # make clean       remove what was built
@@ -44,6 +45,18 @@ OTHER_READY := $(OTHER)/.ready
 TESTS := tests/megatron tests/e2e/test_megatron.py
 $(OTHER_READY): scripts/other_megatron.py | $(READY)
 	python scripts/other_megatron.py $(MEGATRON) $(OTHER)
+	@touch $@
+test test-full: export PYTHONPATH := $(OTHER)
+endif
+
+# The same with another DeepSpeed, which has compiled operators of its own.
+ifneq ($(DEEPSPEED),)
+OTHER := $(CURDIR)/.venv-deepspeed$(DEEPSPEED)/site-packages
+OTHER_READY := $(OTHER)/.ready
+TESTS := tests/deepspeed
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/.venv-deepspeed$(DEEPSPEED)/torch_extensions
+$(OTHER_READY): scripts/other_deepspeed.py | $(READY)
+	python scripts/other_deepspeed.py $(DEEPSPEED) $(OTHER)
 	@touch $@
 test test-full: export PYTHONPATH := $(OTHER)
 endif

@@ -65,8 +65,9 @@ class DeepSpeedAdapter:
         return self.script.repeats_script
 
     def tensors(self) -> list[TensorSpec]:
-        with state_map.whole_groups(self.engine):
-            moments.of(state_map.inner_optimizer(self.engine)).create()
+        for inner in state_map.inner_optimizers(self.engine):
+            with state_map.whole_groups(self.engine, inner):
+                moments.of(inner).create()
         self._reset.begin()
         self.buffers.begin()
         self.attributes.begin()
@@ -86,8 +87,7 @@ class DeepSpeedAdapter:
         return [Replicas(None, ranks, [*weights, *((spec.name, spec.tensor) for spec in others)])]
 
     def hyperparameters(self) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = state_map.inner_optimizer(self.engine).param_groups
-        return groups
+        return [group for inner in state_map.inner_optimizers(self.engine) for group in inner.param_groups]
 
     def peers(self) -> list[int] | None:
         return None  # data parallelism only: all ranks hold the same

@@ -49,20 +49,23 @@ class Forward(Event):
         self._inputs = (batches_.share(args), batches_.share(kwargs))
         self._marks = batches_.marks(self._inputs)
         self._is_trained = any(tensor.requires_grad for tensor in batches_.contained(self._inputs))
-        self._outputs: list[tuple[Path, weakref.ref[torch.Tensor]]] = []
+        self._outputs: list[tuple[Path, weakref.ref[torch.Tensor], int]] = []  # where, what, how often written
         self.ambient = ambient
         self.again: Any = None  # the output of the last replay
         self.watcher: Backward | None = None  # a backward pass that is under way, from a loss of the script's own
 
     def made(self, output: Any) -> None:
-        self._outputs = [(path, weakref.ref(tensor)) for path, tensor in leaves(output)]
+        self._outputs = [(path, weakref.ref(tensor), tensor._version) for path, tensor in leaves(output)]
         me = weakref.ref(self)
         for path, tensor in leaves(output):
             boundary.mark(tensor, partial(_known, me, path), partial(_seen, me, path))
 
     def path_to(self, loss: torch.Tensor) -> Path | None:
-        """Where in the output `loss` is, None if it is not one of its tensors."""
-        return next((path for path, ref in self._outputs if ref() is loss), None)
+        """Where in the output `loss` is, None if it is not one of its tensors.
+
+        One that the script has written in place, as `loss *= 2`, is a loss of its own, computed from the output.
+        """
+        return next((path for path, ref, version in self._outputs if ref() is loss and loss._version == version), None)
 
     def is_of(self, inputs: Any) -> bool:
         """Whether `inputs` (args, kwargs) have the values of this call's."""

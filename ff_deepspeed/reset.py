@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ff_deepspeed import versions
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import reset as stage3
 from ff_deepspeed.state_map import inner_optimizer, partitions
@@ -90,7 +91,7 @@ def _zero12(zero: Any) -> None:
         bucket.clear()
         bucket.index = 0
     zero._release_ipg_buffers()
-    zero._release_preflattened_grad_buffers()
+    versions.forget(zero, "_release_preflattened_grad_buffers")
     zero.params_already_reduced = [False] * len(zero.params_already_reduced)
     zero.averaged_gradients = {}
     zero.all_grad_tensors = {}

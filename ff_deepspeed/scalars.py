@@ -12,7 +12,7 @@ from typing import Any
 from ff_core.state import optimizer_tensors
 from ff_core.state.optimizer_tensors import copied
 from ff_deepspeed import moments
-from ff_deepspeed.state_map import inner_optimizer, whole_groups
+from ff_deepspeed.state_map import inner_optimizers, whole_groups
 
 COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps", "_unmanaged_backward_count")
 FLAGS = ("_step_applied", "_global_grad_norm", "_is_gradient_accumulation_boundary")
@@ -22,28 +22,28 @@ SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def save(engine: Any) -> dict[str, Any]:
-    inner = inner_optimizer(engine)
+    inner = inner_optimizers(engine)
     return {
         "engine": _attributes(engine, COUNTERS + FLAGS),
         "sizes": sizes(engine),
         "wrapper": _attributes(engine.optimizer, WRAPPER),
         "scaler": _attributes(_loss_scaler(engine), SCALER),
-        "groups": optimizer_tensors.groups(inner),
-        "moments": moments.of(inner).save(),
+        "groups": [optimizer_tensors.groups(one) for one in inner],
+        "moments": [moments.of(one).save() for one in inner],
         "lr_scheduler": _save_scheduler(engine.lr_scheduler),
         "activation_rng": _activation_rng().get_states(),
     }
 
 
 def load(engine: Any, saved: dict[str, Any]) -> None:
-    inner = inner_optimizer(engine)
     _set(engine, saved["engine"])
     set_sizes(engine, saved["sizes"])
     _set(engine.optimizer, saved["wrapper"])
     _set(_loss_scaler(engine), saved["scaler"])
-    with whole_groups(engine):
-        optimizer_tensors.set_groups(inner, saved["groups"])
-    moments.of(inner).load(saved["moments"])
+    for inner, groups, state in zip(inner_optimizers(engine), saved["groups"], saved["moments"], strict=True):
+        with whole_groups(engine, inner):
+            optimizer_tensors.set_groups(inner, groups)
+        moments.of(inner).load(state)
     _load_scheduler(engine.lr_scheduler, saved["lr_scheduler"])
     if saved["activation_rng"]:
         _activation_rng().set_states(saved["activation_rng"])

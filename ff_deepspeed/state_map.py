@@ -41,11 +41,19 @@ def inner_optimizer(engine: Any) -> torch.optim.Optimizer:
     return inner
 
 
-def whole_groups(engine: Any) -> AbstractContextManager[None]:
-    """Around whatever goes through the inner optimizer's groups: under ZeRO-3 they are empty between steps."""
-    if not layout.is_stage3(engine.optimizer):
-        return nullcontext()
-    return state.whole_groups(engine.optimizer, inner_optimizer(engine))
+def inner_optimizers(engine: Any) -> list[torch.optim.Optimizer]:
+    """All that compute steps below DeepSpeed's wrapper: two where a part of an offloaded optimizer is on the GPU."""
+    if layout.is_stage3(engine.optimizer):
+        return layout.inner_optimizers(engine.optimizer)
+    return [inner_optimizer(engine)]
+
+
+def whole_groups(engine: Any, inner: torch.optim.Optimizer) -> AbstractContextManager[None]:
+    """Around whatever goes through the groups of one of `inner_optimizers`: under ZeRO-3 they are empty between steps.
+
+    One after the other: two optimizers may share a group.
+    """
+    return state.whole_groups(engine.optimizer, inner) if layout.is_stage3(engine.optimizer) else nullcontext()
 
 
 def partitions(optimizer: Any) -> list[torch.Tensor] | None:

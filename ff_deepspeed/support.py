@@ -11,23 +11,22 @@ from typing import Any
 import torch
 
 from ff_core.errors import UnsupportedError
-from ff_deepspeed import moments
-from ff_deepspeed.stage3 import layout
-from ff_deepspeed.state_map import inner_optimizer, whole_groups
+from ff_deepspeed import moments, versions
+from ff_deepspeed.state_map import inner_optimizers, whole_groups
 
 WORKS = (
     "FFTrainer protects DeepSpeed engines with ZeRO stage 0, 1, 2 or 3, fp32 or bf16, "
     "any optimizer that keeps what it remembers in its `state`, and data parallelism"
 )
-TESTED = "install DeepSpeed 0.19.8, or use ZeRO stage 2"
 HINT = 'Use that, or set "ff_failover": {"enabled": false} to train unprotected.'
 
 
 def check_config(config: Any, kind: type, model: Any, mpu: Any, optimizer: Any = None) -> None:
     """Before an engine of class `kind` is built. config: a DeepSpeedConfig. optimizer: given to initialize().
 
-    Raises UnsupportedError listing every obstacle.
+    Raises UnsupportedError listing every obstacle, or naming a version of DeepSpeed that is too old.
     """
+    versions.check()
     _refuse([*_obstacles(config, kind, model, mpu), *_optimizer_obstacles(config, optimizer)])
 
 
@@ -50,8 +49,7 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
     zero = config.zero_config
     if zero.stage == 3:
         yield from _stage3_obstacles(zero)
-        if config.float16_config.enabled:
-            yield "fp16.enabled with zero_optimization.stage = 3 is not supported yet; bf16 is, and fp16 with stage 2"
+    yield from versions.obstacles_in(config._param_dict)
     if isinstance(model, PipelineModule):
         yield "the model is a PipelineModule: pipeline parallelism is not supported yet"
     elif mpu is not None:
@@ -68,7 +66,7 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
         yield "torch_autocast with float16 (a gradient scaler) is not supported; bfloat16 is"
     if config.data_efficiency_enabled:
         yield "data_efficiency: curriculum sampling and random-LTD are not supported"
-    if not config.managed_gradient_accumulation:
+    if not getattr(config, "managed_gradient_accumulation", True):  # since 0.19
         yield "managed_gradient_accumulation = false is not supported"
     if getattr(config.tensor_parallel_config, "autotp_size", 0) > 1:
         yield "tensor_parallel.autotp_size > 1: tensor parallelism is not supported yet"
@@ -88,10 +86,11 @@ def _offload_obstacles(name: str, section: Any, stage: int) -> Iterator[str]:
         yield f'zero_optimization.{name}.device = "nvme" is not supported: state on a disk is not copied; "cpu" is'
     elif device != "none" and stage < 3 and name == "offload_param":
         yield f"zero_optimization.offload_param has no effect with stage = {stage}: DeepSpeed leaves it out; remove it"
-    elif device != "none" and getattr(section, "ratio", 1.0) != 1.0:
-        yield f"zero_optimization.{name}.ratio = {section.ratio} (a part on the GPU) is not supported yet; 1.0 is"
     elif device != "none" and getattr(section, "super_offload", False):
-        yield f"zero_optimization.{name}.super_offload = true is not supported; false is"
+        yield (
+            f"zero_optimization.{name}.super_offload = true is not supported: the optimizer's state is stepped in a "
+            "process of its own; false is"
+        )
 
 
 def _stage3_obstacles(zero: Any) -> Iterator[str]:
@@ -104,8 +103,6 @@ def _stage3_obstacles(zero: Any) -> Iterator[str]:
     for name in ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"):
         if getattr(zero, name):
             yield f"zero_optimization.{name} = true is not supported; false is"
-    if getattr(zero, "mics_shard_size", -1) > 0:  # of older versions
-        yield f"zero_optimization.mics_shard_size = {zero.mics_shard_size}: MiCS is not supported; -1 is"
 
 
 def _optimizer_obstacles(config: Any, given: Any) -> Iterator[str]:
@@ -126,22 +123,19 @@ def _written(config: Any, name: str) -> str:
 
 def engine_obstacles(engine: Any) -> Iterator[str]:
     """What of an engine that is complete cannot be protected, a sentence each."""
-    import deepspeed
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
     from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    if layout.is_stage3(engine.optimizer):
-        lacking = list(layout.missing(engine.optimizer))
-        for name in lacking:
-            yield f"DeepSpeed {deepspeed.__version__} has no {name}, which FFTrainer resets under ZeRO-3: {TESTED}"
-        if lacking:
-            return
-    inner = inner_optimizer(engine)
-    with whole_groups(engine):
-        yield from moments.words(inner, moments.examine(inner))
+    moved = list(versions.words(engine))
+    if moved:
+        yield from moved
+        return
+    for inner in inner_optimizers(engine):
+        with whole_groups(engine, inner):
+            yield from moments.words(inner, moments.examine(inner))
     wrappers = (
         DeepSpeedZeroOptimizer,
         DeepSpeedZeroOptimizer_Stage3,

@@ -16,6 +16,7 @@ from typing import Any
 
 from ff_core.errors import UnsupportedError
 from ff_core.state.words import some_of
+from ff_deepspeed import versions
 from ff_deepspeed.stage3 import layout
 
 REFUSED = (
@@ -47,7 +48,7 @@ def watch(engine: Any) -> Unused | None:
 
         def reduce_independent_p_g_buckets_and_remove_grads(param: Any, group: int) -> Any:
             """On every rank, whoever has the part. Only the last micro-batch writes what is stepped with."""
-            last = bool(optimizer.is_gradient_accumulation_boundary())
+            last = versions.is_last_backward(optimizer)
             found.reduced([param], first=optimizer.micro_step_id <= 0, last=last)
             return reduce(param, group)
 

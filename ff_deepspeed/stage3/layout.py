@@ -14,18 +14,13 @@ import torch
 _OPTIMIZER = (
     *("fp16_groups", "fp16_partitioned_groups_flat", "fp32_partitioned_groups_flat", "sub_group_to_group_id"),
     *("parameter_offload", "persistent_parameters", "ipg_buckets", "params_already_reduced", "averaged_gradients"),
-    *(
-        "micro_step_id",
-        "param_reduce_events",
-        "_offload_boundary_param_ids",
-        "_backward_hook_state",
-        "offload_optimizer",
-    ),
+    *("micro_step_id", "param_reduce_events", "_backward_hook_state", "offload_optimizer", "loss_scaler", "overflow"),
     *("partition_grads", "partial_offload", "swap_optimizer", "params_in_nvme_and_cpu"),
 )
+_TWIN_FLOW = ("backup_optimizer", "subgroup_to_device")
 _COORDINATOR = (
     *("inflight_param_registry", "step_id", "trace_mode", "n_available_params", "ongoing_fetch_events"),
-    *("ongoing_fetch_leaf_module_events", "active_backward_submodules"),
+    "ongoing_fetch_leaf_module_events",
 )
 _PARAMETER = ("ds_id", "ds_tensor", "ds_status", "ds_active_sub_modules", "ds_persist", "is_external_param")
 _MODULE = ("_external_params", "ds_recompute_parameters")
@@ -39,30 +34,50 @@ def is_stage3(optimizer: Any) -> bool:
     return isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
 
 
+def is_twin_flow(optimizer: Any) -> bool:
+    """Whether a part of the masters is stepped on the GPU ("ratio" below 1), by an optimizer of its own."""
+    return bool(optimizer.offload_optimizer and optimizer.partial_offload != 1.0)
+
+
+def inner_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """What computes steps. The first is that of the script, or of the configuration."""
+    return [optimizer.optimizer, optimizer.backup_optimizer] if is_twin_flow(optimizer) else [optimizer.optimizer]
+
+
+def stepped_by(optimizer: Any, sub_group: int) -> torch.optim.Optimizer:
+    """Which of `inner_optimizers` steps the masters of a sub-group."""
+    on_gpu = is_twin_flow(optimizer) and optimizer.subgroup_to_device[sub_group] != "cpu"
+    inner: torch.optim.Optimizer = optimizer.backup_optimizer if on_gpu else optimizer.optimizer
+    return inner
+
+
 def missing(optimizer: Any) -> Iterator[str]:
     """Names of the attributes that this DeepSpeed does not have where they were."""
-    lacking = list(_lacking("DeepSpeedZeroOptimizer_Stage3", optimizer, _OPTIMIZER))
-    yield from lacking
-    if lacking:
+    absent = list(lacking("DeepSpeedZeroOptimizer_Stage3", optimizer, _OPTIMIZER))
+    if not absent and is_twin_flow(optimizer):
+        absent = list(lacking("DeepSpeedZeroOptimizer_Stage3", optimizer, _TWIN_FLOW))
+    yield from absent
+    if absent:
         return
     coordinator = coordinator_of(optimizer)
-    yield from _lacking("", coordinator, [_private(name) for name in _COORDINATOR])
+    yield from lacking("", coordinator, [_private(name) for name in _COORDINATOR])
     if not callable(getattr(coordinator, "_clear_trace_structures", None)):
         yield "PartitionedParameterCoordinator._clear_trace_structures"
     if release_cache() is None:
         yield "PartitionedParameterCoordinator.__params_to_release.cache_clear"
     for parameter in optimizer.module.parameters():
-        yield from _lacking("parameter", parameter, _PARAMETER)
+        yield from lacking("parameter", parameter, _PARAMETER)
         break
-    yield from _lacking("module", optimizer.module, _MODULE)
+    yield from lacking("module", optimizer.module, _MODULE)
     for bucket in optimizer.ipg_buckets.values():
-        yield from _lacking("IPGBucketZ3", bucket, _BUCKET)
+        yield from lacking("IPGBucketZ3", bucket, _BUCKET)
     from deepspeed.runtime.zero import parameter_offload
 
-    yield from _lacking("deepspeed.runtime.zero.parameter_offload", parameter_offload, ["FWD_MODULE_STACK"])
+    yield from lacking("deepspeed.runtime.zero.parameter_offload", parameter_offload, ["FWD_MODULE_STACK"])
 
 
-def _lacking(owner: str, value: Any, names: Iterable[str]) -> Iterator[str]:
+def lacking(owner: str, value: Any, names: Iterable[str]) -> Iterator[str]:
+    """ "owner.name" of those of `names` that `value` does not have."""
     for name in names:
         if not hasattr(value, name):
             yield f"{owner}.{name}".lstrip(".")
@@ -73,9 +88,9 @@ def coordinator_of(optimizer: Any) -> Any:
     return optimizer.parameter_offload.get_param_coordinator()
 
 
-def private(coordinator: Any, name: str) -> Any:
-    """The coordinator's attribute `__name`."""
-    return getattr(coordinator, _private(name))
+def private(coordinator: Any, name: str, *default: Any) -> Any:
+    """The coordinator's attribute `__name`; `default` if only other versions have it."""
+    return getattr(coordinator, _private(name), *default)
 
 
 def set_private(coordinator: Any, name: str, value: Any) -> None:

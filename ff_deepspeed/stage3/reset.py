@@ -38,7 +38,7 @@ class Reset:
         for p in self._engine.module.parameters():
             self._parameter(p)
         _gradients(optimizer)
-        for group in optimizer.optimizer.param_groups:
+        for group in (group for inner in layout.inner_optimizers(optimizer) for group in inner.param_groups):
             group["params"] = []  # a step that was interrupted had put its masters there
 
     def _modules(self) -> None:
@@ -70,8 +70,9 @@ class Reset:
         cache.cache_clear()
         layout.set_private(coordinator, "step_id", 0)
         layout.set_private(coordinator, "n_available_params", 0)
-        for name in ("ongoing_fetch_events", "ongoing_fetch_leaf_module_events", "active_backward_submodules"):
+        for name in ("ongoing_fetch_events", "ongoing_fetch_leaf_module_events"):
             layout.private(coordinator, name).clear()
+        layout.private(coordinator, "active_backward_submodules", set()).clear()  # since 0.19
         coordinator.hierarchy = 0
 
     def _parameter(self, p: Any) -> None:
@@ -79,8 +80,8 @@ class Reset:
 
         p.ds_active_sub_modules.clear()
         p.is_external_param = id(p) in self._dangling
-        # How many bodies of deepspeed.zero.GatheredParameters it is gathered for.
-        vars(p).pop(partition_parameters.DS_Z3_GATHERED_PARAM_CONTEXT_DEPTH_ATTR, None)
+        # How many bodies of deepspeed.zero.GatheredParameters it is gathered for; counted since 0.19.
+        vars(p).pop(getattr(partition_parameters, "DS_Z3_GATHERED_PARAM_CONTEXT_DEPTH_ATTR", ""), None)
         nowhere = partition_parameters.ZeroParamStatus.NOT_AVAILABLE
         if p.ds_status is not nowhere:
             p.data = torch.empty(0, dtype=p.dtype, device=p.device)
@@ -94,7 +95,7 @@ def _gradients(optimizer: Any) -> None:
     optimizer.params_already_reduced = dict.fromkeys(optimizer.params_already_reduced, False)
     optimizer.averaged_gradients = {}
     optimizer.param_reduce_events.clear()
-    optimizer._offload_boundary_param_ids = set()
+    optimizer._offload_boundary_param_ids = set()  # since 0.19
     if optimizer.offload_optimizer:
         optimizer.reset_cpu_buffers()
     else:

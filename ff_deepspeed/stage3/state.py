@@ -34,19 +34,22 @@ NOT_CAST = (
 
 @contextmanager
 def whole_groups(wrapper: Any, inner: torch.optim.Optimizer) -> Iterator[None]:
-    """While this lasts, the groups of `inner` list the masters. DeepSpeed lists them only while it steps one.
+    """While this lasts, the groups of `inner` list its masters. DeepSpeed lists them only while it steps one.
 
     wrapper: DeepSpeed's optimizer.
     """
-    before = [group["params"] for group in inner.param_groups]
     for number, group in enumerate(inner.param_groups):
-        ids = [i for i, owner in wrapper.sub_group_to_group_id.items() if owner == number]
+        ids = [
+            sub_group
+            for sub_group, owner in wrapper.sub_group_to_group_id.items()
+            if owner == number and layout.stepped_by(wrapper, sub_group) is inner
+        ]
         group["params"] = [wrapper.fp32_partitioned_groups_flat[i] for i in sorted(ids)]
     try:
         yield
     finally:
-        for group, parameters in zip(inner.param_groups, before, strict=True):
-            group["params"] = parameters
+        for group in inner.param_groups:
+            group["params"] = []  # what twin-flow's second optimizer was made with is never stepped
 
 
 def declare(engine: Any, weights_edited: bool) -> list[TensorSpec]:
@@ -58,7 +61,7 @@ def declare(engine: Any, weights_edited: bool) -> list[TensorSpec]:
     specs = []
     for number, master in enumerate(layout.masters(optimizer)):
         specs.append(TensorSpec(f"{MASTERS}.{number}", master.data, Held.UNIQUE))
-        for name, tensor in moments.of(optimizer.optimizer).tensors(master).items():  # type: ignore[arg-type]
+        for name, tensor in moments.of(layout.stepped_by(optimizer, number)).tensors(master).items():  # type: ignore[arg-type]
             specs.append(TensorSpec(f"{name}.{number}", tensor, Held.UNIQUE))
     for number, flat, master in layout.derived_weights(optimizer):
         if weights_edited:

@@ -13,7 +13,7 @@ from typing import Any
 import cpuinfo
 import pytest
 
-from tests.e2e.jobs import ENV, LEAN
+from tests.e2e.jobs import ENV
 
 HERE = Path(__file__).parent
 Results = list[list[dict[str, Any]]]
@@ -36,7 +36,7 @@ def processor() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[subprocess.Popen[str]]:
     """The process that forks ranks, see worker.py."""
-    env = {**ENV, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1]), LEAN])}
+    env = {**ENV, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1]), ENV["PYTHONPATH"]])}
     command = [sys.executable, str(HERE / "worker.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 import ff_deepspeed
 from ff_core.state import registered
@@ -47,6 +51,59 @@ def weight(how: str | None, engine: Any) -> float:
         if how == "registered" and "count" not in registered.collect():
             registered.register_state("count", count)
     return 1 - 0.5 ** (engine.global_steps + 1) if how == "engine" else count.next()
+
+
+@contextlib.contextmanager
+def other_version(case: dict[str, Any]) -> Iterator[None]:
+    """An engine of another DeepSpeed, as far as can be seen.
+
+    case: "version": its number; "has": [class, attribute], which it has besides; "lacks": the same, which it has not.
+    """
+    number = deepspeed.__version__
+    deepspeed.__version__ = case.get("version", number)
+    name = case.get("has", case.get("lacks", ["DeepSpeedZeroOptimizer"]))[0]
+    kind = {"DeepSpeedEngine": DeepSpeedEngine, "DeepSpeedZeroOptimizer": DeepSpeedZeroOptimizer}[name]
+    original = kind.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "has" in case:
+            self.__dict__[case["has"][1]] = 0
+        original(self, *args, **kwargs)
+        if "lacks" in case:
+            del self.__dict__[case["lacks"][1]]
+
+    kind.__init__ = init
+    try:
+        yield
+    finally:
+        kind.__init__, deepspeed.__version__ = original, number
+
+
+#: Of fp16: it doubles after three steps in a row, and is halved by the second overflow.
+SCALER = {"initial_scale_power": 8, "loss_scale_window": 3, "hysteresis": 2, "min_loss_scale": 1}
+
+
+def configuration(case: dict[str, Any]) -> dict[str, Any]:
+    """DeepSpeed's, of a case of worker.py."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": case.get("gas", 1),
+        "zero_optimization": {"stage": case["stage"], "reduce_bucket_size": 1000000, **case.get("zero", {})},
+        "gradient_clipping": case.get("clip", 1.0),
+        "steps_per_print": 1000000,
+        "ff_failover": {"enabled": True, **({"persist": case["persist"]} if "persist" in case else {})},
+        **case.get("config", {}),
+    }
+    if case["dtype"] == "bf16":
+        config["bf16"] = {"enabled": True}
+    if case["dtype"] == "fp16":
+        config["fp16"] = {"enabled": True, **SCALER, **case.get("scaler", {})}
+    return config
+
+
+def overflow(where: list[list[int]] | None, engine: Any, rank: int) -> float:
+    """Of the loss: infinite in iterations and on ranks of `where`, [[iteration, rank], ...]."""
+    return float("inf") if [engine.global_steps + 1, rank] in (where or []) else 1.0
 
 
 def extra_factor(how: str, engine: Any) -> float | None:

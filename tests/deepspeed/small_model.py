@@ -114,6 +114,12 @@ def make_optimizer(case: dict[str, Any], model: torch.nn.Module) -> torch.optim.
     return torch.optim.AdamW(groups, lr=1e-2, amsgrad=case.get("optimizer") == "amsgrad")
 
 
+def scaler_of(engine: Any) -> Any:
+    """What has the loss scale of fp16, and when it changes; None if this engine has none."""
+    wrapper = vars(engine.optimizer)
+    return wrapper.get("loss_scaler") or wrapper.get("loss_scale_config")
+
+
 def digest(engine: Any) -> str:
     """Hash of everything that training changes: weights, buffers, masters, moments, counters."""
     sha = hashlib.sha256()
@@ -121,15 +127,19 @@ def digest(engine: Any) -> str:
     wrapper = engine.optimizer
     inner = wrapper if wrapper is engine.basic_optimizer else wrapper.optimizer
     numbers: list[dict[str, Any]] = []
+    on_gpu = inner
     stepped = [p for group in inner.param_groups for p in group["params"]]
     if hasattr(wrapper, "fp32_partitioned_groups_flat"):  # ZeRO-3: persistent parameters are whole, the others empty
         stepped = wrapper.fp32_partitioned_groups_flat
+        on_gpu = getattr(wrapper, "backup_optimizer", inner)  # of twin-flow: it steps a part of them
         tensors += [p.ds_tensor for p in engine.module.parameters()]
     for p in stepped:
-        tensors += [p.data, *(v for v in inner.state[p].values() if torch.is_tensor(v))]
-        numbers.append({k: v for k, v in inner.state[p].items() if not torch.is_tensor(v)})
+        state = inner.state[p] or on_gpu.state[p]
+        tensors += [p.data, *(v for v in state.values() if torch.is_tensor(v))]
+        numbers.append({k: v for k, v in state.items() if not torch.is_tensor(v)})
     for tensor in tensors:
         sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     counters = (engine.global_steps, engine.micro_steps, engine.skipped_steps, engine.global_samples)
-    sha.update(repr((counters, [group["lr"] for group in inner.param_groups], numbers)).encode())
+    scaler = sorted(vars(scaler_of(engine)).items()) if scaler_of(engine) is not None else None
+    sha.update(repr((counters, [group["lr"] for group in inner.param_groups], numbers, scaler)).encode())
     return sha.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from tests.e2e.jobs import ENV, Job, fftrain, torchrun, uninterrupted
 ROOT = Path(__file__).parents[2]
 USUAL = str(ROOT / "tests" / "deepspeed" / "usual_script.py")
 STAGE3 = str(ROOT / "tests" / "deepspeed" / "stage3_script.py")
+SMALL = str(ROOT / "tests" / "deepspeed" / "small_script.py")
 TRAIN_GPT = str(ROOT / "scripts" / "train_gpt.py")
 
 
 def configured(config: str, script: str, words: list[str]) -> list[str]:
+    if script == SMALL:
+        return ["--config", config, *words]
     path = str(ROOT / "configs" / "deepspeed" / f"{config}.json")
     return ["--deepspeed_config" if script == TRAIN_GPT else "--config", path, *words]
 
@@ -120,3 +124,53 @@ def test_zero3_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     job, wanted = both(tmp_path, "zero3_bf16", STAGE3, ["--frozen", "--load", str(saved)], ("1 1 backward", "0 4 step"))
     assert_same(job, wanted)
     assert len(job.of("failover")) == 2
+
+
+OFFLOADED = {"offload_optimizer": {"device": "cpu"}}
+FP16: dict[str, tuple[dict[str, Any], str]] = {
+    "zero0": ({"stage": 0}, "adamw"),
+    "zero1": ({"stage": 1}, "adamw"),
+    "zero2": ({"stage": 2}, "adamw"),
+    "zero2-offloaded": ({"stage": 2, **OFFLOADED}, "cpu_adam"),
+    "zero3": ({"stage": 3, "stage3_param_persistence_threshold": 64}, "adamw"),
+    "zero3-offloaded": ({"stage": 3, **OFFLOADED, "offload_param": {"device": "cpu"}}, "cpu_adam"),
+}
+
+
+def small(zero: dict[str, Any], **more: Any) -> str:
+    """A configuration for SMALL."""
+    return json.dumps(
+        {
+            "train_micro_batch_size_per_gpu": 4,
+            "gradient_accumulation_steps": 2,
+            "gradient_clipping": 1.0,
+            "steps_per_print": 1000000,
+            "zero_optimization": {"reduce_bucket_size": 1000000, **zero},
+            "ff_failover": {"enabled": True},
+            **more,
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", FP16)
+def test_fp16_survives_in_skipped_steps_and_others(layout: str, tmp_path: Path) -> None:
+    """A loss is infinite on one rank, or on both: nobody steps, and the scale is halved, or its hysteresis counts."""
+    zero, optimizer = FP16[layout]
+    scaler = {"enabled": True, "initial_scale_power": 8, "loss_scale_window": 2, "hysteresis": 2, "min_loss_scale": 1}
+    words = ["--optimizer", optimizer, "--steps", "10", "--overflow", "[[1, 0], [3, 1], [7, 0], [7, 1], [9, 1]]"]
+    kills = ("1 1 step", "0 3 backward", "1 5 forward", "0 7 step", "1 8 after-step", "0 9 after-step")
+    job, wanted = both(tmp_path, small(zero, fp16=scaler), SMALL, words, kills)
+    assert_same(job, wanted)
+    assert len(job.of("failover")) == len(kills) and wanted[0]["skipped"] == 4
+
+
+@pytest.mark.slow
+def test_twin_flow_survives(tmp_path: Path) -> None:
+    """Two optimizers step parts of the masters."""
+    zero = {"stage": 3, "sub_group_size": 100, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}
+    words = ["--optimizer", "cpu_adam", "--two-devices"]
+    kills = ("1 2 forward", "0 4 backward", "1 6 step", "0 7 after-step")
+    job, wanted = both(tmp_path, small(zero, bf16={"enabled": True}), SMALL, words, kills)
+    assert_same(job, wanted)
+    assert len(job.of("failover")) == len(kills)

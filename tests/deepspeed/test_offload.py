@@ -1,4 +1,5 @@
-"""ZeRO-1 and 2 with the optimizer on the host: interrupted in front of collectives, and joined by a replacement."""
+"""The optimizer on the host, with ZeRO-1 and 2, or a part of it (twin-flow): interrupted in front of collectives, and
+joined by a replacement."""
 
 from __future__ import annotations
 
@@ -27,7 +28,18 @@ LAYOUTS: dict[str, Case] = {
     "zero1-bf16-gas2": {"stage": 1, "dtype": "bf16", "gas": 2, "optimizer": "cpu_adam", "zero": TO_CPU},
     "zero1-fp32-no-clipping": {"stage": 1, "dtype": "fp32", "optimizer": "cpu_adam", "zero": TO_CPU, "clip": 0.0},
 }  # fmt: skip
-QUICK = ("zero2-bf16-gas2", "zero2-fp32-overlap-small-buckets", "zero1-bf16-gas2")
+#: Several sub-groups, the first half of them on the other device. The scheduler knows nothing of what steps them there.
+TWIN = {
+    "stage": 3, "optimizer": "cpu_adam", "two_devices": True,
+    "zero": {"offload_optimizer": {"device": "cpu", "ratio": 0.5}, "sub_group_size": 100,
+             "stage3_param_persistence_threshold": 64},
+}  # fmt: skip
+LAYOUTS |= {
+    "zero3-twin-flow-bf16-gas2": {**TWIN, "dtype": "bf16", "gas": 2},
+    "zero3-twin-flow-fp32": {**TWIN, "dtype": "fp32"},
+    "zero3-twin-flow-fp16-one-group": {**TWIN, "dtype": "fp16", "one_group": True, "overflow": [[1, 0], [4, 1]]},
+}
+QUICK = ("zero3-twin-flow-bf16-gas2", "zero2-bf16-gas2", "zero2-fp32-overlap-small-buckets", "zero1-bf16-gas2")
 MORE = tuple(name for name in LAYOUTS if name not in QUICK)
 #: One or two in each iteration.
 PLAN = [[2 + number // 2, number] for number in range(12)]
@@ -48,7 +60,7 @@ def test_interrupted_run_equals_uninterrupted_run(names: tuple[str, ...], run_ca
 
 
 def test_newcomer_continues_exactly(run_cases: Callable[..., Any], tmp_path: Path) -> None:
-    names, cases = ("zero2-bf16-gas2", "zero1-bf16-gas2"), []
+    names, cases = ("zero2-bf16-gas2", "zero1-bf16-gas2", *(name for name in LAYOUTS if "twin-flow" in name)), []
     for name in names:
         cases.append({**LAYOUTS[name], "save_at": 3, "save_to": str(tmp_path / name)})
         cases.append({**LAYOUTS[name], "resume_from": str(tmp_path / name)})

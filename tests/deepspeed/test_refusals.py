@@ -12,10 +12,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"stage": 3, "zero": {"zero_hpz_partition_size": 2}},
         r"zero_hpz_partition_size = 2: .*hpZ.* 1 is.*\"enabled\": false",
     ),
-    "fp16": (
-        {"stage": 3, "dtype": "fp32", "config": {"fp16": {"enabled": True}}},
-        r"fp16\.enabled with zero_optimization\.stage = 3 is not supported yet; bf16 is",
-    ),
     "quantized": (
         {"stage": 3, "zero": {"zero_quantized_weights": True}},
         r"zero_quantized_weights = true is not.*false is",
@@ -28,9 +24,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"stage": 3, "zero": {"offload_param": {"device": "nvme", "nvme_path": "/tmp"}}},
         r'offload_param\.device = "nvme" is not supported: .*"cpu" is',
     ),
-    "twin-flow": (
-        {"stage": 3, "zero": {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}},
-        r"offload_optimizer\.ratio = 0\.5 .*not supported yet; 1\.0 is",
+    "SuperOffload": (
+        {"stage": 3, "zero": {"offload_optimizer": {"device": "cpu", "super_offload": True}}},
+        r"offload_optimizer\.super_offload = true is not supported: .*process of its own; false is",
     ),
     "optimizer": ({"stage": 0, "dtype": "fp32", "optimizer": "counting"}, r"Counting: .*keeps state elsewhere.*AdamW"),
     "curriculum": ({"config": {"data_efficiency": {"enabled": True}}}, r"data_efficiency: curriculum sampling"),

@@ -40,7 +40,8 @@ interrupter.install()
 import deepspeed  # noqa: E402
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402  (ZeRO-3 imports it when an engine is made: seconds)
 import loops  # noqa: E402
-from preload import preload  # noqa: E402
+import starts  # noqa: E402
+from preload import preload, second_device  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
 import scripts  # noqa: E402
@@ -59,26 +60,17 @@ def make_engine(case: dict[str, Any]) -> Any:
     model = kind(case.get("frozen", True), "sometimes" in case)
     model.as_dict = case.get("as_dict", False)
     optimizer = make_optimizer(case, model)
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 4,
-        "gradient_accumulation_steps": case.get("gas", 1),
-        "zero_optimization": {"stage": case["stage"], "reduce_bucket_size": 1000000, **case.get("zero", {})},
-        "gradient_clipping": case.get("clip", 1.0),
-        "steps_per_print": 1000000,
-        "ff_failover": {"enabled": True, **({"persist": case["persist"]} if "persist" in case else {})},
-        **case.get("config", {}),
-    }
-    if case["dtype"] == "bf16":
-        config["bf16"] = {"enabled": True}
+    config = scripts.configuration(case)
     if case.get("optimizer") == "json":  # the configuration says which
         parameters = [p for p in model.parameters() if p.requires_grad]
         engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
         torch.manual_seed(100 + rank)
         return engine
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 0.1 * step))
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, lr_scheduler=scheduler, model_parameters=None, config=config
-    )
+    with second_device(case.get("two_devices", False)):
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, lr_scheduler=scheduler, model_parameters=None, config=config
+        )
     torch.manual_seed(100 + rank)
     return engine
 
@@ -102,6 +94,7 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
                     out = engine(batch.pop("x").to(next(engine.module.parameters()).dtype))
                     loss = torch.nn.functional.cross_entropy(out.float(), batch["y"])
                     loss = loss * scripts.weight(case.get("weight"), engine)
+                    loss = loss * scripts.overflow(case.get("overflow"), engine, rank)
                     if case.get("skip") and scripts.agreed_to_skip(batch["y"], case["skip"]):
                         continue
                     if case.get("bare"):
@@ -125,6 +118,7 @@ def train(engine: Any, case: dict[str, Any], failover: FakeSession | None) -> di
         "digest": digest(engine),
         "evaluations": evaluations[-1:],
         "collectives": interrupter.count,
+        "skipped": engine.skipped_steps,
     }
 
 
@@ -154,6 +148,9 @@ def train_unmodified(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
             else:
                 loss = engine(x, y)
                 loss = loss["loss"] if isinstance(loss, dict) else loss
+            loss = loss * scripts.overflow(case["overflow"], engine, rank) if "overflow" in case else loss
+            if case.get("in_place"):
+                loss *= 2.0  # as Hugging Face's Trainer does
             engine.backward(loss)
             scripts.edit_gradients(engine, case.get("gradients"))
             engine.step()
@@ -218,8 +215,11 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
     said = Said()
-    engine = make_engine(case)
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
+    if "shipped" in case:
+        return starts.run(case, failover, interrupter)
+    with scripts.other_version(case):
+        engine = make_engine(case)
     if failover is not None:
         failover.may_restart = case.get("may_restart", True)
         failover.skip_reset = case.get("skip_reset", False)

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Installs another DeepSpeed beside the environment, for `make test DEEPSPEED=0.18.9`.
+
+    python scripts/other_deepspeed.py 0.18.9 .venv-deepspeed0.18.9/site-packages
+
+The folder goes in front of the environment's packages, in PYTHONPATH. Its operators are compiled, in minutes, from its
+own sources. They lie where TORCH_EXTENSIONS_DIR says: not where those of the environment's DeepSpeed are, or each would
+compile them anew. The folder must be called site-packages: what lies there is a library, and no part of a user's
+script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from other_megatron import LIBRARIES
+from setup_env import Operators
+
+
+def main() -> int:
+    """Returns 0; 1 with pip's own message if it could not install, or with the compiler's."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("version", help="of DeepSpeed")
+    parser.add_argument("folder", type=Path, help=f"where to; made anew; its name is {LIBRARIES}")
+    arguments = parser.parse_args()
+    if arguments.folder.name != LIBRARIES:
+        parser.error(f"argument folder: {arguments.folder}; allowed: a folder called {LIBRARIES}")
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    os.environ.pop("PYTHONPATH", None)  # of `make`: it names the folder, where nothing is yet
+    try:
+        install(arguments.version, arguments.folder)
+        os.environ["PYTHONPATH"] = str(arguments.folder)
+        operators = Operators(Path(sys.executable))
+        try:
+            operators.wait()
+        finally:
+            operators.end()
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        shutil.rmtree(arguments.folder, ignore_errors=True)  # half a folder would look like a whole one
+        print(f"other_deepspeed: failed: {str(error.cmd)[:300]}", file=sys.stderr)
+        return 1
+    print(f"DeepSpeed {arguments.version} is in {arguments.folder}")
+    return 0
+
+
+def install(version: str, folder: Path) -> None:
+    """What it needs is there: the environment's DeepSpeed needs the same. Raises CalledProcessError."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    pip += ["--no-build-isolation", "--target", str(folder), f"deepspeed=={version}"]
+    subprocess.run(pip, check=True, env={**os.environ, "DS_BUILD_OPS": "0"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
