@@ -67,11 +67,13 @@ class Controller(JobControl):
         self.out.say(f"node {node.id} ({node.hostname}) stands by")
         # In the new epoch it will be when it has the verdict, as everybody: before, nothing may connect to it.
         self.startup.admit(node.id, state.epoch - 1 if self.failovers.halts() else state.epoch)
-        if self.preload is not None:
-            self.out.send(node.id, "preload", **self.preload)
         if self.failovers.halts():
             self.failovers.admit(node.id)
-        elif state.settled and state.is_protecting and not state.has_left() and state.lacks_holders():
+        if self.preload is not None:  # last: a node that has got ranks warms fewer spares
+            self.out.send(node.id, "preload", **self.preload)
+        if self.failovers.halts():
+            return
+        if state.settled and state.is_protecting and not state.has_left() and state.lacks_holders():
             self.failovers.begin(set(), f"node {node.id} came, and can hold replicas", self.out.now())
 
     def node_down(self, node_id: int, reason: str) -> None:
@@ -167,6 +169,7 @@ class Controller(JobControl):
     def on_worker_started(self, node: int, rank: int, uid: str, pid: int, warm: bool) -> None:
         if rank < 0:
             self.state.members.nodes[node].spares[uid] = False
+            self.failovers.spare_came()
             return
         entry = self.state.members.ranks[rank]
         if entry.uid != uid:

@@ -48,6 +48,7 @@ class FailoverRound:
     all_ready_at: float = 0.0
     resumed_at: float = 0.0
     attempts: int = 1
+    waits_since: float | None = None  # ranks have no place, and a node is waited for
 
     def slots(self) -> list[SlotReport]:
         return [report for reports in self.inventories.values() for report in reports]

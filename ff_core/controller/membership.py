@@ -120,6 +120,10 @@ class Membership:
                         return node_id, uid, ready
         return None
 
+    def absent(self) -> set[int]:
+        """Ranks that no process plays now."""
+        return {rank.rank for rank in self.ranks.values() if not rank.alive}
+
     def holders(self) -> dict[int, list[int]]:
         return {rank.rank: list(rank.holders) for rank in self.ranks.values()}
 

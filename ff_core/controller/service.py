@@ -97,7 +97,6 @@ class ControllerServer(Outbox, Host):
 
     def abandon(self, node: int) -> None:
         self._door.lost(node)
-        self.send(node, "stop", code=1, signum=0, lost=True)  # what a frozen agent reads first when it thaws
         if self.on_abandoned is not None:
             self.on_abandoned(node)
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ff_core.contract.job import JobSpec
+from ff_core.contract.job import NO_PLACE_CODE, JobSpec
 from ff_core.contract.messages import Message
 from ff_core.controller.controller import Controller
+from ff_core.controller.failover_round import Step
 from ff_core.controller.state import JobState
 from ff_core.copy.arena import SlotState
 from tests.controller.sim_memory import SimArena, SimSlot, Violation
@@ -40,6 +41,7 @@ class Options:
     finish_waits: bool = True
     early: bool = False  # the first fault comes during start-up
     standbys: int = 0  # nodes that come after the start, each at a random moment
+    late: bool = False  # they come when the job waits for them only, or not at all
     returns: bool = False  # a lost node's machine comes again, under a new number
 
 
@@ -49,6 +51,7 @@ class Checks:
     options: Options
     controller: Controller
     job: JobSpec
+    now: Callable[[], float]
 
     @property
     def state(self) -> JobState:
@@ -64,6 +67,7 @@ class Checks:
         self.losses: list[str] = []  # since it was last published
         self.replicated = False  # it lies on a second node, too
         self.copies: dict[Any, list[int]] = {}  # (start, epoch, rank) -> versions, in order
+        self.came_in_time = 0  # nodes that came while the job waited for one
         self.intervals: set[int] = set()  # that ranks were told
 
     def _verdict(self, message: Message) -> None:
@@ -134,6 +138,21 @@ class Checks:
     def abandon(self, node: int) -> None:
         pass  # a lost node's agent hears `stop` or has gone
 
+    def waits(self) -> bool:
+        """Everybody has halted, and ranks have no place."""
+        current = self.state.round
+        return current is not None and current.step is Step.HALTING and current.waits_since is not None
+
+    def _nobody_came(self) -> None:
+        """The job may end for want of a node only when the time for that is over, and while nobody has room."""
+        current, members = self.state.round, self.state.members
+        if current is None or current.waits_since is None or not members.absent():
+            raise Violation("the job ends for want of a node, and has not waited for one")
+        if self.now() - current.waits_since < self.state.config.place_timeout_s:
+            raise Violation("the job ends for want of a node before its time is over")
+        if self.options.same_machine or any(members.take_replacement(members.ranks[r].node) for r in members.absent()):
+            raise Violation("the job ends for want of a node, and some node has room")
+
     def finish(self, code: int, summary: str) -> None:
         self.result = (code, summary)
         if code == 0:
@@ -141,7 +160,8 @@ class Checks:
         twice = re.search(r"rank (\d+) .*; it failed twice in iteration", summary)
         if twice and self.kills.get(int(twice.group(1)), 0) >= 2:
             return
-        if "no spare and no node is left" in summary and not self.options.same_machine:
+        if code == NO_PLACE_CODE:
+            self._nobody_came()
             return
         if "no node is left" in summary and not self.state.members.live_nodes():
             return

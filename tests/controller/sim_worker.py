@@ -256,6 +256,8 @@ class SimWorker(Recovering):
         assert self.fence is not None and self.replicator is not None
         history: Any = self.unique
         self.fence.seal(lambda version: self.replicator.seal(version, history))  # type: ignore[union-attr]
+        if self.fence.version == 1 and self.rank == 0:
+            self.send("preload", modules=["torch"], calls=[])
         word = self.page.load("w_stamp")
         if word and epoch_of(word) == self.fence.epoch:
             self.forgotten = max(self.forgotten, self.schedule.before(version_of(word)))

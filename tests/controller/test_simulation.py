@@ -59,11 +59,18 @@ JOBS: dict[str, Options] = {
     ),
     "standbys": Options(faults=2, standbys=2, kinds=("node", "process"), same_machine=False, iterations=6),
     "standbys that are too late for some": Options(
-        **THREE, faults=3, standbys=2, kinds=("partition", "node"), same_machine=False, iterations=8, max_restarts=1
+        **THREE, faults=2, standbys=2, kinds=("partition", "node"), same_machine=False, iterations=8, max_restarts=1
     ),
     "nodes that come again": Options(
         nodes=2, nproc=1, faults=3, standbys=2, returns=True, kinds=("partition", "node", "process"),
         same_machine=False, iterations=12, max_restarts=1,
+    ),
+    "nodes that are waited for": Options(
+        **THREE, faults=3, standbys=3, late=True, kinds=("node", "partition", "process"), same_machine=False,
+        iterations=8,
+    ),
+    "spares that are waited for": Options(
+        **THREE, spares=1, faults=3, kinds=("node", "spare", "process"), same_machine=False, iterations=8
     ),
     "one node and standbys": Options(nodes=1, standbys=2, faults=2, kinds=("node", "process"), iterations=6),
     "standbys during start-up": Options(
@@ -155,9 +162,17 @@ def test_promises_hold_for_any_job(
     )
 
 
+def test_jobs_do_wait_for_nodes() -> None:
+    worlds = [simulate(seed, JOBS["nodes that are waited for"]) for seed in range(RUNS)]
+    waited = [world for world in worlds if world.came_in_time]
+    assert len(waited) >= RUNS / 10
+    assert sum(world.result == (0, "") for world in waited) >= len(waited) / 3
+
+
 def test_intervals_do_change() -> None:
     worlds = [simulate(seed, JOBS["intervals that change"]) for seed in range(5)]
-    assert all(world.intervals == {1, 2, 3} for world in worlds)
+    assert set.union(*(world.intervals for world in worlds)) == {1, 2, 3}
+    assert all(len(world.intervals) > 1 for world in worlds)
     gaps = {b - a for world in worlds for copies in world.copies.values() for a, b in itertools.pairwise(copies)}
     assert gaps >= {1, 2, 3}
 
