@@ -64,7 +64,7 @@ class FailoverRound:
         out.emit("failover", **summary)
         out.say(
             f"failover to epoch {self.epoch}: {self.cause}; everyone went on after iteration {self.version}, "
-            f"{summary['total_s']:.2f} s after the death "
+            f"{summary['total_s']:.2f} s later "
             f"({summary['spare']} replacement for ranks {summary['newcomers']})"
         )
 

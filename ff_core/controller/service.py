@@ -180,6 +180,22 @@ class ControllerServer(Outbox, Host):
         self._streams[node.id] = stream  # what is sent waits there until its session has said welcome
         self._guard(self._controller.node_up, node)
 
+    async def drain(self, node: int) -> str:
+        """See Host."""
+        if self._controller is None:
+            return "the job has not begun"
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def answer(reason: str) -> None:
+            if not ended.done():
+                ended.set_result(reason)
+
+        self._guard(self._controller.drain, node, answer)
+        over = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
+        return ended.result() if ended.done() else "the job is over"
+
     def _guard(self, call: Any, *arguments: Any) -> None:
         """A bug in the controller must end the job with its traceback, not hang it."""
         try:
@@ -218,4 +234,5 @@ class ControllerServer(Outbox, Host):
             if writer is not None:
                 writer.cancel()
             self._streams.pop(node.id, None)
+            self._door.lost(node.id)
             self._guard(self._controller.node_down, node.id, reason)

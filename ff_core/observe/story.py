@@ -12,7 +12,7 @@ from ff_core.observe.events import PHASES, Event, read_events
 LOSSES = "losses.jsonl"
 #: Kinds that a reader of the story wants to see one by one.
 NOTABLE = (
-    "injection", "hint", "hang", "bad_slot", "coverage", "node_lost", "waiting", "unrecoverable", "restart",
+    "injection", "hint", "hang", "bad_slot", "coverage", "node_lost", "waiting", "drain", "unrecoverable", "restart",
     "persisted", "interval",
 )  # fmt: skip
 

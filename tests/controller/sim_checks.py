@@ -67,6 +67,10 @@ class Checks:
         self.losses: list[str] = []  # since it was last published
         self.replicated = False  # it lies on a second node, too
         self.copies: dict[Any, list[int]] = {}  # (start, epoch, rank) -> versions, in order
+        self.asked = 0  # drains that were asked for
+        self.answers: list[str] = []  # how they ended
+        self.furthest = -1  # version of the newest step that a rank has begun in this epoch
+        self.furthest_in = 0
         self.came_in_time = 0  # nodes that came while the job waited for one
         self.intervals: set[int] = set()  # that ranks were told
 
@@ -76,6 +80,20 @@ class Checks:
             raise Violation(f"two verdicts of epoch {epoch}")
         if version < self.safe and self._promised():
             raise Violation(f"back to version {version}, but {self.safe} was safe and only {self.losses} was lost")
+
+        self._lost_nothing(version)
+
+    def _lost_nothing(self, version: int) -> None:
+        """A drain, and nothing else: no rank has begun what is not kept."""
+        current = self.state.round
+        assert current is not None
+        alone = current.attempts == 1 and re.fullmatch(r"node \d+ is drained \(.*\)(; node \d+ is .*)*", current.cause)
+        if alone and self.furthest_in == current.old_epoch and self.furthest != version and self.furthest >= 0:
+            raise Violation(f"{current.cause}: back to {version}, but {self.furthest} had been begun")
+
+    def drained(self, reason: str) -> None:
+        """How a drain has ended."""
+        self.answers.append(reason)
 
     def _promised(self) -> bool:
         """Whether what was lost since W was published last must not cost W: one failure domain, or processes only."""
@@ -99,6 +117,9 @@ class Checks:
 
     def runs(self, epoch: int, version: int) -> None:
         """A rank begins the step that makes `version`: no further than what a death may cost."""
+        if epoch > self.furthest_in:
+            self.furthest_in, self.furthest = epoch, -1
+        self.furthest = max(self.furthest, version)
         schedule = self.controller.copying.schedule
         limit = schedule.next + 1 if self.options.commit == "strict" else schedule.limit
         if epoch == self.state.epoch and version >= limit and self.state.w < schedule.next:

@@ -237,6 +237,8 @@ class World(Checks, Faults, Outbox):
                 if self.coming and self.steps >= min(self.coming):
                     self._another()
                 hosts = list(self.hosts.values()) if len(hosts) < len(self.hosts) else hosts
+                if self.controller.drains.waiting:
+                    self.controller.drains.tick(self.now())
                 if self.next_fault is not None and self.steps >= self.next_fault:
                     self._fault()
                 steps = self._steps(hosts[int(draw() * len(hosts))])
@@ -290,6 +292,7 @@ class World(Checks, Faults, Outbox):
         before, config = self.sent, self.state.config
         self.passed += 2 * max(config.join_timeout_s, config.regroup_timeout_s, config.place_timeout_s)
         self.controller.failovers.tick(self.now())
+        self.controller.drains.tick(self.now())
         undead = [process for host in hosts for process in host.processes if process.undead]
         if self.sent == before and undead:  # outside the loop only its end counts, which comes in the end
             undead[0].undead = False
