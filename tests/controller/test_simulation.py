@@ -72,6 +72,16 @@ JOBS: dict[str, Options] = {
     "spares that are waited for": Options(
         **THREE, spares=1, faults=3, kinds=("node", "spare", "process"), same_machine=False, iterations=8
     ),
+    "drains": Options(
+        faults=2, standbys=2, kinds=("drain",), same_machine=False, iterations=14, has_local=True, has_constant=True
+    ),
+    "drains, every second or third version": Options(
+        interval=0, faults=2, standbys=2, kinds=("drain",), same_machine=False, iterations=14, commit="relaxed"
+    ),
+    "drains and faults": Options(
+        **THREE, faults=4, standbys=2, spares=1, kinds=("drain", "drain", "process", "frozen", "node", "slot"),
+        same_machine=False, iterations=12, interval=2, commit="relaxed", has_local=True, max_restarts=1,
+    ),
     "one node and standbys": Options(nodes=1, standbys=2, faults=2, kinds=("node", "process"), iterations=6),
     "standbys during start-up": Options(
         faults=2, early=True, standbys=2, max_restarts=2, kinds=("process", "node"), same_machine=False
@@ -167,6 +177,13 @@ def test_jobs_do_wait_for_nodes() -> None:
     waited = [world for world in worlds if world.came_in_time]
     assert len(waited) >= RUNS / 10
     assert sum(world.result == (0, "") for world in waited) >= len(waited) / 3
+
+
+def test_drains_do_happen() -> None:
+    worlds = [simulate(seed, JOBS["drains"]) for seed in range(RUNS)]
+    assert all(world.result == (0, "") for world in worlds), "no drain ends a job"
+    answers = [answer for world in worlds for answer in world.answers]
+    assert answers.count("") >= RUNS / 4 and len(set(answers)) > 2
 
 
 def test_intervals_do_change() -> None:

@@ -46,7 +46,7 @@ def assert_no_iteration_was_lost(place: Path) -> None:
 
 
 def test_by_hand(tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]) -> None:
-    started = start(tmp_path, three)
+    started = start(tmp_path, three, pause=2.5)  # the command takes long to start on a busy machine
     words = ["drain", "1", "--rdzv-endpoint", f"{three.addresses[0]}:29503", "--ff-config", str(tmp_path / "ff.json")]
     done = subprocess.run(
         [*three.words(0), sys.executable, "-m", "ff_core.launch.cli", *words],
