@@ -47,7 +47,9 @@ class Drains:
         """The launcher of `node` got a signal."""
 
         def answer(reason: str) -> None:
-            if reason:
+            if reason and node in self._state.members.nodes:
+                # Its workers get the signal now, and it ends with them: nobody is to be replaced there.
+                self._state.members.nodes[node].leaving = True
                 self._out.send(node, "stay", signum=signum, reason=reason)
 
         self.ask(node, signum, answer)

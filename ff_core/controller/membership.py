@@ -19,7 +19,7 @@ class Node:
     last_beat: float
     pid: int = 0
     alive: bool = True
-    leaving: bool = False  # it is drained: its ranks play elsewhere, and it gets nothing any more
+    leaving: bool = False  # it is drained, or got a signal: it gets no rank and no replica any more
     spares: dict[str, bool] = field(default_factory=dict)  # uid -> ready
 
 

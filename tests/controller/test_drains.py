@@ -91,6 +91,12 @@ def test_a_signal_is_answered_at_once_where_nobody_could_take_the_ranks() -> Non
     assert (node, message["signum"]) == (1, 15) and "no standby and no spare" in message["reason"]
     job.commit(5)
     assert pauses(job) == [(5, False)]
+    job.die(2, code=-15, sealed=5)
+    job.die(3, code=-15, sealed=5)
+    assert not job.out.take("assign"), "it ends with its workers: nobody is to be replaced there"
+    job.controller.node_down(1, "its connection closed")
+    job.inventory(0, 5, {0: 5, 1: 5})
+    assert job.out.result is None and "for ranks 2, 3. The job waits" in job.out.said[-1]
 
 
 def test_a_signal_that_all_nodes_get_is_the_end_of_the_job_and_no_drain() -> None:
