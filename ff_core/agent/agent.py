@@ -32,21 +32,9 @@ from ff_core.errors import FailoverError, ProtocolError
 
 #: What workers say to the controller.
 _FORWARDED = (
-    "protect",
-    "training",
-    "cost",
-    "ready",
-    "resumed",
-    "redone",
-    "leaving",
-    "hint",
-    "unresumable",
-    "give_up",
-    "persisted",
-    "preload",
-    "inject_fired",
-    "bad_slot",
-)
+    "protect", "training", "cost", "ready", "resumed", "redone", "leaving", "hint", "unresumable", "give_up",
+    "persisted", "preload", "inject_fired", "bad_slot",
+)  # fmt: skip
 #: What a failed job's workers have between SIGTERM and SIGKILL: they have nothing to save.
 _FAILED_S = 10.0
 _TAIL_LINES = 60
@@ -96,9 +84,7 @@ class Agent(PortOwner):
         if result is not None:
             await result
 
-    async def on_start(
-        self, restart: int, epoch: int, ranks: list[Any], injections: list[Any], standby: bool
-    ) -> None:
+    async def on_start(self, restart: int, epoch: int, ranks: list[Any], injections: list[Any], standby: bool) -> None:
         for worker in list(self.workers.by_uid.values()):
             worker.rank = -1  # of the previous start: its exit means nothing any more
         await self.workers.end_all(0.0)
@@ -123,9 +109,7 @@ class Agent(PortOwner):
         state = self.state
         config = state.config = Settings.from_wire(settings).config
         self.workers.settings = settings
-        streams = StreamChoice(
-            config.tcp_streams, state.job.nproc_per_node, state.job.world_size, config.replicas
-        )
+        streams = StreamChoice(config.tcp_streams, state.job.nproc_per_node, state.job.world_size, config.replicas)
         self.port.share(config.transport, state.job.emulated, streams)
         self.settled.set()
 
