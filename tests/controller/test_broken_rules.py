@@ -206,7 +206,7 @@ MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     ),
     "nobody pauses for a drain": (DRAINS, [(SimWorker, "_pause", _nobody_pauses)]),
     "a drain that is not possible any more leaves ranks pausing": (
-        replace(DRAINS, kinds=("drain", "node"), faults=3, nodes=3, nproc=1, replicas=2),
+        replace(DRAINS, kinds=("drain", "drain", "node"), faults=5, **THREE, replicas=2, standbys=1, interval=3),
         [(Drains, "_move", _moves_only_if_there_is_something_to_move)],
     ),
     "batches are kept from W on": (

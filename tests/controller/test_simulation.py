@@ -173,17 +173,17 @@ def test_promises_hold_for_any_job(
 
 
 def test_jobs_do_wait_for_nodes() -> None:
-    worlds = [simulate(seed, JOBS["nodes that are waited for"]) for seed in range(RUNS)]
+    worlds = [simulate(seed, JOBS["nodes that are waited for"]) for seed in range(RUNS // 2)]
     waited = [world for world in worlds if world.came_in_time]
-    assert len(waited) >= RUNS / 10
+    assert len(waited) >= RUNS / 20
     assert sum(world.result == (0, "") for world in waited) >= len(waited) / 3
 
 
 def test_drains_do_happen() -> None:
-    worlds = [simulate(seed, JOBS["drains"]) for seed in range(RUNS)]
+    worlds = [simulate(seed, JOBS["drains"]) for seed in range(RUNS // 3)]
     assert all(world.result == (0, "") for world in worlds), "no drain ends a job"
     answers = [answer for world in worlds for answer in world.answers]
-    assert answers.count("") >= RUNS / 4 and len(set(answers)) > 2
+    assert answers.count("") >= RUNS / 12 and len(set(answers)) > 2
 
 
 def test_intervals_do_change() -> None:
