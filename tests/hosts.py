@@ -4,8 +4,10 @@ touched. Where namespaces are not permitted, hosts are addresses of the loopback
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -19,6 +21,11 @@ def _ip(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["ip", *words], text=True, capture_output=True, check=True)
 
 
+#: Then a file and a command: in a mount namespace, which `ip netns exec` makes, the file is the machine's boot id. By
+#: that nodes see who shares a machine's memory and devices.
+_OTHER_BOOT = ("sh", "-c", 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"')
+
+
 def permitted() -> bool:
     """Whether namespaces can be made here."""
     name = f"ff{os.getpid()}try"
@@ -27,6 +34,7 @@ def permitted() -> bool:
         _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", name, "link", "add", "name", "sw0", "type", "bridge")
         _ip("-n", name, "link", "add", "va", "type", "veth", "peer", "name", "vb")
+        _ip("netns", "exec", name, *_OTHER_BOOT, "/proc/uptime", "true")
     except (OSError, subprocess.CalledProcessError):
         return False
     finally:
@@ -47,6 +55,9 @@ class Hosts:
             warnings.warn("network namespaces are not permitted here: the hosts are addresses of one", stacklevel=2)
             return
         self.addresses = [f"10.77.0.{number + 1}" for number in range(count)]
+        self._boot_ids = Path(tempfile.mkdtemp(prefix="ffhosts"))
+        for number in range(count):
+            (self._boot_ids / str(number)).write_text(f"{self._base}-{number}\n")
         switch = f"{self._base}sw"
         for name in (switch, *self._names):
             _ip("netns", "add", name)
@@ -68,10 +79,14 @@ class Hosts:
             self.power_off(number)
         for name in (*self._names, f"{self._base}sw") if self.real else ():
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        if self.real:
+            shutil.rmtree(self._boot_ids)
 
     def words(self, number: int) -> list[str]:
         """What goes before a command that is to run on host `number`."""
-        return ["ip", "netns", "exec", self._names[number]] if self.real else []
+        if not self.real:
+            return []
+        return ["ip", "netns", "exec", self._names[number], *_OTHER_BOOT, str(self._boot_ids / str(number))]
 
     def start(self, number: int, command: Sequence[str], log: Path, env: dict[str, str]) -> subprocess.Popen[Any]:
         """Run `command` on host `number`; what it prints goes to `log`."""

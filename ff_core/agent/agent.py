@@ -8,6 +8,7 @@ verdict changes (slots, epoch) changes before the next message is looked at.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -31,21 +32,9 @@ from ff_core.errors import FailoverError, ProtocolError
 
 #: What workers say to the controller.
 _FORWARDED = (
-    "protect",
-    "training",
-    "cost",
-    "ready",
-    "resumed",
-    "redone",
-    "leaving",
-    "hint",
-    "unresumable",
-    "give_up",
-    "persisted",
-    "preload",
-    "inject_fired",
-    "bad_slot",
-)
+    "protect", "training", "cost", "ready", "resumed", "redone", "leaving", "hint", "unresumable", "give_up",
+    "persisted", "preload", "inject_fired", "bad_slot",
+)  # fmt: skip
 #: What a failed job's workers have between SIGTERM and SIGKILL: they have nothing to save.
 _FAILED_S = 10.0
 _TAIL_LINES = 60
@@ -95,9 +84,7 @@ class Agent(PortOwner):
         if result is not None:
             await result
 
-    async def on_start(
-        self, restart: int, epoch: int, ranks: list[Any], injections: list[Any], standby: bool
-    ) -> None:
+    async def on_start(self, restart: int, epoch: int, ranks: list[Any], injections: list[Any], standby: bool) -> None:
         for worker in list(self.workers.by_uid.values()):
             worker.rank = -1  # of the previous start: its exit means nothing any more
         await self.workers.end_all(0.0)
@@ -122,9 +109,7 @@ class Agent(PortOwner):
         state = self.state
         config = state.config = Settings.from_wire(settings).config
         self.workers.settings = settings
-        streams = StreamChoice(
-            config.tcp_streams, state.job.nproc_per_node, state.job.world_size, config.replicas
-        )
+        streams = StreamChoice(config.tcp_streams, state.job.nproc_per_node, state.job.world_size, config.replicas)
         self.port.share(config.transport, state.job.emulated, streams)
         self.settled.set()
 
@@ -145,12 +130,13 @@ class Agent(PortOwner):
             arena, mine = self.store.own[worker.rank], holders[worker.rank]
             worker.send("arena", (arena.fd,), epoch=epoch, holders=mine, coverage=coverage, interval=interval)
 
-    def on_w(self, epoch: int, version: int, interval: int) -> None:
+    def on_w(self, epoch: int, version: int, interval: int, pause: bool) -> None:
         if epoch != self.state.epoch or self.state.halt_epoch is not None:
             return
         self.store.free_retired()
         for worker in self.workers.ranks():
-            worker.page.store("interval", interval)  # first: who sees W may read it
+            worker.page.store("interval", interval)  # both first: who sees W may read them
+            worker.page.store("pause", int(pause))
             worker.page.store("w_stamp", stamp(epoch, version))
             worker.page.notify()
         self.spares.refill()
@@ -207,13 +193,30 @@ class Agent(PortOwner):
             self.state.say(f"rank {rank} is killed: {reason}")
             worker.process.kill_group(9)
 
-    def on_stop(self, code: int, signum: int, lost: bool = False) -> Coroutine[Any, Any, None] | None:
-        """The job ends with `code`, or (lost) goes on without this node; signum: the signal that stops it, or 0.
+    def signalled(self, signum: int) -> None:
+        """The launcher's order to leave the job. Ctrl-C is meant at once; before other signals the controller is asked
+        whether others take this node's ranks."""
+        if signum == signal.SIGINT:
+            self.on_stop(1, signum)
+        elif not self.state.stopping:
+            self.send("drain", signum=signum)
+
+    def on_stay(self, signum: int, reason: str) -> Coroutine[Any, Any, None] | None:
+        """Nobody takes this node's ranks: its workers get the signal."""
+        self.state.say(f"{signal.Signals(signum).name} goes to the workers: {reason}")
+        return self.on_stop(1, signum)
+
+    def on_stop(
+        self, code: int, signum: int, lost: bool = False, drained: bool = False
+    ) -> Coroutine[Any, Any, None] | None:  # fmt: skip
+        """The job ends with `code`, or (lost, drained) goes on without this node; signum: the signal that stops it.
         Workers that got one may still need this agent's answers to come to their end, so that takes its course beside
         the messages."""
         if self.state.stopping:
             return None
         self.state.stopping = True
+        if drained:
+            self.state.say("is drained: the job goes on without this node")
         self.exit_code = LOST_CODE if lost else code
         if not signum:
             return self._end(code, signum)

@@ -75,7 +75,7 @@ async def run(orders: dict[str, Any]) -> int:
     # In a session of its own: the terminal's Ctrl-C goes to the launcher. What comes here is the launcher's order to
     # leave the job; the workers get the same signal.
     for number in {signal.SIGINT, signal.SIGTERM, *orders["signals"]}:
-        loop.add_signal_handler(number, agent.on_stop, 1, int(number))
+        loop.add_signal_handler(number, agent.signalled, int(number))
     finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     code = agent.exit_code
     if tasks[3] not in finished:

@@ -176,6 +176,14 @@ class FailoverConfig(Strict):
     join_timeout_s: float = make_field(
         Scope.JOB, 600.0, "seconds > 0", "Time a replacement has from its start until it is ready to train.", gt=0
     )
+    place_timeout_s: float = make_field(
+        Scope.JOB,
+        600.0,
+        "seconds >= 0",
+        "Ranks of a lost node for which no spare and no other node is left wait so long for a node to come; then the "
+        "job ends with exit code 69. 0: it ends at once.",
+        ge=0,
+    )
     regroup_timeout_s: float = make_field(
         Scope.JOB, 60.0, "seconds > 0", "Time for all ranks to connect anew; then recovery starts over.", gt=0
     )

@@ -7,6 +7,8 @@ from typing import Any
 
 #: Exit code of an agent whose job goes on without it, or that cannot hear the controller: its launcher may come again.
 LOST_CODE = 75
+#: Exit code of a job that found no place for a rank, and that nobody came to help (EX_UNAVAILABLE).
+NO_PLACE_CODE = 69
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Definition(NamedTuple):
 
 
 #: Agent and controller say these before anything else; `rpc` handles them.
-HANDSHAKE = frozenset(("challenge", "hello", "welcome", "refused"))
+HANDSHAKE = frozenset(("challenge", "hello", "welcome", "refused", "drained"))
 #: What a process understands that does not play a rank yet, and only then.
 BEFORE_ROLE = frozenset(("preload", "chosen", "role"))
 
@@ -86,15 +86,17 @@ _define(
     machine=_opt(_D),
     rival=_opt(_BOOL),
     standby=_opt(_BOOL),
+    drain=_opt(_I),
 )
 _define("welcome", "controller > agent", proof=_B, job=_D, node=_I)
 _define("refused", "controller > agent", reason=_S)
+_define("drained", "controller > agent", proof=_B, reason=_S)
 
 # --- from the controller ---
 _define("start", "controller > agent", restart=_I, epoch=_I, ranks=_L, injections=_L, standby=_BOOL)
 _define("arenas", "controller > agent", epoch=_I, settings=_D, own=_D, replicas=_D)
 _define("placement", "controller > agent", epoch=_I, holders=_D, coverage=_S, interval=_I)
-_define("w", "controller > agent", epoch=_I, version=_I, interval=_I)
+_define("w", "controller > agent", epoch=_I, version=_I, interval=_I, pause=_BOOL)
 _define("halt", "controller > agent > worker", epoch=_I, dead=_L)
 _define("assign", "controller > agent", epoch=_I, rank=_I, uid=_S, injections=_L, after_exit=_BOOL)
 _define(
@@ -127,7 +129,8 @@ _define(
 )
 _define("inject_ack", "controller > agent > worker", id=_I, rank=_I)
 _define("corrupt", "controller > agent", rank=_I, kind=_S, id=_I, to=_I)
-_define("stop", "controller > agent", code=_I, signum=_I, lost=_opt(_BOOL))
+_define("stop", "controller > agent", code=_I, signum=_I, lost=_opt(_BOOL), drained=_opt(_BOOL))
+_define("stay", "controller > agent", signum=_I, reason=_S)
 _define("fail_worker", "controller > agent", rank=_I, reason=_S)
 
 # --- to the controller ---
@@ -179,6 +182,7 @@ _define("spare_gone", "agent > controller", uid=_S)
 _define("inject_fired", "worker > agent > controller", rank=_I, id=_I, at=_F, action=_S)
 _define("corrupted", "agent > controller", rank=_I, id=_I, to=_I)
 _define("stopped", "agent > controller")
+_define("drain", "agent > controller", signum=_I)
 
 # --- between worker and agent only ---
 _define("chosen", "agent > worker", local_rank=_I)

@@ -122,6 +122,14 @@ async def challenge(stream: Stream, secret: bytes) -> tuple[Message, bytes]:
     return hello, proof(secret, "server", hello["nonce"], mine)
 
 
+async def ask(address: str, secret: bytes, hello: dict[str, Any], timeout_s: float) -> Message:
+    """Connect, prove ourselves, and have one question answered: the answer, from whoever knows the secret. `hello` says
+    what is asked; how long the answer takes is not bounded. Raises as `connect`."""
+    channel, _, answer = await _introduced(address, secret, hello, timeout_s, "drained")
+    await channel.close()
+    return answer
+
+
 async def connect(
     address: str, secret: bytes, hello: dict[str, Any], timeout_s: float
 ) -> tuple[grpc.aio.Channel, Stream, Message]:
@@ -130,6 +138,12 @@ async def connect(
 
     Raises ProtocolError (refused, wrong secret) or OSError (not reachable within timeout_s).
     """
+    return await _introduced(address, secret, hello, timeout_s, "welcome")
+
+
+async def _introduced(
+    address: str, secret: bytes, hello: dict[str, Any], timeout_s: float, wanted: str
+) -> tuple[grpc.aio.Channel, Stream, Message]:
     channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
     try:
         await asyncio.wait_for(channel.channel_ready(), timeout_s)
@@ -142,7 +156,7 @@ async def connect(
         ours = proof(secret, "client", opening["nonce"], mine)
         await stream.send_now("hello", proof=ours, nonce=mine, **hello)
         answer = await stream.receive()
-        if answer is None or answer["t"] != "welcome":
+        if answer is None or answer["t"] != wanted:
             raise ProtocolError(
                 f"the controller at {address} refused: {(answer or {}).get('reason', 'connection closed')}"
             )

@@ -7,6 +7,7 @@ job they ask of this class, which they know as `JobControl`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ff_core.config.schema import FailoverConfig
@@ -15,6 +16,7 @@ from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import AGENT_TO_CONTROLLER, HANDSHAKE, Message
 from ff_core.controller.copying import Copying
 from ff_core.controller.deaths import Deaths
+from ff_core.controller.drains import Drains
 from ff_core.controller.failovers import Failovers
 from ff_core.controller.injections import Injections
 from ff_core.controller.loop_end import LoopEnd
@@ -32,6 +34,7 @@ class Controller(JobControl):
         self.state = JobState(job, config, out)
         self.out = out
         self.preload: dict[str, Any] | None = None
+        self.drains = Drains(self.state, self)
         self._make_parts()
 
     def _make_parts(self) -> None:
@@ -40,7 +43,8 @@ class Controller(JobControl):
         self.startup, self.deaths = Startup(self.state, self, self.copying), Deaths(self.state, self)
         self.failovers = Failovers(self.state, self, self.copying)
         self.loop_end = LoopEnd(self.state, self, self.copying.schedule)
-        parts = (self, self.copying, self.startup, self.deaths, self.failovers, self.loop_end, Injections(self.state))
+        parts = (self, self.copying, self.startup, self.deaths, self.failovers, self.loop_end, Injections(self.state),
+                 self.drains)  # fmt: skip
         # "stopped" is for the service: it may come when the job is over already
         self._dispatch = Dispatch(AGENT_TO_CONTROLLER, *map(offered, parts), elsewhere=HANDSHAKE | {"stopped"})
 
@@ -67,11 +71,13 @@ class Controller(JobControl):
         self.out.say(f"node {node.id} ({node.hostname}) stands by")
         # In the new epoch it will be when it has the verdict, as everybody: before, nothing may connect to it.
         self.startup.admit(node.id, state.epoch - 1 if self.failovers.halts() else state.epoch)
-        if self.preload is not None:
-            self.out.send(node.id, "preload", **self.preload)
         if self.failovers.halts():
             self.failovers.admit(node.id)
-        elif state.settled and state.is_protecting and not state.has_left() and state.lacks_holders():
+        if self.preload is not None:  # last: a node that has got ranks warms fewer spares
+            self.out.send(node.id, "preload", **self.preload)
+        if self.failovers.halts():
+            return
+        if state.settled and state.is_protecting and not state.has_left() and state.lacks_holders():
             self.failovers.begin(set(), f"node {node.id} came, and can hold replicas", self.out.now())
 
     def node_down(self, node_id: int, reason: str) -> None:
@@ -82,6 +88,7 @@ class Controller(JobControl):
         node.alive = False
         node.spares.clear()
         self.out.abandon(node_id)
+        self.drains.lost(node_id)
         # if it only fell silent: its ranks are played elsewhere from now on
         self.out.send(node_id, "stop", code=1, signum=0, lost=True)
         lost = [rank for rank in self.state.members.on_node(node_id) if not rank.exited]
@@ -115,6 +122,8 @@ class Controller(JobControl):
     def on_beat(self, node: int, free_bytes: int, progress: dict[int, list[int]]) -> None:
         self.state.members.nodes[node].free_bytes = free_bytes
         for rank, (count, activity) in progress.items():
+            if self.state.members.ranks[rank].node != node:
+                continue  # it has moved
             self.state.hangs.observe(rank, count, activity, self.out.now())
 
     def on_commit(self, node: int, epoch: int, versions: dict[int, int]) -> None:
@@ -135,12 +144,13 @@ class Controller(JobControl):
         if newest > state.w and state.settled:
             iterations = newest - state.w if state.w >= 0 else 0
             state.w = newest
-            interval = self.copying.w_rises(newest)
+            interval, pause = self.copying.w_rises(newest), self.drains.pause(newest)
             for other in state.members.live_nodes():
-                self.out.send(other, "w", epoch=state.epoch, version=newest, interval=interval)
+                self.out.send(other, "w", epoch=state.epoch, version=newest, interval=interval, pause=pause)
             self.out.emit("commit", W=newest, epoch=state.epoch)
             state.hangs.iterations(iterations, self.out.now())
             self.loop_end.w_rose(newest)
+            self.drains.w_rose(newest)
 
     def on_spare_ready(self, node: int, uid: str) -> None:
         if uid in self.state.members.nodes[node].spares:
@@ -167,6 +177,7 @@ class Controller(JobControl):
     def on_worker_started(self, node: int, rank: int, uid: str, pid: int, warm: bool) -> None:
         if rank < 0:
             self.state.members.nodes[node].spares[uid] = False
+            self.failovers.spare_came()
             return
         entry = self.state.members.ranks[rank]
         if entry.uid != uid:
@@ -181,6 +192,10 @@ class Controller(JobControl):
     def begin_failover(self, dead: set[int], cause: str, died_at: float) -> None:
         """See JobControl."""
         self.failovers.begin(dead, cause, died_at)
+
+    def drain(self, node: int, answer: Callable[[str], None]) -> None:
+        """Somebody wants `node` to leave in order: see Drains.ask."""
+        self.drains.ask(node, 0, answer)
 
     def on_give_up(self, node: int, rank: int, reason: str) -> None:
         """The script of `rank` ends with an error of ours that a replacement, or a restart, would meet again."""
@@ -199,11 +214,12 @@ class Controller(JobControl):
     def restart_job(self, reason: str, dead: set[int]) -> None:
         """See JobControl."""
         state = self.state
-        if state.restart >= state.job.max_restarts or len(state.members.live_nodes()) < state.job.nodes:
+        if state.restart >= state.job.max_restarts or len(state.members.places()) < state.job.nodes:
             ranks = state.members.ranks
             tails = [ranks[rank].tail for rank in sorted(dead) if ranks[rank].tail]
             self.finish(1, reason + ("\n" + tails[0] if tails else ""))
             return
+        self.drains.restarts()
         state.start_again()
         self.out.emit("restart", reason=reason, restart=state.restart)
         self.out.say(f"{reason}; starting the script again ({state.restart} of {state.job.max_restarts} restarts)")
@@ -233,6 +249,7 @@ class Controller(JobControl):
             if node.alive and now - node.last_beat > state.config.heartbeat_timeout_s:
                 self.node_down(node.id, f"no heartbeat for {state.config.heartbeat_timeout_s:g} s")
         self.failovers.tick(now)
+        self.drains.tick(now)
         looking = state.is_protecting and state.settled and state.left_version is None
         uneven = state.hangs.uneven(state.job.world_size, now) if looking else None
         if uneven is not None:

@@ -16,7 +16,7 @@ def announce_coverage(state: JobState) -> None:
     else:
         text = f"protected against the loss of {fewest} node{'s' if fewest > 1 else ''} at a time"
         if fewest < wanted:
-            nodes = len(state.members.live_nodes())
+            nodes = len(state.members.places())
             text += f" (degraded: {wanted} replicas wanted, {fewest} possible on {nodes} nodes)"
     if text != state.coverage:
         state.coverage = text

@@ -62,18 +62,17 @@ def decide(
     survivors: ranks whose process has held full state before (never a newcomer that has not restored).
     has_local: the job has REPLICATED tensors, which replicas lack.  has_constant: it has CONSTANT ones, which no
     slot holds.
-    node_of: rank -> its node before the death; an own slot there is preferred to a replica.
+    node_of: rank -> the node of the process that plays it from now on; an own slot there is preferred to others.
     groups: redundancy groups, the ranks that hold the same REPLICATED and CONSTANT tensors; empty: all ranks are one.
     """
     redundant = [frozenset(group) for group in groups] or [frozenset(range(world_size))]
     by_rank: dict[int, list[SlotReport]] = {rank: [] for rank in range(world_size)}
     for report in slots:
         if report.epoch == epoch and report.rank in by_rank:
-            # a replica's arena has no room for REPLICATED tensors: full of what it holds is not full of what the
-            # rank needs
-            by_rank[report.rank].append(
-                replace(report, full=report.full and not (has_local and report.kind == "replica"))
-            )
+            # A replica's arena has no room for REPLICATED tensors, and they are not sent from an own slot elsewhere:
+            # full of what it holds is not full of what the rank gets.
+            here = report.kind == "own" and report.node == node_of.get(report.rank)
+            by_rank[report.rank].append(replace(report, full=report.full and (here or not has_local)))
     supply = {
         rank: {report.version for report in by_rank[rank]} | ({live[rank]} if rank in live else set())
         for rank in range(world_size)
@@ -98,6 +97,6 @@ def _source(
     if live.get(rank) == version:
         return Source("live", node_of.get(rank, -1))
     candidates = [report for report in reports if report.version == version]
-    # own and full first: it has everything; then a replica on the lowest node, so that the choice is reproducible
+    # full first: it has everything; then an own slot, and the lowest node, so that the choice is reproducible
     best = min(candidates, key=lambda r: (not r.full, r.kind != "own", r.node != node_of.get(rank), r.node))
     return Source(best.kind, best.node, best.full)

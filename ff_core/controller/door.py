@@ -31,6 +31,10 @@ class Host(Protocol):
         """End the job."""
 
     @abstractmethod
+    async def drain(self, node: int) -> str:
+        """Have `node` leave in order. Returns when it has: empty, or why it has not."""
+
+    @abstractmethod
     def let_in(self, node: Node, stream: rpc.Stream) -> None:
         """`node` has its number, and takes part from now on. Those with which the job starts come in one go."""
 
@@ -85,6 +89,10 @@ class Door:
         try:
             hello, our_proof = await rpc.challenge(stream, self._secret)
             node, arrival = _who(hello)
+            drain = hello.get("drain")
+            if drain is not None:
+                await stream.send_now("drained", proof=our_proof, reason=await self._host.drain(drain))
+                return None
             if hello.get("rival"):
                 reason = f"a second launcher was started with --node-rank 0, on {node.hostname}"
             elif self._closed:

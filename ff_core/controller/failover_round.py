@@ -48,6 +48,7 @@ class FailoverRound:
     all_ready_at: float = 0.0
     resumed_at: float = 0.0
     attempts: int = 1
+    waits_since: float | None = None  # ranks have no place, and a node is waited for
 
     def slots(self) -> list[SlotReport]:
         return [report for reports in self.inventories.values() for report in reports]
@@ -63,7 +64,7 @@ class FailoverRound:
         out.emit("failover", **summary)
         out.say(
             f"failover to epoch {self.epoch}: {self.cause}; everyone went on after iteration {self.version}, "
-            f"{summary['total_s']:.2f} s after the death "
+            f"{summary['total_s']:.2f} s later "
             f"({summary['spare']} replacement for ranks {summary['newcomers']})"
         )
 

@@ -14,6 +14,7 @@ from ff_core.controller.coverage import announce_coverage
 from ff_core.controller.decide import Decision, Impossible, decide
 from ff_core.controller.failover_round import FailoverRound, Step
 from ff_core.controller.placement import place
+from ff_core.controller.places import Places
 from ff_core.controller.state import JobControl, JobState
 
 _MOST_WITHOUT_PROGRESS = 8  # failovers that end at the same version: the machine is not what is broken
@@ -25,6 +26,7 @@ class Failovers:
     def __init__(self, state: JobState, control: JobControl, copying: Copying) -> None:
         self.state, self._control, self._copying = state, control, copying
         self.members, self.out = state.members, state.out
+        self._places = Places(state, control)
         self.without_progress = 0  # failovers since W last grew
         self.best = -1
 
@@ -53,9 +55,10 @@ class Failovers:
             version=last.version if last else -1,
             attempts=last.attempts + 1 if last else 1,
             warm=dict(last.warm) if last else {},
+            waits_since=last.waits_since if last is not None else None,
         )
         for node in self.members.live_nodes():
-            self.out.send(node, "halt", epoch=state.epoch, dead=sorted(self._absent()))
+            self.out.send(node, "halt", epoch=state.epoch, dead=sorted(self.members.absent()))
         self.out.emit("halt", epoch=state.epoch, dead=sorted(state.round.dead), cause=cause)
         self._assign(state.round)
 
@@ -69,10 +72,17 @@ class Failovers:
         self.out.send(node, "halt", epoch=self.state.epoch, dead=sorted(self.state.round.dead))
         self._assign(self.state.round)
 
+    def spare_came(self) -> None:
+        """Some node has one process more that can take a rank: perhaps one that had no place."""
+        current = self.state.round
+        if current is not None and self.halts() and self.members.absent():
+            self._assign(current)
+            self._decide(current)
+
     def _assign(self, current: FailoverRound) -> None:
         """Processes for the ranks that have none. They begin with the script at once, alone; whether there is anything
         for them to go on from is decided meanwhile. Ranks for which there is no place stay absent."""
-        for number in sorted(self._absent()):
+        for number in sorted(self.members.absent()):
             rank = self.members.ranks[number]
             place_for = self.members.take_replacement(rank.node)
             if place_for is None:
@@ -90,10 +100,8 @@ class Failovers:
                 injections=self.state.injections_left(),
                 after_exit=self.state.kinds.on_device,
             )
-
-    def _absent(self) -> set[int]:
-        """Ranks that no process plays now."""
-        return {rank.rank for rank in self.members.ranks.values() if not rank.alive}
+        if not self.members.absent():
+            current.waits_since = None
 
     def on_inventory(self, node: int, epoch: int, arenas: list[Any], live: dict[int, int]) -> None:
         current = self.state.round
@@ -104,12 +112,16 @@ class Failovers:
             rank = self.members.ranks[number]
             if version >= 0 and rank.alive and rank.restored and rank.node == node:
                 current.live[number] = version
-        if all(other in current.inventories for other in self.members.live_nodes()):
-            current.halted_at = self.out.now()
+        self._decide(current)
+
+    def _decide(self, current: FailoverRound) -> None:
+        """The verdict, if every node has answered."""
+        if all(node in current.inventories for node in self.members.live_nodes()):
+            current.halted_at = current.halted_at or self.out.now()
             self._verdict(current)
 
     def _verdict(self, current: FailoverRound) -> None:
-        absent = self._absent()
+        absent = self.members.absent()
         decision = decide(
             world_size=self.state.job.world_size,
             epoch=current.old_epoch,
@@ -125,10 +137,7 @@ class Failovers:
             self._unrecoverable(decision, current)
             return
         if absent:
-            ranks = ", ".join(map(str, sorted(absent)))
-            self._control.restart_job(
-                f"{current.cause}; no spare and no node is left for rank {ranks} (start with more --spares)", absent
-            )
+            self._places.lacking(current, decision.version)
             return
         if decision.version > self.best:
             self.best, self.without_progress = decision.version, 0
@@ -255,8 +264,10 @@ class Failovers:
             current.close(self.out)
 
     def tick(self, now: float) -> None:
-        """Deadlines: joining and regrouping. (Agents see to that of halting.)"""
+        """Deadlines: of the wait for a place, of joining and regrouping. (Agents see to that of halting.)"""
         current, limit = self.state.round, self.state.config.join_timeout_s
+        if current is not None and current.step is Step.HALTING:
+            self._places.tick(current, now)
         regroup_s = self.state.config.regroup_timeout_s
         if current is not None and current.step is Step.REGROUPING and now - current.all_ready_at > regroup_s:
             # Who holds the others up cannot be told from here; a process that hangs will not answer the halt either.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ class Node:
     last_beat: float
     pid: int = 0
     alive: bool = True
+    leaving: bool = False  # it is drained, or got a signal: it gets no rank and no replica any more
     spares: dict[str, bool] = field(default_factory=dict)  # uid -> ready
 
 
@@ -61,14 +63,18 @@ class Membership:
     def live_nodes(self) -> list[int]:
         return sorted(node.id for node in self.nodes.values() if node.alive)
 
+    def places(self) -> list[int]:
+        """Live nodes that may get ranks and replicas."""
+        return [node for node in self.live_nodes() if not self.nodes[node].leaving]
+
     def standbys(self) -> list[int]:
-        """Live nodes that play no rank."""
-        return [node for node in self.live_nodes() if not self.on_node(node)]
+        """Live nodes that play no rank, and may."""
+        return [node for node in self.places() if not self.on_node(node)]
 
     def holding(self, replicas: int) -> list[int]:
         """Live nodes that get replicas: those that play ranks, and standbys only where these are too few."""
-        playing = [node for node in self.live_nodes() if self.on_node(node)]
-        return playing if len(playing) > replicas else self.live_nodes()
+        playing = [node for node in self.places() if self.on_node(node)]
+        return playing if len(playing) > replicas else self.places()
 
     def holds(self, node: int) -> bool:
         """Whether `node` keeps a replica."""
@@ -93,7 +99,7 @@ class Membership:
         nodes share its devices). A cold start elsewhere would have no device. While `home` lives a standby is left as
         it is: its processes are for a whole node's ranks.
         """
-        order = sorted(self.live_nodes(), key=lambda node: (node != home, node))
+        order = sorted(self.places(), key=lambda node: (node != home, node))
         roomy = [node for node in order if len(self.on_node(node)) < self._per_node]
         if home in order:
             standbys = set(self.standbys())
@@ -111,6 +117,15 @@ class Membership:
             return None
         return min(cold, key=lambda node: (node != home, len(self.on_node(node)))), None, False
 
+    def has_room_without(self, nodes: Set[int]) -> bool:
+        """Whether take_replacement() would find places for all ranks of `nodes`, were they gone."""
+        others = [self.nodes[node] for node in self.places() if node not in nodes]
+        hosts = {node.host_id for node in others}
+        if others and all(self.nodes[node].host_id in hosts for node in nodes):
+            return True
+        wanted = sum(len(self.on_node(node)) for node in nodes)
+        return wanted <= sum(max(self._per_node - len(self.on_node(n.id)), len(n.spares), 0) for n in others)
+
     def _take_spare(self, nodes: list[int]) -> tuple[int, str, bool] | None:
         for want_ready in (True, False):
             for node_id in nodes:
@@ -119,6 +134,10 @@ class Membership:
                         del self.nodes[node_id].spares[uid]
                         return node_id, uid, ready
         return None
+
+    def absent(self) -> set[int]:
+        """Ranks that no process plays now."""
+        return {rank.rank for rank in self.ranks.values() if not rank.alive}
 
     def holders(self) -> dict[int, list[int]]:
         return {rank.rank: list(rank.holders) for rank in self.ranks.values()}

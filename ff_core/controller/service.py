@@ -97,7 +97,6 @@ class ControllerServer(Outbox, Host):
 
     def abandon(self, node: int) -> None:
         self._door.lost(node)
-        self.send(node, "stop", code=1, signum=0, lost=True)  # what a frozen agent reads first when it thaws
         if self.on_abandoned is not None:
             self.on_abandoned(node)
 
@@ -181,6 +180,22 @@ class ControllerServer(Outbox, Host):
         self._streams[node.id] = stream  # what is sent waits there until its session has said welcome
         self._guard(self._controller.node_up, node)
 
+    async def drain(self, node: int) -> str:
+        """See Host."""
+        if self._controller is None:
+            return "the job has not begun"
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def answer(reason: str) -> None:
+            if not ended.done():
+                ended.set_result(reason)
+
+        self._guard(self._controller.drain, node, answer)
+        over = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
+        return ended.result() if ended.done() else "the job is over"
+
     def _guard(self, call: Any, *arguments: Any) -> None:
         """A bug in the controller must end the job with its traceback, not hang it."""
         try:
@@ -219,4 +234,5 @@ class ControllerServer(Outbox, Host):
             if writer is not None:
                 writer.cancel()
             self._streams.pop(node.id, None)
+            self._door.lost(node.id)
             self._guard(self._controller.node_down, node.id, reason)

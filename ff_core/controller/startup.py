@@ -39,7 +39,7 @@ class Startup:
         """All agents are there: spread ranks over the nodes in order and have them spawned. Nodes beyond those that
         are needed stand by."""
         state = self._state
-        seats = self.members.live_nodes()
+        seats = self.members.places()
         for number, rank in self.members.ranks.items():
             rank.node = seats[number // self.job.nproc_per_node]
             rank.uid, rank.alive = f"s{state.restart}-r{number}", True

@@ -100,7 +100,7 @@ class JobState:
 
     def lacks_holders(self) -> bool:
         """Some rank has fewer replicas than wanted, although there are nodes for more."""
-        possible = min(self.config.replicas, len(self.members.live_nodes()) - 1)
+        possible = min(self.config.replicas, len(self.members.places()) - 1)
         return any(len(rank.holders) < possible for rank in self.members.ranks.values())
 
     def has_left(self) -> bool:

@@ -12,7 +12,7 @@ from ff_core.copy.binding import EHALTED, ETIMEOUT, check, engine
 from ff_core.errors import EngineError
 
 WORDS = ("magic", "w_stamp", "halt_epoch", "committed", "own_complete", "sealed", "live", "progress", "activity",
-         "interval")  # fmt: skip
+         "interval", "pause")  # fmt: skip
 """In the order of ff_status_page; csrc/ff_engine.h says who writes which."""
 _MAGIC = 0x3165676170_4646  # "FFpage1"
 # A wait inside C keeps Python from handling signals (Ctrl-C): it comes back that often.

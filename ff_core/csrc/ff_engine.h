@@ -115,6 +115,7 @@ typedef struct {
   uint64_t progress;     /* worker: counts collectives, steps and seals; for the hang detector */
   uint64_t activity;     /* worker: 0 user code, 1 collective, 2 at the gate, 3 in the inner step, 4 recovering */
   uint64_t interval;     /* agent, before w_stamp: iterations from the next copied version to the one after it */
+  uint64_t pause;        /* agent, before w_stamp: 1 if ranks stop behind the next copied version */
   uint32_t futex;        /* bumped and woken by ff_page_notify */
   uint32_t pad;
 } ff_status_page;

@@ -1,7 +1,8 @@
-"""`fftrain`: run a protected job, report on one, or patch a framework.
+"""`fftrain`: run a protected job, take a node out of one, report on one, or patch a framework.
 
     fftrain run --nproc-per-node 4 --spares 1 train.py --deepspeed --deepspeed_config ds.json
     fftrain report OUT_DIR
+    fftrain drain 2 --rdzv-endpoint node0:29500 --ff-config ff.json
     fftrain patch deepspeed PATH
 """
 
@@ -15,16 +16,18 @@ from collections.abc import Sequence
 from ff_core.errors import ConfigError, FailoverError
 
 _USAGE = """usage: fftrain run [options] script.py [script's arguments]
+       fftrain drain [options] NODE
        fftrain report [options] OUT_DIR
        fftrain patch [options] deepspeed|megatron PATH
        fftrain --version
 
 run     train, as torchrun does, and go on when a rank dies (fftrain run --help)
+drain   take a node out of a running job without losing an iteration (fftrain drain --help)
 report  a table and an HTML page about the failovers of a run (fftrain report --help)
 patch   have a framework call FFTrainer itself, for runs with --no-import-hooks (fftrain patch --help)
 """
 
-_COMMANDS = ("run", "report", "patch")
+_COMMANDS = ("run", "drain", "report", "patch")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return patch.main(words[1:])
         if importlib.util.find_spec("torch") is None:
             raise ConfigError("PyTorch is not installed in this environment: pip install torch (2.9 or newer)")
-        from ff_core.launch import run
+        from ff_core.launch import drain, run
 
+        if command == "drain":
+            return drain.main(words[1:])
         return run.main(words[1:])
     except FailoverError as error:
         print(f"fftrain {command}: error: {error}", file=sys.stderr)

@@ -96,16 +96,7 @@ def _endpoint(args: argparse.Namespace, several: bool, given: set[str]) -> tuple
             raise ConfigError("--standalone with --standby: allowed: --standalone for one node alone")
         return "127.0.0.1", 0
     if args.rdzv_endpoint:
-        text = args.rdzv_endpoint
-        if not text.startswith("[") and text.count(":") > 1:
-            raise ConfigError(f"--rdzv-endpoint {text}: allowed: HOST:PORT, an IPv6 address as [ADDRESS]:PORT")
-        host, _, number = text.rpartition(":") if not text.endswith("]") and ":" in text else (text, "", "")
-        try:
-            address, port = host, int(number or _DEFAULT_PORT)
-        except ValueError:
-            raise ConfigError(f"--rdzv-endpoint {text}: allowed: HOST:PORT") from None
-        if not host:
-            raise ConfigError(f"--rdzv-endpoint {text}: allowed: HOST:PORT; HOST is empty")
+        address, port = host_and_port(args.rdzv_endpoint)
     if port is None:
         port = _DEFAULT_PORT if several else 0
     if not 0 <= port < 65536 or (port == 0 and several):
@@ -117,6 +108,20 @@ def _endpoint(args: argparse.Namespace, several: bool, given: set[str]) -> tuple
             "the controller. Under Slurm: $(scontrol show hostnames | head -n 1)"
         )
     return address.strip("[]"), port
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """--rdzv-endpoint's HOST[:PORT]. Raises ConfigError."""
+    if not text.startswith("[") and text.count(":") > 1:
+        raise ConfigError(f"--rdzv-endpoint {text}: allowed: HOST:PORT, an IPv6 address as [ADDRESS]:PORT")
+    host, _, number = text.rpartition(":") if not text.endswith("]") and ":" in text else (text, "", "")
+    try:
+        port = int(number or _DEFAULT_PORT)
+    except ValueError:
+        raise ConfigError(f"--rdzv-endpoint {text}: allowed: HOST:PORT") from None
+    if not host:
+        raise ConfigError(f"--rdzv-endpoint {text}: allowed: HOST:PORT; HOST is empty")
+    return host, port
 
 
 def _rank(args: argparse.Namespace, least: int, most: int, given: set[str]) -> int | None:

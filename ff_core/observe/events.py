@@ -52,6 +52,8 @@ KINDS = {
     "bytes {name: count}, total_s, died_at",
     "coverage": "text, replicas, wanted, degraded (fewer replicas than wanted)",
     "node_lost": "node, reason, ranks",
+    "drain": "node, step (accepted, refused, released), why (a signal, or fftrain drain), text",
+    "waiting": "ranks that have no place, timeout_s, version that training will go on from",
     "persisted": "path, version: a checkpoint was saved",
     "rank_stats": "rank, what training lost for a copied version (ff_core.worker.rank_stats), counters of its engine",
     "unrecoverable": "text, lost {rank: what it can supply}, checkpoint",

@@ -12,8 +12,8 @@ from ff_core.observe.events import PHASES, Event, read_events
 LOSSES = "losses.jsonl"
 #: Kinds that a reader of the story wants to see one by one.
 NOTABLE = (
-    "injection", "hint", "hang", "bad_slot", "coverage", "node_lost", "unrecoverable", "restart", "persisted",
-    "interval",
+    "injection", "hint", "hang", "bad_slot", "coverage", "node_lost", "waiting", "drain", "unrecoverable", "restart",
+    "persisted", "interval",
 )  # fmt: skip
 
 

@@ -6,15 +6,15 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ff_core.comm import nccl
-from ff_core.contract.activity import ACTIVITY_LEAVING
+from ff_core.contract.activity import ACTIVITY_GATE, ACTIVITY_LEAVING
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy import transports
 from ff_core.copy.transports import StreamChoice
-from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError
 from ff_core.state import found, hyperparameters, inputs, variable_words, variables
 from ff_core.state.device import device_of
 from ff_core.state.edits import Edits
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ff_core.state.codec import Encoding
 
 log = logging.getLogger("ff_core")
+_LOOK_S = 0.25
 _TOLD_IN = 2  # the version in which the script is told what it writes
 
 
@@ -90,6 +91,7 @@ class Training:
         self._sameness = Sameness(parts, adapter, of_hyperparameters, config, registry.whole.get)
         self._edits = Edits(adapter.only_stepped)
         self._arriving: Encoding | None = None  # scalars of the live version, which is not sealed without them
+        self._pauses_at: int | None = None  # version whose seal waits for a halt
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
 
     # ---- start ------------------------------------------------------------------------------------------------------
@@ -150,6 +152,7 @@ class Training:
         interval = self._gate.pass_(due)
         if due:
             self._schedule.after_next(interval)
+            self._pauses_at = fence.version + 1 if self._parts.page.load("pause") else None
         fence.enter_step()
         self._edits.stepping()
         with found.framework_steps():
@@ -206,6 +209,18 @@ class Training:
             changed = changed_environment()
             calls = [*self._preload_calls, *self._device_calls(changed)]
             self._link.send("preload", modules=library_modules(), calls=calls, environ=changed)
+        if fence.version == self._pauses_at:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Ranks are about to move to another node: wait for the halt here, where no iteration is lost by it. Then it
+        is met as any other is."""
+        self._pauses_at = None
+        with suppress(FailoverInterrupt), self._fence.activity(ACTIVITY_GATE):
+            self.settle(wait=True)
+            self._gate.wait_committed(self._fence.version)
+            while not self._fence.wait_halted(_LOOK_S):
+                pass  # Python handles signals
 
     def _device_calls(self, changed: Mapping[str, str]) -> list[list[object]]:
         device = device_of(self._plan)
@@ -252,7 +267,7 @@ class Training:
         interrupted = self._fence.version + self._is_complete
         if self._is_complete or not self._config.weights_edited:
             self._refuse_edits()  # or what is live now would pass for the version
-        self._arriving = None
+        self._arriving = self._pauses_at = None
         self._edits.forget()
         self._sameness.forget()
         version = self._recovery.survive()

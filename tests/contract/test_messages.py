@@ -92,7 +92,7 @@ def test_unknown_fields_are_refused(name: str) -> None:
 
 def test_truth_values_are_not_numbers() -> None:
     with pytest.raises(ProtocolError, match="'epoch' is bool"):
-        make(CONTROLLER_TO_AGENT, "w", epoch=True, version=1, interval=1)
+        make(CONTROLLER_TO_AGENT, "w", epoch=True, version=1, interval=1, pause=False)
 
 
 @pytest.mark.parametrize(

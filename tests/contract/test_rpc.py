@@ -61,7 +61,7 @@ class Controller:
         try:
             while (message := await stream.receive()) is not None:
                 self.heard.append(message)
-                stream.send("w", epoch=1, version=len(self.heard), interval=1)
+                stream.send("w", epoch=1, version=len(self.heard), interval=1, pause=False)
         except ProtocolError as error:
             self.error = error
         stream.finish()
@@ -146,8 +146,8 @@ def test_a_message_that_goes_the_other_way() -> None:
         async with Controller(secret) as controller:
             channel, stream, _ = await rpc.connect(controller.address, secret, HELLO, DEADLINE_S)
             with pytest.raises(ProtocolError, match="message 'w' does not go from agent to controller"):
-                stream.send("w", epoch=1, version=1, interval=1)
-            await stream._write(pack(make(CONTROLLER_TO_AGENT, "w", epoch=1, version=1, interval=1)))
+                stream.send("w", epoch=1, version=1, interval=1, pause=False)
+            await stream._write(pack(make(CONTROLLER_TO_AGENT, "w", epoch=1, version=1, interval=1, pause=False)))
             assert await stream.receive() is None
             assert "message 'w' does not go from agent to controller" in str(controller.error)
             await channel.close()

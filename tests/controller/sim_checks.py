@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ff_core.contract.job import JobSpec
+from ff_core.contract.job import NO_PLACE_CODE, JobSpec
 from ff_core.contract.messages import Message
 from ff_core.controller.controller import Controller
+from ff_core.controller.failover_round import Step
 from ff_core.controller.state import JobState
 from ff_core.copy.arena import SlotState
 from tests.controller.sim_memory import SimArena, SimSlot, Violation
@@ -40,6 +41,7 @@ class Options:
     finish_waits: bool = True
     early: bool = False  # the first fault comes during start-up
     standbys: int = 0  # nodes that come after the start, each at a random moment
+    late: bool = False  # they come when the job waits for them only, or not at all
     returns: bool = False  # a lost node's machine comes again, under a new number
 
 
@@ -49,6 +51,7 @@ class Checks:
     options: Options
     controller: Controller
     job: JobSpec
+    now: Callable[[], float]
 
     @property
     def state(self) -> JobState:
@@ -64,6 +67,11 @@ class Checks:
         self.losses: list[str] = []  # since it was last published
         self.replicated = False  # it lies on a second node, too
         self.copies: dict[Any, list[int]] = {}  # (start, epoch, rank) -> versions, in order
+        self.asked = 0  # drains that were asked for
+        self.answers: list[str] = []  # how they ended
+        self.furthest = -1  # version of the newest step that a rank has begun in this epoch
+        self.furthest_in = 0
+        self.came_in_time = 0  # nodes that came while the job waited for one
         self.intervals: set[int] = set()  # that ranks were told
 
     def _verdict(self, message: Message) -> None:
@@ -72,6 +80,20 @@ class Checks:
             raise Violation(f"two verdicts of epoch {epoch}")
         if version < self.safe and self._promised():
             raise Violation(f"back to version {version}, but {self.safe} was safe and only {self.losses} was lost")
+
+        self._lost_nothing(version)
+
+    def _lost_nothing(self, version: int) -> None:
+        """A drain, and nothing else: no rank has begun what is not kept."""
+        current = self.state.round
+        assert current is not None
+        alone = current.attempts == 1 and re.fullmatch(r"node \d+ is drained \(.*\)(; node \d+ is .*)*", current.cause)
+        if alone and self.furthest_in == current.old_epoch and self.furthest != version and self.furthest >= 0:
+            raise Violation(f"{current.cause}: back to {version}, but {self.furthest} had been begun")
+
+    def drained(self, reason: str) -> None:
+        """How a drain has ended."""
+        self.answers.append(reason)
 
     def _promised(self) -> bool:
         """Whether what was lost since W was published last must not cost W: one failure domain, or processes only."""
@@ -95,6 +117,9 @@ class Checks:
 
     def runs(self, epoch: int, version: int) -> None:
         """A rank begins the step that makes `version`: no further than what a death may cost."""
+        if epoch > self.furthest_in:
+            self.furthest_in, self.furthest = epoch, -1
+        self.furthest = max(self.furthest, version)
         schedule = self.controller.copying.schedule
         limit = schedule.next + 1 if self.options.commit == "strict" else schedule.limit
         if epoch == self.state.epoch and version >= limit and self.state.w < schedule.next:
@@ -134,6 +159,21 @@ class Checks:
     def abandon(self, node: int) -> None:
         pass  # a lost node's agent hears `stop` or has gone
 
+    def waits(self) -> bool:
+        """Everybody has halted, and ranks have no place."""
+        current = self.state.round
+        return current is not None and current.step is Step.HALTING and current.waits_since is not None
+
+    def _nobody_came(self) -> None:
+        """The job may end for want of a node only when the time for that is over, and while nobody has room."""
+        current, members = self.state.round, self.state.members
+        if current is None or current.waits_since is None or not members.absent():
+            raise Violation("the job ends for want of a node, and has not waited for one")
+        if self.now() - current.waits_since < self.state.config.place_timeout_s:
+            raise Violation("the job ends for want of a node before its time is over")
+        if self.options.same_machine or any(members.take_replacement(members.ranks[r].node) for r in members.absent()):
+            raise Violation("the job ends for want of a node, and some node has room")
+
     def finish(self, code: int, summary: str) -> None:
         self.result = (code, summary)
         if code == 0:
@@ -141,7 +181,8 @@ class Checks:
         twice = re.search(r"rank (\d+) .*; it failed twice in iteration", summary)
         if twice and self.kills.get(int(twice.group(1)), 0) >= 2:
             return
-        if "no spare and no node is left" in summary and not self.options.same_machine:
+        if code == NO_PLACE_CODE:
+            self._nobody_came()
             return
         if "no node is left" in summary and not self.state.members.live_nodes():
             return

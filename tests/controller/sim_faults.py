@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 
 from ff_core.controller.controller import Controller
 from ff_core.copy.arena import SlotState
@@ -25,6 +26,8 @@ class Faults:
     losses: list[str]
     kills: dict[int, int]
     lost: list[int]  # nodes whose end the controller has not been told of
+    asked: int  # drains
+    drained: Callable[[str], None]
     coming: list[int]  # steps at which another node comes
 
     def _fault(self) -> None:
@@ -64,6 +67,11 @@ class Faults:
             spares = [p for host in hosts for p in host.processes if p.code is None and p.rank < 0]
             if spares:
                 self.random.choice(spares).exit(-9)
+        elif kind == "drain":
+            host = self.random.choice(hosts)
+            self.trace.append(f"{self.steps}: DRAIN {host.node}")
+            self.asked += 1
+            self.controller.drain(host.node, self.drained)
         elif kind == "slot":
             arenas = [a for host in hosts for a in host.agent.store._all()]
             slots = [s for a in arenas for s in a.slots if s.state is SlotState.COMPLETE]  # type: ignore[attr-defined]

@@ -155,6 +155,8 @@ class SimWorkers(WorkerPool):
 
     def promote(self, spare: RankProcess, rank: int) -> None:
         spare.rank = rank
+        if self.by_uid[spare.uid].code is not None:  # killed a moment ago: nobody knew
+            self.host.world.kills[rank] = self.host.world.kills.get(rank, 0) + 1
         spare.send("chosen", local_rank=rank)  # there are no devices: what they are called does not matter
 
     def give_role(

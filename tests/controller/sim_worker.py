@@ -42,6 +42,7 @@ class SimWorker(Recovering):
         self.derived: History | None = None  # weights: of the version that all ranks' unique tensors were at
         self.const = False
         self.redo_until: int | None = None
+        self.pauses_at: int | None = None
         self.schedule = CopySchedule()
         self.forgotten = -1  # batches of iterations up to this one are gone
         self.main = self._main()
@@ -121,6 +122,7 @@ class SimWorker(Recovering):
                 return
             except FailoverInterrupt:
                 yield True
+            self.pauses_at = None
             interrupted = self.fence.sealed + 1
             yield from self._until_resumed()
             self.redo_until = max(self.fence.version + 1, interrupted)
@@ -187,6 +189,7 @@ class SimWorker(Recovering):
             if fence.sealed != fence.version:
                 self._seal()
                 yield True
+                yield from self._pause()
             if fence.version == world.options.iterations:
                 break
             fence.check()
@@ -240,6 +243,7 @@ class SimWorker(Recovering):
             yield from self._committed_everywhere(replicator.newest)
         if due:
             self.schedule.after_next(self.page.load("interval"))
+            self.pauses_at = self.fence.version + 1 if self.page.load("pause") else None
 
     def _committed_everywhere(self, version: int) -> Steps:
         assert self.fence is not None
@@ -256,9 +260,19 @@ class SimWorker(Recovering):
         assert self.fence is not None and self.replicator is not None
         history: Any = self.unique
         self.fence.seal(lambda version: self.replicator.seal(version, history))  # type: ignore[union-attr]
+        if self.fence.version == 1 and self.rank == 0:
+            self.send("preload", modules=["torch"], calls=[])
         word = self.page.load("w_stamp")
         if word and epoch_of(word) == self.fence.epoch:
             self.forgotten = max(self.forgotten, self.schedule.before(version_of(word)))
         if self.redo_until is not None and self.fence.version >= self.redo_until:
             self.redo_until = None
             self.send("redone", rank=self.rank, epoch=self.fence.epoch, version=self.fence.version, at=0.0)
+
+    def _pause(self) -> Steps:
+        """The seal of a version behind which ranks move. The halt is met later, as any other is."""
+        fence = self.fence
+        assert fence is not None
+        if fence.version == self.pauses_at:
+            self.pauses_at = None
+            yield from self._until(lambda: fence.halted() is not None, lambda: None)

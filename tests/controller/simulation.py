@@ -82,7 +82,7 @@ class World(Checks, Faults, Outbox):
         self.epoch_seen = 0
         self.lost: list[int] = []  # nodes whose end the controller has not been told of
         most = 60 * self.job.world_size * options.iterations
-        self.coming = [self.random.randrange(most) for _ in range(options.standbys)]
+        self.coming = [self.random.randrange(most) + options.late * MOST_STEPS for _ in range(options.standbys)]
         self.failovers = 0
         self.sent = 0
         self.passed = 0.0  # seconds that were waited for a deadline
@@ -235,11 +235,10 @@ class World(Checks, Faults, Outbox):
             while self.result is None:
                 self.steps += 1
                 if self.coming and self.steps >= min(self.coming):
-                    self.coming.remove(min(self.coming))
-                    node = len(self.hosts)
-                    self.hosts[node] = AgentHost(self, node, self.job)
-                    hosts.append(self.hosts[node])
-                    self._node_up(node)
+                    self._another()
+                hosts = list(self.hosts.values()) if len(hosts) < len(self.hosts) else hosts
+                if self.controller.drains.waiting:
+                    self.controller.drains.tick(self.now())
                 if self.next_fault is not None and self.steps >= self.next_fault:
                     self._fault()
                 steps = self._steps(hosts[int(draw() * len(hosts))])
@@ -253,6 +252,13 @@ class World(Checks, Faults, Outbox):
                 if self.steps > MOST_STEPS:
                     raise Violation("the job does not end")
         return self.result
+
+    def _another(self) -> None:
+        """One more node comes."""
+        self.coming.remove(min(self.coming))
+        node = len(self.hosts)
+        self.hosts[node] = AgentHost(self, node, self.job)
+        self._node_up(node)
 
     def _node_up(self, node: int) -> None:
         machine = "m" if self.options.same_machine else f"m{node}"
@@ -279,13 +285,18 @@ class World(Checks, Faults, Outbox):
             timer[0](*timer[1])
         if timers:
             return
-        before = self.sent
-        self.passed += 2 * max(self.state.config.join_timeout_s, self.state.config.regroup_timeout_s)
+        if self.waits() and self.coming and self.random.random() < 0.7:
+            self.came_in_time += 1
+            self._another()
+            return
+        before, config = self.sent, self.state.config
+        self.passed += 2 * max(config.join_timeout_s, config.regroup_timeout_s, config.place_timeout_s)
         self.controller.failovers.tick(self.now())
+        self.controller.drains.tick(self.now())
         undead = [process for host in hosts for process in host.processes if process.undead]
         if self.sent == before and undead:  # outside the loop only its end counts, which comes in the end
             undead[0].undead = False
-        elif self.sent == before:
+        elif self.sent == before and self.result is None:
             raise Violation("deadlock: nobody can go on")
 
 

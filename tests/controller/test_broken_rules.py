@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -16,6 +17,7 @@ from ff_core.contract.schedule import CopySchedule
 from ff_core.contract.stamps import stamp
 from ff_core.controller import decide as decide_module
 from ff_core.controller.controller import Controller
+from ff_core.controller.drains import Drains
 from ff_core.controller.failovers import Failovers
 from ff_core.controller.loop_end import LoopEnd
 from ff_core.worker.fence import Fence
@@ -27,6 +29,9 @@ from tests.controller.sim_worker import SimWorker
 from tests.controller.simulation import Options, World, simulate
 
 THREE = {"nodes": 3, "nproc": 1}
+DRAINS = Options(
+    faults=2, standbys=2, kinds=("drain",), same_machine=False, iterations=14, interval=0, commit="relaxed"
+)
 
 
 def _only_v_star_stays(self: ReplicaStore, version: int, old_epoch: int, new_epoch: int) -> None:
@@ -121,12 +126,25 @@ def _survivors_keep_theirs(self: CopySchedule, version: int, interval: int) -> N
 _on_w = Agent.on_w
 
 
-def _w_with_its_interval_late(self: Agent, epoch: int, version: int, interval: int) -> None:
+def _w_with_its_interval_late(self: Agent, epoch: int, version: int, interval: int, pause: bool) -> None:
     before = {worker.uid: worker.page.load("interval") or interval for worker in self.workers.ranks()}
-    _on_w(self, epoch, version, interval)
+    _on_w(self, epoch, version, interval, pause)
     for worker in self.workers.ranks():
         late = worker.page.load("w_stamp") == stamp(epoch, version) and worker.rank % 2
         worker.page.store("interval", before[worker.uid] if late else interval)
+
+
+def _nobody_pauses(self: SimWorker) -> Steps:
+    return
+    yield
+
+
+_move = Drains._move
+
+
+def _moves_only_if_there_is_something_to_move(self: Drains) -> None:
+    if self._to_move():
+        _move(self)
 
 
 MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
@@ -185,6 +203,11 @@ MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     "W comes before its interval": (
         Options(interval=0, faults=0, iterations=9),
         [(Agent, "on_w", _w_with_its_interval_late)],
+    ),
+    "nobody pauses for a drain": (DRAINS, [(SimWorker, "_pause", _nobody_pauses)]),
+    "a drain that is not possible any more leaves ranks pausing": (
+        replace(DRAINS, kinds=("drain", "drain", "node"), faults=5, **THREE, replicas=2, standbys=1, interval=3),
+        [(Drains, "_move", _moves_only_if_there_is_something_to_move)],
     ),
     "batches are kept from W on": (
         Options(interval=0, faults=5, iterations=9, kinds=("process", "slot")),

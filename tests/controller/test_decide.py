@@ -81,7 +81,8 @@ def test_newest_common_version_from_sources_that_exist(
             for r in range(WORLD)
             if live.get(r) == version
             or any(
-                s.rank == r and s.version == version and s.full and not (has_local and s.kind == "replica")
+                (s.rank, s.version, s.full) == (r, version, True)
+                and (not has_local or (s.kind, s.node) == ("own", NODE_OF[r]))
                 for s in counted
             )
         }
@@ -104,7 +105,8 @@ def test_newest_common_version_from_sources_that_exist(
         ]
         assert match, "a source that nobody reported"
         if source.full:
-            assert any(s.full for s in match) and not (has_local and source.kind == "replica")
+            assert any(s.full for s in match)
+            assert not has_local or (source.kind, source.node) == ("own", NODE_OF[rank])
     if found.source_rank is not None:
         assert found.source_rank in survivors and found.sources[found.source_rank].full
     else:
@@ -145,6 +147,17 @@ def test_a_replica_is_not_full_when_ranks_have_local_state() -> None:
     # without local state it lacks nothing
     found = choose(slots, survivors={2}, has_local=False)
     assert isinstance(found, Decision) and found.sources[2].full and found.source_rank == 2
+
+
+def test_what_is_sent_from_an_own_slot_elsewhere_lacks_the_local_state() -> None:
+    """All processes are dead, and rank 2 plays on another node from now on: nobody could give it that state."""
+    slots = [own(0, 5), own(1, 5), own(2, 5, node=0)]
+    found = choose(slots, has_local=True)
+    assert isinstance(found, Impossible) and "replicas do not carry it" in found.reason
+    found = choose(slots, survivors={0}, has_local=True)
+    assert isinstance(found, Decision) and found.source_rank == 0 and not found.sources[2].full
+    found = choose(slots)
+    assert isinstance(found, Decision) and found.sources[2].full
 
 
 def test_older_version_when_nobody_can_broadcast_the_newest() -> None:

@@ -148,14 +148,6 @@ def test_a_node_without_ranks_forces_a_new_epoch_because_its_replicas_are_gone()
     assert [m["dead"] for _, m in job.out.take("halt")] == [[], []]
 
 
-def test_nowhere_to_put_a_rank() -> None:
-    job = running(nodes=2, nproc=1, same_machine=False)
-    job.controller.node_down(1, "its connection closed")
-    job.inventories(4, {0: 4})
-    assert job.out.result is not None and job.out.result[0] == 1
-    assert "no spare and no node is left for rank 1 (start with more --spares)" in job.out.result[1]
-
-
 def test_the_last_node() -> None:
     job = running(nodes=2, nproc=1)
     job.controller.node_down(0, "gone")

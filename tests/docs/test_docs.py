@@ -24,6 +24,7 @@ ELSEWHERE = {
     "make test": ".ci/run",
     "python scripts/bench_recovery.py": "tests/scripts/test_bench_recovery.py",
     "fftrain run --nnodes": "tests/e2e/test_nodes.py",
+    "fftrain drain": "tests/e2e/test_drain.py",
 }
 WIDTH = 100
 ALONE = re.compile(r"\s*(?:[*-] |\d+\. )?(?:\[[^]]*\]\(\S+\)|\S+)[.,:;]?$")

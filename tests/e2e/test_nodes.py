@@ -32,10 +32,12 @@ def uninterrupted() -> dict[int, Any]:
     return results_of(jobs.uninterrupted(str(TOY), ("--iterations", "24"), lambda folder: ("--out", str(folder))))
 
 
-def command(place: Path, hosts: Hosts, number: int, *options: str, pause: float = 0.7) -> list[str]:
+def command(
+    place: Path, hosts: Hosts, number: int, *options: str, pause: float = 0.7, **settings: Any
+) -> list[str]:  # fmt: skip
     """The same on every host, but for what `options` add and the stand-in's address."""
     config = place / "ff.json"
-    config.write_text(json.dumps({"enabled": True, "secret": "a secret of sixteen"}))
+    config.write_text(json.dumps({"enabled": True, "secret": "a secret of sixteen", **settings}))
     own = [] if hosts.real else ["--local-addr", hosts.addresses[number]]
     return [
         sys.executable, "-m", "ff_core.launch.cli", "run", "--nproc-per-node", "2", "--ff-config", str(config),
@@ -146,6 +148,53 @@ def test_a_host_that_was_cut_off_is_fenced_and_stands_by_when_it_hears_again(
     assert [event["newcomers"] for event in events if event["kind"] == "failover"] == [[2, 3], [2, 3]]
     assert "no heartbeat" in next(event["reason"] for event in events if event["kind"] == "node_lost")
     assert "to stand by" in log(tmp_path, lost).read_text()
+
+
+@pytest.mark.slow
+def test_a_host_is_lost_and_another_one_comes_because_the_job_asks_for_it(
+    tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]
+) -> None:
+    """There is no standby: the job says what it waits for, and how to help. Who does so takes the ranks."""
+    started = {}
+    for number in (0, 1):
+        words = command(tmp_path, three, number, "--nnodes", "2")
+        started[number] = three.start(number, words, log(tmp_path, number), ENV)
+        if number == 0:
+            wait_until_said(tmp_path, 0, "still to come")
+    wait_for(tmp_path, committed(4))
+    three.power_off(1)
+    wait_until_said(tmp_path, 0, "start the same command on one, with --standby")
+    time.sleep(2.0)  # longer than anybody needs to go on without
+    assert started[0].poll() is None
+    words = command(tmp_path, three, 2, "--nnodes", "2", "--standby")
+    helper = three.start(2, words, log(tmp_path, 2), ENV)
+    assert started[0].wait(200) == 0, log(tmp_path, 0).read_text()[-4000:]
+    assert helper.wait(30) == 0, log(tmp_path, 2).read_text()[-4000:]
+    assert_same(tmp_path, uninterrupted)
+    events = read_events(tmp_path)
+    (waiting,) = [event for event in events if event["kind"] == "waiting"]
+    (failover,) = [event for event in events if event["kind"] == "failover"]
+    assert waiting["ranks"] == failover["newcomers"] == [2, 3] and waiting["version"] == failover["v_star"]
+    moved = [event["node"] for event in events if event["kind"] == "worker_start" and event["rank"] in (2, 3)]
+    assert moved == [1, 1, 2, 2]
+
+
+@pytest.mark.slow
+def test_a_host_is_lost_and_nobody_comes(tmp_path: Path, three: Hosts) -> None:
+    """The job ends when its time to wait is over, with a code of its own."""
+    started = {}
+    for number in (0, 1):
+        words = command(tmp_path, three, number, "--nnodes", "2", place_timeout_s=3.0)
+        started[number] = three.start(number, words, log(tmp_path, number), ENV)
+        if number == 0:
+            wait_until_said(tmp_path, 0, "still to come")
+    wait_for(tmp_path, committed(4))
+    three.power_off(1)
+    assert started[0].wait(60) == 69
+    said = log(tmp_path, 0).read_text()
+    assert "the job FAILED (exit code 69)" in said and "none came within 3 s (place_timeout_s)" in said
+    waiting, end = (next(e for e in read_events(tmp_path) if e["kind"] == kind) for kind in ("waiting", "job_end"))
+    assert end["code"] == 69 and end["t"] - waiting["t"] >= 3.0
 
 
 SRUN = """#!{python}

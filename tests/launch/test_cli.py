@@ -51,7 +51,7 @@ def test_version_and_help(fftrain: Run) -> None:
 def test_unknown_command(fftrain: Run) -> None:
     for argv, said in (((), "a command is needed"), (("train",), "'train' is not a command")):
         code, _, err = fftrain(*argv)
-        assert code == 2 and said in err and "allowed: run, report, patch" in err
+        assert code == 2 and said in err and "allowed: run, drain, report, patch" in err
 
 
 @pytest.mark.parametrize(

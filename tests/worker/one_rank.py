@@ -22,10 +22,10 @@ from ff_core.worker.session import Session
 
 class OneRank:
     """arena: of the rank that a newcomer replaces, with a complete slot of epoch 0. Without it the job begins.
-    interval: what the rank is told from now on; may change."""
+    interval, pause: what the rank is told with W from now on; may change."""
 
     def __init__(self, arena: Arena | None = None, interval: int = 1) -> None:
-        self.arena, self.interval = arena, interval
+        self.arena, self.interval, self.pause = arena, interval, 0
         self.said: list[str] = []
         self._newcomer = arena is not None
         self._page, self._bell = StatusPage.create(), os.eventfd(0)
@@ -52,6 +52,7 @@ class OneRank:
         """What the rank has committed is committed everywhere."""
         while os.eventfd_read(self._bell) and not self._over:
             self._page.store("interval", self.interval)
+            self._page.store("pause", self.pause)
             self._page.store("w_stamp", self._page.load("committed"))
             self._page.notify()
 

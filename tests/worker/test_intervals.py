@@ -5,6 +5,7 @@ The simulator (tests/controller) has the whole job's part of it; here are the pr
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -55,6 +56,40 @@ def test_copies_follow_the_intervals_that_come_with_w(start: Callable[[int], tup
             seen.append(version)
             published(job, version)
     assert seen == [0, 2, 4, 7, 8, 12]
+
+
+def test_a_rank_that_is_to_pause_waits_for_a_halt_behind_the_version_after_w(
+    start: Callable[[int], tuple[OneRank, Trainer]],
+) -> None:
+    """And not before, though W has come; nothing of what it has done is lost."""
+    job, trainer = start(2)
+    published(job, 0)
+    job.pause = 1
+    for _ in range(2):
+        trainer.iterate(job.session)
+    published(job, 2)
+    job.pause = 0
+    trainer.iterate(job.session)
+    assert job.session.version == 3, "it has seen the order, and is not there yet"
+    seen: list[int] = []
+
+    def halt() -> None:
+        published(job, 4)
+        time.sleep(0.5)
+        seen.append(job.session.version)
+        job.lose()
+
+    halting = threading.Thread(target=halt)
+    halting.start()
+    trainer.iterate(job.session)
+    assert seen == [4], "it did not go on before the halt"
+    halting.join()
+    with pytest.raises(FailoverInterrupt) as interrupt:
+        trainer.iterate(job.session)
+    assert job.session.recover(interrupt.value) == 4
+    for version in range(5, 9):
+        trainer.iterate(job.session)
+        assert job.session.version == version, "once is enough"
 
 
 def test_live_tensors_of_a_version_that_is_not_copied_are_not_supplied(

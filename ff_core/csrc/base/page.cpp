@@ -13,7 +13,7 @@
 
 namespace {
 
-static_assert(sizeof(ff_status_page) == 88, "the page's layout is shared between processes");
+static_assert(sizeof(ff_status_page) == 96, "the page's layout is shared between processes");
 
 // Between processes: the futex must not be private.
 long futex(uint32_t* word, int operation, uint32_t value, const timespec* timeout) {
