@@ -85,7 +85,12 @@ class Variables:
             if not fixed:
                 self._objects[path] = entries.reference(value)
                 self._contents[path] = entries.contents_of(value)
-        self._changed = {path for path in self._start if self._live.spaces[entries.split(path)[0]].always}
+        # An iterator that gives its first item later: a replacement has not begun it, and would from later random states.
+        self._changed = {
+            path
+            for path, taken in self._start.items()
+            if taken[0] == "placed" or self._live.spaces[entries.split(path)[0]].always
+        }
 
     def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
         return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)

@@ -40,6 +40,7 @@ interrupter.install()
 import deepspeed  # noqa: E402
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402  (ZeRO-3 imports it when an engine is made: seconds)
 import loops  # noqa: E402
+import pipelines  # noqa: E402
 from preload import preload  # noqa: E402
 
 import ff_deepspeed  # noqa: E402
@@ -218,6 +219,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
     said = Said()
+    if "pipeline" in case:
+        return pipelines.run(case)
     engine = make_engine(case)
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
