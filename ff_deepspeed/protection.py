@@ -81,7 +81,7 @@ _unprotected: list[weakref.ReferenceType[Any]] = []
 
 def protect(engine: Any, config: FailoverConfig | None) -> None:
     """After an engine is complete: protect it if its "ff_failover" block says so. Raises UnsupportedError."""
-    if not second.is_trained(engine) and not second.is_partitioned(engine):
+    if not second.is_trained(engine) and not second.is_partitioned(engine) and not pipe.is_pipeline(engine):
         return  # it has nothing that changes
     if guard.current() is not None:
         second.include(engine)

@@ -53,7 +53,9 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
         yield from _stage3_obstacles(zero)
         if config.float16_config.enabled:
             yield "fp16.enabled with zero_optimization.stage = 3 is not supported yet; bf16 is, and fp16 with stage 2"
-    if mpu is not None and not isinstance(model, PipelineModule):  # which brings its own
+    if isinstance(model, PipelineModule):
+        yield from pipe.config_obstacles(config)
+    elif mpu is not None:
         yield "initialize(mpu=...): model parallelism is not supported yet"
     for name in ("offload_optimizer", "offload_param"):
         yield from _offload_obstacles(name, getattr(zero, name, None), int(zero.stage))

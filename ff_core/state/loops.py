@@ -23,7 +23,7 @@ from typing import Any
 from ff_core.state import frames
 
 Place = list[Any]
-"""[name of the iterator's type, items that are left]."""
+"""Of one running function: [file and line, its loops as [name of the iterator's type, items that are left]]."""
 
 _COUNTED = tuple(
     type(each) for each in (iter(range(0)), iter(range(1 << 70)), iter([]), iter(()), iter(reversed([])))
@@ -43,33 +43,38 @@ class UnseenLoopError(Exception):
 
 
 def places() -> list[Place]:
-    """Of each `for` loop in the script's running functions, outermost first. Raises UnseenLoopError."""
-    return [_place(iterator, line) for iterator, line in _running()]
+    """Of the script's running functions, outermost first, each with its `for` loops. Raises UnseenLoopError."""
+    return [[line, [_left(iterator, line) for iterator in iterators]] for line, iterators in _running()]
 
 
 def go_to(wanted: list[Place]) -> None:
     """`wanted`: as places() gave them in another process. Raises UnseenLoopError if these loops cannot get there."""
-    running = list(_running())
-    mine = [_place(iterator, line) for iterator, line in running]
-    ahead = [now[1] - then[1] for now, then in zip(mine, wanted, strict=False)]
-    if [place[0] for place in mine] != [place[0] for place in wanted] or min(ahead, default=0) < 0:
-        raise UnseenLoopError(f"the loops here are {mine}, and were {wanted}")
-    for (iterator, _), by in zip(running, ahead, strict=True):
+    running = _running()
+    moves: list[tuple[Any, int]] = []
+    if [line for line, _ in running] != [line for line, _ in wanted]:
+        raise UnseenLoopError(f"the script is at {running[-1][0]}, and was at {wanted[-1][0]}")
+    for (line, iterators), (_, then) in zip(running, wanted, strict=True):
+        now = [_left(iterator, line) for iterator in iterators]
+        moves += [(each, a[1] - b[1]) for each, a, b in zip(iterators, now, then, strict=False)]
+        if [name for name, _ in now] != [name for name, _ in then] or min((by for _, by in moves), default=0) < 0:
+            raise UnseenLoopError(f"the loops at {line} are {now}, and were {then}")
+    for iterator, by in moves:
         collections.deque(itertools.islice(iterator, by), maxlen=0)
 
 
-def _place(iterator: Any, line: str) -> Place:
+def _left(iterator: Any, line: str) -> list[Any]:
     name = type(iterator).__qualname__
     if isinstance(iterator, enumerate):
-        inner, left = _place(iterator.__reduce__()[1][0], line)  # type: ignore[index]
+        inner, left = _left(iterator.__reduce__()[1][0], line)  # type: ignore[index]
         return [f"{name} of {inner}", left]
     if not isinstance(iterator, _COUNTED):
         raise UnseenLoopError(f"the loop at {line} goes over a {name}")
     return [name, operator.length_hint(iterator)]
 
 
-def _running() -> Iterator[tuple[Any, str]]:
-    """Iterators of the script's loops that are under way, outermost first, and where the script is in them."""
+def _running() -> list[tuple[str, list[Any]]]:
+    """Of the script's running functions, outermost first: where it is, and the iterators of its loops."""
+    running = []
     for frame in reversed(list(frames.of_script())):
         count = sum(begin < frame.f_lasti < end for begin, end in _bodies(frame.f_code))
         line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -77,7 +82,8 @@ def _running() -> Iterator[tuple[Any, str]]:
         if len(found) < count:
             version = ".".join(map(str, sys.version_info[:2]))
             raise UnseenLoopError(f"the loop at {line} is a `for` loop, whose place Python {version} does not show")
-        yield from ((iterator, line) for iterator in found)
+        running.append((line, found))
+    return running
 
 
 @functools.cache

@@ -85,7 +85,8 @@ class Variables:
             if not fixed:
                 self._objects[path] = entries.reference(value)
                 self._contents[path] = entries.contents_of(value)
-        # An iterator that gives its first item later: a replacement has not begun it, and would from later random states.
+        # An iterator that gives its first item later: a replacement has not begun it, and would do so from other random
+        # states.
         self._changed = {
             path
             for path, taken in self._start.items()

@@ -4,7 +4,6 @@
 | --- | --- |
 | state | what the engine keeps beside other engines, and which ranks hold the same |
 | feed | the micro-batches of one train_batch() or eval_batch(), and the place in the data |
-| place | where the script's loop stands |
 | script | the calls of an unmodified loop |
 | hooks | where these are called |
 """

@@ -27,8 +27,8 @@ ITEM = (
     "a replacement could not find its batch again. " + REMEDY
 )
 ANOTHER = (
-    "{line}: train_batch() is given another iterator than in the step before, and it goes over no DataLoader that is "
-    "known: after a failure a replacement could not find its batch again. " + REMEDY
+    "{line}: train_batch() is given another iterator than in the step before, not one over the same DataLoader: after "
+    "a failure a replacement could not find its batch again. " + REMEDY
 )
 WRITTEN = "the script wrote into a micro-batch (a loss function that changes its labels in place?)"
 OTHER_DATA = (
@@ -67,9 +67,10 @@ class Batches:
             assert self._source is not None, "asked for on a stage that takes no data"
             batch = next(self._source)
             self._kept.append(_Kept(batch, rng.capture(), batches_.marks(batch)))
+        else:
+            rng.restore(self._kept[self._next].rng_after)
         kept = self._kept[self._next]
         self._next += 1
-        rng.restore(kept.rng_after)
         if self._note is not None:
             self._note(kept.batch)
         return batches_.share(kept.batch)
@@ -147,9 +148,6 @@ class PipelineFeed(Feed):
                 raise FailoverError(f"train_batch() takes from {_named(mine)}, which cannot go back. {REMEDY}")
             else:
                 self._any.seek(place)
-
-    def can_return_to(self, version: int) -> bool:
-        return False  # the script takes nothing itself: its calls are made again
 
     def close(self) -> None:
         tracked = None if self._iterator is None else tracked_of(self._iterator)

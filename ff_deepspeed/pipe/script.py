@@ -14,6 +14,7 @@ takes it to the place of the version: the data, the variables, the loops around 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
     from ff_deepspeed.switches import Switches
 
+log = logging.getLogger("ff_deepspeed")
+
 REMEDY = (
     "Loop over a range() or a list, with or without enumerate(); or `while engine.global_steps < n`. Or let FFTrainer "
     "count: `for batches in ff_deepspeed.batches(engine, loader, limit=n)`, inside `with ff_deepspeed.iteration()`, "
@@ -42,9 +45,17 @@ REMEDY = (
 )
 UNSEEN = "after a failure a replacement could not find its place in the loop around train_batch(): {what}. " + REMEDY
 OTHER_LOOPS = "a replacement comes to train_batch() in other loops than the dead rank: {what}. " + REMEDY
+LINES = (
+    "train_batch() is called at {line}, and was called at {before} before. A replacement goes on at its first call of "
+    "train_batch(): one for a rank that dies from here on is refused if that is at another line. " + REMEDY
+)
 IN_LIBRARY = (
     "train_batch() is called by {line}, which belongs to a library: after a failure a replacement could not find its "
     "place in that loop. Call it in a loop of the script's own"
+)
+UNREPEATABLE = (
+    "the iterations after version {version} must be repeated, but {reason}. DeepSpeed takes the micro-batches itself, "
+    "so the script cannot be given them again: copy what is changed in place"
 )
 ENDED = (
     "a rank died when its script was through its loop already, and a replacement cannot be taken there. Start the job "
@@ -88,6 +99,9 @@ class GivesAgain(Redo):
         self._session.given_again()
         super()._replay(version)
 
+    def _make_void(self, version: int, reason: str, event: Event | None) -> None:
+        raise self._p.fail(FailoverError(UNREPEATABLE.format(version=version, reason=reason)))
+
 
 class Leads:
     """`ff_deepspeed.client.LibraryLoop`: a replacement needs no answer from load_checkpoint() to find its place."""
@@ -112,6 +126,7 @@ class PipelineScript(Unmodified):
         self.trains_on = self._data.is_training
         self._redo = GivesAgain(protection, self._data)
         self._restored: dict[str, Any] = {}  # position of the version that was restored last
+        self._warned = False
         self._given: Any = None  # to the last train_batch() of the exact loop
         protection.client.loop = Leads()
 
@@ -129,8 +144,9 @@ class PipelineScript(Unmodified):
         if self._redo.open is None:
             self._begin()
         else:
-            self._data.loops = loops.places()
+            before, self._data.loops = self._data.loops, self._places()
             self._seal_if_stepped(AT_FORWARD)
+            self._warn_of_lines(before)
         event = self._event(lambda batches: original(engine, batches), source, self._session.given)
         with self._leaving(data_iter):
             return self._redo.make(event.perform, event, self.refuse_alone)
@@ -197,17 +213,28 @@ class PipelineScript(Unmodified):
             self._start_data = self._data.position()
             self._join()
             return
-        saved = self._session.saved_scalars()["data"]
-        self._data.go_to_place(saved["place"])  # before joining: nobody should wait for it
+        self._find(self._session.saved_scalars()["data"])  # before joining: nobody should wait for it
         self._join()
-        if self._restored["joined_at"] == AT_LOADER:
-            raise self._p.fail(FailoverError(ENDED))
-        self._data.go_to_place(self._restored["place"])  # another failure may have moved the version
+        self._find(self._restored)  # another failure may have moved the version
         try:
             loops.go_to(self._restored["loops"])
         except loops.UnseenLoopError as error:
             raise self._p.fail(FailoverError(OTHER_LOOPS.format(what=error))) from None
         self._data.loops = self._restored["loops"]
+
+    def _find(self, data: dict[str, Any]) -> None:
+        if data["joined_at"] == AT_LOADER:
+            raise self._p.fail(FailoverError(ENDED))
+        try:
+            self._data.go_to_place(data["place"])
+        except FailoverError as error:
+            raise self._p.fail(error) from None
+
+    def _warn_of_lines(self, before: list[loops.Place]) -> None:
+        now, then = ([line for line, _ in place] for place in (self._data.loops, before))
+        if now != then and not self._warned:
+            self._warned = True
+            log.warning("%s", LINES.format(line=now[-1], before=then[-1]))
 
     def _places(self) -> list[loops.Place]:
         caller = frames.caller()

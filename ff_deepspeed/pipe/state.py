@@ -46,6 +46,15 @@ def group_of(engine: Any) -> Any:
     return engine.mpu.get_data_parallel_group()
 
 
+def config_obstacles(config: Any) -> Iterator[str]:
+    """What of a DeepSpeedConfig stands in the way of a pipeline alone, a sentence each."""
+    if config.float16_config.enabled:
+        yield "fp16.enabled with a PipelineModule is not supported yet; bf16 is"
+    section = config.zero_config.offload_optimizer
+    if section is not None and str(getattr(section.device, "value", section.device)) != "none":
+        yield "zero_optimization.offload_optimizer with a PipelineModule is not supported yet; remove it"
+
+
 def obstacles(engine: Any) -> Iterator[str]:
     """What of a complete PipelineEngine cannot be protected, a sentence each."""
     import deepspeed
@@ -56,7 +65,7 @@ def obstacles(engine: Any) -> Iterator[str]:
         return
     if engine.grid.get_slice_parallel_world_size() > 1:
         yield (
-            "the pipeline's topology has a \"model\" axis: tensor parallelism within stages is not supported yet; "
+            'the pipeline\'s topology has a "model" axis: tensor parallelism within stages is not supported yet; '
             "PipelineModule(num_stages=...) is"
         )
 

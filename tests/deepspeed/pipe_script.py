@@ -1,7 +1,7 @@
 """A training script around DeepSpeed's PipelineEngine that knows nothing of FFTrainer, but for --loop exact.
 
-usage: pipe_script.py --config DS.json --result FILE [--steps N] [--stages N] [--loop LOOP] [--tied] [--eval] [--save DIR]
-                      [--die "POINT RANK ITERATION"]
+usage: pipe_script.py --config DS.json --result FILE [--steps N] [--stages N] [--loop LOOP] [--tied] [--checkpoint]
+                      [--dynamic] [--eval] [--save DIR] [--die "POINT RANK ITERATION" ...]
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ parser.add_argument("--stages", type=int, default=2)
 parser.add_argument("--loop", default="iterator", choices=("iterator", "own", "epochs", "while", "generator", "exact"))
 parser.add_argument("--tied", action="store_true", help="embedding and head share a weight")
 parser.add_argument("--checkpoint", action="store_true", help="compute activations again")
+parser.add_argument("--dynamic", action="store_true", help="shapes are sent with every message")
 parser.add_argument("--eval", action="store_true", help="evaluate after every second step")
 parser.add_argument("--save", type=Path, help="save after every third step")
 parser.add_argument("--die", nargs="*", default=[], help='"send 1 3": die in the third iteration, after the first send')
@@ -83,7 +84,7 @@ else:
     first, last = LayerSpec(Embed), LayerSpec(torch.nn.Linear, WIDTH, WORDS)
 model = PipelineModule(
     [first, *(LayerSpec(Block) for _ in range(4)), last], num_stages=args.stages, loss_fn=loss_fn,
-    partition_method="uniform", activation_checkpoint_interval=int(args.checkpoint),
+    partition_method="uniform", activation_checkpoint_interval=int(args.checkpoint), dynamic_shape=args.dynamic,
 )  # fmt: skip
 config = json.loads(args.config.read_text())
 size = config["train_micro_batch_size_per_gpu"]
@@ -130,6 +131,8 @@ if args.die:
 losses: dict[int, float] = {}
 scores: dict[int, float] = {}
 checks = iter(RepeatingLoader(loader_of(2)))
+if args.eval:
+    scores[0] = engine.eval_batch(checks).item()
 
 
 def after(loss: torch.Tensor) -> None:
@@ -147,12 +150,13 @@ if args.loop == "exact":
         with ff_deepspeed.iteration():
             after(engine.train_batch(iter(batches)))
 elif args.loop == "own":
-    for step in range(args.steps):
+    for _ in range(args.steps):
         after(engine.train_batch())
 elif args.loop == "epochs":
-    for epoch in range(2):
-        feed = iter(RepeatingLoader(loader_of(1)))
-        for step in range(args.steps // 2):
+    loader = loader_of(1)
+    for _ in range(2):
+        feed = iter(RepeatingLoader(loader))
+        for _ in range(args.steps // 2):
             after(engine.train_batch(data_iter=feed))
 elif args.loop == "while":
     feed = iter(RepeatingLoader(loader_of(1)))
@@ -160,13 +164,16 @@ elif args.loop == "while":
         after(engine.train_batch(feed))
 elif args.loop == "generator":
     feed = endless(loader_of(1))
-    for step in range(args.steps):
+    for _ in range(args.steps):
         after(engine.train_batch(feed))
 else:
     feed = iter(RepeatingLoader(loader_of(1)))
+    done = []
     for step in range(args.steps):
         loss = engine.train_batch(feed)
         after(loss)
+        done.append(step)
+    assert done == list(range(args.steps))
 
 sha = hashlib.sha256()
 for _, p in [*engine.module.named_parameters(), *engine.module.named_buffers()]:

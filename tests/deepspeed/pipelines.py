@@ -25,8 +25,8 @@ def make_engine(case: dict[str, Any]) -> Any:
     )  # fmt: skip
     config = {
         "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2, "steps_per_print": 1000000,
-        "zero_optimization": {"stage": case.get("stage", 1), "reduce_bucket_size": 1000000},
-        "ff_failover": {"enabled": True},
+        "zero_optimization": {"stage": case.get("stage", 1), "reduce_bucket_size": 1000000, **case.get("zero", {})},
+        "ff_failover": {"enabled": True}, **case.get("config", {}),
     }  # fmt: skip
     data = torch.utils.data.TensorDataset(torch.randn(8, 4), torch.arange(8) % 2)
     engine, *_ = deepspeed.initialize(

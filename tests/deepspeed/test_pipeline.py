@@ -33,12 +33,14 @@ def job_of(
     out.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps(CONFIG | KINDS[kind]))
     words = ["--config", str(config), "--steps", str(STEPS), *words]
-    wanted = results(uninterrupted(SCRIPT, words, lambda folder: ["--result", str(folder / "result.json")], ranks), ranks)
+    wanted = results(
+        uninterrupted(SCRIPT, words, lambda folder: ["--result", str(folder / "result.json")], ranks), ranks
+    )
     own = ["--result", str(out / "result.json"), *(["--die", *dies] if dies else [])]
     job = fftrain(
         out, [SCRIPT, *words, *own], "--emulate-nodes", "2", *injections(*kills), ranks=ranks, timeout_s=560,
     )  # fmt: skip
-    return job, wanted
+    return job, results(alone, ranks)
 
 
 def assert_same(job: Job, wanted: dict[int, Any], deaths: int) -> None:
@@ -64,9 +66,7 @@ def test_every_stage_may_die(tmp_path: Path) -> None:
     ],
     ids=["points", "messages"],
 )
-def test_two_stages_on_two_ranks_each(
-    kind: str, kills: tuple[str, ...], dies: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_two_stages_on_two_ranks_each(kind: str, kills: tuple[str, ...], dies: tuple[str, ...], tmp_path: Path) -> None:
     job, wanted = job_of(tmp_path, kind, ["--tied", "--eval"], ranks=4, kills=kills, dies=dies)
     assert_same(job, wanted, len(kills) + len(dies))
 
@@ -81,7 +81,7 @@ def test_loops(loop: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_three_stages_and_activation_checkpointing(tmp_path: Path) -> None:
-    words = ["--stages", "3", "--checkpoint", "--tied"]
+    words = ["--stages", "3", "--checkpoint", "--tied", "--dynamic"]
     kills = ("1 2 backward", "2 3 after-step", "0 5 step", "1 7 forward")
     assert_same(*job_of(tmp_path, "zero1_fp32", words, ranks=3, kills=kills, dies=("recv 1 4",)), 5)
 

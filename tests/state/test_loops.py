@@ -86,9 +86,13 @@ def places_at(function: Callable[..., Any], call: int) -> list[loops.Place]:
     return place
 
 
+def loops_at(function: Callable[..., Any], call: int) -> list[Any]:
+    return [found for _, found in places_at(function, call)]
+
+
 def test_nested_loops(script: Any) -> None:
-    assert places_at(script.nested, 0) == [["tuple_iterator", 1], ["range_iterator", 4]]
-    assert places_at(script.nested, 6) == [["tuple_iterator", 0], ["range_iterator", 3]]
+    assert loops_at(script.nested, 0) == [[["tuple_iterator", 1], ["range_iterator", 4]]]
+    assert loops_at(script.nested, 6) == [[["tuple_iterator", 0], ["range_iterator", 3]]]
 
 
 def test_another_run_goes_on_at_the_same_place(script: Any) -> None:
@@ -107,14 +111,14 @@ def test_another_run_goes_on_at_the_same_place(script: Any) -> None:
 
 def test_enumerate_counts_on(script: Any) -> None:
     wanted = places_at(script.counted, 3)
-    assert wanted == [["enumerate of range_iterator", 1]]
+    assert wanted[0][1] == [["enumerate of range_iterator", 1]]
     first = iter([True])
     held = script.counted(lambda: loops.go_to(wanted) if next(first, False) else None)
     assert held == [0, None, 4, None]
 
 
 def test_loops_of_several_functions(script: Any) -> None:
-    assert places_at(script.through, 4)[-1] == ["tuple_iterator", 1]
+    assert loops_at(script.through, 4)[-1] == [["tuple_iterator", 1]]
 
 
 def test_a_generator_is_refused_by_its_line(script: Any) -> None:
@@ -123,10 +127,12 @@ def test_a_generator_is_refused_by_its_line(script: Any) -> None:
 
 
 def test_other_loops_are_refused(script: Any) -> None:
-    with pytest.raises(loops.UnseenLoopError, match="were"):
-        script.nested(lambda: loops.go_to([["range_iterator", 3]]))
-    with pytest.raises(loops.UnseenLoopError, match="were"):
-        script.nested(lambda: loops.go_to([["tuple_iterator", 1], ["range_iterator", 5]]))
+    line, found = places_at(script.nested, 0)[0]
+    for other in (found[:1], [found[0], ["range_iterator", 5]], [found[0], ["list_iterator", 1]]):
+        with pytest.raises(loops.UnseenLoopError, match="the loops at .*, and were"):
+            script.nested(lambda other=other: loops.go_to([[line, other]]))
+    with pytest.raises(loops.UnseenLoopError, match=r"the script is at .*:\d+, and was at"):
+        script.counted(lambda: loops.go_to([[line, found]]))
 
 
 def test_a_python_that_is_not_known(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
