@@ -95,12 +95,10 @@ def while_it_lasts(engine: Any, loader: Any) -> None:
         engine.train_batch()
 
 
-def run(case: dict[str, Any]) -> dict[str, Any]:
-    """case: pipeline, the name of a loop above."""
-    engine = make_engine(case)
-    loop: Callable[[Any, Any], None] = globals()[case["pipeline"]]
+def run(engine: Any, how: str, make_engine: Callable[..., Any]) -> None:
+    """how: the name of a loop above."""
+    loop: Callable[[Any, Any], None] = globals()[how]
     data = torch.utils.data.TensorDataset(torch.randn(8, 4), torch.arange(8) % 2)
     loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True)
     # A script of its own: the loops of whoever runs the cases are none of its.
     exec(compile("loop(engine, loader)", __file__, "exec"), {"__name__": "__main__", **locals()})
-    return {"error": "", "steps": engine.global_steps}

@@ -219,9 +219,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
     said = Said()
-    if "pipeline" in case:
-        return pipelines.run(case)
-    engine = make_engine(case)
+    engine = pipelines.make_engine(case) if "pipeline" in case else make_engine(case)
     interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
         failover.may_restart = case.get("may_restart", True)
@@ -237,8 +235,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
                     torch.save(slot, f"{case['save_to']}.{rank}")
 
             failover.seal = sealing
-    if "misuse" in case:
-        scripts.misuse(engine, case["misuse"], make_engine)
+    if how := case.get("misuse") or case.get("pipeline"):
+        (pipelines.run if "pipeline" in case else scripts.misuse)(engine, how, make_engine)
         return {"error": "", "finished": failover.finished, "steps": engine.global_steps, "slots": len(failover.slots)}
     if "persist" in case:
         result = train_with_checkpoints(engine, case, failover)
