@@ -16,7 +16,6 @@ import functools
 import itertools
 import operator
 import sys
-from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -65,7 +64,7 @@ def go_to(wanted: list[Place]) -> None:
 def _left(iterator: Any, line: str) -> list[Any]:
     name = type(iterator).__qualname__
     if isinstance(iterator, enumerate):
-        inner, left = _left(iterator.__reduce__()[1][0], line)  # type: ignore[index]
+        inner, left = _left(iterator.__reduce__()[1][0], line)
         return [f"{name} of {inner}", left]
     if not isinstance(iterator, _COUNTED):
         raise UnseenLoopError(f"the loop at {line} goes over a {name}")

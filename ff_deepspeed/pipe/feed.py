@@ -35,7 +35,7 @@ OTHER_DATA = (
     "the replacement of a dead rank gives train_batch() other data than that rank did: {mine} instead of {theirs}. "
     + REMEDY
 )
-ITEMS = (type(iter([])), type(iter(())))
+ITEMS: tuple[type, ...] = (type(iter([])), type(iter(())))
 
 
 @dataclass(slots=True)

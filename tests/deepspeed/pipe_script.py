@@ -84,7 +84,8 @@ else:
     first, last = LayerSpec(Embed), LayerSpec(torch.nn.Linear, WIDTH, WORDS)
 model = PipelineModule(
     [first, *(LayerSpec(Block) for _ in range(4)), last], num_stages=args.stages, loss_fn=loss_fn,
-    partition_method="uniform", activation_checkpoint_interval=int(args.checkpoint), dynamic_shape=args.dynamic,
+    partition_method="uniform", activation_checkpoint_interval=int(args.checkpoint), checkpointable_layers=["Block"],
+    dynamic_shape=args.dynamic,
 )  # fmt: skip
 config = json.loads(args.config.read_text())
 size = config["train_micro_batch_size_per_gpu"]

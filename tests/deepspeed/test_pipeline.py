@@ -33,9 +33,7 @@ def job_of(
     out.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps(CONFIG | KINDS[kind]))
     words = ["--config", str(config), "--steps", str(STEPS), *words]
-    wanted = results(
-        uninterrupted(SCRIPT, words, lambda folder: ["--result", str(folder / "result.json")], ranks), ranks
-    )
+    alone = uninterrupted(SCRIPT, words, lambda folder: ["--result", str(folder / "result.json")], ranks)
     own = ["--result", str(out / "result.json"), *(["--die", *dies] if dies else [])]
     job = fftrain(
         out, [SCRIPT, *words, *own], "--emulate-nodes", "2", *injections(*kills), ranks=ranks, timeout_s=560,

@@ -129,7 +129,7 @@ def test_a_generator_is_refused_by_its_line(script: Any) -> None:
 def test_other_loops_are_refused(script: Any) -> None:
     line, found = places_at(script.nested, 0)[0]
     for other in (found[:1], [found[0], ["range_iterator", 5]], [found[0], ["list_iterator", 1]]):
-        with pytest.raises(loops.UnseenLoopError, match="the loops at .*, and were"):
+        with pytest.raises(loops.UnseenLoopError, match=r"the loops at .*, and were"):
             script.nested(lambda other=other: loops.go_to([[line, other]]))
     with pytest.raises(loops.UnseenLoopError, match=r"the script is at .*:\d+, and was at"):
         script.counted(lambda: loops.go_to([[line, found]]))
