@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ff_core.errors import UnsupportedError
+from ff_core.state import frames
 from ff_deepspeed.protection import Protection
 
 Original = Callable[..., Any]
@@ -20,6 +21,10 @@ OWN_LOADER = (
     "engine.train_batch() without an iterator, or with one that it was given in the item before, in a loop over "
     "ff_deepspeed.batches(): those micro-batches would not go back with an iteration that is repeated. Give it the "
     "item: engine.train_batch(iter(batches))"
+)
+EARLY = (
+    "{line}: eval_batch() before the first train_batch(): a replacement would evaluate by itself, where no other stage "
+    "answers. Evaluate behind a train_batch()"
 )
 
 
@@ -45,6 +50,8 @@ def _noted(found: Protection, batches: Iterator[Any]) -> Iterator[Any]:
 def _eval_batch(found: Protection, original: Original, engine: Any, data_iter: Any, *args: Any, **kwargs: Any) -> Any:
     script = found.pipeline
     assert script is not None, "a hook of PipelineEngine"
+    if not found.started:
+        raise found.fail(UnsupportedError(EARLY.format(line=frames.line())))
     if not found.loop.used:
         return script.eval_batch(original, data_iter, args, kwargs)
     before = engine.data_iterator

@@ -132,8 +132,6 @@ if args.die:
 losses: dict[int, float] = {}
 scores: dict[int, float] = {}
 checks = iter(RepeatingLoader(loader_of(2)))
-if args.eval:
-    scores[0] = engine.eval_batch(checks).item()
 
 
 def after(loss: torch.Tensor) -> None:

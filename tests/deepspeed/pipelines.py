@@ -78,6 +78,10 @@ def same_iterator_in_the_exact_loop(engine: Any, loader: Any) -> None:
             engine.train_batch(feed)
 
 
+def evaluated_first(engine: Any, loader: Any) -> None:
+    engine.eval_batch(iter(RepeatingLoader(loader)))
+
+
 def exact(engine: Any, loader: Any) -> None:
     for batches in ff_deepspeed.batches(engine, RepeatingLoader(loader), limit=STEPS):
         with ff_deepspeed.iteration():

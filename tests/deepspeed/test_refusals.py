@@ -77,6 +77,7 @@ PIPELINES = {
     "through_new_generators": r"pipelines\.py:\d+: train_batch\(\) is given another iterator than in the step before",
     "counted_by_a_generator": r"the loop at .*pipelines\.py:\d+ goes over a generator.*engine\.global_steps < n",
     "called_by_a_library": r"train_batch\(\) is called by .*mock\.py:\d+, which belongs to a library",
+    "evaluated_first": r"pipelines\.py:\d+: eval_batch\(\) before the first train_batch\(\).*behind a train_batch",
     "own_loader_in_the_exact_loop": r"train_batch\(\) without an iterator.*engine\.train_batch\(iter\(batches\)\)",
     "same_iterator_in_the_exact_loop": r"or with one that it was given in the item before",
 }
