@@ -35,8 +35,9 @@ def job_of(
     words = ["--config", str(config), "--steps", str(STEPS), *words]
     alone = uninterrupted(SCRIPT, words, lambda folder: ["--result", str(folder / "result.json")], ranks)
     own = ["--result", str(out / "result.json"), *(["--die", *dies] if dies else [])]
+    nodes = "2" if ranks % 2 == 0 else str(ranks)
     job = fftrain(
-        out, [SCRIPT, *words, *own], "--emulate-nodes", "2", *injections(*kills), ranks=ranks, timeout_s=560,
+        out, [SCRIPT, *words, *own], "--emulate-nodes", nodes, *injections(*kills), ranks=ranks, timeout_s=560,
     )  # fmt: skip
     return job, results(alone, ranks)
 
