@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 
 from ff_core.contract.adapter import Held, Replicas, TensorSpec
-from ff_core.state import switched
+from ff_core.state import peers, switched
 from ff_core.state.attributes import Attributes
 from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, rebuild, scalars, state_map, unused
+from ff_deepspeed.pipe import state as pipe
 from ff_deepspeed.reset import Reset
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import rebuild as stage3_rebuild
@@ -56,6 +57,8 @@ class DeepSpeedAdapter:
         self._reset = Reset(engine)
         self._is_stage3 = layout.is_stage3(engine.optimizer)
         self._unused = unused.watch(engine)
+        #: Of the ranks that hold the same as this one; None: all do.
+        self._stage_group = pipe.group_of(engine) if pipe.is_pipeline(engine) else None
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)
@@ -81,16 +84,20 @@ class DeepSpeedAdapter:
         return [*self.members.look().parameters, *((f"master.{i}", p) for i, p in enumerate(masters))]
 
     def replicas(self) -> list[Replicas]:
+        group = self._stage_group
+        if group is not None and group.size() == 1:
+            return []
         weights = [] if self._is_stage3 else self.members.look().parameters
         others = [spec for spec in self._specs if spec.held is Held.REPLICATED and not spec.name.startswith("weight")]
-        ranks = list(range(dist.get_world_size()))
-        return [Replicas(None, ranks, [*weights, *((spec.name, spec.tensor) for spec in others)])]
+        ranks = list(range(dist.get_world_size()) if group is None else dist.get_process_group_ranks(group))
+        return [Replicas(group, ranks, [*weights, *((spec.name, spec.tensor) for spec in others)])]
 
     def hyperparameters(self) -> list[dict[str, Any]]:
         return [group for inner in state_map.inner_optimizers(self.engine) for group in inner.param_groups]
 
     def peers(self) -> list[int] | None:
-        return None  # data parallelism only: all ranks hold the same
+        group = self._stage_group
+        return None if group is None or not peers.redundant(self._specs) else dist.get_process_group_ranks(group)
 
     def scalars(self) -> dict[str, Any]:
         self.members.version_ends()
@@ -134,5 +141,13 @@ class DeepSpeedAdapter:
             stage3_rebuild.weights(self.engine, from_masters=not self._weights_edited and self._rank in restored)
         elif not self._weights_edited:  # else they have been copied themselves
             rebuild.weights_from_masters(self.engine, restored)
-        if source_rank is not None and newcomers:
-            self._from_peers = rebuild.from_peers(self._specs, source_rank, newcomers, self._rank)
+        if source_rank is None or not newcomers:
+            return
+        group = self._stage_group
+        if group is not None:
+            ranks = dist.get_process_group_ranks(group)
+            complete = [rank for rank in ranks if rank not in newcomers]
+            if not complete or len(complete) == len(ranks):
+                return  # nobody here needs anything, or own slots held all
+            source_rank = min(complete)
+        self._from_peers = rebuild.from_peers(self._specs, source_rank, newcomers, self._rank, group)

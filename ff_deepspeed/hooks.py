@@ -31,11 +31,13 @@ from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
 from ff_deepspeed import collectives, cpu_adam, data_hooks, protection, second, support, trainers
 from ff_deepspeed import config as configuration
+from ff_deepspeed.pipe import hooks as pipe
 from ff_deepspeed.protection import Protection, guard
 from ff_deepspeed.stage3 import state as stage3
 
 if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry
+    from ff_core.config.schema import FailoverConfig
     from ff_core.worker.interface import AdapterSession
 
 Original = Callable[..., Any]
@@ -74,8 +76,12 @@ def install_in_script(registry: GroupRegistry) -> None:
 def _install_in_deepspeed() -> None:
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
     from deepspeed.runtime.engine import DeepSpeedEngine
+    from deepspeed.runtime.pipe.engine import PipelineEngine
 
     wrap(DeepSpeedEngine, "__init__", _init)
+    wrap(PipelineEngine, "__init__", _pipeline_init)
+    for name, hook in pipe.OF_PROTECTED.items():
+        wrap(PipelineEngine, name, guard.guarded_method(hook))
     wrap(DeepSpeedEngine, "_take_model_step", _take_model_step)
     for name, hook in _OF_PROTECTED.items():
         wrap(DeepSpeedEngine, name, guard.guarded_method(hook))
@@ -94,10 +100,19 @@ def _init(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
         support.check_config(given["config_class"], type(engine), *others)
     original(engine, *args, **kwargs)
     if type(engine) is DeepSpeedEngine:
-        protection.protect(engine, config)
-        found = protection.of(engine)
-        if found is not None:
-            _inject_in_backward(engine, found.session)
+        _protect(engine, config)
+
+
+def _pipeline_init(original: Original, engine: Any, *args: Any, **kwargs: Any) -> None:
+    original(engine, *args, **kwargs)
+    _protect(engine, configuration.read(engine._config._param_dict))
+
+
+def _protect(engine: Any, config: FailoverConfig | None) -> None:
+    protection.protect(engine, config)
+    found = protection.of(engine)
+    if found is not None:
+        _inject_in_backward(engine, found.session)
 
 
 def _inject_in_backward(engine: Any, session: AdapterSession) -> None:
@@ -127,7 +142,7 @@ def _forward(found: Protection, original: Original, engine: Any, *args: Any, **k
     found.check()
     if found.loop.used:
         found.session.check()  # an interrupt that the script has swallowed
-        if found.session.training:
+        if found.session.training and found.pipeline is None:  # else they may be another stage's activations
             found.session.given((args, kwargs))
         found.session.inject("forward")
         return original(engine, *args, **kwargs)

@@ -12,6 +12,8 @@ from ff_core.worker.guard import Guard
 from ff_deepspeed import client, preload, scalars, second, support
 from ff_deepspeed.engine import ProtectedEngine
 from ff_deepspeed.loop import Loop
+from ff_deepspeed.pipe import state as pipe
+from ff_deepspeed.pipe.script import PipelineScript
 from ff_deepspeed.unmodified import Unmodified
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ class Protection(ProtectedEngine):
 
     def __init__(self, engine: Any, session: AdapterSession) -> None:
         super().__init__(engine, session)
-        self.unmodified = Unmodified(self)
+        self.pipeline = PipelineScript(self) if pipe.is_pipeline(engine) else None
+        self.unmodified = self.pipeline or Unmodified(self)
         self.loop = Loop(self, self.unmodified.check_unused)
         self.adapter.script = self.loop
 
@@ -78,7 +81,7 @@ _unprotected: list[weakref.ReferenceType[Any]] = []
 
 def protect(engine: Any, config: FailoverConfig | None) -> None:
     """After an engine is complete: protect it if its "ff_failover" block says so. Raises UnsupportedError."""
-    if not second.is_trained(engine) and not second.is_partitioned(engine):
+    if not second.is_trained(engine) and not second.is_partitioned(engine) and not pipe.is_pipeline(engine):
         return  # it has nothing that changes
     if guard.current() is not None:
         second.include(engine)

@@ -45,14 +45,16 @@ def weights_from_masters(engine: Any, restored: list[int]) -> None:
         work.wait()
 
 
-def from_peers(specs: list[TensorSpec], source: int, newcomers: list[int], rank: int) -> dict[str, torch.Tensor]:
-    """Broadcast REPLICATED and CONSTANT tensors of `specs` from global rank `source`.
+def from_peers(
+    specs: list[TensorSpec], source: int, newcomers: list[int], rank: int, group: Any = None
+) -> dict[str, torch.Tensor]:
+    """Broadcast REPLICATED and CONSTANT tensors of `specs` from global rank `source` in `group` (None: all ranks).
 
     A newcomer takes REPLICATED tensors and frozen parameters in place; survivors keep theirs. Returns, in a newcomer,
     what arrived for the constant buffers: name of the spec -> tensor, for `Buffers.load` to decide; else {}.
     """
     arrived: dict[str, torch.Tensor] = {}
-    for spec, value in peers.broadcast(peers.redundant(specs), source):
+    for spec, value in peers.broadcast(peers.redundant(specs), source, group):
         if rank not in newcomers:
             continue
         if spec.name.startswith("buffer."):

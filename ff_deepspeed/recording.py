@@ -29,6 +29,10 @@ class Event:
     """One call of the script. `replay` makes it again, after its surroundings (`ambient`) were put back."""
 
     ambient: Ambient
+    switches: Switches | None = None
+    """When the call began; None where it leaves them alone."""
+    half = False
+    """Interrupted in the middle, it leaves buffers half changed."""
 
     def obstacle(self) -> str | None:
         """Why it cannot be replayed, None if it can."""
@@ -40,6 +44,9 @@ class Event:
 
 class Forward(Event):
     """engine(*args, **kwargs) in training. Its outputs are known by weak references, so as not to keep the graph."""
+
+    switches: Switches
+    half = True
 
     def __init__(
         self, original: Callable[..., Any], args: Any, kwargs: Any, switches: Switches, ambient: Ambient
@@ -97,6 +104,8 @@ def _seen(forward: weakref.ref[Forward], path: Path, gradient: torch.Tensor) -> 
 
 class Backward(Event):
     """engine.backward(loss) of a loss that is an output of engine(...), or that the script computed from outputs."""
+
+    half = True
 
     def __init__(
         self, original: Callable[..., Any], loss: torch.Tensor, record: Record, kwargs: Any, ambient: Ambient

@@ -91,11 +91,10 @@ class Redo:
         adapter = self._p.adapter
         # The script goes on where it is. What it has set since stays as it left it, though the version had it
         # otherwise, and so had the calls that are made again.
-        mine = event.switches if isinstance(event, Forward) else switches.take(adapter)
+        mine = switches.take(adapter) if event is None or event.switches is None else event.switches
         # An evaluation may have changed buffers: it is not made again. Forward and backward (where activations are
         # computed again) were interrupted in the middle, and leave them half changed.
-        half = isinstance(event, (Forward, Backward))
-        buffers = {} if half else adapter.buffers.copy()
+        buffers = {} if event is not None and event.half else adapter.buffers.copy()
         with switched.kept():
             done = self._go_back(epoch, event)
         if not done or isinstance(event, Backward):

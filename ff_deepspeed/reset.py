@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ff_deepspeed import versions
+from ff_deepspeed.pipe import state as pipe
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import reset as stage3
 from ff_deepspeed.state_map import inner_optimizer, partitions
@@ -34,6 +35,8 @@ class Reset:
         engine, optimizer = self._engine, self._engine.optimizer
         self._inner.param_groups = self._param_groups
         _engine(engine)
+        if pipe.is_pipeline(engine):
+            pipe.reset(engine)
         if hasattr(optimizer, "_backward_hook_state"):
             _hooks(optimizer)
         if self._stage3 is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from ff_core.state import optimizer_tensors
 from ff_core.state.optimizer_tensors import copied
 from ff_deepspeed import moments
+from ff_deepspeed.pipe import state as pipe
 from ff_deepspeed.state_map import inner_optimizers, whole_groups
 
 COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps", "_unmanaged_backward_count")
@@ -32,6 +33,7 @@ def save(engine: Any) -> dict[str, Any]:
         "moments": [moments.of(one).save() for one in inner],
         "lr_scheduler": _save_scheduler(engine.lr_scheduler),
         "activation_rng": _activation_rng().get_states(),
+        "pipeline": pipe.save(engine) if pipe.is_pipeline(engine) else None,
     }
 
 
@@ -47,6 +49,8 @@ def load(engine: Any, saved: dict[str, Any]) -> None:
     _load_scheduler(engine.lr_scheduler, saved["lr_scheduler"])
     if saved["activation_rng"]:
         _activation_rng().set_states(saved["activation_rng"])
+    if saved["pipeline"] is not None:
+        pipe.load(engine, saved["pipeline"])
 
 
 def counters(engine: Any) -> dict[str, int]:
@@ -65,6 +69,8 @@ def sizes(engine: Any) -> dict[str, int]:
 
 def set_sizes(engine: Any, values: dict[str, int]) -> None:
     _set(engine._config, values)
+    if pipe.is_pipeline(engine):
+        engine.micro_batches = engine.gradient_accumulation_steps()
 
 
 def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ff_core.state.attributes import Attributes
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, scalars, state_map, support
+from ff_deepspeed.pipe import state as pipe
 from ff_deepspeed.reset import Reset
 
 _included = 0
@@ -34,6 +35,12 @@ PARTITIONED = (
     "a second DeepSpeed engine, which is not trained, uses ZeRO-3. A failure leaves its parameters half gathered, and "
     "a replacement cannot get its part of them. Give that engine a configuration with ZeRO stage 0, or leave the model "
     "without an engine"
+)
+
+
+PIPELINE = (
+    "a second DeepSpeed engine of this process is a PipelineEngine: its stages agree on shapes once, and a replacement "
+    "has agreed on none. Only one engine may be a pipeline, the one that is protected: initialize it first"
 )
 
 
@@ -56,6 +63,8 @@ def include(engine: Any) -> None:
     Raises UnsupportedError if its state cannot be saved.
     """
     global _included
+    if pipe.is_pipeline(engine):
+        raise UnsupportedError(PIPELINE)
     if not is_trained(engine):
         raise UnsupportedError(PARTITIONED)
     check_supported(engine)

@@ -26,6 +26,7 @@ import torch
 from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import moments
+from ff_deepspeed.pipe import state as pipe
 from ff_deepspeed.stage3 import layout, state
 
 MASTERS = state.MASTERS
@@ -78,6 +79,13 @@ def declare(engine: Any, changing_buffers: set[str], weights_edited: bool = Fals
     changing_buffers: names of module buffers that are saved with the scalars and hence left out here.
     weights_edited: low-precision weights may be no casts of their masters, so they are copied themselves.
     """
+    specs = _declare(engine, changing_buffers, weights_edited)
+    if pipe.is_pipeline(engine) and engine.dp_world_size == 1:  # nobody else has this stage
+        return [spec if spec.held is Held.DERIVED else spec._replace(held=Held.UNIQUE, over="") for spec in specs]
+    return specs
+
+
+def _declare(engine: Any, changing_buffers: set[str], weights_edited: bool) -> list[TensorSpec]:
     everywhere = f"data-parallel, {engine.dp_world_size} ranks"
     optimizer = engine.optimizer
     masters = partitions(optimizer)

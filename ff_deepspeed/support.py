@@ -12,11 +12,12 @@ import torch
 
 from ff_core.errors import UnsupportedError
 from ff_deepspeed import moments, versions
+from ff_deepspeed.pipe import state as pipe
 from ff_deepspeed.state_map import inner_optimizers, whole_groups
 
 WORKS = (
     "FFTrainer protects DeepSpeed engines with ZeRO stage 0, 1, 2 or 3, fp32 or bf16, "
-    "any optimizer that keeps what it remembers in its `state`, and data parallelism"
+    "any optimizer that keeps what it remembers in its `state`, data parallelism and DeepSpeed's pipelines"
 )
 HINT = 'Use that, or set "ff_failover": {"enabled": false} to train unprotected.'
 
@@ -51,12 +52,12 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
         yield from _stage3_obstacles(zero)
     yield from versions.obstacles_in(config._param_dict)
     if isinstance(model, PipelineModule):
-        yield "the model is a PipelineModule: pipeline parallelism is not supported yet"
+        yield from pipe.config_obstacles(config)
     elif mpu is not None:
         yield "initialize(mpu=...): model parallelism is not supported yet"
     for name in ("offload_optimizer", "offload_param"):
         yield from _offload_obstacles(name, getattr(zero, name, None), int(zero.stage))
-    if kind is not DeepSpeedEngine and not issubclass(kind, (PipelineEngine, DeepSpeedHybridEngine)):
+    if kind not in (DeepSpeedEngine, PipelineEngine) and not issubclass(kind, DeepSpeedHybridEngine):
         yield f"the engine is a {kind.__module__}.{kind.__qualname__}, a class of its own"
     if getattr(zero, "zenflow", None) is not None:
         yield "zero_optimization.zenflow: ZenFlow is not supported"
@@ -147,7 +148,9 @@ def engine_obstacles(engine: Any) -> Iterator[str]:
         yield f"DeepSpeed wrapped the optimizer in a {type(engine.optimizer).__qualname__}"
     if engine.has_moe_layers:
         yield "the model has MoE layers: expert parallelism is not supported yet"
-    if engine.mp_world_size > 1 or engine.sequence_parallel_size > 1:
+    if pipe.is_pipeline(engine):
+        yield from pipe.obstacles(engine)
+    elif engine.mp_world_size > 1 or engine.sequence_parallel_size > 1:
         yield "model or sequence parallelism is not supported yet"
     unreduced = [name for name, p in engine.module.named_parameters() if p.is_meta]
     if unreduced:

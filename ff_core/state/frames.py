@@ -27,6 +27,18 @@ def of_script() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def caller() -> FrameType:
+    """The innermost frame that is of no framework: whose code has called one."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _of_framework(frame):
+        frame = frame.f_back
+    return frame
+
+
+def _of_framework(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).split(".", 1)[0] in FRAMEWORKS
+
+
 def set_variables(frame: FrameType, variables: dict[str, Any]) -> None:
     """Give a running function's variables values, by name."""
     held = frame.f_locals

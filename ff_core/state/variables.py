@@ -90,7 +90,9 @@ class Variables:
             if not fixed:
                 self._objects[path] = entries.reference(value)
                 self._contents[path] = entries.contents_of(value)
-        self._changed = {path for path in self._start if self._live.spaces[entries.split(path)[0]].always}
+        # Iterators ("placed"): a replacement has not begun those that give their first item later.
+        spaces = self._live.spaces
+        self._changed = {p for p, e in self._start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always}
 
     def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
         return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)

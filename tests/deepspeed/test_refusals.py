@@ -68,6 +68,16 @@ MISUSES = {
 }
 
 
+PIPELINES = {
+    "through_a_list": r"pipelines\.py:\d+: train_batch\(\) is given a list_iterator.*train_batch\(iter\(batches\)\)",
+    "through_new_generators": r"pipelines\.py:\d+: train_batch\(\) is given another iterator than in the step before",
+    "counted_by_a_generator": r"the loop at .*pipelines\.py:\d+ goes over a generator.*engine\.global_steps < n",
+    "called_by_a_library": r"train_batch\(\) is called by .*mock\.py:\d+, which belongs to a library",
+    "evaluated_first": r"pipelines\.py:\d+: eval_batch\(\) before the first train_batch\(\).*behind a train_batch",
+    "own_loader_in_the_exact_loop": r"train_batch\(\) without an iterator.*engine\.train_batch\(iter\(batches\)\)",
+    "same_iterator_in_the_exact_loop": r"or with one that it was given in the item before",
+}
+
 RIGHT = ("no step", "proxy", "compiled", "whole items", "break", "nothing", "reference")
 
 
@@ -103,6 +113,22 @@ def test_wrong_loops_are_explained(run_cases: Callable[..., Any]) -> None:
     for how, (result,) in zip(RIGHT, results[len(MISUSES) :], strict=True):
         assert (result["error"], result["finished"]) == ("", 1)
         assert result["slots"] == (1 if how == "no step" else 2)
+
+
+def test_loops_around_a_pipeline(run_cases: Callable[..., Any]) -> None:
+    cases = [{"pipeline": loop, "may_fail": True} for loop in PIPELINES]
+    right = [{"pipeline": loop} for loop in ("exact", "over_a_range", "while_it_lasts")]
+    offload = {"zero": {"offload_optimizer": {"device": "cpu"}}}
+    refused = [{"stage": 2}, {"config": {"fp16": {"enabled": True}}}, offload]
+    refused = [{"pipeline": "exact", "may_fail": True, **case} for case in refused]
+    results = run_cases([*cases, *right, *refused], world=1)
+    for (loop, pattern), (result,) in zip(PIPELINES.items(), results, strict=False):
+        assert re.search(pattern, result["error"]), f"{loop}: {result['error']}"
+    assert [result["steps"] for (result,) in results[len(PIPELINES) : -3]] == [3, 3, 3]
+    words = [result["error"] for (result,) in results[-3:]]
+    assert "ZeRO-3 are incompatible with pipeline parallelism" in words[0]  # DeepSpeed's own
+    assert "fp16.enabled with a PipelineModule is not supported yet; bf16 is" in words[1]
+    assert "offload_optimizer with a PipelineModule is not supported yet" in words[2]
 
 
 def test_checkpoints_on_disk_every_period(run_cases: Callable[..., Any], tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ interrupter.install()
 import deepspeed  # noqa: E402
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402  (ZeRO-3 imports it when an engine is made: seconds)
 import loops  # noqa: E402
+import pipelines  # noqa: E402
 import starts  # noqa: E402
 from preload import preload, second_device  # noqa: E402
 
@@ -219,7 +220,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     if "shipped" in case:
         return starts.run(case, failover, interrupter)
     with scripts.other_version(case):
-        engine = make_engine(case)
+        engine = pipelines.make_engine(case) if "pipeline" in case else make_engine(case)
     if failover is not None:
         failover.may_restart = case.get("may_restart", True)
         failover.skip_reset = case.get("skip_reset", False)
@@ -234,8 +235,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
                     torch.save(slot, f"{case['save_to']}.{rank}")
 
             failover.seal = sealing
-    if "misuse" in case:
-        scripts.misuse(engine, case["misuse"], make_engine)
+    if how := case.get("misuse") or case.get("pipeline"):
+        (pipelines.run if "pipeline" in case else scripts.misuse)(engine, how, make_engine)
         return {"error": "", "finished": failover.finished, "steps": engine.global_steps, "slots": len(failover.slots)}
     if "persist" in case:
         result = train_with_checkpoints(engine, case, failover)
