@@ -29,6 +29,16 @@ def find(inputs: Any, candidates: Sequence[Any], *, by_value: bool) -> int | Non
     return scores.index(best) if best else None
 
 
+def nearly(now: torch.Tensor, before: torch.Tensor) -> bool:
+    """Whether a value that was computed again is what it was: to the bit, or nearly, where kernels of a device may add
+    in another order (waits for the device)."""
+    if now.device.type == "cpu" or torch.are_deterministic_algorithms_enabled():
+        tolerance = 0.0
+    else:
+        tolerance = max(1e-4, 4 * torch.finfo(before.dtype).eps)
+    return torch.allclose(now.detach(), before, rtol=tolerance, atol=0.0, equal_nan=True)
+
+
 def same(inputs: Any, others: Any) -> bool:
     """Whether two inputs have the same tensors by value, in the same order (waits for the device)."""
     first, second = batches_.tensors(inputs), batches_.tensors(others)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ff_core.errors import DifferenceError
 from ff_deepspeed import batch as batches_
-from ff_deepspeed import boundary, matching
+from ff_deepspeed import boundary, matching, words
 from ff_deepspeed.ambient import Ambient
 from ff_deepspeed.outputs import Path, follow, leaves
 
@@ -114,6 +115,7 @@ class Backward(Event):
         self._kwargs = kwargs
         self.ambient = ambient
         self._forward, self._path = record.forward_of(loss)
+        self._first = None if self._forward is None else loss.detach().clone()  # the script may write into it
         self._own: torch.Tensor | None = None  # the script's own loss, until its gradients are known
         self._sources: list[boundary.Output] = []
         self._why: str | None = None
@@ -159,7 +161,13 @@ class Backward(Event):
                 self._gradients[index] = gradient.detach()
 
     def replay(self, engine: Any) -> None:
-        self._original(engine, self.loss(), **self._kwargs)
+        """Raises DifferenceError if the forward pass has given another loss than the first time."""
+        loss = self.loss()
+        # A collective within the forward pass may have been aborted on a device before the first one was there.
+        is_known = loss.device.type == "cpu" or not engine.zero_optimization_partition_weights()
+        if self._first is not None and is_known and not matching.nearly(loss, self._first):
+            raise DifferenceError(words.other_loss(self._first.tolist(), loss.tolist()))
+        self._original(engine, loss, **self._kwargs)
 
     def _forwards(self) -> list[Forward]:
         return [self._forward] if self._forward is not None else [source.owner for source in self._sources]

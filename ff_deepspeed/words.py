@@ -46,6 +46,15 @@ OTHER_VALUES = (
 )
 
 
+def other_loss(before: object, now: object) -> str:
+    return (
+        f"an iteration was repeated after a failure, and its loss is {now} that was {before} at first: the forward "
+        "pass depends on something that it changes itself, and that was not put back, such as a count in a variable of "
+        "the script. Keep it in an attribute or a buffer of the model, compute it from `engine.global_steps`, or save "
+        "it: `ff_core.register_state(name, obj)` with state_dict() and load_state_dict()"
+    )
+
+
 def alone(reason: str) -> str:
     return (
         "an iteration must be repeated, and the script goes on in it with a collective whose result nobody can give: "

@@ -54,11 +54,21 @@ class Noisy(torch.utils.data.Dataset):
         return {"x": x, "y": torch.tensor(index % 4)}
 
 
+FORWARDS = [0]  # so many forward passes there were
+
+
 class Losing(Model):
     """A model whose output is the loss, as an unmodified loop that can be replayed needs it."""
 
+    forwards = 0
+    counts = ""  # where it counts its forward passes, on which the loss depends
+
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:  # type: ignore[override]
         loss = torch.nn.functional.cross_entropy(super().forward(x).float(), y)
+        if self.counts:
+            FORWARDS[0] += 1
+            self.forwards += 1
+            loss = loss * (1.0 + 0.01 * (FORWARDS[0] if self.counts == "in a variable" else self.forwards))
         return {"loss": loss, "logits": None} if self.as_dict else loss
 
 

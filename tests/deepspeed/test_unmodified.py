@@ -132,6 +132,18 @@ def test_a_loss_of_the_script_s_own_is_repeated_too(run_cases: Callable[..., Any
         assert len(results[got][0]["recovered"]) >= 4
 
 
+def test_a_forward_pass_that_counts_by_itself_is_told(run_cases: Callable[..., Any]) -> None:
+    """The loss of a repeated iteration is compared with the first one. What the message advises is right."""
+    base = {"unmodified": True, "stage": 1, "dtype": "fp32", "iterations": 5, "plan": [[3, 2]]}
+    right = {**base, "counts": "in an attribute"}
+    cases = [{**base, "counts": "in a variable", "may_fail": True}, right, {**right, "plan": [], "protected": False}]
+    variable, attribute, reference = run_cases(cases)
+    for rank in range(2):
+        assert re.search(r"its loss is .* that was .* at first: .*an attribute or a buffer", variable[rank]["error"])
+    same(reference, attribute)
+    assert attribute[0]["recovered"]
+
+
 def test_a_loop_that_cannot_be_resumed_trains_with_a_warning(run_cases: Callable[..., Any]) -> None:
     """Before anything has happened, saying what a failure leads to; without one where the script does as advised."""
     base = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 3, "said": True}

@@ -59,7 +59,7 @@ def make_engine(case: dict[str, Any]) -> Any:
     np.random.seed(3 + rank)
     kind = Losing if case.get("unmodified") and not case.get("own_loss") else Model
     model = kind(case.get("frozen", True), "sometimes" in case)
-    model.as_dict = case.get("as_dict", False)
+    model.as_dict, model.counts = case.get("as_dict", False), case.get("counts", "")
     optimizer = make_optimizer(case, model)
     config = scripts.configuration(case)
     if case.get("optimizer") == "json":  # the configuration says which
