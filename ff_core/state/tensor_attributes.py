@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -97,9 +97,20 @@ def names_of_script() -> set[str]:
 
 def _codes(held: Iterable[Any], module: str) -> Iterator[CodeType]:
     for value in list(held):
-        value = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
-        value = getattr(value, "__wrapped__", value) if callable(value) else value
+        # By their types: an object of the script's own may answer any name, or fail to.
+        if isinstance(value, property):
+            value = value.fget
+        elif isinstance(value, (classmethod, staticmethod, MethodType)):
+            value = value.__func__
         if isinstance(value, FunctionType):
-            yield value.__code__
+            yield from (function.__code__ for function in _unwrapped(value))
         elif isinstance(value, type) and value.__module__ == module:
             yield from _codes(vars(value).values(), module)
+
+
+def _unwrapped(function: FunctionType) -> Iterator[FunctionType]:
+    """The function, and what its decorators have put inside."""
+    part: Any = function
+    while isinstance(part, FunctionType):
+        yield part
+        part = vars(part).get("__wrapped__")

@@ -19,6 +19,7 @@ def run(case: dict[str, Any], session: Any, interrupter: Any) -> dict[str, Any]:
         state._reset_state(*([True] if state is AcceleratorState else []))
     try:
         trainer = shipped.make_trainer(case["shipped"], case["precision"], case["steps"], Path(case["folder"]))
+        interrupter.plan = [tuple(x) for x in case.get("plan", [])]
         trainer.add_callback(begins(interrupter))
         trainer.train()
         interrupter.running = False

@@ -216,11 +216,11 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     data_hooks._numbers = itertools.count()  # every case stands for a script of its own
     client._function = None
     said = Said()
-    interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if "shipped" in case:
         return starts.run(case, failover, interrupter)
     with scripts.other_version(case):
         engine = pipelines.make_engine(case) if "pipeline" in case else make_engine(case)
+    interrupter.plan = [tuple(x) for x in case.get("plan", [])]
     if failover is not None:
         failover.may_restart = case.get("may_restart", True)
         failover.skip_reset = case.get("skip_reset", False)

@@ -108,3 +108,19 @@ def test_new_ones_are_seen_early_and_late(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen[-1] == 2
     place.remove({}, "weight.early")
     assert "early" not in vars(model.weight)
+
+
+class _Answers:
+    """Of a script: it looks every name up in a table."""
+
+    def __getattr__(self, name: str) -> object:
+        return {"__wrapped__": len, "__func__": len}[name]
+
+
+answers = _Answers()
+
+
+def test_objects_of_the_script_are_asked_for_nothing() -> None:
+    """One that fails to answer, or answers any name, is no function."""
+    assert "answers" in tensor_attributes.names_of_script()  # this function's own names
+    assert answers is not None
