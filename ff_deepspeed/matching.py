@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ff_core.state.inputs import tolerance
 from ff_deepspeed import batch as batches_
 
 
@@ -30,13 +31,8 @@ def find(inputs: Any, candidates: Sequence[Any], *, by_value: bool) -> int | Non
 
 
 def nearly(now: torch.Tensor, before: torch.Tensor) -> bool:
-    """Whether a value that was computed again is what it was: to the bit, or nearly, where kernels of a device may add
-    in another order (waits for the device)."""
-    if now.device.type == "cpu" or torch.are_deterministic_algorithms_enabled():
-        tolerance = 0.0
-    else:
-        tolerance = max(1e-4, 4 * torch.finfo(before.dtype).eps)
-    return torch.allclose(now.detach(), before, rtol=tolerance, atol=0.0, equal_nan=True)
+    """Whether a value that was computed again is what it was (waits for the device)."""
+    return torch.allclose(now.detach(), before, rtol=tolerance(before), atol=0.0, equal_nan=True)
 
 
 def same(inputs: Any, others: Any) -> bool:

@@ -11,26 +11,19 @@ script.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from other_megatron import LIBRARIES
+from other_megatron import asked
 from setup_env import Operators
 
 
 def main() -> int:
     """Returns 0; 1 with pip's own message if it could not install, or with the compiler's."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("version", help="of DeepSpeed")
-    parser.add_argument("folder", type=Path, help=f"where to; made anew; its name is {LIBRARIES}")
-    arguments = parser.parse_args()
-    if arguments.folder.name != LIBRARIES:
-        parser.error(f"argument folder: {arguments.folder}; allowed: a folder called {LIBRARIES}")
-    shutil.rmtree(arguments.folder, ignore_errors=True)
+    arguments = asked("DeepSpeed", __doc__)
     os.environ.pop("PYTHONPATH", None)  # of `make`: it names the folder, where nothing is yet
     try:
         install(arguments.version, arguments.folder)

@@ -24,13 +24,7 @@ LIBRARIES = "site-packages"
 
 def main() -> int:
     """Returns 0; 1 with pip's own message if it could not install."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("version", help="of megatron-core")
-    parser.add_argument("folder", type=Path, help=f"where to; made anew; its name is {LIBRARIES}")
-    arguments = parser.parse_args()
-    if arguments.folder.name != LIBRARIES:
-        parser.error(f"argument folder: {arguments.folder}; allowed: a folder called {LIBRARIES}")
-    shutil.rmtree(arguments.folder, ignore_errors=True)
+    arguments = asked("megatron-core", __doc__)
     for command in commands(arguments.version, arguments.folder, importlib.util.find_spec("triton") is None):
         code = subprocess.run(command, check=False).returncode
         if code:
@@ -38,6 +32,18 @@ def main() -> int:
             return code
     print(f"megatron-core {arguments.version} is in {arguments.folder}")
     return 0
+
+
+def asked(package: str, doc: str | None) -> argparse.Namespace:
+    """The command line: version and folder, which is gone afterwards. doc: of the script."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("version", help=f"of {package}")
+    parser.add_argument("folder", type=Path, help=f"where to; made anew; its name is {LIBRARIES}")
+    arguments = parser.parse_args()
+    if arguments.folder.name != LIBRARIES:
+        parser.error(f"argument folder: {arguments.folder}; allowed: a folder called {LIBRARIES}")
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    return arguments
 
 
 def commands(version: str, folder: Path, triton: bool) -> list[list[str]]:

@@ -22,7 +22,12 @@ _NAMED = frozenset({"site-packages", "dist-packages"})
 @functools.cache
 def is_library(file: str, module: str | None) -> bool:
     """file: of a module or a code object.  module: its name, if it has one."""
-    return any(_is_below(path) or _is_beside(path, module) for path in (Path(file), Path(file).resolve()))
+    path = Path(file)
+    return _is_librarys(path, module) or _is_librarys(path.resolve(), module)
+
+
+def _is_librarys(path: Path, module: str | None) -> bool:
+    return _is_below(path) or _is_beside(path, module)
 
 
 def _is_below(path: Path) -> bool:

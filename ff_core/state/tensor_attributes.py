@@ -30,9 +30,10 @@ class OfTensors(Space):
         self._tensors = {name: tensor for name, tensor in _named() if type(tensor.__dict__) is dict}
         self._dicts = [tensor.__dict__ for tensor in self._tensors.values()]
         self._slots: list[tuple[str, dict[str, Any], str]] = []
-        super().__init__("tensors::", dict(self.values({})))
+        held = self.values({})
+        super().__init__("tensors::", dict(held))
         del self._held
-        self.known = [path for path in self.all_known if values.is_of_interest(self.values({})[path])]
+        self.known = [path for path in self.all_known if values.is_of_interest(held[path])]
 
     def is_name(self, name: Any) -> bool:
         return True
