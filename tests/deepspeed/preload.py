@@ -12,3 +12,7 @@ def preload() -> None:
     for operator in ("ShareMemCommBuilder", "CPUAdamBuilder", "FusedAdamBuilder"):  # ninja each time
         get_accelerator().create_op_builder(operator).load(verbose=False)
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # deepspeed.initialize imports it
+
+
+if __name__ == "<run_path>":  # in a nursery
+    preload()

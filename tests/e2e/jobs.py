@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.nursery import Nursery, decides
 from tests.reference import reference
 
+TESTS = Path(__file__).resolve().parents[1]
 TOY = Path(__file__).with_name("toy.py")
 LEAN = str(Path(__file__).with_name("lean"))
 #: With TORCHDYNAMO_DISABLE no process loads torch's compiler (see lean/sitecustomize.py): seconds, more than a rank's
@@ -77,7 +82,7 @@ def fftrain(
         *script,
     ]
     with open(out / "stdout", "w+") as stdout, open(out / "stderr", "w+") as stderr:
-        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=ENV, text=True, start_new_session=True)
+        process = start(command, script[0], stdout=stdout, stderr=stderr, text=True, start_new_session=True)
         try:
             if meanwhile is not None:
                 meanwhile(out, process)
@@ -95,12 +100,56 @@ def toy(out: Path, iterations: int, *arguments: str) -> list[str]:
     return [str(TOY), "--iterations", str(iterations), "--out", str(out / "results"), *arguments]
 
 
+#: Library -> what a nursery does ahead if the script uses it; None: just what the script imports from it.
+LIBRARIES: dict[str, list[str] | None] = {
+    "torch": ["torch"], "deepspeed": ["deepspeed", str(TESTS / "deepspeed" / "preload.py")], "transformers": None,
+    "accelerate": None, "megatron.core": None,
+}  # fmt: skip
+
+
+@functools.cache
+def nursery(ahead: tuple[str, ...], _: tuple[str | None, ...]) -> Nursery:
+    return Nursery.start(ahead, ENV)
+
+
+def imports(script: Path) -> tuple[str, ...]:
+    """What a nursery for `script` imports: "module", "module:name" or a file."""
+    found = []
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [f"{node.module}:{name.name}" for name in node.names]
+    ahead: list[str] = []
+    for library, instead in LIBRARIES.items():
+        names = [name for name in found if re.match(rf"{library}\b", name)]
+        ahead += names if instead is None or not names else instead
+    return tuple(dict.fromkeys(ahead))
+
+
+def start(command: Sequence[str], script: str, **options: Any) -> subprocess.Popen[str]:
+    """Popen(command) for a job of `script`, forked from a process that has imported its libraries; see nursery.py.
+
+    Without TORCHDYNAMO_DISABLE in ENV it starts as users' jobs do.
+    """
+    if "TORCHDYNAMO_DISABLE" not in ENV or "FFT_COLD" in os.environ:
+        return subprocess.Popen(command, env=ENV, **options)
+    return nursery(imports(Path(script)), tuple(decides(ENV))).popen(command, env=ENV, **options)
+
+
+
 def torchrun(script: Sequence[str], ranks: int = 4, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
     """Run a script under plain torchrun, for comparison. On a very busy machine its own rendezvous fails now and then:
     that says nothing about us, so it gets three tries."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", *script]
     for _ in range(3):
-        done = subprocess.run(command, env=ENV, text=True, capture_output=True, timeout=timeout_s, check=False)
+        process = start(command, script[0], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+        done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
         if done.returncode == 0:
             break
     return done
