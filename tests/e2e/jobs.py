@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.nursery import Nursery, decides
+from tests.nursery import Nursery, decides
 from tests.reference import reference
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -107,8 +107,11 @@ LIBRARIES: dict[str, list[str] | None] = {
 }  # fmt: skip
 
 
+_USUAL = decides(ENV)
+
+
 @functools.cache
-def nursery(ahead: tuple[str, ...], _: tuple[str | None, ...]) -> Nursery:
+def nursery(ahead: tuple[str, ...]) -> Nursery:
     return Nursery.start(ahead, ENV)
 
 
@@ -128,14 +131,11 @@ def imports(script: Path) -> tuple[str, ...]:
 
 
 def start(command: Sequence[str], script: str, **options: Any) -> subprocess.Popen[str]:
-    """Popen(command) for a job of `script`, forked from a process that has imported its libraries; see nursery.py.
-
-    Without TORCHDYNAMO_DISABLE in ENV it starts as users' jobs do.
-    """
-    if "TORCHDYNAMO_DISABLE" not in ENV or "FFT_COLD" in os.environ:
+    """Popen(command) for a job of `script`, forked from a process that has imported its libraries: see
+    tests/nursery.py. With another compiler or other paths in ENV than usual, it starts as any process does."""
+    if decides(ENV) != _USUAL or not script.endswith(".py") or "FFT_COLD" in os.environ:
         return subprocess.Popen(command, env=ENV, **options)
-    return nursery(imports(Path(script)), tuple(decides(ENV))).popen(command, env=ENV, **options)
-
+    return nursery(imports(Path(script))).popen(command, env=ENV, **options)
 
 
 def torchrun(script: Sequence[str], ranks: int = 4, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:

@@ -190,11 +190,11 @@ class Order:
         sys.modules["__main__"] = main
         if self.module is not None:
             sys.argv = ["-m", *self.program[1:]]
-            sys.path[0] = os.getcwd()  # noqa: PTH109 - as the interpreter does
+            sys.path.insert(0, str(Path.cwd()))
             runpy._run_module_as_main(self.module)  # type: ignore[attr-defined]
             return
         path, sys.argv = self.program[0], list(self.program)
-        sys.path[0] = str(Path(path).resolve().parent)
+        sys.path.insert(0, str(Path(path).resolve().parent))
         with open(path, "rb") as file:
             code = compile(file.read(), path, "exec", dont_inherit=True)
         main.__dict__.update(__file__=path, __cached__=None)
@@ -253,6 +253,7 @@ def ahead(name: str) -> None:
 
 
 def main() -> None:
+    del sys.path[0]  # this file's folder
     control = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         ahead(name)
