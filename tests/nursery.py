@@ -174,13 +174,13 @@ class Order:
         os.chdir(request["cwd"])
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        buffering = {"write_through": True} if "-u" in self.words[:2] else {}
-        for number, name in enumerate(("stdin", "stdout", "stderr")):
-            file = open(number, "r" if number == 0 else "w", closefd=False, **({"buffering": 1} if number == 2 else {}))  # noqa: SIM115, PTH123
+        unbuffered = "-u" in self.words[:2]
+        for number, (name, mode, buffering) in enumerate((("stdin", "r", -1), ("stdout", "w", -1), ("stderr", "w", 1))):
+            file = open(number, mode, buffering, closefd=False)  # noqa: SIM115 - until the process ends
+            if unbuffered and mode == "w":
+                file.reconfigure(write_through=True)  # type: ignore[attr-defined]
             setattr(sys, name, file)
             setattr(sys, f"__{name}__", file)
-            if buffering and number:
-                file.reconfigure(**buffering)
         sys.orig_argv = list(self.words)
 
     def run(self) -> None:

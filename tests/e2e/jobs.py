@@ -108,6 +108,7 @@ LIBRARIES: dict[str, list[str] | None] = {
 
 
 _USUAL = decides(ENV)
+GPUS = Path("/dev/nvidiactl").exists()
 
 
 @functools.cache
@@ -132,8 +133,9 @@ def imports(script: Path) -> tuple[str, ...]:
 
 def start(command: Sequence[str], script: str, **options: Any) -> subprocess.Popen[str]:
     """Popen(command) for a job of `script`, forked from a process that has imported its libraries: see
-    tests/nursery.py. With another compiler or other paths in ENV than usual, it starts as any process does."""
-    if decides(ENV) != _USUAL or not script.endswith(".py") or "FFT_COLD" in os.environ:
+    tests/nursery.py. With another compiler or other paths in ENV than usual, it starts as any process does; and where
+    there are GPUs, whose driver does not work in a fork of a process that has asked it for anything."""
+    if decides(ENV) != _USUAL or not script.endswith(".py") or GPUS or "FFT_COLD" in os.environ:
         return subprocess.Popen(command, env=ENV, **options)
     return nursery(imports(Path(script))).popen(command, env=ENV, **options)
 

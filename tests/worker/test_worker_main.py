@@ -73,7 +73,6 @@ class Agent:
     def receive(self) -> dict[str, Any]:
         return self.link.receive(DEADLINE_S)[0]
 
-
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
