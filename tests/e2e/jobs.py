@@ -135,7 +135,7 @@ def start(command: Sequence[str], script: str, **options: Any) -> subprocess.Pop
     """Popen(command) for a job of `script`, forked from a process that has imported its libraries: see
     tests/nursery.py. With another compiler or other paths in ENV than usual, it starts as any process does; and where
     there are GPUs, whose driver does not work in a fork of a process that has asked it for anything."""
-    if decides(ENV) != _USUAL or not script.endswith(".py") or GPUS or "FFT_COLD" in os.environ:
+    if decides(ENV) != _USUAL or not script.endswith(".py") or GPUS or "TESTS_COLD" in os.environ:
         return subprocess.Popen(command, env=ENV, **options)
     return nursery(imports(Path(script))).popen(command, env=ENV, **options)
 
