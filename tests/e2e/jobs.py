@@ -67,8 +67,10 @@ def fftrain(
     timeout_s: float = 240.0,
     meanwhile: Callable[[Path, subprocess.Popen[str]], None] | None = None,
     launcher: Sequence[str] = ("-m", "ff_core.launch.cli"),
+    forked: bool = True,
 ) -> Job:
-    """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside.  launcher: for `fftrain`."""
+    """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside.  launcher: for `fftrain`.
+    forked: False if it is about what only a process of its own has, such as /proc/PID/environ."""
     out.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
@@ -82,7 +84,8 @@ def fftrain(
         *script,
     ]
     with open(out / "stdout", "w+") as stdout, open(out / "stderr", "w+") as stderr:
-        process = start(command, script[0], stdout=stdout, stderr=stderr, text=True, start_new_session=True)
+        begin = functools.partial(start, script=script[0]) if forked else functools.partial(subprocess.Popen, env=ENV)
+        process = begin(command, stdout=stdout, stderr=stderr, text=True, start_new_session=True)
         try:
             if meanwhile is not None:
                 meanwhile(out, process)
