@@ -25,11 +25,14 @@ export OMP_NUM_THREADS ?= 1
 SOURCES := $(wildcard $(foreach ending,cpp h cu py,ff_core/csrc/*.$(ending) ff_core/csrc/*/*.$(ending)))
 READY := $(VENV)/.ready
 
-.PHONY: setup test test-full lint demo demo-megatron clean
+# More of setup_env.py's options: SETUP=--sanitizers compiles what the engine's tests need meanwhile, too.
+SETUP ?=
+
+.PHONY: setup megatron test test-full lint demo demo-megatron clean
 setup: $(READY)
 
 $(READY): setup.py pyproject.toml constraints.txt scripts/setup_env.py $(SOURCES)
-	$(PYTHON) scripts/setup_env.py --venv $(VENV) --torch $(TORCH)
+	$(PYTHON) scripts/setup_env.py --venv $(VENV) --torch $(TORCH) $(SETUP)
 	@touch $@
 
 # Two lanes: whole jobs one after the other in the one, all other tests beside them. See tests/README.md.
@@ -60,6 +63,8 @@ $(OTHER_READY): scripts/other_deepspeed.py | $(READY)
 	@touch $@
 test test-full: export PYTHONPATH := $(OTHER)
 endif
+
+megatron: $(OTHER_READY)
 
 test: $(READY) $(OTHER_READY)
 	$(PYTEST) -m "($(TIER)) and not slow" $(TESTS)

@@ -46,7 +46,8 @@ class BuildEngine(Command):
         spec.loader.exec_module(module)
         out = self._target()
         out.parent.mkdir(parents=True, exist_ok=True)
-        module.build(out)
+        if not (self.editable_mode and module.is_current(out)):  # scripts/setup_env.py has compiled it already
+            module.build(out)
 
     def _target(self) -> Path:
         return ROOT / LIBRARY if self.editable_mode else Path(str(self.build_lib)) / LIBRARY

@@ -48,8 +48,8 @@ def asked(package: str, doc: str | None) -> argparse.Namespace:
 
 def commands(version: str, folder: Path, triton: bool) -> list[list[str]]:
     """Command lines of pip. triton: it is needed, too."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    pip += ["--target", str(folder), "--ignore-requires-python"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    pip += ["--no-deps", "--target", str(folder), "--ignore-requires-python"]
     newer = PYTHON if sys.version_info < (3, 12) else ".".join(map(str, sys.version_info[:2]))
     found = [[*pip, "--python-version", newer, "--only-binary", ":all:", f"megatron-core=={version}"]]
     return [*found, [*pip, "triton"]] if triton else found

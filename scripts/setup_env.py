@@ -5,7 +5,7 @@ A virtual environment with torch, DeepSpeed, megatron-core and the project itsel
 CPU compiled ahead, so that the first job does not spend minutes on them. Running it again does what is missing.
 `make setup` runs:
 
-    python3 scripts/setup_env.py [--venv .venv] [--torch 2.13.0]
+    python3 scripts/setup_env.py [--venv .venv] [--torch 2.13.0] [--sanitizers]
 
 Needs only Python's standard library. Exit code 1 with a message that says what to install when something is missing.
 """
@@ -13,9 +13,11 @@ Needs only Python's standard library. Exit code 1 with a message that says what 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -38,6 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Set up the development environment.")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="directory of the virtual environment")
     parser.add_argument("--torch", default="2.13.0", metavar="VERSION", help="torch version to install")
+    parser.add_argument("--sanitizers", action="store_true", help="compile the engine for its sanitizer tests, too")
     arguments = parser.parse_args()
 
     missing = missing_prerequisites()
@@ -46,13 +49,13 @@ def main() -> int:
         return 1
     try:
         python = make_venv(arguments.venv.resolve())
-        install_frameworks(python, arguments.torch)
-        operators = Operators(python)
-        try:
-            install_project(python)  # meanwhile
-            operators.wait()
-        finally:
-            operators.end()
+        with Meanwhile() as meanwhile:
+            compile_engine(python, meanwhile, arguments.sanitizers)  # pip keeps one core busy at most
+            install_frameworks(python, arguments.torch)
+            compile_operators(python, meanwhile)
+            meanwhile.wait("engine")
+            install_project(python)
+            meanwhile.wait_for_all()
     except subprocess.CalledProcessError as error:
         command = " ".join(str(word) for word in error.cmd)
         print(f"setup: failed with exit code {error.returncode}: {command[:300]}", file=sys.stderr)
@@ -110,7 +113,8 @@ def installed_version(python: Path, package: str) -> str:
 
 def pip_install(python: Path) -> list[str | Path]:
     """The beginning of a command line; write_constraints() comes before it is run."""
-    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Ten thousand files would be compiled to bytecode, of which a tenth is ever imported: Python does it then.
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     return [*pip, "--constraint", python.parent.parent / "constraints.txt"]
 
 
@@ -151,47 +155,70 @@ def write_constraints(venv: Path, torch: str) -> Path:
     return path
 
 
-class Operators:
-    """DeepSpeed's CPU operators, all being compiled at once; loaded where they are compiled already."""
+class Meanwhile:
+    """Compilations that run beside everything else. Those that still run when the block ends are killed."""
 
-    def __init__(self, python: Path) -> None:
-        path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja is in the environment
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": path}
-        code = (
-            "import sys; from deepspeed.accelerator import get_accelerator; "
-            "get_accelerator().create_op_builder(sys.argv[1]).load(verbose=False)"
-        )
-        clear_stale_locks(python, environment)
+    def __init__(self) -> None:
         self.begin = time.monotonic()
         self.compiling: dict[str, tuple[subprocess.Popen[bytes], IO[str]]] = {}
-        say(f"compiling DeepSpeed's operators {', '.join(OPERATORS)} (minutes the first time)")
-        for operator in OPERATORS:
-            output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the compilation
-            process = subprocess.Popen(
-                [python, "-c", code, operator], env=environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
-            self.compiling[operator] = process, output
 
-    def wait(self) -> None:
-        """Until all are ready, saying every half minute that it goes on. Ends them after half an hour."""
-        for operator, (process, output) in self.compiling.items():
-            wait_with_progress(process, operator, self.begin)
-            if process.returncode:
-                output.seek(0)
-                print(output.read()[-5000:], file=sys.stderr)
-                raise subprocess.CalledProcessError(process.returncode, ["compile", operator])
-            say(f"{operator} ready after {time.monotonic() - self.begin:.0f} s")
+    def __enter__(self) -> Meanwhile:
+        return self
 
-    def end(self) -> None:
-        """Whatever still runs."""
+    def __exit__(self, *_: object) -> None:
         for process, output in self.compiling.values():
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its compilers, too
             process.wait()
             output.close()
 
+    def start(self, name: str, command: list[str | Path], environment: dict[str, str]) -> None:
+        """Its output is shown if it fails."""
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the compilation
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+            start_new_session=True,
+        )  # fmt: skip
+        self.compiling[name] = process, output
 
-def wait_with_progress(process: subprocess.Popen[bytes], operator: str, begin: float) -> None:
+    def wait(self, name: str) -> None:
+        """Until it is ready, saying every half minute that it goes on. Raises after half an hour, or if it failed."""
+        process, output = self.compiling[name]
+        wait_with_progress(process, name, self.begin)
+        if process.returncode:
+            output.seek(0)
+            print(output.read()[-5000:], file=sys.stderr)
+            raise subprocess.CalledProcessError(process.returncode, ["compile", name])
+
+    def wait_for_all(self) -> None:
+        """Says when each was ready."""
+        for name in self.compiling:
+            self.wait(name)
+            say(f"{name} ready after {time.monotonic() - self.begin:.0f} s")
+
+
+def compile_engine(python: Path, meanwhile: Meanwhile, sanitizers: bool) -> None:
+    """The copy engine; and the objects of its tests, which are kept in the environment."""
+    meanwhile.start("engine", ["nice", python, "-m", "ff_core.csrc.build", "--if-needed"], {**os.environ})
+    if sanitizers:
+        meanwhile.start("sanitizers", ["nice", python, "-m", "tests.csrc.programs"], {**os.environ})
+
+
+def compile_operators(python: Path, meanwhile: Meanwhile) -> None:
+    """DeepSpeed's CPU operators, all being compiled at once; loaded where they are compiled already."""
+    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja is in the environment
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": path}
+    code = (
+        "import sys; from deepspeed.accelerator import get_accelerator; "
+        "get_accelerator().create_op_builder(sys.argv[1]).load(verbose=False)"
+    )
+    clear_stale_locks(python, environment)
+    say(f"compiling DeepSpeed's operators {', '.join(OPERATORS)} (minutes the first time)")
+    for operator in OPERATORS:
+        meanwhile.start(operator, [python, "-c", code, operator], environment)
+
+
+def wait_with_progress(process: subprocess.Popen[bytes], name: str, begin: float) -> None:
     while True:
         try:
             process.wait(timeout=30)
@@ -200,7 +227,7 @@ def wait_with_progress(process: subprocess.Popen[bytes], operator: str, begin: f
             elapsed = time.monotonic() - begin
             if elapsed > 1800:
                 raise
-            say(f"still compiling {operator} after {elapsed:.0f} s")
+            say(f"still compiling {name} after {elapsed:.0f} s")
 
 
 def clear_stale_locks(python: Path, environment: dict[str, str]) -> None:

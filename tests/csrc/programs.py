@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from ff_core.csrc import build
@@ -34,3 +35,15 @@ def build_program(
     # ThreadSanitizer of older compilers cannot live with the address randomisation of newer kernels.
     setarch = shutil.which("setarch")
     return [setarch, "-R", str(path)] if setarch and sanitize == "thread" else [str(path)]
+
+
+def main() -> None:
+    """Compiles ahead what the tests with sanitizers link: scripts/setup_env.py --sanitizers."""
+    files = [*build.sources(), *STANDIN, HERE / "device_stress.cpp", *sorted(HERE.glob("stress*.cpp"))]
+    with tempfile.TemporaryDirectory(prefix="ff-objects-") as directory:
+        for sanitizer in ("address", "thread"):
+            compile_cached(files, Path(directory), sanitizer)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,3 +31,7 @@ def preload() -> None:
     # DeepSpeed asks for instructions that many processors lack. torch does without them.
     get_accelerator().is_fp16_supported = lambda: True
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # deepspeed.initialize imports it
+
+
+if __name__ == "<run_path>":  # in a nursery
+    preload()

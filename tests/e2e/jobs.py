@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.nursery import Nursery, decides
 from tests.reference import reference
 
+TESTS = Path(__file__).resolve().parents[1]
 TOY = Path(__file__).with_name("toy.py")
 LEAN = str(Path(__file__).with_name("lean"))
 #: With TORCHDYNAMO_DISABLE no process loads torch's compiler (see lean/sitecustomize.py): seconds, more than a rank's
@@ -62,8 +67,10 @@ def fftrain(
     timeout_s: float = 240.0,
     meanwhile: Callable[[Path, subprocess.Popen[str]], None] | None = None,
     launcher: Sequence[str] = ("-m", "ff_core.launch.cli"),
+    forked: bool = True,
 ) -> Job:
-    """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside.  launcher: for `fftrain`."""
+    """Run a job. meanwhile(out, process): called once it runs, to hurt it from outside.  launcher: for `fftrain`.
+    forked: False if it is about what only a process of its own has, such as /proc/PID/environ."""
     out.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
@@ -77,7 +84,8 @@ def fftrain(
         *script,
     ]
     with open(out / "stdout", "w+") as stdout, open(out / "stderr", "w+") as stderr:
-        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=ENV, text=True, start_new_session=True)
+        begin = functools.partial(start, script=script[0]) if forked else functools.partial(subprocess.Popen, env=ENV)
+        process = begin(command, stdout=stdout, stderr=stderr, text=True, start_new_session=True)
         try:
             if meanwhile is not None:
                 meanwhile(out, process)
@@ -95,12 +103,58 @@ def toy(out: Path, iterations: int, *arguments: str) -> list[str]:
     return [str(TOY), "--iterations", str(iterations), "--out", str(out / "results"), *arguments]
 
 
+#: Library -> what a nursery does ahead if the script uses it; None: just what the script imports from it.
+LIBRARIES: dict[str, list[str] | None] = {
+    "torch": ["torch"], "deepspeed": ["deepspeed", str(TESTS / "deepspeed" / "preload.py")], "transformers": None,
+    "accelerate": None, "megatron.core": None,
+}  # fmt: skip
+
+
+_USUAL = decides(ENV)
+GPUS = Path("/dev/nvidiactl").exists()
+
+
+@functools.cache
+def nursery(ahead: tuple[str, ...]) -> Nursery:
+    return Nursery.start(ahead, ENV)
+
+
+def imports(script: Path) -> tuple[str, ...]:
+    """What a nursery for `script` imports: "module", "module:name" or a file."""
+    found = []
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [f"{node.module}:{name.name}" for name in node.names]
+    ahead: list[str] = []
+    for library, instead in LIBRARIES.items():
+        names = [name for name in found if re.match(rf"{library}\b", name)]
+        ahead += names if instead is None or not names else instead
+    return tuple(dict.fromkeys(ahead))
+
+
+def start(command: Sequence[str], script: str, **options: Any) -> subprocess.Popen[str]:
+    """Popen(command) for a job of `script`, forked from a process that has imported its libraries: see
+    tests/nursery.py. With another compiler or other paths in ENV than usual, it starts as any process does; and where
+    there are GPUs, whose driver does not work in a fork of a process that has asked it for anything."""
+    if decides(ENV) != _USUAL or not script.endswith(".py") or GPUS or "TESTS_COLD" in os.environ:
+        return subprocess.Popen(command, env=ENV, **options)
+    return nursery(imports(Path(script))).popen(command, env=ENV, **options)
+
+
 def torchrun(script: Sequence[str], ranks: int = 4, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
     """Run a script under plain torchrun, for comparison. On a very busy machine its own rendezvous fails now and then:
     that says nothing about us, so it gets three tries."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", *script]
     for _ in range(3):
-        done = subprocess.run(command, env=ENV, text=True, capture_output=True, timeout=timeout_s, check=False)
+        process = start(command, script[0], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+        done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
         if done.returncode == 0:
             break
     return done

@@ -88,7 +88,8 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         family.extend(psutil.Process(process.pid).children(recursive=True))
         process.send_signal(signal.SIGINT)
 
-    job = fftrain(tmp_path, toy(tmp_path, 500, "--pause", "0.05"), *NODES, ranks=RANKS, meanwhile=interrupt)
+    script = toy(tmp_path, 500, "--pause", "0.05")
+    job = fftrain(tmp_path, script, *NODES, ranks=RANKS, meanwhile=interrupt, forked=False)
     assert job.code == 1  # as torchrun
     assert "FF_UID=s0-r1" in seen[0]
     assert len(family) >= 4

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ff_core.errors import ConfigError
-from ff_core.launch import meeting, torch_store
+from ff_core.launch import meeting, rivals, torch_store
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def test_the_endpoints_machine_has_it_and_the_second_launcher_there_finds_the_fi
     assert meeting.meet("127.0.0.1", port, 5.0, may_host=False) == ("127.0.0.1", 77)
 
 
-def test_another_program_at_the_port_is_an_error_at_once() -> None:
+def test_another_program_at_the_port_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "_ANSWER_S", 0.5)  # after which a program that says nothing is no store
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

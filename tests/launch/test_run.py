@@ -229,7 +229,7 @@ def test_a_schedulers_signal_to_every_launcher(tmp_path: Path) -> None:
         import signal
         def told(*_):
             print("told", flush=True)
-            time.sleep(2)
+            time.sleep(0.5)
             print("saved", flush=True)
             sys.exit(0)
         signal.signal(signal.SIGTERM, told)

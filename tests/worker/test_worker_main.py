@@ -21,6 +21,7 @@ from ff_core.contract.job import JobSpec
 from ff_core.contract.link import WorkerLink, pair
 from ff_core.contract.messages import AGENT_TO_WORKER, WORKER_TO_AGENT
 from ff_core.copy.page import StatusPage
+from tests.nursery import Nursery
 
 DEADLINE_S = 60.0
 
@@ -28,7 +29,7 @@ DEADLINE_S = 60.0
 class Agent:
     """The agent's end of one worker."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, nursery: Nursery | None = None) -> None:
         self.place = place
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a worker connects early
         self.page = StatusPage.create()
@@ -36,7 +37,8 @@ class Agent:
         ours, theirs = pair()
         self.link = WorkerLink(ours, sends=AGENT_TO_WORKER, receives=WORKER_TO_AGENT)  # the same packets both ways
         env = {**spare_env(), "FF_LINK_FD": str(theirs.fileno()), "FF_UID": "u1", "FF_PARENT_PID": str(os.getpid())}
-        self.process = subprocess.Popen(
+        popen = nursery.popen if nursery else subprocess.Popen
+        self.process = popen(
             [sys.executable, "-u", "-m", "ff_core.worker.worker_main"], env=env, cwd=place, pass_fds=(theirs.fileno(),),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -71,20 +73,37 @@ class Agent:
     def receive(self) -> dict[str, Any]:
         return self.link.receive(DEADLINE_S)[0]
 
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.link._sock.close()
+        self.page.close()
+        os.close(self.bell)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Nursery:
+    """Of workers for which torch has been imported."""
+    return Nursery.start(["torch"], spare_env())
+
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
+def agent(tmp_path: Path, nursery: Nursery) -> Iterator[Agent]:
+    agent = Agent(tmp_path, nursery)
+    yield agent
+    agent.close()
+
+
+@pytest.fixture
+def cold(tmp_path: Path) -> Iterator[Agent]:
+    """Its worker starts as under a real agent, with nothing imported."""
     agent = Agent(tmp_path)
     yield agent
-    agent.process.kill()
-    agent.process.wait()
-    agent.link._sock.close()
-    agent.page.close()
-    os.close(agent.bell)
+    agent.close()
 
 
-def test_is_the_script_with_its_ranks_environment(agent: Agent) -> None:
-    code, out, err = agent.run(
+def test_is_the_script_with_its_ranks_environment(cold: Agent) -> None:
+    code, out, err = cold.run(
         """
         import os, sys
         print(__name__, sys.argv, os.environ["RANK"], os.environ["WORLD_SIZE"], sys.path[0] == os.getcwd())
@@ -95,7 +114,7 @@ def test_is_the_script_with_its_ranks_environment(agent: Agent) -> None:
     )
     assert (code, err) == (0, "")
     assert out.splitlines() == ["__main__ ['train.py', '--x'] 1 2 True", "[]", "False"]
-    assert agent.receive()["t"] == "booted"
+    assert cold.receive()["t"] == "booted"
 
 
 def test_traceback_without_our_frames_and_error_file(agent: Agent) -> None:
@@ -180,33 +199,33 @@ def test_module(agent: Agent) -> None:
     assert agent.end()[:2] == (0, "train ['a']\n")
 
 
-def test_spare_preloads_then_plays(agent: Agent) -> None:
-    (agent.place / "wave.py").write_text("raise SystemExit('the working directory shadows a library')")
-    agent.link.send("preload", modules=["wave", "nowhere_at_all"], calls=[["os:putenv", ["PRELOADED", "1"]]])
-    assert agent.receive() == {"t": "spare_ready", "uid": "u1"}
-    agent.link.send("preload", modules=["wave"], calls=[])
-    assert agent.receive()["t"] == "spare_ready"
-    code, out, _ = agent.run("import sys, os; print('wave' in sys.modules, flush=True); os.system('echo $PRELOADED')")
+def test_spare_preloads_then_plays(cold: Agent) -> None:
+    (cold.place / "wave.py").write_text("raise SystemExit('the working directory shadows a library')")
+    cold.link.send("preload", modules=["wave", "nowhere_at_all"], calls=[["os:putenv", ["PRELOADED", "1"]]])
+    assert cold.receive() == {"t": "spare_ready", "uid": "u1"}
+    cold.link.send("preload", modules=["wave"], calls=[])
+    assert cold.receive()["t"] == "spare_ready"
+    code, out, _ = cold.run("import sys, os; print('wave' in sys.modules, flush=True); os.system('echo $PRELOADED')")
     assert (code, out) == (0, "True\n1\n")
 
 
-def test_a_spare_that_is_chosen_gives_devices_back_before_it_plays(agent: Agent) -> None:
+def test_a_spare_that_is_chosen_gives_devices_back_before_it_plays(cold: Agent) -> None:
     """A spare that has made nothing on devices does not even import what would."""
-    calls = agent.place / "calls.py"
+    calls = cold.place / "calls.py"
     calls.write_text(
         "import sys\nfrom ff_core.worker import warm_device\n"
         "warm_device.keep = lambda local_rank: print('keeps', local_rank, flush=True) or local_rank == 3\n"
     )
-    agent.link.send("chosen", local_rank=1)
-    agent.link.send("preload", modules=[], calls=[["runpy:run_path", [str(calls)]]])
-    assert agent.receive()["t"] == "spare_ready"
-    agent.link.send("chosen", local_rank=3)
-    assert agent.receive() == {"t": "device_has_room"}
-    assert agent.run("print('plays', flush=True)")[:2] == (0, "keeps 3\nplays\n")
+    cold.link.send("chosen", local_rank=1)
+    cold.link.send("preload", modules=[], calls=[["runpy:run_path", [str(calls)]]])
+    assert cold.receive()["t"] == "spare_ready"
+    cold.link.send("chosen", local_rank=3)
+    assert cold.receive() == {"t": "device_has_room"}
+    assert cold.run("print('plays', flush=True)")[:2] == (0, "keeps 3\nplays\n")
 
 
-def test_a_crash_leaves_its_stack(agent: Agent) -> None:
-    status, _, err = agent.run("import ctypes\ndef here():\n    ctypes.string_at(0)\nhere()")
+def test_a_crash_leaves_its_stack(cold: Agent) -> None:
+    status, _, err = cold.run("import ctypes\ndef here():\n    ctypes.string_at(0)\nhere()")
     assert status == -signal.SIGSEGV
     assert "Segmentation fault" in err and "in here" in err
 
@@ -246,8 +265,8 @@ def test_a_library_that_reads_the_rank_at_import_waits_for_it(
         agent.process.wait()
 
 
-def test_hooks_are_set(agent: Agent) -> None:
-    code, out, err = agent.run("""
+def test_hooks_are_set(cold: Agent) -> None:
+    code, out, err = cold.run("""
         import torch.distributed as dist
         from ff_core.worker import session
         print(session.current().registry is not None)
@@ -270,17 +289,17 @@ def test_without_import_hooks(agent: Agent) -> None:
     assert err.startswith("fftrain: THIS JOB WAS NOT PROTECTED: --no-import-hooks was given")
 
 
-def test_without_import_hooks_but_called(agent: Agent) -> None:
-    job = JobSpec(["train.py"], 1, 2, "127.0.0.1", agent.store.port, import_hooks=False).to_wire()
+def test_without_import_hooks_but_called(cold: Agent) -> None:
+    job = JobSpec(["train.py"], 1, 2, "127.0.0.1", cold.store.port, import_hooks=False).to_wire()
     # A spare imports what calls FFTrainer before it has a rank: the call takes effect when it has one.
-    (agent.place / "calls.py").write_text(
+    (cold.place / "calls.py").write_text(
         "from ff_core.worker import boot\nimport torch.distributed\nboot.when_worker(boot.on_torch_distributed)\n"
     )
-    agent.link.send("preload", modules=["runpy"], calls=[["runpy:run_path", [str(agent.place / "calls.py")]]])
-    assert agent.receive()["t"] == "spare_ready"
+    cold.link.send("preload", modules=["runpy"], calls=[["runpy:run_path", [str(cold.place / "calls.py")]]])
+    assert cold.receive()["t"] == "spare_ready"
     code = "from ff_core.worker import session\nprint(session.current().registry is not None)"
-    agent.give_role(["train.py"], code, job=job, rank=0)
-    assert agent.end() == (0, "True\n", "")
+    cold.give_role(["train.py"], code, job=job, rank=0)
+    assert cold.end() == (0, "True\n", "")
 
 
 def test_no_python(agent: Agent) -> None:
