@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from other_megatron import asked
-from setup_env import Operators
+from setup_env import Meanwhile, compile_operators
 
 
 def main() -> int:
@@ -28,11 +28,9 @@ def main() -> int:
     try:
         install(arguments.version, arguments.folder)
         os.environ["PYTHONPATH"] = str(arguments.folder)
-        operators = Operators(Path(sys.executable))
-        try:
-            operators.wait()
-        finally:
-            operators.end()
+        with Meanwhile() as meanwhile:
+            compile_operators(Path(sys.executable), meanwhile)
+            meanwhile.wait_for_all()
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         shutil.rmtree(arguments.folder, ignore_errors=True)  # half a folder would look like a whole one
         print(f"other_deepspeed: failed: {str(error.cmd)[:300]}", file=sys.stderr)

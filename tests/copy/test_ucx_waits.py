@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -201,30 +202,46 @@ def test_a_new_epoch_waits_for_no_worker_to_be_made(shim: Path) -> None:
     run(code, FF_UCX_LIBRARY=str(shim))
 
 
+class Adding:
+    """A sender that connects to a holder, which is `far`."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.near, self.far = tcp_pair()
+        self.caught: list[BaseException] = []
+        self._rig, self._thread = rig, threading.Thread(target=self._add)
+        self._thread.start()
+        address = receive(self.far)
+        assert address is not None
+        self.address = address  # its token, and of the port that it works once the answer is there
+
+    def _add(self) -> None:
+        try:
+            self._rig.writer.add_holder(self.near.detach(), "ucx")
+        except BaseException as error:
+            self.caught.append(error)
+
+    def cancel(self) -> None:
+        self._rig.writer.cancel()
+        self._thread.join(60)
+        self.far.close()
+        assert len(self.caught) == 1 and isinstance(self.caught[0], CopyCancelled), self.caught
+
+
 @pytest.mark.parametrize("answered", [False, True], ids=["silent", "answering"])
 def test_cancel_ends_the_wait_for_a_holder(answered: bool) -> None:
     """A halt may come while a holder is being connected to: it does not wait for the 10 s that this may take."""
-    with Rig(sent=20_000) as rig:
-        near, far = tcp_pair()
-        caught: list[BaseException] = []
-
-        def add() -> None:
-            try:
-                rig.writer.add_holder(near.detach(), "ucx")
-            except BaseException as error:
-                caught.append(error)
-
-        thread = threading.Thread(target=add)
-        thread.start()
-        address = receive(far)
-        assert address is not None
-        if answered:  # by somebody whose UCX port nobody works: this sender's own, of a moment ago
-            far.sendall(address.encode())
-        rig.writer.cancel()
-        thread.join(60)
-        assert len(caught) == 1 and isinstance(caught[0], CopyCancelled), caught
+    with Rig(sent=20_000) as rig, Rig(sent=20_000) as other:
+        adding = Adding(rig)
+        if answered:  # by a port that nobody works: of another sender, which waits for its own answer
+            idle = Adding(other)
+            answer = adding.address.but(data=adding.address.data[:8] + idle.address.data[8:])
+            adding.far.sendall(answer.encode())
+            time.sleep(0.2)  # so that it waits for UCX
+            adding.cancel()
+            idle.cancel()
+        else:
+            adding.cancel()
         assert rig.writer.stats().holders == 0
-        far.close()
         rig.connect(2, [ucx_pair])
         rig.run(0, 2, 0)
 

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,11 +144,17 @@ def start(command: Sequence[str], script: str, **options: Any) -> subprocess.Pop
     return nursery(imports(Path(script))).popen(command, env=ENV, **options)
 
 
-def torchrun(script: Sequence[str], ranks: int = 4, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    script: Sequence[str], ranks: int = 4, timeout_s: float = 240.0, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a script under plain torchrun, for comparison. On a very busy machine its own rendezvous fails now and then:
-    that says nothing about us, so it gets three tries."""
+    that says nothing about us, so it gets three tries.  folder: what it writes into, emptied before each; a script may
+    append."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", *script]
-    for _ in range(3):
+    for attempt in range(3):
+        if attempt and folder is not None:
+            shutil.rmtree(folder)
+            folder.mkdir()
         process = start(command, script[0], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             stdout, stderr = process.communicate(timeout=timeout_s)
@@ -157,6 +164,7 @@ def torchrun(script: Sequence[str], ranks: int = 4, timeout_s: float = 240.0) ->
         done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
         if done.returncode == 0:
             break
+        print(f"torchrun's try {attempt + 1} ended with {done.returncode}: {done.stderr[-3000:]}")
     return done
 
 
@@ -169,7 +177,7 @@ def uninterrupted(
     """
 
     def make(folder: Path) -> None:
-        done = torchrun([script, *arguments, *places(folder)], ranks, timeout_s=500)
+        done = torchrun([script, *arguments, *places(folder)], ranks, 500, folder)
         assert done.returncode == 0, done.stderr[-3000:]
 
     files = [Path(word).read_text() for word in arguments if len(word) < 256 and Path(word).is_file()]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import other_deepspeed  # noqa: E402
+from setup_env import Meanwhile  # noqa: E402
 
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *, compiles: bool = True) -> tuple[int, list[Any]]:
@@ -25,20 +26,13 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *, compiles: bool = True)
         folder.mkdir(parents=True)
         (folder / "deepspeed").write_text("")
 
-    class Operators:
-        def __init__(self, python: Path) -> None:
-            called.append(os.environ["PYTHONPATH"])
-
-        def wait(self) -> None:
-            if not compiles:
-                raise subprocess.CalledProcessError(1, ["compile"])
-
-        def end(self) -> None:
-            called.append("end")
+    def operators(python: Path, meanwhile: Meanwhile) -> None:
+        called.append(os.environ["PYTHONPATH"])
+        meanwhile.start("operator", [python, "-c", f"exit({int(not compiles)})"], {**os.environ})
 
     monkeypatch.setenv("PYTHONPATH", "of make")
     monkeypatch.setattr(other_deepspeed.subprocess, "run", pip)
-    monkeypatch.setattr(other_deepspeed, "Operators", Operators)
+    monkeypatch.setattr(other_deepspeed, "compile_operators", operators)
     monkeypatch.setattr(sys, "argv", ["other_deepspeed.py", "0.18.9", str(folder)])
     return other_deepspeed.main(), called
 
@@ -49,18 +43,18 @@ def test_the_version_goes_into_the_folder_and_its_operators_are_compiled(
     folder = tmp_path / "site-packages"
     folder.mkdir()
     (folder / "old").write_text("")
-    code, ((command, environment), path, end) = run(monkeypatch, folder)
+    code, ((command, environment), path) = run(monkeypatch, folder)
     assert code == 0 and (folder / "deepspeed").exists() and not (folder / "old").exists()
     assert command[-1] == "deepspeed==0.18.9" and "--no-deps" in command
     assert command[command.index("--target") + 1] == str(folder)
     assert environment["DS_BUILD_OPS"] == "0" and "PYTHONPATH" not in environment
-    assert (path, end) == (str(folder), "end")
+    assert path == str(folder)
 
 
 def test_half_an_installation_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "site-packages"
-    code, called = run(monkeypatch, folder, compiles=False)
-    assert (code, called[-1]) == (1, "end") and not folder.exists()
+    code, _ = run(monkeypatch, folder, compiles=False)
+    assert code == 1 and not folder.exists()
 
 
 def test_another_name_would_make_it_a_part_of_the_script(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -95,6 +96,22 @@ def test_locks_of_killed_compilations_are_removed_and_others_kept(tmp_path: Path
         compilation.kill()
         compilation.wait()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cpu_adam", "deepspeed_shm_comm"]
+
+
+def test_what_is_compiled_meanwhile_ends_with_the_block(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), setup_env.Meanwhile() as meanwhile:
+        meanwhile.start("slow", [sys.executable, "-c", "import time; time.sleep(600)"], {**os.environ})
+        meanwhile.start("quick", [sys.executable, "-c", ""], {**os.environ})
+        meanwhile.wait("quick")
+        raise KeyError
+    assert meanwhile.compiling["slow"][0].returncode == -signal.SIGKILL
+
+
+def test_a_compilation_that_fails_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(subprocess.CalledProcessError), setup_env.Meanwhile() as meanwhile:
+        meanwhile.start("wrong", [sys.executable, "-c", "exit('no such header')"], {**os.environ})
+        meanwhile.wait_for_all()
+    assert "no such header" in capfd.readouterr().err
 
 
 def test_installed_version() -> None:
