@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from ff_core.errors import FailoverError
@@ -70,49 +71,83 @@ def _inside() -> Iterator[None]:
         _fetching.depth -= 1
 
 
+@dataclass
+class Reached:
+    """How an iterator was begun, and how far it is. A loader keeps those of all iterators over the same processes: it
+    must not keep an iterator or itself there. In a cycle of references its processes would end when garbage is
+    collected, and torch waits 5 s for each of them then."""
+
+    begun: dict[str, Any] | None = None
+    consumed: int = 0
+    before: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_EXACT))
+    last: Fingerprint | None = None
+    changed: str | None = None  # what loading has left behind
+
+    def position(self, loader: Any) -> dict[str, Any]:
+        """For `seek` in another process, without earlier iterators."""
+        return {
+            "begun": self.begun,
+            # An epoch that has not begun yet: what the data set has from earlier ones counts all the same.
+            "own": data_state.begun(loader) if self.begun is None else None,
+            "consumed": self.consumed,
+            "before": list(self.before),
+            "last": self.last,
+            "changed": self._left_behind(loader),
+            "past": [],
+        }
+
+    def _left_behind(self, loader: Any) -> str | None:
+        """What loading has changed in a process that loads; None: nothing, and each has loaded twice."""
+        unseen = loading.unseen(loader)
+        if unseen is None and self.consumed < 2 * max(1, loader.num_workers):
+            return "what is not known after so few of them"
+        return unseen or self.changed
+
+
 class Source:
     """`make()` gives a fresh iterator over `loader`; it is called when the first item is wanted, or by `begin`."""
 
     def __init__(self, loader: Any, make: Callable[[], Iterator[Any]]) -> None:
-        self.consumed = 0
         self._loader = loader
         self._make = make
         self._iterator: Iterator[Any] | None = None
-        self._begun: dict[str, Any] | None = None
-        self._before: deque[dict[str, Any]] = deque(maxlen=_EXACT)
-        self._last: Fingerprint | None = None
-        self._past: list[Source] = []  # earlier iterators over the same processes
-        self._changed: str | None = None  # what loading has left behind
+        self._reached = Reached()
+        self._past: list[Reached] = []  # earlier iterators over the same processes
         self._order: loading.Order | None = None
+
+    @property
+    def consumed(self) -> int:
+        """Number of items."""
+        return self._reached.consumed
 
     def begin(self) -> None:
         """Make the iterator now. Idempotent."""
         if self._iterator is None:
             own = data_state.begun(self._loader)
-            self._begun = {"rng": rng.capture(), "own": own, "epoch": self._epoch(), "first": None}
+            self._reached.begun = {"rng": rng.capture(), "own": own, "epoch": self._epoch(), "first": None}
             self._open(0)
 
     def _open(self, skipped: int) -> None:
         with _inside(), loading.watched(self._loader, skipped) as self._order:
             self._iterator = self._make()
-        self.consumed = skipped
+        self._reached.consumed = skipped
         self._remember()
 
     def next(self) -> Any:
         """The next item. Raises StopIteration at the end."""
         self.begin()
-        assert self._iterator is not None and self._begun is not None
+        assert self._iterator is not None and self._reached.begun is not None
         before = rng.capture()
-        if self._begun["first"] is None:
-            self._begun["first"] = before
+        if self._reached.begun["first"] is None:
+            self._reached.begun["first"] = before
         with _inside():
             item = next(self._iterator)
-        self.consumed += 1
+        self._reached.consumed += 1
         if isinstance(item, loading.Loaded):
-            self._changed = self._changed or item.changed
+            self._reached.changed = self._reached.changed or item.changed
             item = item.data
-        self._before.append(before)
-        self._last = Fingerprint(item)
+        self._reached.before.append(before)
+        self._reached.last = Fingerprint(item)
         return item
 
     def release(self) -> None:
@@ -122,23 +157,8 @@ class Source:
 
     def position(self) -> dict[str, Any]:
         """Where the iterator stands, for `seek` in another process. Made ready for that by `resolved`."""
-        return {
-            "begun": self._begun,
-            # An epoch that has not begun yet: what the data set has from earlier ones counts all the same.
-            "own": data_state.begun(self._loader) if self._begun is None else None,
-            "consumed": self.consumed,
-            "before": list(self._before),
-            "last": self._last,
-            "changed": self._left_behind(),
-            "past": [resolved(source.position()) for source in self._past],
-        }
-
-    def _left_behind(self) -> str | None:
-        """What loading has changed in a process that loads; None: nothing, and each has loaded twice."""
-        unseen = loading.unseen(self._loader)
-        if unseen is None and self.consumed < 2 * max(1, self._loader.num_workers):
-            return "what is not known after so few of them"
-        return unseen or self._changed
+        past = [resolved(reached.position(self._loader)) for reached in self._past]
+        return {**self._reached.position(self._loader), "past": past}
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to `position`, loading what lies before it if that has to be. Changes the random generators.
@@ -146,7 +166,7 @@ class Source:
         Raises FailoverError if the loader ends before, or if its last item is another one.
         """
         if self.consumed > position["consumed"]:
-            self._iterator, self.consumed = None, 0
+            self._iterator, self._reached.consumed = None, 0
             if _persistent(self._loader):
                 self._loader._iterator, self._loader._ff_past, self._past = None, [], []
         if position["begun"] is None:
@@ -157,7 +177,7 @@ class Source:
             self._go(position, needless)
             if self._is_at(position):
                 return
-            self._iterator, self.consumed = None, 0
+            self._iterator, self._reached.consumed = None, 0
         began = time.monotonic()
         again = position["consumed"] - self.consumed
         self._go(position, 0)
@@ -167,13 +187,13 @@ class Source:
             log.warning(AGAIN, again, time.monotonic() - began, position["changed"] or "something that was not seen")
 
     def _is_at(self, position: dict[str, Any]) -> bool:
-        return self._last is None or self._last.value() == position["last"]
+        return self._reached.last is None or self._reached.last.value() == position["last"]
 
     def _go(self, position: dict[str, Any], needless: int) -> None:
         """needless: so many items are left out, if nothing was consumed yet."""
         if self._iterator is None:
             for past in position["past"][len(getattr(self._loader, "_ff_past", [])) :]:
-                Source(self._loader, self._make).seek({**past, "past": []})
+                Source(self._loader, self._make).seek(past)
             self._begin_as(position["begun"], needless, position)
         before = position["before"]
         while self.consumed < position["consumed"]:
@@ -190,7 +210,7 @@ class Source:
         data_state.put(self._loader, begun["own"])
         if begun["epoch"] is not None and self._epoch() != begun["epoch"]:
             self._sampler().set_epoch(begun["epoch"])
-        self._begun = dict(begun)
+        self._reached.begun = dict(begun)
         try:
             self._open(needless)
             if begun["first"] is not None:
@@ -206,7 +226,7 @@ class Source:
             return
         earlier = self._loader.__dict__.setdefault("_ff_past", [])
         self._past = list(earlier)
-        earlier.append(self)
+        earlier.append(self._reached)
         if len(earlier) == 2:
             log.warning(LONG)
 

@@ -43,7 +43,7 @@ def server() -> Iterator[subprocess.Popen[str]]:
         while (line := process.stdout.readline()) != "[]\n":
             assert line, "worker.py ended before it was ready"
         yield process
-        process.stdin.close()
+        process.kill()  # it would not see its input end while a test's own processes, forked meanwhile, still have it
 
 
 @pytest.fixture

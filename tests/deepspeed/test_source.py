@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import random
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
@@ -175,6 +177,42 @@ def test_everything_is_loaded_where_loading_leaves_something_behind(
     tmp_path: Path, kind: type[Plain], given: dict[str, Any]
 ) -> None:
     assert gone_to(tmp_path, kind, **given) >= 2 * CONSUMED
+
+
+def test_processes_of_a_loader_end_with_it(tmp_path: Path) -> None:
+    """Nothing holds it in a cycle: when garbage is collected, torch waits 5 s for each process that is ended."""
+
+    def trained() -> list[psutil.Process]:
+        loader = loader_of(Plain, tmp_path / "log", num_workers=2, persistent_workers=True)
+        for _ in range(2):
+            assert len(list(source_of(Source(loader, lambda: iter(loader))))) == ITEMS // 2
+        return [psutil.Process(worker.pid) for worker in loader._iterator._workers]  # type: ignore[union-attr]
+
+    gc.disable()
+    try:
+        _, alive = psutil.wait_procs(trained(), timeout=3)
+    finally:
+        gc.enable()
+    assert not alive
+
+
+def source_of(source: Source) -> Iterator[Any]:
+    try:
+        while True:
+            yield source.next()
+    except StopIteration:
+        return
+
+
+def test_a_position_grows_by_one_epoch_at_a_time(tmp_path: Path) -> None:
+    loader = loader_of(Plain, tmp_path / "log", num_workers=1, persistent_workers=True, batch_size=ITEMS)
+    sizes = []
+    for _ in range(6):
+        source = Source(loader, lambda: iter(loader))
+        list(source_of(source))
+        sizes.append(len(codec.encode(resolved(source.position()))))
+    steps = [after - before for before, after in itertools.pairwise(sizes)]
+    assert max(steps) < 1.2 * min(steps)
 
 
 def test_what_nobody_can_see_is_refused_in_the_training_process(tmp_path: Path) -> None:
