@@ -230,7 +230,7 @@ import sys
 from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.receiver import Receiver
 
-with Arena.create(ArenaLayout(3, 60_000_000, 0, 4096, 4096, 8192)) as arena, Receiver() as receiver:
+with Arena.create(ArenaLayout(3, 12_000_000, 0, 4096, 4096, 8192)) as arena, Receiver() as receiver:
     receiver.attach(int(sys.argv[1]), arena, 1, "ucx")
     print(flush=True)
     sys.stdin.read()
@@ -245,11 +245,11 @@ def test_holder_process_dies_or_stops(blow: signal.Signals) -> None:
     far.close()
     assert process.stdout is not None and process.stdout.readline(), "the holder did not start"
     try:
-        with Rig(sent=60_000_000, local=0, stall_timeout_s=10.0, bandwidth_bytes_per_s=10_000_000) as rig:
+        with Rig(sent=12_000_000, local=0, stall_timeout_s=4.0, bandwidth_bytes_per_s=4_000_000) as rig:
             rig.writer.add_holder(near.detach(), "ucx")
             rig.writer.begin(0, 1, 0)
             rig.writer.seal(0, b"s")
-            eventually(lambda: rig.writer.stats().bytes_sent > 5_000_000)
+            eventually(lambda: rig.writer.stats().bytes_sent > 2_000_000)
             process.send_signal(blow)
             rig.writer.wait_copied(0, 60)
             eventually(lambda: rig.writer.stats().holders_lost == 1)
