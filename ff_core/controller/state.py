@@ -23,6 +23,11 @@ class JobControl(Protocol):
         clock, seconds."""
 
     @abstractmethod
+    def fill_holders(self) -> None:
+        """Begin an epoch without a death if training runs and a node has come that can hold replicas which are missing.
+        To be asked when either becomes true."""
+
+    @abstractmethod
     def restart_job(self, reason: str, dead: set[int]) -> None:
         """Start the whole script again, as torchrun does, or end the job. dead: ranks whose last words count."""
 
