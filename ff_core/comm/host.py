@@ -1,6 +1,6 @@
 """What the communication layer needs from the process it lives in.
 
-`ff_core.worker.boot` implements `CommHost` in a worker; tests implement it with a few lines. Nothing here knows how
+`ff_core.worker.host` implements `CommHost` in a worker; tests implement it with a few lines. Nothing here knows how
 a failure is detected or how the verdict arrives.
 """
 
