@@ -1,4 +1,4 @@
-"""Where a job's nodes meet: the machine whose own address the endpoint names has torch's store and the controller; the
+"""Where a job's nodes meet. The machine whose own address the endpoint names has torch's store and the controller. The
 others look for it there until it answers."""
 
 from __future__ import annotations

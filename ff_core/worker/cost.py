@@ -1,9 +1,10 @@
 """What copying costs the training: how long it stands still for a version that is copied.
 
-A version's cost is spread over an iteration or several: the start of its copy behind the step that makes it, the gate
-before the next step (the copy must have left the tensors), and the gate before the next step whose version is copied
-(every rank must have committed). So costs are counted by version, not by iteration. Iterations that copy nothing
-do not hide what the others cost.
+A version costs time in three places, in one iteration or several:
+  * behind the step that makes it: its copy is started;
+  * at the gate before the next step: the copy must have left the tensors;
+  * at the gate before the next step whose version is copied: every rank must have committed.
+So costs are counted by version, not by iteration. Iterations that copy nothing do not hide what the others cost.
 
 On a CUDA device the training thread runs ahead of the device. Its wait is no loss while the device has work left. There
 the loss is what the device itself stands still, measured between moments (events) on its stream. On the host the two

@@ -252,10 +252,10 @@ class Replicator:
         A holder's broken connection is made again. An own slot found damaged on its way out is copied anew from the
         live tensors. Only the gate may call this: there they are whole.
 
-        live: their version. If it is not the newest copied one, that exists in its slot only: it is waited for there,
-        and if it is damaged that is an EngineError, for another rank must take this one's place.
+        live: their version. If it is not the newest copied one, then that one exists in its slot only. It is waited for
+        there. If the slot is damaged this raises EngineError: another process must take the rank's place.
 
-        unless_halted: runs what begins to copy, with no halt in between. What it raises goes on to the caller, as do
+        unless_halted: runs what begins to copy, with no halt in between. What it raises goes on to the caller. So do
         CopyCancelled and other errors of the engine.
         """
         ahead = live != self.newest
