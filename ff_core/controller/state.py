@@ -23,11 +23,6 @@ class JobControl(Protocol):
         clock, seconds."""
 
     @abstractmethod
-    def fill_holders(self) -> None:
-        """Begin an epoch without a death if training runs and a node has come that can hold replicas which are missing.
-        To be asked when either becomes true."""
-
-    @abstractmethod
     def restart_job(self, reason: str, dead: set[int]) -> None:
         """Start the whole script again, as torchrun does, or end the job. dead: ranks whose last words count."""
 
@@ -38,6 +33,11 @@ class JobControl(Protocol):
     @abstractmethod
     def publish_w(self) -> None:
         """Compute W anew, the newest version committed by every rank in this epoch; tell the agents if it rose."""
+
+    @abstractmethod
+    def fill_holders(self) -> None:
+        """Begin an epoch without a death if training runs and a node has come that can hold replicas which are missing.
+        To be asked when either becomes true."""
 
 
 @dataclass(slots=True)
