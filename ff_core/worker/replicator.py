@@ -82,10 +82,10 @@ class Replicator:
         self._transports.clear()
         for address in self._holders:
             hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
-            link = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, self._streams)
-            name, fewer = link.name, self._streams.adaptive and link.transport == "tcp"
+            connection = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, self._streams)
+            name, fewer = connection.name, self._streams.adaptive and connection.transport == "tcp"
             try:
-                self._writer.add_holder(link.detach(), link.transport, fewer=fewer)
+                self._writer.add_holder(connection.detach(), connection.transport, fewer=fewer)
             except (CopyCancelled, TransportError):
                 raise
             except EngineError as error:  # the holder went away while the two were getting to know each other

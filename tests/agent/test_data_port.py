@@ -15,7 +15,7 @@ from ff_core.agent.data_port import DataPort
 from ff_core.agent.interfaces import PortOwner
 from ff_core.contract.auth import new_secret
 from ff_core.copy.arena import Arena, ArenaLayout
-from ff_core.copy.connect import Link, connect, shared_name
+from ff_core.copy.connect import Connection, connect, shared_name
 from ff_core.copy.transports import StreamChoice
 from ff_core.errors import ProtocolError
 from tests.copy.rig import UCX, Rig
@@ -69,7 +69,7 @@ def with_agent(transport: str, emulated: bool, body: Callable[[Agent, Address], 
 
 async def join(
     address: Address, transport: str, arena: Arena, streams: int | str = "auto", cores: int = 2, **hello: Any
-) -> Link:
+) -> Connection:
     fields = {"rank": 3, "kind": "replica", "epoch": EPOCH} | hello
     secret = fields.pop("secret", SECRET)
     choice = StreamChoice(streams, cores=cores)  # type: ignore[arg-type]
@@ -92,9 +92,9 @@ async def join(
 def test_versions_travel(agents: str, emulated: bool, workers: str, streams: int | str, used: str) -> None:
     async def body(agent: Agent, address: Address) -> None:
         with Rig(holders=0) as rig:
-            link = await join(address, workers, rig.own, streams, cores=8)
-            assert link.name == used
-            rig.writer.add_holder(link.detach(), link.transport)
+            connection = await join(address, workers, rig.own, streams, cores=8)
+            assert connection.name == used
+            rig.writer.add_holder(connection.detach(), connection.transport)
             for version in range(3):
                 content = await asyncio.to_thread(rig.run, version % 2, EPOCH, version)
                 slot = agent.arena.find(EPOCH, version)
