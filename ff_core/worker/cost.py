@@ -77,7 +77,7 @@ class _Open:
     wall_s: float = 0.0
 
 
-class Gate:
+class GatePass:
     """One pass of the gate. copied(): the copy has left the tensors, or the device will wait for that."""
 
     def __init__(self, clock: Clock) -> None:
@@ -122,10 +122,10 @@ class CopyCosts:
         self._open = opened
 
     @contextmanager
-    def gate(self, due: bool, committed: bool) -> Iterator[Gate]:
+    def gate(self, due: bool, committed: bool) -> Iterator[GatePass]:
         """Around a pass of the gate. due: the version that the step behind it makes is copied: the open cost is
         complete with it.  committed: the newest copied version was committed everywhere when the thread came."""
-        gate, since = Gate(self._clock), self._wall()
+        gate, since = GatePass(self._clock), self._wall()
         yield gate
         now, end = self._wall(), self._clock.now()
         if self._open is not None and self._passed is not None:

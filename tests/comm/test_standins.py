@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ff_core.comm.cut import Gate
+from ff_core.comm.cut import Latch
 from ff_core.comm.era import Era
 from ff_core.comm.host import ACTIVITY_COLLECTIVE, CommHost
 from ff_core.comm.registry import GroupRegistry
@@ -64,11 +64,11 @@ def test_what_an_error_means(era: Any) -> None:
 
 
 def test_a_halt_ends_an_era(era: Any) -> None:
-    gate = Gate(era.cut, torch.futures.Future())
-    assert not gate.future.done()
+    latch = Latch(era.cut, torch.futures.Future())
+    assert not latch.future.done()
     era.halt(3)
     assert era.over and era.interrupt().epoch == 3
-    gate.future.wait()  # opened by the cut
+    latch.future.wait()  # opened by the cut
     assert interrupts(lambda: era.failed(RuntimeError("connection closed"), 0)) == 3
     assert interrupts(lambda: era.failed(ValueError("anything"), None)) == 3
     assert era.host.hints == [], "what it means is known"

@@ -13,7 +13,7 @@ import torch
 
 from ff_core.comm import cut as cut_module
 from ff_core.comm import waiting
-from ff_core.comm.cut import Cut, Gate
+from ff_core.comm.cut import Cut, Latch
 from ff_core.comm.work import SwappableWork, Waits
 from ff_core.errors import FailoverInterrupt
 from tests.comm.standins import StandinEra
@@ -84,18 +84,18 @@ def test_what_gloo_still_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch)
     assert ended and work is not None
 
 
-def test_a_gate_opens_once_when_its_operation_ends_or_is_lost() -> None:
+def test_a_latch_opens_once_when_its_operation_ends_or_is_lost() -> None:
     for lost in (False, True):
         cut, inner = Cut(), torch.futures.Future()  # type: ignore[var-annotated]
-        gate = Gate(cut, inner)
-        assert not gate.future.done()
+        latch = Latch(cut, inner)
+        assert not latch.future.done()
         if lost:
             cut.made()
         else:
             inner.set_result([])
-        gate.future.wait()
+        latch.future.wait()
         inner.set_result([]) if lost else cut.made()
-        assert not cut._gates
+        assert not cut._latches
 
 
 def test_what_takes_longer_is_waited_for() -> None:
