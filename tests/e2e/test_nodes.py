@@ -63,11 +63,11 @@ def test_a_host_that_was_lost_comes_again_and_stands_by(
     """The same command everywhere, as in pods: the third host stands by because the job needs two. A host that lost
     power is started again and becomes a standby, under a new number; then it takes the ranks of the one that took its
     own."""
-    first = start(tmp_path, three, pause=1.5)[0]
+    first = start(tmp_path, three, pause=2.5)[0]
     wait_for(tmp_path, ready(2), 90)
     lost, standby = host_of(tmp_path, three, 1), host_of(tmp_path, three, 2)
     three.power_off(lost)
-    words = command(tmp_path, three, lost, "--nnodes", "2", pause=1.5)
+    words = command(tmp_path, three, lost, "--nnodes", "2", pause=2.5)
     again = three.start(lost, words, tmp_path / "again.txt", ENV)
     wait_for(tmp_path, ready(3), 90)
     three.power_off(standby)
