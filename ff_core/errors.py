@@ -41,10 +41,6 @@ class JournalMismatch(FailoverError):
     """A newcomer's initialisation asked for something the dead rank's journal does not hold."""
 
 
-class UnrecoverableError(FailoverError):
-    """No version exists that every rank can supply."""
-
-
 class DifferenceError(FailoverError):
     """What must be the same as before a failure is not, or cannot be known to be: training on could give other results.
 

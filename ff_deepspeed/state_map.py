@@ -12,7 +12,7 @@
 Moments are whatever tensors the optimizer's state has (`ff_deepspeed.moments`).
 
 Frozen parameters and buffers never change and are the same everywhere; buffers that turn out to change in forward
-travel with the scalars (`ff_deepspeed.buffers`). The bf16 weights of the FP16 wrappers are not derived: their dry
+travel with the scalars (`ff_core.state.buffers`). The bf16 weights of the FP16 wrappers are not derived: their dry
 first step applies weight decay to the masters only, so at version 0 they are no cast of the masters.
 """
 

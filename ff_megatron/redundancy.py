@@ -1,13 +1,13 @@
 """Which ranks hold the same: data-parallel ranks, and for experts those of the experts' own data-parallel group.
 
 Where state is not sharded, dense parameters (and their optimizer's state) are the same on all data-parallel and
-context-parallel ranks; an expert's are the same on fewer, because expert parallelism spreads experts over them:
+context-parallel ranks. An expert's are the same on fewer, because expert parallelism spreads experts over them:
 
     4 ranks, EP2:   dense state on {0, 1, 2, 3};   experts 0, 1 on {0, 2};   experts 2, 3 on {1, 3}
 
-ff_core wants one set of peers that have everything redundant of a rank. That is the smaller of the two groups, which
-lies in the larger one. Where it does not, or an expert is on one rank only, experts count as unique to the rank, which
-costs a copy to the neighbour and is right in any case.
+ff_core wants one set of peers that have everything redundant of a rank. That is the smaller of the two groups, if it
+lies in the larger one. If it does not, or if an expert is on one rank only, experts count as unique to the rank. That
+is right in any case, and costs a copy to the neighbour.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Forgets a half-done iteration and makes the process fit to enter `train()` again. No collectives are used here.
 
-Each line answers something that was seen to go wrong: timers that run assert when they are started again, a
-no_sync_func that is set asserts under overlap_grad_reduce, a rerun state machine in the middle of a step takes a path
-with another collective and hangs the job, and so on.
+Each line answers something that was seen to go wrong, for example:
+  * Timers that run assert when they are started again.
+  * A no_sync_func that is set asserts under overlap_grad_reduce.
+  * A rerun state machine in the middle of a step takes a path with another collective. The job then hangs.
 """
 
 from __future__ import annotations

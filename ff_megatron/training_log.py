@@ -1,9 +1,10 @@
 """Megatron's log goes on after a failure as if nothing had happened.
 
-`train()` is entered again after a failure, and begins its log anew: what it has summed up since the last line is gone,
-and its first iteration is logged as a job's first one is, out of turn and without clearing the sums. So the sums are
-part of every version. They are given back to the first `training_log()` of an entered-again `train()`, with the time
-that the iterations since the last line have taken; the time that a failure took is not in it.
+After a failure `train()` is entered again, and begins its log anew. What it has summed up since the last line is gone.
+Its first iteration is logged as a job's first one is: out of turn, and without clearing the sums.
+
+So the sums are part of every version. The first `training_log()` of a `train()` that was entered again gets them back,
+with the time that the iterations since the last line have taken. The time that a failure took is not in it.
 
 Lines and points that this process has written already are not written again. A replacement of the rank that writes the
 log does not know what the dead rank had written after the version to which the job goes back.

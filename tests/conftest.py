@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+pytest.register_assert_rewrite("tests.state.kinds")  # it has tests that others take in
 HERE = Path(__file__).parent
 #: Whole trainings: several processes that each import torch and a framework, and keep two cores busy.
 JOBS = (

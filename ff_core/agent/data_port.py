@@ -16,7 +16,7 @@ from ff_core.agent.gathering import Gathering
 from ff_core.agent.interfaces import Port, PortOwner
 from ff_core.contract.auth import accept_data, answer_data
 from ff_core.copy.arena import Arena, slot_with
-from ff_core.copy.connect import Link, accept_arena, connect, listen_shared
+from ff_core.copy.connect import Connection, accept_arena, connect, listen_shared
 from ff_core.copy.receiver import Receiver
 from ff_core.copy.sender import send_slot
 from ff_core.copy.transports import StreamChoice, listens_shared, missing_for_ucx
@@ -39,7 +39,7 @@ class DataPort(Port):
         self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._receiver = Receiver(self._notify_fd)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sending: list[Link] = []
+        self._sending: list[Connection] = []
         self._sends: set[asyncio.Task[None]] = set()
         self._shared: socket.socket | None = None
         self._transport, self._streams = "tcp", StreamChoice()
@@ -156,8 +156,8 @@ class DataPort(Port):
             await asyncio.wait(list(self._sends), timeout=0.1)
 
     def _stop_sending(self) -> None:
-        for link in list(self._sending):
-            link.shutdown()
+        for connection in list(self._sending):
+            connection.shutdown()
 
     async def retire_before(self, epoch: int) -> None:
         """See Port."""
@@ -184,15 +184,15 @@ class DataPort(Port):
         def run() -> None:
             hello = {"rank": order["rank"], "kind": "own", "epoch": epoch}
             to, how = tuple(order["to"]), (self._transport, arena.fd, self._streams)
-            link = connect(to, self._secret, hello, _HANDSHAKE_S, *how)
-            self._sending.append(link)
+            connection = connect(to, self._secret, hello, _HANDSHAKE_S, *how)
+            self._sending.append(connection)
             try:
                 slot = slot_with(arena, epoch, version)
-                fds = [os.dup(sock.fileno()) for sock in link.socks]
-                send_slot(fds, arena, slot, epoch, _SEND_S, link.transport)
+                fds = [os.dup(sock.fileno()) for sock in connection.socks]
+                send_slot(fds, arena, slot, epoch, _SEND_S, connection.transport)
             finally:
-                self._sending.remove(link)
-                link.close()
+                self._sending.remove(connection)
+                connection.close()
 
         async def work() -> None:
             try:

@@ -19,8 +19,10 @@ class Newcomers:
         self._fills: dict[int, tuple[int, int]] = {}
 
     def assigned(self, rank: int, worker: RankProcess, *, epoch: int, injections: list[Any], after_exit: bool) -> None:
-        """`worker` will play `rank`, from `epoch` on; after_exit: once those who played it are gone and have given
-        their device's memory back, or `worker` does without that memory."""
+        """`worker` will play `rank`, from `epoch` on.
+
+        after_exit: it begins when those who played the rank are gone and have given their device's memory back, or when
+        `worker` says that it does without that memory."""
         self._roles[rank] = worker, {"epoch": epoch, "newcomer": True, "injections": injections}
         playing = [other for other in self._state.workers.ranks() if other.rank == rank and other is not worker]
         self._after[rank] = playing if after_exit else []

@@ -28,8 +28,9 @@ class BarrierDevices:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """An operation of a group made to `spec`, a method of `dist.ProcessGroup`; gives the arguments it is to have.
 
-        A barrier gets a device in its options, if the caller has named none: the first that the group has used, else
-        the first that any group has used, else torch's guess from the global rank. Of others the device is remembered.
+        A barrier gets a device in its options, if the caller has named none. That is the first device that the group
+        has used, else the first that any group has used, else torch's guess from the global rank. The devices of other
+        operations are remembered for that.
         """
         if not nccl.is_in(spec):
             return args, kwargs

@@ -24,7 +24,7 @@ class Cut:
 
     def __init__(self) -> None:
         self._at: float | None = None
-        self._gates: set[Gate] = set()
+        self._latches: set[Latch] = set()
         self._lock = threading.Lock()
 
     def made(self) -> None:
@@ -47,33 +47,33 @@ class Cut:
         time.sleep(POLL_S)  # between two of its steps a thread may sleep for a moment
         return _gloo_sleeps()
 
-    def add(self, gate: Gate) -> None:
-        """`gate` is opened at the latest when its operation is lost."""
+    def add(self, latch: Latch) -> None:
+        """`latch` is opened at the latest when its operation is lost."""
         with self._lock:
-            self._gates.add(gate)
+            self._latches.add(latch)
             self._watch()
 
-    def remove(self, gate: Gate) -> None:
+    def remove(self, latch: Latch) -> None:
         with self._lock:
-            self._gates.discard(gate)
+            self._latches.discard(latch)
 
     def _watch(self) -> None:
-        if self._at is not None and self._gates:
+        if self._at is not None and self._latches:
             threading.Thread(target=self._open_lost, name="ff-lost", daemon=True).start()
 
     def _open_lost(self) -> None:
         while not self.lost():
             time.sleep(POLL_S)
             with self._lock:
-                if not self._gates or self._at is None:
+                if not self._latches or self._at is None:
                     return
         with self._lock:
-            gates = list(self._gates)
-        for gate in gates:
-            gate.open()
+            latches = list(self._latches)
+        for latch in latches:
+            latch.open()
 
 
-class Gate:
+class Latch:
     """A future that is done when an inner one is, or when that is lost.
 
     `future`: of None; what the inner one holds, or that it is not done, is for the reader to find out.

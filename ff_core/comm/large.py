@@ -1,13 +1,15 @@
 """Results before training that are large: state, which is restored as state, or data of the script.
 
 A weight that rank 0 broadcasts is state. An index, a vocabulary, a table of the script's is not: a replacement would go
-on with what it alone has. What is no state is kept in the journal, up to 32 MiB of each rank; what has no room there is
-refused where it differs. When training starts, a result is taken for state if
+on with what it alone has. What is no state is kept in the journal, up to 32 MiB of each rank. What has no room there is
+refused where it differs.
 
-* it lies in the memory of state, or
-* it consists of real numbers, and a piece of state has its shape and its values (a sample of them; a framework may have
-  moved a weight into other memory and another precision), or
-* it consists of real numbers, and a framework has asked for it (ZeRO-3 sends weights as bytes when it partitions them).
+When training starts, a result is taken for state in each of these cases:
+  * It lies in the memory of state.
+  * It consists of real numbers, and a piece of state has its shape and its values. A sample of them is compared: a
+    framework may have moved a weight into other memory and another precision.
+  * It consists of real numbers, and a framework has asked for it. (ZeRO-3 sends weights as bytes when it partitions
+    them.)
 """
 
 from __future__ import annotations

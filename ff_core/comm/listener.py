@@ -1,7 +1,7 @@
 """`Listener`: who makes the operations that a script calls itself, so that it can make them again after a failure.
 
-It is asked in the groups, which every way to a collective leads to: names of torch.distributed's functions that were
-bound before anything was patched, a framework's wrappers, functional collectives, device meshes.
+It is asked in the groups, because every way to a collective leads there: a name of torch.distributed's functions that
+was bound before anything was patched, a framework's wrapper, a functional collective, a device mesh.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import torch
 from ff_core.errors import judged
 
 from . import compat, waiting
-from .cut import Gate
+from .cut import Latch
 from .host import ACTIVITY_COLLECTIVE
 
 if TYPE_CHECKING:
@@ -195,4 +195,4 @@ class SwappableWork(compat.Work):
 
         if self._waits is Waits.INNER:
             return inner.then(finish)
-        return Gate(self._generation.era.cut, inner).future.then(finish)
+        return Latch(self._generation.era.cut, inner).future.then(finish)

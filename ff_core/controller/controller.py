@@ -75,10 +75,7 @@ class Controller(JobControl):
             self.failovers.admit(node.id)
         if self.preload is not None:  # last: a node that has got ranks warms fewer spares
             self.out.send(node.id, "preload", **self.preload)
-        if self.failovers.halts():
-            return
-        if state.settled and state.is_protecting and not state.has_left() and state.lacks_holders():
-            self.failovers.begin(set(), f"node {node.id} came, and can hold replicas", self.out.now())
+        self.fill_holders()
 
     def node_down(self, node_id: int, reason: str) -> None:
         """An agent's stream ended or its heartbeats did: its workers end with it, its replicas are gone."""
@@ -192,6 +189,12 @@ class Controller(JobControl):
     def begin_failover(self, dead: set[int], cause: str, died_at: float) -> None:
         """See JobControl."""
         self.failovers.begin(dead, cause, died_at)
+
+    def fill_holders(self) -> None:
+        """See JobControl."""
+        state = self.state
+        if state.settled and state.is_protecting and not state.has_left() and state.lacks_holders():
+            self.failovers.begin(set(), "a node has come that can hold replicas", self.out.now())
 
     def drain(self, node: int, answer: Callable[[str], None]) -> None:
         """Somebody wants `node` to leave in order: see Drains.ask."""

@@ -19,7 +19,7 @@ _WRONG_SECRET_S = 10.0
 Entered = tuple[Node, bytes, "asyncio.Future[Any]"]
 
 
-class Host(Protocol):
+class Inside(Protocol):
     """Who is behind the door. `service.ControllerServer` is it."""
 
     @abstractmethod
@@ -42,8 +42,8 @@ class Host(Protocol):
 class Door:
     """size: how many nodes play ranks; None before the job starts. To be used in one event loop."""
 
-    def __init__(self, job: JobSpec, secret: bytes, host: Host) -> None:
-        self._secret, self._host, self._numbered = secret, host, job.numbered
+    def __init__(self, job: JobSpec, secret: bytes, inside: Inside) -> None:
+        self._secret, self._inside, self._numbered = secret, inside, job.numbered
         self._line, self._machine = alike.launch_line(job), alike.machine()
         self._rendezvous = Rendezvous(job, self._line, time.monotonic())
         self._closed = False
@@ -69,11 +69,11 @@ class Door:
         """The job has not begun: see whether it can, or cannot any more. now: of time.monotonic()."""
         overdue = self._rendezvous.overdue(now)
         if overdue:
-            self._host.cannot_begin(overdue)
+            self._inside.cannot_begin(overdue)
             return
         text = self._rendezvous.reminder(now)
         if text:
-            self._host.say(text)
+            self._inside.say(text)
         self._let_in(now)
 
     def _let_in(self, now: float) -> None:
@@ -81,7 +81,7 @@ class Door:
             node, stream, let_in = self._arrived[arrival]
             node.id, node.last_beat = arrival.node, time.time()
             let_in.set_result("")
-            self._host.let_in(node, stream)
+            self._inside.let_in(node, stream)
 
     async def enter(self, stream: rpc.Stream) -> Entered | None:
         """An agent connected. Returns, when it takes part: the node, our proof, and what the agent says next; None if
@@ -91,7 +91,7 @@ class Door:
             node, arrival = _who(hello)
             drain = hello.get("drain")
             if drain is not None:
-                await stream.send_now("drained", proof=our_proof, reason=await self._host.drain(drain))
+                await stream.send_now("drained", proof=our_proof, reason=await self._inside.drain(drain))
                 return None
             if hello.get("rival"):
                 reason = f"a second launcher was started with --node-rank 0, on {node.hostname}"
@@ -107,11 +107,11 @@ class Door:
             self._turned_away(str(error), _WRONG_SECRET_S)
             return None
         except (ProtocolError, asyncio.TimeoutError) as error:
-            self._host.say(f"connection refused: {error or 'no hello in time'}")
+            self._inside.say(f"connection refused: {error or 'no hello in time'}")
             return None
         differing = alike.differences(hello.get("machine") or self._machine, self._machine)
         if differing:
-            self._host.say(
+            self._inside.say(
                 f"{arrival.name} is not like node 0, and a rank that moves may compute otherwise there: "
                 f"{'; '.join(differing)}"
             )
@@ -135,24 +135,24 @@ class Door:
         self._arrived[arrival] = node, stream, let_in
         text = self._rendezvous.come(arrival, time.monotonic())
         if text:
-            self._host.say(text)
+            self._inside.say(text)
         self._let_in(time.monotonic())
         await asyncio.wait((let_in, first), return_when=asyncio.FIRST_COMPLETED)
         del self._arrived[arrival]
         if let_in.done():
             return let_in.result()
-        self._host.say(self._rendezvous.leave(arrival))
+        self._inside.say(self._rendezvous.leave(arrival))
         return "gone"
 
     def _turned_away(self, reason: str, patience_s: float) -> None:
         """While nodes are still missing, the one that was turned away is likely one of them: the job ends, at once or
         if it has not begun in patience_s. A job that has begun goes on."""
-        self._host.say(f"connection refused: {reason}")
+        self._inside.say(f"connection refused: {reason}")
 
         def end() -> None:
             if self.size is None and not self._closed:
                 own = " and a --node-rank of its own for each" if self._numbered else ""
-                self._host.cannot_begin(f"{reason}. Start all nodes again, with the same options{own}")
+                self._inside.cannot_begin(f"{reason}. Start all nodes again, with the same options{own}")
 
         asyncio.get_running_loop().call_later(patience_s, end)
 

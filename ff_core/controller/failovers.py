@@ -248,8 +248,7 @@ class Failovers:
             current.step, current.resumed_at = Step.RESUMED, self.out.now()
             self._control.publish_w()
             self._maybe_done(current)
-            if self.state.lacks_holders():
-                self.begin(set(), "a node has come that can hold replicas", self.out.now())
+            self._control.fill_holders()
 
     def on_redone(self, node: int, rank: int, epoch: int, version: int, at: float) -> None:
         current = self.state.round

@@ -1,14 +1,14 @@
 """Which interval keeps what copying costs within the budget: from what every rank has measured. No messages, no clocks.
 
-What a copied version costs at interval k has two parts. `fixed_s` comes with every copy; a longer interval spreads it.
-`late_s` is the wait until every rank has committed. It is over after so many iterations as the copy is under way, and a
-longer interval leaves more of them (with `commit: strict` it is waited for at once, and is fixed, too).
+What a copied version costs at interval k has three parts:
+  * `fixed_s` comes with every copy. A longer interval spreads it.
+  * `late_s` is the wait until every rank has committed. A copy is under way for some iterations, and a longer interval
+    leaves it more of them. With `commit: strict` it is waited for at once, and is fixed, too.
+  * `slowed_s`: iterations in which a copy is under way are slower. That also comes with every copy. At 1 it cannot be
+    seen. So `TRIED` is tried for some reports now and then, at first soon, then ever more rarely.
 
-Iterations in which a copy is under way are slower, too (`slowed_s`): that also comes with every copy. At 1 it cannot be
-seen. So `TRIED` is tried for some reports now and then, at first soon, then ever more rarely.
-
-The slowest rank decides. Longer is gone after two reports of all ranks in a row that are over the budget; shorter after
-more of them, and after twice as many each time that shorter proves too short.
+The slowest rank decides. The interval becomes longer after two reports of all ranks in a row that are over the budget.
+It becomes shorter after more reports that allow it, and after twice as many each time that shorter proves too short.
 """
 
 from __future__ import annotations

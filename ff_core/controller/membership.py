@@ -93,11 +93,13 @@ class Membership:
         """(node, spare's uid or None for a cold start, whether it is ready) for a rank that lived on `home`; None:
         nowhere.
 
-        If the node is lost: what a node with devices to spare has, such as a standby, so that the others need not
-        share theirs. Then, and while `home` lives, ready spares, at home before elsewhere; then one still warming up;
-        then a cold start: at home, on a node with devices to spare, or on another one of the same machine (emulated
-        nodes share its devices). A cold start elsewhere would have no device. While `home` lives a standby is left as
-        it is: its processes are for a whole node's ranks.
+        In this order:
+          1. If the node is lost: what a node with devices to spare has, such as a standby. So others need not share.
+          2. A ready spare, at home before elsewhere.
+          3. A spare that is still warming up.
+          4. A cold start where there is a device: at home, on a node with devices to spare, or on another node of the
+             same machine (emulated nodes share its devices).
+        While `home` lives a standby is left as it is: its processes are for a whole node's ranks.
         """
         order = sorted(self.places(), key=lambda node: (node != home, node))
         roomy = [node for node in order if len(self.on_node(node)) < self._per_node]

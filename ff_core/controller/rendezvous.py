@@ -4,8 +4,8 @@ No sockets and no clock: `service.py` tells of arrivals and of the time. The rul
 them:
   * MIN nodes must come within `join_timeout_s`.
   * With MIN there, others have `last_call_s` to come, too. At MAX nodes the job starts at once.
-  * Numbers are given when it starts: 0 to the node of the controller, the others in the order of their names, so that
-    the same machines have the same ranks in the next job. With --node-rank everybody brings a number.
+  * Numbers are given when it starts: 0 to the node of the controller, the others in the order of their names. So the
+    same machines have the same ranks in the next job. With --node-rank everybody brings a number.
 """
 
 from __future__ import annotations

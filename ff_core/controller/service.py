@@ -19,7 +19,7 @@ from ff_core.config.settings import Settings
 from ff_core.contract import rpc
 from ff_core.contract.job import JobSpec
 from ff_core.controller.controller import Controller
-from ff_core.controller.door import Door, Host
+from ff_core.controller.door import Door, Inside
 from ff_core.controller.membership import Node
 from ff_core.controller.outbox import Outbox
 from ff_core.errors import ProtocolError
@@ -30,7 +30,7 @@ _TICK_S = 0.1
 _STOP_S = 15.0
 
 
-class ControllerServer(Outbox, Host):
+class ControllerServer(Outbox, Inside):
     """One job's controller. `start`, then `wait` for the exit code; `stop` from a signal handler's thread."""
 
     def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
@@ -120,7 +120,7 @@ class ControllerServer(Outbox, Host):
         self._stopping.set()
 
     def cannot_begin(self, reason: str) -> None:
-        """See Host: end the job, which may not have begun, unless it has ended."""
+        """See Inside: end the job, which may not have begun, unless it has ended."""
         if self._controller is not None:
             self._controller.finish(1, reason)
         elif self._outcome is None:
@@ -172,7 +172,7 @@ class ControllerServer(Outbox, Host):
                 self._door.look(time.monotonic())
 
     def let_in(self, node: Node, stream: rpc.Stream) -> None:
-        """See Host. With the first node the job starts."""
+        """See Inside. With the first node the job starts."""
         if self._controller is None:
             assert self._door.size is not None
             self._job = replace(self._job, nodes=self._door.size)
@@ -181,7 +181,7 @@ class ControllerServer(Outbox, Host):
         self._guard(self._controller.node_up, node)
 
     async def drain(self, node: int) -> str:
-        """See Host."""
+        """See Inside."""
         if self._controller is None:
             return "the job has not begun"
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -217,5 +217,4 @@ class Startup:
         if not self._state.is_protecting and all(entry.training for entry in self.members.ranks.values()):
             self._state.is_protecting = True
             self.out.emit("training_start", coverage=self._state.coverage)
-            if self._state.lacks_holders():
-                self._control.begin_failover(set(), "a node has come that can hold replicas", self.out.now())
+            self._control.fill_holders()

@@ -34,6 +34,11 @@ class JobControl(Protocol):
     def publish_w(self) -> None:
         """Compute W anew, the newest version committed by every rank in this epoch; tell the agents if it rose."""
 
+    @abstractmethod
+    def fill_holders(self) -> None:
+        """Begin an epoch without a death if training runs and a node has come that can hold replicas which are missing.
+        To be asked when either becomes true."""
+
 
 @dataclass(slots=True)
 class StateKinds:

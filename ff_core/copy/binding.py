@@ -274,12 +274,6 @@ def build_info() -> str:
     return text.decode()
 
 
-def crc32c(data: bytes, crc: int = 0) -> int:
-    """CRC32C of `data`, continuing from `crc`."""
-    value: int = engine().ff_crc32c(crc, data, len(data))
-    return value
-
-
 def crc32c_at(address: int, size: int, crc: int = 0) -> int:
     """CRC32C of `size` bytes of this process's memory from `address` on, continuing from `crc`. Other threads run."""
     value: int = engine().ff_crc32c(crc, address, size)

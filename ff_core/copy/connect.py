@@ -44,7 +44,7 @@ def listen_shared(address: tuple[str, int]) -> socket.socket:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Connection:
     """What connect() brings: connected, authenticated sockets (several: the streams of one TCP connection, in order)
     and the transport that they are for, "shm", "ucx" or "tcp"."""
 
@@ -81,7 +81,7 @@ def connect(
     transport: str,
     arena_fd: int,
     streams: StreamChoice,
-) -> Link:
+) -> Connection:
     """Reach the agent at `address`.
 
     transport: the configuration's. arena_fd: the memory file that the slots to be sent lie in. streams: for TCP.
@@ -91,7 +91,7 @@ def connect(
     allowed = candidates(transport)
     if "shm" in allowed:
         try:
-            return Link([_connect_shared(address, secret, hello, timeout_s, arena_fd)], "shm")
+            return Connection([_connect_shared(address, secret, hello, timeout_s, arena_fd)], "shm")
         except OSError as error:
             if "tcp" not in allowed:
                 raise ConnectionRefusedError(
@@ -99,12 +99,12 @@ def connect(
                     f"behind {address[0]}:{address[1]} ({error.strerror or error}); other hosts need 'tcp' or 'auto'"
                 ) from error
     if "ucx" in allowed:
-        return Link([connect_data(address, secret, {**hello, "transport": "ucx"}, timeout_s)], "ucx")
+        return Connection([connect_data(address, secret, {**hello, "transport": "ucx"}, timeout_s)], "ucx")
 
     def count(first: socket.socket) -> int:
         return streams.count(first.getsockname()[0], first.getpeername()[0])
 
-    return Link(connect_streams(address, secret, hello, timeout_s, count), "tcp")
+    return Connection(connect_streams(address, secret, hello, timeout_s, count), "tcp")
 
 
 def _connect_shared(

@@ -1,4 +1,4 @@
-"""Where a job's nodes meet: the machine whose own address the endpoint names has torch's store and the controller; the
+"""Where a job's nodes meet. The machine whose own address the endpoint names has torch's store and the controller. The
 others look for it there until it answers."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ff_core.errors import ConfigError
 from ff_core.launch import torch_store
@@ -21,10 +21,17 @@ _AGAIN_S = 1.0
 _SAY_AGAIN_S = 30.0
 
 
-def meet(
-    address: str, port: int, timeout_s: float, may_host: bool
-) -> tuple[TCPStore, int] | tuple[str, int]:  # fmt: skip
-    """The store and its port, if this launcher is to have the controller; else the controller's (host, port).
+class Meeting(NamedTuple):
+    """store: torch's, which this process serves: its launcher is to have the controller. None: another one has it.
+    host, port: of the store here, or of the controller there."""
+
+    store: TCPStore | None
+    host: str
+    port: int
+
+
+def meet(address: str, port: int, timeout_s: float, may_host: bool) -> Meeting:
+    """Find out who has the controller, and where it is.
 
     Names that are not known yet and machines that do not answer are asked again for `timeout_s`: nodes of a cluster
     start in any order. may_host: whether the controller may be here. Of several launchers on the endpoint's machine
@@ -36,18 +43,19 @@ def meet(
         problem = ""
         try:
             if may_host and is_own(address):
-                return torch_store.host_store(address, port)
+                store, bound = torch_store.host_store(address, port)
+                return Meeting(store, address, bound)
         except torch_store.PortTakenError as taken:
             found = controller_at(address, port)
             if found is None:
                 raise taken
-            return found
+            return Meeting(None, *found)
         except torch_store.UnknownAddressError as error:
             problem = str(error)
         found = None if problem else controller_at(address, port)
         if found is not None:
             print(f"fftrain: the controller is at {torch_store.bracketed(found[0])}:{found[1]}", file=sys.stderr)
-            return found
+            return Meeting(None, *found)
         now = time.monotonic()
         if now >= deadline:
             raise ConfigError(

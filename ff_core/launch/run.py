@@ -59,9 +59,9 @@ def main(argv: Sequence[str]) -> int:
     else:
         may_host = machines.hosts is None
         found = meet(machines.address, machines.port, machines.join_timeout_s, may_host)
-        if isinstance(found[0], str):
-            return join_job(plan, secret, launch_line(_job(plan, settings, machines.port)), (found[0], found[1]))
-        served, port = found[0], found[1]
+        if found.store is None:
+            return join_job(plan, secret, launch_line(_job(plan, settings, machines.port)), (found.host, found.port))
+        served, port = found.store, found.port
     return host_job(plan, settings, secret, served, port)
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ff_core.errors import FailoverError
 from ff_core.observe.events import PHASES
-from ff_core.observe.page import render
+from ff_core.observe.html import render
 from ff_core.observe.story import Story, load_story
 from ff_core.units import format_bytes
 

@@ -8,22 +8,15 @@ states are part of every version; those of a loader's processes are not.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from ff_core.state import data_state, generators, reach
-
-try:
-    import numpy as np
-except ImportError:  # torch works without it
-    np = None  # type: ignore[assignment]
+from ff_core.state import data_state, generators, reach, rng
 
 RANDOM = "the random state of the loader's processes"
 MANY = "more objects than are looked at, perhaps"
@@ -55,7 +48,7 @@ class Watch:
         self._root = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
         self._in_training_process = loader.num_workers == 0
         self._batches = 0
-        self._random: list[Any] = []  # when this process began to load
+        self._random = 0  # digest of the random states when this process began to load
         self._numbers: dict[str, int] = {}  # path -> checksum, of generators too
         self._places: list[tuple[str, Any, str]] = []
         self._generators: list[tuple[str, Any]] = []
@@ -65,7 +58,7 @@ class Watch:
         """As worker_init_fn."""
         if self._begin is not None:
             self._begin(worker)
-        self._random = _random_states()
+        self._random = rng.digest()
 
     def collate(self, samples: Any) -> Loaded:
         """As collate_fn."""
@@ -76,7 +69,7 @@ class Watch:
         return Loaded(data, self.changed)
 
     def _look(self) -> str | None:
-        if not self._in_training_process and not _equal(_random_states(), self._random):
+        if not self._in_training_process and rng.digest() != self._random:
             return RANDOM
         if self._batches == 1:
             return self._look_first()
@@ -181,13 +174,3 @@ def watched(loader: Any, skipped: int) -> Iterator[Order | None]:
 
 def _of_number(owner: Any, name: str) -> int:
     return data_state.checksum(data_state.value_of(owner, name))
-
-
-def _random_states() -> list[Any]:
-    return [torch.get_rng_state(), random.getstate(), *([np.random.get_state()] if np is not None else [])]
-
-
-def _equal(first: list[Any], second: list[Any]) -> bool:
-    if not torch.equal(first[0], second[0]) or first[1] != second[1]:
-        return False
-    return np is None or all(np.array_equal(a, b) for a, b in zip(first[2], second[2], strict=True))

@@ -12,7 +12,7 @@ from ff_core.contract.messages import AGENT_TO_WORKER, BEFORE_ROLE
 from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
 from ff_core.errors import ConfigError, DifferenceError, FailoverError, FailoverInterrupt, UnsupportedError
-from ff_core.worker.host import Host
+from ff_core.worker.host import WorkerHost
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.session import Session, current, set_current
 
@@ -85,7 +85,7 @@ def on_torch_distributed() -> None:
 
     found.watch(registered.known)
     switched.watch()
-    host = Host(session.parts, session)
+    host = WorkerHost(session.parts, session)
     session.registry = comm.install(host, solo=session.is_newcomer, replay=session.init_journal)
     if session.is_newcomer:
         session.until_joined.enter_context(fills.in_parallel())

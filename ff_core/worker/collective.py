@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FollowedCollective:
-    """`ff_core.comm.Collective`: begins where the current stream of `device` is when this is made.
+    """`ff_core.comm.host.Collective`: begins where the current stream of `device` is when this is made.
 
     One that is dropped before its end is forgotten. Only who paces asks for it: where the device's driver refuses (it
     has failed, and training will hear of that itself) nothing is followed.

@@ -1,9 +1,10 @@
 """What copying costs the training: how long it stands still for a version that is copied.
 
-A version's cost is spread over an iteration or several: the start of its copy behind the step that makes it, the gate
-before the next step (the copy must have left the tensors), and the gate before the next step whose version is copied
-(every rank must have committed). So costs are counted by version, not by iteration. Iterations that copy nothing
-do not hide what the others cost.
+A version costs time in three places, in one iteration or several:
+  * behind the step that makes it: its copy is started;
+  * at the gate before the next step: the copy must have left the tensors;
+  * at the gate before the next step whose version is copied: every rank must have committed.
+So costs are counted by version, not by iteration. Iterations that copy nothing do not hide what the others cost.
 
 On a CUDA device the training thread runs ahead of the device. Its wait is no loss while the device has work left. There
 the loss is what the device itself stands still, measured between moments (events) on its stream. On the host the two
@@ -76,7 +77,7 @@ class _Open:
     wall_s: float = 0.0
 
 
-class Gate:
+class GatePass:
     """One pass of the gate. copied(): the copy has left the tensors, or the device will wait for that."""
 
     def __init__(self, clock: Clock) -> None:
@@ -121,10 +122,10 @@ class CopyCosts:
         self._open = opened
 
     @contextmanager
-    def gate(self, due: bool, committed: bool) -> Iterator[Gate]:
+    def gate(self, due: bool, committed: bool) -> Iterator[GatePass]:
         """Around a pass of the gate. due: the version that the step behind it makes is copied: the open cost is
         complete with it.  committed: the newest copied version was committed everywhere when the thread came."""
-        gate, since = Gate(self._clock), self._wall()
+        gate, since = GatePass(self._clock), self._wall()
         yield gate
         now, end = self._wall(), self._clock.now()
         if self._open is not None and self._passed is not None:

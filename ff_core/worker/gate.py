@@ -25,8 +25,8 @@ class CommitGate:
 
     Looks after connections to holders that broke although nobody died.
     costs: are told what a pass takes.
-    strict: every step waits until the newest copied version is committed; else only one that will be copied itself, and
-    those behind a version that was made durable again: of that one it must be found out whether its slot is sound.
+    strict: every step waits until the newest copied version is committed. Else two kinds of steps wait: those whose
+    version will be copied, and those behind a version that was made durable again, whose slot may turn out damaged.
     """
 
     def __init__(self, parts: WorkerParts, replicator: Replicator, costs: CopyCosts, *, strict: bool) -> None:
@@ -36,8 +36,8 @@ class CommitGate:
     def pass_(self, scheduled: bool) -> int:
         """Before a step. scheduled: the version that it makes will be copied, over the older slot of the two.
 
-        Returns, if it is scheduled, the interval from that version to the next one: with W it has come to the status
-        page, and no later W can follow before this rank has made its step. Else 0. Raises FailoverInterrupt.
+        Returns the interval from that version to the next copied one if it is scheduled, else 0. The interval has come
+        to the status page with W. No later W can follow before this rank has made its step. Raises FailoverInterrupt.
         """
         newest = self._replicator.newest
         committed = self._replicator.committed_version() >= newest

@@ -1,7 +1,7 @@
 """What the hooks of every adapter have in common: the one protection of the process, and the way around it.
 
-An adapter has one `Guard`. It asks it for the session to protect with, gives it the protection that it makes, and wraps
-the framework's functions in guarded hooks: without a protection the framework's own code runs.
+An adapter has one `Guard`. The adapter asks it for the session to protect with, and gives it the protection that it has
+made. It wraps the framework's functions in guarded hooks. Without a protection the framework's own code runs.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class _Asked(Protocol):
         """See CommHost."""
 
 
-class Host:
+class WorkerHost:
     """`ff_core.comm.CommHost` for a worker."""
 
     def __init__(self, parts: WorkerParts, asked: _Asked) -> None:

@@ -82,10 +82,10 @@ class Replicator:
         self._transports.clear()
         for address in self._holders:
             hello = {"rank": self._rank, "kind": "replica", "epoch": self._epoch}
-            link = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, self._streams)
-            name, fewer = link.name, self._streams.adaptive and link.transport == "tcp"
+            connection = connect(address, self._secret, hello, _CONNECT_S, self._wanted, self.arena.fd, self._streams)
+            name, fewer = connection.name, self._streams.adaptive and connection.transport == "tcp"
             try:
-                self._writer.add_holder(link.detach(), link.transport, fewer=fewer)
+                self._writer.add_holder(connection.detach(), connection.transport, fewer=fewer)
             except (CopyCancelled, TransportError):
                 raise
             except EngineError as error:  # the holder went away while the two were getting to know each other
@@ -252,10 +252,10 @@ class Replicator:
         A holder's broken connection is made again. An own slot found damaged on its way out is copied anew from the
         live tensors. Only the gate may call this: there they are whole.
 
-        live: their version. If it is not the newest copied one, that exists in its slot only: it is waited for there,
-        and if it is damaged that is an EngineError, for another rank must take this one's place.
+        live: their version. If it is not the newest copied one, then that one exists in its slot only. It is waited for
+        there. If the slot is damaged this raises EngineError: another process must take the rank's place.
 
-        unless_halted: runs what begins to copy, with no halt in between. What it raises goes on to the caller, as do
+        unless_halted: runs what begins to copy, with no halt in between. What it raises goes on to the caller. So do
         CopyCancelled and other errors of the engine.
         """
         ahead = live != self.newest

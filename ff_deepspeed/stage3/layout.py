@@ -123,11 +123,6 @@ def forward_stack() -> list[torch.nn.Module]:
     return stack
 
 
-def is_frozen(parameter: torch.nn.Parameter, trained: set[int]) -> bool:
-    """Whether no step changes `parameter`. trained: identities of those in `fp16_groups`."""
-    return id(parameter) not in trained
-
-
 def trained(optimizer: Any) -> set[int]:
     """Identities of the parameters that steps change."""
     return {id(p) for group in optimizer.fp16_groups for p in group}

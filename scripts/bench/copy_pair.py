@@ -36,7 +36,7 @@ class Rank:
 
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-        self._dist, self._torch = dist, torch
+        self._dist = dist
         self.rank, self.size = rank, size
         self._live = Anonymous(size)
         self._into = Anonymous(size)

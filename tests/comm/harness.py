@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from ff_core.comm import GroupRegistry, install
-from ff_core.comm.host import Collective
+from ff_core.comm.host import Collective, CommHost
 from ff_core.errors import FailoverInterrupt
 
 DEADLINE_S = 180  # for anything that would otherwise hang
@@ -34,8 +34,10 @@ _context.set_forkserver_preload(
 )
 
 
-class Host:
+class Host(CommHost):
     """The `CommHost` of a test's rank."""
+
+    epoch = 0
 
     def __init__(self, port: int, epoch: int, verdict_s: float) -> None:
         self.port = port
@@ -48,9 +50,10 @@ class Host:
         self.connections = 0
         self.begins: Callable[[], Collective | None] = lambda: None
 
-    def connect_store(self, timeout_s: float = 300.0) -> dist.Store:
+    def connect_store(self, timeout_s: float) -> dist.Store:
         self.connections += 1
-        return dist.TCPStore("127.0.0.1", self.port, is_master=False, wait_for_workers=False)
+        timeout = timedelta(seconds=timeout_s)
+        return dist.TCPStore("127.0.0.1", self.port, is_master=False, wait_for_workers=False, timeout=timeout)
 
     def halted(self) -> int | None:
         return self.announced

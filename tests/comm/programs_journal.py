@@ -138,12 +138,12 @@ def late_groups(worker: Worker) -> dict[str, Any]:
         iteration(1)
         out["second"] = iteration(2)
         sealed = worker.registry.late_groups()
-        worker.host.connect_store().set(f"sealed{worker.rank}", repr(sealed))
+        worker.host.connect_store(60.0).set(f"sealed{worker.rank}", repr(sealed))
         out["interrupted"], _ = interrupted(lambda: iteration(3))
     else:
         import ast
 
-        sealed = ast.literal_eval(worker.host.connect_store().get("sealed1").decode())
+        sealed = ast.literal_eval(worker.host.connect_store(60.0).get("sealed1").decode())
     worker.registry.make_late_groups(sealed)
     worker.regroup(1)
     out["third"] = iteration(3)

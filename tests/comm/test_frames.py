@@ -16,31 +16,27 @@ import pytest
 from ff_core.comm.group import SwappableGroup
 from ff_core.comm.work import SwappableWork
 from ff_core.errors import FailoverInterrupt
-
-
-class Registry:
-    over = False
-    noted = None
-    host = SimpleNamespace(enter=lambda activity: None, leave=lambda: None)
-
-    def failed(self, error: BaseException, epoch: int | None) -> None:
-        raise FailoverInterrupt(1)
-
-    def interrupt(self) -> FailoverInterrupt:
-        return FailoverInterrupt(1)
+from tests.comm.standins import StandinEra
 
 
 class Generation:
+    """Its era ends when an operation fails."""
+
     def __init__(self) -> None:
-        self.era, self.epoch, self.works, self.inner = Registry(), 0, weakref.WeakSet[Any](), Broken()
+        self.era, self.epoch, self.works = StandinEra(), 0, weakref.WeakSet[Any]()
+        self.inner = Broken(self.era)
 
 
 class Broken:
+    def __init__(self, era: StandinEra) -> None:
+        self._era = era
+
     def wait(self, timeout: Any) -> bool:
+        self._era.halt(1)
         raise RuntimeError("connection closed by peer")
 
     def barrier(self) -> None:
-        raise RuntimeError("connection closed by peer")
+        self.wait(None)
 
 
 class Local:
@@ -48,7 +44,8 @@ class Local:
 
 
 def waiting() -> None:
-    SwappableWork(Generation(), Broken(), None).wait()  # type: ignore[arg-type]
+    generation = Generation()
+    SwappableWork(generation, generation.inner, None).wait()  # type: ignore[arg-type]
 
 
 def starting() -> None:

@@ -19,6 +19,7 @@ from ff_core.comm.journal import Journal
 from ff_core.comm.whole import WholeGroup
 from ff_core.errors import FailoverInterrupt
 from tests.comm.harness import Job, Worker
+from tests.comm.standins import StandinEra
 
 
 class Followed:
@@ -110,17 +111,13 @@ class Stub:
 
 def group_over(inner: Inner) -> Any:
     """A swappable group of NCCL's over it, which notes in the same log what its host is told."""
-    registry = SimpleNamespace(
-        journal=Journal(record=False),
-        host=SimpleNamespace(collective_begins=lambda: Followed(inner.log)),
-        over=False,
-        barriers=BarrierDevices(),
-        whole=WholeGroup(),
-    )
+    registry: Any = StandinEra()
+    registry.host.begins = lambda: Followed(inner.log)
+    registry.journal, registry.barriers, registry.whole = Journal(record=False), BarrierDevices(), WholeGroup()
     group: Any = Stub()
     group.registry, group._block = registry, None
     group.spec = SimpleNamespace(devices={"cuda": "nccl"}, key="world", timeout=None)
-    generation = Generation(registry, None, None, 0)  # type: ignore[arg-type]
+    generation = Generation(registry, None, None, 0)
     group.live = lambda: generation
     group._call = lambda generation, name, args, kwargs: inner.operation(name)
     blocks = ("start_block", "end_block", "leave_block", "_own_block")
@@ -140,7 +137,6 @@ def test_coalesced_operations_are_one(synchronous: bool, monkeypatch: pytest.Mon
     log: list[str] = []
     handle = SimpleNamespace(wait=lambda *_: log.append("wait"))
     group = group_over(Inner(log, None if synchronous else handle))
-    group.live().era.host.enter = group.live().era.host.leave = lambda *_: None
     monkeypatch.setattr("ff_core.comm.group.dist.ProcessGroup", object)  # what a living inner group is
     group.start_block(torch.device("cuda"))
     for _ in range(2):
@@ -169,7 +165,6 @@ def test_an_operation_that_fails_ends_its_block(monkeypatch: pytest.MonkeyPatch)
 
     group.live().inner.send = refuse
     group.live().era.failed = interrupt
-    group.live().era.host.enter = group.live().era.host.leave = lambda *_: None
     group._call = SwappableGroup._call.__get__(group)
     dist.distributed_c10d._world.pg_coalesce_state[group] = []
     with ThreadPoolExecutor(1) as other, pytest.raises(FailoverInterrupt):

@@ -43,7 +43,7 @@ def test_foreign_connections_are_left_alone(
 ) -> None:
     registry.halt(1)
     assert open_both_ways(pair[1], pair[2])
-    store = registry.host.connect_store()
+    store = registry.host.connect_store(60.0)
     store.set("key", "value")
     registry.halt(2)
     assert store.get("key") == b"value"

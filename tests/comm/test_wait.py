@@ -13,28 +13,10 @@ import torch
 
 from ff_core.comm import cut as cut_module
 from ff_core.comm import waiting
-from ff_core.comm.cut import Cut, Gate
+from ff_core.comm.cut import Cut, Latch
 from ff_core.comm.work import SwappableWork, Waits
 from ff_core.errors import FailoverInterrupt
-
-
-class Registry:
-    over = False
-    host = SimpleNamespace(enter=lambda activity: None, leave=lambda: None)
-
-    def __init__(self) -> None:
-        self.cut = Cut()
-
-    def halt(self) -> None:
-        self.over = True
-        self.cut.made()
-
-    def failed(self, error: BaseException, epoch: int | None) -> None:
-        if self.over:
-            raise FailoverInterrupt(1)
-
-    def interrupt(self) -> FailoverInterrupt:
-        return FailoverInterrupt(1)
+from tests.comm.standins import StandinEra
 
 
 class Inner:
@@ -56,10 +38,10 @@ class Inner:
         return self.done.is_set()
 
 
-def make(inner: Inner, waits: Waits = Waits.SLICES) -> tuple[SwappableWork, Registry]:
-    registry = Registry()
-    generation: Any = SimpleNamespace(era=registry, epoch=0, works=weakref.WeakSet())
-    return SwappableWork(generation, inner, None, waits=waits), registry
+def make(inner: Inner, waits: Waits = Waits.SLICES) -> tuple[SwappableWork, StandinEra]:
+    era = StandinEra()
+    generation: Any = SimpleNamespace(era=era, epoch=0, works=weakref.WeakSet())
+    return SwappableWork(generation, inner, None, waits=waits), era
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +52,8 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("waits", [Waits.SLICES, Waits.ASIDE])
 def test_a_halt_ends_a_wait_that_would_never_end(waits: Waits) -> None:
     inner = Inner()
-    work, registry = make(inner, waits)
-    threading.Timer(0.1, registry.halt).start()
+    work, era = make(inner, waits)
+    threading.Timer(0.1, era.halt, (1,)).start()
     with pytest.raises(FailoverInterrupt):
         work.wait()
     assert not inner.done.is_set()
@@ -83,13 +65,13 @@ def test_what_gloo_still_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch)
     sleeps = threading.Event()
     monkeypatch.setattr(cut_module, "_gloo_sleeps", sleeps.is_set)
     inner = Inner()
-    work, registry = make(inner)
-    registry.halt()
+    work, era = make(inner)
+    era.halt(1)
     ended: list[BaseException] = []
 
     def wait() -> None:
         try:
-            waiting.in_slices(registry, inner, timedelta(0))  # type: ignore[arg-type]
+            waiting.in_slices(era, inner, timedelta(0))
         except FailoverInterrupt as interrupt:
             ended.append(interrupt)
 
@@ -102,18 +84,18 @@ def test_what_gloo_still_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch)
     assert ended and work is not None
 
 
-def test_a_gate_opens_once_when_its_operation_ends_or_is_lost() -> None:
+def test_a_latch_opens_once_when_its_operation_ends_or_is_lost() -> None:
     for lost in (False, True):
         cut, inner = Cut(), torch.futures.Future()  # type: ignore[var-annotated]
-        gate = Gate(cut, inner)
-        assert not gate.future.done()
+        latch = Latch(cut, inner)
+        assert not latch.future.done()
         if lost:
             cut.made()
         else:
             inner.set_result([])
-        gate.future.wait()
+        latch.future.wait()
         inner.set_result([]) if lost else cut.made()
-        assert not cut._gates
+        assert not cut._latches
 
 
 def test_what_takes_longer_is_waited_for() -> None:

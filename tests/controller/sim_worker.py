@@ -2,7 +2,7 @@
 process may be preempted.
 
 Fence, slot choice and re-commit are the product's own code (`Fence`, `Replicator`); the engine underneath is
-`SimWriter`.
+`SimWriter`. `tests/worker/test_simulated.py` compares what it says with what a real session says.
 """
 
 from __future__ import annotations
@@ -260,14 +260,14 @@ class SimWorker(Recovering):
         assert self.fence is not None and self.replicator is not None
         history: Any = self.unique
         self.fence.seal(lambda version: self.replicator.seal(version, history))  # type: ignore[union-attr]
-        if self.fence.version == 1 and self.rank == 0:
-            self.send("preload", modules=["torch"], calls=[])
         word = self.page.load("w_stamp")
         if word and epoch_of(word) == self.fence.epoch:
             self.forgotten = max(self.forgotten, self.schedule.before(version_of(word)))
         if self.redo_until is not None and self.fence.version >= self.redo_until:
             self.redo_until = None
             self.send("redone", rank=self.rank, epoch=self.fence.epoch, version=self.fence.version, at=0.0)
+        if self.fence.version == 1 and self.rank == 0:
+            self.send("preload", modules=["torch"], calls=[])
 
     def _pause(self) -> Steps:
         """The seal of a version behind which ranks move. The halt is met later, as any other is."""

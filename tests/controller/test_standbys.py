@@ -112,6 +112,31 @@ def test_one_node_and_a_standby_are_protected_against_the_loss_of_one() -> None:
     assert job.state.epoch == 2, "its replicas are gone"
 
 
+def test_who_comes_before_training_has_started_holds_replicas_then() -> None:
+    job = Job(nodes=1, nproc=2, same_machine=False)
+    for rank in job.ranks:
+        job.protect(rank)
+    come(job, 1)
+    for node in (0, 1):
+        job.heard(node, "arenas_ready", epoch=0)
+    job.from_rank(0, "training")
+    assert job.state.epoch == 0 and job.state.lacks_holders()
+    job.from_rank(1, "training")
+    assert job.state.epoch == 1 and job.state.round is not None and not job.state.round.dead
+
+
+def test_who_comes_behind_a_verdict_holds_replicas_when_all_train_again() -> None:
+    job = running(nodes=1, nproc=2, same_machine=False)
+    job.die(1)
+    job.inventories(4, {0: 4})
+    come(job, 1)
+    assert job.state.epoch == 1 and job.state.lacks_holders()
+    job.resume()
+    assert job.state.epoch == 2 and job.state.round is not None and not job.state.round.dead
+    job.inventories(4, {0: 4, 1: 4})
+    assert [rank.holders for rank in job.state.members.ranks.values()] == [[1], [1]]
+
+
 def test_a_standby_that_goes_during_start_up_is_not_waited_for() -> None:
     job = Job(nodes=2, nproc=1, same_machine=False)
     come(job, 2)

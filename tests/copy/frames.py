@@ -8,13 +8,19 @@ import struct
 from dataclasses import dataclass, replace
 
 from ff_core.copy import memory
-from ff_core.copy.binding import crc32c
+from ff_core.copy.binding import engine
 
 HEADER = struct.Struct("<IHHIIQqQQI")  # without the trailing header checksum
 SIZE = HEADER.size + 4
 MAGIC = 0x31524646
 JOURNAL, BEGIN, CHUNK, BLOB, ACK, REJECT = range(1, 7)
 assert SIZE == 56
+
+
+def crc32c(data: bytes, crc: int = 0) -> int:
+    """Of `data`, continuing from `crc`. The engine's; `tests/csrc/test_crc32c.py` compares it with known values."""
+    value: int = engine().ff_crc32c(crc, data, len(data))
+    return value
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ff_core.copy.binding import crc32c
 from ff_core.csrc import build
+from tests.copy.frames import crc32c
 from tests.csrc.programs import build_program
 
 # RFC 3720, B.4, and the check value of the polynomial.

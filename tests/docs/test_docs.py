@@ -17,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+#: The changelog has an entry a line.
+PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "tests/README.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Run elsewhere: the demo and the benchmark (with --quick) by tests of their own, the tests by whoever runs this one.
 ELSEWHERE = {
@@ -158,7 +160,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
         if not target.startswith("https://"):
@@ -173,7 +175,7 @@ def wide_lines(text: str) -> list[str]:
     return [line for line in prose if len(line) > WIDTH and not line.startswith("|") and not ALONE.match(line)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_prose_is_wrapped(page: Path) -> None:
     assert wide_lines(page.read_text()) == []
 
@@ -184,6 +186,15 @@ def test_what_counts_as_prose() -> None:
         wide, f"* {wide}", f"  {wide}", f"## {wide}", f"{wide}{link}",
     ]  # fmt: skip
     assert wide_lines(f"```sh\n{wide}\n```\n| {wide} |\n{link}\n- {link}.\n`{'x' * WIDTH}`\n") == []
+
+
+def test_decisions_are_dated_short_and_newest_first() -> None:
+    head, *entries = re.split(r"^## ", (ROOT / "docs/decisions.md").read_text(), flags=re.MULTILINE)
+    dates = [re.match(r"(\d{4}-\d\d-\d\d): \S", entry) for entry in entries]
+    assert head and len(entries) > 10 and all(dates)
+    assert [date[1] for date in dates if date] == sorted((date[1] for date in dates if date), reverse=True)
+    long = [entry.splitlines()[0] for entry in entries if len(entry.strip().splitlines()) > 1 + 10]
+    assert long == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

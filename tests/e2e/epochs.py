@@ -7,36 +7,26 @@ usage: epochs.py --result FILE [--usual]
 
 from __future__ import annotations
 
-import argparse
 import enum
 import hashlib
 import itertools
 import json
 import logging
-import os
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
+from small import arguments, make_engine, make_loader
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import ff_deepspeed
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--result", type=Path, required=True)
-parser.add_argument("--usual", action="store_true")
-args = parser.parse_args()
-deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
+args = arguments("usual")
 EPOCHS, STEPS = 2, 6
 
 
@@ -124,19 +114,9 @@ class Trainer:
 torch.manual_seed(5)
 model = nn.Sequential(nn.Linear(16, 32), nn.Dropout(0.1), nn.Linear(32, 4))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-config: dict[str, Any] = {
-    "train_micro_batch_size_per_gpu": 4,
-    "steps_per_print": 1000000,
-    "zero_optimization": {"stage": 1},
-    "ff_failover": {"enabled": True},
-}
-engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
-made = torch.Generator().manual_seed(1)
-count = 4 * STEPS * dist.get_world_size()
-data = TensorDataset(torch.randn(count, 16, generator=made), torch.randint(0, 4, (count,), generator=made))
-sampler: Any = DistributedSampler(data, seed=3)
-loader = DataLoader(data, batch_size=4, sampler=sampler, drop_last=True)
-torch.manual_seed(100 + dist.get_rank())
+engine = make_engine(model, optimizer)
+loader = make_loader(STEPS)
+sampler: Any = loader.sampler
 
 average = Average(model)
 options, stopper, phase, counted = Options(scale=1.0), Stopper(), Phase.WARM, Counter(["x"])

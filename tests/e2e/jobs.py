@@ -120,14 +120,24 @@ def nursery(ahead: tuple[str, ...]) -> Nursery:
     return Nursery.start(ahead, ENV)
 
 
+def imported(script: Path) -> list[str]:
+    """What `script` and the files beside it that it imports take from elsewhere: "module" or "module:name"."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(script.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}:{name.name}" for name in node.names]
+        for name in names:
+            beside = script.with_name(f"{name.partition(':')[0]}.py")
+            found += imported(beside) if beside.is_file() else [name]
+    return found
+
+
 def imports(script: Path) -> tuple[str, ...]:
     """What a nursery for `script` imports: "module", "module:name" or a file."""
-    found = []
-    for node in ast.walk(ast.parse(script.read_text())):
-        if isinstance(node, ast.Import):
-            found += [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [f"{node.module}:{name.name}" for name in node.names]
+    found = imported(script)
     ahead: list[str] = []
     for library, instead in LIBRARIES.items():
         names = [name for name in found if re.match(rf"{library}\b", name)]

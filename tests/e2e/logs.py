@@ -8,31 +8,17 @@ and the script goes through its rest.  --ahead: it fetches a batch ahead. The lo
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-import deepspeed
 import torch
 import torch.distributed as dist
+from small import arguments, make_engine, make_loader
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import ff_deepspeed
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--result", type=Path, required=True)
-for name in ("usual", "writes", "ahead"):
-    parser.add_argument(f"--{name}", action="store_true")
-args = parser.parse_args()
-deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
-STEPS = 10
+args = arguments("usual", "writes", "ahead")
 
 
 class Net(nn.Sequential):
@@ -42,16 +28,8 @@ class Net(nn.Sequential):
 
 torch.manual_seed(5)
 model = Net(nn.Linear(16, 32), nn.Dropout(0.1), nn.Linear(32, 1))
-config: dict[str, Any] = {
-    "train_micro_batch_size_per_gpu": 4,
-    "steps_per_print": 1000000,
-    "zero_optimization": {"stage": 1},
-    "ff_failover": {"enabled": True},
-}
-engine = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-2), config=config)[0]
-data = TensorDataset(torch.randn(4 * STEPS * dist.get_world_size(), 16, generator=torch.Generator().manual_seed(1)))
-loader = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, seed=3), drop_last=True)
-torch.manual_seed(100 + dist.get_rank())
+engine = make_engine(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+loader = make_loader(10, labels=False)
 path = args.result.with_suffix(f".rank{dist.get_rank()}.jsonl")
 log = path.open("a", buffering=1)  # a line is in the file when it is written: a killed process loses what it holds
 

@@ -8,38 +8,27 @@ usage: remembers.py --result FILE [--usual] [--zip] [--large]
 
 from __future__ import annotations
 
-import argparse
 import decimal
 import functools
 import hashlib
 import itertools
 import json
-import os
 import random
 from array import array
-from collections import defaultdict
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
+from small import arguments, make_engine, make_loader
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import ff_deepspeed
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--result", type=Path, required=True)
-for name in ("usual", "zip", "large"):
-    parser.add_argument(f"--{name}", action="store_true")
-args = parser.parse_args()
-deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
+args = arguments("usual", "zip", "large")
 STEPS = 12
 
 
@@ -67,19 +56,8 @@ class Curriculum:
 
 torch.manual_seed(5)
 model = Net()
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-config: dict[str, Any] = {
-    "train_micro_batch_size_per_gpu": 4,
-    "steps_per_print": 1000000,
-    "zero_optimization": {"stage": 1},
-    "ff_failover": {"enabled": True},
-}
-engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
-generator = torch.Generator().manual_seed(1)
-count = 4 * STEPS * dist.get_world_size()
-data = TensorDataset(torch.randn(count, 16, generator=generator), torch.randint(0, 4, (count,), generator=generator))
-loader = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, seed=3), drop_last=True)
-torch.manual_seed(100 + dist.get_rank())
+engine = make_engine(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+loader = make_loader(STEPS)
 
 calls = 0
 curriculum = Curriculum()

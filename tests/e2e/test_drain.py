@@ -12,21 +12,16 @@ from typing import Any
 import pytest
 
 from tests.e2e.jobs import ENV, committed, pid_of, read_events, wait_for
-from tests.e2e.test_nodes import assert_same, command, host_of, log, ready, three, uninterrupted, wait_until_said
+from tests.e2e.on_hosts import assert_same, host_of, log, ready, start, three, uninterrupted
 from tests.hosts import Hosts
 
 __all__ = ["three", "uninterrupted"]  # fixtures
 pytestmark = pytest.mark.slow
 
 
-def start(place: Path, hosts: Hosts, pause: float = 1.0) -> dict[int, subprocess.Popen[Any]]:
+def training(place: Path, hosts: Hosts, pause: float = 1.0) -> dict[int, subprocess.Popen[Any]]:
     """Two nodes and a standby, which is host 2; they train."""
-    started = {}
-    for number in range(3):
-        words = command(place, hosts, number, "--nnodes", "2", *(["--standby"] if number == 2 else []), pause=pause)
-        started[number] = hosts.start(number, words, log(place, number), ENV)
-        if number == 0:
-            wait_until_said(place, 0, "still to come")
+    started = start(place, hosts, standbys=(2,), pause=pause)
     wait_for(place, ready(2), 90)
     wait_for(place, committed(4))
     assert host_of(place, hosts, 1) == 1
@@ -46,7 +41,7 @@ def assert_no_iteration_was_lost(place: Path) -> None:
 
 
 def test_by_hand(tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]) -> None:
-    started = start(tmp_path, three, pause=2.5)  # the command takes long to start on a busy machine
+    started = training(tmp_path, three, pause=2.5)  # the command takes long to start on a busy machine
     words = ["drain", "1", "--rdzv-endpoint", f"{three.addresses[0]}:29503", "--ff-config", str(tmp_path / "ff.json")]
     done = subprocess.run(
         [*three.words(0), sys.executable, "-m", "ff_core.launch.cli", *words],
@@ -63,7 +58,7 @@ def test_by_hand(tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]) ->
 
 def test_by_a_signal_and_then_a_kill(tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]) -> None:
     """As a scheduler takes a node. Then rank 0 and one that has moved are killed: the copies are where they belong."""
-    started = start(tmp_path, three)
+    started = training(tmp_path, three)
     started[1].send_signal(signal.SIGTERM)
     assert started[1].wait(120) == 1, log(tmp_path, 1).read_text()[-3000:]
     wait_for(tmp_path, lambda events: [e for e in events if e["kind"] == "drain" and e["step"] == "released"])
@@ -78,12 +73,7 @@ def test_by_a_signal_and_then_a_kill(tmp_path: Path, three: Hosts, uninterrupted
 
 def test_a_signal_without_a_standby(tmp_path: Path, three: Hosts) -> None:
     """As under torchrun: the workers of the node get it. What follows is a lost node."""
-    started = {}
-    for number in (0, 1):
-        words = command(tmp_path, three, number, "--nnodes", "2", place_timeout_s=1.0)
-        started[number] = three.start(number, words, log(tmp_path, number), ENV)
-        if number == 0:
-            wait_until_said(tmp_path, 0, "still to come")
+    started = start(tmp_path, three, (0, 1), place_timeout_s=1.0)
     wait_for(tmp_path, committed(4))
     started[1].send_signal(signal.SIGTERM)
     assert started[1].wait(60) == 1

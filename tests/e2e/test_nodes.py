@@ -6,56 +6,28 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e import jobs
-from tests.e2e.jobs import ENV, TOY, agent_pid, committed, read_events, results_of, toy, wait_for
+from tests.e2e.jobs import ENV, committed, read_events, toy, wait_for
+from tests.e2e.on_hosts import (
+    ITERATIONS,
+    assert_same,
+    command,
+    host_of,
+    log,
+    ready,
+    start,
+    three,
+    uninterrupted,
+    wait_until_said,
+)  # fmt: skip
 from tests.hosts import Hosts
 
-ITERATIONS = 24
+__all__ = ["three", "uninterrupted"]  # fixtures
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def three() -> Iterator[Hosts]:
-    with Hosts(3) as hosts:
-        yield hosts
-
-
-@pytest.fixture
-def uninterrupted() -> dict[int, Any]:
-    """The results of the same training under plain torchrun, by rank."""
-    return results_of(jobs.uninterrupted(str(TOY), ("--iterations", "24"), lambda folder: ("--out", str(folder))))
-
-
-def command(
-    place: Path, hosts: Hosts, number: int, *options: str, pause: float = 0.7, **settings: Any
-) -> list[str]:  # fmt: skip
-    """The same on every host, but for what `options` add and the stand-in's address."""
-    config = place / "ff.json"
-    config.write_text(json.dumps({"enabled": True, "secret": "a secret of sixteen", **settings}))
-    own = [] if hosts.real else ["--local-addr", hosts.addresses[number]]
-    return [
-        sys.executable, "-m", "ff_core.launch.cli", "run", "--nproc-per-node", "2", "--ff-config", str(config),
-        "--rdzv-endpoint", f"{hosts.addresses[0]}:29503", "--out-dir", str(place), *own, *options,
-        *toy(place, ITERATIONS, "--pause", str(pause)),
-    ]  # fmt: skip
-
-
-def log(place: Path, number: int) -> Path:
-    return place / f"host{number}.txt"
-
-
-def assert_same(place: Path, wanted: dict[int, Any]) -> None:
-    ours = results_of(place / "results")
-    assert sorted(ours) == sorted(wanted) == [0, 1, 2, 3]
-    for rank in wanted:
-        assert ours[rank]["losses"] == wanted[rank]["losses"]
-        assert ours[rank]["digest"] == wanted[rank]["digest"], f"rank {rank} differs"
 
 
 def test_a_host_is_lost_and_the_standby_takes_its_ranks(
@@ -84,16 +56,6 @@ def test_a_host_is_lost_and_the_standby_takes_its_ranks(
     assert "stands by" in said[0].read_text()
 
 
-def host_of(place: Path, hosts: Hosts, node: int) -> int:
-    """Which of `hosts` is `node` of the job."""
-    return next(number for number in range(3) if agent_pid(place, node) in hosts.pids(number))
-
-
-def ready(node: int) -> Callable[[list[dict[str, Any]]], bool]:
-    """Whether both spares of a standby are."""
-    return lambda events: sum(event["kind"] == "spare_ready" and event["node"] == node for event in events) >= 2
-
-
 @pytest.mark.slow
 def test_a_host_that_was_lost_comes_again_and_stands_by(
     tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]
@@ -101,15 +63,12 @@ def test_a_host_that_was_lost_comes_again_and_stands_by(
     """The same command everywhere, as in pods: the third host stands by because the job needs two. A host that lost
     power is started again and becomes a standby, under a new number; then it takes the ranks of the one that took its
     own."""
-    words = {number: command(tmp_path, three, number, "--nnodes", "2", pause=1.5) for number in range(3)}
-    first = three.start(0, words[0], log(tmp_path, 0), ENV)
-    wait_until_said(tmp_path, 0, "still to come")
-    for number in (1, 2):
-        three.start(number, words[number], log(tmp_path, number), ENV)
+    first = start(tmp_path, three, pause=2.5)[0]
     wait_for(tmp_path, ready(2), 90)
     lost, standby = host_of(tmp_path, three, 1), host_of(tmp_path, three, 2)
     three.power_off(lost)
-    again = three.start(lost, words[lost], tmp_path / "again.txt", ENV)
+    words = command(tmp_path, three, lost, "--nnodes", "2", pause=2.5)
+    again = three.start(lost, words, tmp_path / "again.txt", ENV)
     wait_for(tmp_path, ready(3), 90)
     three.power_off(standby)
     assert first.wait(200) == 0, log(tmp_path, 0).read_text()[-4000:]
@@ -129,11 +88,7 @@ def test_a_host_that_was_cut_off_is_fenced_and_stands_by_when_it_hears_again(
     and its launcher, which nobody touches, comes again as a standby. It then takes the ranks of the next lost host."""
     if not three.real:
         pytest.skip("the stand-in's hosts have no cables")
-    words = {number: command(tmp_path, three, number, "--nnodes", "2", pause=2.5) for number in range(3)}
-    started = {0: three.start(0, words[0], log(tmp_path, 0), ENV)}
-    wait_until_said(tmp_path, 0, "still to come")
-    for number in (1, 2):
-        started[number] = three.start(number, words[number], log(tmp_path, number), ENV)
+    started = start(tmp_path, three, pause=2.5)
     wait_for(tmp_path, ready(2), 90)
     lost, standby = host_of(tmp_path, three, 1), host_of(tmp_path, three, 2)
     three.unplug(lost)
@@ -155,12 +110,7 @@ def test_a_host_is_lost_and_another_one_comes_because_the_job_asks_for_it(
     tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]
 ) -> None:
     """There is no standby: the job says what it waits for, and how to help. Who does so takes the ranks."""
-    started = {}
-    for number in (0, 1):
-        words = command(tmp_path, three, number, "--nnodes", "2")
-        started[number] = three.start(number, words, log(tmp_path, number), ENV)
-        if number == 0:
-            wait_until_said(tmp_path, 0, "still to come")
+    started = start(tmp_path, three, (0, 1))
     wait_for(tmp_path, committed(4))
     three.power_off(1)
     wait_until_said(tmp_path, 0, "start the same command on one, with --standby")
@@ -182,12 +132,7 @@ def test_a_host_is_lost_and_another_one_comes_because_the_job_asks_for_it(
 @pytest.mark.slow
 def test_a_host_is_lost_and_nobody_comes(tmp_path: Path, three: Hosts) -> None:
     """The job ends when its time to wait is over, with a code of its own."""
-    started = {}
-    for number in (0, 1):
-        words = command(tmp_path, three, number, "--nnodes", "2", place_timeout_s=3.0)
-        started[number] = three.start(number, words, log(tmp_path, number), ENV)
-        if number == 0:
-            wait_until_said(tmp_path, 0, "still to come")
+    started = start(tmp_path, three, (0, 1), place_timeout_s=3.0)
     wait_for(tmp_path, committed(4))
     three.power_off(1)
     assert started[0].wait(60) == 69
@@ -245,10 +190,3 @@ def test_the_sbatch_file(tmp_path: Path, three: Hosts, uninterrupted: dict[int, 
     assert_same(tmp_path, uninterrupted)
     config = tmp_path / "ff.json"
     assert config.stat().st_mode & 0o077 == 0 and len(json.loads(config.read_text())["secret"]) == 32
-
-
-def wait_until_said(place: Path, number: int, text: str) -> None:
-    deadline = time.monotonic() + 60
-    while text not in log(place, number).read_text():
-        assert time.monotonic() < deadline, log(place, number).read_text()
-        time.sleep(0.05)

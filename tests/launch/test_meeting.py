@@ -29,11 +29,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_the_endpoints_machine_has_it_and_the_second_launcher_there_finds_the_first(port: int) -> None:
-    store, at = meeting.meet("127.0.0.1", port, 5.0, may_host=True)
-    assert at == port and not isinstance(store, str)
-    torch_store.publish_controller(store, ("127.0.0.1", 77))
-    assert meeting.meet("127.0.0.1", port, 5.0, may_host=True) == ("127.0.0.1", 77)
-    assert meeting.meet("127.0.0.1", port, 5.0, may_host=False) == ("127.0.0.1", 77)
+    first = meeting.meet("127.0.0.1", port, 5.0, may_host=True)
+    assert first.store is not None and first[1:] == ("127.0.0.1", port)
+    torch_store.publish_controller(first.store, ("127.0.0.1", 77))
+    assert meeting.meet("127.0.0.1", port, 5.0, may_host=True) == (None, "127.0.0.1", 77)
+    assert meeting.meet("127.0.0.1", port, 5.0, may_host=False) == (None, "127.0.0.1", 77)
 
 
 def test_another_program_at_the_port_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_a_name_that_is_not_known_yet_is_asked_for_again(
     monkeypatch.setattr(torch_store.socket, "getaddrinfo", later)
     monkeypatch.setattr(meeting, "_means_loopback", lambda address: True)
     monkeypatch.setattr(torch_store, "host_store", lambda address, number: ("store", number))
-    assert meeting.meet("job-0.job", port, 60.0, may_host=True) == ("store", port)
+    assert meeting.meet("job-0.job", port, 60.0, may_host=True) == ("store", "job-0.job", port)
     assert "(address 'job-0.job': Name or service not known)" in capsys.readouterr().err and len(clock) == 3
 
 

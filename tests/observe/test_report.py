@@ -9,7 +9,7 @@ import pytest
 
 from ff_core.observe import report
 from ff_core.observe.events import PHASES, EventLog
-from ff_core.observe.page import render
+from ff_core.observe.html import render
 from ff_core.observe.story import load_story
 from tests.observe import jobs
 

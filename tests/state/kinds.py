@@ -20,11 +20,30 @@ Script = Callable[[Look, Numbers], Any]
 
 
 class Scripts(dict[str, Script]):
-    """By name; to be put in front of each as a decorator."""
+    """By name; to be put in front of each as a decorator. before: called before each of their tests."""
+
+    def __init__(self, before: Callable[[pytest.MonkeyPatch], Any] = lambda monkeypatch: None) -> None:
+        super().__init__()
+        self._before = before
 
     def __call__(self, function: Script) -> Script:
         self[function.__name__] = function
         return function
+
+    def tests(self) -> tuple[Callable[..., None], Callable[..., None]]:
+        """The two tests that each script is for. To be asked for behind all of them."""
+
+        @pytest.mark.parametrize("name", self)
+        def test_a_replacement_goes_on_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+            self._before(monkeypatch)
+            assert replaced(self[name]) == ([], right(self[name]))
+
+        @pytest.mark.parametrize("name", self)
+        def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+            self._before(monkeypatch)
+            assert repeated(self[name], monkeypatch) == ([], right(self[name]))
+
+        return test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them
 
 
 def right(script: Script) -> str:

@@ -19,7 +19,7 @@ import torch
 from ff_core.state import caches, covered
 from ff_core.state.space import OfCallable
 from ff_core.state.variables import Variables
-from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
+from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced
 
 SCRIPTS = script = Scripts()
 
@@ -173,14 +173,7 @@ def seeds_that_spawn(look: Look, numbers: Numbers) -> Any:
     return [int(number) for number in seen]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str) -> None:
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
 def test_the_generators_behind_modules_are_no_variables() -> None:

@@ -68,14 +68,7 @@ def a_model_that_was_loaded(look: Look, numbers: Numbers) -> Any:
     return seen
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str) -> None:
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
 def test_those_of_a_protected_model(monkeypatch: pytest.MonkeyPatch) -> None:

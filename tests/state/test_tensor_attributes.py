@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from ff_core.state import covered, switched, tensor_attributes
-from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
-
-SCRIPTS = script = Scripts()
+from tests.state.kinds import Look, Numbers, Scripts, right
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +28,9 @@ def protected(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
     monkeypatch.setattr(switched, "leave_out", leave_out)
     return kept
+
+
+SCRIPTS = script = Scripts(protected)
 
 
 @script
@@ -69,17 +70,13 @@ def of_variables(look: Look, numbers: Numbers) -> Any:
     return table.decay, weights["a"].steps, table.twin.steps
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
+
+
+def test_the_script_of_parameters_has_a_model_that_is_protected(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = protected(monkeypatch)
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-    assert bool(kept) == (name == "of_parameters")
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    protected(monkeypatch)
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+    right(of_parameters)
+    assert kept
 
 
 def test_what_a_framework_has_given_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from torch import nn
 
 from ff_core.state import covered
 from ff_core.state.variables import Variables
-from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
+from tests.state.kinds import Look, Numbers, Scripts
 
 SCRIPTS = script = Scripts()
 
@@ -234,14 +234,7 @@ def nothing_else_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(covered, "_trainers", [])
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str) -> None:
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
 def test_what_cannot_be_saved_is_named_while_training_runs() -> None:

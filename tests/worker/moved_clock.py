@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ff_core.worker.pacing import Clock
 
-class Clock:
+
+class MovedClock(Clock):
     """A device that is `behind` by some moments: what they are it will know later. `time` is the host's too."""
 
     def __init__(self) -> None:

@@ -12,21 +12,21 @@ from typing import Any
 
 from ff_core.comm.whole import WholeGroup
 from ff_core.contract.job import JobSpec
-from ff_core.contract.messages import WORKER_TO_AGENT, make
 from ff_core.contract.stamps import version_of
 from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.page import StatusPage
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.session import Session
+from tests.worker.one_job import OneJob
 
 
-class OneRank:
+class OneRank(OneJob):
     """arena: of the rank that a newcomer replaces, with a complete slot of epoch 0. Without it the job begins.
     interval, pause: what the rank is told with W from now on; may change."""
 
     def __init__(self, arena: Arena | None = None, interval: int = 1) -> None:
-        self.arena, self.interval, self.pause = arena, interval, 0
-        self.said: list[str] = []
+        super().__init__(arena, interval)
+        self.pause = 0
         self._newcomer = arena is not None
         self._page, self._bell = StatusPage.create(), os.eventfd(0)
         role = {
@@ -34,7 +34,7 @@ class OneRank:
             "secret": b"", "injections": [], "entrypoint": ["train.py"],
             "job": JobSpec(["train.py"], 1, 1, "127.0.0.1", 1).to_wire(),
         }  # fmt: skip
-        link: Any = SimpleNamespace(send=self._heard)
+        link: Any = SimpleNamespace(send=lambda name, fds=(), **fields: self.heard(name, **fields))
         self.session = Session(WorkerParts.for_role(link, role, self._page, self._bell), role)
         nothing: Any = SimpleNamespace(
             halt=lambda epoch: None, drop=lambda: None, regroup=lambda epoch: None, give_back=lambda: None,
@@ -46,7 +46,7 @@ class OneRank:
         self._clerk = threading.Thread(target=self._publish)
         self._clerk.start()
         if self._newcomer:
-            self._decide({"version": -1, "sealed": False})
+            self.decide({"version": -1, "sealed": False})
 
     def _publish(self) -> None:
         """What the rank has committed is committed everywhere."""
@@ -57,52 +57,22 @@ class OneRank:
             self._page.notify()
 
     @property
-    def _epoch(self) -> int:
+    def epoch(self) -> int:
         """From the page: a recovery puts back what the script's own objects have, and this rank counts as one."""
         return max(int(self._newcomer), self._page.load("halt_epoch"))
 
     def lose(self) -> None:
         """A rank of the job dies."""
-        epoch = self._epoch + 1
+        epoch = self.epoch + 1
         self._page.store("halt_epoch", epoch)
         self._page.notify()
         self.session.halt(epoch)
 
-    def _heard(self, name: str, fds: Any = (), **fields: Any) -> None:
-        make(WORKER_TO_AGENT, name, **fields)  # refuses what the contract does not know
-        self.said.append(name)
-        if name == "protect":
-            sizes = {key: fields[key] for key in ("sent_bytes", "local_bytes", "blob_capacity")}
-            self.arena = Arena.create(ArenaLayout(0, **sizes, journal_capacity=4096, chunk_bytes=4096))
-            self._tell(
-                "arena", [os.dup(self.arena.fd)], holders=[], coverage="",
-                interval=self.interval,
-            )  # fmt: skip
-        elif name == "halted":
-            self._decide(fields)
-        elif name == "ready":
-            self._tell("regroup", epoch=fields["epoch"])
-        elif name == "leaving":
-            self._tell("may_leave", epoch=fields["epoch"], version=fields["version"])
+    def make_arena(self, **sizes: int) -> Arena:
+        return Arena.create(ArenaLayout(0, **sizes, journal_capacity=4096, chunk_bytes=4096))
 
-    def _decide(self, live: dict[str, Any]) -> None:
-        """Go on from the live tensors if they are whole and sealed, else from the newest complete slot."""
-        assert self.arena is not None
-        complete = [(info.version, slot) for slot, info in enumerate(self.arena.slot_infos()) if info.complete]
-        version, slot = max(complete)
-        keeps = live["sealed"] and live["version"] >= version
-        if keeps:
-            version = live["version"]
-        else:
-            self.arena.restamp(slot, self._epoch)
-        self._tell(
-            "go_on", [os.dup(self.arena.fd)], epoch=self._epoch, version=version, newcomers=[],
-            restored=[] if keeps else [0], holders=[], coverage="",
-            source="live" if keeps else "slot", filled=False, interval=self.interval,
-        )  # fmt: skip
-
-    def _tell(self, name: str, fds: list[int] | None = None, **fields: Any) -> None:
-        self.session.parts.inbox.put({"t": name, **fields}, fds or [])
+    def tell(self, name: str, arena: Arena | None = None, **fields: Any) -> None:
+        self.session.parts.inbox.put({"t": name, **fields}, [] if arena is None else [os.dup(arena.fd)])
 
     @property
     def w(self) -> int:

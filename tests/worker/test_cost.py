@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ff_core.worker.cost import CopyCosts, Cost
-from tests.worker.moved_clock import Clock
+from tests.worker.moved_clock import MovedClock
 
 
 class Loop:
     """One rank's iterations."""
 
     def __init__(self, *, on_device: bool = False) -> None:
-        self.clock = Clock()
+        self.clock = MovedClock()
         self.heard: list[Cost] = []
         self.costs = CopyCosts(self.clock, on_device=on_device, report=self.heard.append, wall=lambda: self.clock.time)
 

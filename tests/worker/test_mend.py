@@ -15,7 +15,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.copy.arena import Arena, ArenaLayout
 from ff_core.copy.binding import CopyCancelled
-from ff_core.copy.connect import Link
+from ff_core.copy.connect import Connection
 from ff_core.copy.page import StatusPage
 from ff_core.copy.transports import StreamChoice
 from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt
@@ -34,10 +34,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Replicator, list[OSE
     """A replicator whose holder lets itself be reached, but for the errors in the list, which come first."""
     refusals: list[OSError] = []
 
-    def connect(*arguments: Any) -> Link:
+    def connect(*arguments: Any) -> Connection:
         if refusals:
             raise refusals.pop(0)
-        return Link([socket.socket()], "tcp")
+        return Connection([socket.socket()], "tcp")
 
     monkeypatch.setattr(replicator_module, "connect", connect)
     plan = make_plan([TensorSpec("w", torch.ones(1024), Held.UNIQUE)])

@@ -1,17 +1,28 @@
 from __future__ import annotations
 
-from ff_core.worker.pacing import CopyWindow, HostClock
-from tests.worker.moved_clock import Clock
+import pytest
+
+from ff_core.worker.pacing import Clock, CopyWindow, HostClock
+from tests.worker.moved_clock import MovedClock
 
 
-def iteration(window: CopyWindow, clock: Clock, seconds: float) -> None:
+@pytest.mark.parametrize("kind", [HostClock, MovedClock])
+def test_moments_of_every_clock(kind: type[Clock]) -> None:
+    clock = kind()
+    first, second, third = (clock.now() for _ in range(3))
+    parts = [clock.seconds(first, second), clock.seconds(second, third)]
+    assert clock.seconds(first, third) == pytest.approx(sum(parts)) and all(part >= 0 for part in parts)
+    assert clock.seconds(third, third) == 0
+
+
+def iteration(window: CopyWindow, clock: MovedClock, seconds: float) -> None:
     window.begun()
     clock.time += seconds
     window.gate()
 
 
 def test_predicts_only_from_enough_iterations_and_from_the_shortest() -> None:
-    clock = Clock()
+    clock = MovedClock()
     window = CopyWindow(clock)
     for _ in range(7):
         iteration(window, clock, 2.0)
@@ -25,7 +36,7 @@ def test_predicts_only_from_enough_iterations_and_from_the_shortest() -> None:
 
 
 def test_interrupted_and_repeated_gates_say_nothing() -> None:
-    clock = Clock()
+    clock = MovedClock()
     window = CopyWindow(clock)
     for _ in range(8):
         iteration(window, clock, 2.0)
@@ -39,7 +50,7 @@ def test_interrupted_and_repeated_gates_say_nothing() -> None:
 
 
 def test_a_device_tells_later_what_it_took() -> None:
-    clock = Clock()
+    clock = MovedClock()
     window = CopyWindow(clock)
     for seconds in (2.0,) * 7 + (1.0,):
         iteration(window, clock, seconds)

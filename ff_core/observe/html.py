@@ -12,17 +12,17 @@ from ff_core.units import format_bytes
 # Each colour keeps its hue in both schemes; the names of phases double as CSS variables.
 _STYLE = """
 :root { color-scheme: light dark;
-  --page:#fbfbfa; --card:#fff; --text:#1d2127; --muted:#5f6875; --grid:#e4e6ea; --edge:#d9dce1;
+  --ground:#fbfbfa; --card:#fff; --text:#1d2127; --muted:#5f6875; --grid:#e4e6ea; --edge:#d9dce1;
   --first:#3b6fb6; --spare:#2e8b62; --cold:#8a6d1f; --band:#e0a13a; --bad:#c0392b; --good:#2e8b62;
   --detect:#c0563f; --halt:#dc9a3c; --verdict:#8d6fb8; --join:#3b6fb6; --regroup:#2f9a94; --restore:#6a9c3a;
   --resume:#9aa1ab; }
 @media (prefers-color-scheme: dark) { :root {
-  --page:#14171b; --card:#1c2026; --text:#e6e9ee; --muted:#9aa4b1; --grid:#2d333b; --edge:#333a44;
+  --ground:#14171b; --card:#1c2026; --text:#e6e9ee; --muted:#9aa4b1; --grid:#2d333b; --edge:#333a44;
   --first:#6f9fe0; --spare:#57bd8e; --cold:#c9a84c; --band:#b9812a; --bad:#ef7b6c; --good:#57bd8e;
   --detect:#e0796a; --halt:#e6ae5a; --verdict:#b195dc; --join:#6f9fe0; --regroup:#56c2bc; --restore:#93c763;
   --resume:#78818d; } }
 * { box-sizing: border-box }
-body { margin:0; background:var(--page); color:var(--text); font:15px/1.5 system-ui, sans-serif }
+body { margin:0; background:var(--ground); color:var(--text); font:15px/1.5 system-ui, sans-serif }
 main { max-width:1040px; margin:0 auto; padding:28px 20px 60px }
 h1 { font-size:1.5rem; margin:0 0 4px } h2 { font-size:1.05rem; margin:0 0 2px }
 p { margin:0 0 12px; color:var(--muted) }
@@ -41,7 +41,7 @@ td.cause { min-width:9.5rem }
 
 
 def render(story: Story, title: str) -> str:
-    """The whole page. title: what the job is called, e.g. its output directory."""
+    """The whole document. title: what the job is called, e.g. its output directory."""
     end = {None: "still running", 0: "ended well"}.get(story.code, f"ended with exit code {story.code}")
     words = escape("; ".join(part for part in (end, story.coverage) if part))
     parts = [
