@@ -15,8 +15,8 @@ from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, rebuild, scalars, state_map, unused
-from ff_deepspeed.pipe import state as pipe
-from ff_deepspeed.reset import Reset
+from ff_deepspeed.redundancy import Redundancy
+from ff_deepspeed.reset import Reset, forget_input_check
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import rebuild as stage3_rebuild
 from ff_deepspeed.stage3 import state as stage3
@@ -57,8 +57,7 @@ class DeepSpeedAdapter:
         self._reset = Reset(engine)
         self._is_stage3 = layout.is_stage3(engine.optimizer)
         self._unused = unused.watch(engine)
-        #: Of the ranks that hold the same as this one; None: all do.
-        self._stage_group = pipe.group_of(engine) if pipe.is_pipeline(engine) else None
+        self._redundancy = Redundancy(engine)
         self._specs: list[TensorSpec] = []
         self._from_peers: dict[str, Any] = {}
         switched.leave_out(engine)
@@ -84,19 +83,15 @@ class DeepSpeedAdapter:
         return [*self.members.look().parameters, *((f"master.{i}", p) for i, p in enumerate(masters))]
 
     def replicas(self) -> list[Replicas]:
-        group = self._stage_group
-        if group is not None and group.size() == 1:
-            return []
         weights = [] if self._is_stage3 else self.members.look().parameters
         others = [spec for spec in self._specs if spec.held is Held.REPLICATED and not spec.name.startswith("weight")]
-        ranks = list(range(dist.get_world_size()) if group is None else dist.get_process_group_ranks(group))
-        return [Replicas(group, ranks, [*weights, *((spec.name, spec.tensor) for spec in others)])]
+        return self._redundancy.replicas(weights, [(spec.name, spec.tensor) for spec in others])
 
     def hyperparameters(self) -> list[dict[str, Any]]:
         return [group for inner in state_map.inner_optimizers(self.engine) for group in inner.param_groups]
 
     def peers(self) -> list[int] | None:
-        group = self._stage_group
+        group = self._redundancy.group
         return None if group is None or not peers.redundant(self._specs) else dist.get_process_group_ranks(group)
 
     def scalars(self) -> dict[str, Any]:
@@ -136,6 +131,7 @@ class DeepSpeedAdapter:
             self._unused.drop()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
+        forget_input_check(self.engine)
         if self._is_stage3:
             self._reset.run()  # a replacement may have gathered parameters before training
             stage3_rebuild.weights(self.engine, from_masters=not self._weights_edited and self._rank in restored)
@@ -143,7 +139,7 @@ class DeepSpeedAdapter:
             rebuild.weights_from_masters(self.engine, restored)
         if source_rank is None or not newcomers:
             return
-        group = self._stage_group
+        group = self._redundancy.group
         if group is not None:
             ranks = dist.get_process_group_ranks(group)
             complete = [rank for rank in ranks if rank not in newcomers]

@@ -75,10 +75,24 @@ def _engine(engine: Any) -> None:
     engine._manual_backward_expected = False
     engine.losses = None
     engine.zero_grad()
-    for timer in engine.timers.get_timers().values():
-        # A timer that runs cannot be started again.
-        timer.started_ = False
+    _stop(engine.timers)
     engine.tput_timer.started = False
+    for gate in engine.gate_modules:
+        _stop(gate.timers)
+    for layer in engine.moe_layers:
+        _stop(layer.timers)
+
+
+def _stop(timers: Any) -> None:
+    for timer in timers.get_timers().values():
+        timer.started_ = False  # one that runs cannot be started again
+
+
+def forget_input_check(engine: Any) -> None:
+    """AutoTP compares the inputs of its first forward between ranks. After a failure not all of them would do so."""
+    check = vars(engine).get("first_dataloader_check")
+    if check is not None:
+        check.remove()
 
 
 def _hooks(optimizer: Any) -> None:

@@ -9,7 +9,8 @@
 | FP16_Optimizer (the same, fused)|                             | fp32 masters, moments, weights |              |
 | the script's optimizer (0, fp32)|                             | weights, moments               |              |
 
-Moments are whatever tensors the optimizer's state has (`ff_deepspeed.moments`).
+Moments are whatever tensors the optimizer's state has (`ff_deepspeed.moments`). "On every rank" is meant of dense
+parameters: of experts, and of stages of a pipeline, fewer ranks hold the same (`ff_deepspeed.redundancy`).
 
 Frozen parameters and buffers never change and are the same everywhere; buffers that turn out to change in forward
 travel with the scalars (`ff_core.state.buffers`). The bf16 weights of the FP16 wrappers are not derived: their dry
@@ -26,7 +27,7 @@ import torch
 from ff_core.contract.adapter import Held, TensorSpec
 from ff_core.state.optimizer_tensors import trainable
 from ff_deepspeed import moments
-from ff_deepspeed.pipe import state as pipe
+from ff_deepspeed.redundancy import DENSE, Redundancy, kind_of, kinds_of, kinds_of_buffers
 from ff_deepspeed.stage3 import layout, state
 
 MASTERS = state.MASTERS
@@ -79,30 +80,24 @@ def declare(engine: Any, changing_buffers: set[str], weights_edited: bool = Fals
     changing_buffers: names of module buffers that are saved with the scalars and hence left out here.
     weights_edited: low-precision weights may be no casts of their masters, so they are copied themselves.
     """
-    specs = _declare(engine, changing_buffers, weights_edited)
-    if pipe.is_pipeline(engine) and engine.dp_world_size == 1:  # nobody else has this stage
-        return [spec if spec.held is Held.DERIVED else spec._replace(held=Held.UNIQUE, over="") for spec in specs]
-    return specs
-
-
-def _declare(engine: Any, changing_buffers: set[str], weights_edited: bool) -> list[TensorSpec]:
-    everywhere = f"data-parallel, {engine.dp_world_size} ranks"
+    redundancy = Redundancy(engine)
     optimizer = engine.optimizer
     masters = partitions(optimizer)
     if layout.is_stage3(optimizer):
-        return state.declare(engine, weights_edited) + _buffers(engine, changing_buffers, everywhere)
+        return state.declare(engine, weights_edited) + _buffers(engine, changing_buffers, redundancy)
     if masters is not None:
-        specs = _partitioned(engine, masters, everywhere if weights_edited else "")
+        specs = _partitioned(engine, masters, redundancy if weights_edited else None)
     elif hasattr(optimizer, "fp32_groups"):
-        specs = _unfused(engine, everywhere)
+        specs = _unfused(engine, redundancy)
     elif hasattr(optimizer, "fp32_groups_flat"):
-        specs = _fused(engine, everywhere)
+        specs = _fused(engine, redundancy)
     else:
-        specs = _plain(engine, everywhere)
-    return specs + _constants(engine, changing_buffers, everywhere)
+        specs = _plain(engine, redundancy)
+    return specs + _constants(engine, changing_buffers, redundancy)
 
 
-def _partitioned(engine: Any, masters: list[torch.Tensor], copied_over: str) -> list[TensorSpec]:
+def _partitioned(engine: Any, masters: list[torch.Tensor], copied: Redundancy | None) -> list[TensorSpec]:
+    """copied: weights are copied themselves, and this says who else has them."""
     inner = inner_optimizer(engine)
     specs = []
     for group, partition in enumerate(masters):
@@ -110,13 +105,15 @@ def _partitioned(engine: Any, masters: list[torch.Tensor], copied_over: str) -> 
         for name, tensor in moments.of(inner).tensors(partition).items():  # type: ignore[arg-type]
             specs.append(TensorSpec(f"{name}.{group}", tensor, Held.UNIQUE))
     for group, flat in enumerate(flat_weights(engine.optimizer)):
-        held = Held.REPLICATED if copied_over else Held.DERIVED
-        source = "" if copied_over else MASTERS
-        specs.append(TensorSpec(f"weights.{group}", flat.data, held, over=copied_over, source=source))
+        if copied is None:
+            specs.append(TensorSpec(f"weights.{group}", flat.data, Held.DERIVED, source=MASTERS))
+        else:
+            kinds = kinds_of(_groups(engine.optimizer)[group])
+            specs.append(TensorSpec(f"weights.{group}", flat.data, *copied.held(kinds, Held.REPLICATED)))
     return specs
 
 
-def _unfused(engine: Any, everywhere: str) -> list[TensorSpec]:
+def _unfused(engine: Any, redundancy: Redundancy) -> list[TensorSpec]:
     inner = inner_optimizer(engine)
     names = parameter_names(engine)
     specs = []
@@ -125,50 +122,54 @@ def _unfused(engine: Any, everywhere: str) -> list[TensorSpec]:
     ):
         for index, (master, weight) in enumerate(zip(masters, weights, strict=True)):
             name = names.get(weight, f"extra.{group}.{index}")
-            specs.append(TensorSpec(f"{MASTERS}.{name}", master.data, Held.REPLICATED, over=everywhere))
-            specs.append(TensorSpec(f"weight.{name}", weight.data, Held.REPLICATED, over=everywhere))
+            held = redundancy.held({kind_of(weight)}, Held.REPLICATED)
+            specs.append(TensorSpec(f"{MASTERS}.{name}", master.data, *held))
+            specs.append(TensorSpec(f"weight.{name}", weight.data, *held))
             for moment, tensor in moments.of(inner).tensors(master).items():
-                specs.append(TensorSpec(f"{moment}.{name}", tensor, Held.REPLICATED, over=everywhere))
+                specs.append(TensorSpec(f"{moment}.{name}", tensor, *held))
     return specs
 
 
-def _fused(engine: Any, everywhere: str) -> list[TensorSpec]:
+def _fused(engine: Any, redundancy: Redundancy) -> list[TensorSpec]:
     inner = inner_optimizer(engine)
     specs = []
     flat = zip(engine.optimizer.fp32_groups_flat, engine.optimizer.fp16_groups_flat, strict=True)
     for group, (master, weights) in enumerate(flat):
-        specs.append(TensorSpec(f"{MASTERS}.{group}", master.data, Held.REPLICATED, over=everywhere))
-        specs.append(TensorSpec(f"weights.{group}", weights.data, Held.REPLICATED, over=everywhere))
+        held = redundancy.held(kinds_of(_groups(engine.optimizer)[group]), Held.REPLICATED)
+        specs.append(TensorSpec(f"{MASTERS}.{group}", master.data, *held))
+        specs.append(TensorSpec(f"weights.{group}", weights.data, *held))
         for name, tensor in moments.of(inner).tensors(master).items():
-            specs.append(TensorSpec(f"{name}.{group}", tensor, Held.REPLICATED, over=everywhere))
+            specs.append(TensorSpec(f"{name}.{group}", tensor, *held))
     return specs
 
 
-def _plain(engine: Any, everywhere: str) -> list[TensorSpec]:
+def _plain(engine: Any, redundancy: Redundancy) -> list[TensorSpec]:
     inner = inner_optimizer(engine)
     names = parameter_names(engine)
     specs = []
     for index, p in enumerate(trainable(inner)):
         name = names.get(p, f"extra.{index}")
-        specs.append(TensorSpec(f"weight.{name}", p.data, Held.REPLICATED, over=everywhere))
+        held = redundancy.held({kind_of(p)}, Held.REPLICATED)
+        specs.append(TensorSpec(f"weight.{name}", p.data, *held))
         for moment, tensor in moments.of(inner).tensors(p).items():
-            specs.append(TensorSpec(f"{moment}.{name}", tensor, Held.REPLICATED, over=everywhere))
+            specs.append(TensorSpec(f"{moment}.{name}", tensor, *held))
     return specs
 
 
-def _constants(engine: Any, changing_buffers: set[str], everywhere: str) -> list[TensorSpec]:
+def _constants(engine: Any, changing_buffers: set[str], redundancy: Redundancy) -> list[TensorSpec]:
     updated = {id(p) for p in updated_parameters(engine)}
     specs = [
-        TensorSpec(f"frozen.{name}", p.data, Held.CONSTANT, over=everywhere)
+        TensorSpec(f"frozen.{name}", p.data, *redundancy.held({kind_of(p)}, Held.CONSTANT))
         for name, p in engine.module.named_parameters()
         if id(p) not in updated
     ]
-    return specs + _buffers(engine, changing_buffers, everywhere)
+    return specs + _buffers(engine, changing_buffers, redundancy)
 
 
-def _buffers(engine: Any, changing_buffers: set[str], everywhere: str) -> list[TensorSpec]:
+def _buffers(engine: Any, changing_buffers: set[str], redundancy: Redundancy) -> list[TensorSpec]:
+    kinds = kinds_of_buffers(engine.module)
     return [
-        TensorSpec(f"buffer.{name}", buffer, Held.CONSTANT, over=everywhere)
+        TensorSpec(f"buffer.{name}", buffer, *redundancy.held({kinds.get(id(buffer), DENSE)}, Held.CONSTANT))
         for name, buffer in engine.module.named_buffers()
         if name not in changing_buffers
     ]
@@ -180,8 +181,14 @@ def parameter_names(engine: Any) -> dict[torch.nn.Parameter, str]:
 
 def updated_parameters(engine: Any) -> list[torch.nn.Parameter]:
     """The module's (or the caller's own) parameters that a step changes, in the optimizer's order."""
+    groups = _groups(engine.optimizer)
+    return [p for group in groups for p in group] if groups else trainable(inner_optimizer(engine))
+
+
+def _groups(optimizer: Any) -> list[list[torch.nn.Parameter]]:
+    """The module's parameters in each group of DeepSpeed's wrapper; empty if there is no wrapper."""
     for name in ("bit16_groups", "bf16_groups", "fp16_groups"):
-        groups = getattr(engine.optimizer, name, None)
+        groups = getattr(optimizer, name, None)
         if groups is not None:
-            return [p for group in groups for p in group]
-    return trainable(inner_optimizer(engine))
+            return list(groups)
+    return []

@@ -17,7 +17,8 @@ from ff_deepspeed.state_map import inner_optimizers, whole_groups
 
 WORKS = (
     "FFTrainer protects DeepSpeed engines with ZeRO stage 0, 1, 2 or 3, fp32 or bf16, "
-    "any optimizer that keeps what it remembers in its `state`, data parallelism and DeepSpeed's pipelines"
+    "any optimizer that keeps what it remembers in its `state`; data, sequence, tensor and expert parallelism, and "
+    "DeepSpeed's pipelines"
 )
 HINT = 'Use that, or set "ff_failover": {"enabled": false} to train unprotected.'
 
@@ -54,7 +55,7 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
     if isinstance(model, PipelineModule):
         yield from pipe.config_obstacles(config)
     elif mpu is not None:
-        yield "initialize(mpu=...): model parallelism is not supported yet"
+        yield from _mpu_obstacles(mpu)
     for name in ("offload_optimizer", "offload_param"):
         yield from _offload_obstacles(name, getattr(zero, name, None), int(zero.stage))
     if kind not in (DeepSpeedEngine, PipelineEngine) and not issubclass(kind, DeepSpeedHybridEngine):
@@ -69,8 +70,11 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
         yield "data_efficiency: curriculum sampling and random-LTD are not supported"
     if not getattr(config, "managed_gradient_accumulation", True):  # since 0.19
         yield "managed_gradient_accumulation = false is not supported"
-    if getattr(config.tensor_parallel_config, "autotp_size", 0) > 1:
-        yield "tensor_parallel.autotp_size > 1: tensor parallelism is not supported yet"
+    if getattr(getattr(config, "expert_parallel_config", None), "enabled", False):  # since 0.19
+        yield (
+            "expert_parallel.enabled = true: experts that DeepSpeed makes of a model's (AutoEP) are not supported; "
+            "deepspeed.moe.layer.MoE in the model is"
+        )
     if config.compile_config.deepcompile:
         yield "compile.deepcompile is not supported"
     master_dtype = ("fp16_master_weights_and_grads", "bf16_master_weights_and_grads", "bf16_optimizer_states")
@@ -78,6 +82,17 @@ def _obstacles(config: Any, kind: type, model: Any, mpu: Any) -> Iterator[str]:
         for name in master_dtype:
             if getattr(section, name, False):
                 yield f"{name}: masters in a low precision are not supported"
+
+
+def _mpu_obstacles(mpu: Any) -> Iterator[str]:
+    """mpu: of the script, where the model is no PipelineModule."""
+    from deepspeed.utils.bwc import bwc_pipeline_parallel_world_size
+
+    if bwc_pipeline_parallel_world_size(mpu) > 1:
+        yield (
+            "initialize(mpu=...) with pipeline stages: the script exchanges activations itself. PipelineModule is "
+            "supported, and an mpu for tensor or sequence parallelism"
+        )
 
 
 def _offload_obstacles(name: str, section: Any, stage: int) -> Iterator[str]:
@@ -96,11 +111,6 @@ def _offload_obstacles(name: str, section: Any, stage: int) -> Iterator[str]:
 
 def _stage3_obstacles(zero: Any) -> Iterator[str]:
     """What of ZeRO-3 keeps parameters in further places."""
-    if zero.zero_hpz_partition_size > 1:
-        yield (
-            f"zero_optimization.zero_hpz_partition_size = {zero.zero_hpz_partition_size}: second copies of parameters "
-            "(hpZ) are not supported; 1 is"
-        )
     for name in ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"):
         if getattr(zero, name):
             yield f"zero_optimization.{name} = true is not supported; false is"
@@ -146,12 +156,8 @@ def engine_obstacles(engine: Any) -> Iterator[str]:
     )
     if engine.optimizer is not engine.basic_optimizer and type(engine.optimizer) not in wrappers:
         yield f"DeepSpeed wrapped the optimizer in a {type(engine.optimizer).__qualname__}"
-    if engine.has_moe_layers:
-        yield "the model has MoE layers: expert parallelism is not supported yet"
     if pipe.is_pipeline(engine):
         yield from pipe.obstacles(engine)
-    elif engine.mp_world_size > 1 or engine.sequence_parallel_size > 1:
-        yield "model or sequence parallelism is not supported yet"
     unreduced = [name for name, p in engine.module.named_parameters() if p.is_meta]
     if unreduced:
         yield f"parameters on the meta device: {', '.join(unreduced[:3])}"

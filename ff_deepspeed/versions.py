@@ -35,9 +35,9 @@ _REMOVED = (
 _REMOVED_FROM_ZERO = ("mics_shard_size", "mics_hierarchical_params_gather", "zeropp_loco_param")
 
 _ENGINE = (
-    "basic_optimizer", "global_samples", "global_steps", "losses", "micro_steps", "optimizer", "skipped_steps",
-    "timers", "tput_timer", "_is_gradient_accumulation_boundary", "_manual_backward_expected",
-    "_running_engine_backward", "_step_applied",
+    "basic_optimizer", "expert_data_parallel_group", "gate_modules", "global_samples", "global_steps", "losses",
+    "micro_steps", "moe_layers", "optimizer", "seq_data_parallel_group", "skipped_steps", "timers", "tput_timer",
+    "_is_gradient_accumulation_boundary", "_manual_backward_expected", "_running_engine_backward", "_step_applied",
 )  # fmt: skip
 #: What the state map and the reset use of each optimizer of DeepSpeed's; of ZeRO 3: ff_deepspeed.stage3.layout.
 _WRAPPERS = {

@@ -22,7 +22,10 @@ _COORDINATOR = (
     *("inflight_param_registry", "step_id", "trace_mode", "n_available_params", "ongoing_fetch_events"),
     "ongoing_fetch_leaf_module_events",
 )
-_PARAMETER = ("ds_id", "ds_tensor", "ds_status", "ds_active_sub_modules", "ds_persist", "is_external_param")
+_PARAMETER = (
+    *("ds_id", "ds_tensor", "ds_status", "ds_active_sub_modules", "ds_persist", "is_external_param"),
+    "ds_secondary_tensor",
+)
 _MODULE = ("_external_params", "ds_recompute_parameters")
 _BUCKET = ("clear_params",)
 

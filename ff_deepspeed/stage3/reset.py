@@ -80,6 +80,8 @@ class Reset:
 
         p.ds_active_sub_modules.clear()
         p.is_external_param = id(p) in self._dangling
+        # The copy of hpZ. Whether there is one decides which group gathers, so no rank may have any.
+        p.ds_secondary_tensor = None
         # How many bodies of deepspeed.zero.GatheredParameters it is gathered for; counted since 0.19.
         vars(p).pop(getattr(partition_parameters, "DS_Z3_GATHERED_PARAM_CONTEXT_DEPTH_ATTR", ""), None)
         nowhere = partition_parameters.ZeroParamStatus.NOT_AVAILABLE

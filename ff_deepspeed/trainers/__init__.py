@@ -9,6 +9,7 @@ from __future__ import annotations
 from ff_core.worker.hooks import when_imported
 
 _LIBRARIES = {
+    "deepspeed.runtime.sequence_parallel.ulysses_sp": "ff_deepspeed.trainers.ulysses:install",
     "transformers.trainer": "ff_deepspeed.trainers.huggingface:install",
     "accelerate.accelerator": "ff_deepspeed.trainers.accelerate:install",
 }

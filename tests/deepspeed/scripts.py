@@ -157,6 +157,13 @@ def swallowing(engine: Any, loss: torch.Tensor) -> None:
         pass
 
 
+def gathering(data: list[torch.Tensor]) -> Any:
+    """ALST's, of one rank."""
+    from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPDataLoaderAdapter
+
+    return UlyssesSPDataLoaderAdapter(torch.utils.data.DataLoader(data), 0, None, 1, "cpu")
+
+
 def misuse(engine: Any, how: str, make_engine: Any) -> None:
     """Loops that are written wrongly. make_engine(case): another engine."""
     loader = [torch.ones(4, 16, dtype=next(engine.module.parameters()).dtype)] * 4
@@ -181,7 +188,8 @@ def misuse(engine: Any, how: str, make_engine: Any) -> None:
             torch.distributed.all_reduce(torch.ones(1))
             yield batch
 
-    for batches in ff_deepspeed.batches(given, agreeing() if how == "collective in the data" else loader):
+    loaders = {"collective in the data": agreeing, "gathering loader": lambda: gathering(loader)}
+    for batches in ff_deepspeed.batches(given, loaders.get(how, lambda: loader)()):
         if how == "no with":
             micro_step(batches[0])
             continue

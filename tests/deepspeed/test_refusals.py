@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "hpZ": (
-        {"stage": 3, "zero": {"zero_hpz_partition_size": 2}},
-        r"zero_hpz_partition_size = 2: .*hpZ.* 1 is.*\"enabled\": false",
+    "AutoEP": (
+        {"config": {"expert_parallel": {"enabled": True}}},
+        r"expert_parallel\.enabled = true: .*moe\.layer\.MoE in the model is.*\"enabled\": false",
     ),
     "quantized": (
         {"stage": 3, "zero": {"zero_quantized_weights": True}},
@@ -47,8 +47,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"all_?reduce\(\) is called within the data loader, or.*inside `with ff_deepspeed\.iteration\(\):`",
     ),
     "several": (
-        {"stage": 3, "zero": {"zero_hpz_partition_size": 2}, "config": {"data_efficiency": {"enabled": True}}},
-        r"hpZ.*; data_efficiency.*",
+        {"stage": 3, "zero": {"zero_quantized_weights": True}, "config": {"data_efficiency": {"enabled": True}}},
+        r"zero_quantized_weights.*; data_efficiency.*",
     ),
 }
 
@@ -62,6 +62,7 @@ MISUSES = {
     "with outside": r"belongs once into the body",
     "second engine": r"second DeepSpeed engine is trained.*keeps state elsewhere.*for all engines",
     "reference under ZeRO-3": r"second DeepSpeed engine, which is not trained, uses ZeRO-3.*with ZeRO stage 0",
+    "gathering loader": r"scripts\.py:\d+: UlyssesSPDataLoaderAdapter gathers .*x\.chunk\(sp_size, dim=1\)",
     "no engine": r"batches\(engine=list\): allowed: the engine of deepspeed\.initialize",
     "own error": r"^ValueError: the script's own$",
     "limit": r"batches\(limit=-1\): allowed: a whole number >= 0, or None",

@@ -74,6 +74,20 @@ def test_interrupted_run_equals_uninterrupted_run(names: tuple[str, ...], run_ca
             assert len(reference["losses"]) == ITERATIONS
 
 
+def test_second_copies_of_parameters(run_cases: Callable[..., Any], tmp_path: Path) -> None:
+    """hpZ: forward gathers over all ranks, backward within two. A frozen layer's second copy outlives the step."""
+    base = {"stage": 3, "dtype": "bf16", "gas": 2, "iterations": 8, "zero": {**SMALL, "zero_hpz_partition_size": 2}}
+    plan = [[2 + number // 2, 2 * number] for number in range(12)]
+    slot = str(tmp_path / "slot")
+    cases = [{"protected": False}, {"plan": plan}, {"save_at": 3, "save_to": slot}, {"resume_from": slot}]
+    whole, *others = run_cases([{**base, **case} for case in cases], world=4)
+    for rank in range(4):
+        assert len(others[0][rank]["recovered"]) >= 8
+        for got in (ranks[rank] for ranks in others):
+            assert got["digest"] == whole[rank]["digest"]
+            assert all(whole[rank]["losses"][step] == loss for step, loss in got["losses"].items())
+
+
 NEWCOMERS: dict[str, Case] = {
     "bf16": {"dtype": "bf16", "zero": SMALL, "save_at": 4},
     "before-the-first-iteration": {"dtype": "bf16", "save_at": 0},
