@@ -4,17 +4,20 @@
 
 The script's own part, from the outputs of engine(...) to the loss, is not run again. What it gives the model is one
 gradient for each output that it uses. These are kept, and a replayed forward gets them, bit by bit.
+A collective in the backward pass of that part would not be made again with them, so it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.graph import GradientEdge
 
+_within: Callable[[], bool] | None = None  # of the backward pass that is under way
 _MARK = "ff_deepspeed"  # in the metadata of an autograd node: {output number: what it is}
 
 
@@ -63,6 +66,22 @@ def outputs_of(loss: torch.Tensor) -> tuple[list[Output], str | None]:
     if why is None and _one_within_another(found):
         why = "the loss is computed from several outputs of engine(...), one of which depends on another"
     return found, why
+
+
+@contextmanager
+def within(is_within: Callable[[], bool]) -> Iterator[None]:
+    """Around a backward pass from a loss of the script's own. is_within: it has not come to the model yet."""
+    global _within
+    before, _within = _within, is_within
+    try:
+        yield
+    finally:
+        _within = before
+
+
+def in_own_loss() -> bool:
+    """Whether a backward pass is in the script's own part of a loss. For every thread: a device has its own."""
+    return _within is not None and _within()
 
 
 def _one_within_another(outputs: list[Output]) -> bool:

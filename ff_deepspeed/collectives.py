@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import UnsupportedError
-from ff_deepspeed import protection, source
+from ff_deepspeed import boundary, protection, source
 
 if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry
@@ -28,6 +28,14 @@ IN_LOADER = (
 )
 
 
+IN_LOSS = (
+    "{name}() is called in the backward pass of a loss that the script computes itself from what engine(...) returned. "
+    "That part is not run again after a failure, but a replacement would run it, and nobody would answer its "
+    "collective. Compute the loss in the model, so that engine(...) returns it; or use the exact loop: "
+    "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
+)
+
+
 def install(registry: GroupRegistry) -> None:
     """The groups of this process tell of the script's operations from now on."""
     registry.listener = Script()
@@ -39,7 +47,9 @@ class Script:
     @property
     def listening(self) -> bool:
         found = protection.current()
-        return found is not None and (source.is_fetching() or found.unmodified.listening)
+        if found is None:
+            return False
+        return source.is_fetching() or found.unmodified.listening or boundary.in_own_loss()
 
     def make(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loop = self._loop(function)
@@ -58,8 +68,9 @@ class Script:
         """Raises UnsupportedError for a call of `function` that nobody would answer."""
         found = protection.current()
         assert found is not None, "asked for after `listening`"
-        if source.is_fetching():
+        words = IN_LOADER if source.is_fetching() else IN_LOSS if boundary.in_own_loss() else None
+        if words is not None:
             given: Any = getattr(function, "args", ())  # (group, operation), of an operation that a group leads here
             name = given[1] if len(given) > 1 else getattr(function, "__name__", "a collective")
-            raise found.fail(UnsupportedError(IN_LOADER.format(name=name)))
+            raise found.fail(UnsupportedError(words.format(name=name)))
         return found.unmodified

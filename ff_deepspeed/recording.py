@@ -147,7 +147,8 @@ class Backward(Event):
         for forward in self._forwards():
             forward.watcher = self
         try:
-            yield
+            with boundary.within(lambda: all(gradient is None for gradient in self._gradients)):
+                yield
         finally:
             for forward in self._forwards():
                 forward.watcher = None

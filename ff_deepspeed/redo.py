@@ -73,8 +73,7 @@ class Redo:
                     self.open.events.append(event)
                 return cast(T, result)
             if not self._recover(epoch, event):
-                with self._inside():
-                    return voided()
+                return voided()  # not inside: a collective in it is refused, as nobody else makes it
             around.put(self._p.engine)
 
     @contextmanager

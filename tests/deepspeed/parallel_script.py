@@ -1,6 +1,6 @@
 """A job whose ranks share a sample: each has a slice of the sequence, or of the layers' weights.
 
-usage: parallel_script.py LAYOUT --config JSON --result FILE [--steps N] [--size N] [--usual]
+usage: parallel_script.py LAYOUT --config JSON --result FILE [--steps N] [--size N] [--usual] [--own-loss]
 
 | layout | what the ranks of a group share |
 | --- | --- |
@@ -12,6 +12,7 @@ usage: parallel_script.py LAYOUT --config JSON --result FILE [--steps N] [--size
 | autotp | the layers of a Llama: "tensor_parallel": {"autotp_size": N} in the configuration |
 
 --config: DeepSpeed's, the JSON itself.  --size: ranks in a group.  --usual: not the exact loop
+--own-loss: ranks that share a sequence add their losses up outside of the model
 """
 
 from __future__ import annotations
@@ -85,7 +86,6 @@ class Ulysses(torch.nn.Module):
         self.group: Any = None
 
     def share(self, group: Any) -> None:
-        self.group = group
         self.attention = DistributedAttention(Attention(), group, scatter_idx=2, gather_idx=1)
 
     def forward(self, words: torch.Tensor, labels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ class Ulysses(torch.nn.Module):
         q, k, v = (x.unflatten(-1, (HEADS, -1)) for x in self.qkv(h).chunk(3, dim=-1))
         h = h + self.drop(self.attention(q, k, v, 0).flatten(2))
         loss = cross_entropy(self.out(h).float().flatten(0, 1), labels.flatten())
-        return summed(loss, group=self.group) / self.group.size()
+        return loss if self.group is None else summed(loss, group=self.group) / self.group.size()
 
 
 class Attention(torch.nn.Module):
@@ -178,6 +178,10 @@ class Llama(torch.nn.Module):
         return loss if self.group is None else summed(loss, group=self.group) / self.group.size()
 
 
+def shares_sequence(layout: str) -> bool:
+    return layout not in ("tensor", "autotp")
+
+
 def make_engine(arguments: argparse.Namespace) -> Any:
     layout, size, given = arguments.layout, arguments.size, {}
     torch.manual_seed(1)
@@ -187,7 +191,6 @@ def make_engine(arguments: argparse.Namespace) -> Any:
             from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
             given["mpu"] = UlyssesSPAttentionHF.register_with_transformers(model, "sdpa", size, BATCH)
-            model.group = given["mpu"].get_sequence_parallel_group()
     elif layout == "tensor":
         given["mpu"] = Mpu(size, is_tensor=True)
         model = Tensor(given["mpu"].near)
@@ -207,6 +210,8 @@ def make_engine(arguments: argparse.Namespace) -> Any:
     )
     if isinstance(model, Ulysses):
         model.share(groups._get_sequence_parallel_group())
+    if shares_sequence(layout) and not arguments.own_loss:
+        model.group = groups._get_sequence_parallel_group()
     return engine
 
 
@@ -219,14 +224,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--size", type=int, default=2)
     parser.add_argument("--usual", action="store_true")
+    parser.add_argument("--own-loss", action="store_true")
     arguments = parser.parse_args()
     preload()
     deepspeed.init_distributed()
     engine = make_engine(arguments)
     rank, size = dist.get_rank(), arguments.size
-    shares_sequence = arguments.layout not in ("tensor", "autotp")
+    has_slice = shares_sequence(arguments.layout)
     # Dropout: tensor-parallel ranks have the same sample, and must drop the same of it.
-    torch.manual_seed(100 + (rank if shares_sequence else rank // size))
+    torch.manual_seed(100 + (rank if has_slice else rank // size))
     gas = engine.gradient_accumulation_steps()
     count = BATCH * gas * arguments.steps * (dist.get_world_size() // size)
     words = torch.randint(0, WORDS, (count, LENGTH + 1), generator=torch.Generator().manual_seed(2))
@@ -237,9 +243,11 @@ def main() -> None:
 
     def micro_step(batch: torch.Tensor) -> torch.Tensor:
         inputs = batch[:, :-1], batch[:, 1:], torch.arange(LENGTH).expand(len(batch), -1)
-        if shares_sequence:
+        if has_slice:
             inputs = tuple(x.chunk(size, dim=1)[rank % size].contiguous() for x in inputs)
         loss = engine(*inputs)
+        if arguments.own_loss:
+            loss = summed(loss, group=groups._get_sequence_parallel_group()) / size
         engine.backward(loss)
         engine.step()
         return loss.detach()
