@@ -78,7 +78,8 @@ def make_engine(arguments: argparse.Namespace) -> Any:
     parameters: Any = [{"params": [p for p in model.parameters() if p.requires_grad], "name": "all"}]
     from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 
-    optimizer = torch.optim.AdamW(split_params_into_different_moe_groups_for_optimizer(parameters), lr=1e-2)
+    groups = split_params_into_different_moe_groups_for_optimizer(parameters)  # their order is that of a set
+    optimizer = torch.optim.AdamW(sorted(groups, key=lambda group: str(group["name"])), lr=1e-2)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=arguments.config)
     with torch.no_grad():  # the same within the ranks that hold an expert, whose index is the expert-parallel rank
         for layer in model.layers:

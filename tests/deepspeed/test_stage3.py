@@ -74,28 +74,15 @@ def test_interrupted_run_equals_uninterrupted_run(names: tuple[str, ...], run_ca
             assert len(reference["losses"]) == ITERATIONS
 
 
-def test_a_forward_pass_that_does_not_count_makes_no_collective(run_cases: Callable[..., Any]) -> None:
-    """A survivor would make it by itself: the iteration is not done again, because the script wrote into a batch."""
-    base = {"stage": 3, "dtype": "fp32", "zero": SMALL, "gas": 2, "unmodified": True, "writes_input": True}
-    again, ends = run_cases(
-        [{**base, "stage": 1, "zero": {}, "plan": [[3, 0]]}, {**base, "plan": [[3, 5]], "may_fail": True}]
-    )
-    for rank in range(2):
-        assert len(again[rank]["recovered"]) == 1
-        assert re.search(
-            r"collective whose result nobody can give: the script wrote into an input", ends[rank]["error"]
-        )
-
-
 def test_second_copies_of_parameters(run_cases: Callable[..., Any], tmp_path: Path) -> None:
     """hpZ: forward gathers over all ranks, backward within two. A frozen layer's second copy outlives the step."""
     base = {"stage": 3, "dtype": "bf16", "gas": 2, "iterations": 8, "zero": {**SMALL, "zero_hpz_partition_size": 2}}
-    plan = [[2 + number // 2, 2 * number] for number in range(12)]
+    plan = [[2 + number // 2, number] for number in range(12)]
     slot = str(tmp_path / "slot")
     cases = [{"protected": False}, {"plan": plan}, {"save_at": 3, "save_to": slot}, {"resume_from": slot}]
     whole, *others = run_cases([{**base, **case} for case in cases], world=4)
     for rank in range(4):
-        assert len(others[0][rank]["recovered"]) >= 8
+        assert len(others[0][rank]["recovered"]) >= 10
         for got in (ranks[rank] for ranks in others):
             assert got["digest"] == whole[rank]["digest"]
             assert all(whole[rank]["losses"][step] == loss for step, loss in got["losses"].items())
