@@ -65,7 +65,9 @@ class TrainerLoop:
         size = count * _ENTRY_BYTES
         if size > _MOST_LOG_BYTES:
             shown = {"size": format_bytes(size), "most": format_bytes(_MOST_LOG_BYTES)}
-            raise UnsupportedError(LONG_LOG.format(line=self._line, count=count, steps=state.logging_steps, **shown))
+            raise UnsupportedError(
+                LONG_LOG.format(line=self._line, count=count, steps=state.logging_steps, **shown)
+            )
         self._room = bytes(size)  # there is room for twice the scalars of the first version
 
     def save(self) -> dict[str, Any]:
