@@ -54,7 +54,7 @@ def test_a_shared_sequence_survives(tmp_path: Path) -> None:
 def test_a_loss_that_is_added_up_outside_of_the_model(tmp_path: Path) -> None:
     """As ALST's recipe does. Its backward pass has a collective: refused in the usual loop, and exact in the other."""
     job, _ = job_of(tmp_path / "usual", "ulysses", "zero1_bf16", ["--usual", "--own-loss"], ranks=2)
-    assert job.code != 0 and "_reduce() is called in the backward pass of a loss that" in job.stderr + job.stdout
+    assert job.code != 0 and "reduce() is called in the backward pass of a loss that" in job.stderr + job.stdout
     kills = ("1 2 backward", "0 5 forward")
     survives(*job_of(tmp_path, "ulysses", "zero1_bf16", ["--own-loss"], *kills, ranks=2), len(kills))
 
