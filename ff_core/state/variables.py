@@ -20,14 +20,14 @@ from collections.abc import Collection
 from types import FunctionType
 from typing import Any
 
-from ff_core.state import entries, values, variable_words
+from ff_core.state import entries, late, placed, values, variable_words
 from ff_core.state.captured import LostError, Room, Taken, Taker
 from ff_core.state.covered import Covered
 from ff_core.state.live import Live, Seen
 from ff_core.state.marks import HEAVY, Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
-from ff_core.state.space import running
+from ff_core.state.space import Space, running
 from ff_core.state.spaces import Found, found_spaces
 
 log = logging.getLogger("ff_core")
@@ -62,6 +62,7 @@ class Variables:
         self._alive: list[Any] = []  # the objects then: an iteration that is void may have let go of one
         self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
         self._kept: set[str] = set()  # new names whose values were written in place: no batches
+        self._modules = late.Modules()
         self._fresh = True  # no code of the loop has run since the marks were made
         self._looks = 0
 
@@ -115,6 +116,8 @@ class Variables:
         self._looks, self._fresh = self._looks + 1, True
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
         taker = self._taker(MOST_BYTES)
+        for space in self._modules.new():
+            self._add(space)
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
@@ -137,6 +140,13 @@ class Variables:
         self._alive = list(self._found.by_label().values())
         new = self._save_new(taker, seen)
         return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
+
+    def _add(self, space: Space) -> None:
+        """A place that came while the script trains: all of it counts."""
+        self._live.add(space)
+        paths = [path for path, _ in self._live.known([(space, space.values({}))])]
+        self._before.update(dict.fromkeys(paths))
+        self._changed.update(paths)
 
     def _mark(self, path: str, value: Any, *, look: bool) -> Any:
         if not look and path in self._heavy:
@@ -201,9 +211,16 @@ class Variables:
         Gives, in words, what is not what it was, and lists whose entries are missing.
         """
         self._covered = Covered()
+        mine = saved["process"] == self._process
+        labels = {entries.split(path)[0] for path in saved["changed"]}
+        for space in self._modules.needed(labels):
+            self._add(space)
+        for label in self._modules.undone(labels) if mine else ():
+            self._live.remove(label)
+            self._before = {path: mark for path, mark in self._before.items() if not path.startswith(label)}
         by_label = self._found.by_label()
         self._putter = Putter(lambda label: by_label.get(label, GONE))
-        mine, now = saved["process"] == self._process, self._live.all()
+        now = self._live.all()
         self._used = set(entries.labels(saved["changed"])) | set(entries.labels(saved["new"]))
         writes: dict[str, Any] = {}
         lost: list[str] = []
@@ -217,7 +234,8 @@ class Variables:
                 writes[path] = self._restored(path, entry, now, mine)
                 self._changed.add(path)
             except LostError as error:
-                if (path in saved["new"] and entry[0] is not None) or (entry[1] == "generator" and not repeats):
+                found_its_place = entry[1] == "generator" and not repeats and _feeds(now.get(path))
+                if (path in saved["new"] and entry[0] is not None) or found_its_place:
                     continue
                 (long if entry[1].endswith("entries") and entry[0] is None else lost).append(
                     f"{path} ({entry[1]}: {error})"
@@ -307,6 +325,13 @@ class Variables:
     def counts(self) -> dict[str, int]:
         """Whole numbers that training has changed, by name."""
         return {path: value for path, value in self._live.all().items() if type(value) is int}
+
+
+def _feeds(generator: Any) -> bool:
+    """Whether a generator may be what batches come from: one that runs, or any if no data loader drives training."""
+    if getattr(generator, "gi_running", False):
+        return True
+    return not any(each.goes_on_by_itself() for each in list(placed.alive.values()))
 
 
 of_process = Variables()
