@@ -22,18 +22,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_core.state import around, frames
-from ff_deepspeed import ambient, switches, words
+from ff_deepspeed import ambient, places, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked, place
 from ff_deepspeed.gradients import Gradients
 from ff_deepspeed.own_batches import OwnBatches
+from ff_deepspeed.places import AT_FORWARD, AT_LOADER
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
 from ff_deepspeed.redo import Redo
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
-
-AT_LOADER, AT_FORWARD = "loader", "forward"
 
 
 class Unmodified:
@@ -51,10 +49,9 @@ class Unmodified:
         self._answered: dict[str, Any] | None = None  # a newcomer's load_checkpoint(): position of the version
         self._start_data: dict[str, Any] = {}  # what goes into the position of the version before the first iteration
         self._first = -1  # the first version that this process makes
-        self._joined = False  # this process has taken a dead rank's place
+        self._joined = self._ended = False  # this process has taken a dead rank's place; the script is over
         self._sealed_at: str | None = None  # the last version, if this process has sealed one
         self._thread = threading.main_thread().ident  # the one that trains
-        self._ended = False
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -256,25 +253,20 @@ class Unmodified:
             step = saved["trainer"]["engine"]["global_steps"]
             if step > 0 and self._answered is None:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
-            if saved["data"]["joined_at"] == AT_LOADER:
-                raise self._p.fail(FailoverError(words.ANOTHER_PLACE.format(what=words.ANOTHER_LOADER)))
+            places.check_forward(saved["data"], self._p.fail)
             self._own.prove(saved["data"], inputs)
         else:
             self._p.client.begins(self._feed.is_asked, self._session.may_restart)
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)
-        if self._feed.is_cycled:
-            raise self._p.fail(UnsupportedError(words.CYCLED.format(line=frames.line())))
+        places.check_loader(self._feed, self._p.fail)
 
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""
         data = self._session.saved_scalars()["data"]
         if self._feed.go_to(tracked, data) and data["joined_at"] == AT_LOADER:
-            try:
-                around.go_to(data["around"])
-            except around.MovedOnError as error:
-                raise self._p.fail(FailoverError(words.ANOTHER_PLACE.format(what=f"{error} is further"))) from None
+            places.go_to(data, self._p.fail)
             self._join()
             self._redo.first = -1
             self._feed.begin_training(self._session.version)
@@ -307,16 +299,12 @@ class Unmodified:
         if self._has_stepped():
             self._redo.make(lambda: self._seal(joined_at, inputs, asked), None, lambda: None)
 
-    def _around(self, asked: Tracked | None) -> list[around.Place]:
-        """Where the script asks for its next batch. One that has fetched ahead is further than the version."""
-        return [] if asked is None or self._feed.runs_ahead else around.places()
-
     def _seal(self, joined_at: str, inputs: Any, asked: Tracked | None) -> None:
         record = self._redo.open
         assert record is not None
         if record.sealed is None:
             self._sealed_at = joined_at
-            data = {**self._feed.position(asked), "joined_at": joined_at, "around": self._around(asked)}
+            data = {**self._feed.position(asked), "joined_at": joined_at, "around": places.taken(self._feed, asked)}
             client = self._p.client.save()
             if inputs is not None:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)

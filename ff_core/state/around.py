@@ -74,10 +74,11 @@ def _place(iterator: Any) -> list[Any]:
     if type(iterator) in loops.COUNTED:
         return [name, -operator.length_hint(iterator)]
     if type(iterator) is itertools.count:
-        at, *step = iterator.__reduce__()[1]
-        return [name, at if type(at) is int and not step else None]
+        made: Any = iterator.__reduce__()[1]
+        return [name, made[0] if len(made) == 1 and type(made[0]) is int else None]
     if isinstance(iterator, enumerate):
-        inner = iterator.__reduce__()[1][0]
+        reduced: Any = iterator.__reduce__()
+        inner = reduced[1][0]
         return [name, _place(inner)[1] if type(inner) in loops.COUNTED else None]
     return [name, None]
 

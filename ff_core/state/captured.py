@@ -20,7 +20,6 @@ A taken value is a list. The first entry says of which kind:
 from __future__ import annotations
 
 import sys
-import weakref
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -30,7 +29,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import caches, foreign, generators, objects, values, weak
+from ff_core.state import caches, foreign, generators, objects, unwritten, values, weak
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
@@ -81,14 +80,11 @@ class Taker:
         self._above: list[int] = []
         self._libraries = 0  # objects of libraries above
 
-    def _is_unwritten(self, tensors: list[torch.Tensor]) -> bool:
-        """Whether they were there when training began, and nobody has written into them since."""
+    def _are_unwritten(self, tensors: list[torch.Tensor]) -> bool:
+        """Whether they need not be saved: they are what they were when training began, which is now if not `share`."""
         if not self._share:
-            _at_begin.update((id(tensor), (weakref.ref(tensor), _version(tensor))) for tensor in tensors)
-            return True
-        found = [_at_begin.get(id(tensor), (lambda: None, -1)) for tensor in tensors]
-        pairs = zip(tensors, found, strict=True)
-        return all(ref() is tensor and version == _version(tensor) for tensor, (ref, version) in pairs)
+            unwritten.begin(tensors)
+        return unwritten.are(tensors)
 
     def take(self, value: Any, at: str = "") -> Taken:
         """at: the label under which `value` itself is known. Raises LostError."""
@@ -211,7 +207,7 @@ class Taker:
         try:
             simple, whole = foreign.simple_parts(value, self._libraries - 1)
             for name, part, tensors in foreign.tensor_parts(value):
-                if not self._is_unwritten(tensors) and not all(map(self._left, tensors)):
+                if not self._are_unwritten(tensors) and not all(map(self._left, tensors)):
                     simple[name] = part
             self._room.use(items=len(simple))
             return ["parts", objects.name_of(kind), [[name, self._take(part)] for name, part in simple.items()], whole]
@@ -261,7 +257,7 @@ class Taker:
 
     def _tensor(self, tensor: torch.Tensor) -> Taken:
         if type(tensor) not in _TENSORS or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            if self._above and self._is_unwritten([tensor]):
+            if self._above and self._are_unwritten([tensor]):
                 return LEFT
             raise LostError("a tensor of this kind or layout cannot be saved")
         gradient = tensor.grad if tensor.is_leaf else None
@@ -311,14 +307,6 @@ class Taker:
         if LEFT in goes_on or (place[0] == "holder" and LEFT in place[2]):
             return LEFT  # over what goes on by itself
         return ["iterator", maker.__name__, parts, place]
-
-
-#: id -> reference and version when training began, of tensors that are only saved if they are written.
-_at_begin: dict[int, tuple[Callable[[], Any], int]] = {}
-
-
-def _version(tensor: torch.Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _is_key(key: Any) -> bool:

@@ -118,7 +118,8 @@ def _counts(iterator: Any) -> list[_Count]:
         if type(one) is enumerate:
             found.append(_OfEnumerate(one, parts[1]))
         elif type(one) is itertools.islice:
-            found.append(_OfSlice(one, one.__reduce__()[2]))
+            place_now: Any = one.__reduce__()
+            found.append(_OfSlice(one, place_now[2]))
         elif isinstance(one, _BESIDE):
             found += [_beside(part, number < place) for number, part in enumerate(parts)
                       if number != place and not callable(part) and not isinstance(part, Placed)]  # fmt: skip
@@ -133,8 +134,8 @@ def _beside(part: Any, is_first: bool) -> _Count:
 
 
 def _is_whole(counter: Any) -> bool:
-    at, *step = counter.__reduce__()[1]
-    return type(at) is int and not step
+    made = counter.__reduce__()[1]
+    return len(made) == 1 and type(made[0]) is int
 
 
 def _around(iterator: Any) -> list[tuple[Any, tuple[Any, ...], int]]:

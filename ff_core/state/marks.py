@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import caches, foreign, generators, objects, values, weak
+from ff_core.state import caches, foreign, generators, objects, unwritten, values, weak
 from ff_core.state.fingerprint import Fingerprint
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
@@ -93,7 +93,7 @@ class Marker:
             self._above.pop()
 
     def _written(self, tensors: list[torch.Tensor]) -> Any:
-        return [(id(part), -1 if part.is_inference() else part._version) for part in tensors]
+        return [(id(part), unwritten.version(part)) for part in tensors]
 
     def _given(self, tensor: torch.Tensor) -> Any:
         """What a script has given to a tensor."""

@@ -155,8 +155,9 @@ class Putter:
     def _put_iterator(self, live: Any, taken: Taken, in_place: bool) -> Any:
         _, maker, parts, state = taken
         reduced = values.reduced(live) if type(live) in values.ITERATORS else None
-        is_same = reduced is not None and (reduced[0].__name__, len(reduced[1])) == (maker, len(parts))
-        now = reduced[1] if is_same else [None] * len(parts)
+        now: Any = [None] * len(parts)
+        if reduced is not None and (reduced[0].__name__, len(reduced[1])) == (maker, len(parts)):
+            now = reduced[1]
         if any(part == LEFT and own is None for own, part in zip(now, parts, strict=True)):
             raise LostError(_APART)
         made = values.MAKERS[maker](

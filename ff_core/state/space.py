@@ -123,8 +123,8 @@ class OfDefaults(Space):
             self._function.__defaults__ = tuple(
                 new.get(name, value) for name, value in zip(self._names, now, strict=True)
             )
-        for name in (self._function.__kwdefaults__ or {}).keys() & new.keys():
-            self._function.__kwdefaults__[name] = new[name]
+        named = self._function.__kwdefaults__ or {}
+        named.update((name, new[name]) for name in named.keys() & new.keys())
 
     def remove(self, functions: Functions, name: str) -> None:
         pass

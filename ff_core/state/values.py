@@ -49,7 +49,7 @@ MAKERS: dict[str, Any] = {
                  itertools.takewhile, itertools.zip_longest)
 }  # fmt: skip
 """Of iterators, by name."""
-UNPLACED = frozenset(
+UNPLACED: frozenset[type] = frozenset(
     {
         itertools.groupby,
         itertools.pairwise,

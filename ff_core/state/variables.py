@@ -17,14 +17,14 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Collection
-from types import FunctionType
 from typing import Any
 
 from ff_core.state import entries, late, placed, values, variable_words
-from ff_core.state.captured import LostError, Room, Taken, Taker
+from ff_core.state.began import Began
+from ff_core.state.captured import LostError, Room, Taker
 from ff_core.state.covered import Covered
 from ff_core.state.live import Live, Seen
-from ff_core.state.marks import HEAVY, Marker
+from ff_core.state.marks import Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
 from ff_core.state.space import Space, running
@@ -49,12 +49,7 @@ class Variables:
         self._covered = Covered()
         self._found = Found([], {}, set())
         self._live = Live({})
-        self._before: dict[str, Any] = {}  # path -> mark when training began
-        self._fixed: dict[str, Any] = {}  # path -> value then, of what never changes in place
-        self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what does
-        self._start: dict[str, Taken] = {}  # path -> value then
-        self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
-        self._heavy: dict[str, Any] = {}  # path -> last mark, of what takes long to look at
+        self._began = Began(self._found.label_of)
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
@@ -79,21 +74,13 @@ class Variables:
         self._live = Live({space.label: space for space in self._found.spaces})
         self._alive = list(self._found.by_label().values())
         taker = self._taker(MOST_BYTES, share=False)
-        for path, value in self._live.known(self._live.look()):
-            self._before[path] = self._mark(path, value, look=True)
-            fixed = values.is_fixed(value)
-            if fixed or type(value) is FunctionType:  # what a function has are variables themselves
-                self._fixed[path] = value
-            try:
-                self._start[path] = taker.take(value, path)
-            except LostError:
-                pass
-            if not fixed:
-                self._objects[path] = entries.reference(value)
-                self._contents[path] = entries.contents_of(value)
+        self._began = Began(self._found.label_of)
+        self._began.take(self._live.known(self._live.look()), taker)
         # Iterators ("placed"): a replacement has not begun those that give their first item later.
         spaces = self._live.spaces
-        self._changed = {p for p, e in self._start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always}
+        self._changed = {
+            p for p, e in self._began.start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always
+        }
 
     def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
         return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)
@@ -116,18 +103,17 @@ class Variables:
         self._looks, self._fresh = self._looks + 1, True
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
         taker = self._taker(MOST_BYTES)
-        for space in self._modules.new():
-            self._add(space)
+        self._add(self._modules.new())
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
         seen = self._live.look()
-        for path, value in self._live.moving(seen, self._fixed, self._changed):
-            mark = self._marks[path] = self._mark(path, value, look=look)
-            if path not in self._changed and not self._is_other(path, value, mark, look):
+        for path, value in self._live.moving(seen, self._began.fixed, self._changed):
+            mark = self._marks[path] = self._began.mark(path, value, look=look)
+            if path not in self._changed and not self._began.is_other(path, value, mark, look):
                 continue
             self._changed.add(path)
-            same = path in self._objects and entries.refers_to(self._objects[path](), value)
+            same = self._began.is_same_object(path, value)
             if same and id(value) in done:
                 changed[path] = None  # another name of the same
                 continue
@@ -141,26 +127,21 @@ class Variables:
         new = self._save_new(taker, seen)
         return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
 
-    def _add(self, space: Space) -> None:
-        """A place that came while the script trains: all of it counts."""
-        self._live.add(space)
-        paths = [path for path, _ in self._live.known([(space, space.values({}))])]
-        self._before.update(dict.fromkeys(paths))
-        self._changed.update(paths)
+    def _add(self, spaces: list[Space]) -> None:
+        """Places that have come while the script trains: all of them counts."""
+        for space in spaces:
+            self._live.add(space)
+            paths = [path for path, _ in self._live.known([(space, space.values({}))])]
+            self._began.marks.update(dict.fromkeys(paths))
+            self._changed.update(paths)
 
-    def _mark(self, path: str, value: Any, *, look: bool) -> Any:
-        if not look and path in self._heavy:
-            return self._heavy[path]
-        marker = Marker(self._found.label_of)
-        mark = marker.mark(value)
-        if marker.parts > HEAVY:
-            self._heavy[path] = mark
-        return mark
-
-    def _is_other(self, path: str, value: Any, mark: Any, look: bool) -> bool:
-        if mark != self._before[path]:
-            return True
-        return look and path in self._contents and self._contents[path] != entries.contents_of(value)
+    def _import(self, changed: Collection[str], mine: bool) -> None:
+        """The modules that the version had, and no others."""
+        labels = {entries.split(path)[0] for path in changed}
+        self._add(self._modules.needed(labels))
+        for label in self._modules.undone(labels) if mine else ():
+            self._live.remove(label)
+            self._began.forget(label)
 
     def _save_new(self, taker: Taker, seen: Seen) -> dict[str, Any]:
         small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
@@ -186,9 +167,9 @@ class Variables:
         if not self._fresh:
             return  # an item without a step: the script's own counts have changed, too
         self._fresh = False
-        for path, value in self._live.moving(self._live.look(), self._fixed, self._changed):
-            mark = self._mark(path, value, look=False)
-            if path in self._of_data or mark != self._marks.get(path, self._before[path]):
+        for path, value in self._live.moving(self._live.look(), self._began.fixed, self._changed):
+            mark = self._began.mark(path, value, look=False)
+            if path in self._of_data or mark != self._marks.get(path, self._began.marks[path]):
                 self._of_data.add(path)
                 self._fetched[path] = mark
 
@@ -212,12 +193,7 @@ class Variables:
         """
         self._covered = Covered()
         mine = saved["process"] == self._process
-        labels = {entries.split(path)[0] for path in saved["changed"]}
-        for space in self._modules.needed(labels):
-            self._add(space)
-        for label in self._modules.undone(labels) if mine else ():
-            self._live.remove(label)
-            self._before = {path: mark for path, mark in self._before.items() if not path.startswith(label)}
+        self._import(saved["changed"], mine)
         by_label = self._found.by_label()
         self._putter = Putter(lambda label: by_label.get(label, GONE))
         now = self._live.all()
@@ -234,8 +210,10 @@ class Variables:
                 writes[path] = self._restored(path, entry, now, mine)
                 self._changed.add(path)
             except LostError as error:
-                found_its_place = entry[1] == "generator" and not repeats and _feeds(now.get(path))
-                if (path in saved["new"] and entry[0] is not None) or found_its_place:
+                gives_batches = getattr(now.get(path), "gi_running", False) or not placed.drives_training()
+                if (path in saved["new"] and entry[0] is not None) or (
+                    entry[1] == "generator" and not repeats and gives_batches
+                ):
                     continue
                 (long if entry[1].endswith("entries") and entry[0] is None else lost).append(
                     f"{path} ({entry[1]}: {error})"
@@ -243,7 +221,9 @@ class Variables:
         if mine:
             lost += self._go_back(saved, now, writes)
         self._write(writes)
-        self._marks = {path: self._mark(path, value, look=True) for path, value in self._live.known(self._live.look())}
+        self._marks = {
+            path: self._began.mark(path, value, look=True) for path, value in self._live.known(self._live.look())
+        }
         self._fresh = True
         return lost, long
 
@@ -255,7 +235,7 @@ class Variables:
         live = now.get(path)
         if taken is not None:
             return self._putter.put(live, taken, in_place=same or (not mine and self._is_alone(path, live)))
-        live_mark = self._mark(path, live, look=True)
+        live_mark = self._began.mark(path, live, look=True)
         if mine and entries.crc(live_mark) == mark:
             return live
         if text is None or values.text(live, live_mark) != text:
@@ -270,17 +250,17 @@ class Variables:
     def _go_back(self, saved: dict[str, Any], now: dict[str, Any], writes: dict[str, Any]) -> list[str]:
         """In a survivor, what only the void iteration has changed. Gives what cannot be put back."""
         lost = []
-        for path, before in self._before.items():
+        for path, before in self._began.marks.items():
             if path in saved["changed"] or path in self._of_data or path not in now or self._covered.has(now[path]):
                 continue
-            value, contents = now[path], self._contents.get(path)
-            same_mark = self._mark(path, value, look=True) == before
+            value, contents = now[path], self._began.contents.get(path)
+            same_mark = self._began.mark(path, value, look=True) == before
             if same_mark and (contents is None or contents == entries.contents_of(value)):
                 continue
-            if path in self._start:
-                first = self._objects[path]() if path in self._objects else value
+            if path in self._began.start:
+                first = self._began.objects[path]() if path in self._began.objects else value
                 live = value if first is None or type(first) is int else first
-                writes[path] = self._putter.put(live, self._start[path], in_place=entries.refers_to(first, live))
+                writes[path] = self._putter.put(live, self._began.start[path], in_place=entries.refers_to(first, live))
             else:
                 lost.append(f"{path} ({values.shown(value)})")
         with running() as functions:
@@ -311,7 +291,7 @@ class Variables:
         taker, changed = self._taker(MOST_BYTES, 1 << 62), []
         for path, value in self._live.all().items():
             entry = then.get(path)
-            before = self._start.get(path) if path not in then else None if entry is None else entry[0]
+            before = self._began.start.get(path) if path not in then else None if entry is None else entry[0]
             if before is None or path in self._of_data or self._covered.has(value):
                 continue
             try:
@@ -325,13 +305,6 @@ class Variables:
     def counts(self) -> dict[str, int]:
         """Whole numbers that training has changed, by name."""
         return {path: value for path, value in self._live.all().items() if type(value) is int}
-
-
-def _feeds(generator: Any) -> bool:
-    """Whether a generator may be what batches come from: one that runs, or any if no data loader drives training."""
-    if getattr(generator, "gi_running", False):
-        return True
-    return not any(each.goes_on_by_itself() for each in list(placed.alive.values()))
 
 
 of_process = Variables()
