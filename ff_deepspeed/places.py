@@ -25,12 +25,9 @@ def taken(feed: Feed, asked: Tracked | None) -> list[around.Place]:
     return [] if asked is None or feed.runs_ahead else around.places()
 
 
-def go_to(data: dict[str, Any], fail: Fail) -> None:
-    """data: what is saved with the version. Raises FailoverError if the replacement is further than that."""
-    try:
-        around.go_to(data["around"])
-    except around.MovedOnError as error:
-        raise fail(FailoverError(words.ANOTHER_PLACE.format(what=f"{error} is further"))) from None
+def go_to(data: dict[str, Any]) -> None:
+    """In a replacement. data: what is saved with the version."""
+    around.go_to(data["around"])
 
 
 def check_forward(data: dict[str, Any], fail: Fail) -> None:

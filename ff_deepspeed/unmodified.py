@@ -45,7 +45,7 @@ class Unmodified:
         self._feed = Feed()
         self.trains_on = self._feed.is_training  # whether an iterator goes over the training loader
         self._redo = Redo(protection, self._feed)
-        self._own, self._gradients = OwnBatches(protection), Gradients(protection.engine)
+        self._own, self._gradients = OwnBatches(protection), Gradients(protection)
         self._answered: dict[str, Any] | None = None  # a newcomer's load_checkpoint(): position of the version
         self._start_data: dict[str, Any] = {}  # what goes into the position of the version before the first iteration
         self._first = -1  # the first version that this process makes
@@ -246,14 +246,13 @@ class Unmodified:
         return threading.get_ident() == self._thread
 
     def _start(self, inputs: Any) -> None:
-        """The first training forward: protection begins, or a newcomer joins that has not joined at its loader."""
+        """The first training forward: protection begins, or a newcomer joins that has not yet."""
         self._thread = threading.get_ident()
         if self._session.is_newcomer:
             saved = self._session.saved_scalars()
             step = saved["trainer"]["engine"]["global_steps"]
             if step > 0 and self._answered is None:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
-            places.check_forward(saved["data"], self._p.fail)
             self._own.prove(saved["data"], inputs)
         else:
             self._p.client.begins(self._feed.is_asked, self._session.may_restart)
@@ -266,7 +265,7 @@ class Unmodified:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""
         data = self._session.saved_scalars()["data"]
         if self._feed.go_to(tracked, data) and data["joined_at"] == AT_LOADER:
-            places.go_to(data, self._p.fail)
+            places.go_to(data)
             self._join()
             self._redo.first = -1
             self._feed.begin_training(self._session.version)

@@ -36,6 +36,11 @@ TOO_LATE = (
     "ff_deepspeed.batches() was called after the script had trained outside of it; let all training go through "
     "batches(), or none"
 )
+OWN_BACKWARD = (
+    "{line}: engine.step() comes without an engine.backward(loss) before it: the script calls backward() on a loss "
+    "itself, and after a failure nobody could make that call again. Write `engine.backward(loss)`, or change two "
+    "lines: `for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
+)
 CYCLED = (
     "{line}: itertools.cycle() goes over the data loader. It keeps the batches of the first pass and gives the same "
     "ones again; a replacement of a dead rank would have kept others. Go over the loader anew: "

@@ -28,32 +28,25 @@ Place = list[Any]
 texts of a generator or None]."""
 
 
-class MovedOnError(Exception):
-    """The script is further than it was: `str()` says where."""
-
-
 def places() -> list[Place]:
     """Of the script's running functions, outermost first."""
     return [[loops.line_of(frame), [_place(each) for each in _loops(frame)], _numbers(frame)] for frame in _running()]
 
 
 def go_to(wanted: list[Place]) -> None:
-    """wanted: as places() gave them in another process. Where the script is elsewhere, nothing happens. Raises
-    MovedOnError if a loop is further than it was."""
+    """wanted: as places() gave them in another process. Where the script is elsewhere, nothing happens. A loop that is
+    further than it was is left alone: the script has begun it where it wanted, and ends early if that was wrong."""
     running = _running()
     if [loops.line_of(frame) for frame in running] != [line for line, _, _ in wanted]:
         return
-    for frame, (line, then, numbers) in zip(running, wanted, strict=True):
+    for frame, (_, then, numbers) in zip(running, wanted, strict=True):
         iterators = _loops(frame)
         now = [_place(each) for each in iterators]
         if [name for name, _ in now] != [name for name, _ in then]:
             continue
-        for iterator, (name, at), (_, wanted_at) in zip(iterators, now, then, strict=True):
-            if at is None or wanted_at is None:
-                continue
-            if wanted_at < at:
-                raise MovedOnError(f"the loop over a {name} at {line}")
-            deque(itertools.islice(iterator, wanted_at - at), maxlen=0)
+        for iterator, (_, at), (_, wanted_at) in zip(iterators, now, then, strict=True):
+            if at is not None and wanted_at is not None and wanted_at > at:
+                deque(itertools.islice(iterator, wanted_at - at), maxlen=0)
         if numbers is not None:
             frames.set_variables(frame, {name: value for name, value in numbers.items() if name in frame.f_locals})
 
