@@ -224,11 +224,9 @@ def simple_parts(value: Any, depth: int = 0) -> tuple[dict[str, Any], bool]:
 
 def tensor_parts(value: Any) -> Iterator[tuple[str, Any, list[torch.Tensor]]]:
     """(name, value, tensors) of attributes that are no simple part, and are tensors: an average of all weights has a
-    list of them, or a model."""
+    list of them."""
     for name, part in list(objects.attributes(value).items()):
-        if isinstance(part, torch.nn.Module):
-            yield name, part, objects.tensors_of(part)
-        elif isinstance(part, torch.Tensor):
+        if isinstance(part, torch.Tensor):
             if not _is_simple(part, 0):
                 yield name, part, [part]
         elif type(part) in (list, tuple, dict):

@@ -164,7 +164,12 @@ class _Finder:
 
     def _parts(self, label: str, parts: Mapping[Any, Any], depth: int) -> None:
         for key, part in list(parts.items()):
-            self._look(f"{label}[{key!r}]" if type(key) in values.PLAIN else f"{label}[{key}]", part, depth + 1)
+            of = f"{label}[{key!r}]" if type(key) in values.PLAIN else f"{label}[{key}]"
+            if isinstance(part, torch.nn.Module) and id(part) not in self._seen and not self._left(part):
+                self._of_model(of, part, depth + 1, f"{of}:model")
+                self.add(Space(f"{of}:", {"model": part}), _DEPTH)
+            else:
+                self._look(of, part, depth + 1)
 
     def _of_callable(self, label: str, value: Any, depth: int) -> None:
         """A method's object, and what a functools.partial has bound, may be nowhere else."""
@@ -194,9 +199,10 @@ class _Finder:
         if any(type(value) is not tuple and not values.is_fixed(value) for value in defaults):
             self.add(OfDefaults(f"{label}(default).", function), 1)
 
-    def _of_model(self, label: str, model: torch.nn.Module, depth: int) -> None:
+    def _of_model(self, label: str, model: torch.nn.Module, depth: int, path: str | None = None) -> None:
+        """path: of a variable that has it; None: `label` is that."""
         self._seen.add(id(model))
-        self.found.known[id(model)] = label, reference(model)
+        self.found.known[id(model)] = path or label, reference(model)
         for path, part in model.named_modules():
             self.hooks(f"{label}.{path}" if path else label, part)
             self.scripted(f"{label}.{path}." if path else f"{label}.", part)

@@ -121,8 +121,9 @@ class Variables:
                 if mark != self._fetched.get(path):  # the loop changes it, too: nobody could put that back
                     changed[path] = [None, values.shown(value), None, entries.crc(mark), same]
                 continue
-            done.add(id(value))
-            changed[path] = entries.entry_of(taker, path, value, mark, same)
+            entry = changed[path] = entries.entry_of(taker, path, value, mark, same)
+            if entry[0] is None or entry[0][0] != "known":  # else it is saved under its own name
+                done.add(id(value))
         self._alive = list(self._found.by_label().values())
         new = self._save_new(taker, seen)
         return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}

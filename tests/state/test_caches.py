@@ -94,14 +94,7 @@ def a_cached_method(look: Look, numbers: Numbers) -> Any:
     return seen
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str) -> None:
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
 def draws_for_many(look: Look, numbers: Numbers, count: int = caches.MOST + 50) -> Any:

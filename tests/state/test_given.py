@@ -138,6 +138,24 @@ def an_average_of_a_library(look: Look, numbers: Numbers) -> Any:
 
 
 @script
+def models_in_containers(look: Look, numbers: Numbers) -> Any:
+    models = {"a": [nn.Linear(1, 1), nn.Linear(1, 1)], "b": (nn.Linear(1, 1),)}
+    held = [model for part in models.values() for model in part]
+    for number, model in enumerate(held):
+        nn.init.constant_(model.weight, number)
+    newest, best = models["a"][0], held[2]
+    del model, held
+    look(0)
+    for n in numbers:
+        newest = models["a"][n % 2]
+        with torch.no_grad():
+            newest.weight.mul_(2).add_(n)
+            best.weight.add_(n)
+        look(n)
+    return [[model.weight.item() for model in part] for part in models.values()], newest is models["a"][0]
+
+
+@script
 def generators_of_a_library(look: Look, numbers: Numbers) -> Any:
     noise, points = library.Noise(4), torch.quasirandom.SobolEngine(2, scramble=True, seed=1)
     bits = np.random.PCG64(3)
