@@ -52,7 +52,7 @@ class ProtectedEngine:
         if not self.started:
             raise FailoverError(
                 "engine.step() before any engine(...) in training mode: the step of an iteration that did not "
-                "begin cannot be protected"
+                "begin cannot be protected. Call the engine, `loss = engine(batch)`, not engine.module"
             )
         try:
             self.adapter.stepping()

@@ -19,7 +19,7 @@ from typing import Any
 from ff_core.errors import FailoverError
 from ff_core.state import counting, rng
 from ff_deepspeed import batch as batches_
-from ff_deepspeed import matching
+from ff_deepspeed import loop_words, matching
 from ff_deepspeed.source import resolved
 from ff_deepspeed.tracked import Tracked
 
@@ -34,11 +34,6 @@ UNKNOWN = (
     "the loop fetches batches ahead, and what it gives to engine(...) has neither the memory nor the values of one of "
     "them: it cannot be told which batches a version was trained on. Let FFTrainer hand the batches out: "
     "`for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
-)
-
-ENUMERATED = (
-    "the loop counts its batches with enumerate(), and this Python does not let that count be set: use "
-    "engine.global_steps"
 )
 
 
@@ -111,7 +106,7 @@ class Feed:
         own_thread: the training thread asks; another one leaves the random generators alone.
         """
         if own_thread and tracked.starts is None and self._training in (None, tracked.loader):
-            tracked.starts = counting.counts(tracked)
+            tracked.starts, tracked.is_cycled = counting.counts(tracked), counting.is_cycled(tracked)
         with self._lock:
             self.runs_ahead |= not own_thread
             if self.is_training(tracked) and self._next < self._base + len(self._handed):
@@ -208,6 +203,11 @@ class Feed:
         return self._training is not None
 
     @property
+    def is_cycled(self) -> bool:
+        """Whether itertools.cycle() goes over the training loader."""
+        return self.feeds and self._last is not None and self._last.is_cycled
+
+    @property
     def is_asked(self) -> bool:
         """Whether a loader was asked for a batch so far."""
         return self._last is not None
@@ -294,5 +294,5 @@ def _count(tracked: Tracked, counts: list[int]) -> None:
     """What the enumerate() that asks for batches says next, if there is one."""
     try:
         counting.set_counts(tracked, counts)
-    except counting.Unmovable:
-        raise FailoverError(ENUMERATED) from None
+    except counting.Unmovable as error:
+        raise FailoverError(loop_words.ENUMERATED.format(what=error)) from None

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ff_core.errors import FailoverError
+from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.state import frames
 from ff_core.state.edits import Edits
+from ff_deepspeed import words
 from ff_deepspeed.ambient import Ambient
 from ff_deepspeed.recording import Event, Record
 from ff_deepspeed.state_map import partitions
+
+if TYPE_CHECKING:
+    from ff_deepspeed.engine import ProtectedEngine
 
 
 class Gradients:
     """Of one engine whose script makes its calls by itself."""
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, protection: ProtectedEngine) -> None:
+        engine = self._engine = protection.engine
+        self._fail = protection.fail
+        self._made = False  # a backward pass since the last step
         self._edits = Edits(lambda: _named(engine))
         self._looks = 0
         self._written = False  # once: what is written through .data is not looked for in every iteration
@@ -31,13 +38,18 @@ class Gradients:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Around engine.backward()."""
+        self._made = True
         yield
         if not self._written:
             self._looks += 1
             self._edits.stepped(self._looks)
 
     def stepping(self, record: Record | None, ambient: Ambient) -> None:
-        """engine.step() begins: what the script has made of the gradients goes into `record`."""
+        """engine.step() begins: what the script has made of the gradients goes into `record`. Raises UnsupportedError
+        if it has called backward() past the engine."""
+        if not self._made:
+            raise self._fail(UnsupportedError(words.OWN_BACKWARD.format(line=frames.line())))
+        self._made = False
         self._written = self._written or bool(self._edits.found())
         self._edits.stepping()
         if self._written and record is not None:

@@ -123,8 +123,8 @@ class Loop:
         if by:
             try:
                 counting.move(None, by)
-            except counting.Unmovable:
-                raise self._p.fail(FailoverError(loop_words.ENUMERATED)) from None
+            except counting.Unmovable as error:
+                raise self._p.fail(FailoverError(loop_words.ENUMERATED.format(what=error))) from None
 
     def _settle(self, source: ReplayableLoader, version: int, item: int) -> None:
         oldest = self._session.oldest_needed

@@ -31,6 +31,6 @@ RESIZED = (
 )
 
 ENUMERATED = (
-    "the loop counts its items with enumerate(), and this Python does not let that count go back: use "
-    "engine.global_steps"
+    "around the batches of this loop is a {what} whose place cannot be set after a failure. Count by enumerate() "
+    "around the batches or by engine.global_steps, and let zip() and map() take the batches first"
 )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import codec, registered, rng
 from ff_core.state.fingerprint import Fingerprint
+from ff_deepspeed import places
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
@@ -139,6 +140,7 @@ class OwnBatches:
 
     def prove(self, data: dict[str, Any], inputs: Any) -> None:
         """The replacement's first engine(...). Raises FailoverError if it is not where the dead rank was."""
+        places.check_forward(data, self._p.fail)
         own = data.get("own")
         if own is None:
             return

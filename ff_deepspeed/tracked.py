@@ -32,6 +32,7 @@ class Tracked(Placed):
         self.loader = number
         self.source = Source(loader, make)
         self.starts: list[int] | None = None  # what enumerate() around it began with
+        self.is_cycled = False  # itertools.cycle() keeps what it gives
         self._owner = loader
         self._ask, self._trains = ask, trains
 

@@ -22,17 +22,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_deepspeed import ambient, switches, words
+from ff_deepspeed import ambient, places, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked, place
 from ff_deepspeed.gradients import Gradients
 from ff_deepspeed.own_batches import OwnBatches
+from ff_deepspeed.places import AT_FORWARD, AT_LOADER
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Sealed, Settle
 from ff_deepspeed.redo import Redo
 
 if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
-
-AT_LOADER, AT_FORWARD = "loader", "forward"
 
 
 class Unmodified:
@@ -46,14 +45,13 @@ class Unmodified:
         self._feed = Feed()
         self.trains_on = self._feed.is_training  # whether an iterator goes over the training loader
         self._redo = Redo(protection, self._feed)
-        self._own, self._gradients = OwnBatches(protection), Gradients(protection.engine)
+        self._own, self._gradients = OwnBatches(protection), Gradients(protection)
         self._answered: dict[str, Any] | None = None  # a newcomer's load_checkpoint(): position of the version
         self._start_data: dict[str, Any] = {}  # what goes into the position of the version before the first iteration
         self._first = -1  # the first version that this process makes
-        self._joined = False  # this process has taken a dead rank's place
+        self._joined = self._ended = False  # this process has taken a dead rank's place; the script is over
         self._sealed_at: str | None = None  # the last version, if this process has sealed one
         self._thread = threading.main_thread().ident  # the one that trains
-        self._ended = False
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -248,7 +246,7 @@ class Unmodified:
         return threading.get_ident() == self._thread
 
     def _start(self, inputs: Any) -> None:
-        """The first training forward: protection begins, or a newcomer joins that has not joined at its loader."""
+        """The first training forward: protection begins, or a newcomer joins that has not yet."""
         self._thread = threading.get_ident()
         if self._session.is_newcomer:
             saved = self._session.saved_scalars()
@@ -261,11 +259,13 @@ class Unmodified:
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)
+        places.check_loader(self._feed, self._p.fail)
 
     def _arrive(self, tracked: Tracked) -> None:
         """A newcomer asks a loader for a batch: go to its position, and join if the others sealed at this place."""
         data = self._session.saved_scalars()["data"]
         if self._feed.go_to(tracked, data) and data["joined_at"] == AT_LOADER:
+            places.go_to(data)
             self._join()
             self._redo.first = -1
             self._feed.begin_training(self._session.version)
@@ -303,7 +303,7 @@ class Unmodified:
         assert record is not None
         if record.sealed is None:
             self._sealed_at = joined_at
-            data = {**self._feed.position(asked), "joined_at": joined_at}
+            data = {**self._feed.position(asked), "joined_at": joined_at, "around": places.taken(self._feed, asked)}
             client = self._p.client.save()
             if inputs is not None:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)

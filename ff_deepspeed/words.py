@@ -36,6 +36,23 @@ TOO_LATE = (
     "ff_deepspeed.batches() was called after the script had trained outside of it; let all training go through "
     "batches(), or none"
 )
+OWN_BACKWARD = (
+    "{line}: engine.step() comes without an engine.backward(loss) before it: the script calls backward() on a loss "
+    "itself, and after a failure nobody could make that call again. Write `engine.backward(loss)`, or change two "
+    "lines: `for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` inside"
+)
+CYCLED = (
+    "{line}: itertools.cycle() goes over the data loader. It keeps the batches of the first pass and gives the same "
+    "ones again; a replacement of a dead rank would have kept others. Go over the loader anew: "
+    "`def forever(loader): while True: yield from loader`"
+)
+ANOTHER_PLACE = (
+    "the replacement of a dead rank does not come to the place where that rank was: {what}. Register with "
+    "`ff_deepspeed.client_state(lambda: {{...}})` what the script needs to go on there (the epoch, which loader is "
+    "its turn), or use `for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` "
+    "inside"
+)
+ANOTHER_LOADER = "it trains on a batch of another data loader, or of none"
 ENDED_VOID = (
     "the script ended in an iteration that a failure had voided: its loop counts iterations by itself and is one "
     "ahead. " + REMEDIES

@@ -12,15 +12,19 @@ from __future__ import annotations
 import functools
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from ff_core.state import frames
+from ff_core.state import frames, purity
 
 KIND: type = type(functools.cache(lambda: None))
 MOST = 256
-"""Entries. A cache that has more is taken for one of a pure function."""
+"""Entries. A cache that has more is left alone if its function seems to be pure."""
+
+
+_pure: weakref.WeakKeyDictionary[FunctionType, bool] = weakref.WeakKeyDictionary()
 
 
 class Entry(NamedTuple):
@@ -40,9 +44,21 @@ def is_users(cache: Any) -> bool:
     )
 
 
-def is_large(cache: Any) -> bool:
-    """Whether it has more entries than are looked at."""
-    return bool(cache.cache_info().currsize > MOST)
+def is_left(cache: Any) -> bool:
+    """Whether it has many entries, and they can be computed again."""
+    return bool(cache.cache_info().currsize > MOST) and seems_pure(cache)
+
+
+def seems_pure(cache: Any) -> bool:
+    """See `ff_core.state.purity`."""
+    function = cache.__wrapped__
+    if function not in _pure:
+        keys = _parts(cache)[0][:1]
+        arguments = _entry(keys[0], None, False, None).args if keys else ()
+        if not arguments:
+            return purity.seems_pure(function)
+        _pure[function] = purity.seems_pure(function, *arguments)
+    return _pure[function]
 
 
 def mark(cache: Any) -> Any:

@@ -11,7 +11,7 @@ A taken value is a list. The first entry says of which kind:
     plain VALUE | left | known LABEL | text KIND TEXT | named NAME | member NAME NAME-OF-MEMBER
     tensor TENSOR DEVICE IS-LEAF GRADIENT [ATTRIBUTES] | array ARRAY | records BYTES SHAPE DTYPE | random STATE
     made from NAME NUMBER | span START STOP STEP | place INDEX | range START STOP STEP INDEX |
-    iterator KIND [TAKEN...] TAKEN | placed PLACE |
+    iterator KIND [TAKEN...] TAKEN | placed PLACE | next TAKEN, of what it is bound to |
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | numbers BASE ENTRIES LENGTH-LIMIT CLASS ATTRIBUTES |
     object CLASS ATTRIBUTES | parts CLASS ATTRIBUTES ARE-THEY-ALL | contents PLAIN | module [[NAME, TAKEN]...] |
     cache [[[TAKEN...] KEYWORDS TAKEN]...] | weak KIND [[KEY, TAKEN]...], where a [] stands for an object by its place
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import caches, foreign, generators, objects, values, weak
+from ff_core.state import caches, foreign, generators, objects, unwritten, values, weak
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
@@ -49,6 +49,10 @@ class LostError(Exception):
     """A value that cannot be saved, or not be put back, and why. Never leaves this package."""
 
 
+class TooLongError(LostError):
+    """It has too many entries."""
+
+
 class Room:
     """How much may still be taken. items: entries of lists and dicts."""
 
@@ -60,7 +64,7 @@ class Room:
         if size > self.size:
             raise LostError("too large to be saved in every iteration")
         if items > self.items:
-            raise LostError("too many entries to be saved in every iteration")
+            raise TooLongError("too many entries to be saved in every iteration")
         self.size -= size
         self.items -= items
 
@@ -75,6 +79,12 @@ class Taker:
         self._room, self._left, self._known, self._share = room, left, known, share
         self._above: list[int] = []
         self._libraries = 0  # objects of libraries above
+
+    def _are_unwritten(self, tensors: list[torch.Tensor]) -> bool:
+        """Whether they need not be saved: they are what they were when training began, which is now if not `share`."""
+        if not self._share:
+            unwritten.begin(tensors)
+        return unwritten.are(tensors)
 
     def take(self, value: Any, at: str = "") -> Taken:
         """at: the label under which `value` itself is known. Raises LostError."""
@@ -134,14 +144,16 @@ class Taker:
             named = [*value.named_parameters(), *value.named_buffers()]
             return ["module", [[name, self._take(tensor)] for name, tensor in named]]
         if kind in ITERATORS:
-            return self._iterator(value)
+            return self._iterator(value, kind)
+        if values.is_next(value):
+            return ["next", self._take(value.__self__)]
         base = objects.base_of(kind)
         if base is not None:
             return self._holder(value, kind, base)
         if objects.is_users_class(kind):
             return ["object", objects.name_of(kind), self._attributes(value)]
         if kind is caches.KIND:
-            return self._cache(value) if caches.is_users(value) and not caches.is_large(value) else LEFT
+            return self._cache(value) if caches.is_users(value) and not caches.is_left(value) else LEFT
         weak_kind = weak.kind_of(kind)
         if weak_kind is not None:
             return self._weak(value, weak_kind)
@@ -156,17 +168,19 @@ class Taker:
         return LEFT
 
     def _cache(self, value: Any) -> Taken:
-        """Entries that cannot be saved are left out: their function computes them again."""
+        """Entries that cannot be saved are left out if their function computes them again."""
         room, self._room = self._room, Room(_CACHE_BYTES, _CACHE_ITEMS)
         found: list[Any] = []
         try:
             for entry in caches.entries(value):
                 try:
                     given = [self._take(part) for part in (*entry.args, *entry.kwargs.values())]
-                    if _ARGUMENTS.issuperset(part[0] for part in given):
-                        found.append([given, list(entry.kwargs), self._take(entry.value)])
-                except LostError:
-                    continue
+                    if not _ARGUMENTS.issuperset(part[0] for part in given):
+                        raise LostError("an argument cannot be saved")
+                    found.append([given, list(entry.kwargs), self._take(entry.value)])
+                except LostError as error:
+                    if not caches.seems_pure(value):
+                        raise LostError(f"its function would not give the same again, and {error}") from None
         finally:
             self._room = room
         return ["cache", found]
@@ -192,6 +206,9 @@ class Taker:
         self._libraries += 1
         try:
             simple, whole = foreign.simple_parts(value, self._libraries - 1)
+            for name, part, tensors in foreign.tensor_parts(value):
+                if not self._are_unwritten(tensors) and not all(map(self._left, tensors)):
+                    simple[name] = part
             self._room.use(items=len(simple))
             return ["parts", objects.name_of(kind), [[name, self._take(part)] for name, part in simple.items()], whole]
         finally:
@@ -240,9 +257,9 @@ class Taker:
 
     def _tensor(self, tensor: torch.Tensor) -> Taken:
         if type(tensor) not in _TENSORS or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            if not self._above:
-                raise LostError("a tensor of this kind or layout cannot be saved")
-            return LEFT
+            if self._above and self._are_unwritten([tensor]):
+                return LEFT
+            raise LostError("a tensor of this kind or layout cannot be saved")
         gradient = tensor.grad if tensor.is_leaf else None
         if gradient is not None and gradient.layout != torch.strided:
             gradient = None
@@ -266,27 +283,28 @@ class Taker:
         if kind == "O":
             raise LostError("an array of objects")
         if not (type(value) is np.ndarray or isinstance(value, np.generic)):
-            return LEFT
+            raise LostError("an array of this kind cannot be saved")
         self._room.use(value.nbytes)
         if kind not in _NUMPY_KINDS:
             return ["records", value.tobytes(), list(value.shape), str(value.dtype)]
         return ["array", value if self._share else value.copy()]
 
-    def _iterator(self, value: Any) -> Taken:
+    def _iterator(self, value: Any, kind: type) -> Taken:
         reduced = values.reduced(value)
-        if reduced is None:
+        if reduced is None or kind in values.UNPLACED:
             raise LostError("how far it has come cannot be set")
         maker, arguments, state = reduced
-        if type(value) in values.IN_LINE:
+        if kind in values.IN_LINE:
             held = arguments[0] if arguments else None
             if type(held) is range:
                 return ["range", held.start, held.stop, held.step, state or 0]
             if len(self._above) == 1:  # its list is there, too
                 return ["place", state if arguments and held not in ((), "") else None]  # None: it is at its end
-        if maker is iter and arguments and type(value) not in values.IN_LINE:  # what is left of a dict
+        if maker is iter and len(arguments) == 1 and kind not in values.IN_LINE:  # what is left of a dict
             return ["iterator", "iter", [self._take(list(arguments[0]))], LEFT]
         parts, place = [self._take(part) for part in arguments], self._take(state)
-        if LEFT in parts or (place[0] == "holder" and LEFT in place[2]):
+        goes_on = [part for part, own in zip(parts, arguments, strict=True) if not callable(own)]
+        if LEFT in goes_on or (place[0] == "holder" and LEFT in place[2]):
             return LEFT  # over what goes on by itself
         return ["iterator", maker.__name__, parts, place]
 

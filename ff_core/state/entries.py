@@ -1,6 +1,7 @@
 """Entries of variables in a version, by path: [taken or None, shown, text, CRC of the mark, is it the same object].
 
-taken: see `ff_core.state.captured`; None: it cannot be saved. shown: for a message. text: equal in another process if
+taken: see `ff_core.state.captured`; None: it cannot be saved. shown: for a message; of a list that is too long "N
+entries". text: equal in another process if
 the value is, of what cannot be saved. A path is the label of a space and a name.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ff_core.state import values
-from ff_core.state.captured import LostError, Taken, Taker
+from ff_core.state.captured import LostError, Taken, Taker, TooLongError
 from ff_core.state.fingerprint import Fingerprint
 
 NEW_BYTES = 256 << 10
@@ -74,8 +75,10 @@ def stays(value: Any) -> Callable[[Any], bool]:
 def entry_of(taker: Taker, path: str, value: Any, mark: Any, same: bool) -> list[Any]:
     try:
         return [taker.take(value, path), values.shown(value), None, 0, same]
-    except LostError:
+    except TooLongError:
         return [None, values.shown(value), values.text(value, mark), crc(mark), same]
+    except LostError:
+        return [None, values.of_kind(value), values.text(value, mark), crc(mark), same]
 
 
 def small_entry(taker: Taker, path: str, value: Any) -> list[Any] | None:

@@ -37,6 +37,11 @@ class Fingerprint:
         self._take(values, 0)
         self.forms = zlib.crc32(repr(self._forms).encode())
 
+    @property
+    def on_device(self) -> bool:
+        """Whether some of the contents come from a device. Until contents() was called."""
+        return any(isinstance(sample, Arriving) for sample in self._samples)
+
     def arrived(self) -> bool:
         """Whether contents() need not wait."""
         return all(isinstance(sample, int) or sample.arrived() for sample in self._samples)

@@ -92,6 +92,11 @@ def framework_steps() -> Iterator[None]:
         _quiet -= 1
 
 
+def made() -> list[tuple[str, Any]]:
+    """(name, object) of all that were made and are alive."""
+    return [(name, obj) for name, obj in ((name, ref()) for name, ref in _made.items()) if obj is not None]
+
+
 def collect() -> dict[str, Any]:
     """name -> state of everything found so far."""
     return {name: obj.state_dict() for name, obj in _stepped.items()}

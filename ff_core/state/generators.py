@@ -1,7 +1,7 @@
 """Random generators that are objects of a script's own: which they are, and their states.
 
-torch's (of the CPU and of CUDA devices), NumPy's old and new ones, Python's. A new one of NumPy also counts the
-children that it has spawned, and so does a SeedSequence, which is one of them here.
+torch's (of the CPU and of CUDA devices), NumPy's old and new ones and what those draw their bits from, Python's. A new
+one of NumPy also counts the children that it has spawned, and so does a SeedSequence, which is one of them here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def _are_generators(kind: type) -> bool:
     if issubclass(kind, random.Random):
         return not issubclass(kind, random.SystemRandom)
     return issubclass(kind, torch.Generator) or (
-        np is not None and issubclass(kind, (np.random.Generator, np.random.RandomState, np.random.SeedSequence))
+        np is not None
+        and issubclass(
+            kind, (np.random.Generator, np.random.RandomState, np.random.SeedSequence, np.random.BitGenerator)
+        )
     )
 
 
@@ -51,7 +54,7 @@ def state_of(generator: Any) -> Any:
         return generator.get_state()
     if isinstance(generator, np.random.SeedSequence):
         return generator.__reduce__()[2]
-    bits = generator.bit_generator
+    bits = _bits(generator)
     return {"state": _copied(bits.state), "spawned": _spawned(bits)}
 
 
@@ -71,11 +74,15 @@ def set_state(generator: Any, state: Any) -> None:
     elif isinstance(generator, np.random.SeedSequence):
         generator.__setstate__(state)  # type: ignore[attr-defined]
     else:
-        bits = generator.bit_generator
+        bits = _bits(generator)
         bits.state = state["state"]
         if _spawned(bits) != state["spawned"]:
             seeds = bits.seed_seq.state | {"n_children_spawned": state["spawned"]}
             bits.__setstate__((bits.state, np.random.SeedSequence(**seeds)))
+
+
+def _bits(generator: Any) -> Any:
+    return getattr(generator, "bit_generator", generator)
 
 
 def _spawned(bits: Any) -> int:

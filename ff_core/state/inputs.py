@@ -12,6 +12,9 @@ Losses are noted too: a weight of the loss may come from a count of the script's
 asked for deterministic algorithms, they must be the same to the bit; elsewhere nearly so, as kernels may add in another
 order.
 
+A halt aborts the collectives that a device is in. What it computes behind them is made of whatever lay in memory: only
+what had arrived by then is noted (`halting`).
+
     | notes: 51 entries, little-endian; 32-bit: iteration + 1; 16-bit: calls, losses; |
     | 32-bit: random state, shapes, contents; double: sum of the losses               |
 """
@@ -28,6 +31,7 @@ import torch
 
 from ff_core.errors import DifferenceError
 from ff_core.state import rng
+from ff_core.state.arriving import Arriving
 from ff_core.state.fingerprint import Fingerprint
 
 _ENTRY = struct.Struct("<I2H3Id")
@@ -55,10 +59,22 @@ class Noted:
     calls: list[tuple[int, int]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # after each of them, their sum so far
     nearly: float = 0.0  # how much, relatively, a repeated loss may differ
+    cut: bool = False  # by a halt: what came later is not noted
 
     def until(self, calls: int, losses: int) -> tuple[int, int, int, float]:
         """Random state, shapes, contents and sum of the losses after so many of each."""
         return self.random, *(self.calls[calls - 1] if calls else (0, 0)), self.losses[losses - 1] if losses else 0.0
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What may be on its way from a device. call: its place among the iteration's calls; of a loss, how many came
+    before.  whole: it was there before a halt, or is of no device."""
+
+    iteration: int
+    call: int
+    what: Fingerprint | Arriving
+    whole: bool
 
 
 class Inputs:
@@ -68,8 +84,9 @@ class Inputs:
         self._rank, self._notes = rank, notes
         self._noted: dict[int, Noted] = {}
         self._expected: dict[int, tuple[Any, ...]] = {}  # iteration -> calls, losses, random, shapes, contents, sum
-        self._arriving: list[tuple[int, int, Fingerprint]] = []
-        self._losses: list[tuple[int, torch.Tensor, torch.cuda.Event | None]] = []
+        self._arriving: list[_Pending] = []
+        self._losses: list[_Pending] = []
+        self._halted = 0  # the epoch that a halt announced, until recovered()
 
     def take_over(self) -> None:
         """In a replacement: what the dead rank noted is what this one must be given."""
@@ -87,6 +104,18 @@ class Inputs:
             if (calls, losses) > self._expected.get(iteration, (0, 0))[:2]:
                 self._expected[iteration] = (calls, losses, *noted.until(calls, losses))
 
+    def halting(self, epoch: int) -> None:
+        """Watchdog thread: the collectives will be aborted, for `epoch` to begin."""
+        self._halted = epoch  # first: what arrives from here on may be wrong
+        for pending in [*self._arriving, *self._losses]:
+            pending.whole = pending.whole or pending.what.arrived()
+
+    def recovered(self, epoch: int) -> None:
+        """`epoch` has begun."""
+        self._settle(wait=True)
+        if self._halted <= epoch:
+            self._halted = 0
+
     def given(self, iteration: int, values: Any) -> None:
         """The engine is called with `values`: tensors, arrays, plain values, and lists, tuples and dicts of them."""
         self._settle(wait=False)
@@ -95,27 +124,24 @@ class Inputs:
             noted = self._noted[iteration] = Noted(rng.digest())
             self._noted.pop(iteration - ENTRIES, None)
             self._expected.pop(iteration - ENTRIES, None)
+        if noted.cut:
+            return
         taken = Fingerprint(values)
         shapes, _ = noted.calls[-1] if noted.calls else (0, 0)
         noted.calls.append((zlib.crc32(struct.pack("<I", taken.forms), shapes), 0))
-        self._arriving.append((iteration, len(noted.calls) - 1, taken))
+        self._arriving.append(_Pending(iteration, len(noted.calls) - 1, taken, not taken.on_device))
         self._settle(wait=False)
 
     def loss(self, iteration: int, value: torch.Tensor) -> None:
         """A backward pass begins from `value`, a loss with one element."""
         noted = self._noted.get(iteration)
-        if noted is None or value.numel() != 1:
+        if noted is None or noted.cut or value.numel() != 1:
             return
         value = value.detach()
         noted.nearly = tolerance(value) or noted.nearly
-        if value.is_cuda:
-            host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            host.copy_(value, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(value.device))
-            self._losses.append((iteration, host, event))
-        else:
-            self._losses.append((iteration, value.clone(), None))
+        on_device = value.device.type != "cpu"
+        arriving = Arriving(value if on_device else value.clone())  # the script may write into it
+        self._losses.append(_Pending(iteration, len(noted.calls), arriving, not on_device))
         self._settle(wait=False)
 
     def check(self, iteration: int) -> None:
@@ -129,7 +155,7 @@ class Inputs:
         count, of_losses = min(calls, len(noted.calls)), min(losses, len(noted.losses))
         *now, loss_now = noted.until(count, of_losses)
         wrong = [kind for kind, a, b in zip(_KINDS, before, now, strict=True) if a != b]
-        if count < calls or of_losses < losses:
+        if (count < calls or of_losses < losses) and not noted.cut:
             wrong = ["the number"]
         if not wrong and not _alike(loss, loss_now, noted.nearly):
             raise DifferenceError(
@@ -151,28 +177,31 @@ class Inputs:
 
     def _settle(self, wait: bool) -> None:
         """Add the contents that have arrived to the digests, in the order of the calls, and note them."""
-        while self._arriving:
-            iteration, call, taken = self._arriving[0]
-            if not wait and not taken.arrived():
-                return
-            self._arriving.pop(0)
-            noted = self._noted.get(iteration)
-            if noted is None:
-                continue
-            noted.calls[call] = (noted.calls[call][0], taken.contents(noted.calls[call - 1][1] if call else 0))
-            self._note(iteration, noted, call + 1)
-        while self._losses:
-            iteration, host, event = self._losses[0]
-            if event is not None and not wait and not event.query():
-                return
-            self._losses.pop(0)
-            noted = self._noted.get(iteration)
-            if noted is None:
-                continue
-            if event is not None:
-                event.synchronize()
-            noted.losses.append(float(host) + (noted.losses[-1] if noted.losses else 0.0))
-            self._note(iteration, noted, len(noted.calls))
+        for waiting in (self._arriving, self._losses):
+            while waiting:
+                if not wait and not waiting[0].what.arrived():
+                    return
+                pending = waiting.pop(0)
+                noted = self._noted.get(pending.iteration)
+                if noted is not None and pending.call < len(noted.calls) + (waiting is self._losses):
+                    self._take(pending, noted)
+
+    def _take(self, pending: _Pending, noted: Noted) -> None:
+        """Waits until it is there."""
+        what, call = pending.what, pending.call
+        if isinstance(what, Fingerprint):
+            value: Any = what.contents(noted.calls[call - 1][1] if call else 0)
+        else:
+            value = float(what.host()) + (noted.losses[-1] if noted.losses else 0.0)
+        if noted.cut or (self._halted and not pending.whole):  # asked last: what was there before it is right
+            noted.cut = True
+            del noted.calls[call:]
+            return
+        if isinstance(what, Fingerprint):
+            noted.calls[call] = (noted.calls[call][0], value)
+        else:
+            noted.losses.append(value)
+        self._note(pending.iteration, noted, call + 1 if isinstance(what, Fingerprint) else len(noted.calls))
 
     def _note(self, iteration: int, noted: Noted, calls: int) -> None:
         """Into the memory that outlives the process."""

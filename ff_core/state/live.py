@@ -1,8 +1,8 @@
 """Variables as they are now, by path: the label of their place and their name.
 
-    live = Live(spaces)
-    seen = live.look()                      # once: to look at running functions takes a while
-    for path, value in live.known(seen): ...
+live = Live(spaces)
+seen = live.look()                      # once: to look at running functions takes a while
+for path, value in live.known(seen): ...
 """
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ class Live:
     def __init__(self, spaces: Mapping[str, Space]) -> None:
         self.spaces = spaces
         self._still: dict[str, Still] = {}  # by label; made when so many had changed:
+        self._still_of = -1
+
+    def add(self, space: Space) -> None:
+        """One more."""
+        self.spaces = {**self.spaces, space.label: space}
+        self._still_of = -1
+
+    def remove(self, label: str) -> None:
+        self.spaces = {of: space for of, space in self.spaces.items() if of != label}
         self._still_of = -1
 
     def look(self, functions: Functions | None = None) -> Seen:

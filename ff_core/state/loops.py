@@ -24,9 +24,8 @@ from ff_core.state import frames
 Place = list[Any]
 """Of one running function: [file and line, its loops as [name of the iterator's type, items that are left]]."""
 
-_COUNTED = tuple(
-    type(each) for each in (iter(range(0)), iter(range(1 << 70)), iter([]), iter(()), iter(reversed([])))
-)  # these know how many items are left
+COUNTED = tuple(type(each) for each in (iter(range(0)), iter(range(1 << 70)), iter([]), iter(()), iter(reversed([]))))
+"""Iterators that know how many items are left."""
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 #: Python -> offset of the pointer to the frame's data, and offset of its first slot there. None: a pointer to that.
 _STACK: dict[tuple[int, int], tuple[int, int | None]] = {
@@ -66,23 +65,30 @@ def _left(iterator: Any, line: str) -> list[Any]:
     if isinstance(iterator, enumerate):
         inner, left = _left(iterator.__reduce__()[1][0], line)
         return [f"{name} of {inner}", left]
-    if not isinstance(iterator, _COUNTED):
+    if not isinstance(iterator, COUNTED):
         raise UnseenLoopError(f"the loop at {line} goes over a {name}")
     return [name, operator.length_hint(iterator)]
 
 
 def _running() -> list[tuple[str, list[Any]]]:
     """Of the script's running functions, outermost first: where it is, and the iterators of its loops."""
-    running = []
-    for frame in reversed(list(frames.of_script())):
-        count = sum(begin < frame.f_lasti < end for begin, end in _bodies(frame.f_code))
-        line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        found = _on_stack(frame, count) if count else []
-        if len(found) < count:
-            version = ".".join(map(str, sys.version_info[:2]))
-            raise UnseenLoopError(f"the loop at {line} is a `for` loop, whose place Python {version} does not show")
-        running.append((line, found))
-    return running
+    return [(line_of(frame), iterators_of(frame)) for frame in reversed(list(frames.of_script()))]
+
+
+def line_of(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def iterators_of(frame: FrameType) -> list[Any]:
+    """Those of the loops that are under way in a running function, outermost first. Raises UnseenLoopError."""
+    count = sum(begin < frame.f_lasti < end for begin, end in _bodies(frame.f_code))
+    found = _on_stack(frame, count) if count else []
+    if len(found) < count:
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise UnseenLoopError(
+            f"the loop at {line_of(frame)} is a `for` loop, whose place Python {version} does not show"
+        )
+    return found
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import caches, foreign, generators, objects, values, weak
+from ff_core.state import caches, foreign, generators, objects, unwritten, values, weak
 from ff_core.state.fingerprint import Fingerprint
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
@@ -42,7 +43,7 @@ class Marker:
             return repr(value)
         self.parts += 1
         if isinstance(value, WRITTEN):
-            held = [(id(part), -1 if part.is_inference() else part._version) for part in values.tensors(value)]
+            held = self._written(objects.tensors_of(value) if isinstance(value, torch.nn.Module) else [value])
             return (held, self._given(value)) if value.__dict__ and isinstance(value, torch.Tensor) else held
         base = objects.base_of(kind)
         if base is not None:
@@ -51,6 +52,8 @@ class Marker:
             return None if value.gi_frame is None else (value.gi_frame.f_lasti, *_plain_marks(value.gi_frame.f_locals))
         if kind in ITERATORS:
             return self._of_iterator(value)
+        if values.is_next(value):
+            return self.mark(value.__self__)
         if np is not None and isinstance(value, np.ndarray):
             small = value.nbytes <= _MOST_BYTES and value.dtype.kind != "O"
             return value.shape, zlib.crc32(value.tobytes()) if small else Fingerprint(value).value()
@@ -83,10 +86,14 @@ class Marker:
         self._libraries += 1
         try:
             simple, _ = foreign.simple_parts(value, self._libraries - 1)
-            return [(name, self.mark(part)) for name, part in simple.items()]
+            more = [(name, self._written(tensors)) for name, _, tensors in foreign.tensor_parts(value)]
+            return [*((name, self.mark(part)) for name, part in simple.items()), *more]
         finally:
             self._libraries -= 1
             self._above.pop()
+
+    def _written(self, tensors: list[torch.Tensor]) -> Any:
+        return [(id(part), unwritten.version(part)) for part in tensors]
 
     def _given(self, tensor: torch.Tensor) -> Any:
         """What a script has given to a tensor."""
@@ -132,7 +139,7 @@ class Marker:
             self._above.pop()
 
     def _of_cache(self, value: Any) -> Any:
-        if id(value) in self._above or len(self._above) > _DEPTH or caches.is_large(value):
+        if id(value) in self._above or len(self._above) > _DEPTH or caches.is_left(value):
             return None
         self._above.append(id(value))
         try:
@@ -147,7 +154,7 @@ class Marker:
     def _of_iterator(self, value: Any) -> Any:
         reduced = values.reduced(value)
         if reduced is None:
-            return id(value)
+            return [self._of_argument(part) for part in gc.get_referents(value)]
         _, arguments, state = reduced
         held = [part if type(part) in PLAIN else self._of_argument(part) for part in arguments]
         return held, state if type(state) in PLAIN else self.mark(state)

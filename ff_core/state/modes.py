@@ -100,11 +100,14 @@ class Modes:
 
 def hooks_of(module: torch.nn.Module) -> list[Any]:
     """The hooks on a module itself and on its own parameters."""
-    held = [*_HOOKS(module)]
-    for parameter in module._parameters.values():
-        if parameter is not None:
-            held += [of(parameter) for of in _OF_PARAMETER]
-    return [hook for hooks in held if hooks for hook in hooks.values()]
+    own = [hook for hooks in _HOOKS(module) if hooks for hook in hooks.values()]
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    return [*own, *chain.from_iterable(map(hooks_of_tensor, parameters))]
+
+
+def hooks_of_tensor(tensor: torch.Tensor) -> list[Any]:
+    """Those on its gradient."""
+    return [hook for hooks in (of(tensor) for of in _OF_PARAMETER) if hooks for hook in hooks.values()]
 
 
 def _differing(named: Sequence[tuple[str, object]], before: bytes, now: bytes) -> list[str]:

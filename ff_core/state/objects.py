@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import marshal
 import sys
+import weakref
 from argparse import Namespace
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, UserString, defaultdict, deque
 from collections.abc import Callable
@@ -130,6 +131,17 @@ def remove(value: Any, name: str) -> None:
         object.__getattribute__(value, "__dict__").pop(name, None)
     elif _is_filled(slot, value):
         slot.__delete__(value)
+
+
+_listed: weakref.WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]] = weakref.WeakKeyDictionary()
+
+
+def tensors_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers, listed once: torch takes milliseconds for a large model. Not to be changed."""
+    listed = _listed.get(model)
+    if listed is None:  # Megatron-LM's models have a list under the name of the method
+        listed = _listed[model] = [*torch.nn.Module.parameters(model), *torch.nn.Module.buffers(model)]
+    return listed
 
 
 # ---- by name --------------------------------------------------------------------------------------------------------

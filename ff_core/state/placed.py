@@ -30,5 +30,10 @@ class Placed(ABC):
         """Random generators stay as they are. Raises FailoverError if the place cannot be reached."""
 
 
+def drives_training() -> bool:
+    """Whether training is driven by one of them."""
+    return any(each.goes_on_by_itself() for each in list(alive.values()))
+
+
 alive: weakref.WeakValueDictionary[str, Placed] = weakref.WeakValueDictionary()
 """By name. A script may have one in no variable: zip() holds it."""

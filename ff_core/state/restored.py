@@ -9,7 +9,6 @@ in_place: `live` is written into, and what it has, too; others may hold the very
 from __future__ import annotations
 
 import copy
-import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,18 +17,13 @@ import torch
 
 from ff_core.errors import FailoverError
 from ff_core.state import foreign, generators, hidden, objects, values
-from ff_core.state.captured import LostError, Taken
+from ff_core.state.captured import LEFT, LostError, Taken
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
 from ff_core.state.values import WRITTEN_AS, np
 
 _BASES = {base.__name__: base for base in objects.BASES}
 _TEXTS = {kind.__name__: kind for kind in WRITTEN_AS}
-_MAKERS: dict[str, Any] = {
-    made.__name__: made
-    for made in (itertools.count, itertools.cycle, itertools.chain, itertools.islice, itertools.repeat, enumerate, zip,
-                 map, reversed, iter)
-}  # fmt: skip
 _APART = "it has parts that are not saved"
 
 
@@ -160,13 +154,24 @@ class Putter:
 
     def _put_iterator(self, live: Any, taken: Taken, in_place: bool) -> Any:
         _, maker, parts, state = taken
-        reduced = None if type(live).__name__ != maker else values.reduced(live)
-        now = reduced[1] if reduced is not None and len(reduced[1]) == len(parts) else [None] * len(parts)
-        made = _MAKERS[maker](*[self.put(own, part, in_place=False) for own, part in zip(now, parts, strict=True)])
+        reduced = values.reduced(live) if type(live) in values.ITERATORS else None
+        now: Any = [None] * len(parts)
+        if reduced is not None and (reduced[0].__name__, len(reduced[1])) == (maker, len(parts)):
+            now = reduced[1]
+        if any(part == LEFT and own is None for own, part in zip(now, parts, strict=True)):
+            raise LostError(_APART)
+        made = values.MAKERS[maker](
+            *[self.put(own, part, in_place=False) for own, part in zip(now, parts, strict=True)]
+        )
         place = self.put(None, state, in_place=False)
         if place is not None:
             made.__setstate__(place)
         return made
+
+    def _put_next(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        own = live.__self__ if values.is_next(live) else None
+        made = self.put(own, taken[1], in_place=in_place)
+        return live if made is own else made.__next__
 
     # ---- containers and objects --------------------------------------------------------------------------------------
 

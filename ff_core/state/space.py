@@ -1,8 +1,8 @@
 """One place where a script has variables: a running function, a module, a class, what a function has bound, an object.
 
-    with running() as functions:
-        space.values(functions)     # name -> value, now
-        space.write(functions, {"step": 3})
+with running() as functions:
+    space.values(functions)     # name -> value, now
+    space.write(functions, {"step": 3})
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import CellType, FrameType
+from types import CellType, FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -98,6 +98,33 @@ class Bound(Space):
     def write(self, functions: Functions, new: dict[str, Any]) -> None:
         for name, value in new.items():
             self._cells[name].cell_contents = value
+
+    def remove(self, functions: Functions, name: str) -> None:
+        pass
+
+
+class OfDefaults(Space):
+    """Defaults of a function's parameters."""
+
+    def __init__(self, label: str, function: FunctionType) -> None:
+        self._function = function
+        count, code = len(function.__defaults__ or ()), function.__code__
+        self._names = code.co_varnames[code.co_argcount - count : code.co_argcount]
+        super().__init__(label, self.values({}))
+        del self._held
+
+    def values(self, functions: Functions) -> dict[str, Any]:
+        placed = zip(self._names, self._function.__defaults__ or (), strict=True)
+        return {**dict(placed), **(self._function.__kwdefaults__ or {})}
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        now = self._function.__defaults__ or ()
+        if not new.keys().isdisjoint(self._names):
+            self._function.__defaults__ = tuple(
+                new.get(name, value) for name, value in zip(self._names, now, strict=True)
+            )
+        named = self._function.__kwdefaults__ or {}
+        named.update((name, new[name]) for name in named.keys() & new.keys())
 
     def remove(self, functions: Functions, name: str) -> None:
         pass

@@ -10,18 +10,20 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ff_core.state import caches, frames, objects, switched, values
+from ff_core.state import caches, foreign, found, frames, objects, switched, values
 from ff_core.state.covered import Covered
-from ff_core.state.modes import hooks_of
+from ff_core.state.given import OfGiven
+from ff_core.state.modes import hooks_of, hooks_of_tensor
 from ff_core.state.process_wide import OfEnvironment, OfTorch
 from ff_core.state.scripted import OfScripted, is_scripted
 from ff_core.state.space import (
@@ -30,6 +32,7 @@ from ff_core.state.space import (
     OfCallable,
     OfClass,
     OfContextVariable,
+    OfDefaults,
     OfFunction,
     OfLibrary,
     OfObject,
@@ -44,6 +47,11 @@ from ff_core.state.thread_wide import OfThisThread
 _DEPTH = 4  # objects in objects and containers
 _MOST_HELD = 64  # objects in one list or dict; what has more is looked at as a whole
 _MOST_SPACES = 400
+_OF_ALL: tuple[Any, ...] = (
+    *(held for name, held in vars(torch.nn.modules.module).items() if name.startswith("_global_") and "hooks" in name
+      and "registration" not in name and isinstance(held, dict)),
+    _global_optimizer_pre_hooks, _global_optimizer_post_hooks,
+)  # fmt: skip
 more: list[Callable[[], Space]] = []  # make what an adapter adds
 _of_libraries: dict[str, tuple[weakref.ReferenceType[Any], frozenset[str]]] = {}
 
@@ -82,6 +90,7 @@ class _Finder:
         self._most, self._left, self._seen = most, covered.has, set[int]()
         self._saved = covered.ids
         self._root: str | None = None
+        self.looked: list[tuple[str, Any]] = []
         self.found = Found([], {}, set())
 
     def add(self, space: Space, depth: int = 0, functions: Functions | None = None) -> None:
@@ -100,8 +109,12 @@ class _Finder:
 
     def _look(self, label: str, value: Any, depth: int) -> None:
         """For what `value` has, and what has values of its own by that."""
+        if isinstance(value, (staticmethod, classmethod)):
+            value = value.__func__
         kind = type(value)
         is_model = isinstance(value, torch.nn.Module)
+        if kind not in values.PLAIN:
+            self.looked.append((label, value))
         if kind in values.PLAIN or (self._left(value) and not is_model):
             return
         if id(value) in self._seen:
@@ -127,13 +140,36 @@ class _Finder:
             self._seen.add(id(value))
             self.found.known[id(value)] = f"{label}.", reference(value)
             self.add(OfObject(f"{label}.", value), depth + 1)
-        elif callable(value):
+        elif kind is MappingProxyType:
+            self._parts(label, value, depth)
+        elif kind is property:
+            self._parts(label, {"get": value.fget, "set": value.fset}, depth)
+        elif kind in values.ITERATORS or values.is_next(value):
+            self._seen.add(id(value))
+            reduced = values.reduced(value.__self__ if values.is_next(value) else value)
+            self._parts(label, dict(enumerate(reduced[1])) if reduced is not None else {}, depth)
+        elif isinstance(value, torch.Tensor):
+            self._seen.add(id(value))
+            self.callables(label, hooks_of_tensor(value))
+        elif callable(value) and not foreign.is_librarys_class(kind):
             self._of_callable(label, value, depth)
+        elif foreign.is_librarys_class(kind) and not foreign.goes_on_by_itself(value):
+            self._seen.add(id(value))
+            self._parts(label, objects.attributes(value), depth)
         elif kind in values.HOLDERS and kind not in (set, frozenset) and len(value) <= _MOST_HELD:
             self._seen.add(id(value))
-            pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-            for key, part in pairs:
-                self._look(f"{label}[{key!r}]" if type(key) in values.PLAIN else f"{label}[{key}]", part, depth + 1)
+            if isinstance(value, dict):
+                self._parts(f"{label}, key", dict(enumerate(value)), depth)
+            self._parts(label, value if isinstance(value, dict) else dict(enumerate(value)), depth)
+
+    def _parts(self, label: str, parts: Mapping[Any, Any], depth: int) -> None:
+        for key, part in list(parts.items()):
+            of = f"{label}[{key!r}]" if type(key) in values.PLAIN else f"{label}[{key}]"
+            if isinstance(part, torch.nn.Module) and id(part) not in self._seen and not self._left(part):
+                self._of_model(of, part, depth + 1, f"{of}:model")
+                self.add(Space(f"{of}:", {"model": part}), _DEPTH)
+            else:
+                self._look(of, part, depth + 1)
 
     def _of_callable(self, label: str, value: Any, depth: int) -> None:
         """A method's object, and what a functools.partial has bound, may be nowhere else."""
@@ -148,29 +184,25 @@ class _Finder:
             self._look(f"{label}.{name}", part, depth + 1)
 
     def _of_cache(self, label: str, cache: Any, depth: int) -> None:
-        if caches.is_users(cache) and not caches.is_large(cache):
+        if caches.is_users(cache) and not caches.is_left(cache):
             self._look(label, cache.__wrapped__, depth)
             for number, entry in enumerate(caches.entries(cache)):
                 self._look(f"{label}()[{number}]", entry.value, depth + 1)
 
     def _of_function(self, label: str, function: FunctionType) -> None:
-        """A function may have attributes, and lists and dicts as defaults."""
+        """A function may have attributes, and lists, generators or objects as defaults."""
         if not frames.is_users(function.__code__.co_filename, function.__module__):
             return
         if function.__dict__:
             self.add(Space(f"{label}.", function.__dict__), _DEPTH)
-        code = function.__code__
-        names = code.co_varnames[: code.co_argcount]
-        defaults = dict(zip(reversed(names), reversed(function.__defaults__ or ()), strict=False))
-        defaults |= function.__kwdefaults__ or {}
-        defaults = {name: value for name, value in defaults.items() if type(value) is not tuple}
-        kept = {name: value for name, value in defaults.items() if objects.base_of(type(value)) is not None}
-        if kept:
-            self.add(Space(f"{label}(default).", kept), _DEPTH)
+        defaults = *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()
+        if any(type(value) is not tuple and not values.is_fixed(value) for value in defaults):
+            self.add(OfDefaults(f"{label}(default).", function), 1)
 
-    def _of_model(self, label: str, model: torch.nn.Module, depth: int) -> None:
+    def _of_model(self, label: str, model: torch.nn.Module, depth: int, path: str | None = None) -> None:
+        """path: of a variable that has it; None: `label` is that."""
         self._seen.add(id(model))
-        self.found.known[id(model)] = label, reference(model)
+        self.found.known[id(model)] = path or label, reference(model)
         for path, part in model.named_modules():
             self.hooks(f"{label}.{path}" if path else label, part)
             self.scripted(f"{label}.{path}." if path else f"{label}.", part)
@@ -178,12 +210,13 @@ class _Finder:
                 self.add(OfObject(f"{label}.{path}." if path else f"{label}.", part), depth + 1)
 
     def hooks(self, label: str, module: torch.nn.Module) -> None:
-        """The script's own on a module: an object that is called, or a method's, may be nowhere else."""
-        for number, hook in enumerate(hooks_of(module)):
-            if type(hook) is FunctionType:
-                self.bound(f"{hook.__name__}().", hook)
-            else:
-                self._look(f"{label}, hook {number}", hook, 0)
+        """The script's own on a module."""
+        self.callables(label, hooks_of(module))
+
+    def callables(self, label: str, hooks: Iterable[Any]) -> None:
+        """Hooks: an object that is called, or a method's, may be nowhere else."""
+        for number, hook in enumerate(hooks):
+            self._look(f"{label}, hook {number}", hook, 0)
 
     def scripted(self, label: str, module: torch.nn.Module) -> None:
         if is_scripted(module):
@@ -207,6 +240,13 @@ class _Finder:
         self._seen.update(map(id, fresh.values()))
         if fresh:
             self.add(Bound(label, fresh), 1)
+
+
+def hooks_of_stepped(owner: Any) -> list[Any]:
+    """Of an optimizer, and the functions that a scheduler asks."""
+    if isinstance(owner, torch.optim.Optimizer):
+        return [*owner._optimizer_step_pre_hooks.values(), *owner._optimizer_step_post_hooks.values()]
+    return list(getattr(owner, "lr_lambdas", ()))
 
 
 def _is_users(module: str | None) -> bool:
@@ -236,6 +276,9 @@ def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | No
     finder.enter(None)
     for make in more:
         finder.add(make(), _DEPTH)
+    finder.callables("all modules", [hook for held in _OF_ALL for hook in held.values()])
+    for name, owner in found.made():
+        finder.callables(name, hooks_of_stepped(owner))
     for number, module in enumerate(switched.left_out()):
         finder.hooks(f"module {number} of the model", module)
         finder.scripted(f"module {number} of the model.", module)
@@ -244,4 +287,5 @@ def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | No
     for name in names:
         if name != "__main__":
             finder.add(Space(f"{name}:", sys.modules[name].__dict__))
+    finder.add(OfGiven(finder.looked), _DEPTH)
     return finder.found

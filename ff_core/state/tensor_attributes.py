@@ -6,6 +6,7 @@ The frameworks give them attributes, too. Those that count are the ones whose na
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, MethodType
@@ -18,6 +19,8 @@ from ff_core.state.space import Functions, Space
 
 _FRAMEWORKS = ("ds_", "_ff_")
 _OTHERS = frozenset({"main_grad", "grad_accum", "grad_added_to_main_grad"})
+_SETS = dis.opmap["STORE_ATTR"]
+_BY_NAME = frozenset({"setattr", "__setattr__", "__dict__", "vars"})
 _CLOSELY, _EVERY = 64, 16  # looks at which new ones are looked for
 
 
@@ -50,7 +53,8 @@ class OfTensors(Space):
             return
         self._count = count
         if self._written is None and count:
-            self._written = frozenset(names_of_script())
+            names = names_in(codes_of_script())
+            self._written = frozenset(n for n in names if n not in _OTHERS and not n.startswith(_FRAMEWORKS))
         written = self._written or frozenset()
         pairs = zip(self._tensors, self._dicts, strict=True)
         self._slots = [(f"{of}.{name}", held, name) for of, held in pairs if held for name in held if name in written]
@@ -76,24 +80,45 @@ def _named() -> Iterator[tuple[str, torch.Tensor]]:
             yield start + name, tensor
 
 
-def names_of_script() -> set[str]:
-    """Those of attributes and functions, and texts that may be names, in the script's own code."""
+def codes_of_script() -> Iterator[CodeType]:
+    """All of the script's own code."""
     codes = [frame.f_code for frame in frames.of_script()]
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file is not None and frames.is_users(file, name):
             codes += _codes(vars(module).values(), name)
-    found: set[str] = set()
     seen: set[CodeType] = set()
     while codes:
         code = codes.pop()
-        if code in seen:
-            continue
-        seen.add(code)
-        found.update(code.co_names)
-        codes += [part for part in code.co_consts if isinstance(part, CodeType)]
-        found.update(part for part in code.co_consts if isinstance(part, str) and part.isidentifier())
-    return {name for name in found if name not in _OTHERS and not name.startswith(_FRAMEWORKS)}
+        if code not in seen:
+            seen.add(code)
+            yield code
+            codes += [part for part in code.co_consts if isinstance(part, CodeType)]
+
+
+def names_in(codes: Iterable[CodeType]) -> set[str]:
+    """Names of attributes and functions, and texts that may be names."""
+    return {name for code in codes for name in (*code.co_names, *_texts(code))}
+
+
+def set_in(codes: Iterable[CodeType]) -> set[str]:
+    """Names of attributes that are set, and texts that may be such names where a name is a value."""
+    found: set[str] = set()
+    for code in codes:
+        if not _BY_NAME.isdisjoint(code.co_names):
+            found.update(_texts(code))
+        extended = 0
+        for opcode, argument in zip(code.co_code[::2], code.co_code[1::2], strict=True):
+            extended = extended << 8 | argument
+            if opcode == _SETS:
+                found.add(code.co_names[extended])
+            if opcode != dis.EXTENDED_ARG:
+                extended = 0
+    return found
+
+
+def _texts(code: CodeType) -> list[str]:
+    return [part for part in code.co_consts if isinstance(part, str) and part.isidentifier()]
 
 
 def _codes(held: Iterable[Any], module: str) -> Iterator[CodeType]:

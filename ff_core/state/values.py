@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from itertools import count, islice
+from itertools import islice
 from pathlib import PosixPath, PurePosixPath
-from types import BuiltinFunctionType, FunctionType, GeneratorType
+from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodWrapperType
 from typing import Any
 
 import torch
@@ -41,20 +40,38 @@ WRITTEN_AS: dict[type, Callable[[str], Any]] = {
 _OVER_HELD: tuple[Any, ...] = ([], (), range(1), range(1 << 70), "a", "\u00e9")
 IN_LINE = frozenset({type(iter(held)) for held in _OVER_HELD})
 """Iterators over a list, a text or a range."""
-ITERATORS: frozenset[type] = IN_LINE | {
-    count, itertools.cycle, itertools.chain, itertools.islice, itertools.repeat, enumerate, zip, map, reversed,
-    type(reversed([])), type(iter({})), type(iter({}.values())), type(iter({}.items())),
+MAKERS: dict[str, Any] = {
+    made.__name__: made
+    for made in (itertools.count, itertools.cycle, itertools.chain, itertools.islice, itertools.repeat, enumerate, zip,
+                 map, reversed, iter, filter, itertools.accumulate, itertools.combinations,
+                 itertools.combinations_with_replacement, itertools.compress, itertools.dropwhile,
+                 itertools.filterfalse, itertools.permutations, itertools.product, itertools.starmap,
+                 itertools.takewhile, itertools.zip_longest)
 }  # fmt: skip
+"""Of iterators, by name."""
+UNPLACED: frozenset[type] = frozenset(
+    {
+        itertools.groupby,
+        itertools.pairwise,
+        type(itertools.tee(())[0]),
+        getattr(itertools, "batched", itertools.pairwise),
+    }
+)
+"""Iterators that hold items back, which Python does not show."""
+ITERATORS: frozenset[type] = IN_LINE | UNPLACED | {
+    *(made for made in MAKERS.values() if made is not iter),
+    type(reversed([])), type(iter({})), type(iter({}.values())), type(iter({}.items())), type(iter(int, 1)),
+}  # fmt: skip
+_WITH_NEXT = ITERATORS | {GeneratorType}
 WRITTEN = (torch.Tensor, torch.nn.Module)
 NUMBERS: tuple[type, ...] = (int, float, str) if np is None else (int, float, str, np.generic)
 """And what is made from them."""
-_MOST_TENSORS = 64  # of one model: an average writes into all of them
+_MOST_TENSORS = 256  # of one model whose contents are looked at: an average writes into all of them
 _MOST_HELD = 1000  # of a list or dict
 MOST_ITEMS = 10_000
 """Of lists and dicts that are saved, all together."""
 _LOADER_ITERATOR = ("torch.utils.data.dataloader", "_BaseDataLoaderIter")
 _SHOWN = 40  # characters of a value in a message
-_listed: weakref.WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]] = weakref.WeakKeyDictionary()
 
 
 def is_variable(name: Any) -> bool:
@@ -71,7 +88,7 @@ def is_fixed(value: Any) -> bool:
 def is_of_interest(value: Any) -> bool:
     """Whether a variable of this value is looked at."""
     kind = type(value)
-    if kind in PLAIN or objects.base_of(kind) is not None or kind in SCALARS or kind in ITERATORS:
+    if kind in PLAIN or objects.base_of(kind) is not None or kind in SCALARS or kind in ITERATORS or is_next(value):
         return True
     if kind is GeneratorType:
         frame = value.gi_frame
@@ -87,6 +104,11 @@ def is_of_interest(value: Any) -> bool:
     return (np is not None and isinstance(value, np.ndarray)) or objects.is_users_object(value)
 
 
+def is_next(value: Any) -> bool:
+    """Whether it is `iterator.__next__`: an iterator that is in no variable, most likely."""
+    return type(value) is MethodWrapperType and type(value.__self__) in _WITH_NEXT
+
+
 @objects.cached
 def is_loader_iterator(kind: type) -> bool:
     """What `iter()` of a DataLoader gives: torch's own, or an adapter's in its place."""
@@ -100,10 +122,7 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, torch.nn.Module):
-        listed = _listed.get(value)
-        if listed is None:  # torch takes milliseconds for a large model
-            listed = _listed[value] = _spread(all_of(value))
-        yield from listed
+        yield from _spread(objects.tensors_of(value))
     else:
         base = objects.base_of(type(value))
         if base is not None:
@@ -145,6 +164,12 @@ def text(value: Any, mark: Any) -> str | None:
     if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided:
         return Fingerprint(value.detach()).value()
     return None
+
+
+def of_kind(value: Any) -> str:
+    """For a message about what cannot be saved."""
+    base = objects.base_of(type(value))
+    return shown(value) if base is None else f"a {type(value).__qualname__} of {len(value)}"
 
 
 def shown(value: Any) -> str:

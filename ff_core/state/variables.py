@@ -17,17 +17,17 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Collection
-from types import FunctionType
 from typing import Any
 
-from ff_core.state import entries, values, variable_words
-from ff_core.state.captured import LostError, Room, Taken, Taker
+from ff_core.state import entries, late, placed, values, variable_words
+from ff_core.state.began import Began
+from ff_core.state.captured import LostError, Room, Taker
 from ff_core.state.covered import Covered
 from ff_core.state.live import Live, Seen
-from ff_core.state.marks import HEAVY, Marker
+from ff_core.state.marks import Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
-from ff_core.state.space import running
+from ff_core.state.space import Space, running
 from ff_core.state.spaces import Found, found_spaces
 
 log = logging.getLogger("ff_core")
@@ -49,12 +49,7 @@ class Variables:
         self._covered = Covered()
         self._found = Found([], {}, set())
         self._live = Live({})
-        self._before: dict[str, Any] = {}  # path -> mark when training began
-        self._fixed: dict[str, Any] = {}  # path -> value then, of what never changes in place
-        self._objects: dict[str, Any] = {}  # path -> reference to the object then, of what does
-        self._start: dict[str, Taken] = {}  # path -> value then
-        self._contents: dict[str, str] = {}  # path -> fingerprint then, of tensors
-        self._heavy: dict[str, Any] = {}  # path -> last mark, of what takes long to look at
+        self._began = Began(self._found.label_of)
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
@@ -62,6 +57,7 @@ class Variables:
         self._alive: list[Any] = []  # the objects then: an iteration that is void may have let go of one
         self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
         self._kept: set[str] = set()  # new names whose values were written in place: no batches
+        self._modules = late.Modules()
         self._fresh = True  # no code of the loop has run since the marks were made
         self._looks = 0
 
@@ -78,21 +74,13 @@ class Variables:
         self._live = Live({space.label: space for space in self._found.spaces})
         self._alive = list(self._found.by_label().values())
         taker = self._taker(MOST_BYTES, share=False)
-        for path, value in self._live.known(self._live.look()):
-            self._before[path] = self._mark(path, value, look=True)
-            fixed = values.is_fixed(value)
-            if fixed or type(value) is FunctionType:  # what a function has are variables themselves
-                self._fixed[path] = value
-            try:
-                self._start[path] = taker.take(value, path)
-            except LostError:
-                pass
-            if not fixed:
-                self._objects[path] = entries.reference(value)
-                self._contents[path] = entries.contents_of(value)
+        self._began = Began(self._found.label_of)
+        self._began.take(self._live.known(self._live.look()), taker)
         # Iterators ("placed"): a replacement has not begun those that give their first item later.
         spaces = self._live.spaces
-        self._changed = {p for p, e in self._start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always}
+        self._changed = {
+            p for p, e in self._began.start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always
+        }
 
     def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
         return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)
@@ -115,16 +103,17 @@ class Variables:
         self._looks, self._fresh = self._looks + 1, True
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
         taker = self._taker(MOST_BYTES)
+        self._add(self._modules.new())
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
         seen = self._live.look()
-        for path, value in self._live.moving(seen, self._fixed, self._changed):
-            mark = self._marks[path] = self._mark(path, value, look=look)
-            if path not in self._changed and not self._is_other(path, value, mark, look):
+        for path, value in self._live.moving(seen, self._began.fixed, self._changed):
+            mark = self._marks[path] = self._began.mark(path, value, look=look)
+            if path not in self._changed and not self._began.is_other(path, value, mark, look):
                 continue
             self._changed.add(path)
-            same = path in self._objects and entries.refers_to(self._objects[path](), value)
+            same = self._began.is_same_object(path, value)
             if same and id(value) in done:
                 changed[path] = None  # another name of the same
                 continue
@@ -132,25 +121,28 @@ class Variables:
                 if mark != self._fetched.get(path):  # the loop changes it, too: nobody could put that back
                     changed[path] = [None, values.shown(value), None, entries.crc(mark), same]
                 continue
-            done.add(id(value))
-            changed[path] = entries.entry_of(taker, path, value, mark, same)
+            entry = changed[path] = entries.entry_of(taker, path, value, mark, same)
+            if entry[0] is None or entry[0][0] != "known":  # else it is saved under its own name
+                done.add(id(value))
         self._alive = list(self._found.by_label().values())
         new = self._save_new(taker, seen)
         return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
 
-    def _mark(self, path: str, value: Any, *, look: bool) -> Any:
-        if not look and path in self._heavy:
-            return self._heavy[path]
-        marker = Marker(self._found.label_of)
-        mark = marker.mark(value)
-        if marker.parts > HEAVY:
-            self._heavy[path] = mark
-        return mark
+    def _add(self, spaces: list[Space]) -> None:
+        """Places that have come while the script trains: all of them counts."""
+        for space in spaces:
+            self._live.add(space)
+            paths = [path for path, _ in self._live.known([(space, space.values({}))])]
+            self._began.marks.update(dict.fromkeys(paths))
+            self._changed.update(paths)
 
-    def _is_other(self, path: str, value: Any, mark: Any, look: bool) -> bool:
-        if mark != self._before[path]:
-            return True
-        return look and path in self._contents and self._contents[path] != entries.contents_of(value)
+    def _import(self, changed: Collection[str], mine: bool) -> None:
+        """The modules that the version had, and no others."""
+        labels = {entries.split(path)[0] for path in changed}
+        self._add(self._modules.needed(labels))
+        for label in self._modules.undone(labels) if mine else ():
+            self._live.remove(label)
+            self._began.forget(label)
 
     def _save_new(self, taker: Taker, seen: Seen) -> dict[str, Any]:
         small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
@@ -176,9 +168,9 @@ class Variables:
         if not self._fresh:
             return  # an item without a step: the script's own counts have changed, too
         self._fresh = False
-        for path, value in self._live.moving(self._live.look(), self._fixed, self._changed):
-            mark = self._mark(path, value, look=False)
-            if path in self._of_data or mark != self._marks.get(path, self._before[path]):
+        for path, value in self._live.moving(self._live.look(), self._began.fixed, self._changed):
+            mark = self._began.mark(path, value, look=False)
+            if path in self._of_data or mark != self._marks.get(path, self._began.marks[path]):
                 self._of_data.add(path)
                 self._fetched[path] = mark
 
@@ -201,9 +193,11 @@ class Variables:
         Gives, in words, what is not what it was, and lists whose entries are missing.
         """
         self._covered = Covered()
+        mine = saved["process"] == self._process
+        self._import(saved["changed"], mine)
         by_label = self._found.by_label()
         self._putter = Putter(lambda label: by_label.get(label, GONE))
-        mine, now = saved["process"] == self._process, self._live.all()
+        now = self._live.all()
         self._used = set(entries.labels(saved["changed"])) | set(entries.labels(saved["new"]))
         writes: dict[str, Any] = {}
         lost: list[str] = []
@@ -217,7 +211,10 @@ class Variables:
                 writes[path] = self._restored(path, entry, now, mine)
                 self._changed.add(path)
             except LostError as error:
-                if (path in saved["new"] and entry[0] is not None) or (entry[1] == "generator" and not repeats):
+                gives_batches = getattr(now.get(path), "gi_running", False) or not placed.drives_training()
+                if (path in saved["new"] and entry[0] is not None) or (
+                    entry[1] == "generator" and not repeats and gives_batches
+                ):
                     continue
                 (long if entry[1].endswith("entries") and entry[0] is None else lost).append(
                     f"{path} ({entry[1]}: {error})"
@@ -225,7 +222,9 @@ class Variables:
         if mine:
             lost += self._go_back(saved, now, writes)
         self._write(writes)
-        self._marks = {path: self._mark(path, value, look=True) for path, value in self._live.known(self._live.look())}
+        self._marks = {
+            path: self._began.mark(path, value, look=True) for path, value in self._live.known(self._live.look())
+        }
         self._fresh = True
         return lost, long
 
@@ -237,7 +236,7 @@ class Variables:
         live = now.get(path)
         if taken is not None:
             return self._putter.put(live, taken, in_place=same or (not mine and self._is_alone(path, live)))
-        live_mark = self._mark(path, live, look=True)
+        live_mark = self._began.mark(path, live, look=True)
         if mine and entries.crc(live_mark) == mark:
             return live
         if text is None or values.text(live, live_mark) != text:
@@ -252,17 +251,17 @@ class Variables:
     def _go_back(self, saved: dict[str, Any], now: dict[str, Any], writes: dict[str, Any]) -> list[str]:
         """In a survivor, what only the void iteration has changed. Gives what cannot be put back."""
         lost = []
-        for path, before in self._before.items():
+        for path, before in self._began.marks.items():
             if path in saved["changed"] or path in self._of_data or path not in now or self._covered.has(now[path]):
                 continue
-            value, contents = now[path], self._contents.get(path)
-            same_mark = self._mark(path, value, look=True) == before
+            value, contents = now[path], self._began.contents.get(path)
+            same_mark = self._began.mark(path, value, look=True) == before
             if same_mark and (contents is None or contents == entries.contents_of(value)):
                 continue
-            if path in self._start:
-                first = self._objects[path]() if path in self._objects else value
+            if path in self._began.start:
+                first = self._began.objects[path]() if path in self._began.objects else value
                 live = value if first is None or type(first) is int else first
-                writes[path] = self._putter.put(live, self._start[path], in_place=entries.refers_to(first, live))
+                writes[path] = self._putter.put(live, self._began.start[path], in_place=entries.refers_to(first, live))
             else:
                 lost.append(f"{path} ({values.shown(value)})")
         with running() as functions:
@@ -293,7 +292,7 @@ class Variables:
         taker, changed = self._taker(MOST_BYTES, 1 << 62), []
         for path, value in self._live.all().items():
             entry = then.get(path)
-            before = self._start.get(path) if path not in then else None if entry is None else entry[0]
+            before = self._began.start.get(path) if path not in then else None if entry is None else entry[0]
             if before is None or path in self._of_data or self._covered.has(value):
                 continue
             try:

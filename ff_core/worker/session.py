@@ -262,6 +262,8 @@ class Session:
     def halt(self, epoch: int) -> None:
         """Watchdog thread: stop everything that touches state, and say what the live tensors hold."""
         fence, training = self.parts.fence, self._training
+        if training is not None:
+            training.inputs.halting(epoch)
         version, sealed = fence.halt(epoch, lambda: self._abort_groups(epoch))
         # Asked before the groups are aborted: a step that waits on the device for a collective will never be whole.
         if version >= 0 and training is not None and not training.replicator.step_ended(version):

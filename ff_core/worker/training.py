@@ -116,6 +116,7 @@ class Training:
         """Take the dead rank's place. first: the verdict that brought the arena."""
         self.inputs.take_over()
         version = self._recovery.join(first)
+        self.inputs.recovered(self._fence.epoch)
         self._sameness.joined(version, self._recovery.counts())
         self._redo_until = version + 1
         self.joined = True
@@ -271,6 +272,7 @@ class Training:
         self._edits.forget()
         self._sameness.forget()
         version = self._recovery.survive()
+        self.inputs.recovered(self._fence.epoch)
         self._sameness.recovered(version, self._recovery.counts())
         self._redo_until = max(version + 1, interrupted)
         self._costs.dropped()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import random
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 from ff_core.contract.env import EVERYTHING, RANK_VARIABLES
+from ff_core.state.frames import FRAMEWORKS
 from ff_core.worker import compiled
 
 #: Read by libraries written in C or C++ when they are loaded: a value that the script sets before its imports would
@@ -55,6 +57,8 @@ class Watch:
         self.without, self.script_dir, self.changed = frozenset(without), script_dir, changed
         self.found: dict[str, str] = {}
         self.current = ""
+        self._drawn: dict[str, int] = {}
+        self._group: tuple[Any, str, property] | None = None  # torch's own, while it is watched
         self._perhaps: list[tuple[str, list[str]]] = []
         self._copies: list[tuple[weakref.ref[_Unread], str, list[str]]] = []
 
@@ -75,16 +79,40 @@ class Watch:
             with compiled.watched(self.loaded):
                 yield
         finally:
+            if self._group is not None:
+                setattr(*self._group)
             sys.meta_path.remove(guard)
             os.environ.__class__, os.environb.__class__ = classes
         self._judge_variables()
 
+    def _watch_groups(self) -> None:
+        """The rank may have had groups by then: a module that asks for its rank there gets another answer here."""
+        module = sys.modules.get("torch.distributed.distributed_c10d")
+        if self._group is not None or module is None or not hasattr(module, "GroupMember"):
+            return
+        kind: Any = type(module.GroupMember)  # all that asks comes to this property of torch's
+        group: property = vars(kind)["WORLD"]
+        self._group = kind, "WORLD", group
+
+        def asked(groups: Any) -> Any:
+            importing = _importing()
+            if importing and importing[0].split(".", 1)[0] not in FRAMEWORKS:
+                self._found(importing, "asks torch.distributed for its group while it is imported")
+            return group.__get__(groups)
+
+        kind.WORLD = property(asked, group.fset)
+
     def begin(self, name: str) -> None:
         """`name`, a module or call, is about to be done."""
-        self.current = name
+        self.current, self._drawn = name, _random_states()
+        self._watch_groups()
 
     def end(self) -> None:
-        """It is done: whoever copied the whole environment and still has the copy has a rank's variables in it."""
+        """It is done: whoever copied the environment and still has the copy has a rank's variables in it. A module
+        that drew random numbers has others than in the rank, whose script may have set a seed before."""
+        now = _random_states()
+        if ":" not in self.current and any(now[of] != state for of, state in self._drawn.items()):
+            self._found([self.current], "draws random numbers while it is imported")
         if self._copies and any(ref() is not None for ref, _, _ in self._copies):
             gc.collect()
         for ref, name, importing in self._copies:
@@ -147,6 +175,17 @@ class _Guard(MetaPathFinder):
             spec = PathFinder.find_spec(name, [watch.script_dir])
             if spec is not None and spec.origin is not None:
                 watch.refuse(name, f"imports {name}, which is the script's own {spec.origin}")
+
+
+def _random_states() -> dict[str, int]:
+    """Of the generators that a script seeds, as far as they have been imported."""
+    states = {"random": hash(random.getstate())}
+    if "numpy.random" in sys.modules:
+        bits = sys.modules["numpy.random"].get_state(legacy=False)["state"]
+        states["numpy"] = hash((bits["key"].tobytes(), bits["pos"]) if "key" in bits else repr(bits))
+    if "torch" in sys.modules:
+        states["torch"] = hash(sys.modules["torch"].default_generator.get_state().numpy().tobytes())
+    return states
 
 
 def _importing() -> list[str]:

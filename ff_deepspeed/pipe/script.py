@@ -26,10 +26,11 @@ from ff_core.errors import FailoverError, UnsupportedError
 from ff_core.state import frames, loops
 from ff_deepspeed import ambient, switches
 from ff_deepspeed.pipe.feed import ITEMS, Batches, PipelineFeed
+from ff_deepspeed.places import AT_FORWARD, AT_LOADER
 from ff_deepspeed.recording import Event
 from ff_deepspeed.redo import Redo
 from ff_deepspeed.tracked import Tracked
-from ff_deepspeed.unmodified import AT_FORWARD, AT_LOADER, Unmodified
+from ff_deepspeed.unmodified import Unmodified
 
 if TYPE_CHECKING:
     from ff_deepspeed.ambient import Ambient

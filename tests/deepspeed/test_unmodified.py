@@ -144,6 +144,14 @@ def test_a_forward_pass_that_counts_by_itself_is_told(run_cases: Callable[..., A
     assert attribute[0]["recovered"]
 
 
+def test_a_backward_pass_that_the_engine_does_not_see_is_refused(run_cases: Callable[..., Any]) -> None:
+    """DeepSpeed allows `loss.backward()`, and it could not be made again."""
+    case = {"unmodified": True, "stage": 1, "dtype": "fp32", "iterations": 3, "past the engine": True, "may_fail": True}
+    (result,) = run_cases([case])
+    for rank in result:
+        assert "engine.step() comes without an engine.backward(loss) before it" in rank["error"]
+
+
 def test_a_loop_that_cannot_be_resumed_trains_with_a_warning(run_cases: Callable[..., Any]) -> None:
     """Before anything has happened, saying what a failure leads to; without one where the script does as advised."""
     base = {"unmodified": True, "stage": 1, "dtype": "bf16", "iterations": 3, "said": True}

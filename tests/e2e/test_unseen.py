@@ -12,6 +12,7 @@ from tests.e2e.jobs import Job, fftrain, uninterrupted
 
 SCRIPT = str(Path(__file__).with_name("does_more.py"))
 EPOCHS = str(Path(__file__).with_name("epochs.py"))
+AROUND = str(Path(__file__).with_name("around.py"))
 REMEMBERS = str(Path(__file__).with_name("remembers.py"))
 KILLS = ("--inject", "kill rank=1 iteration=4 at=backward", "--inject", "kill rank=0 iteration=7 at=after-step")
 
@@ -89,3 +90,27 @@ def test_what_cannot_be_put_back_ends_the_job_in_words(tmp_path: Path, word: str
     # In an iteration whose batch does not depend on the number: that would be told first.
     job = run(tmp_path, word, kills=("--inject", "kill rank=1 iteration=5 at=backward"), script=REMEMBERS)
     assert job.code == 1 and said in job.stderr, job.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    "mode", ["epochs", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("forever", "islice", "zip"))]
+)
+def test_the_place_of_a_usual_loop_that_no_variable_shows(tmp_path: Path, mode: str) -> None:
+    job = run(tmp_path, mode, script=AROUND, kills=("--inject", "kill rank=1 iteration=6 at=backward"))
+    assert job.code == 0, job.stderr[-3000:]
+    assert len(job.of("failover")) == 1
+    assert results(tmp_path) == right(mode, script=AROUND)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("cycle", "itertools.cycle() goes over the data loader"),
+        ("past-the-engine", "engine.step() comes without an engine.backward(loss)"),
+    ],
+)
+def test_what_nobody_could_do_again_is_refused_before_training(tmp_path: Path, mode: str, said: str) -> None:
+    job = run(tmp_path, mode, script=AROUND, kills=())
+    assert job.code == 1 and said in job.stderr, job.stderr[-3000:]
+    assert "around.py:" in job.stderr

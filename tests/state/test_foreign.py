@@ -311,7 +311,7 @@ def test_simple_parts_are_small_and_plain() -> None:
     from ff_core.state import foreign
 
     meter = library.Meter()
-    meter.words, meter.large = {str(n): n for n in range(300)}, np.zeros(1 << 20)
+    meter.words, meter.large = {str(n): n for n in range(3000)}, np.zeros(1 << 20)
     meter.graph = torch.zeros(2, requires_grad=True)
     meter.ordered = OrderedDict(lock=meter.lock)  # its keys alone are plain
     simple, whole = foreign.simple_parts(meter)

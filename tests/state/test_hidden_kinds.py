@@ -1,4 +1,4 @@
-"""Variables whose contents Python does not show at once: caches, weak references, what callables hold.
+"""Variables whose contents Python does not show at once: weak references, what callables hold, iterators.
 
 The form of a script: `tests.state.kinds`.
 """
@@ -9,17 +9,19 @@ import functools
 import itertools
 import queue
 import random
+import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ff_core.state import caches, covered
+from ff_core.state import covered
 from ff_core.state.space import OfCallable
 from ff_core.state.variables import Variables
-from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced
+from tests.state.kinds import Look, Numbers, Scripts, replaced
 
 SCRIPTS = script = Scripts()
 
@@ -27,10 +29,6 @@ SCRIPTS = script = Scripts()
 class Item:
     def __init__(self, name: str) -> None:
         self.name, self.hits = name, 0
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019
-    def scaled(self, by: int) -> float:
-        return by * DRAWS.random()
 
 
 DRAWS = random.Random(1)
@@ -54,66 +52,6 @@ def a_queue_without_a_lock(look: Look, numbers: Numbers) -> Any:
         total.append(jobs.get())
         look(n)
     return total, [jobs.get() for _ in range(jobs.qsize())]
-
-
-@script
-def caches_of_functions_that_draw(look: Look, numbers: Numbers) -> Any:
-    draws, factor = random.Random(3), 2
-
-    @functools.cache
-    def noise(n: int, *, scale: float = 1.0) -> float:
-        return scale * draws.random() * factor
-
-    @functools.lru_cache(maxsize=2)
-    def last(n: int, kind: str = "a") -> Any:
-        return torch.full((2,), draws.random())
-
-    @functools.lru_cache(maxsize=3, typed=True)
-    def typed(n: float, by: Any = None) -> float:
-        return draws.random()
-
-    noise(1)
-    seen: list[Any] = []
-    look(0)
-    for n in numbers:
-        seen += [noise(n // 2), noise(n % 2, scale=3.0), last(n % 3).tolist(), last(n // 3, kind="b").tolist()]
-        seen += [typed(n % 2), typed(float(n % 2)), typed(n % 3, by="x")]
-        look(n)
-    return seen
-
-
-@script
-def a_cache_that_holds_one_object(look: Look, numbers: Numbers) -> Any:
-    @functools.cache
-    def counts() -> dict[str, int]:
-        return {"all": 0}
-
-    @functools.cache
-    def item(name: str) -> Item:
-        return Item(name)
-
-    counts()
-    item("a")
-    look(0)
-    for n in numbers:
-        counts()["all"] += n
-        item("a").hits += n
-        item("b").hits += 2 * n
-        look(n)
-    return counts(), item("a").hits, item("b").hits
-
-
-@script
-def a_cached_method(look: Look, numbers: Numbers) -> Any:
-    DRAWS.seed(1)
-    Item.scaled.cache_clear()
-    items = [Item("a"), Item("b")]
-    seen: list[Any] = []
-    look(0)
-    for n in numbers:
-        seen += [each.scaled(n // 3) for each in items]
-        look(n)
-    return seen
 
 
 @script
@@ -173,6 +111,41 @@ def seeds_that_spawn(look: Look, numbers: Numbers) -> Any:
     return [int(number) for number in seen]
 
 
+@script
+def iterators_of_many_kinds(look: Look, numbers: Numbers) -> Any:
+    held: list[Iterator[Any]] = [
+        itertools.product([1, 2], "abc"), itertools.permutations(range(4)), itertools.combinations(range(5), 2),
+        itertools.accumulate(range(1, 9)), filter(None, [1, 0, 2, 3, 0, 4, 5, 6, 7]),
+        itertools.starmap(pow, [(2, n) for n in range(9)]), itertools.zip_longest([1, 2, 3, 4], "abcdefghi"),
+        itertools.compress(range(20), itertools.cycle([1, 0])), map(abs, itertools.count(-9)),
+        itertools.takewhile(lambda n: n < 100, itertools.count(5)), itertools.filterfalse(None, [0] * 9),
+        itertools.dropwhile(lambda n: n < 3, range(30)),
+    ]  # fmt: skip
+    following, letter = itertools.count(3).__next__, iter("abcdefgh").__next__
+    calls: list[int] = []
+    asked = iter(lambda: calls.append(1) or len(calls), -1)  # type: ignore[func-returns-value]
+    seen: list[Any] = []
+    look(0)
+    for n in numbers:
+        seen += [next(each) for each in (*held, asked)]
+        seen += [following(), letter()]
+        look(n)
+    return seen
+
+
+@script
+def an_event_and_a_semaphore(look: Look, numbers: Numbers) -> Any:
+    event, places = threading.Event(), threading.Semaphore(9)
+    seen: list[Any] = []
+    look(0)
+    for n in numbers:
+        seen.append((event.is_set(), places._value))
+        (event.clear if event.is_set() else event.set)()
+        places.acquire()
+        look(n)
+    return seen
+
+
 test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
@@ -183,55 +156,6 @@ def test_the_generators_behind_modules_are_no_variables() -> None:
     assert OfCallable("of.", random.Random(1).random).known == ["self"]
 
 
-def test_a_cache_is_read_and_filled() -> None:
-    for size, typed in ((None, False), (3, True)):
-        calls: list[Any] = []
-
-        @functools.lru_cache(maxsize=size, typed=typed)
-        def double(number: Any, by: Any = 1, calls: Any = calls) -> Any:
-            calls.append(number)
-            return 2 * number
-
-        double(1), double(2, by="a"), double(1)
-        wanted = [caches.Entry((2,), {"by": "a"}, 4), caches.Entry((1,), {}, 2)]
-        assert caches.is_users(double)
-        assert sorted(caches.entries(double)) == sorted(wanted)
-        caches.fill(double, [caches.Entry((7,), {"by": (1,)}, "seven"), *wanted])
-        assert (double(7, by=(1,)), double(1), calls) == ("seven", 2, [1, 2])
-        assert double(5) == 10 and calls[-1] == 5
-
-
-def test_a_cache_of_what_cannot_be_saved_computes_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def opens(look: Look, numbers: Numbers) -> Any:
-        @functools.cache
-        def made(n: int) -> Any:
-            return (n * k for k in (1, 2))
-
-        look(0)
-        for n in numbers:
-            made(n)
-            look(n)
-        return made.cache_info().currsize >= 1
-
-    assert replaced(opens) == ([], "True")
-    assert repeated(opens, monkeypatch) == ([], "True")
-
-
-def test_a_large_cache_is_taken_for_one_of_a_pure_function() -> None:
-    @functools.cache
-    def double(number: int) -> int:
-        return 2 * number
-
-    mine = Variables()
-    mine.begin()
-    double(1)
-    path = "test_a_large_cache_is_taken_for_one_of_a_pure_function().double"
-    assert mine.save()["changed"][path][0][0] == "cache"
-    for number in range(caches.MOST + 1):
-        double(number)
-    assert mine.save()["changed"][path][0] == ["left"]
-
-
 def a_weak_reference_to_what_is_new(look: Look, numbers: Numbers) -> Any:
     kept, newest = [], weakref.ref(DRAWS)
     look(0)
@@ -240,6 +164,34 @@ def a_weak_reference_to_what_is_new(look: Look, numbers: Numbers) -> Any:
         newest = weakref.ref(kept[-1])  # type: ignore[arg-type]
         look(n)
     return newest() is not None
+
+
+def an_iterator_that_holds_items(look: Look, numbers: Numbers) -> Any:
+    pairs = itertools.pairwise(range(20))
+    look(0)
+    for n in numbers:
+        next(pairs)
+        look(n)
+    return list(pairs)
+
+
+def a_list_of_a_sparse_tensor(look: Look, numbers: Numbers) -> Any:
+    held = [torch.eye(2).to_sparse()]
+    look(0)
+    for n in numbers:
+        held[0] = held[0] * n
+        look(n)
+    return held[0].to_dense().tolist()
+
+
+def averages_of_many_weights(look: Look, numbers: Numbers) -> Any:
+    average = {n: torch.zeros(1 << 20) for n in range(3)}
+    look(0)
+    for n in numbers:
+        for held in average.values():
+            held.add_(n)
+        look(n)
+    return [held.sum().item() for held in average.values()]
 
 
 def a_dict_with_other_keys(look: Look, numbers: Numbers) -> Any:
@@ -255,7 +207,13 @@ def a_dict_with_other_keys(look: Look, numbers: Numbers) -> Any:
 
 @pytest.mark.parametrize(
     ("script", "word"),
-    [(a_weak_reference_to_what_is_new, "newest (ReferenceType"), (a_dict_with_other_keys, "seen (WeakKeyDictionary")],
+    [
+        (a_weak_reference_to_what_is_new, "newest (ReferenceType"),
+        (a_dict_with_other_keys, "seen (WeakKeyDictionary"),
+        (an_iterator_that_holds_items, "pairs (pairwise"),
+        (a_list_of_a_sparse_tensor, "held (a list of 1"),
+        (averages_of_many_weights, "average (a dict of 3"),
+    ],
 )
 def test_what_cannot_be_put_back_is_named(script: Any, word: str) -> None:
     wanted = f"{script.__name__}().{word}"

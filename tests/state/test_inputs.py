@@ -187,6 +187,48 @@ def test_other_losses_are_refused(notes: memoryview, process: str, again: tuple[
         inputs.check(7)
 
 
+class Late:
+    """What a device has not computed yet: an aborted collective lets it go on with whatever lies in memory."""
+
+    there = False
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+    def arrived(self) -> bool:
+        return Late.there
+
+    def host(self) -> torch.Tensor:
+        return self.value
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_what_a_device_computes_after_a_halt_is_not_noted(
+    notes: memoryview, monkeypatch: pytest.MonkeyPatch, in_time: bool
+) -> None:
+    inputs = Inputs(2, notes)
+    losing(inputs, 7, 1.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(inputs_module, "Arriving", Late)
+        patched.setattr(Late, "there", False)
+        inputs.given(7, batch(1))
+        inputs.loss(7, torch.tensor(2.0))
+        inputs._losses[0].whole = False  # as of a device
+        Late.there = in_time
+        inputs.halting(3)
+        Late.there = True
+        losing(inputs, 7, 3.0)  # it has not heard of the halt
+    inputs.recovered(3)
+    for process in (inputs, replacement(notes)):
+        process.again(6)
+        assert process._expected[7][:2] == ((3, 3) if in_time else (2, 1))
+        losing(process, 7, 1.5, 2.0 if in_time else 9.0, 3.0)
+        process.check(7)
+    losing(inputs, 8, 1.0)
+    inputs.again(7)
+    assert inputs._expected[8][:2] == (1, 1)
+
+
 def test_kernels_may_add_up_in_another_order() -> None:
     assert inputs_module._alike(1.0, 1.00001, inputs_module._NEARLY)
     assert not inputs_module._alike(1.0, 1.001, inputs_module._NEARLY)

@@ -119,5 +119,5 @@ answers = _Answers()
 
 def test_objects_of_the_script_are_asked_for_nothing() -> None:
     """One that fails to answer, or answers any name, is no function."""
-    assert "answers" in tensor_attributes.names_of_script()  # this function's own names
+    assert "answers" in tensor_attributes.names_in(tensor_attributes.codes_of_script())  # this function's own names
     assert answers is not None

@@ -10,7 +10,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch.distributed as dist
 
 from ff_core.contract.env import EVERYTHING, RANK_VARIABLES
 from ff_core.worker import preload
@@ -34,6 +36,10 @@ ASKS = {
     "removed": "os.environ.pop('LOCAL_RANK', None)",
     "in a function": "def ask(): return os.getenv('RANK')\nVALUE = ask()",
     "in a class": "class C:\n    rank = os.getenv('RANK')",
+    "the group": "import torch.distributed as d\nVALUE = d.get_rank() if d.is_initialized() else 0",
+    "random": "import random\nVALUE = random.random()",
+    "numpy.random": "import numpy\nVALUE = numpy.random.rand()",
+    "torch.rand": "import torch\nVALUE = torch.rand(1)",
 }
 DOES_NOT = {
     "others": "VALUE = os.environ.get('HOME'), os.getenv('NOWHERE'), 'PATH' in os.environ",
@@ -43,6 +49,8 @@ DOES_NOT = {
     "loop variable": "for k, v in os.environ.items(): pass",
     "copy thrown away": "len(os.environ.copy())",
     "sets its own": "os.environ.setdefault('A_SETTING_OF_MINE', '1')",
+    "the group, later": "import torch.distributed as d\ndef rank(): return d.get_rank()",
+    "a generator of its own": "import random\nVALUE = random.Random(3).random()",
 }
 
 
@@ -70,6 +78,7 @@ def test_a_module_that_asks_for_the_rank_makes_the_process_unfit(
     before = type(os.environ)
     result = preload.run(["asks_rank", "json"], [["json:dumps", [1]]])
     assert set(result.unfit) == {"asks_rank"} and result.called == 0
+    assert not dist.is_initialized() and np.random is sys.modules["numpy.random"]  # they can be noticed
     assert type(os.environ) is before and len(set(os.environ)) == len(os.environ)  # nothing made up is left
     again = preload.run(["asks_rank", "json"], [["json:dumps", [1]]], without=list(result.unfit))
     assert (again.unfit, again.imported, again.called) == ({}, 1, 1)
