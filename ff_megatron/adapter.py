@@ -20,6 +20,7 @@ from ff_megatron.data import Data
 from ff_megatron.own_weights import own_weights
 from ff_megatron.redundancy import Redundancy
 from ff_megatron.reset import Reset
+from ff_megatron.saves import Saves
 from ff_megatron.training_log import TrainingLog
 
 
@@ -52,9 +53,10 @@ class MegatronAdapter:
         data: Data,
         loop: Place,
         log: TrainingLog,
+        saves: Saves,
     ) -> None:
         self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
-        self._data, self._loop, self._log = data, loop, log
+        self._data, self._loop, self._log, self._saves = data, loop, log, saves
         self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
         self._buffers = Buffers(self._members)
         self._modes = Modes(self._members)
@@ -115,6 +117,7 @@ class MegatronAdapter:
 
     def drop_iteration(self) -> None:
         self._reset.run()
+        self._saves.give_up()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
         rebuild.from_peers(self._specs, self._redundancy.group, newcomers)

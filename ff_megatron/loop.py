@@ -23,6 +23,7 @@ from ff_core.errors import FailoverInterrupt, UnsupportedError, interrupted
 if TYPE_CHECKING:
     from ff_core.worker.interface import AdapterSession
     from ff_megatron.data import Data
+    from ff_megatron.saves import Saves
 
 OPERATIONS = "num_floating_point_operations_so_far"
 
@@ -37,8 +38,8 @@ class Exit:
 class Loop:
     """One protected training. args: Megatron's."""
 
-    def __init__(self, session: AdapterSession, args: Any, data: Data) -> None:
-        self._session, self._args, self._data = session, args, data
+    def __init__(self, session: AdapterSession, args: Any, data: Data, saves: Saves) -> None:
+        self._session, self._args, self._data, self._saves = session, args, data, saves
         self._train: Callable[[], Any] | None = None
         self._code: CodeType | None = None
         self._iteration = 0
@@ -69,9 +70,10 @@ class Loop:
         self._train, self._code = original, code
         self._iteration = self._args.iteration
         self._operations = self._args.num_floating_point_operations_so_far
+        newcomer = self._session.is_newcomer
         self._session.start_training()
         self._data.sealed(self._session.version, self._session.oldest_needed)
-        result = self._attempt(self._run_train)
+        result = self._attempt(self._again if newcomer else self._run_train)
         self._returned = True
         return result
 
@@ -123,6 +125,7 @@ class Loop:
             )
 
     def _again(self) -> Any:
+        self._saves.again(self._iteration)
         result = self._run_train()
         for call in self._calls:
             result = call()

@@ -29,7 +29,6 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "optimizer_cpu_offload": (False, "--optimizer-cpu-offload: the optimizer's state lies in two places"),
     "fp8": (None, "--fp8-format: fp8 parameters and their scales are not copied yet; use --bf16"),
     "fp4": (None, "--fp4-format: fp4 parameters are not copied yet; use --bf16"),
-    "async_save": (False, "--async-save leaves saves under way that only the survivors know of; save without it"),
     "perform_rl_step": (False, "--perform-rl-step: reinforcement learning loops are not supported"),
     "skip_train": (False, "--skip-train: there is no training to protect"),
     "overlap_param_gather_with_optimizer_step": (

@@ -32,6 +32,7 @@ else:
 
 sys.path.insert(0, str(HERE / "standin"))
 
+import background_saves  # noqa: E402
 import context_parallel  # noqa: E402
 import megatron.training.training as training  # noqa: E402
 import precision_aware  # noqa: E402
@@ -50,6 +51,7 @@ def extra_args(parser: Any) -> Any:
     parser.add_argument("--loss-log", type=Path)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--clamp", choices=("weights", "masters"), help="weights: between steps; masters: in the step")
+    background_saves.extra_args(parser)
     parser.add_argument("--precision-aware", nargs=3, metavar=("EXP_AVG", "EXP_AVG_SQ", "MASTERS"))
     return parser
 
@@ -162,6 +164,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "masters" in sys.argv:
         clamp_masters()
+    background_saves.die_finalizing(training)
     with record.recorded(training):
         pretrain(datasets, model_provider, ModelType.encoder_or_decoder, forward_step, extra_args_provider=extra_args)
     torch.distributed.destroy_process_group()

@@ -17,12 +17,15 @@ from megatron.core.rerun_state_machine import RerunMode, initialize_rerun_state_
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_model_config
 
+from .async_utils import init_persistent_async_worker
 from .global_vars import get_args, parse_args, set_global_variables
 
 
 def initialize_megatron(extra_args_provider: Any = None, args_defaults: Any = None) -> None:
     args = parse_args(extra_args_provider)
     set_global_variables(args)
+    if args.async_save:
+        init_persistent_async_worker(args.rank, "forkserver")
     init_num_microbatches_calculator(
         rank=args.rank, global_batch_size=args.global_batch_size, micro_batch_size=args.micro_batch_size,
         data_parallel_size=args.data_parallel_size, decrease_batch_size_if_needed=False, **_ramp_up(args),

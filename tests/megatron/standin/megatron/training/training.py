@@ -14,6 +14,7 @@ from megatron.core.rerun_state_machine import RerunDataIterator, get_rerun_state
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, track_moe_metrics
 from megatron.core.utils import get_model_config
 
+from .async_utils import maybe_finalize_async_save
 from .build import get_model, initialize_megatron, make_optimizer
 from .checkpointing import load_checkpoint, save_checkpoint
 from .data import build_train_valid_test_data_loaders
@@ -72,7 +73,8 @@ def pretrain(
     initialize_megatron(extra_args_provider=extra_args_provider, args_defaults=args_defaults)
     args, timers = get_args(), get_timers()
     timers("model-and-optimizer-setup", log_level=0).start(barrier=True)
-    model, optimizer, opt_param_scheduler = setup_model_and_optimizer(model_provider, model_type)
+    checkpointing_context: dict[str, Any] = {}
+    model, optimizer, opt_param_scheduler = setup_model_and_optimizer(model_provider, model_type, checkpointing_context)
     timers("model-and-optimizer-setup").stop()
     print_datetime("after model, optimizer, and learning rate scheduler are built")
     config = get_model_config(model[0])
@@ -88,13 +90,13 @@ def pretrain(
     if args.do_train and args.train_iters > 0:
         iteration, num_floating_point_operations_so_far = train(
             forward_step_func, model, optimizer, opt_param_scheduler, train_data_iterator, valid_data_iterator,
-            process_non_loss_data_func, config, {}, None,
+            process_non_loss_data_func, config, checkpointing_context, None,
         )  # fmt: skip
     print_datetime("after training is done")
     if args.save and iteration != 0 and iteration % args.save_interval != 0:
         save_checkpoint(
-            iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far, {},
-            train_data_iterator=train_data_iterator,
+            iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far,
+            checkpointing_context, train_data_iterator=train_data_iterator,
         )  # fmt: skip
     if args.do_valid:
         prefix = f"iteration {iteration} on validation set"
@@ -106,6 +108,7 @@ def pretrain(
         evaluate_and_print_results(
             prefix, forward_step_func, test_data_iterator, model, iteration, process_non_loss_data_func, config
         )
+    maybe_finalize_async_save(blocking=True, terminate=True)
 
 
 def setup_model_and_optimizer(
@@ -183,19 +186,20 @@ def training_log(
 
 def save_checkpoint_and_time(
     iteration: int, model: Any, optimizer: Any, opt_param_scheduler: Any, num_floating_point_operations_so_far: Any,
-    checkpointing_context: Any, train_data_iterator: Any = None,
+    checkpointing_context: Any, non_persistent_ckpt: bool = False, train_data_iterator: Any = None,
 ) -> None:  # fmt: skip
     timers = get_timers()
     timers("interval-time").stop()
-    timers("save-checkpoint", log_level=0).start(barrier=True)
+    timer = "save-checkpoint-non-persistent" if non_persistent_ckpt else "save-checkpoint"
+    timers(timer, log_level=0).start(barrier=True)
     if should_disable_forward_pre_hook(get_args()):
         for chunk in model:
             chunk.start_param_sync(force_sync=True)
     save_checkpoint(
         iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far, checkpointing_context,
-        train_data_iterator=train_data_iterator,
+        non_persistent_ckpt=non_persistent_ckpt, train_data_iterator=train_data_iterator,
     )  # fmt: skip
-    timers("save-checkpoint").stop(barrier=True)
+    timers(timer).stop(barrier=True)
     timers("interval-time", log_level=0).start(barrier=True)
 
 
@@ -242,6 +246,7 @@ def train(
         config.param_sync_func = None
         pre_hook_enabled = False
     while iteration < args.train_iters:
+        maybe_finalize_async_save(blocking=False)
         update_num_microbatches(args.consumed_train_samples, consistency_check=False)
         if get_num_microbatches() != num_microbatches and iteration != 0:
             assert get_num_microbatches() > num_microbatches, "number of microbatches should be increasing"
@@ -293,12 +298,18 @@ def train(
                 iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far,
                 checkpointing_context, train_data_iterator=train_data_iterator,
             )  # fmt: skip
+        elif args.save and args.non_persistent_save_interval and iteration % args.non_persistent_save_interval == 0:
+            save_checkpoint_and_time(
+                iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far,
+                checkpointing_context, non_persistent_ckpt=True, train_data_iterator=train_data_iterator,
+            )  # fmt: skip
         if args.exit_interval and iteration % args.exit_interval == 0:
             print_datetime(f"exiting program at iteration {iteration}")
             should_exit = True
             break
     if pre_hook_enabled:
         disable_forward_pre_hook(model)
+    maybe_finalize_async_save(blocking=True, terminate=True)
     if should_exit:
         sys.exit(exit_code)
     return iteration, num_floating_point_operations_so_far
