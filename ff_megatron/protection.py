@@ -17,6 +17,7 @@ from ff_core.state import covered
 from ff_core.worker.guard import Guard
 from ff_megatron import preload, scalars, support
 from ff_megatron.adapter import MegatronAdapter
+from ff_megatron.begun_once import BegunOnce
 from ff_megatron.data import Data
 from ff_megatron.loop import Loop
 from ff_megatron.saves import Saves
@@ -37,7 +38,8 @@ class Protection:
         covered.feeds(self.args)  # whose counts this adapter saves
         self.data = Data(self._handed_out)
         self.saves = Saves(training, session, self.args)
-        self.loop = Loop(session, self.args, self.data, self.saves)
+        self.once = BegunOnce(training, self.args)
+        self.loop = Loop(session, self.args, self.data, self.saves, self.once)
         self.log = TrainingLog(training)
 
     def _handed_out(self, batch: Any) -> None:
@@ -88,6 +90,7 @@ class Protection:
             self.loop,
             self.log,
             self.saves,
+            self.once,
         )
         self.saves.begin(given)
         self.session.attach(adapter)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ff_core.errors import UnsupportedError
-from ff_megatron import buckets, optimizers, versions
+from ff_megatron import buckets, moments, optimizers, versions
 
 WORKS = (
     "What works: Adam, with or without --use-distributed-optimizer, --overlap-grad-reduce and --overlap-param-gather, "
@@ -84,13 +84,6 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "save_tokens_per_expert_interval": (
         None, "--save-tokens-per-expert-interval: its hooks would be registered twice after a failure",
     ),
-    "profile": (False, "--profile: train() would start its profiler a second time after a failure"),
-    "log_energy": (False, "--log-energy: train() would set its monitor up a second time after a failure"),
-    "log_straggler": (False, "--log-straggler: train() would set its detector up a second time after a failure"),
-    "run_workload_inspector_server": (
-        False,
-        "--run-workload-inspector-server: train() would start it a second time after a failure",
-    ),
 }  # fmt: skip
 _LOADERS = ("single", "cyclic")
 _DISPATCHERS = ("alltoall", "allgather")
@@ -156,9 +149,8 @@ def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Ite
     for part in optimizers.parts(optimizer):
         if type(part) not in (DistributedOptimizer, Float16OptimizerWithFloat16Params, FP32Optimizer):
             yield f"the optimizer is a {type(part).__module__}.{type(part).__qualname__}"
-        elif not (optimizers.is_torch(part.optimizer) or optimizers.is_fused(part.optimizer)):
-            kind = type(part.optimizer)
-            yield f"the inner optimizer is a {kind.__module__}.{kind.__qualname__}"
+        elif not optimizers.is_adam(part.optimizer):
+            yield from moments.words(part.optimizer)
     yield from _missing(model, optimizer, scheduler)
 
 

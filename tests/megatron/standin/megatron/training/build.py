@@ -12,6 +12,7 @@ from megatron.core import mpu, tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.num_microbatches_calculator import init_num_microbatches_calculator
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.muon import get_megatron_muon_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.rerun_state_machine import RerunMode, initialize_rerun_state_machine
 from megatron.core.transformer.module import Float16Module
@@ -97,7 +98,13 @@ def make_optimizer(model: list[Any]) -> tuple[Any, Any]:
         fp16=args.fp16, params_dtype=args.params_dtype, use_distributed_optimizer=args.use_distributed_optimizer,
         overlap_param_gather=args.overlap_param_gather, initial_loss_scale=2.0**16, loss_scale_window=5, hysteresis=1,
     )  # fmt: skip
-    optimizer = get_megatron_optimizer(config, model, use_gloo_process_groups=args.enable_gloo_process_groups)
+    gloo = args.enable_gloo_process_groups
+    if "muon" in args.optimizer:
+        optimizer = get_megatron_muon_optimizer(
+            config, model, use_gloo_process_groups=gloo, layer_wise_distributed_optimizer="dist" in args.optimizer
+        )
+    else:
+        optimizer = get_megatron_optimizer(config, model, use_gloo_process_groups=gloo)
     scheduler = OptimizerParamScheduler(
         optimizer, init_lr=0.0, max_lr=args.lr, min_lr=args.lr / 100, lr_warmup_steps=16, lr_decay_steps=400,
         lr_decay_style="cosine", start_wd=0.01, end_wd=0.1, wd_incr_steps=400, wd_incr_style="linear",
