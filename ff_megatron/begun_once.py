@@ -77,14 +77,14 @@ class BegunOnce:
         if not getattr(args, "profile", False):
             return
         start, end = args.profile_step_start, args.profile_step_end
-        if iteration >= end:
+        if iteration >= end - args.use_pytorch_profiler:
             self._set("profile", False)
-        elif not args.use_pytorch_profiler:
-            self._set("profile_step_start", max(start, iteration))
-        else:  # torch's counts from where train() is entered; from 0 on it would count the time before as a step
+        elif args.use_pytorch_profiler:  # torch's counts from where train() is entered, and the time before as a step
             first = max(start - iteration, 0)
             self._set("profile_step_start", first)
-            self._set("profile_step_end", first + end - max(start, iteration) + (first == 0))
+            self._set("profile_step_end", first + end - max(start, iteration))
+        else:
+            self._set("profile_step_start", max(start, iteration))
 
     def first_step(self) -> None:
         """`train()` has read what it reads before its first iteration."""

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
 
@@ -85,6 +86,8 @@ def die_finalizing(training: Any) -> None:
     training.maybe_finalize_async_save = finalize
 
 
+if "torch_dist" in sys.argv:  # padding between parameters is written as it lies in memory: have it filled
+    torch.use_deterministic_algorithms(True, warn_only=True)
 if "cuda_on_cpu" in sys.modules:
     FileSystemWriterAsync.prepare_write_data = _prepare(FileSystemWriterAsync.prepare_write_data)
 if "--hold-save" in sys.argv:

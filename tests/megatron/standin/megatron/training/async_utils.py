@@ -34,4 +34,4 @@ def maybe_finalize_async_save(blocking: bool = False, terminate: bool = False) -
 
 
 def is_empty_async_queue() -> bool:
-    return bool(_async_calls_queue.get_num_unfinalized_calls() == 0)
+    return _async_calls_queue is None or _async_calls_queue.get_num_unfinalized_calls() == 0

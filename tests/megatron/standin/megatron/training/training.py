@@ -12,6 +12,7 @@ from megatron.core.num_microbatches_calculator import get_num_microbatches, upda
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.rerun_state_machine import RerunDataIterator, get_rerun_state_machine
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, track_moe_metrics
+from megatron.core.transformer.multi_token_prediction import MTPLossLoggingHelper
 from megatron.core.utils import get_model_config
 
 from .async_utils import maybe_finalize_async_save
@@ -165,6 +166,8 @@ def training_log(
             force_initialize=True, num_layers=args.num_layers, moe_layer_freq=1,
             track_names=[*(names[kind] for kind in args.moe_router_load_balancing_type), "z_loss"],
         )  # fmt: skip
+    if getattr(args, "mtp_num_layers", None):
+        MTPLossLoggingHelper.track_mtp_metrics(1 / get_num_microbatches(), iteration, None, None, loss_dict)
     counts = {"advanced iterations": int(not skipped_iter), "skipped iterations": skipped_iter}
     for key, value in {**counts, **({} if skipped_iter else loss_dict)}.items():
         total_loss_dict[key] = total_loss_dict.get(key, 0 if key in counts else torch.zeros_like(value)) + value
