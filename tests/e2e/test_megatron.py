@@ -97,7 +97,7 @@ CASES = [
     pytest.param(("--bf16", *TP2), id="tp2-dp2-bf16-replicated", marks=slow),
     pytest.param((), id="dp4-fp32-replicated", marks=slow),
     pytest.param(("--bf16", *ZERO, *OVERLAP, *TP2, "--t5"), id="tp2-dp2-t5", marks=slow),
-    pytest.param(("--bf16", *ZERO, *OVERLAP, "--optimizer", "sgd"), id="dp4-sgd", marks=slow),
+    pytest.param(("--bf16", *TP2, "--optimizer", "sgd"), id="tp2-dp2-sgd-replicated", marks=slow),
     pytest.param(("--optimizer", "sgd"), id="dp4-fp32-sgd-replicated", marks=slow),
     pytest.param(("--bf16", "--optimizer", "muon", *TP2), id="tp2-dp2-muon", marks=slow),
     pytest.param(("--bf16", "--optimizer", "dist_muon"), id="dp4-dist-muon", marks=slow),
