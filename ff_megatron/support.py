@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ff_core.errors import UnsupportedError
-from ff_megatron import buckets, moments, optimizers, versions
+from ff_megatron import buckets, moments, optimizers, state_map, versions
 
 WORKS = (
     "What works: Adam, with or without --use-distributed-optimizer, --overlap-grad-reduce and --overlap-param-gather, "
-    "in fp32, bf16 or fp16, with tensor, (virtual) pipeline, context, expert and data parallelism"
+    "SGD and Muon, in fp32, bf16 or fp16, with tensor, (virtual) pipeline, context, expert and data parallelism"
 )
 HINT = "Use that, or leave --ff-failover out to train unprotected."
 
@@ -144,6 +144,11 @@ def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Ite
     for chunk in model:
         if type(chunk) is not DistributedDataParallel:
             yield f"the model is wrapped in a {type(chunk).__module__}.{type(chunk).__qualname__}"
+    if state_map.is_layer_wise(optimizer) and not versions.series().layer_wise:
+        yield (
+            "--optimizer dist_muon, or muon with --use-distributed-optimizer: this version spreads parameters over "
+            "ranks in a way that is not put back; use --optimizer muon without --use-distributed-optimizer"
+        )
     if not optimizers.parts(optimizer):
         yield "a rank without trainable parameters (its optimizer is a stub)"
     for part in optimizers.parts(optimizer):

@@ -166,9 +166,9 @@ def test_a_job_that_begins_from_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_what_cannot_be_protected_is_refused_at_the_start(tmp_path: Path) -> None:
-    job = fftrain(tmp_path / "job", [*words(tmp_path, "--bf16", "--async-save", *ZERO), "--ff-failover"], ranks=1)
+    job = fftrain(tmp_path / "job", [*words(tmp_path, "--bf16", "--skip-train", *ZERO), "--ff-failover"], ranks=1)
     assert job.code != 0
-    assert "this job cannot be protected: --async-save" in job.stderr
+    assert "this job cannot be protected: --skip-train" in job.stderr
 
 
 @pytest.mark.timeout(300)

@@ -1,4 +1,4 @@
-"""megatron-core's background saves in tests; imported by the script and, in its turn, by the process that writes.
+"""megatron-core's background saves in tests; imported by the script, and by the process that writes.
 
 Without a GPU what goes to the writer is copied. With one the writer has copied it before the training goes on; tensors
 of the CPU would move into shared memory and be written to by both.
@@ -17,7 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+if not torch.cuda.is_available() or "cuda_on_cpu" in sys.modules:
+    import cuda_on_cpu  # noqa: F401
+
+from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+_theirs = PersistentAsyncCaller.async_loop
+
+
+def async_loop(*args: Any) -> None:
+    """What the writer process runs. It is looked up in this module, which it therefore imports."""
+    _theirs(*args)
+
+
+PersistentAsyncCaller.async_loop = staticmethod(async_loop)
 
 
 def extra_args(parser: Any) -> Any:

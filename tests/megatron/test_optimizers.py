@@ -138,7 +138,7 @@ def test_precision_aware_state_is_copied_as_it_lies_there(masters: str) -> None:
     assert len(scales) == 3 * (3 if masters == "float16" else 2)
     go(parameters, inner, 2)
     assert (scales != 1).any()  # written in place by the step
-    names = optimizers.kept(inner.state[parameters[0]])
+    names = tuple(optimizers.tensors(inner, parameters[0]))
     assert names == ("exp_avg", "exp_avg_sq", "master_param")
     copied = [scales, *(t for p in parameters for t in (p, *(inner.state[p][name] for name in names)))]
     before, group = [t.clone() for t in copied], dict(inner.param_groups[0])

@@ -10,7 +10,7 @@ from megatron.core import mpu
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.num_microbatches_calculator import get_num_microbatches, update_num_microbatches
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.rerun_state_machine import RerunDataIterator, get_rerun_state_machine
+from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, track_moe_metrics
 from megatron.core.transformer.multi_token_prediction import MTPLossLoggingHelper
 from megatron.core.utils import get_model_config
@@ -18,9 +18,16 @@ from megatron.core.utils import get_model_config
 from .async_utils import maybe_finalize_async_save
 from .build import get_model, initialize_megatron, make_optimizer
 from .checkpointing import load_checkpoint, save_checkpoint
-from .data import build_train_valid_test_data_loaders
+from .data import build_train_valid_test_data_iterators
 from .evaluation import evaluate
 from .global_vars import get_args, get_timers
+from .helpers import (
+    disable_forward_pre_hook,
+    enable_forward_pre_hook,
+    num_floating_point_operations,
+    reduce_max_stat_across_model_parallel_group,
+    should_disable_forward_pre_hook,
+)
 
 
 def print_datetime(string: str) -> None:
@@ -36,30 +43,6 @@ def print_rank_last(message: str) -> None:
 def print_rank_0(message: str) -> None:
     if torch.distributed.get_rank() == 0:
         print(message, flush=True)
-
-
-def num_floating_point_operations(args: Any, batch_size: int) -> float:
-    return 6.0 * batch_size * args.seq_length * args.hidden_size**2 * args.num_layers
-
-
-def reduce_max_stat_across_model_parallel_group(stat: float) -> float:
-    value = torch.tensor([stat], dtype=torch.float32, device="cuda")
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX, group=mpu.get_model_parallel_group())
-    return value.item()
-
-
-def should_disable_forward_pre_hook(args: Any) -> bool:
-    return args.use_distributed_optimizer and args.overlap_param_gather
-
-
-def enable_forward_pre_hook(model_chunks: Any) -> None:
-    for model_chunk in model_chunks:
-        model_chunk.enable_forward_pre_hook()
-
-
-def disable_forward_pre_hook(model_chunks: Any, param_sync: bool = True) -> None:
-    for model_chunk in model_chunks:
-        model_chunk.disable_forward_pre_hook(param_sync=param_sync)
 
 
 def pretrain(
@@ -325,10 +308,3 @@ def evaluate_and_print_results(
     losses = evaluate(forward_step_func, data_iterator, model, config)
     if mpu.is_pipeline_last_stage(ignore_virtual=True):
         print_rank_last(f"validation loss at {prefix}: {float(losses['lm loss']):.6f}")
-
-
-def build_train_valid_test_data_iterators(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:
-    train, valid, test = build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider)
-    if train is None:
-        return None, None, None
-    return RerunDataIterator(iter(train)), RerunDataIterator(iter(valid[0])), RerunDataIterator(iter(test))
