@@ -91,3 +91,18 @@ def test_a_rank_dies_while_all_wait_for_the_last_save(tmp_path: Path) -> None:
     job = run(tmp_path, LAYOUT, extra)
     assert len(job.of("failover")) == 1
     assert whole(job.out / "checkpoints") == [5, 10] and latest(job.out / "checkpoints") == 10
+
+
+@slow
+@pytest.mark.timeout(900)
+def test_temporary_saves_retention_and_what_saves_find_out(tmp_path: Path) -> None:
+    """A temporary save is under way; what was found out for later saves is asked for again on all ranks."""
+    kept = ("--save-interval", "4", "--save-retain-interval", "8")
+    temporary = ("--non-persistent-save-interval", "3", "--non-persistent-ckpt-type", "global")
+    found_out = ("--ckpt-fully-parallel-save", "--ckpt-assume-constant-structure")
+    extra = (*BACKGROUND, *kept, *temporary, *found_out, "--hold-save", "6", "0")
+    job = run(tmp_path, LAYOUT, extra, "1 7 backward")
+    checkpoints = job.out / "checkpoints"
+    assert whole(checkpoints) == [8, 10] and latest(checkpoints) == 10
+    assert whole(checkpoints / "non_persistent") == [6, 9] and latest(checkpoints / "non_persistent") == 9
+    assert "checkpoint of iteration 6 was being written; it is saved again" in job.stderr
