@@ -148,6 +148,7 @@ class Loop:
             except SystemExit as leaving:
                 self._exit, self._iteration = Exit(leaving.code), self._args.curr_iteration + 1
             except FailoverInterrupt as leaving:
+                assert self._code is not None
                 self._once.leave(left_by(leaving.__traceback__, self._code))
                 raise
         self._session.finish()
