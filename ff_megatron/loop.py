@@ -138,7 +138,7 @@ class Loop:
         return result
 
     def _run_train(self) -> Any:
-        assert self._train is not None
+        assert self._train is not None and self._code is not None
         if self._exit is None:
             try:
                 result = self._train()
@@ -148,7 +148,6 @@ class Loop:
             except SystemExit as leaving:
                 self._exit, self._iteration = Exit(leaving.code), self._args.curr_iteration + 1
             except FailoverInterrupt as leaving:
-                assert self._code is not None
                 self._once.leave(left_by(leaving.__traceback__, self._code))
                 raise
         self._session.finish()
