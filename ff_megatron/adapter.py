@@ -15,11 +15,13 @@ from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_megatron import optimizers, rebuild, scalars, state_map
+from ff_megatron.begun_once import BegunOnce
 from ff_megatron.buckets import GoldenCounts
 from ff_megatron.data import Data
 from ff_megatron.own_weights import own_weights
 from ff_megatron.redundancy import Redundancy
 from ff_megatron.reset import Reset
+from ff_megatron.saves import Saves
 from ff_megatron.training_log import TrainingLog
 
 
@@ -52,9 +54,11 @@ class MegatronAdapter:
         data: Data,
         loop: Place,
         log: TrainingLog,
+        saves: Saves,
+        once: BegunOnce,
     ) -> None:
         self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
-        self._data, self._loop, self._log = data, loop, log
+        self._data, self._loop, self._log, self._saves, self._once = data, loop, log, saves, once
         self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
         self._buffers = Buffers(self._members)
         self._modes = Modes(self._members)
@@ -101,6 +105,7 @@ class MegatronAdapter:
             "data": self._data.positions(),
             "place": self._loop.place(),
             "log": self._log.save(),
+            "once": self._once.save(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
@@ -112,9 +117,11 @@ class MegatronAdapter:
         self._data.seek(saved["data"])
         self._loop.set_place(saved["place"])
         self._log.load(saved["log"])
+        self._once.load(saved["once"])
 
     def drop_iteration(self) -> None:
         self._reset.run()
+        self._saves.give_up()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
         rebuild.from_peers(self._specs, self._redundancy.group, newcomers)

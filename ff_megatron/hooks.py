@@ -10,6 +10,7 @@
 | train                                   | entered again after a failure |
 | train_step                              | the iteration before it is complete: sealed |
 | save_checkpoint                         | remembers the checkpoint; a final one is repeated after a failure |
+| maybe_finalize_async_save               | the same for one that is written in the background |
 | training_log                            | after a failure it goes on with its sums; no line is written twice |
 | evaluate_and_print_results, print_datetime | at the end of pretrain they are repeated after a failure |
 | schedules.forward_step, backward_step   | points of injected faults; the loss of a micro-batch is noted |
@@ -39,8 +40,8 @@ Original = Callable[..., Any]
 _installed: set[str] = set()
 _NEEDED = (
     "pretrain", "setup_model_and_optimizer", "load_checkpoint", "build_train_valid_test_data_iterators", "train",
-    "train_step", "training_log", "save_checkpoint", "evaluate_and_print_results", "print_datetime", "get_args",
-    "get_timers",
+    "train_step", "training_log", "save_checkpoint", "save_checkpoint_and_time", "maybe_finalize_async_save",
+    "evaluate_and_print_results", "print_datetime", "get_args", "get_timers",
 )  # fmt: skip
 
 
@@ -130,14 +131,13 @@ def _train_step(found: Protection, original: Original, *args: Any, **kwargs: Any
 
 
 def _save_checkpoint(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
-    iteration = _bind(original, args, kwargs).arguments["iteration"]
+    bound = _bind(original, args, kwargs)
+    return found.loop.after(lambda: found.saves.save(original, bound))
 
-    def save() -> Any:
-        result = original(*args, **kwargs)
-        found.saved(iteration)
-        return result
 
-    return found.loop.after(save)
+def _finalize(found: Protection, original: Original, *args: Any, **kwargs: Any) -> None:
+    bound = _bind(original, args, kwargs)
+    found.loop.after(lambda: found.saves.finalize(original, bound))
 
 
 def _training_log(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
@@ -185,6 +185,7 @@ _OF_PROTECTED = {
     "train": _train,
     "train_step": _train_step,
     "save_checkpoint": _save_checkpoint,
+    "maybe_finalize_async_save": _finalize,
     "training_log": _training_log,
     "evaluate_and_print_results": _evaluate,
     "print_datetime": _after,

@@ -19,10 +19,13 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverInterrupt, UnsupportedError, interrupted
+from ff_megatron.begun_once import left_by
 
 if TYPE_CHECKING:
     from ff_core.worker.interface import AdapterSession
+    from ff_megatron.begun_once import BegunOnce
     from ff_megatron.data import Data
+    from ff_megatron.saves import Saves
 
 OPERATIONS = "num_floating_point_operations_so_far"
 
@@ -37,8 +40,8 @@ class Exit:
 class Loop:
     """One protected training. args: Megatron's."""
 
-    def __init__(self, session: AdapterSession, args: Any, data: Data) -> None:
-        self._session, self._args, self._data = session, args, data
+    def __init__(self, session: AdapterSession, args: Any, data: Data, saves: Saves, once: BegunOnce) -> None:
+        self._session, self._args, self._data, self._saves, self._once = session, args, data, saves, once
         self._train: Callable[[], Any] | None = None
         self._code: CodeType | None = None
         self._iteration = 0
@@ -46,6 +49,7 @@ class Loop:
         self._exit: Exit | None = None
         self._calls: list[Callable[[], Any]] = []
         self._returned = False
+        self._newcomer = False  # train() has not been entered yet, and others have
         self._busy = False  # inside train() or one of the calls: what they call in turn is theirs
 
     # ---- Place (see ff_megatron.adapter) ----------------------------------------------------------------------------
@@ -69,14 +73,16 @@ class Loop:
         self._train, self._code = original, code
         self._iteration = self._args.iteration
         self._operations = self._args.num_floating_point_operations_so_far
+        self._newcomer = self._session.is_newcomer
         self._session.start_training()
         self._data.sealed(self._session.version, self._session.oldest_needed)
-        result = self._attempt(self._run_train)
+        result = self._attempt(self._again if self._newcomer else self._run_train)
         self._returned = True
         return result
 
     def next_iteration(self) -> None:
         """train() is about to make iteration args.curr_iteration + 1: the one before is complete."""
+        self._once.first_step()
         self._iteration = self._args.curr_iteration
         frame: FrameType | None = sys._getframe()
         while frame is not None and frame.f_code is not self._code:
@@ -123,13 +129,16 @@ class Loop:
             )
 
     def _again(self) -> Any:
+        self._saves.again(self._iteration)
+        self._once.again(self._iteration, self._newcomer)
+        self._newcomer = False
         result = self._run_train()
         for call in self._calls:
             result = call()
         return result
 
     def _run_train(self) -> Any:
-        assert self._train is not None
+        assert self._train is not None and self._code is not None
         if self._exit is None:
             try:
                 result = self._train()
@@ -138,6 +147,9 @@ class Loop:
                 return result
             except SystemExit as leaving:
                 self._exit, self._iteration = Exit(leaving.code), self._args.curr_iteration + 1
+            except FailoverInterrupt as leaving:
+                self._once.leave(left_by(leaving.__traceback__, self._code))
+                raise
         self._session.finish()
         raise SystemExit(self._exit.code)
 

@@ -7,7 +7,7 @@
 | precision-aware one  | these in fp32, fp16 or bf16, and master_param:   | group["step"]                       |
 |                      | fp32, fp16, or the 16 bits that bf16 weights lack |                                    |
 
-FusedAdam is apex' or TransformerEngine's; only the latter can be precision-aware.
+FusedAdam is apex' or TransformerEngine's; only the latter can be precision-aware. Others: ff_megatron.moments.
 A precision-aware optimizer updates the weights themselves. Its fp16 values have a scale each, in `_scales`: values and
 scales are copied as they lie there, because a scale that is computed again from unscaled values need not be the same.
 
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from ff_core.errors import UnsupportedError
+from ff_megatron import moments
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master_param"
@@ -58,6 +59,11 @@ def is_fused(inner: Any) -> bool:
     return type(inner).__name__ == "FusedAdam" and type(inner).__module__ in _FUSED
 
 
+def is_adam(inner: Any) -> bool:
+    """Whether `inner` is one of the module's table."""
+    return is_torch(inner) or is_fused(inner)
+
+
 def is_precision_aware(inner: Any) -> bool:
     """Whether `inner` is TransformerEngine's FusedAdam keeping masters, or moments of fewer bits than fp32."""
     dtypes = getattr(inner, "name_to_dtype_map", None)
@@ -74,6 +80,9 @@ def prepare(part: Any) -> dict[str, torch.Tensor]:
     Raises UnsupportedError for state that is not in the module's table.
     """
     inner = part.optimizer
+    if not is_adam(inner):
+        moments.of(inner).create()
+        return {}
     if is_torch(inner):
         _complete(inner)
     for _, _, p in parameters(part):
@@ -92,9 +101,23 @@ def prepare(part: Any) -> dict[str, torch.Tensor]:
     return {}
 
 
-def kept(state: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the tensors of a parameter's shape in its `state`, always in the same order."""
-    return (*MOMENTS, MASTER) if MASTER in state else MOMENTS
+def tensors(inner: Any, p: Any) -> dict[str, torch.Tensor]:
+    """What `inner`, once prepared, remembers of `p`, by name, always in the same order."""
+    if not is_adam(inner):
+        return moments.of(inner).tensors(p)
+    state = inner.state[p]
+    return {name: state[name] for name in ((*MOMENTS, MASTER) if MASTER in state else MOMENTS)}
+
+
+def save(part: Any) -> dict[str, Any] | None:
+    """Numbers that are in no tensor and no group; None for Adam, which has none."""
+    return None if is_adam(part.optimizer) else moments.of(part.optimizer).save()
+
+
+def load(part: Any, saved: dict[str, Any] | None) -> None:
+    """Put `save()` back; the tensors themselves are restored in place by others."""
+    if saved is not None:
+        moments.of(part.optimizer).load(saved)
 
 
 def _complete(inner: torch.optim.Optimizer) -> None:

@@ -17,8 +17,10 @@ from ff_core.state import covered
 from ff_core.worker.guard import Guard
 from ff_megatron import preload, scalars, support
 from ff_megatron.adapter import MegatronAdapter
+from ff_megatron.begun_once import BegunOnce
 from ff_megatron.data import Data
 from ff_megatron.loop import Loop
+from ff_megatron.saves import Saves
 from ff_megatron.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ class Protection:
         self.args = training.get_args()
         covered.feeds(self.args)  # whose counts this adapter saves
         self.data = Data(self._handed_out)
-        self.loop = Loop(session, self.args, self.data)
+        self.saves = Saves(training, session, self.args)
+        self.once = BegunOnce(training, self.args)
+        self.loop = Loop(session, self.args, self.data, self.saves, self.once)
         self.log = TrainingLog(training)
 
     def _handed_out(self, batch: Any) -> None:
@@ -85,7 +89,10 @@ class Protection:
             self.data,
             self.loop,
             self.log,
+            self.saves,
+            self.once,
         )
+        self.saves.begin(given)
         self.session.attach(adapter)
         self._device = next((p.device for chunk in model for p in chunk.parameters()), torch.device("cpu"))
         optimizer.step = functools.partial(self._step, optimizer.step)
@@ -102,10 +109,6 @@ class Protection:
     def training_log(self, original: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
         """training_log()."""
         return self.log.iteration(original, bound, self._device)
-
-    def saved(self, iteration: int) -> None:
-        """A checkpoint of `iteration` is on disk."""
-        self.session.persisted(f"{self.args.save}/iter_{iteration:07d}", self.session.version)
 
 
 guard: Guard[Protection] = Guard(

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from ff_core.contract.adapter import TensorSpec
 from ff_core.state import peers
-from ff_megatron import optimizers
+from ff_megatron import optimizers, state_map
 
 
 def from_peers(specs: list[TensorSpec], group: Any, newcomers: list[int]) -> None:
@@ -37,6 +37,8 @@ def weights_from_masters(model: list[Any], optimizer: Any) -> None:
     for part in optimizers.parts(optimizer):
         if hasattr(part, "_copy_main_params_to_model_params"):
             part._copy_main_params_to_model_params()
+    if state_map.is_layer_wise(optimizer):
+        optimizer.allgather_params()
     for chunk in model:
         if chunk.ddp_config.use_distributed_optimizer:
             chunk.start_param_sync(force_sync=True)

@@ -26,6 +26,7 @@ def save(args: Any, optimizer: Any, scheduler: Any) -> dict[str, Any]:
     return {
         "counters": {name: getattr(args, name) for name in COUNTERS if hasattr(args, name)},
         "groups": [[_values(group) for group in part.optimizer.param_groups] for part in parts],
+        "moments": [optimizers.save(part) for part in parts],
         "scalers": [_scaler(part).state_dict() if _scaler(part) is not None else None for part in parts],
         "scheduler": {name: value for name, value in vars(scheduler).items() if isinstance(value, _PLAIN)},
         "rerun": {name: getattr(machine, name) for name in _RERUN},
@@ -43,7 +44,9 @@ def load(args: Any, optimizer: Any, scheduler: Any, saved: dict[str, Any]) -> No
         setattr(machine, name, value)
     for name, value in saved["scheduler"].items():  # all of it: a loaded checkpoint may have changed the schedule
         setattr(scheduler, name, value)
-    for part, groups, scaler in zip(optimizers.parts(optimizer), saved["groups"], saved["scalers"], strict=True):
+    of_parts = zip(saved["groups"], saved["moments"], saved["scalers"], strict=True)
+    for part, (groups, moments, scaler) in zip(optimizers.parts(optimizer), of_parts, strict=True):
+        optimizers.load(part, moments)
         for group, values in zip(part.optimizer.param_groups, groups, strict=True):
             for name, value in values.items():
                 if torch.is_tensor(group.get(name)) and torch.is_tensor(value):

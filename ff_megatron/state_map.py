@@ -6,6 +6,7 @@
 | the same, precision-aware         | its fragments: weights, masters, moments, scales | weights: all-gather         |
 | Float16OptimizerWithFloat16Params | masters, moments, steps, if nobody has them too | weights: cast of the masters |
 | FP32Optimizer                     | weights, moments, steps, if nobody has them too |                              |
+| these two in a layer-wise one     | the same of the parameters that it updates      | weights: cast and all-gather |
 
 Frozen parameters are CONSTANT: data-parallel ranks have them too; without any, they are copied as unique ones are.
 Without DistributedOptimizer the data-parallel ranks hold the same: then the state is REPLICATED, and copied to the own
@@ -35,6 +36,13 @@ def is_distributed(part: Any) -> bool:
     return isinstance(part, DistributedOptimizer)
 
 
+def is_layer_wise(optimizer: Any) -> bool:
+    """Whether `optimizer` gives each data-parallel rank whole parameters to update (--optimizer dist_muon)."""
+    from megatron.core.optimizer.layer_wise_optimizer import LayerWiseDistributedOptimizer
+
+    return isinstance(optimizer, LayerWiseDistributedOptimizer)
+
+
 def declare(
     model: list[Any], optimizer: Any, numbers: list[dict[str, torch.Tensor]], redundancy: Redundancy
 ) -> list[TensorSpec]:
@@ -42,14 +50,14 @@ def declare(
     specs: list[TensorSpec] = []
     addresses: list[int] = []
     for number, part in enumerate(optimizers.parts(optimizer)):
-        held, over = _held(redundancy, part)
+        held, over = (Held.UNIQUE, "") if is_layer_wise(optimizer) else _held(redundancy, part)
         inner = part.optimizer
         for group, index, p in optimizers.parameters(part):
-            name, state, master = f"{number}.{group}.{index}", inner.state[p], p.data
+            name, master = f"{number}.{group}.{index}", p.data
             addresses.append(master.data_ptr())
             specs.append(TensorSpec(f"{MASTERS}.{name}", master, held, over))
-            for kept in optimizers.kept(state):
-                specs.append(TensorSpec(f"{kept}.{name}", state[kept], held, over))
+            for kept, tensor in optimizers.tensors(inner, p).items():
+                specs.append(TensorSpec(f"{kept}.{name}", tensor, held, over))
         for kind, tensor in numbers[number].items():
             specs.append(TensorSpec(f"{kind}.{number}", tensor, held, over))
     return specs + _weights(model, sorted(addresses)) + _frozen(model, redundancy)

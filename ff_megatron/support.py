@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ff_core.errors import UnsupportedError
-from ff_megatron import buckets, optimizers, versions
+from ff_megatron import buckets, moments, optimizers, state_map, versions
 
 WORKS = (
     "What works: Adam, with or without --use-distributed-optimizer, --overlap-grad-reduce and --overlap-param-gather, "
-    "in fp32, bf16 or fp16, with tensor, (virtual) pipeline, context, expert and data parallelism"
+    "SGD and Muon, in fp32, bf16 or fp16, with tensor, (virtual) pipeline, context, expert and data parallelism"
 )
 HINT = "Use that, or leave --ff-failover out to train unprotected."
 
@@ -29,7 +29,6 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "optimizer_cpu_offload": (False, "--optimizer-cpu-offload: the optimizer's state lies in two places"),
     "fp8": (None, "--fp8-format: fp8 parameters and their scales are not copied yet; use --bf16"),
     "fp4": (None, "--fp4-format: fp4 parameters are not copied yet; use --bf16"),
-    "async_save": (False, "--async-save leaves saves under way that only the survivors know of; save without it"),
     "perform_rl_step": (False, "--perform-rl-step: reinforcement learning loops are not supported"),
     "skip_train": (False, "--skip-train: there is no training to protect"),
     "overlap_param_gather_with_optimizer_step": (
@@ -84,13 +83,6 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     ),
     "save_tokens_per_expert_interval": (
         None, "--save-tokens-per-expert-interval: its hooks would be registered twice after a failure",
-    ),
-    "profile": (False, "--profile: train() would start its profiler a second time after a failure"),
-    "log_energy": (False, "--log-energy: train() would set its monitor up a second time after a failure"),
-    "log_straggler": (False, "--log-straggler: train() would set its detector up a second time after a failure"),
-    "run_workload_inspector_server": (
-        False,
-        "--run-workload-inspector-server: train() would start it a second time after a failure",
     ),
 }  # fmt: skip
 _LOADERS = ("single", "cyclic")
@@ -152,14 +144,18 @@ def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Ite
     for chunk in model:
         if type(chunk) is not DistributedDataParallel:
             yield f"the model is wrapped in a {type(chunk).__module__}.{type(chunk).__qualname__}"
+    if state_map.is_layer_wise(optimizer) and not versions.series().layer_wise:
+        yield (
+            "--optimizer dist_muon, or muon with --use-distributed-optimizer: this version spreads parameters over "
+            "ranks in a way that is not put back; use --optimizer muon without --use-distributed-optimizer"
+        )
     if not optimizers.parts(optimizer):
         yield "a rank without trainable parameters (its optimizer is a stub)"
     for part in optimizers.parts(optimizer):
         if type(part) not in (DistributedOptimizer, Float16OptimizerWithFloat16Params, FP32Optimizer):
             yield f"the optimizer is a {type(part).__module__}.{type(part).__qualname__}"
-        elif not (optimizers.is_torch(part.optimizer) or optimizers.is_fused(part.optimizer)):
-            kind = type(part.optimizer)
-            yield f"the inner optimizer is a {kind.__module__}.{kind.__qualname__}"
+        elif not optimizers.is_adam(part.optimizer):
+            yield from moments.words(part.optimizer)
     yield from _missing(model, optimizer, scheduler)
 
 

@@ -45,7 +45,8 @@ class Series:
     clear_aux_losses: makes the sums of auxiliary losses zero. flags: attributes of a bucket group, false between two
     iterations; links: others, which never change. expert_states: attributes of a shared expert that hold a member of
     an enumeration, which is IDLE between two forwards. sums: of megatron.training.training, (tensor or None, whether
-    it is in use). asked_once: attributes of optimizers, made when they are first asked.
+    it is in use). asked_once: attributes of optimizers, made when they are first asked. layer_wise: its optimizer of
+    whole parameters has been looked at.
     """
 
     clear_aux_losses: Callable[[], None]
@@ -54,12 +55,13 @@ class Series:
     expert_states: tuple[str, ...] = ()
     sums: tuple[tuple[str, str], ...] = ()
     asked_once: tuple[str, ...] = ()
+    layer_wise: bool = False
 
 
 _LENGTHS = ("_seqlen_stats_in_iteration", "_seqlen_stats_active")
 _REDUCED = (("grad_reduce_finished",), ("previous_grad_reduce_bucket_group",))
 SERIES = {
-    "0.16": Series(_clear_in_utils),
+    "0.16": Series(_clear_in_utils, layer_wise=True),
     "0.17": Series(_clear_in_utils),
     "0.18": Series(_clear_in_logging, *_REDUCED, ("_overlap_state",), (_LENGTHS,)),
     "0.19": Series(_clear_in_logging, *_REDUCED, ("_overlap_state",), (_LENGTHS,), ("_has_grad_norm_group_cache",)),

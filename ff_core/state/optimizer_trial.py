@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +42,17 @@ class _Obstacle(UnsupportedError):
     pass
 
 
-def examine(optimizer: torch.optim.Optimizer, hidden: Hidden) -> Findings:
-    """Try `optimizer` with one parameter of each kind in each of its groups. It is not changed, nor is random state."""
+def requires_grad(p: torch.Tensor) -> bool:
+    return p.requires_grad
+
+
+def examine(
+    optimizer: torch.optim.Optimizer, hidden: Hidden, steps: Callable[[torch.Tensor], bool] = requires_grad
+) -> Findings:
+    """Try `optimizer` with one parameter of each kind in each of its groups. It is not changed, nor is random state.
+
+    steps: whether it updates a parameter.
+    """
     obstacles = list(dict.fromkeys([*held.obstacles(optimizer), *attributes.obstacles(optimizer)]))
     late: dict[str, torch.dtype] = {}
     if hasattr(type(optimizer), "__del__"):
@@ -50,7 +60,7 @@ def examine(optimizer: torch.optim.Optimizer, hidden: Hidden) -> Findings:
     if obstacles:
         return Findings(tuple(obstacles))
     for group in optimizer.param_groups:
-        kinds = {(p.dim(), p.dtype, p.device): p for p in reversed(group["params"]) if p.requires_grad}
+        kinds = {(p.dim(), p.dtype, p.device): p for p in reversed(group["params"]) if steps(p)}
         for p in kinds.values():
             devices = [p.device] if p.is_cuda else []
             try:

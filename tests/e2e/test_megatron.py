@@ -54,6 +54,8 @@ def both(tmp_path: Path, extra: tuple[str, ...], kills: tuple[str, ...], spares:
 
 slow = pytest.mark.slow
 TP2, PP2, PP4 = (("--tensor-model-parallel-size", "2"), *(("--pipeline-model-parallel-size", n) for n in "24"))
+FIRST1 = ("--decoder-first-pipeline-num-layers", "1")
+MTP = ("--mtp-num-layers", "1")
 VPP2 = ("--num-layers-per-virtual-pipeline-stage", "1")
 EP2, CP2 = (("--num-experts", "4", "--expert-model-parallel-size", "2"), ("--context-parallel-size", "2"))
 CASES = [
@@ -90,6 +92,9 @@ CASES = [
     pytest.param(("--bf16",), id="dp4-bf16-replicated", marks=slow),
     pytest.param(("--bf16", *TP2), id="tp2-dp2-bf16-replicated", marks=slow),
     pytest.param((), id="dp4-fp32-replicated", marks=slow),
+    pytest.param(("--bf16", *PP2, *FIRST1, *MTP, "--optimizer", "sgd"), id="pp2-dp2-uneven-mtp-sgd", marks=slow),
+    pytest.param(("--bf16", *TP2, "--t5", "--optimizer", "muon"), id="tp2-dp2-t5-muon", marks=slow),
+    pytest.param(("--bf16", "--optimizer", "dist_muon"), id="dp4-dist-muon", marks=slow),
 ]
 
 
@@ -155,9 +160,9 @@ def test_a_job_that_begins_from_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_what_cannot_be_protected_is_refused_at_the_start(tmp_path: Path) -> None:
-    job = fftrain(tmp_path / "job", [*words(tmp_path, "--bf16", "--async-save", *ZERO), "--ff-failover"], ranks=1)
+    job = fftrain(tmp_path / "job", [*words(tmp_path, "--bf16", "--skip-train", *ZERO), "--ff-failover"], ranks=1)
     assert job.code != 0
-    assert "this job cannot be protected: --async-save" in job.stderr
+    assert "this job cannot be protected: --skip-train" in job.stderr
 
 
 @pytest.mark.timeout(300)

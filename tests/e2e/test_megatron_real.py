@@ -20,6 +20,7 @@ import pytest
 from tests.e2e import jobs
 from tests.e2e.compare import assert_same, injections, results
 from tests.e2e.jobs import Job, fftrain, torchrun
+from tests.e2e.test_megatron_saves import BACKGROUND, digests, latest, whole
 
 SCRIPT = str(Path(__file__).parents[1] / "megatron" / "pretrain_real.py")
 CONFIG = Path(__file__).parents[2] / "configs" / "megatron" / "cpu_small.args"
@@ -94,6 +95,37 @@ def test_pretrain_gpt_survives(tmp_path: Path, extra: tuple[str, ...], kills: tu
     job = interrupted(tmp_path / "job", kills, *extra)
     assert_same(job, wanted)
     assert len(job.of("failover")) == len(kills)
+
+
+#: What train() begins, and begins again when it is entered again. A straggler detector that is on needs a GPU.
+BEGUN = (
+    "--profile", "--use-pytorch-profiler", "--profile-step-start", "3", "--profile-step-end", "6", "--profile-ranks",
+    "0", "1", "--log-energy", "--log-straggler", "--disable-straggler-on-startup", "--exit-signal-handler",
+    "--exit-duration-in-mins", "100",
+)  # fmt: skip
+
+
+@pytest.mark.timeout(2400)
+def test_saves_in_the_background_and_what_train_begins_once(tmp_path: Path) -> None:
+    """Rank 1 dies while rank 0 still writes iteration 4: all save iteration 5 instead."""
+    extra = (*BEGUN, "--ckpt-format", "torch_dist", "--ckpt-fully-parallel-save")
+
+    def places(out: Path) -> tuple[str, ...]:
+        return "--save", str(out / "checkpoints"), "--tensorboard-dir", str(out / "traces")
+
+    reference, out = tmp_path / "reference", tmp_path / "job"
+    done = torchrun(words(reference, *extra, *places(reference), "--save-interval", "1"), 2, timeout_s=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    background = (*BACKGROUND, "--save-interval", "4", "--hold-save", "4", "0")
+    job = fftrain(
+        out, [*words(out, *extra, *places(out), *background), "--ff-failover"], "--emulate-nodes", "2",
+        *injections("1 6 backward"), ranks=2, timeout_s=900,
+    )  # fmt: skip
+    assert_same(job, results(reference, 2))
+    checkpoints = out / "checkpoints"
+    assert whole(checkpoints) == [5, 8] and latest(checkpoints) == 8
+    assert digests(checkpoints, 5, 8) == digests(reference / "checkpoints", 5, 8)
+    assert list((out / "traces").glob("*.json"))
 
 
 @pytest.mark.timeout(1200)

@@ -53,6 +53,7 @@ def _pretend_a_gpu() -> None:
 if not torch.cuda.is_available():
     _pretend_a_gpu()
 
+import background_saves  # noqa: E402
 import megatron.training.arguments as arguments  # noqa: E402
 import megatron.training.training as training  # noqa: E402
 from megatron.core import dist_checkpointing  # noqa: E402
@@ -66,6 +67,7 @@ if Path(CHECKOUT, "megatron/legacy/fused_kernels").is_dir():  # newer versions h
 def _with_ours(original: Any) -> Any:
     def add(parser: Any) -> Any:
         parser.add_argument("--result", type=Path, required=True)
+        background_saves.extra_args(parser)
         parser.add_argument("--die-in-save", nargs=2, type=int, metavar=("RANK", "ITERATION"))
         return original(parser)
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from ff_core.errors import UnsupportedError
-from ff_megatron import optimizers, scalars
+from ff_core.state import codec
+from ff_megatron import moments, optimizers, scalars
 from tests.megatron.precision_aware import FusedAdam
+from tests.state import odd_optimizers as odd
 
 
 def make(kind: Any, **extra: Any) -> tuple[list[torch.nn.Parameter], Any]:
@@ -99,6 +101,41 @@ def test_an_optimizer_of_another_name_is_neither() -> None:
     assert not optimizers.is_torch(inner) and not optimizers.is_fused(inner)
 
 
+@pytest.mark.parametrize("before", [0, 2])
+def test_momentum_is_in_the_place_that_is_copied(before: int) -> None:
+    """SGD makes it in its first step. Put back, in this and in a fresh process, it gives the same bits; so does the
+    version before the first step."""
+    wanted = train(*make(torch.optim.SGD, momentum=0.9), before + 2)
+    parameters, inner = make(torch.optim.SGD, momentum=0.9)
+    part = SimpleNamespace(optimizer=inner)
+    assert optimizers.prepare(part) == {}
+    train(parameters, inner, before)
+    kept = [optimizers.tensors(inner, p)["momentum_buffer"] for p in parameters]
+    saved = codec.decode(codec.encode({"numbers": optimizers.save(part)}))["numbers"]
+    copies = [t.detach().clone() for t in (*parameters, *kept)]
+    others, fresh = make(torch.optim.SGD, momentum=0.9)
+    optimizers.prepare(SimpleNamespace(optimizer=fresh))
+    train(parameters, inner, 1)
+    for these, it in ((parameters, inner), (others, fresh)):
+        tensors = (*these, *(optimizers.tensors(it, p)["momentum_buffer"] for p in these))
+        with torch.no_grad():
+            for tensor, value in zip(tensors, copies, strict=True):
+                tensor.copy_(value)
+        optimizers.load(SimpleNamespace(optimizer=it), saved)
+        for step in range(before, before + 2):
+            for p in these:
+                p.grad = torch.sin(p.detach() + step)
+            it.step()
+        assert [value for p in these for value in p.detach().tolist()] == wanted
+        assert all(it.state[p]["momentum_buffer"] is t for p, t in zip(these, tensors[3:], strict=True))
+
+
+def test_state_that_a_trial_does_not_find_is_refused() -> None:
+    (words,) = moments.words(odd.Counting(odd.parameters(), late=False))
+    assert "another attribute" in words and words.endswith("Use --optimizer adam")
+    assert not list(moments.words(make(torch.optim.SGD, momentum=0.9)[1]))
+
+
 def test_unknown_state_is_refused_by_name() -> None:
     parameters, inner = make(torch.optim.AdamW, amsgrad=True)
     with pytest.raises(UnsupportedError, match="keeps 'max_exp_avg_sq'"):
@@ -138,7 +175,7 @@ def test_precision_aware_state_is_copied_as_it_lies_there(masters: str) -> None:
     assert len(scales) == 3 * (3 if masters == "float16" else 2)
     go(parameters, inner, 2)
     assert (scales != 1).any()  # written in place by the step
-    names = optimizers.kept(inner.state[parameters[0]])
+    names = tuple(optimizers.tensors(inner, parameters[0]))
     assert names == ("exp_avg", "exp_avg_sq", "master_param")
     copied = [scales, *(t for p in parameters for t in (p, *(inner.state[p][name] for name in names)))]
     before, group = [t.clone() for t in copied], dict(inner.param_groups[0])

@@ -18,6 +18,8 @@ def test_a_usual_job_is_fine() -> None:
     support.check_arguments(SimpleNamespace(**FINE, context_parallel_size=1, cuda_graph_impl="none"), False)
     support.check_arguments(SimpleNamespace(**FINE, pipeline_model_parallel_size=4), False)
     support.check_arguments(SimpleNamespace(**FINE, context_parallel_size=2), False)
+    for name in ("async_save", "profile", "log_energy", "log_straggler", "run_workload_inspector_server"):
+        support.check_arguments(SimpleNamespace(**FINE, **{name: True}), False)
     experts = {"num_experts": 8, "expert_model_parallel_size": 4, "moe_token_dispatcher_type": "allgather"}
     support.check_arguments(SimpleNamespace(**FINE, **experts), False)
 
@@ -33,7 +35,7 @@ def test_a_usual_job_is_fine() -> None:
         ("optimizer_cpu_offload", True, "--optimizer-cpu-offload"),
         ("exp_avg_dtype", torch.uint8, "--exp-avg-dtype fp8: .* allowed: fp32, fp16, bf16"),
         ("exp_avg_sq_dtype", torch.uint8, "--exp-avg-sq-dtype fp8"),
-        ("async_save", True, "--async-save"),
+        ("perform_rl_step", True, "--perform-rl-step"),
         ("cuda_graph_impl", "local", "--cuda-graph-impl"),
         ("moe_enable_deepep", True, "--moe-enable-deepep: .* use --moe-token-dispatcher-type alltoall"),
         ("moe_enable_routing_replay", True, "--moe-enable-routing-replay"),
@@ -65,5 +67,5 @@ def test_a_version_that_nobody_has_looked_at(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_all_obstacles_at_once() -> None:
-    with pytest.raises(UnsupportedError, match=r"--async-save.*--skip-train.*--ff-persist"):
-        support.check_arguments(SimpleNamespace(**FINE, async_save=True, skip_train=True), True)
+    with pytest.raises(UnsupportedError, match=r"--inprocess-restart.*--skip-train.*--ff-persist"):
+        support.check_arguments(SimpleNamespace(**FINE, inprocess_restart=True, skip_train=True), True)

@@ -32,13 +32,15 @@ else:
 
 sys.path.insert(0, str(HERE / "standin"))
 
+import background_saves  # noqa: E402
 import context_parallel  # noqa: E402
+import encoder_decoder  # noqa: E402
 import megatron.training.training as training  # noqa: E402
 import precision_aware  # noqa: E402
 import record  # noqa: E402
 from megatron.core import tensor_parallel  # noqa: E402
 from megatron.core.enums import ModelType  # noqa: E402
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec, get_gpt_mtp_block_spec  # noqa: E402
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
 from megatron.core.transformer.moe import moe_utils  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
@@ -50,6 +52,11 @@ def extra_args(parser: Any) -> Any:
     parser.add_argument("--loss-log", type=Path)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--clamp", choices=("weights", "masters"), help="weights: between steps; masters: in the step")
+    background_saves.extra_args(parser)
+    parser.add_argument("--decoder-first-pipeline-num-layers", type=int)
+    parser.add_argument("--pipeline-model-parallel-layout")
+    parser.add_argument("--mtp-num-layers", type=int)
+    parser.add_argument("--t5", action="store_true")
     parser.add_argument("--precision-aware", nargs=3, metavar=("EXP_AVG", "EXP_AVG_SQ", "MASTERS"))
     return parser
 
@@ -69,7 +76,7 @@ def experts(args: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage: int | None = None) -> GPTModel:
+def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage: int | None = None) -> Any:
     args = get_args()
     if args.precision_aware:
         precision_aware.enable(build, args.precision_aware)
@@ -83,8 +90,15 @@ def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage
         gradient_accumulation_fusion=False, persist_layer_norm=False, bias_dropout_fusion=False,
         masked_softmax_fusion=False, deallocate_pipeline_outputs=True, add_bias_linear=args.num_experts is None,
         expert_model_parallel_size=args.expert_model_parallel_size, **(experts(args) if args.num_experts else {}),
+        num_layers_in_first_pipeline_stage=args.decoder_first_pipeline_num_layers,
+        pipeline_model_parallel_layout=args.pipeline_model_parallel_layout, mtp_num_layers=args.mtp_num_layers,
     )  # fmt: skip
+    if args.t5:
+        return encoder_decoder.build(config, pre_process, post_process)
     spec = get_gpt_layer_local_spec(num_experts=args.num_experts)
+    mtp_spec = None
+    if args.mtp_num_layers:
+        mtp_spec = get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False, vp_stage=vp_stage)
     if args.context_parallel_size > 1:
         spec.submodules.self_attention.submodules.core_attention = context_parallel.GatheringAttention
     return GPTModel(
@@ -95,6 +109,7 @@ def model_provider(pre_process: bool = True, post_process: bool = True, vp_stage
         pre_process=pre_process,
         post_process=post_process,
         share_embeddings_and_output_weights=True,
+        mtp_block_spec=mtp_spec,
         vp_stage=vp_stage,
     )
 
@@ -149,6 +164,8 @@ def forward_step(data_iterator: Any, model: Any) -> Any:
     length = get_args().seq_length
     if get_args().clamp == "weights" and get_args().curr_iteration == 3:
         clamp(model.parameters())
+    if get_args().t5:
+        return encoder_decoder.forward(data_iterator, model), loss_func
     batch = next(data_iterator) if data_iterator is not None else None
     text = tensor_parallel.broadcast_data(["text"], batch, torch.int64)["text"]
     tokens, labels = text[:, :-1].contiguous(), text[:, 1:].contiguous()
@@ -162,6 +179,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "masters" in sys.argv:
         clamp_masters()
+    background_saves.die_finalizing(training)
     with record.recorded(training):
         pretrain(datasets, model_provider, ModelType.encoder_or_decoder, forward_step, extra_args_provider=extra_args)
     torch.distributed.destroy_process_group()

@@ -12,17 +12,22 @@ from megatron.core import mpu, tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.num_microbatches_calculator import init_num_microbatches_calculator
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.layer_wise_optimizer import LayerWiseDistributedOptimizer
+from megatron.core.optimizer.muon import get_megatron_muon_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.rerun_state_machine import RerunMode, initialize_rerun_state_machine
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_model_config
 
+from .async_utils import init_persistent_async_worker
 from .global_vars import get_args, parse_args, set_global_variables
 
 
 def initialize_megatron(extra_args_provider: Any = None, args_defaults: Any = None) -> None:
     args = parse_args(extra_args_provider)
     set_global_variables(args)
+    if args.async_save:
+        init_persistent_async_worker(args.rank, "forkserver")
     init_num_microbatches_calculator(
         rank=args.rank, global_batch_size=args.global_batch_size, micro_batch_size=args.micro_batch_size,
         data_parallel_size=args.data_parallel_size, decrease_batch_size_if_needed=False, **_ramp_up(args),
@@ -94,7 +99,15 @@ def make_optimizer(model: list[Any]) -> tuple[Any, Any]:
         fp16=args.fp16, params_dtype=args.params_dtype, use_distributed_optimizer=args.use_distributed_optimizer,
         overlap_param_gather=args.overlap_param_gather, initial_loss_scale=2.0**16, loss_scale_window=5, hysteresis=1,
     )  # fmt: skip
-    optimizer = get_megatron_optimizer(config, model, use_gloo_process_groups=args.enable_gloo_process_groups)
+    gloo = args.enable_gloo_process_groups
+    if torch.distributed.get_backend() != "nccl":  # gloo gathers parts of one size only; this is its "reference test"
+        LayerWiseDistributedOptimizer.allgather_params = LayerWiseDistributedOptimizer.broadcast_params
+    if "muon" in args.optimizer:
+        optimizer = get_megatron_muon_optimizer(
+            config, model, use_gloo_process_groups=gloo, layer_wise_distributed_optimizer="dist" in args.optimizer
+        )
+    else:
+        optimizer = get_megatron_optimizer(config, model, use_gloo_process_groups=gloo)
     scheduler = OptimizerParamScheduler(
         optimizer, init_lr=0.0, max_lr=args.lr, min_lr=args.lr / 100, lr_warmup_steps=16, lr_decay_steps=400,
         lr_decay_style="cosine", start_wd=0.01, end_wd=0.1, wd_incr_steps=400, wd_incr_style="linear",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from megatron.core import mpu
+from megatron.core.rerun_state_machine import RerunDataIterator
 
 from .global_vars import get_args
 
@@ -56,3 +57,10 @@ def build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider
     torch.distributed.broadcast(flags, 0)
     args.do_train, args.do_valid, args.do_test = (bool(flag) for flag in flags)
     return loaders
+
+
+def build_train_valid_test_data_iterators(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:
+    train, valid, test = build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider)
+    if train is None:
+        return None, None, None
+    return RerunDataIterator(iter(train)), RerunDataIterator(iter(valid[0])), RerunDataIterator(iter(test))

@@ -33,6 +33,7 @@ def parse_args(extra_args_provider: Callable[[Any], Any] | None = None, ignore_u
         "micro-batch-size": 2, "global-batch-size": 8, "train-iters": 10, "train-samples": None, "log-interval": 1,
         "eval-interval": 1000, "eval-iters": 0, "save-interval": None, "exit-interval": None, "num-workers": 0,
         "seed": 1234, "ddp-bucket-size": None, "num-distributed-optimizer-instances": 1,
+        "save-retain-interval": None, "non-persistent-save-interval": None,
     }  # fmt: skip
     for name, default in whole.items():
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -40,11 +41,15 @@ def parse_args(extra_args_provider: Callable[[Any], Any] | None = None, ignore_u
         "bf16", "fp16", "use-distributed-optimizer", "overlap-grad-reduce", "overlap-param-gather",
         "align-param-gather", "disable-gloo-process-groups", "async-save", "inprocess-restart", "enable-ft-package",
         "use-megatron-fsdp", "use-torch-fsdp2", "optimizer-cpu-offload", "use-precision-aware-optimizer", "skip-train",
+        "use-persistent-ckpt-worker", "ckpt-fully-parallel-save", "ckpt-assume-constant-structure",
     ):  # fmt: skip
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--rampup-batch-size", nargs=3, default=None)
     parser.add_argument("--save")
     parser.add_argument("--load")
+    parser.add_argument("--ckpt-format", default="torch")
+    parser.add_argument("--non-persistent-ckpt-type", choices=("global", "local"))
+    parser.add_argument("--non-persistent-global-ckpt-dir")
     parser.add_argument("--dataloader-type", default="single")
     parser.add_argument("--moe-token-dispatcher-type", default="alltoall")
     parser.add_argument("--moe-z-loss-coeff", type=float, default=1e-3)

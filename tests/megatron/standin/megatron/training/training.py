@@ -10,15 +10,24 @@ from megatron.core import mpu
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.num_microbatches_calculator import get_num_microbatches, update_num_microbatches
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.rerun_state_machine import RerunDataIterator, get_rerun_state_machine
+from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, track_moe_metrics
+from megatron.core.transformer.multi_token_prediction import MTPLossLoggingHelper
 from megatron.core.utils import get_model_config
 
+from .async_utils import maybe_finalize_async_save
 from .build import get_model, initialize_megatron, make_optimizer
 from .checkpointing import load_checkpoint, save_checkpoint
-from .data import build_train_valid_test_data_loaders
+from .data import build_train_valid_test_data_iterators
 from .evaluation import evaluate
 from .global_vars import get_args, get_timers
+from .helpers import (
+    disable_forward_pre_hook,
+    enable_forward_pre_hook,
+    num_floating_point_operations,
+    reduce_max_stat_across_model_parallel_group,
+    should_disable_forward_pre_hook,
+)
 
 
 def print_datetime(string: str) -> None:
@@ -36,30 +45,6 @@ def print_rank_0(message: str) -> None:
         print(message, flush=True)
 
 
-def num_floating_point_operations(args: Any, batch_size: int) -> float:
-    return 6.0 * batch_size * args.seq_length * args.hidden_size**2 * args.num_layers
-
-
-def reduce_max_stat_across_model_parallel_group(stat: float) -> float:
-    value = torch.tensor([stat], dtype=torch.float32, device="cuda")
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX, group=mpu.get_model_parallel_group())
-    return value.item()
-
-
-def should_disable_forward_pre_hook(args: Any) -> bool:
-    return args.use_distributed_optimizer and args.overlap_param_gather
-
-
-def enable_forward_pre_hook(model_chunks: Any) -> None:
-    for model_chunk in model_chunks:
-        model_chunk.enable_forward_pre_hook()
-
-
-def disable_forward_pre_hook(model_chunks: Any, param_sync: bool = True) -> None:
-    for model_chunk in model_chunks:
-        model_chunk.disable_forward_pre_hook(param_sync=param_sync)
-
-
 def pretrain(
     train_valid_test_dataset_provider: Any,
     model_provider: Any,
@@ -72,7 +57,8 @@ def pretrain(
     initialize_megatron(extra_args_provider=extra_args_provider, args_defaults=args_defaults)
     args, timers = get_args(), get_timers()
     timers("model-and-optimizer-setup", log_level=0).start(barrier=True)
-    model, optimizer, opt_param_scheduler = setup_model_and_optimizer(model_provider, model_type)
+    checkpointing_context: dict[str, Any] = {}
+    model, optimizer, opt_param_scheduler = setup_model_and_optimizer(model_provider, model_type, checkpointing_context)
     timers("model-and-optimizer-setup").stop()
     print_datetime("after model, optimizer, and learning rate scheduler are built")
     config = get_model_config(model[0])
@@ -88,13 +74,13 @@ def pretrain(
     if args.do_train and args.train_iters > 0:
         iteration, num_floating_point_operations_so_far = train(
             forward_step_func, model, optimizer, opt_param_scheduler, train_data_iterator, valid_data_iterator,
-            process_non_loss_data_func, config, {}, None,
+            process_non_loss_data_func, config, checkpointing_context, None,
         )  # fmt: skip
     print_datetime("after training is done")
     if args.save and iteration != 0 and iteration % args.save_interval != 0:
         save_checkpoint(
-            iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far, {},
-            train_data_iterator=train_data_iterator,
+            iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far,
+            checkpointing_context, train_data_iterator=train_data_iterator,
         )  # fmt: skip
     if args.do_valid:
         prefix = f"iteration {iteration} on validation set"
@@ -106,6 +92,7 @@ def pretrain(
         evaluate_and_print_results(
             prefix, forward_step_func, test_data_iterator, model, iteration, process_non_loss_data_func, config
         )
+    maybe_finalize_async_save(blocking=True, terminate=True)
 
 
 def setup_model_and_optimizer(
@@ -162,6 +149,8 @@ def training_log(
             force_initialize=True, num_layers=args.num_layers, moe_layer_freq=1,
             track_names=[*(names[kind] for kind in args.moe_router_load_balancing_type), "z_loss"],
         )  # fmt: skip
+    if getattr(args, "mtp_num_layers", None):
+        MTPLossLoggingHelper.track_mtp_metrics(1 / get_num_microbatches(), iteration, None, None, loss_dict)
     counts = {"advanced iterations": int(not skipped_iter), "skipped iterations": skipped_iter}
     for key, value in {**counts, **({} if skipped_iter else loss_dict)}.items():
         total_loss_dict[key] = total_loss_dict.get(key, 0 if key in counts else torch.zeros_like(value)) + value
@@ -183,19 +172,20 @@ def training_log(
 
 def save_checkpoint_and_time(
     iteration: int, model: Any, optimizer: Any, opt_param_scheduler: Any, num_floating_point_operations_so_far: Any,
-    checkpointing_context: Any, train_data_iterator: Any = None,
+    checkpointing_context: Any, non_persistent_ckpt: bool = False, train_data_iterator: Any = None,
 ) -> None:  # fmt: skip
     timers = get_timers()
     timers("interval-time").stop()
-    timers("save-checkpoint", log_level=0).start(barrier=True)
+    timer = "save-checkpoint-non-persistent" if non_persistent_ckpt else "save-checkpoint"
+    timers(timer, log_level=0).start(barrier=True)
     if should_disable_forward_pre_hook(get_args()):
         for chunk in model:
             chunk.start_param_sync(force_sync=True)
     save_checkpoint(
         iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far, checkpointing_context,
-        train_data_iterator=train_data_iterator,
+        non_persistent_ckpt=non_persistent_ckpt, train_data_iterator=train_data_iterator,
     )  # fmt: skip
-    timers("save-checkpoint").stop(barrier=True)
+    timers(timer).stop(barrier=True)
     timers("interval-time", log_level=0).start(barrier=True)
 
 
@@ -242,6 +232,7 @@ def train(
         config.param_sync_func = None
         pre_hook_enabled = False
     while iteration < args.train_iters:
+        maybe_finalize_async_save(blocking=False)
         update_num_microbatches(args.consumed_train_samples, consistency_check=False)
         if get_num_microbatches() != num_microbatches and iteration != 0:
             assert get_num_microbatches() > num_microbatches, "number of microbatches should be increasing"
@@ -293,12 +284,18 @@ def train(
                 iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far,
                 checkpointing_context, train_data_iterator=train_data_iterator,
             )  # fmt: skip
+        elif args.save and args.non_persistent_save_interval and iteration % args.non_persistent_save_interval == 0:
+            save_checkpoint_and_time(
+                iteration, model, optimizer, opt_param_scheduler, num_floating_point_operations_so_far,
+                checkpointing_context, non_persistent_ckpt=True, train_data_iterator=train_data_iterator,
+            )  # fmt: skip
         if args.exit_interval and iteration % args.exit_interval == 0:
             print_datetime(f"exiting program at iteration {iteration}")
             should_exit = True
             break
     if pre_hook_enabled:
         disable_forward_pre_hook(model)
+    maybe_finalize_async_save(blocking=True, terminate=True)
     if should_exit:
         sys.exit(exit_code)
     return iteration, num_floating_point_operations_so_far
@@ -311,10 +308,3 @@ def evaluate_and_print_results(
     losses = evaluate(forward_step_func, data_iterator, model, config)
     if mpu.is_pipeline_last_stage(ignore_virtual=True):
         print_rank_last(f"validation loss at {prefix}: {float(losses['lm loss']):.6f}")
-
-
-def build_train_valid_test_data_iterators(build_train_valid_test_datasets_provider: Any) -> tuple[Any, Any, Any]:
-    train, valid, test = build_train_valid_test_data_loaders(build_train_valid_test_datasets_provider)
-    if train is None:
-        return None, None, None
-    return RerunDataIterator(iter(train)), RerunDataIterator(iter(valid[0])), RerunDataIterator(iter(test))
