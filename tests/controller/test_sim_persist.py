@@ -52,7 +52,7 @@ def test_the_next_start_goes_on(name: str) -> None:
         world = simulate(seed, options, disk)
         ended += world.result is not None and world.result[0] == 69
         attempt, nodes = world.controller.persisting._attempt, world.state.members.nodes
-        waits_for = [] if attempt is None else [*attempt.writers.values(), attempt.sealer]
+        waits_for = [] if attempt is None else list(attempt.writers.values()) or [attempt.sealer]
         assert all(nodes[node].alive for node in waits_for), "no version would be written any more"
         if disk.manifests:
             again(world, disk, seed)
