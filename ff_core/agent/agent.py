@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from ff_core.agent.halting import Halting
 from ff_core.agent.interfaces import Port, PortOwner, RankProcess, WorkerPool
 from ff_core.agent.newcomers import Newcomers
+from ff_core.agent.persister import Persister
 from ff_core.agent.replica_store import create_arenas
 from ff_core.agent.spares import SparePool
 from ff_core.agent.state import NodeState, Send
@@ -24,17 +26,12 @@ from ff_core.agent.workers import Workers
 from ff_core.config.settings import Settings
 from ff_core.contract.dispatch import Dispatch, offered
 from ff_core.contract.job import LOST_CODE, JobSpec
-from ff_core.contract.messages import CONTROLLER_TO_AGENT, HANDSHAKE, WORKER_TO_AGENT, Message
+from ff_core.contract.messages import CONTROLLER_TO_AGENT, FORWARDED, HANDSHAKE, WORKER_TO_AGENT, Message
 from ff_core.contract.stamps import epoch_of, stamp, version_of
 from ff_core.copy.arena import Arena
 from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError, ProtocolError
 
-#: What workers say to the controller.
-_FORWARDED = (
-    "protect", "training", "cost", "ready", "resumed", "redone", "leaving", "hint", "unresumable", "give_up",
-    "persisted", "preload", "inject_fired", "bad_slot",
-)  # fmt: skip
 #: What a failed job's workers have between SIGTERM and SIGKILL: they have nothing to save.
 _FAILED_S = 10.0
 _TAIL_LINES = 60
@@ -63,15 +60,17 @@ class Agent(PortOwner):
         self.halting = Halting(self.state, self.newcomers)
         self.verdicts = Verdicts(self.state, self.newcomers)
         self.spares = SparePool(self.state, self._start)
+        self.persister = Persister(self.state)
         self.exit_code = 1
         self.done = asyncio.Event()
-        self._from_controller = Dispatch(CONTROLLER_TO_AGENT, offered(self), elsewhere=HANDSHAKE)
+        self._from_controller = Dispatch(
+            CONTROLLER_TO_AGENT, offered(self), offered(self.persister), elsewhere=HANDSHAKE
+        )
         self._from_workers = Dispatch(
             WORKER_TO_AGENT,
-            {"booted": self._booted, "halted": self._halted},
+            {"booted": self._booted, "halted": self._halted, "device_has_room": self._device_has_room},
             {"spare_ready": self._spare_ready, "spare_unfit": self._spare_unfit},
-            {"device_has_room": self._device_has_room},
-            {name: partial(self._forward, name) for name in _FORWARDED},
+            {name: partial(self._forward, name) for name in FORWARDED - {"spare_ready"}},
         )
         port.set_owner(self)
 
@@ -89,6 +88,7 @@ class Agent(PortOwner):
             worker.rank = -1  # of the previous start: its exit means nothing any more
         await self.workers.end_all(0.0)
         await self.port.quiet()
+        await self.persister.quiet()
         self.store.clear()
         self.newcomers.clear()
         self.workers.restart = restart
@@ -225,10 +225,13 @@ class Agent(PortOwner):
 
     async def _end(self, code: int, signum: int) -> None:
         if signum:
+            ends = time.monotonic() + self.state.job.shutdown_timeout_s
             await self.workers.end_all(self.state.job.shutdown_timeout_s, signum)
+            await self.persister.finish(ends)
         else:
             await self.workers.end_all(_FAILED_S if code else 0.0)
         await self.port.quiet()
+        await self.persister.close()
         self.store.clear()
         self.send("stopped")
         self.done.set()

@@ -12,6 +12,7 @@ from typing import Any
 from ff_core.agent.newcomers import Newcomers
 from ff_core.agent.replica_store import ArenaKey, create_arenas
 from ff_core.agent.state import NodeState
+from ff_core.contract.persisted import constants_path
 from ff_core.copy.arena import Arena
 
 
@@ -36,9 +37,10 @@ class Verdicts:
         coverage: str,
         interval: int,
         source_rank: int | None = None,
+        constants: dict[int, str] | None = None,
     ) -> None:
         """The verdict of `epoch`, unless a newer halt has overtaken it."""
-        state = self._state
+        state, frozen = self._state, constants or {}
         if epoch != state.halt_epoch:
             return
         made = await self._missing_arenas(own, replicas)
@@ -81,6 +83,7 @@ class Verdicts:
                 holders=holders[rank],
                 coverage=coverage,
                 interval=interval,
+                **({"constants": constants_path(state.config.persist_dir, frozen[rank])} if rank in frozen else {}),
             )
         self._newcomers.look()
 

@@ -8,33 +8,18 @@ what is allowed. `python -m ff_core.config.table` prints the reference table.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError, field_validator, model_validator
 
+from ff_core.config.checkpoints import PersistConfig
 from ff_core.config.explain import explain
 from ff_core.config.fields import BLOCK, Bytes, BytesPerSecond, Scope, Strict, make_field
 from ff_core.errors import ConfigError
 
 MAX_TCP_STREAMS = 16
 _PAGE = 4096
-
-
-class PersistConfig(Strict):
-    """Checkpoints on disk, as a second line of defence. Both fields or neither."""
-
-    directory: str = make_field(Scope.JOB, "", "a path, or empty for none", "Where checkpoints are saved.")
-    period: int = make_field(
-        Scope.JOB, 0, "a whole number >= 0", "Iterations between checkpoints; 0: none are saved.", ge=0
-    )
-
-    @model_validator(mode="after")
-    def _both_or_neither(self) -> PersistConfig:
-        if bool(self.directory) != bool(self.period):
-            raise ValueError(
-                f"directory = {self.directory!r} and period = {self.period}: give both, or neither for no checkpoints"
-            )
-        return self
 
 
 class FailoverConfig(Strict):
@@ -209,6 +194,24 @@ class FailoverConfig(Strict):
         'an object {"directory": ..., "period": ...}',
         "Checkpoints on disk, for losses that no copy in memory survives.",
     )
+    persist_dir: str = make_field(
+        Scope.LAUNCH,
+        "",
+        "an absolute path, or empty for none",
+        "Folder on a file system that all nodes share. Versions of the job are written there while it trains, and the "
+        "same command goes on from the newest one.",
+    )
+    persist_interval_s: float = make_field(
+        Scope.JOB,
+        600.0,
+        "seconds >= 0",
+        "Time between two versions in persist_dir. 0: one is written only before the job ends because ranks have no "
+        "place.",
+        ge=0,
+    )
+    persist_keep: int = make_field(
+        Scope.JOB, 2, "a whole number >= 1", "Complete versions that stay in persist_dir; older ones are removed.", ge=1
+    )
     secret: str = make_field(
         Scope.LAUNCH,
         "",
@@ -260,6 +263,13 @@ class FailoverConfig(Strict):
             raise ValueError("out of range")
         return value
 
+    @field_validator("persist_dir")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if value and not Path(value).is_absolute():
+            raise ValueError("not absolute")
+        return value
+
     @field_validator("secret")
     @classmethod
     def _long_secret(cls, value: str) -> str:
@@ -285,6 +295,11 @@ class FailoverConfig(Strict):
             problems.append(
                 f"hang_timeout_s = {self.hang_timeout_s} and heartbeat_interval_s = {self.heartbeat_interval_s}: "
                 "progress is seen once per heartbeat, so the hang timeout must be at least two intervals"
+            )
+        if self.persist_dir and not self.checksum:
+            problems.append(
+                f"persist_dir = {self.persist_dir!r} and checksum = False: what is read back from a disk needs "
+                "checksums; allowed: persist_dir with checksum = true"
             )
         if 0 < self.memory_limit_bytes < 2 * self.chunk_bytes:
             problems.append(

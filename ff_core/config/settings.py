@@ -65,6 +65,11 @@ class Settings:
         config = FailoverConfig.from_dict({**self.config.to_dict(), **_plain(values)}, source)
         return Settings(config, origins)
 
+    def replaced_by(self, more: Settings) -> Settings:
+        """These settings of a job that goes on, but what `more`, of its new start, gives. Raises ConfigError."""
+        given = {name: getattr(more.config, name) for name in more.origins}
+        return Settings(self.config.updated(_plain(given)), {**self.origins, **more.origins})
+
     def with_spares(self, spares: int) -> Settings:
         """The launcher's --spares, which wins over every file and block. Raises ConfigError."""
         config = self.config.updated({"spares": spares}, source=SPARES_OPTION)
@@ -109,7 +114,8 @@ class Settings:
         here = f"{origin}: {BLOCK}.{name} = {_shown(name, value)}"
         if name not in LAUNCH_FIELDS:
             return f"{here}, but the job trains with {self._value(name)}: a replacement must run as what it replaces"
-        was = "a value of the launcher's own" if name not in self.origins else self._value(name)
+        own = name == "secret" and name not in self.origins
+        was = "a value of the launcher's own" if own else self._value(name)
         return (
             f"{here}, but the job was started with {was}. Processes need this field before the script runs. "
             f'Give it in time: `fftrain run --ff-config FILE ...`, where FILE has {{"{name}": ...}}; the script may '

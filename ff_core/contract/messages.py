@@ -115,6 +115,7 @@ _define(
     holders=_D,
     coverage=_S,
     interval=_I,
+    constants=_opt(_D),
 )
 _define("regroup", "controller > agent > worker", epoch=_I)
 _define("may_leave", "controller > agent > worker", epoch=_I, version=_I)
@@ -132,6 +133,9 @@ _define("corrupt", "controller > agent", rank=_I, kind=_S, id=_I, to=_I)
 _define("stop", "controller > agent", code=_I, signum=_I, lost=_opt(_BOOL), drained=_opt(_BOOL))
 _define("stay", "controller > agent", signum=_I, reason=_S)
 _define("fail_worker", "controller > agent", rank=_I, reason=_S)
+_define("persist", "controller > agent", id=_S, slot_epoch=_I, version=_I, ranks=_D, still=_BOOL, seals=_BOOL)
+_define("persist_seal", "controller > agent", id=_S, manifest=_D, keep=_I)
+_define("persist_load", "controller > agent", id=_S, epoch=_I, ranks=_D)
 
 # --- to the controller ---
 _define("beat", "agent > controller", free_bytes=_I, progress=_D)
@@ -177,6 +181,10 @@ _define("give_up", "worker > agent > controller", rank=_I, reason=_S)
 _define("unresumable", "worker > agent > controller", rank=_I, epoch=_I, reason=_S)
 _define("hint", "worker > agent > controller", rank=_I, text=_S, site=_S)
 _define("persisted", "worker > agent > controller", rank=_I, path=_S, version=_I)
+_define("constants", "worker > agent > controller", rank=_I, file=_S, size=_I)
+_define("persist_part", "agent > controller", id=_S, rank=_I, file=_S, size=_I, reason=_S)
+_define("persist_sealed", "agent > controller", id=_S, reason=_S)
+_define("persist_loaded", "agent > controller", id=_S, epoch=_I, reasons=_D)
 _define("spare_ready", "worker > agent > controller", uid=_S)
 _define("spare_gone", "agent > controller", uid=_S)
 _define("inject_fired", "worker > agent > controller", rank=_I, id=_I, at=_F, action=_S)
@@ -215,11 +223,15 @@ _define(
     holders=_L,
     coverage=_S,
     interval=_I,
+    constants=_opt(_S),
 )
 _define("booted", "worker > agent")
 _define("halted", "worker > agent", epoch=_I, version=_I, sealed=_BOOL)
 _define("slot_ready", "agent > worker", epoch=_I)
 _define("spare_unfit", "worker > agent", uid=_S, reasons=_D)
+
+#: What workers say to the controller: their agents pass it on.
+FORWARDED = {name for name, it in MESSAGES.items() if it.goes(WORKER_TO_AGENT) and it.goes(AGENT_TO_CONTROLLER)}
 
 
 def check(route: Route, message: Any) -> Message:

@@ -11,17 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 from ff_core.config.schema import FailoverConfig
+from ff_core.contract import persisted
 from ff_core.contract.dispatch import Dispatch, offered
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import AGENT_TO_CONTROLLER, HANDSHAKE, Message
 from ff_core.controller.copying import Copying
 from ff_core.controller.deaths import Deaths
 from ff_core.controller.drains import Drains
+from ff_core.controller.failover_round import FailoverRound
 from ff_core.controller.failovers import Failovers
 from ff_core.controller.injections import Injections
 from ff_core.controller.loop_end import LoopEnd
 from ff_core.controller.membership import Node
 from ff_core.controller.outbox import Outbox
+from ff_core.controller.persisting import Persisting
+from ff_core.controller.resuming import Find, Resuming
 from ff_core.controller.startup import Startup
 from ff_core.controller.state import JobControl, JobState
 from ff_core.errors import ProtocolError
@@ -30,21 +34,24 @@ from ff_core.errors import ProtocolError
 class Controller(JobControl):
     """One job's controller. Methods are called from one thread."""
 
-    def __init__(self, job: JobSpec, config: FailoverConfig, out: Outbox) -> None:
+    def __init__(self, job: JobSpec, config: FailoverConfig, out: Outbox, find: Find = persisted.find) -> None:
+        """find: what versions are on disk; see ff_core.controller.resuming."""
         self.state = JobState(job, config, out)
-        self.out = out
+        self.out, self._find = out, find
         self.preload: dict[str, Any] | None = None
-        self.drains = Drains(self.state, self)
+        self.drains, self.persisting = Drains(self.state, self), Persisting(self.state)
         self._make_parts()
 
     def _make_parts(self) -> None:
         """The parts, which are of one start of the script, and the table of who handles what."""
         self.copying = Copying(self.state)
-        self.startup, self.deaths = Startup(self.state, self, self.copying), Deaths(self.state, self)
+        self.resuming = Resuming(self.state, self, self._find)
+        self.startup = Startup(self.state, self, self.copying, self.resuming)
+        self.deaths = Deaths(self.state, self)
         self.failovers = Failovers(self.state, self, self.copying)
         self.loop_end = LoopEnd(self.state, self, self.copying.schedule)
         parts = (self, self.copying, self.startup, self.deaths, self.failovers, self.loop_end, Injections(self.state),
-                 self.drains)  # fmt: skip
+                 self.drains, self.persisting, self.resuming)  # fmt: skip
         # "stopped" is for the service: it may come when the job is over already
         self._dispatch = Dispatch(AGENT_TO_CONTROLLER, *map(offered, parts), elsewhere=HANDSHAKE | {"stopped"})
 
@@ -86,6 +93,7 @@ class Controller(JobControl):
         node.spares.clear()
         self.out.abandon(node_id)
         self.drains.lost(node_id)
+        self.gone(node_id)
         # if it only fell silent: its ranks are played elsewhere from now on
         self.out.send(node_id, "stop", code=1, signum=0, lost=True)
         lost = [rank for rank in self.state.members.on_node(node_id) if not rank.exited]
@@ -147,6 +155,7 @@ class Controller(JobControl):
             self.out.emit("commit", W=newest, epoch=state.epoch)
             state.hangs.iterations(iterations, self.out.now())
             self.loop_end.w_rose(newest)
+            self.persisting.w_rose(newest)
             self.drains.w_rose(newest)
 
     def on_spare_ready(self, node: int, uid: str) -> None:
@@ -212,9 +221,10 @@ class Controller(JobControl):
             return
         checkpoint = f"; the newest saved checkpoint is {state.last_checkpoint[0]}" if state.last_checkpoint else ""
         advice = "" if state.job.max_restarts else ". With --max-restarts N the script is started again in such a case"
-        self.restart_job(f"rank {rank} cannot go on after a failure: {reason}{checkpoint}{advice}", set())
+        # A version on disk would be loaded in the same way.
+        self.restart_job(f"rank {rank} cannot go on after a failure: {reason}{checkpoint}{advice}", set(), anew=True)
 
-    def restart_job(self, reason: str, dead: set[int]) -> None:
+    def restart_job(self, reason: str, dead: set[int], *, anew: bool = False) -> None:
         """See JobControl."""
         state = self.state
         if state.restart >= state.job.max_restarts or len(state.members.places()) < state.job.nodes:
@@ -227,11 +237,20 @@ class Controller(JobControl):
         self.out.emit("restart", reason=reason, restart=state.restart)
         self.out.say(f"{reason}; starting the script again ({state.restart} of {state.job.max_restarts} restarts)")
         self._make_parts()
-        self.startup.begin()
+        self.startup.begin(anew=anew)
+
+    def gone(self, node: int) -> None:
+        """See JobControl."""
+        self.persisting.lost(node)
+
+    def persist_last(self, current: FailoverRound) -> str | None:
+        """See JobControl."""
+        return self.persisting.last(current)
 
     def stop(self, summary: str) -> None:
         """A signal came in; agents pass it on. Workers may train on until they agree to save, so everything is answered
         as ever, but there is no failover any more."""
+        self.persisting.stops()
         self.state.stopping = True
         self.out.emit("job_end", code=1, summary=summary)
 
@@ -239,6 +258,9 @@ class Controller(JobControl):
         """See JobControl."""
         if not self.state.finished and not self.state.stopping:
             self.state.finished = True
+            if code and self.state.kept is not None:
+                folder, version = self.state.kept
+                summary += f"\nVersion {version} is on disk, in {folder}: the same command goes on from there"
             self.out.emit("job_end", code=code, summary=summary)
             self.out.finish(code, summary)
 

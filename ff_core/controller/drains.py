@@ -167,6 +167,7 @@ class Drains:
     def _release(self, drain: Drain) -> None:
         del self.waiting[drain.node]
         self._state.members.nodes[drain.node].alive = False
+        self._control.gone(drain.node)
         self._out.send(drain.node, "stop", code=1 if drain.signum else 0, signum=0, drained=True)
         self._tell(drain, "released", f"has left ({drain.why}); nothing was lost")
         drain.answer("")

@@ -121,12 +121,13 @@ class Failovers:
             self._verdict(current)
 
     def _verdict(self, current: FailoverRound) -> None:
-        absent = self.members.absent()
+        absent, state = self.members.absent(), self.state
         decision = decide(
             world_size=self.state.job.world_size,
             epoch=current.old_epoch,
             live={rank: version for rank, version in current.live.items() if rank not in absent},
-            survivors={rank.rank for rank in self.members.ranks.values() if rank.alive and rank.restored},
+            # What is in no slot lies on disk, too.
+            survivors={r.rank for r in self.members.ranks.values() if (r.alive and r.restored) or state.resuming},
             slots=current.slots(),
             has_local=any((r.layout or {}).get("local_bytes", 0) for r in self.members.ranks.values()),
             has_constant=self.state.kinds.has_constant,
@@ -175,9 +176,12 @@ class Failovers:
         self._control.restart_job(text, current.dead)
 
     def _send_verdict(self, current: FailoverRound, decision: Decision) -> None:
-        needs_broadcast = sorted(
-            set(current.newcomers) | {rank for rank, source in decision.sources.items() if not source.full}
-        )
+        needs_broadcast = {rank for rank, source in decision.sources.items() if not source.full}
+        constants = None
+        if self.state.resuming is None:
+            needs_broadcast |= set(current.newcomers)
+        elif self.state.kinds.frozen:
+            constants = {rank: self.state.constants_of(rank) for rank in self.state.kinds.frozen}
         addresses = self.members.holder_addresses()
         roles, sends = {}, []
         for number, source in decision.sources.items():
@@ -209,7 +213,7 @@ class Failovers:
                 old_epoch=current.old_epoch,
                 version=decision.version,
                 source_rank=decision.source_rank,
-                newcomers=needs_broadcast,
+                newcomers=sorted(needs_broadcast),
                 restored=[number for number, role in roles.items() if role["source"] != "live"],
                 roles=roles,
                 send=[order for order in sends if order["from"] == node],
@@ -218,6 +222,7 @@ class Failovers:
                 holders=addresses,
                 coverage=self.state.coverage,
                 interval=interval,
+                **({} if constants is None else {"constants": constants}),
             )
 
     def on_bad_slot(self, node: int, rank: int, epoch: int, reason: str) -> None:
@@ -246,6 +251,7 @@ class Failovers:
         self.members.ranks[rank].restored = True
         if len(current.resumed) == self.state.job.world_size:
             current.step, current.resumed_at = Step.RESUMED, self.out.now()
+            self.state.resuming = None
             self._control.publish_w()
             self._maybe_done(current)
             self._control.fill_holders()

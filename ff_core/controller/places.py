@@ -42,13 +42,17 @@ class Places:
         limit = self._state.config.place_timeout_s
         left = current.waits_since + limit - now
         if left <= 0:
+            unkept = self._control.persist_last(current)
+            if unkept is None:
+                return  # the newest version is being written
             saved = self._state.last_checkpoint
             self._control.finish(
                 NO_PLACE_CODE,
                 f"{current.cause}; no spare and no node is left for {_ranks(absent)}, and none came within {limit:g} s "
                 "(place_timeout_s). Have a --standby node or more --spares; "
                 + (f"the newest persisted checkpoint is {saved[0]} (iteration {saved[1]})" if saved
-                   else "no checkpoint was persisted by this job"),
+                   else "no checkpoint was persisted by this job")
+                + (f". {unkept}" if unkept else ""),
             )  # fmt: skip
         elif now >= self._remind_at:
             self._remind_at = now + _REMIND_S

@@ -19,30 +19,41 @@ from ff_core.controller.copying import Copying
 from ff_core.controller.coverage import announce_coverage
 from ff_core.controller.hang import HangDetector
 from ff_core.controller.placement import place
+from ff_core.controller.resuming import Resuming
 from ff_core.controller.state import JobControl, JobState
 from ff_core.copy.arena import arena_bytes
+from ff_core.errors import ConfigError
 from ff_core.units import format_bytes
 
 
 class Startup:
     """One start of the script on all ranks (a restart makes a new one)."""
 
-    def __init__(self, state: JobState, control: JobControl, copying: Copying) -> None:
-        self._state, self._control, self._copying = state, control, copying
+    def __init__(self, state: JobState, control: JobControl, copying: Copying, resuming: Resuming) -> None:
+        self._state, self._control, self._copying, self._resuming = state, control, copying, resuming
         self.members, self.out, self.job = state.members, state.out, state.job
         self.settings: Settings | None = None
         self.first_rank = -1  # the one whose settings they are
         self.ready_nodes: set[int] = set()
         self.placed = False  # every rank has been told its holders
 
-    def begin(self) -> None:
+    def begin(self, *, anew: bool = False) -> None:
         """All agents are there: spread ranks over the nodes in order and have them spawned. Nodes beyond those that
-        are needed stand by."""
+        are needed stand by.
+
+        If the job goes on from a version on disk nothing is spawned yet (see Resuming), unless it is to begin anew.
+        """
         state = self._state
+        try:
+            self.settings = self._resuming.look(anew=anew)
+        except ConfigError as error:
+            self._control.finish(1, str(error))
+            return
         seats = self.members.places()
         for number, rank in self.members.ranks.items():
             rank.node = seats[number // self.job.nproc_per_node]
-            rank.uid, rank.alive = f"s{state.restart}-r{number}", True
+            if state.resuming is None:
+                rank.uid, rank.alive = f"s{state.restart}-r{number}", True
         if state.restart == 0:
             self.out.emit(
                 "job_start",
@@ -53,6 +64,8 @@ class Startup:
             )
         for node in self.members.live_nodes():
             self._start(node, state.epoch)
+        if state.resuming is not None:
+            self._allocate()
 
     def admit(self, node: int, epoch: int) -> None:
         """`node` has come after begin(): it plays no rank, and gets what the others have got. epoch: that its agent
@@ -62,7 +75,8 @@ class Startup:
             self._send_arenas(node, self.settings, epoch)
 
     def _start(self, node: int, epoch: int) -> None:
-        ranks = [[rank.rank, rank.uid] for rank in self.members.on_node(node)]
+        here = self.members.on_node(node)
+        ranks = [[rank.rank, rank.uid] for rank in here if rank.alive]
         self.out.send(
             node,
             "start",
@@ -70,7 +84,7 @@ class Startup:
             epoch=epoch,
             injections=self._state.injections_left(),
             ranks=ranks,
-            standby=not ranks,
+            standby=not here,
         )
 
     def _send_arenas(self, node: int, settings: Settings, epoch: int) -> None:
@@ -110,7 +124,9 @@ class Startup:
             self._control.finish(1, f"the ranks' ff_failover settings differ: {'; '.join(texts)}")
             return
         kinds = self._state.kinds
-        kinds.has_constant |= has_constant
+        if has_constant:
+            kinds.has_constant = True
+            kinds.frozen.add(rank)
         kinds.on_device |= on_device
         if peers is not None:
             kinds.groups.add(frozenset(peers))
@@ -145,6 +161,7 @@ class Startup:
         """From here on the job runs with `settings`, which hold what its script gave; agents get them with their
         arenas."""
         state = self._state
+        state.settings = settings
         state.config = settings.config
         state.hangs = HangDetector(state.config.hang_timeout_s)
         for node in self.members.live_nodes():  # agents have beaten at another interval until now
@@ -164,6 +181,8 @@ class Startup:
             node = self.members.nodes[node_id]
             layouts = self.members.layouts_for(node_id)
             own = sum(arena_bytes(layout) for layout in layouts["own"].values())
+            if self._state.config.persist_dir:  # a copy of what is being written
+                own += sum(arena_bytes({**layout, "slots": 1}) for layout in layouts["own"].values())
             replicas = sum(arena_bytes(layout) for layout in layouts["replicas"].values())
             need_by_host[node.host_id] = need_by_host.get(node.host_id, 0) + own + replicas
             lines.append((node, own, replicas))
@@ -205,6 +224,9 @@ class Startup:
         if not self.placed and self.ready_nodes and self.ready_nodes >= set(self.members.live_nodes()):
             self.placed, epoch = True, self._state.epoch
             interval, coverage = self._copying.first(), self._state.coverage
+            if self._state.resuming is not None:
+                self._resuming.load()
+                return
             for other in self.members.live_nodes():
                 addresses = self.members.holder_addresses()
                 self.out.send(other, "placement", epoch=epoch, holders=addresses, coverage=coverage, interval=interval)

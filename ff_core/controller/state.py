@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ff_core.config.schema import FailoverConfig
+from ff_core.config.settings import Settings
 from ff_core.contract.job import JobSpec
+from ff_core.contract.persisted import Manifest, Part
 from ff_core.controller.failover_round import FailoverRound, Step
 from ff_core.controller.hang import HangDetector
 from ff_core.controller.membership import Membership
@@ -23,12 +25,21 @@ class JobControl(Protocol):
         clock, seconds."""
 
     @abstractmethod
-    def restart_job(self, reason: str, dead: set[int]) -> None:
-        """Start the whole script again, as torchrun does, or end the job. dead: ranks whose last words count."""
+    def restart_job(self, reason: str, dead: set[int], *, anew: bool = False) -> None:
+        """Start the whole script again, as torchrun does, or end the job. dead: ranks whose last words count.
+        anew: from its beginning, whatever lies on disk."""
 
     @abstractmethod
     def finish(self, code: int, summary: str) -> None:
         """End the job, unless it has ended already."""
+
+    @abstractmethod
+    def persist_last(self, current: FailoverRound) -> str | None:
+        """The job would end in this halt: see Persisting.last."""
+
+    @abstractmethod
+    def gone(self, node: int) -> None:
+        """Nothing that was asked of `node` will come any more: it is lost, or has left in order."""
 
     @abstractmethod
     def publish_w(self) -> None:
@@ -44,11 +55,12 @@ class JobControl(Protocol):
 class StateKinds:
     """What the ranks have said of the state that they hold.
 
-    has_constant: some holds CONSTANT tensors.  on_device: some holds its state on a device.
+    has_constant: some holds CONSTANT tensors.  frozen: those that do.  on_device: some holds its state on a device.
     groups: redundancy groups, where they are not all ranks.
     """
 
     has_constant: bool = False
+    frozen: set[int] = field(default_factory=set)
     on_device: bool = False
     groups: set[frozenset[int]] = field(default_factory=set)
 
@@ -61,12 +73,16 @@ class JobState:
     coverage: the sentence that says what the job is protected against, empty before that is known.
     fired: injections that have happened.  last_checkpoint: (path, version) of the newest persisted one.
     hangs: watches progress.  members: nodes, ranks and spares.
+    serial: of the next version on disk.
 
     Of the running start of the script:
     w: newest version that every rank has committed in this epoch, -1: none.
     is_protecting: arenas exist and the loop has begun on every rank, so a death is a failover.
     round: the newest failover, also after it is done.
     left_version: with what version all ranks left the newest loop; None while a loop runs.
+    settings: with their origins, once the ranks have said what they are.
+    resuming: the version on disk that all ranks begin from, until they do.
+    kept: (folder, version) of the newest version on disk.  constants: rank -> file with the frozen state of its group.
     kinds: what state ranks hold.  kill_times: rank -> when an injected fault was about to kill it, wall clock, seconds.
     """
 
@@ -81,6 +97,7 @@ class JobState:
         self.last_checkpoint: tuple[str, int] | None = None
         self.hangs = HangDetector(config.hang_timeout_s)
         self.members = Membership(job.world_size, job.nproc_per_node)
+        self.serial = 1
         self._of_this_start()
 
     def _of_this_start(self) -> None:
@@ -88,6 +105,10 @@ class JobState:
         self.is_protecting = False
         self.round: FailoverRound | None = None
         self.left_version: int | None = None
+        self.settings: Settings | None = None
+        self.resuming: Manifest | None = None
+        self.kept: tuple[str, int] | None = None
+        self.constants: dict[int, Part] = {}
         self.kinds = StateKinds()
         self.kill_times: dict[int, float] = {}
 
@@ -102,6 +123,11 @@ class JobState:
     def settled(self) -> bool:
         """No failover is under way: commits count."""
         return self.round is None or self.round.step in (Step.RESUMED, Step.DONE)
+
+    def constants_of(self, rank: int) -> str:
+        """The file with the frozen state of the redundancy group of `rank`; "" if there is none."""
+        group = next((group for group in self.kinds.groups if rank in group), frozenset(self.members.ranks))
+        return next((part.file for writer, part in sorted(self.constants.items()) if writer in group), "")
 
     def lacks_holders(self) -> bool:
         """Some rank has fewer replicas than wanted, although there are nodes for more."""

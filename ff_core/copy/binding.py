@@ -150,6 +150,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_slot_restamp": (c_int, [c_void_p, c_uint32, c_uint64]),
     "ff_slot_empty": (c_int, [c_void_p, c_uint32]),
     "ff_slot_verify": (c_int, [c_void_p, c_uint32]),
+    "ff_slot_copy": (c_int, [c_void_p, c_uint32, c_void_p, c_uint32]),
     "ff_slot_blob": (c_int, [c_void_p, c_uint32, POINTER(c_void_p), POINTER(c_uint64)]),
     "ff_slot_corrupt": (c_int, [c_void_p, c_uint32, c_uint64]),
     "ff_slot_restore": (c_int, [c_void_p, c_uint32, POINTER(CSegment), c_size_t]),

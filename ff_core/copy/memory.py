@@ -103,6 +103,10 @@ class Mapping:
         self.address: int = base.value or 0
         self.size = size
 
+    def content(self) -> memoryview:
+        """All of it, writable. Invalid once it is unmapped."""
+        return memoryview((ctypes.c_ubyte * self.size).from_address(self.address)).cast("B")
+
     def close(self) -> None:
         """Unmap. Nobody may use the address any more. Idempotent."""
         if self.address:

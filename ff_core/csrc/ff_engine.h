@@ -56,7 +56,7 @@ int ff_memory_unmap(void* base, uint64_t bytes);
 /* ---- arena: header page | journal | slot 0 | slot 1; position-independent, lives in a memfd ---- */
 typedef struct {
   uint32_t rank;
-  uint32_t slots;            /* 2 (to 16) */
+  uint32_t slots;            /* 2 (to 16); 1 in a file that holds one version */
   uint64_t sent_bytes;       /* prefix of the payload that replicas hold (UNIQUE tensors) */
   uint64_t local_bytes;      /* rest of the payload, own slot only (REPLICATED tensors); 0 in a replica's arena */
   uint64_t blob_capacity;    /* scalars, bytes */
@@ -85,6 +85,10 @@ int ff_slot_info_get(const void* base, uint32_t slot, ff_slot_info* out); /* FF_
 int ff_slot_restamp(void* base, uint32_t slot, uint64_t epoch);           /* complete slots only */
 int ff_slot_empty(void* base, uint32_t slot);
 int ff_slot_verify(const void* base, uint32_t slot); /* all checksums; FF_ECORRUPT names the chunk */
+/* The complete version of a slot into a slot of another arena of the same rank, which nobody else uses; all checksums are
+   verified. The local part goes along where both arenas have it. Somebody may write the first slot meanwhile:
+   FF_ECANCELLED then, FF_ECORRUPT if it is damaged; after an error the second slot is empty. */
+int ff_slot_copy(const void* from, uint32_t from_slot, void* to, uint32_t to_slot);
 int ff_slot_blob(const void* base, uint32_t slot, const void** data, uint64_t* bytes);
 int ff_slot_corrupt(void* base, uint32_t slot, uint64_t payload_offset); /* fault injection: flips one payload bit */
 int ff_journal_set(void* base, const void* data, uint64_t bytes);

@@ -6,6 +6,7 @@ from __future__ import annotations
 import queue
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
             Path(plan.out_dir).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"--out-dir {plan.out_dir}: {error.strerror}") from None
+    _check_persist_dir(settings.config.persist_dir)
     set_default_threads(plan.nproc_per_node * (plan.nodes if plan.emulated else 1))
     machines = plan.machines
     if machines.hosts:
@@ -169,6 +171,18 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             machines, node = plan.machines, -1  # as another node: what it was is over
             place = find_again(machines.address, machines.port, machines.join_timeout_s, lambda: bool(stopped_by))
     return 1
+
+
+def _check_persist_dir(directory: str) -> None:
+    """Versions can be written to `directory`, which is made if need be. Raises ConfigError."""
+    if not directory:
+        return
+    try:
+        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise ConfigError(f"persist_dir {directory} cannot be written to: {error.strerror}") from None
 
 
 def _secret(plan: RunPlan, settings: Settings) -> bytes:

@@ -13,7 +13,7 @@ LOSSES = "losses.jsonl"
 #: Kinds that a reader of the story wants to see one by one.
 NOTABLE = (
     "injection", "hint", "hang", "bad_slot", "coverage", "node_lost", "waiting", "drain", "unrecoverable", "restart",
-    "persisted", "interval",
+    "persisted", "version_kept", "version_lost", "resume", "interval",
 )  # fmt: skip
 
 

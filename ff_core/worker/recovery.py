@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core.contract.schedule import CopySchedule
 from ff_core.errors import CorruptSlotError, DifferenceError, EngineError, FailoverInterrupt, ProtocolError
-from ff_core.state import entries, variable_words, variables
+from ff_core.state import constants, entries, variable_words, variables
 from ff_core.state.device import wait_until_idle
 from ff_core.state.words import some_of
 from ff_core.worker import scalars
@@ -159,5 +159,7 @@ class Recovery:
         self._verdicts.wait_filled(verdict, self._config.join_timeout_s)
         self._fence.tear()
         blob, restored = replicator.restore(verdict.epoch, version)
+        if verdict.constants:
+            constants.load(verdict.constants, replicator.specs)
         replicator.keep_blob(version, blob)
         return restored

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from ff_core.config.schema import FailoverConfig
+from ff_core.contract.adapter import TensorSpec
 from ff_core.contract.stamps import epoch_of, version_of
 from ff_core.copy.arena import Arena, slot_with
 from ff_core.copy.binding import CopyCancelled, TransportError
@@ -70,6 +71,11 @@ class Replicator:
         self._newest_slot = -1  # where it is being written: incomplete, yet not free
         self._epoch = 0
         self._blobs: dict[int, bytes] = {}
+
+    @property
+    def specs(self) -> Sequence[TensorSpec]:
+        """All tensors of the rank's state."""
+        return self._plan.specs
 
     def connect(self, holders: Sequence[Sequence[Any]], epoch: int) -> None:
         """Connect to the holders' agents [[node, host, port], ...]. Nothing is in flight (after open or cancel)."""

@@ -27,7 +27,7 @@ from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import covered, found, switched, variables
 from ff_core.state.razor import Plan, make_plan
-from ff_core.worker import garbage, scalars
+from ff_core.worker import frozen, garbage, scalars
 from ff_core.worker.parts import WorkerParts
 from ff_core.worker.replicator import open_arena
 from ff_core.worker.training import Training
@@ -185,6 +185,7 @@ class Session:
         switched.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs) + variables.of_process.expected_bytes()
         blob, peers = scalars.take(adapter, self.groups).bytes(), adapter.peers()
+        frozen.keep(self.parts, self.config, plan, peers)
         self.parts.link.send(
             "protect",
             rank=self.rank,

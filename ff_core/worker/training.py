@@ -52,7 +52,7 @@ class Training:
     """From begin() (the job's first start) or join() (a newcomer) until finish(). The session's methods do the rest.
 
     plan: where each tensor lies in a slot.  arena: the rank's slots; becomes the training's.
-    preload_calls: what spares call ahead, told to them when version 1 is sealed.
+    preload_calls: what spares call ahead, told to them when the first version is sealed.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Training:
         self._sameness = Sameness(parts, adapter, of_hyperparameters, config, registry.whole.get)
         self._edits = Edits(adapter.only_stepped)
         self._arriving: Encoding | None = None  # scalars of the live version, which is not sealed without them
+        self._tells_in = 1  # version in which spares are told what to import
         self._pauses_at: int | None = None  # version whose seal waits for a halt
         self._redo_until: int | None = None  # version at which the iteration that a death interrupted is done again
 
@@ -119,6 +120,8 @@ class Training:
         self.inputs.recovered(self._fence.epoch)
         self._sameness.joined(version, self._recovery.counts())
         self._redo_until = version + 1
+        # Perhaps the job goes on from its disk: no rank has told spares yet what to import.
+        self._tells_in = version + 1 if len(first.message["restored"]) == self._parts.world_size else 1
         self.joined = True
 
     # ---- an iteration -----------------------------------------------------------------------------------------------
@@ -206,7 +209,7 @@ class Training:
             self._redo_until = None
             self._link.send("redone", rank=self._parts.rank, epoch=fence.epoch, version=fence.version, at=time.time())
             self._registry.give_back()
-        if fence.version == 1 and self._parts.rank == 0:
+        if fence.version == self._tells_in and self._parts.rank == 0:
             changed = changed_environment()
             calls = [*self._preload_calls, *self._device_calls(changed)]
             self._link.send("preload", modules=library_modules(), calls=calls, environ=changed)

@@ -19,6 +19,7 @@ class Verdict:
     """One, as this rank hears it: message "go_on".
 
     filled: its slot is being streamed in, and is not known to be complete yet.  fds: its arena, for who has none.
+    constants: file with the frozen state, where no peer has it; "" elsewhere.
     """
 
     def __init__(self, message: Message, fds: list[int]) -> None:
@@ -27,6 +28,7 @@ class Verdict:
         self.version: int = message["version"]
         self.keeps_live: bool = message["source"] == "live"
         self.filled: bool = message["filled"]
+        self.constants: str = message.get("constants") or ""
 
     def close(self) -> None:
         """Its descriptors are not needed."""

@@ -20,7 +20,8 @@ def given(origin: str = SCRIPT, **fields: Any) -> Settings:
 
 def test_every_field_says_its_scope() -> None:
     scopes = {name: scope_of(info) for name, info in FailoverConfig.model_fields.items()}
-    assert {name for name, scope in scopes.items() if scope is Scope.LAUNCH} == LAUNCH_FIELDS == {"secret"}
+    at_launch = {name for name, scope in scopes.items() if scope is Scope.LAUNCH}
+    assert at_launch == LAUNCH_FIELDS == {"secret", "persist_dir"}
     inner = inner_model(FailoverConfig.model_fields["persist"])
     assert inner is not None and {scope_of(info) for info in inner.model_fields.values()} == {scopes["persist"]}
 
@@ -79,6 +80,12 @@ def test_a_secret_comes_too_late(launched: Settings, was: str) -> None:
         launched.joined(given(secret=SECRET), LAUNCH_FIELDS)
     assert '`fftrain run --ff-config FILE ...`, where FILE has {"secret": ...}' in str(e.value)
     assert SECRET not in str(e.value) and launched.config.secret not in str(e.value)
+
+
+def test_a_persist_dir_comes_too_late() -> None:
+    """Whether the job goes on from there decides what its processes are started as."""
+    with pytest.raises(ConfigError, match=r"persist_dir = '/x', but the job was started with '' \(default\). Proc"):
+        given("ds.json", interval=3).joined(given(persist_dir="/x"), LAUNCH_FIELDS)
 
 
 def test_a_secret_that_says_the_same_or_nothing() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import AGENT_TO_CONTROLLER, CONTROLLER_TO_AGENT, make, pack, unpack
+from ff_core.contract.persisted import Found
 from ff_core.controller.controller import Controller
 from ff_core.controller.membership import Node
 from ff_core.controller.outbox import Outbox
+from ff_core.controller.resuming import Find
 from ff_core.controller.state import JobState
 from ff_core.observe.events import KINDS
 
@@ -66,12 +68,14 @@ class Job:
         settings: dict[str, Any] | None = None,
         same_machine: bool = True,
         free_bytes: int = 1 << 40,
+        find: Find = lambda job, directory: Found(),
         **job: Any,
     ) -> None:
+        """find: what versions are on disk."""
         self.out = Recorder()
         self.settings = SETTINGS | (settings or {})
         self.spec = JobSpec(["train.py"], nodes, nproc, "", 0, config=self.settings, **job)
-        self.controller = Controller(self.spec, FailoverConfig.from_dict(self.settings), self.out)
+        self.controller = Controller(self.spec, FailoverConfig.from_dict(self.settings), self.out, find)
         for node in range(nodes):
             machine = "m" if same_machine else f"m{node}"
             self.controller.node_up(
@@ -83,6 +87,8 @@ class Job:
         """Agents have started the processes that they were told to start."""
         for rank in self.ranks:
             uid = self.state.members.ranks[rank].uid
+            if not uid:
+                continue  # the job goes on from a version on disk
             self.from_rank(rank, "worker_started", uid=uid, pid=100 + rank, warm=False)
 
     @property

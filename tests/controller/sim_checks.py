@@ -13,6 +13,7 @@ from ff_core.controller.controller import Controller
 from ff_core.controller.failover_round import Step
 from ff_core.controller.state import JobState
 from ff_core.copy.arena import SlotState
+from tests.controller.sim_disk import Disk
 from tests.controller.sim_memory import SimArena, SimSlot, Violation
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Options:
     standbys: int = 0  # nodes that come after the start, each at a random moment
     late: bool = False  # they come when the job waits for them only, or not at all
     returns: bool = False  # a lost node's machine comes again, under a new number
+    persist: bool = False  # versions go to disk
 
 
 class Checks:
@@ -50,6 +52,7 @@ class Checks:
 
     options: Options
     controller: Controller
+    disk: Disk
     job: JobSpec
     now: Callable[[], float]
 
@@ -183,6 +186,10 @@ class Checks:
             return
         if code == NO_PLACE_CODE:
             self._nobody_came()
+            if self.options.persist and "not written" not in summary and self._promised():
+                newest = max((manifest.version for manifest in self.disk.manifests), default=-1)
+                if newest < self.safe:
+                    raise Violation(f"the job ends with version {newest} on disk, but {self.safe} was safe")
             return
         if "no node is left" in summary and not self.state.members.live_nodes():
             return

@@ -47,6 +47,7 @@ class SimArena:
         self.slots = [SimSlot(), SimSlot()]
         self.has_journal = False
         self.closed = False
+        self.users = 0
         self.incoming: list[Connection] = []
         self.fd = self  # what travels to the worker
 
@@ -91,9 +92,19 @@ class SimArena:
     def journal(self) -> bytes:
         return b"journal" if self.has_journal else b""
 
-    in_use = False  # a fill that is under way stops at its next step when its arena goes
+    def hold(self) -> None:
+        self.users += 1
+
+    def release(self) -> None:
+        self.users -= 1
+
+    @property
+    def in_use(self) -> bool:
+        """By who copies it to disk. A fill that is under way stops at its next step when its arena goes."""
+        return self.users > 0
 
     def close(self) -> None:
+        assert not self.users, "an arena was freed while it was read"
         self.closed = True
         for connection in self.incoming:  # joined before the memory goes
             connection.open = False

@@ -79,6 +79,7 @@ class Recovering:
             self.unique = self.derived = None
             yield True
             self._restore(replicator, epoch, version)
+            self.const = self.const or bool(verdict.get("constants"))
         yield True
         self.send("ready", rank=self.rank, epoch=epoch, restored_bytes=0, at=0.0)
         yield from self._take("regroup", lambda m: m["epoch"] == epoch)

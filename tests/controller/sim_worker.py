@@ -132,6 +132,8 @@ class SimWorker(Recovering):
         assert fence is not None
         self.unique = self.repl = self.derived = ()
         self.const = True
+        if world.options.has_constant and world.options.persist and self.rank == 0:
+            self.send("constants", rank=0, file="constants", size=1)
         self.send(
             "protect",
             rank=self.rank,

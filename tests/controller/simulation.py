@@ -22,6 +22,7 @@ from unittest import mock
 
 from ff_core.agent import agent as agent_module
 from ff_core.agent import halting as halting_module
+from ff_core.agent import persister as persister_module
 from ff_core.agent import replica_store as store_module
 from ff_core.agent import spares as spares_module
 from ff_core.agent import verdicts as verdicts_module
@@ -35,6 +36,7 @@ from ff_core.controller.membership import Node
 from ff_core.controller.outbox import Outbox
 from tests.controller.sim_agent import AgentHost
 from tests.controller.sim_checks import Checks, Options
+from tests.controller.sim_disk import Disk
 from tests.controller.sim_faults import Faults
 from tests.controller.sim_memory import Connection, SimArena, Violation
 from tests.controller.sim_process import pause
@@ -51,14 +53,16 @@ async def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
 class World(Checks, Faults, Outbox):
     """The job, its faults and its checks. It is the controller's Outbox."""
 
-    def __init__(self, seed: int, options: Options) -> None:
+    def __init__(self, seed: int, options: Options, disk: Disk | None = None) -> None:
+        """disk: what an earlier job has left there."""
         super().__init__()
+        self.disk = disk or Disk()
         self.random = random.Random(seed)
         self.seed, self.options = seed, options
         commit: Any = options.commit
         self.settings = FailoverConfig(
             enabled=True, replicas=options.replicas, interval=options.interval or "auto", commit=commit,
-            spares=options.spares,
+            spares=options.spares, persist_dir="/disk" if options.persist else "", persist_interval_s=0.05,
         ).to_dict()
         self.job = JobSpec(
             ["train.py"],
@@ -72,7 +76,7 @@ class World(Checks, Faults, Outbox):
         )
         self.hosts: dict[int, AgentHost] = {}
         self.hosting: AgentHost | None = None
-        self.controller = Controller(self.job, FailoverConfig.from_dict(self.settings), self)
+        self.controller = Controller(self.job, FailoverConfig.from_dict(self.settings), self, self.disk.find)
         self.steps = 0
         self.trace: deque[str] = deque(maxlen=400)
         self.faults_left = options.faults
@@ -213,6 +217,7 @@ class World(Checks, Faults, Outbox):
             return self.hosting.workers
 
         loop = SimpleNamespace(get_running_loop=lambda: self.hosting, Event=asyncio.Event, to_thread=_elsewhere)
+        loop.sleep = lambda delay_s: pause()
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(store_module, "Arena", SimpleNamespace(create=create)))
             stack.enter_context(mock.patch.object(startup_module, "arena_bytes", lambda layout: 4096))
@@ -222,17 +227,19 @@ class World(Checks, Faults, Outbox):
             stack.enter_context(mock.patch.object(halting_module, "asyncio", loop))
             stack.enter_context(mock.patch.object(spares_module, "asyncio", loop))
             stack.enter_context(mock.patch.object(verdicts_module, "asyncio", loop))
+            stack.enter_context(mock.patch.object(persister_module, "asyncio", loop))
+            stack.enter_context(mock.patch.object(persister_module, "version_files", self.disk))
             yield
 
-    def run(self) -> tuple[int, str]:
-        """Until the job is over: (exit code, last words)."""
+    def run(self, until: int = MOST_STEPS + 1) -> tuple[int, str] | None:
+        """Until the job is over: (exit code, last words). None: the power went off after so many steps."""
         with self._patched():
             for node in range(self.options.nodes):
                 self.hosts[node] = AgentHost(self, node, self.job)
             for node in self.hosts:
                 self._node_up(node)
             idle, draw, hosts = 0, self.random.random, list(self.hosts.values())
-            while self.result is None:
+            while self.result is None and self.steps < until:
                 self.steps += 1
                 if self.coming and self.steps >= min(self.coming):
                     self._another()
@@ -300,11 +307,11 @@ class World(Checks, Faults, Outbox):
             raise Violation("deadlock: nobody can go on")
 
 
-def simulate(seed: int, options: Options) -> World:
-    """Run one job; a Violation says what to repeat it with."""
-    world = World(seed, options)
+def simulate(seed: int, options: Options, disk: Disk | None = None, until: int = MOST_STEPS + 1) -> World:
+    """Run one job; a Violation says what to repeat it with. disk, until: see World."""
+    world = World(seed, options, disk)
     try:
-        world.run()
+        world.run(until)
     except Violation as violation:
         raise Violation(f"{violation}\nseed {seed}, {options}") from violation
     except Exception as error:

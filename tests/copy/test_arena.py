@@ -25,7 +25,7 @@ LAYOUT = ArenaLayout(5, 50_000, 20_000, 1000, 3000, 4096)
         blob_capacity=st.integers(0, 10_000),
         journal_capacity=st.integers(0, 10_000),
         chunk_bytes=st.integers(1, 40).map(lambda pages: pages * 4096),
-        slots=st.integers(2, 5),
+        slots=st.integers(1, 5),
     )
 )
 @settings(max_examples=60, deadline=None)
@@ -46,7 +46,7 @@ def test_any_layout(layout: ArenaLayout) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"slots": 1}, "slots is 1, allowed are 2 to 16"),
+        ({"slots": 0}, "slots is 0, allowed are 1 to 16"),
         ({"chunk_bytes": 5000}, "chunk_bytes is 5000, allowed are multiples of 4096"),
         ({"chunk_bytes": 0}, "chunk_bytes is 0"),
         ({"sent_bytes": -1}, "sent_bytes is -1"),

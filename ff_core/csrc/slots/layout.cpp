@@ -22,7 +22,7 @@ void check(const char* field, uint64_t value, uint64_t low, uint64_t high) {
 }  // namespace
 
 Geometry::Geometry(const ff_arena_layout& layout) : layout_(layout) {
-  check("slots", layout.slots, 2, 16);
+  check("slots", layout.slots, 1, 16);
   check("sent_bytes", layout.sent_bytes, 0, kMaxPart);
   check("local_bytes", layout.local_bytes, 0, kMaxPart);
   check("blob_capacity", layout.blob_capacity, 0, kMaxBlob);

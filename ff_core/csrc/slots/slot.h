@@ -59,6 +59,8 @@ class SlotView {
   void finish(uint64_t payload_bytes, bool checksummed, uint64_t blob_bytes, uint32_t blob_crc);
   void empty();
   void restamp(uint64_t epoch);
+  // See ff_slot_copy. This slot is the target.
+  void take(const SlotView& source);
 
   // FF_ECORRUPT names slot, version and what does not match. Both need the record of a complete slot.
   void verify_head(const SlotRecord& record) const;  // table and blob

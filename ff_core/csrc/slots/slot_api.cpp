@@ -52,6 +52,14 @@ int ff_slot_verify(const void* base, uint32_t slot) {
   });
 }
 
+int ff_slot_copy(const void* from, uint32_t from_slot, void* to, uint32_t to_slot) {
+  return guarded([&] {
+    const ArenaView source = ArenaView::of(from), target = ArenaView::of(to);
+    SlotView(target, to_slot).take(SlotView(source, from_slot));
+    return FF_OK;
+  });
+}
+
 int ff_slot_blob(const void* base, uint32_t slot, const void** data, uint64_t* bytes) {
   return guarded([&] {
     if (data == nullptr || bytes == nullptr) ff::raise(FF_EINVAL, "blob: result pointer is null");
