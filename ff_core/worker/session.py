@@ -187,17 +187,14 @@ class Session:
         blob, peers = scalars.take(adapter, self.groups).bytes(), adapter.peers()
         frozen.keep(self.parts, self.config, plan, peers)
         self.parts.link.send(
-            "protect",
-            rank=self.rank,
-            sent_bytes=plan.sent_bytes,
-            local_bytes=plan.local_bytes,
+            "protect", rank=self.rank, sent_bytes=plan.sent_bytes, local_bytes=plan.local_bytes,
             blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + room,
             journal_bytes=len(journal),
             settings=self._settings.to_wire(),
             has_constant=plan.totals[Held.CONSTANT] > 0,  # in no slot: only a living process can give it
             on_device=plan.on_device,
             **({} if peers is None else {"peers": peers}),
-        )
+        )  # fmt: skip
         answer, fds = self.parts.inbox.take("arena", lambda m: True, self.check)
         self._open(adapter, plan, fds).begin(answer, journal, blob)
 
