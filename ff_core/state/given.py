@@ -9,6 +9,7 @@ the numbers, random generators and tensors count that its modules and classes ha
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FunctionType, ModuleType
@@ -21,9 +22,16 @@ from ff_core.state.space import Functions, Space, reference
 from ff_core.state.tensor_attributes import codes_of_script, names_in, set_in
 
 _DEPTH = 2  # from what a variable has
-_MOST = 200  # owners
+_MOST = 4000  # owners
 _HEAP = 1 << 9  # of a class whose attributes can be set
 _OTHERS = (torch.Tensor, *objects.NAMED, *objects.BASES, int, float, str, bytes)
+
+
+TOO_MANY = (
+    "the script has more than %d libraries, classes and objects to which it may give attributes: what it gives to %s "
+    "and the rest is not put back after a failure. Keep it in variables of your own, or in client_state"
+)
+log = logging.getLogger("ff_core")
 
 
 class OfGiven(Space):
@@ -96,8 +104,11 @@ def _owners(looked: Iterable[tuple[str, Any]], names: Collection[str]) -> Iterat
     for depth in range(_DEPTH + 1):
         below: list[tuple[str, Any, bool]] = []
         for path, value, is_direct in level:
-            if id(value) in seen or len(seen) > _MOST or not _may_own(value):
+            if id(value) in seen or not _may_own(value):
                 continue
+            if len(seen) == _MOST:
+                log.warning(TOO_MANY, _MOST, path)
+                return
             seen.add(id(value))
             label = _label(path, value)
             if not (_is_looked_at(value) and depth == 0):

@@ -245,7 +245,8 @@ class _Finder:
 def hooks_of_stepped(owner: Any) -> list[Any]:
     """Of an optimizer, and the functions that a scheduler asks."""
     if isinstance(owner, torch.optim.Optimizer):
-        return [*owner._optimizer_step_pre_hooks.values(), *owner._optimizer_step_post_hooks.values()]
+        names = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")  # a wrapper of a library may have none
+        return [hook for name in names for hook in getattr(owner, name, {}).values()]
     return list(getattr(owner, "lr_lambdas", ()))
 
 

@@ -86,6 +86,8 @@ class Recovering:
         arrived = world.collective(("regroup", epoch, version), self.rank, None)
         yield from self._until(arrived)
         yield from self._rebuild(verdict)
+        if self.newcomer:  # the job may go on from its disk: nobody has told spares yet what to import
+            self.tells_in = version + 1 if len(verdict["restored"]) == world.job.world_size else 1
         scalars: Any = replicator.blob(version)
         if scalars != self.unique:
             raise Violation(f"rank {self.rank}: scalars of {scalars} with tensors of {self.unique}")

@@ -42,6 +42,7 @@ class SimWorker(Recovering):
         self.derived: History | None = None  # weights: of the version that all ranks' unique tensors were at
         self.const = False
         self.redo_until: int | None = None
+        self.tells_in = 1  # version in which spares are told what to import
         self.pauses_at: int | None = None
         self.schedule = CopySchedule()
         self.forgotten = -1  # batches of iterations up to this one are gone
@@ -268,7 +269,7 @@ class SimWorker(Recovering):
         if self.redo_until is not None and self.fence.version >= self.redo_until:
             self.redo_until = None
             self.send("redone", rank=self.rank, epoch=self.fence.epoch, version=self.fence.version, at=0.0)
-        if self.fence.version == 1 and self.rank == 0:
+        if self.fence.version == self.tells_in and self.rank == 0:
             self.send("preload", modules=["torch"], calls=[])
 
     def _pause(self) -> Steps:

@@ -58,7 +58,9 @@ def test_whole_tensors_are_reported_again(made: tuple[Session, list[tuple[int, b
 def test_a_step_that_a_halt_found_unfinished_stays_so(made: tuple[Session, list[tuple[int, bool]]]) -> None:
     session, said = made
     engine = Engine(3)
-    session._training = SimpleNamespace(replicator=engine, joined=False, can_supply=lambda version: True)  # type: ignore[assignment]
+    inputs = SimpleNamespace(halting=lambda epoch: None)
+    training = SimpleNamespace(replicator=engine, joined=False, can_supply=lambda version: True, inputs=inputs)
+    session._training = training  # type: ignore[assignment]
     session.halt(1)
     session.halt(2)
     assert said == [(-1, False), (-1, False)] and session.parts.page.load("live") == 0

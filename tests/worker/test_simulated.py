@@ -73,6 +73,7 @@ class SimJob(OneJob):
         nothing = lambda *_: None  # noqa: E731
         self.contributions: dict[Any, dict[int, Any]] = {}
         world: Any = SimpleNamespace(
+            job=SimpleNamespace(world_size=1),
             options=options, settings=FailoverConfig().to_dict(), seed=0, contributions=self.contributions,
             collective=self._alone, resumed=nothing, runs=nothing, copied=nothing, random=random.Random(0),
         )  # fmt: skip
