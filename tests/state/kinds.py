@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ff_core.state import codec, covered
+from ff_core.state import codec, covered, given, variables
 from ff_core.state.variables import Variables
 
 Look = Callable[[int], Any]
@@ -30,17 +30,24 @@ class Scripts(dict[str, Script]):
         self[function.__name__] = function
         return function
 
+    def _prepare(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # To this process all modules of tests are the script's: more names and tensors than a script may have.
+        monkeypatch.setattr(variables, "_MOST_NAMES", 1_000_000)
+        monkeypatch.setattr(variables, "MOST_BYTES", 1 << 40)
+        monkeypatch.setattr(given, "_MOST", 1_000_000)
+        self._before(monkeypatch)
+
     def tests(self) -> tuple[Callable[..., None], Callable[..., None]]:
         """The two tests that each script is for. To be asked for behind all of them."""
 
         @pytest.mark.parametrize("name", self)
         def test_a_replacement_goes_on_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-            self._before(monkeypatch)
+            self._prepare(monkeypatch)
             assert replaced(self[name]) == ([], right(self[name]))
 
         @pytest.mark.parametrize("name", self)
         def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-            self._before(monkeypatch)
+            self._prepare(monkeypatch)
             assert repeated(self[name], monkeypatch) == ([], right(self[name]))
 
         return test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from ff_core.state import covered, given, spaces, tensor_attributes
 from ff_core.state.iterators import OfIterators
-from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
+from tests.state.kinds import Look, Numbers, Scripts
 
 SCRIPTS = script = Scripts()
 LIBRARY = """
@@ -265,22 +265,13 @@ def a_file_that_is_read(look: Look, numbers: Numbers) -> Any:
     return seen
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "comes_late.py").write_text("TOTAL = 0\nHISTORY = []\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-@pytest.mark.usefixtures("late")
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str) -> None:
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-
-
-@pytest.mark.usefixtures("late")
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
 def test_names_that_are_set() -> None:
