@@ -106,7 +106,7 @@ class Feed:
         own_thread: the training thread asks; another one leaves the random generators alone.
         """
         if own_thread and tracked.starts is None and self._training in (None, tracked.loader):
-            tracked.starts, tracked.is_cycled = counting.counts(tracked), counting.is_cycled(tracked)
+            tracked.starts, tracked.is_cycled = counting.look(tracked)
         with self._lock:
             self.runs_ahead |= not own_thread
             if self.is_training(tracked) and self._next < self._base + len(self._handed):

@@ -125,7 +125,7 @@ def rank_file(rank: int) -> str:
     return f"rank{rank:05d}.slot"
 
 
-def constants_path(directory: str, file: str) -> str:
+def constants_path(directory: str | Path, file: str) -> str:
     """Of a file with frozen state."""
     return str(Path(directory) / CONSTANTS / file)
 
@@ -152,6 +152,7 @@ def find(job: JobSpec, directory: str) -> Found:
     back.
     """
     usable, notes, folders = [], [], complete(directory)
+    line = line_of(job) if folders else {}
     for folder in folders:
         try:
             manifest = decode((folder / MANIFEST).read_bytes())
@@ -159,7 +160,7 @@ def find(job: JobSpec, directory: str) -> Found:
         except (OSError, ValueError) as error:
             notes.append(f"{folder} is passed over: {error}")
             continue
-        _fits(manifest, job, folder)
+        _fits(manifest, job.world_size, line, folder)
         usable.append(manifest)
     if folders and not usable:
         raise ConfigError(
@@ -168,7 +169,7 @@ def find(job: JobSpec, directory: str) -> Found:
         )
     if usable:
         changed = {name: text for name, text in usable[0].line.items() if name.startswith(_SHOULD)}
-        now = {name: text for name, text in line_of(job).items() if name in changed}
+        now = {name: text for name, text in line.items() if name in changed}
         notes += [f"since {usable[0].id} was written: {_then(text)}" for text in differences(now, changed)]
     serials = [int(name) for path in Path(directory).glob("version-*") if (name := path.name.split("-")[1]).isdecimal()]
     return Found(usable, notes, 1 + max(serials, default=0))
@@ -177,7 +178,7 @@ def find(job: JobSpec, directory: str) -> Found:
 def _whole(manifest: Manifest, folder: Path) -> None:
     """Raises ValueError if a file is missing, or has another size."""
     files = [(folder / part.file, part.size) for part in manifest.ranks.values()]
-    files += [(folder.parent / CONSTANTS / part.file, part.size) for part in manifest.constants.values()]
+    files += [(Path(constants_path(folder.parent, part.file)), part.size) for part in manifest.constants.values()]
     for path, size in files:
         if not path.is_file():
             raise ValueError(f"{path.name} is missing")
@@ -187,12 +188,12 @@ def _whole(manifest: Manifest, folder: Path) -> None:
         raise ValueError(f"its {MANIFEST} is of something else")
 
 
-def _fits(manifest: Manifest, job: JobSpec, folder: Path) -> None:
-    """Raises ConfigError if `manifest` is another job's."""
+def _fits(manifest: Manifest, world_size: int, line: Mapping[str, str], folder: Path) -> None:
+    """Raises ConfigError if `manifest` is another job's. line: line_of() this job."""
     problems = []
-    if manifest.world_size != job.world_size:
-        problems.append(f"it has {manifest.world_size} ranks, this job {job.world_size}")
-    now, then = ({name: line.get(name, "") for name in _MUST} for line in (launch_line(job), manifest.line))
+    if manifest.world_size != world_size:
+        problems.append(f"it has {manifest.world_size} ranks, this job {world_size}")
+    now, then = ({name: of.get(name, "") for name in _MUST} for of in (line, manifest.line))
     problems += [_then(text) for text in differences(now, then)]
     if problems:
         raise ConfigError(f"{folder} is of another job: {'; '.join(problems)}. {_remedy(str(folder.parent))}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ff_core.contract.adapter import Held, TensorSpec
-from ff_core.contract.persisted import CONSTANTS, Part
+from ff_core.contract.persisted import Part, constants_path
 from ff_core.copy import arena_file
 from ff_core.copy.binding import crc32c_at
 from ff_core.errors import CorruptSlotError, FailoverError
@@ -27,10 +27,11 @@ def of(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
 
 def write(directory: str, rank: int, specs: Sequence[TensorSpec]) -> Part:
     """The constant ones of `specs` into a new file of `rank` below `directory`. Raises OSError."""
-    pieces = [_bytes(spec.tensor) for spec in of(specs)]
-    entries = [[spec.name, piece.numel(), _sum(piece)] for spec, piece in zip(of(specs), pieces, strict=True)]
+    constant = of(specs)
+    pieces = [_bytes(spec.tensor) for spec in constant]
+    entries = [[spec.name, piece.numel(), _sum(piece)] for spec, piece in zip(constant, pieces, strict=True)]
     head = json.dumps(entries).encode() + b"\n"
-    path = Path(directory) / CONSTANTS / f"rank{rank:05d}-{secrets.token_hex(8)}.tensors"
+    path = Path(constants_path(directory, f"rank{rank:05d}-{secrets.token_hex(8)}.tensors"))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     arena_file.write_pieces(path, [head, *(piece.numpy().data for piece in pieces)])
     return Part(path.name, path.stat().st_size)

@@ -33,7 +33,7 @@ class Unmovable(Exception):
 
 def counts(iterator: Any) -> list[int]:
     """Of all that asks `iterator` right now, directly or through others and generators that run."""
-    return [each.count for each in _counts(iterator)]
+    return look(iterator)[0]
 
 
 def move(iterator: Any, by: int) -> None:
@@ -48,9 +48,15 @@ def set_counts(iterator: Any, wanted: list[int]) -> None:
         each.to(right)
 
 
-def is_cycled(iterator: Any) -> bool:
-    """Whether an itertools.cycle asks `iterator`: it keeps the items of its first pass for the later ones."""
-    return any(type(one) is itertools.cycle for one, _, _ in _around(iterator))
+def look(iterator: Any) -> tuple[list[int], bool]:
+    """counts(), and whether an itertools.cycle asks `iterator`: it keeps the items of its first pass for the later
+    ones. Together, because all objects of the process are gone through."""
+    around = _around(iterator)
+    return [each.count for each in _counts_of(around)], any(type(one) is itertools.cycle for one, _, _ in around)
+
+
+_Wrapper = tuple[Any, tuple[Any, ...], int]
+"""(what asks, what it was made of, the place of what is asked among that)."""
 
 
 class _Count:
@@ -113,8 +119,12 @@ def _line_count(of: Any) -> int:
 
 
 def _counts(iterator: Any) -> list[_Count]:
+    return _counts_of(_around(iterator))
+
+
+def _counts_of(around: list[_Wrapper]) -> list[_Count]:
     found: list[_Count] = []
-    for one, parts, place in _around(iterator):
+    for one, parts, place in around:
         if type(one) is enumerate:
             found.append(_OfEnumerate(one, parts[1]))
         elif type(one) is itertools.islice:
@@ -138,13 +148,13 @@ def _is_whole(counter: Any) -> bool:
     return len(made) == 1 and type(made[0]) is int
 
 
-def _around(iterator: Any) -> list[tuple[Any, tuple[Any, ...], int]]:
-    """(wrapper, what it was made of, the place of what is asked among that), from the inside."""
+def _around(iterator: Any) -> list[_Wrapper]:
+    """From the inside."""
     running = {id(frame) for frame in _frames()}
     made = [(one, reduced(one)) for one in gc.get_objects() if type(one) in _WRAPPERS]
     wrappers = [(one, parts[1] or parts[2] or ()) for one, parts in made if parts is not None]  # a chain has a place
     asked = [] if iterator is None else [iterator]
-    found: list[tuple[Any, tuple[Any, ...], int]] = []
+    found: list[_Wrapper] = []
     while True:
         new = []
         for one, parts in wrappers:

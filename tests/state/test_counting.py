@@ -141,7 +141,7 @@ def test_a_cycle_is_seen() -> None:
     seen: list[bool] = []
 
     def look(iterator: Any, number: int) -> None:
-        seen.append(counting.is_cycled(iterator))
+        seen.append(counting.look(iterator)[1])
 
     for wrap in (itertools.cycle, lambda it: itertools.islice(it, 5)):
         next(iter(wrap(Asked(look))))
