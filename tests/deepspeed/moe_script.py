@@ -10,7 +10,6 @@ usage: moe_script.py --config JSON --result FILE [--steps N] [--ep N ...] [--usu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,11 @@ from typing import Any
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+import small_loop
 import torch
 import torch.distributed as dist
 from deepspeed.moe.layer import MoE
 from preload import preload
-from small_model import digest
-
-import ff_deepspeed
 
 WIDTH, EXPERTS = 16, 4
 
@@ -91,10 +88,7 @@ def make_engine(arguments: argparse.Namespace) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--config", type=json.loads, required=True)
-    parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8)
+    parser = small_loop.parser()
     parser.add_argument("--ep", type=int, nargs="+", default=[2])
     parser.add_argument("--usual", action="store_true")
     parser.add_argument("--frozen", action="store_true")
@@ -121,26 +115,8 @@ def main() -> None:
         return loss.detach()
 
     loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
-    if arguments.usual:
-        ff_deepspeed.client_state(lambda: {"step": engine.global_steps})
-        engine.load_checkpoint("nowhere")
-        mean = torch.zeros(())
-        for x in loader:
-            mean += micro_step(x)
-            if engine.micro_steps % gas == 0:
-                after(mean)
-                mean = torch.zeros(())
-    else:
-        for batches in ff_deepspeed.batches(engine, loader):
-            with ff_deepspeed.iteration():
-                mean = torch.zeros(())
-                for x in batches:
-                    mean += micro_step(x)
-                after(mean)
-    file = arguments.result.with_suffix(f".rank{dist.get_rank()}.json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"digest": digest(engine), "random": torch.rand(()).item(), "losses": losses}))
-    dist.barrier()
+    small_loop.train(engine, loader, micro_step, after, arguments.usual)
+    small_loop.write(arguments.result, engine, random=torch.rand(()).item(), losses=losses)
 
 
 main()

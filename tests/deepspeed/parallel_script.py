@@ -18,25 +18,21 @@ usage: parallel_script.py LAYOUT --config JSON --result FILE [--steps N] [--size
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+import small_loop
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.sequence_parallel import parallel_state_sp
 from deepspeed.sequence.layer import DistributedAttention
 from deepspeed.utils import groups
 from preload import preload
-from small_model import digest
 from torch.distributed.nn.functional import all_reduce as summed
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
-
-import ff_deepspeed
 
 WORDS, WIDTH, HEADS, LENGTH, BATCH = 31, 16, 4, 8, 2
 
@@ -216,12 +212,9 @@ def make_engine(arguments: argparse.Namespace) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = small_loop.parser()
     layouts = ("ulysses", "mesh", "own-mpu", "hf", "tensor", "autotp")
     parser.add_argument("layout", choices=layouts)
-    parser.add_argument("--config", type=json.loads, required=True)
-    parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--size", type=int, default=2)
     parser.add_argument("--usual", action="store_true")
     parser.add_argument("--own-loss", action="store_true")
@@ -256,26 +249,8 @@ def main() -> None:
         dist.all_reduce(mean)
         losses[str(engine.global_steps)] = mean.item()
 
-    if arguments.usual:
-        ff_deepspeed.client_state(lambda: {"step": engine.global_steps})
-        engine.load_checkpoint("nowhere")
-        mean = torch.zeros(())
-        for batch in loader:
-            mean += micro_step(batch)
-            if engine.micro_steps % gas == 0:
-                after(mean)
-                mean = torch.zeros(())
-    else:
-        for batches in ff_deepspeed.batches(engine, loader):
-            with ff_deepspeed.iteration():
-                mean = torch.zeros(())
-                for batch in batches:
-                    mean += micro_step(batch)
-                after(mean)
-    file = arguments.result.with_suffix(f".rank{rank}.json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"digest": digest(engine), "random": torch.rand(()).item(), "losses": losses}))
-    dist.barrier()
+    small_loop.train(engine, loader, micro_step, after, arguments.usual)
+    small_loop.write(arguments.result, engine, random=torch.rand(()).item(), losses=losses)
 
 
 main()

@@ -13,17 +13,17 @@ import argparse
 import json
 import os
 import random
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
 import numpy as np
+import small_loop
 import torch
 import torch.distributed as dist
 from preload import preload, second_device
-from small_model import Model, Noisy, digest, make_optimizer
+from small_model import Model, Noisy, make_optimizer
 
 import ff_deepspeed
 from scripts import overflow
@@ -45,10 +45,7 @@ def make_engine(arguments: argparse.Namespace) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--config", type=json.loads, required=True)
-    parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8)
+    parser = small_loop.parser()
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--overflow", type=json.loads)
     parser.add_argument("--two-devices", action="store_true")
@@ -69,10 +66,7 @@ def main() -> None:
                 total += loss.detach()
             dist.all_reduce(total)
             losses[str(engine.global_steps)] = total.item()
-    file = arguments.result.with_suffix(f".rank{dist.get_rank()}.json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"digest": digest(engine), "skipped": engine.skipped_steps, "losses": losses}))
-    dist.barrier()
+    small_loop.write(arguments.result, engine, skipped=engine.skipped_steps, losses=losses)
 
 
 main()

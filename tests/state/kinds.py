@@ -6,12 +6,15 @@ what it has at its end.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from ff_core.state import codec, covered, given, variables
+from ff_core.state import codec, covered, given, spaces, variables
+from ff_core.state.iterators import OfIterators
 from ff_core.state.variables import Variables
 
 Look = Callable[[int], Any]
@@ -51,6 +54,13 @@ class Scripts(dict[str, Script]):
             assert repeated(self[name], monkeypatch) == ([], right(self[name]))
 
         return test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them
+
+
+def alone_with(monkeypatch: pytest.MonkeyPatch, library: ModuleType) -> None:
+    """No trainer of another test; `library` can be imported; iterators are looked at, as in a job."""
+    monkeypatch.setattr(covered, "_trainers", [])
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    monkeypatch.setattr(spaces, "more", [OfIterators])
 
 
 def right(script: Script) -> str:

@@ -7,7 +7,6 @@ import ctypes
 import io
 import multiprocessing
 import queue
-import sys
 from collections import ChainMap, OrderedDict, UserDict, UserList
 from collections.abc import Iterator
 from types import ModuleType
@@ -18,11 +17,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ff_core.state import covered, spaces
-from ff_core.state.iterators import OfIterators
 from ff_core.state.placed import Placed
 from ff_core.state.variables import Variables
-from tests.state.kinds import Look, Numbers, Scripts, repeated, replaced, right
+from tests.state.kinds import Look, Numbers, Scripts, alone_with, repeated, replaced, right
 
 SCRIPTS = script = Scripts()
 LIBRARY = """
@@ -65,9 +62,7 @@ exec(LIBRARY, library.__dict__)
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(covered, "_trainers", [])
-    monkeypatch.setitem(sys.modules, "somelib", library)
-    monkeypatch.setattr(spaces, "more", [OfIterators])
+    alone_with(monkeypatch, library)
 
 
 @script

@@ -19,9 +19,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from ff_core.state import covered, given, spaces, tensor_attributes
-from ff_core.state.iterators import OfIterators
-from tests.state.kinds import Look, Numbers, Scripts
+from ff_core.state import given, tensor_attributes
+from tests.state.kinds import Look, Numbers, Scripts, alone_with
 
 SCRIPTS = script = Scripts()
 LIBRARY = """
@@ -64,9 +63,7 @@ exec(LIBRARY, library.__dict__)
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(covered, "_trainers", [])
-    monkeypatch.setitem(sys.modules, "somelib", library)
-    monkeypatch.setattr(spaces, "more", [OfIterators])
+    alone_with(monkeypatch, library)
 
 
 class Count:
