@@ -25,7 +25,7 @@ _DEPTH = 2  # from what a variable has
 _MOST = 4000  # owners
 _HEAP = 1 << 9  # of a class whose attributes can be set
 _OTHERS = (torch.Tensor, *objects.NAMED, *objects.BASES, int, float, str, bytes)
-
+_OURS = frozenset({"ff_core", "ff_deepspeed", "ff_megatron"})  # where they are in a recovery is for themselves to know
 
 TOO_MANY = (
     "the script has more than %d libraries, classes and objects to which it may give attributes: what it gives to %s "
@@ -133,6 +133,8 @@ def _label(path: str, value: Any) -> str:
 
 
 def _may_own(value: Any) -> bool:
+    if _package(value if isinstance(value, (ModuleType, type)) else type(value)) in _OURS:
+        return False
     if isinstance(value, ModuleType):
         file = getattr(value, "__file__", None)
         return file is not None and not _is_standard(value.__name__) and not frames.is_users(file, value.__name__)
@@ -151,8 +153,12 @@ def _is_looked_at(value: Any) -> bool:
 
 
 def _is_librarys(value: Any) -> bool:
-    name = value.__name__ if isinstance(value, ModuleType) else value.__module__
-    return name.split(".", 1)[0] not in foreign.PACKAGES
+    return _package(value) not in foreign.PACKAGES
+
+
+def _package(owner: ModuleType | type) -> str:
+    name = owner.__name__ if isinstance(owner, ModuleType) else owner.__module__
+    return str(name).split(".", 1)[0]
 
 
 def _is_standard(module: Any) -> bool:

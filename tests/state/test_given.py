@@ -19,7 +19,9 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from ff_core.copy.page import StatusPage
 from ff_core.state import given, tensor_attributes
+from ff_core.worker.fence import Fence
 from tests.state.kinds import Look, Numbers, Scripts, alone_with
 
 SCRIPTS = script = Scripts()
@@ -285,3 +287,12 @@ def test_what_the_frameworks_have_is_no_owners_number() -> None:
     """A library's own counts are looked at, those of torch are not."""
     place = given.OfGiven([("main().library", library), ("main().torch", torch)])
     assert "somelib.COUNT" in place.known and "torch.inf" not in place.known
+
+
+def test_our_own_parts_are_no_owners() -> None:
+    """A name of the script's code may lead to one; where a recovery leaves it, it knows itself."""
+    page, log = StatusPage.create(), logging.getLogger("mine")
+    fence: Any = Fence(page, epoch=0)
+    owners = [owner for _, owner, _ in given._owners([("a", given), ("b", fence), ("c", Fence), ("d", log)], ())]
+    page.close()
+    assert owners == [log]
