@@ -125,6 +125,7 @@ _define(
     modules=_L,
     calls=_L,
     environ=_opt(_D),
+    settings=_opt(_D),
     argv=_opt(_L),
     without=_opt(_L),
 )

@@ -9,18 +9,21 @@ the rank for nothing, which costs a failover the time of its import.
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 from ff_core.contract.env import RANK_VARIABLES
 
-#: Packages whose libraries are known to ask only when they are called, and are large.
-_KNOWN = ("torch", "nvidia", "triton")
+#: Packages whose libraries are known to ask only when they are called. They are large.
+_KNOWN = ("torch", "nvidia", "triton", "deepspeed")
+#: Operators that DeepSpeed has compiled on this machine, of which the same is known.
+_OPERATORS = ("deepspeed_shm_comm", "deepspeed_ccl_comm")
 
 _OF_NAMES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
@@ -69,7 +72,7 @@ def loaded() -> set[str]:
 
 def named_in(path: str) -> str | None:
     """The first of a rank's variables that `path` has as a string; None if it has none, or is a known one."""
-    if any(part in _KNOWN for part in Path(path).parts):
+    if Path(path).stem in _OPERATORS or path.startswith(_folders()):
         return None
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -78,6 +81,15 @@ def named_in(path: str) -> str | None:
             return next((name for name in RANK_VARIABLES if _has(content, os.fsencode(name))), None)
     except (OSError, ValueError):  # a file that is gone, or empty
         return None
+
+
+@functools.cache
+def _folders() -> tuple[str, ...]:
+    """Where the known packages lie. (A path that only has such a word in it may be the user's.)"""
+    specs = [
+        PathFinder.find_spec(name) for name in _KNOWN
+    ]  # which is no import of them, also while imports are watched
+    return tuple(f"{folder}/" for spec in specs if spec for folder in spec.submodule_search_locations or ())
 
 
 def _has(content: mmap.mmap, name: bytes) -> bool:

@@ -11,7 +11,8 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from typing import Any
@@ -22,6 +23,13 @@ from ff_core.worker.hooks import resolve
 from ff_core.worker.script import script_directory
 from ff_core.worker.watch import NotAhead, Watch, digest
 
+#: Variables that scripts set in front of their imports, and that libraries read in them. No rank has a value of its
+#: own, and none is a secret: so a spare is given what a live rank has. Of all others it hears a digest only.
+_OF_JOB = (
+    "CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS",
+    "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_NO_ADVISORY_WARNINGS",
+    "TRANSFORMERS_OFFLINE", "USE_FLAX", "USE_TF", "USE_TORCH",
+)  # fmt: skip
 _OURS = ("ff_core", "ff_deepspeed", "ff_megatron")
 _NEVER = ("__main__", "__mp_main__", "ff_core.worker.worker_main")
 
@@ -79,6 +87,26 @@ def changed_environment() -> dict[str, str]:
     return {name: digest(now.get(name)) for name in sorted(names - {*RANK_VARIABLES})}
 
 
+def settings_of_job() -> dict[str, str]:
+    """Of the variables that the script has set since remember_environment(), those that a spare may have, by name."""
+    return {n: os.environ[n] for n in _OF_JOB if n in os.environ and os.environ[n] != _environ_at_start.get(n)}
+
+
+@contextmanager
+def _set(settings: Mapping[str, str]) -> Iterator[None]:
+    """Within: the environment has them. Afterwards it is as before: the script will set them itself."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def run(
     modules: Sequence[str],
     calls: Sequence[Sequence[Any]],
@@ -87,11 +115,12 @@ def run(
     argv: Sequence[str] = (),
     without: Sequence[str] = (),
     changed: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> PreloadResult:
     """In a spare: import `modules`, then make `calls`, each ["module:function", [arguments]].
 
     argv: the script with its arguments, as the rank had them.  without: modules and calls that must wait for the rank.
-    changed: what a live rank's changed_environment() was.
+    changed, settings: what a live rank's changed_environment() and settings_of_job() were.
 
     Ends early once `wanted()`: the spare has become a rank, whose script imports what it needs in any case.
     What fails alone is skipped and told (some modules import only as part of others). Variables that name a rank are
@@ -118,7 +147,7 @@ def run(
             watch.end()
         return 0
 
-    with watch.watching():
+    with _set(settings or {}), watch.watching():
         for module in modules:
             if wanted():
                 break

@@ -5,7 +5,8 @@ the spare becomes rank 3. While a spare imports ahead, such reads are therefore 
 would find the user's own file in the rank. The process is then *unfit*: it starts afresh and leaves out those modules
 and all that import them.
 
-What C or C++ code reads by getenv() is not seen; ff_core.worker.compiled looks for libraries that might.
+What C or C++ code reads by getenv() is not seen; ff_core.worker.compiled looks for libraries that might. Nor is what
+another process makes of its environment (ff_core.worker.children).
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from typing import Any
 
 from ff_core.contract.env import EVERYTHING, RANK_VARIABLES
 from ff_core.state.frames import FRAMEWORKS
-from ff_core.worker import compiled
+from ff_core.worker import children, compiled
 
 #: Read by libraries written in C or C++ when they are loaded: a value that the script sets before its imports would
 #: come too late for a spare.
 _READ_AT_LOAD = (
     "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "ATEN_", "ONEDNN_", "DNNL_", "MALLOC_",
 )  # fmt: skip
+_SETS = "reads or sets {name}, which the script sets, while it is imported; set it before `fftrain run` instead"
 
 
 class NotAhead(BaseException):
@@ -76,7 +78,7 @@ class Watch:
         os.environb.__class__ = _watched(self, fakes=False)
         sys.meta_path.insert(0, guard)
         try:
-            with compiled.watched(self.loaded):
+            with compiled.watched(self.loaded), children.started_without(_Unread):
                 yield
         finally:
             if self._group is not None:
@@ -155,7 +157,7 @@ class Watch:
         differing = {name for name, there in self.changed.items() if digest(os.environ.get(name)) != there}
         for name, importing in self._perhaps:
             if name in differing:
-                self._found(importing, f"reads or sets {name}, which the script sets, while it is imported")
+                self._found(importing, _SETS.format(name=name))
         for name in sorted(differing):
             if name.startswith(_READ_AT_LOAD):
                 self.found[EVERYTHING] = f"the script itself sets {name}, which libraries read when they are loaded"

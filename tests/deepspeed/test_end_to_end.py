@@ -56,7 +56,7 @@ def both(
 
 def test_unmodified_script_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job as users have it: no process is forked from another, torch's compiler is there. (Nothing of this training
-    is compiled.) On one node, because each node's first spare looks for what has to wait: three starts."""
+    is compiled.)"""
     words = ["--epochs", "2", "--steps", "5"]
     wanted = uninterrupted_of("zero1_bf16", USUAL, words, tmp_path)
     monkeypatch.delitem(ENV, "TORCHDYNAMO_DISABLE")

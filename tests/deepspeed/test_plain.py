@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -42,3 +45,27 @@ def test_operators_of_a_live_rank_are_loaded_by_name(caplog: pytest.LogCaptureFi
     assert "cpu_adam" in names  # type: ignore[operator]
     preload.load_ops(["no_such_operator"])
     assert "'no_such_operator': unknown; known: cpu_adagrad, cpu_adam" in caplog.text
+
+
+def test_a_spare_imports_deepspeed_and_loads_its_operators_ahead() -> None:
+    """DeepSpeed asks other programs about the machine, and the compiler about operators, each with a copy of the
+    environment; and an operator of it would read MASTER_ADDR when it is called."""
+    live = "import os, sys; os.environ['DS_ACCELERATOR'] = 'cpu'; import deepspeed, ff_deepspeed\n"
+    code = """if True:
+        import json, sys
+        from ff_core.worker import preload, watch
+        what, loads = json.loads(sys.argv[1]), [["ff_deepspeed.preload:load_ops", [["deepspeed_shm_comm"]]]]
+        result = preload.run(what[0], loads, changed={"DS_ACCELERATOR": watch.digest("cpu")}, settings=what[1])
+        assert not result.unfit and result.called == 1 and "deepspeed" in sys.modules, result
+    """
+    tells = "from ff_core.worker import preload; import json\n"
+    tells += "print(json.dumps([preload.library_modules(), preload.settings_of_job()]))"
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+
+    def run(*words: str) -> str:
+        command = [sys.executable, "-c", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(code, run(live + tells).splitlines()[-1])

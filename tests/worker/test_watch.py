@@ -44,6 +44,9 @@ ASKS = {
 DOES_NOT = {
     "others": "VALUE = os.environ.get('HOME'), os.getenv('NOWHERE'), 'PATH' in os.environ",
     "copy for a program": "import subprocess, sys\nsubprocess.run([sys.executable, '-c', ''])",
+    "copy given to a program": "import subprocess, sys\n"
+    "subprocess.run([sys.executable, '-c', 'import os; assert not os.getenv(\"RANK\")'], env=os.environ, check=True)",
+    "a dict given to one": "import subprocess\nsubprocess.check_output(['true'], env={**os.environ, 'A': '1'})",
     "later": "def ask(): return os.environ['RANK']",
     "all of a prefix": "VALUE = {k: v for k, v in os.environ.items() if k.startswith('TQDM_')}",
     "loop variable": "for k, v in os.environ.items(): pass",
@@ -157,7 +160,26 @@ def test_variables_that_the_script_sets(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("LIBS")
     changed = {"SCRIPTS": digest("by the script"), "LIBS": digest("1")}
     result = preload.run(["reads", "sets"], [], changed=changed)
-    assert result.unfit == {"reads": "reads or sets SCRIPTS, which the script sets, while it is imported"}
+    assert set(result.unfit) == {"reads"}
+    assert result.unfit["reads"].startswith("reads or sets SCRIPTS, which the script sets, while it is imported")
+    for name, value in (("SCRIPTS", "by the script"), ("LIBS", "1")):  # the remedy
+        monkeypatch.setenv(name, value)
+    assert preload.run(["reads", "sets"], [], changed=changed).unfit == {}
+
+
+def test_a_setting_of_the_whole_job_is_made_for_the_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "TOKENIZERS_PARALLELISM"
+    monkeypatch.setenv(name, "true")
+    preload.remember_environment()
+    monkeypatch.setenv(name, "false")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    settings, changed = preload.settings_of_job(), preload.changed_environment()
+    assert settings == {name: "false"}
+    monkeypatch.setenv(name, "true")
+    module(tmp_path, monkeypatch, reads_it=f"VALUE = os.getenv({name!r})")
+    result = preload.run(["reads_it"], [], changed=changed, settings=settings)
+    assert result.unfit == {} and sys.modules["reads_it"].VALUE == "false"
+    assert os.environ[name] == "true"  # as the script finds it
 
 
 def test_a_variable_that_counts_when_a_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
