@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -40,6 +42,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         order = {"jobs": 0, None: 2}
         items.sort(key=lambda item: order.get(group(place(item)), 1))
+
+
+@pytest.fixture(autouse=True)
+def script_is_this_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is the script's to the product, so all modules of tests would be. A test has its own, and
+    what it imports: looking through all of them takes seconds, and tests would depend on their neighbours."""
+    frames = sys.modules.get("ff_core.state.frames")
+    if frames is not None:
+        mine = {getattr(value, "__module__", None) for value in vars(request.module).values()}
+        mine |= {request.module.__name__, *(v.__name__ for v in vars(request.module).values() if type(v) is ModuleType)}
+        all_modules = frames.users_modules
+        monkeypatch.setattr(frames, "users_modules", lambda: [
+            name for name in all_modules() if name in mine or not name.rpartition(".")[2].startswith("test_")
+        ])  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)

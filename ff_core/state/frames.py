@@ -70,3 +70,14 @@ def is_users(file: str, module: str | None) -> bool:
     if file.startswith("<") or str(module).split(".", 1)[0] in FRAMEWORKS:
         return False
     return not is_library(file, module)
+
+
+def is_users_module(name: str | None) -> bool:
+    """Whether a module of that name is loaded, and is the user's."""
+    file = getattr(sys.modules.get(str(name)), "__file__", None)
+    return file is not None and is_users(file, name)
+
+
+def users_modules() -> list[str]:
+    """Names of the user's modules that are loaded, in the order of their import."""
+    return [name for name in list(sys.modules) if is_users_module(name)]

@@ -139,7 +139,8 @@ def _may_own(value: Any) -> bool:
         file = getattr(value, "__file__", None)
         return file is not None and not _is_standard(value.__name__) and not frames.is_users(file, value.__name__)
     if isinstance(value, type):
-        return bool(value.__flags__ & _HEAP) and not _is_standard(value.__module__) and not _is_users(value)
+        of = value.__module__
+        return bool(value.__flags__ & _HEAP) and not _is_standard(of) and not frames.is_users_module(of)
     kind = type(value)
     return not issubclass(kind, _OTHERS) and bool(kind.__dictoffset__) and type(vars(value)) is dict
 
@@ -163,8 +164,3 @@ def _package(owner: ModuleType | type) -> str:
 
 def _is_standard(module: Any) -> bool:
     return str(module).split(".", 1)[0] in sys.stdlib_module_names
-
-
-def _is_users(kind: type) -> bool:
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return file is not None and frames.is_users(file, kind.__module__)

@@ -30,7 +30,7 @@ class Modules:
         """Each once."""
         if len(sys.modules) == len(self._known):
             return []
-        names = [name for name in sorted(sys.modules.keys() - self._known) if _is_users(name)]
+        names = [name for name in sorted(sys.modules.keys() - self._known) if frames.is_users_module(name)]
         self._known = set(sys.modules)
         self._late.update((f"{_BEGIN}{name}{_END}", name) for name in names)
         return [_OfModule(name) for name in names]
@@ -58,8 +58,3 @@ class _OfModule(Space):
     def __init__(self, name: str) -> None:
         super().__init__(f"{_BEGIN}{name}{_END}", sys.modules[name].__dict__)
         self.known = [name for name in self.known if not isinstance(self._held[name], (FunctionType, type))]
-
-
-def _is_users(name: str) -> bool:
-    file = getattr(sys.modules[name], "__file__", None)
-    return file is not None and frames.is_users(file, name)

@@ -131,7 +131,7 @@ class _Finder:
             self._seen.add(id(value))
             self.add(OfThread(f"{label}.", value), depth + 1)
         elif isinstance(value, type):
-            if depth <= 1 and _is_users(value.__module__) and not issubclass(value, Enum):
+            if depth <= 1 and frames.is_users_module(value.__module__) and not issubclass(value, Enum):
                 self._seen.add(id(value))
                 self.add(OfClass(f"{label}.", value), depth + 1)
         elif depth > _DEPTH or len(self.found.spaces) > _MOST_SPACES:
@@ -250,11 +250,6 @@ def hooks_of_stepped(owner: Any) -> list[Any]:
     return list(getattr(owner, "lr_lambdas", ()))
 
 
-def _is_users(module: str | None) -> bool:
-    file = getattr(sys.modules.get(str(module)), "__file__", None)
-    return file is not None and frames.is_users(file, module)
-
-
 def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | None = None) -> Found:
     """Those that the script has now. most: names, all together.  covered: what is not looked into.
 
@@ -265,7 +260,7 @@ def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | No
         obj = referred()
         if obj is not None:
             finder.object(label, obj, left_out)
-    names = sorted(filter(_is_users, list(sys.modules)), key=lambda name: name != "__main__")
+    names = sorted(frames.users_modules(), key=lambda name: name != "__main__")
     for name in names[:1] if "__main__" in names else []:
         finder.add(Space("", sys.modules[name].__dict__))
     with running() as functions:

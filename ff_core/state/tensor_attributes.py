@@ -83,10 +83,8 @@ def _named() -> Iterator[tuple[str, torch.Tensor]]:
 def codes_of_script() -> Iterator[CodeType]:
     """All of the script's own code."""
     codes = [frame.f_code for frame in frames.of_script()]
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file is not None and frames.is_users(file, name):
-            codes += _codes(vars(module).values(), name)
+    for name in frames.users_modules():
+        codes += _codes(vars(sys.modules[name]).values(), name)
     seen: set[CodeType] = set()
     while codes:
         code = codes.pop()

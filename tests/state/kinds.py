@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ff_core.state import codec, covered, given, spaces, variables
+from ff_core.state import codec, covered, spaces
 from ff_core.state.iterators import OfIterators
 from ff_core.state.variables import Variables
 
@@ -33,24 +33,17 @@ class Scripts(dict[str, Script]):
         self[function.__name__] = function
         return function
 
-    def _prepare(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # To this process all modules of tests are the script's: more names and tensors than a script may have.
-        monkeypatch.setattr(variables, "_MOST_NAMES", 1_000_000)
-        monkeypatch.setattr(variables, "MOST_BYTES", 1 << 40)
-        monkeypatch.setattr(given, "_MOST", 1_000_000)
-        self._before(monkeypatch)
-
     def tests(self) -> tuple[Callable[..., None], Callable[..., None]]:
         """The two tests that each script is for. To be asked for behind all of them."""
 
         @pytest.mark.parametrize("name", self)
         def test_a_replacement_goes_on_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-            self._prepare(monkeypatch)
+            self._before(monkeypatch)
             assert replaced(self[name]) == ([], right(self[name]))
 
         @pytest.mark.parametrize("name", self)
         def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-            self._prepare(monkeypatch)
+            self._before(monkeypatch)
             assert repeated(self[name], monkeypatch) == ([], right(self[name]))
 
         return test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them
