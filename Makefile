@@ -35,8 +35,8 @@ $(READY): setup.py pyproject.toml constraints.txt scripts/setup_env.py $(SOURCES
 	$(PYTHON) scripts/setup_env.py --venv $(VENV) --torch $(TORCH) $(SETUP)
 	@touch $@
 
-# Two lanes: whole jobs one after the other in the one, all other tests beside them. See tests/README.md.
-LANES ?= 2
+# Three lanes: whole jobs one after the other in one, all other tests in the others. See tests/README.md.
+LANES ?= 3
 TIER ?= units or engine or jobs
 PYTEST := python -m pytest -q --durations=10 -n $(LANES) --dist loadscope --no-loadscope-reorder
 
