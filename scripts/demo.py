@@ -139,12 +139,13 @@ class Killer:
         self.screen, self.not_before, self.at_latest = screen, not_before, at_latest
         self.killed_at: float | None = None
 
-    def poll(self) -> None:
+    def poll(self, step: int) -> None:
+        """step: the last that has been logged. (W may lag far behind it, at a long interval.)"""
         for event in self.watch.update():
             self._tell(event)
         watch = self.watch
-        ready = all(watch.spares.get(node, 0) > 0 for node in range(CLUSTER.nodes)) or watch.w >= self.at_latest
-        if self.killed_at is None and watch.failovers and watch.w >= self.not_before and ready:
+        ready = all(watch.spares.get(node, 0) > 0 for node in range(CLUSTER.nodes)) or step >= self.at_latest
+        if self.killed_at is None and watch.failovers and step >= self.not_before and ready:
             self.killed_at = time.time()
             os.kill(watch.pids[FIRST], signal.SIGKILL)
             self.screen.say(f"   rank {FIRST}, process {watch.pids[FIRST]}: SIGKILL sent from outside", "bold red")
@@ -170,14 +171,15 @@ def follow(job: Job, training: Training, screen: Screen, name: str, killer: Kill
     """Show the job's progress until it has ended well. Raises JobFailed."""
     screen.begin(name, training.steps)
     losses = JsonLines(job.directory / "losses.jsonl")
-    deadline = time.monotonic() + _TOGETHER_S
+    deadline, step = time.monotonic() + _TOGETHER_S, 0
     while True:
         running = job.running  # asked before the files are read: what a job wrote last is seen
         job.check(deadline, "its training had ended")
         if killer is not None:
-            killer.poll()
+            killer.poll(step)
         for line in losses.read():
-            screen.advance(line["step"], f"loss {line['loss']:.4f}")
+            step = int(line["step"])
+            screen.advance(step, f"loss {line['loss']:.4f}")
         if not running:
             return
         time.sleep(_POLL_S)
