@@ -21,7 +21,7 @@ from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import LOST_CODE, JobSpec
 from ff_core.controller.service import ControllerServer
 from ff_core.errors import ConfigError
-from ff_core.launch import torch_store
+from ff_core.launch import folder, torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
 from ff_core.launch.interfaces import give_gloo_an_interface
@@ -74,7 +74,7 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
     job = _job(plan, settings, port)
     interface = plan.local_addr or torch_store.interface_of(machines.address)
     server = ControllerServer(job, secret, torch_store.bracketed(interface))
-    with _signals(plan.signals) as received:
+    with folder.held(settings.config.persist_dir, server.fail), _signals(plan.signals) as received:
         try:
             _, port = server.start()
         except (OSError, RuntimeError) as error:

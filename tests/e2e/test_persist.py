@@ -78,8 +78,16 @@ def power_off(version: int) -> Meanwhile:
 
 def test_a_loss_of_power(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     """Versions were written while training went on. The same command, twice interrupted, ends as if nothing had been;
-    frozen and replicated state comes from the disk, too."""
-    first = start(tmp_path, 1, power_off(4), persist_interval_s=0.3)
+    frozen and replicated state comes from the disk, too. While a job runs, the same command is refused."""
+
+    def second_job_meanwhile(out: Path, process: subprocess.Popen[str]) -> None:
+        wait_for(out, kept(4))
+        other = start(tmp_path, 0, persist_interval_s=0.3)
+        assert other.code != 0 and f"is process {process.pid} on" in other.stderr, other.stderr[-3000:]
+        assert not other.of("training_start")
+        power_off(4)(out, process)
+
+    first = start(tmp_path, 1, second_job_meanwhile, persist_interval_s=0.3)
     assert first.code == -signal.SIGKILL
     second = start(tmp_path, 2, power_off(12), persist_interval_s=0.3)
     (event,) = second.of("resume")
