@@ -57,7 +57,8 @@ def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> 
 
 def iteration() -> AbstractContextManager[None]:
     """The body of one iteration. A failure inside ends it early, without an exception; the loop then repeats it."""
-    from ff_deepspeed import loop, protection
+    from ff_core.worker.body import Iteration
+    from ff_deepspeed import protection
 
     found = protection.current()
-    return nullcontext() if found is None else loop.Iteration(found.loop)
+    return nullcontext() if found is None else Iteration(found.loop)

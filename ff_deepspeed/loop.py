@@ -21,11 +21,11 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
 from ff_core.state import counting, covered, rng, variables
+from ff_core.worker.body import Body
 from ff_deepspeed import loop_words, scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
 
@@ -33,18 +33,6 @@ if TYPE_CHECKING:
     from ff_deepspeed.engine import ProtectedEngine
 
 log = logging.getLogger("ff_deepspeed")
-
-
-class Body:
-    """One run of the loop's body: (a part of) iteration `version` + 1."""
-
-    def __init__(self, version: int, item: int, counters: dict[str, int]) -> None:
-        self.version = version
-        self.item = item
-        self.counters = counters
-        self.entered = False
-        self.finished = False
-        self.interrupt: int | None = None  # the epoch that a halt announced
 
 
 class Loop:
@@ -158,7 +146,7 @@ class Loop:
     def void(self, body: Body, epoch: int) -> None:
         """The body was interrupted: the loop's other code must not see counters of a step that did not count."""
         body.interrupt = epoch
-        scalars.set_counters(self._p.engine, body.counters)
+        scalars.set_counters(self._p.engine, body.kept)
 
     def check_boundary(self, is_boundary: bool) -> None:
         """The script says whether a micro-batch is the last of its step. Raises UnsupportedError if it counts them."""
@@ -261,40 +249,6 @@ class Loop:
         if position["call"] != self._call:
             raise self._p.fail(FailoverError(loop_words.OUTSIDE))
         return position
-
-
-class Iteration:
-    """`with ff_deepspeed.iteration():` of a protected engine."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._body: Body | None = None
-
-    def __enter__(self) -> None:
-        self._body = self._loop.enter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        assert self._body is not None
-        epoch = _interrupted(error)
-        if epoch is None and (error is None or isinstance(error, Exception)):
-            epoch = self._loop.halted(self._body)
-        if epoch is not None:
-            self._loop.void(self._body, epoch)
-        self._body.finished = error is None or epoch is not None
-        return epoch is not None
-
-
-def _interrupted(error: BaseException | None) -> int | None:
-    """The epoch of the interrupt that `error` is, or was raised during (by a `finally` of the script)."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, FailoverInterrupt):
-            return error.epoch
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def plain(engine: Any, loader: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:

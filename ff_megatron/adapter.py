@@ -15,26 +15,27 @@ from ff_core.state.buffers import Buffers
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_megatron import optimizers, rebuild, scalars, state_map
-from ff_megatron.begun_once import BegunOnce
 from ff_megatron.buckets import GoldenCounts
-from ff_megatron.data import Data
 from ff_megatron.own_weights import own_weights
 from ff_megatron.redundancy import Redundancy
 from ff_megatron.reset import Reset
-from ff_megatron.saves import Saves
-from ff_megatron.training_log import TrainingLog
 
 
-class Place(Protocol):
-    """Where in the script a version stands: plain values, as `scalars` are."""
+class Training(Protocol):
+    """The loop around model and optimizer: where in it a version stands."""
 
-    def place(self) -> dict[str, Any]: ...
+    def save(self) -> dict[str, Any]:
+        """At the end of an iteration: plain values, as `scalars` are."""
 
-    def set_place(self, saved: dict[str, Any]) -> None: ...
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go back to the version that `saved` is of."""
+
+    def drop(self) -> None:
+        """The iteration that runs is void."""
 
 
 class MegatronAdapter:
-    """One model and optimizer. args, timers: Megatron's own.  loop: knows iteration and operation count."""
+    """One model (its DDP chunks) and optimizer. scheduler: may be None.  config: the model's.  timers: Megatron's."""
 
     name = "megatron"
     repeats_script = True
@@ -49,16 +50,10 @@ class MegatronAdapter:
         optimizer: Any,
         scheduler: Any,
         config: Any,
-        args: Any,
-        timers: Any,
-        data: Data,
-        loop: Place,
-        log: TrainingLog,
-        saves: Saves,
-        once: BegunOnce,
+        timers: Iterable[Any],
+        training: Training,
     ) -> None:
-        self._model, self._optimizer, self._scheduler, self._args = model, optimizer, scheduler, args
-        self._data, self._loop, self._log, self._saves, self._once = data, loop, log, saves, once
+        self._model, self._optimizer, self._scheduler, self._training = model, optimizer, scheduler, training
         self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
         self._buffers = Buffers(self._members)
         self._modes = Modes(self._members)
@@ -97,31 +92,25 @@ class MegatronAdapter:
     def scalars(self) -> dict[str, Any]:
         self._members.version_ends()
         return {
-            "trainer": scalars.save(self._args, self._optimizer, self._scheduler),
+            "trainer": scalars.save(self._optimizer, self._scheduler),
             "golden": self._golden.save(),
             "buffers": self._buffers.save(),
             "modes": self._modes.save(),
             "attributes": self._attributes.save(),
-            "data": self._data.positions(),
-            "place": self._loop.place(),
-            "log": self._log.save(),
-            "once": self._once.save(),
+            "training": self._training.save(),
         }
 
     def load_scalars(self, saved: dict[str, Any]) -> None:
         self._modes.load(saved["modes"])
         self._attributes.load(saved["attributes"])
-        scalars.load(self._args, self._optimizer, self._scheduler, saved["trainer"])
+        scalars.load(self._optimizer, self._scheduler, saved["trainer"])
         self._golden.load(saved["golden"])
         self._buffers.load(saved["buffers"], {})
-        self._data.seek(saved["data"])
-        self._loop.set_place(saved["place"])
-        self._log.load(saved["log"])
-        self._once.load(saved["once"])
+        self._training.load(saved["training"])
 
     def drop_iteration(self) -> None:
         self._reset.run()
-        self._saves.give_up()
+        self._training.drop()
 
     def rebuild(self, source_rank: int | None, newcomers: list[int], restored: list[int]) -> None:
         rebuild.from_peers(self._specs, self._redundancy.group, newcomers)

@@ -13,7 +13,7 @@
 | maybe_finalize_async_save               | the same for one that is written in the background |
 | training_log                            | after a failure it goes on with its sums; no line is written twice |
 | evaluate_and_print_results, print_datetime | at the end of pretrain they are repeated after a failure |
-| schedules.forward_step, backward_step   | points of injected faults; the loss of a micro-batch is noted |
+| schedules.forward_step, backward_step   | see ff_megatron.micro_batches |
 
 All of these are looked up in their module whenever they are called. Arguments are bound by name, because signatures
 differ between versions. Without --ff-failover Megatron's own code runs.
@@ -27,13 +27,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from ff_core.config import flags
 from ff_core.errors import UnsupportedError
 from ff_core.worker.boot import on_torch_distributed, when_worker
 from ff_core.worker.hooks import wrap
-from ff_megatron import protection
+from ff_megatron import micro_batches, protection
 from ff_megatron.protection import Protection, guard
 
 Original = Callable[..., Any]
@@ -71,9 +69,7 @@ def _install_in_megatron() -> None:
     wrap(training, "setup_model_and_optimizer", _setup)
     for name, hook in _OF_PROTECTED.items():
         wrap(training, name, guard.guarded(hook))
-    schedules = importlib.import_module("megatron.core.pipeline_parallel.schedules")
-    wrap(schedules, "forward_step", guard.guarded(_forward_step))
-    wrap(schedules, "backward_step", guard.guarded(_backward_step))
+    micro_batches.install(guard)
 
 
 def _bind(function: Callable[..., Any], args: Any, kwargs: Any) -> inspect.BoundArguments:
@@ -151,32 +147,6 @@ def _evaluate(found: Protection, original: Original, *args: Any, **kwargs: Any) 
 
 def _after(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     return found.loop.after(lambda: original(*args, **kwargs))
-
-
-def _forward_step(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
-    if found.session.training:
-        found.session.inject("forward")
-    result = original(*args, **kwargs)
-    output = _first(result[0])
-    if isinstance(output, torch.Tensor) and output.numel() == 1:
-        # With pipeline stages Megatron gives the memory of outputs back before their backward, of the loss as well.
-        output._ff_loss = output.detach().clone()  # type: ignore[attr-defined]
-    return result
-
-
-def _backward_step(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
-    if found.session.training:
-        given = _bind(original, args, kwargs).arguments
-        output, gradient = _first(given["output_tensor"]), _first(given["output_tensor_grad"])
-        if gradient is None and output is not None:  # the last stage: its output is the loss
-            found.session.loss(getattr(output, "_ff_loss", output))
-        found.session.inject("backward")
-    return original(*args, **kwargs)
-
-
-def _first(value: Any) -> Any:
-    """Megatron gives one tensor, or a list of one."""
-    return value[0] if isinstance(value, list) else value
 
 
 _OF_PROTECTED = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 from collections.abc import Callable
@@ -15,11 +14,12 @@ from ff_core.config import flags
 from ff_core.errors import UnsupportedError
 from ff_core.state import covered
 from ff_core.worker.guard import Guard
-from ff_megatron import preload, scalars, support
+from ff_megatron import preload, step, support
 from ff_megatron.adapter import MegatronAdapter
 from ff_megatron.begun_once import BegunOnce
 from ff_megatron.data import Data
 from ff_megatron.loop import Loop
+from ff_megatron.of_pretrain import OfPretrain
 from ff_megatron.saves import Saves
 from ff_megatron.training_log import TrainingLog
 
@@ -41,16 +41,20 @@ class Protection:
         self.once = BegunOnce(training, self.args)
         self.loop = Loop(session, self.args, self.data, self.saves, self.once)
         self.log = TrainingLog(training)
+        self._state = OfPretrain(self.args, self.data, self.loop, self.log, self.saves, self.once)
 
     def _handed_out(self, batch: Any) -> None:
         if self.session.training:
             self.session.given(batch)
 
+    def feeds(self, iterator: Any) -> None:
+        """See ff_megatron.micro_batches.Protected: `data_iterators` has made all of them."""
+
     def load_checkpoint(self, original: Callable[[], Any]) -> Any:
         """load_checkpoint(): in a newcomer answered from memory, iteration and operation count; else Megatron's own."""
         registry = self.session.groups
         if self.session.is_newcomer:
-            self._go_to_saved()
+            self._state.go_to(self.session.saved_scalars())
             log.info("load_checkpoint() was answered from memory: iteration %d", self.args.iteration)
             return self.args.iteration, self.args.num_floating_point_operations_so_far
         before = len(registry.groups())
@@ -62,15 +66,11 @@ class Protection:
             )
         return loaded
 
-    def _go_to_saved(self) -> dict[str, Any]:
-        saved = self.session.saved_scalars()
-        scalars.set_counters(self.args, saved["trainer"]["counters"])
-        self.loop.set_place(saved["place"])
-        return saved
-
     def data_iterators(self, original: Callable[[], Any]) -> Any:
         """build_train_valid_test_data_iterators(): in a newcomer from where the dead rank's data stood."""
-        positions: list[int] | None = self._go_to_saved()["data"] if self.session.is_newcomer else None
+        positions: list[int] | None = None
+        if self.session.is_newcomer:
+            positions = self._state.go_to(self.session.saved_scalars())["data"]
         built = original()
         self.data.track(built, positions)
         return built
@@ -79,32 +79,12 @@ class Protection:
         """train(): given are its arguments by name, `call` makes the call."""
         model, optimizer, scheduler = given["model"], given["optimizer"], given["opt_param_scheduler"]
         support.check_training(model, optimizer, scheduler)
-        adapter = MegatronAdapter(
-            model,
-            optimizer,
-            scheduler,
-            given["config"],
-            self.args,
-            self.training.get_timers(),
-            self.data,
-            self.loop,
-            self.log,
-            self.saves,
-            self.once,
-        )
+        timers = self.training.get_timers()._timers
         self.saves.begin(given)
-        self.session.attach(adapter)
+        self.session.attach(MegatronAdapter(model, optimizer, scheduler, given["config"], timers.values(), self._state))
         self._device = next((p.device for chunk in model for p in chunk.parameters()), torch.device("cpu"))
-        optimizer.step = functools.partial(self._step, optimizer.step)
+        step.protect(optimizer, self.session)
         return self.loop.train(call, original.__code__)
-
-    def _step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """optimizer.step(); afterwards the tensors hold the next version, also if the step was skipped."""
-        with self.session.step():
-            self.session.inject("step")
-            result = original(*args, **kwargs)
-        self.session.inject("after-step")
-        return result
 
     def training_log(self, original: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
         """training_log()."""

@@ -8,6 +8,7 @@ Each line answers something that was seen to go wrong, for example:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch.distributed import distributed_c10d as c10d
@@ -20,7 +21,7 @@ _FUNCTIONS = ("no_sync_func", "grad_sync_func", "param_sync_func")
 class Reset:
     """Made once, before `train()` is entered for the first time; `run()` goes back to where it is entered."""
 
-    def __init__(self, model: list[Any], optimizer: Any, config: Any, timers: Any) -> None:
+    def __init__(self, model: list[Any], optimizer: Any, config: Any, timers: Iterable[Any]) -> None:
         from megatron.core.rerun_state_machine import get_rerun_state_machine
 
         self._model, self._optimizer, self._config, self._timers = model, optimizer, config, timers
@@ -44,7 +45,7 @@ class Reset:
                 vars(optimizer).pop(name, None)
         for name, function in self._functions.items():
             setattr(self._config, name, function)
-        for timer in self._timers._timers.values():
+        for timer in self._timers:
             timer._started = False
         c10d._world.pg_coalesce_state.clear()
         experts.reset(self._model)

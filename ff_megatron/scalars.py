@@ -17,28 +17,27 @@ _RERUN = ("large_value_counts", "max_values", "first_iteration_complete")
 _PLAIN = (int, float, bool, str, type(None))
 
 
-def save(args: Any, optimizer: Any, scheduler: Any) -> dict[str, Any]:
+def save(optimizer: Any, scheduler: Any) -> dict[str, Any]:
+    """scheduler: may be None."""
     from megatron.core.rerun_state_machine import get_rerun_state_machine
     from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
     parts = optimizers.parts(optimizer)
     machine = get_rerun_state_machine()
     return {
-        "counters": {name: getattr(args, name) for name in COUNTERS if hasattr(args, name)},
         "groups": [[_values(group) for group in part.optimizer.param_groups] for part in parts],
         "moments": [optimizers.save(part) for part in parts],
         "scalers": [_scaler(part).state_dict() if _scaler(part) is not None else None for part in parts],
-        "scheduler": {name: value for name, value in vars(scheduler).items() if isinstance(value, _PLAIN)},
+        "scheduler": {name: value for name, value in _attributes(scheduler).items() if isinstance(value, _PLAIN)},
         "rerun": {name: getattr(machine, name) for name in _RERUN},
         "rng": get_cuda_rng_tracker().get_states(),
     }
 
 
-def load(args: Any, optimizer: Any, scheduler: Any, saved: dict[str, Any]) -> None:
+def load(optimizer: Any, scheduler: Any, saved: dict[str, Any]) -> None:
     from megatron.core.rerun_state_machine import get_rerun_state_machine
     from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
-    set_counters(args, saved["counters"])
     machine = get_rerun_state_machine()
     for name, value in saved["rerun"].items():
         setattr(machine, name, value)
@@ -60,13 +59,22 @@ def load(args: Any, optimizer: Any, scheduler: Any, saved: dict[str, Any]) -> No
     get_cuda_rng_tracker().set_states(saved["rng"])
 
 
-def set_counters(args: Any, counters: dict[str, int]) -> None:
+def counters(args: Any) -> dict[str, int]:
+    """Counters of samples in `args`, which are Megatron's."""
+    return {name: getattr(args, name) for name in COUNTERS if hasattr(args, name)}
+
+
+def set_counters(args: Any, saved: dict[str, int]) -> None:
     """Put counters of samples into `args`, and the number of micro-batches that follows from them."""
     from megatron.core.num_microbatches_calculator import update_num_microbatches
 
-    for name, value in counters.items():
+    for name, value in saved.items():
         setattr(args, name, value)
     update_num_microbatches(args.consumed_train_samples, consistency_check=False)
+
+
+def _attributes(scheduler: Any) -> dict[str, Any]:
+    return {} if scheduler is None else vars(scheduler)
 
 
 def _scaler(part: Any) -> Any:

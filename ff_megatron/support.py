@@ -13,6 +13,7 @@ WORKS = (
     "SGD and Muon, in fp32, bf16 or fp16, with tensor, (virtual) pipeline, context, expert and data parallelism"
 )
 HINT = "Use that, or leave --ff-failover out to train unprotected."
+OWN_HINT = "Use that, or leave ff_megatron.protect() out to train unprotected."
 
 #: argument -> (value that is fine, why another one is not).
 _ARGUMENTS: dict[str, tuple[Any, str]] = {
@@ -104,14 +105,32 @@ def check_arguments(args: Any, persist: bool, edited: bool = False) -> None:
     _refuse(obstacles)
 
 
+def check_own(model: list[Any], optimizer: Any, scheduler: Any) -> None:
+    """The same for a loop of the script's own, which has no arguments: their configurations say it, in fields of the
+    arguments' names. scheduler: may be None. Raises UnsupportedError listing every obstacle."""
+    versions.series()
+    holders = [*(chunk.config for chunk in model), *(chunk.ddp_config for chunk in model)]
+    holders += [part.config for part in optimizers.parts(optimizer)]
+    obstacles = [*(text for holder in holders for text in _argument_obstacles(holder))]
+    if scheduler is not None and not hasattr(scheduler, "num_steps"):
+        obstacles.append(
+            f"the scheduler is a {type(scheduler).__module__}.{type(scheduler).__qualname__}; give megatron-core's "
+            "OptimizerParamScheduler, and leave any other out: it is found by itself, or can be registered "
+            "(ff_core.register_state)"
+        )
+    else:
+        obstacles += _training_obstacles(model, optimizer, scheduler)
+    _refuse(list(dict.fromkeys(obstacles)), OWN_HINT)
+
+
 def check_training(model: list[Any], optimizer: Any, scheduler: Any) -> None:
     """When everything is built: model, optimizer, schedule. Raises UnsupportedError listing every obstacle."""
     _refuse(list(_training_obstacles(model, optimizer, scheduler)))
 
 
-def _refuse(obstacles: list[str]) -> None:
+def _refuse(obstacles: list[str], hint: str = HINT) -> None:
     if obstacles:
-        raise UnsupportedError(f"this job cannot be protected: {'; '.join(obstacles)}. {WORKS}. {HINT}")
+        raise UnsupportedError(f"this job cannot be protected: {'; '.join(obstacles)}. {WORKS}. {hint}")
 
 
 def _argument_obstacles(args: Any) -> Iterator[str]:
@@ -161,7 +180,9 @@ def _training_obstacles(model: list[Any], optimizer: Any, scheduler: Any) -> Ite
 
 def _missing(model: list[Any], optimizer: Any, scheduler: Any) -> Iterator[str]:
     """Attributes that the state map reads; a version of Megatron without them keeps its state elsewhere."""
-    wanted = [(scheduler, "num_steps"), (optimizer, "step"), (optimizer, "param_groups")]
+    wanted = [(optimizer, "step"), (optimizer, "param_groups")]
+    if scheduler is not None:
+        wanted.append((scheduler, "num_steps"))
     for chunk in model:
         wanted += [(chunk, name) for name in ("bucket_groups", "expert_parallel_bucket_groups", "buffers")]
         wanted += [(chunk, name) for name in ("expert_parallel_buffers", "dp_cp_group", "expt_dp_group")]

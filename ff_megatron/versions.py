@@ -14,7 +14,7 @@ with attributes that are in no row here keeps something that nobody has looked a
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +101,7 @@ def series() -> Series:
 
 
 def _release(version: str) -> list[str]:
-    """"0.19.2+5be9626" -> ["0", "19", "2"]; a candidate for a release ("0.19.0rc0") is none: ["0.19.0rc0"]."""
+    """ "0.19.2+5be9626" -> ["0", "19", "2"]; a candidate for a release ("0.19.0rc0") is none: ["0.19.0rc0"]."""
     parts = version.partition("+")[0].split(".")
     return parts if all(part.isdigit() for part in parts) else [version]
 
@@ -121,7 +121,7 @@ def unknown(bucket_groups: list[Any]) -> list[str]:
 
 def drop_sums() -> None:
     """Forget what an interrupted iteration has summed up for the log."""
-    training = importlib.import_module("megatron.training.training")
+    training = sys.modules.get("megatron.training.training")  # a loop of the script's own does without
     for tensor, in_use in series().sums:
         if getattr(training, in_use, False):
             getattr(training, tensor).zero_()

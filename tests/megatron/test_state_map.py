@@ -88,13 +88,13 @@ def calls(action: Any) -> int:
 
 
 def test_what_is_saved_with_an_iteration_does_not_depend_on_the_number_of_fragments() -> None:
-    args, scheduler = SimpleNamespace(consumed_train_samples=0), SimpleNamespace(num_steps=0)
+    scheduler = SimpleNamespace(num_steps=0)
     counts = []
     for count in (10, 1000):
         part = fragments(count)
         declare([chunk()], part)
         golden = GoldenCounts([chunk()])
-        save = partial(scalars.save, args, part, scheduler)
+        save = partial(scalars.save, part, scheduler)
         save()  # what is done once
         counts.append(calls(save) + calls(golden.save))
     assert counts[0] == counts[1]

@@ -1,0 +1,257 @@
+"""A training loop of the script's own on megatron-core, without `pretrain()`: ff_megatron.protect().
+
+    (data,) = ff_megatron.protect(model, optimizer, scheduler, data=[data])
+    for number in ff_megatron.iterations(1000):
+        with ff_megatron.iteration():
+            losses = forward_backward_func(..., data_iterator=data, model=model, ...)
+            optimizer.step()
+            scheduler.step(increment=...)
+
+A failure anywhere inside the `with` voids the iteration. The rank recovers, and the loop's next number is that of the
+iteration that follows the version on which all ranks agreed. A replacement runs the same script. Its loop begins with
+that same number.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
+from ff_core.worker import session as sessions
+from ff_core.worker.body import Body
+from ff_core.worker.guard import Guard
+from ff_megatron import micro_batches, own_words, step, support
+from ff_megatron.adapter import MegatronAdapter
+from ff_megatron.data import Data
+
+if TYPE_CHECKING:
+    from ff_core.worker.interface import AdapterSession
+
+log = logging.getLogger("ff_megatron")
+Source = Any  # an iterator, or a function that makes one: see protect()
+
+
+class OwnLoop:
+    """Of one process: all its iterations() calls. Their count is part of a version's place."""
+
+    def __init__(self, session: AdapterSession, sources: Sequence[Source]) -> None:
+        self.session = session
+        self._data = Data()
+        self._calls = 0
+        self._call = 0  # the call that runs now
+        self._ends: dict[int, int] = {}  # version -> items of that call that were complete with it
+        self._body: Body | None = None
+        self._restored: dict[str, Any] = {}  # place of a restored version
+        self._failed: FailoverError | None = None
+        self.iterators = self._track(sources)
+        session.at_end(self._check)
+
+    def _track(self, sources: Sequence[Source]) -> list[Any]:
+        from megatron.core.rerun_state_machine import RerunDataIterator
+
+        starts = [0] * len(sources)
+        if self.session.is_newcomer:
+            starts = self.session.saved_scalars()["training"]["data"]
+        positions = [start if callable(source) else 0 for source, start in zip(sources, starts, strict=True)]
+        iterators = [RerunDataIterator(of(source, start)) for source, start in zip(sources, positions, strict=True)]
+        self._data.track(iterators, positions)
+        return iterators
+
+    # ---- ff_megatron.adapter.Training -------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Any]:
+        done = self._ends.get(self.session.version, 0)
+        return {"call": self._call, "done": done, "data": self._data.positions()}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        self._restored = saved
+        self._data.seek(saved["data"])
+
+    def drop(self) -> None:
+        pass  # the rest is the script's, and is put back with its variables
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self, total: int) -> Iterator[int]:
+        """iterations(): numbers from 0 on, some of them again after a failure."""
+        self._check()
+        if self._body is not None and self._body.entered and not self._body.finished:
+            raise FailoverError(own_words.NESTED)
+        call, self._calls = self._calls, self._calls + 1
+        if self.session.is_newcomer and self.session.saved_scalars()["training"]["call"] > call:
+            self.session.passes_over()
+            log.info("iterations() call %d was over before this process took over its rank: empty here", call + 1)
+            return
+        version = self._begin(call)
+        item = self._ends[version]
+        while True:
+            if item < total:
+                body = self._body = Body(version, item)
+                try:
+                    yield item
+                except GeneratorExit:
+                    self._leave(body)
+                    raise
+                epoch = self._end(body)
+            else:
+                _, epoch = interrupted(self.session.finish)
+                if epoch is None:
+                    return
+            if epoch is None:
+                version, item = self.session.version, item + 1
+            else:
+                version = self._recover(epoch)
+                item = self._ends[version]
+
+    def feeds(self, iterator: Any) -> None:
+        """See ff_megatron.micro_batches.Protected."""
+        if iterator is not None and not any(iterator is known for known in self.iterators):
+            raise UnsupportedError(own_words.OTHER_DATA.format(kind=type(iterator).__qualname__))
+
+    def enter(self) -> Body:
+        """See ff_core.worker.body.Bodies."""
+        self._check()
+        body = self._body
+        if body is None or body.entered:
+            raise FailoverError(own_words.ALONE)
+        body.entered = True
+        return body
+
+    def void(self, body: Body, epoch: int) -> None:
+        """See Bodies."""
+        body.interrupt = epoch
+
+    def halted(self, body: Body) -> int | None:
+        """See Bodies."""
+        _, epoch = interrupted(self.session.check)
+        if epoch is not None and self.session.version == body.version:
+            log.warning(own_words.SWALLOWED, body.item)
+        return epoch
+
+    def _begin(self, call: int) -> int:
+        """Returns the version that the call's first item follows, or in a newcomer its next item."""
+        was_training, self._call = self.session.training, call
+        if not was_training:
+            self._ends = {}
+            version = self.session.start_training()
+            self._go_to(version)
+        else:
+            version = self._mark()
+        self._sealed()
+        return version
+
+    def _mark(self) -> int:
+        """A version of its own for "this call begins": what the script does between two calls is not repeated."""
+        _, epoch = interrupted(self._make_version)
+        if epoch is not None:
+            raise self._fail(FailoverError(own_words.OUTSIDE))
+        return self.session.version
+
+    def _make_version(self) -> None:
+        with self.session.step():
+            pass
+        self._ends = {self.session.version: 0}
+        self.session.seal()
+
+    def _end(self, body: Body) -> int | None:
+        """The loop asks for more: seal. Returns the epoch of a halt, if there was one."""
+        if not body.entered:
+            raise FailoverError(own_words.NOT_ENTERED)
+        if body.interrupt is not None or self.session.version == body.version:
+            return body.interrupt  # an item without a step is done again from the version before it
+        self._ends[self.session.version] = body.item + 1
+        _, epoch = interrupted(self.session.seal)
+        if epoch is None:
+            self._sealed()
+        return epoch
+
+    def _sealed(self) -> None:
+        oldest = self.session.oldest_needed
+        self._data.sealed(self.session.version, oldest)
+        self._ends = {version: end for version, end in self._ends.items() if version >= oldest}
+
+    def _leave(self, body: Body) -> None:
+        """The script left the loop by `break`, `return` or an exception; a regular end only after a whole body."""
+        if not body.finished:
+            return
+        epoch = self._end(body)
+        if epoch is None:
+            _, epoch = interrupted(self.session.finish)
+        if epoch is not None:  # raising would be lost: Python closes a generator where exceptions are only printed
+            self._fail(FailoverError(own_words.LEFT))
+
+    def _recover(self, epoch: int) -> int:
+        version = self.session.recover(FailoverInterrupt(epoch))
+        self._go_to(version)
+        self.session.given_again()
+        print(f"fftrain: rank {self.session.rank} goes on after version {version}", file=sys.stderr, flush=True)
+        return version
+
+    def _go_to(self, version: int) -> None:
+        if self._restored and self._restored["call"] != self._call:
+            raise self._fail(FailoverError(own_words.OUTSIDE))
+        self._ends = {v: end for v, end in self._ends.items() if v < version}
+        self._ends[version] = self._restored["done"] if self._restored else 0
+
+    def _fail(self, error: FailoverError) -> FailoverError:
+        log.critical("%s", error)
+        self._failed = error
+        return error
+
+    def _check(self) -> None:
+        """Raise what could not be raised."""
+        if self._failed is not None:
+            raise self._failed
+
+
+guard: Guard[OwnLoop] = Guard(
+    log,
+    asked="ff_megatron.protect() is called",
+    unasked="",  # asking is calling it
+    second="ff_megatron.protect() was called a second time: one training per process can be protected",
+)
+
+
+def of(source: Source, start: int) -> Any:
+    """An iterator over `source`, see protect()."""
+    return iter(source(start) if callable(source) else source)
+
+
+def protect(model: Any, optimizer: Any, scheduler: Any, timers: Any, data: Sequence[Source]) -> list[Any]:
+    """See ff_megatron.protect()."""
+    mine = guard.session()
+    if mine is None:
+        return [of(source, 0) for source in data]
+    from megatron.core.utils import get_model_config
+
+    chunks = [model] if hasattr(model, "ddp_config") else list(model)
+    support.check_own(chunks, optimizer, scheduler)
+    micro_batches.install(guard)
+    loop = OwnLoop(mine, data)
+    counted = () if timers is None else timers._timers.values()
+    mine.attach(MegatronAdapter(chunks, optimizer, scheduler, get_model_config(chunks[0]), counted, loop))
+    for chunk in chunks:
+        chunk.register_forward_pre_hook(_given(mine), with_kwargs=True)
+    step.protect(optimizer, mine)
+    guard.hold(loop, by=optimizer)
+    return loop.iterators
+
+
+def _given(session: AdapterSession) -> Callable[[Any, Any, Any], None]:
+    def given(chunk: Any, args: Any, kwargs: Any) -> None:
+        """What is given to the model is noted: an iteration that is done again must be given the same."""
+        if session.training and chunk.training:
+            session.given([*args, *kwargs.values()])
+
+    return given
+
+
+def current() -> OwnLoop | None:
+    """This process's protected loop, None if there is none. Raises FailoverError if it should have been asked for."""
+    found = guard.current()
+    if found is None and sessions.current() is not None:
+        raise FailoverError(own_words.UNPROTECTED)
+    return found

@@ -1,0 +1,50 @@
+"""Loops of scripts' own on megatron-core: ff_megatron.protect(), with kills; as the uninterrupted training, to the
+bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.compare import assert_same, injections, results
+from tests.e2e.jobs import Job, fftrain, uninterrupted
+
+SCRIPT = str(Path(__file__).parents[1] / "megatron" / "own_script.py")
+slow = pytest.mark.slow
+
+
+def run(out: Path, words: tuple[str, ...], *kills: str) -> Job:
+    script = [SCRIPT, *words, "--result", str(out / "result.json")]
+    return fftrain(out, script, "--emulate-nodes", "2", "--spares", "1", *injections(*kills), ranks=2, timeout_s=280)
+
+
+@pytest.mark.parametrize(
+    ("words", "kills"),
+    [
+        (("--bf16", "--overlap", "--skip", "5"), ("1 3 backward", "0 8 after-step")),
+        pytest.param(("--make-data", "--loops", "2"), ("0 4 step", "1 15 forward"), marks=slow),
+        pytest.param(("--bf16", "--stages", "2"), ("0 3 forward", "1 6 backward"), marks=slow),
+        pytest.param((), ("0 1 forward", "1 10 after-step"), marks=slow),
+    ],
+)
+def test_goes_on_to_the_bit(tmp_path: Path, words: tuple[str, ...], kills: tuple[str, ...]) -> None:
+    wanted = results(uninterrupted(SCRIPT, words, lambda folder: ("--result", str(folder / "result.json")), 2), 2)
+    job = run(tmp_path, words, *kills)
+    assert_same(job, wanted)
+    assert len(job.of("failover")) == len(kills)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--fp8", "hybrid"), "--fp8-format: fp8 parameters and their scales are not copied yet"),
+        (("--unprotected",), "without ff_megatron.protect(model, optimizer, scheduler, data=[...]) before it"),
+        (("--forget-data",), "is taken from a generator that cannot go back after a failure. Give protect() the data"),
+    ],
+)
+def test_what_is_refused_before_training(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    job = run(tmp_path, words)
+    assert job.code != 0 and said in job.stderr, job.stderr[-3000:]
+    assert not job.of("commit") or job.of("commit")[-1]["W"] == 0  # nothing was trained
+    assert not job.of("failover")
