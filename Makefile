@@ -45,7 +45,7 @@ TESTS :=
 ifneq ($(MEGATRON),)
 OTHER := $(CURDIR)/.venv-megatron$(MEGATRON)/site-packages
 OTHER_READY := $(OTHER)/.ready
-TESTS := tests/megatron tests/e2e/test_megatron.py tests/e2e/test_megatron_saves.py
+TESTS := tests/megatron tests/e2e/test_megatron.py tests/e2e/test_megatron_saves.py tests/e2e/test_own_loop.py
 $(OTHER_READY): scripts/other_megatron.py | $(READY)
 	python scripts/other_megatron.py $(MEGATRON) $(OTHER)
 	@touch $@
