@@ -112,6 +112,9 @@ class Training:
         self._schedule.begin_epoch(0, answer["interval"])
         self._fence.resume(0, replicator.recommit)
         self._link.send("training", rank=parts.rank)
+        # Else a death in the first iteration may find no version. The first step would wait for this one in any case.
+        with suppress(FailoverInterrupt), self._fence.activity(ACTIVITY_GATE):  # a halt is met in the iteration
+            self._gate.wait_committed(0)
 
     def join(self, first: Verdict) -> None:
         """Take the dead rank's place. first: the verdict that brought the arena."""
