@@ -38,6 +38,7 @@ class Verdicts:
         interval: int,
         source_rank: int | None = None,
         constants: dict[int, str] | None = None,
+        store: list[Any] | None = None,
     ) -> None:
         """The verdict of `epoch`, unless a newer halt has overtaken it."""
         state, frozen = self._state, constants or {}
@@ -48,8 +49,8 @@ class Verdicts:
             for unwanted in made.values():
                 unwanted.close()
             return
-        state.enter_epoch(epoch)
-        state.store.restamp(version, old_epoch, epoch)
+        state.carry_out(old_epoch, epoch, version)
+        state.halt_epoch = None
         try:
             state.store.allocate(own, replicas, made)
         except (OSError, MemoryError) as error:
@@ -84,6 +85,7 @@ class Verdicts:
                 coverage=coverage,
                 interval=interval,
                 **({"constants": constants_path(state.config.persist_dir, frozen[rank])} if rank in frozen else {}),
+                **({} if store is None else {"store": store}),
             )
         self._newcomers.look()
 

@@ -36,6 +36,9 @@ class Worker(RankProcess):
         self.warm = rank < 0
         self.asked: int | None = None
         self.halted: int | None = None
+        self.since = 0
+        self.restored = True
+        self.is_ready = False
         self.stuck = False
         self.dying = False
         self.gone = False

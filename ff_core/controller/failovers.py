@@ -58,7 +58,8 @@ class Failovers:
             waits_since=last.waits_since if last is not None else None,
         )
         for node in self.members.live_nodes():
-            self.out.send(node, "halt", epoch=state.epoch, dead=sorted(self.members.absent()))
+            settled = {"settled": [*last.settled]} if last is not None and last.settled else {}
+            self.out.send(node, "halt", epoch=state.epoch, dead=sorted(self.members.absent()), **settled)
         self.out.emit("halt", epoch=state.epoch, dead=sorted(state.round.dead), cause=cause)
         self._assign(state.round)
 
@@ -223,6 +224,7 @@ class Failovers:
                 coverage=self.state.coverage,
                 interval=interval,
                 **({} if constants is None else {"constants": constants}),
+                **({} if self.state.store is None else {"store": [*self.state.store]}),
             )
 
     def on_bad_slot(self, node: int, rank: int, epoch: int, reason: str) -> None:

@@ -74,12 +74,14 @@ class JobState:
     fired: injections that have happened.  last_checkpoint: (path, version) of the newest persisted one.
     hangs: watches progress.  members: nodes, ranks and spares.
     serial: of the next version on disk.
+    home: the node whose launcher has this controller.
 
     Of the running start of the script:
     w: newest version that every rank has committed in this epoch, -1: none.
     is_protecting: arenas exist and the loop has begun on every rank, so a death is a failover.
     round: the newest failover, also after it is done.
     left_version: with what version all ranks left the newest loop; None while a loop runs.
+    store: (host, port) of torch's store, where it has moved from where the job began; None: it has not.
     settings: with their origins, once the ranks have said what they are.
     resuming: the version on disk that all ranks begin from, until they do.
     kept: (folder, version) of the newest version on disk.  constants: rank -> file with the frozen state of its group.
@@ -98,6 +100,8 @@ class JobState:
         self.hangs = HangDetector(config.hang_timeout_s)
         self.members = Membership(job.world_size, job.nproc_per_node)
         self.serial = 1
+        self.home = 0
+        self.store: tuple[str, int] | None = None
         self._of_this_start()
 
     def _of_this_start(self) -> None:

@@ -34,6 +34,9 @@ class SimProcess(RankProcess, Process):
         self.booted = self.has_role = self.gone = self.dying = self.stuck = False
         self.asked: int | None = None
         self.halted: int | None = None
+        self.since = 0
+        self.restored = True
+        self.is_ready = False
         self.code: int | None = None
         self.frozen = False
         self.undead = False  # the kernel does not get through with it
