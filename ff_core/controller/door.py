@@ -88,13 +88,17 @@ class Door:
         it was turned away or has gone."""
         try:
             hello, our_proof = await rpc.challenge(stream, self._secret)
-            node, arrival = _who(hello)
+            node = described(hello)
+            arrival = _arrival(node, hello)
             drain = hello.get("drain")
             if drain is not None:
                 await stream.send_now("drained", proof=our_proof, reason=await self._inside.drain(drain))
                 return None
             if hello.get("rival"):
                 reason = f"a second launcher was started with --node-rank 0, on {node.hostname}"
+            elif hello.get("joins"):
+                await stream.send_now("refused", reason="the controller lives: it goes on without this node")
+                return None
             elif self._closed:
                 reason = "the job is over"
             else:
@@ -157,8 +161,10 @@ class Door:
         asyncio.get_running_loop().call_later(patience_s, end)
 
 
-def _who(hello: dict[str, Any]) -> tuple[Node, Arrival]:
-    node = Node(
+def described(hello: dict[str, Any]) -> Node:
+    """The node of an agent that has said hello."""
+    deputy = hello.get("deputy")
+    return Node(
         id=hello["node"],
         host_id=hello["host_id"],
         hostname=hello["hostname"],
@@ -166,6 +172,10 @@ def _who(hello: dict[str, Any]) -> tuple[Node, Arrival]:
         data_address=(hello["data_host"], hello["data_port"]),
         last_beat=time.time(),
         pid=hello["pid"],
+        deputy=(deputy[0], deputy[1]) if deputy else None,
     )
+
+
+def _arrival(node: Node, hello: dict[str, Any]) -> Arrival:
     launch, standby = hello.get("launch") or {}, bool(hello.get("standby"))
-    return node, Arrival(node.hostname, node.data_address[0], node.id, standby, launch)
+    return Arrival(node.hostname, node.data_address[0], node.id, standby, launch)

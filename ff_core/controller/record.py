@@ -17,8 +17,9 @@ from ff_core.controller.state import JobState, StateKinds
 class Record:
     """Plain values only: it travels as a map (msgpack).
 
-    job, settings: JobSpec.to_wire(), Settings.to_wire().  places: node -> (host, port) where its launcher listens; the
-    nodes of the job.  machines: node -> [host_id, hostname], of lost ones, too.  layouts, holders, homes, failures: by rank.  constants: rank -> [file, bytes].
+    job, settings: JobSpec.to_wire(), Settings.to_wire().  places: node -> [host, port] where its launcher listens; the
+    nodes of the job.  machines: node -> [host_id, hostname], of lost ones, too.
+    layouts, holders, homes, failures: by rank.  constants: rank -> [file, bytes].
     kinds: has_constant, frozen, on_device, groups.  preload: fields of the message; empty: none yet.
     serial: of the next version on disk.
     """

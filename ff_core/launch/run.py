@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from ff_core.contract import inject
 from ff_core.contract.alike import launch_line
 from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import LOST_CODE, JobSpec
+from ff_core.controller.deputy import DeputyServer
 from ff_core.controller.service import ControllerServer
 from ff_core.errors import ConfigError
 from ff_core.launch import folder, torch_store
@@ -122,7 +124,8 @@ def start_job(
     _serve_signals(received, on_signal)
     try:
         for node in nodes:
-            agents.start(node, address, secret, local_addr or torch_store.local_address(address), (), line)
+            own, deputy = local_addr or torch_store.local_address(address), None if job.emulated else address
+            agents.start(node, address, secret, own, (), line, deputy=deputy)
     except OSError as error:
         on_exit(node, error.errno or 1)
         print(f"fftrain: cannot start the agent of node {node}: {error}", file=sys.stderr, flush=True)
@@ -135,17 +138,21 @@ def start_job(
 
 
 def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[str, int]) -> int:
-    """On every node but 0: run this machine's agent. line: what was asked for here, which node 0 compares. address: the
-    controller's. Returns the agent's exit code, which is the job's."""
+    """On every node but 0: run this machine's agent, and be ready to take over from node 0. line: what was asked for
+    here, which node 0 compares. address: the controller's. Returns the agent's exit code, which is the job's; the job's
+    own if this launcher has taken over."""
     node = plan.machines.rank if plan.machines.rank is not None else -1
     ended = threading.Event()
     stopped_by: list[int] = []
+    stores: list[TCPStore] = []  # a store is served as long as the object lives
 
     def on_signal(signum: int) -> None:
         stopped_by.append(signum)
         if len(stopped_by) > 1:
             if signum == signal.SIGINT:
                 agents.send_signal(signal.SIGKILL)
+        elif deputy is not None and deputy.in_charge():
+            deputy.stop(signum)
         else:
             agents.send_signal(signum)
             # An agent that does not end costs this node, not the job.
@@ -153,6 +160,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             killer.daemon = True
             killer.start()
 
+    deputy: DeputyServer | None = None
     agents = Agents(lambda node, code: ended.set())
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
@@ -160,9 +168,17 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
         while place is not None:
             own = plan.local_addr or torch_store.local_address(place)
             give_gloo_an_interface(own)
-            agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby)
+            deputy = DeputyServer(secret, torch_store.bracketed(own), partial(_store_at, own, stores))
+            listens = deputy.start()
+            agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby, (own, listens[1]))
             ended.wait()
             ended.clear()
+            if deputy.in_charge():
+                code, summary = deputy.wait()
+                agents.join(_AGENTS_END_S)
+                _print_summary(code, "" if stopped_by else summary)
+                return 1 if stopped_by else code
+            deputy.close()
             code = agents.join(_AGENTS_END_S)[node]
             if stopped_by:
                 return 1
@@ -171,6 +187,13 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             machines, node = plan.machines, -1  # as another node: what it was is over
             place = find_again(machines.address, machines.port, machines.join_timeout_s, lambda: bool(stopped_by))
     return 1
+
+
+def _store_at(own: str, stores: list[TCPStore]) -> tuple[str, int]:
+    """Serve an empty torch store at the address `own`: its (host, port)."""
+    store, port = torch_store.host_store(own, 0)
+    stores.append(store)
+    return own, port
 
 
 def _check_persist_dir(directory: str) -> None:

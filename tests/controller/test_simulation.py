@@ -94,7 +94,7 @@ JOBS: dict[str, Options] = {
     "the controller of two nodes dies": Options(
         faults=1, kinds=("controller",), iterations=8, interval=0, commit="relaxed"
     ),
-    "the controller dies while it tells the verdict": Options(nodes=3, nproc=2, faults=1, kinds=("torn",), iterations=6),
+    "the controller dies while it tells a verdict": Options(nodes=3, nproc=2, faults=1, kinds=("torn",), iterations=6),
     "the same, everything": Options(
         nodes=4, nproc=1, replicas=2, faults=4, kinds=("torn", "controller", "partition", "process", "node", "slot"),
         iterations=8, has_local=True, has_constant=True,
@@ -225,7 +225,7 @@ def test_controllers_are_taken_over_at_every_step() -> None:
 
 
 def test_agents_that_missed_a_verdict_go_on() -> None:
-    worlds = [simulate(seed, JOBS["the controller dies while it tells the verdict"]) for seed in range(RUNS // 3)]
+    worlds = [simulate(seed, JOBS["the controller dies while it tells a verdict"]) for seed in range(RUNS // 3)]
     assert sum(world.laggards for world in worlds) >= RUNS / 20
     assert all(world.result == (0, "") for world in worlds)
 
