@@ -32,7 +32,7 @@ from ff_core.errors import FailoverError
 
 _CONNECT_S = 60.0
 #: So long after a stream broke for sending, what has come by it is still read.
-_READ_S = 2.0
+_READ_S = 0.2
 
 
 def host_id() -> str:
@@ -85,7 +85,7 @@ async def run(orders: dict[str, Any]) -> int:
         if problem is None:
             break
         say(f"the controller is gone{problem and f' ({problem})'}")
-        line = await _unless_done(agent, join_another(agent.allegiance, uplink, secret, {**hello, "node": node}, say))
+        line = await _unless_done(agent, join_another(agent, uplink, secret, {**hello, "node": node}))
     code = agent.exit_code
     if not agent.done.is_set():
         say("ending this node's workers")

@@ -88,11 +88,13 @@ class WorkerPool(Protocol):
 
     restart: how often the script was started again.
     settings: the job's (Settings.to_wire()), for roles given from now on.
+    store: [host, port] of torch's store, if it is not where the job began.
     """
 
     by_uid: Mapping[str, RankProcess]
     restart: int
     settings: dict[str, Any]
+    store: list[Any] | None
 
     @abstractmethod
     def of_rank(self, rank: int) -> RankProcess | None:

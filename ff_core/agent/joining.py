@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from ff_core.agent.allegiance import Allegiance
+from ff_core.agent.agent import Agent
 from ff_core.contract import rpc
+from ff_core.contract.messages import Message
 from ff_core.contract.proof import is_proven_dead
 from ff_core.errors import ProtocolError
 
@@ -51,39 +51,41 @@ class Uplink:
             self.send(name, **fields)
 
 
-async def join_another(
-    allegiance: Allegiance, uplink: Uplink, secret: bytes, hello: dict[str, Any], say: Callable[[str], None]
-) -> Line | None:
+async def join_another(agent: Agent, uplink: Uplink, secret: bytes, hello: dict[str, Any]) -> Line | None:
     """The controller is gone. Returns the line to the next one; None: there is none, for this node at least."""
+    allegiance, say = agent.allegiance, agent.state.say
     report = allegiance.report() if allegiance.was_heard() else None
     if report is None:
         return None
     uplink.hold()
     for node, host, port in allegiance.places():
-        line = await _join(host, port, secret, {**hello, "joins": report}, say)
+        line = await _join(host, port, secret, {**hello, "joins": report})
         if line == "dead":
             say(f"the launcher of node {node} is dead")
             continue
         if isinstance(line, str):
             say(f"node {node} does not take over: {line}")
             return None
-        uplink.goes_to(line[1])
+        channel, stream, welcome = line
+        agent.workers.store = welcome.get("store")
+        uplink.goes_to(stream)
         if allegiance.signum:
             uplink.send("drain", signum=allegiance.signum)
-        return line
+        return channel, stream
     return None
 
 
-async def _join(host: str, port: int, secret: bytes, hello: dict[str, Any], say: Callable[[str], None]) -> Line | str:
-    """Ask one launcher: the line to it, "dead", or why it is no controller."""
+async def _join(
+    host: str, port: int, secret: bytes, hello: dict[str, Any]
+) -> tuple[grpc.aio.Channel, rpc.Stream, Message] | str:
+    """Ask one launcher: the line to it and its welcome; "dead"; or why it is no controller."""
     deadline = time.monotonic() + _ASK_S
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     while True:
         if await is_proven_dead(host, port):
             return "dead"
         try:
-            channel, stream, _ = await rpc.connect(place, secret, hello, _CONNECT_S)
-            return channel, stream
+            return await rpc.connect(place, secret, hello, _CONNECT_S)
         except rpc.RefusedError as error:
             return str(error)
         except (ProtocolError, OSError, grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError) as error:

@@ -38,7 +38,6 @@ class Verdicts:
         interval: int,
         source_rank: int | None = None,
         constants: dict[int, str] | None = None,
-        store: list[Any] | None = None,
     ) -> None:
         """The verdict of `epoch`, unless a newer halt has overtaken it."""
         state, frozen = self._state, constants or {}
@@ -85,7 +84,7 @@ class Verdicts:
                 coverage=coverage,
                 interval=interval,
                 **({"constants": constants_path(state.config.persist_dir, frozen[rank])} if rank in frozen else {}),
-                **({} if store is None else {"store": store}),
+                **({} if state.workers.store is None else {"store": state.workers.store}),
             )
         self._newcomers.look()
 

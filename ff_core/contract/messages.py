@@ -90,7 +90,7 @@ _define(
     deputy=_opt(_L),
     joins=_opt(_D),
 )
-_define("welcome", "controller > agent", proof=_B, job=_D, node=_I)
+_define("welcome", "controller > agent", proof=_B, job=_D, node=_I, store=_opt(_L))
 _define("refused", "controller > agent", reason=_S)
 _define("drained", "controller > agent", proof=_B, reason=_S)
 
@@ -118,7 +118,6 @@ _define(
     coverage=_S,
     interval=_I,
     constants=_opt(_D),
-    store=_opt(_L),
 )
 _define("regroup", "controller > agent > worker", epoch=_I)
 _define("may_leave", "controller > agent > worker", epoch=_I, version=_I)
@@ -214,6 +213,7 @@ _define(
     job=_D,
     injections=_L,
     world_size=_I,
+    store=_opt(_L),
 )
 _define("arena", "agent > worker", epoch=_I, holders=_L, coverage=_S, interval=_I)
 _define(

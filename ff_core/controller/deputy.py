@@ -137,7 +137,8 @@ class DeputyServer(Service):
         joined, now = self._election.joined, self.now()
         for one in joined.values():
             one.node.last_beat = now
-        takeover = Takeover(self, persisted.find, joined, self._election.record, store, self._died_at)
+        takeover = Takeover(self, persisted.find, joined, self._election.record, self._died_at)
+        self._store = store
         self._job = takeover.controller.state.job
         self._events = EventLog(self._job.out_dir) if self._job.out_dir else None
         self._controller = takeover.controller

@@ -224,7 +224,6 @@ class Failovers:
                 coverage=self.state.coverage,
                 interval=interval,
                 **({} if constants is None else {"constants": constants}),
-                **({} if self.state.store is None else {"store": [*self.state.store]}),
             )
 
     def on_bad_slot(self, node: int, rank: int, epoch: int, reason: str) -> None:

@@ -45,6 +45,7 @@ class Service(Outbox):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._job: JobSpec | None = None  # from when on it is known
         self._events: EventLog | None = None
+        self._store: tuple[str, int] | None = None  # torch's, if it is not where the job began
         self._controller: Controller | None = None
         self._outcome: tuple[int, str] | None = None
 
@@ -196,7 +197,8 @@ class Service(Outbox):
         writer: asyncio.Task[None] | None = None
         reason = "its connection closed"
         try:
-            await stream.send_now("welcome", proof=our_proof, job=self._job.to_wire(), node=node)
+            job, store = self._job.to_wire(), {} if self._store is None else {"store": [*self._store]}
+            await stream.send_now("welcome", proof=our_proof, job=job, node=node, **store)
             writer = asyncio.create_task(stream.pump())
             message = await first
             while message is not None:

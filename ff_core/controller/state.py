@@ -81,7 +81,6 @@ class JobState:
     is_protecting: arenas exist and the loop has begun on every rank, so a death is a failover.
     round: the newest failover, also after it is done.
     left_version: with what version all ranks left the newest loop; None while a loop runs.
-    store: (host, port) of torch's store, where it has moved from where the job began; None: it has not.
     settings: with their origins, once the ranks have said what they are.
     resuming: the version on disk that all ranks begin from, until they do.
     kept: (folder, version) of the newest version on disk.  constants: rank -> file with the frozen state of its group.
@@ -101,7 +100,6 @@ class JobState:
         self.members = Membership(job.world_size, job.nproc_per_node)
         self.serial = 1
         self.home = 0
-        self.store: tuple[str, int] | None = None
         self._of_this_start()
 
     def _of_this_start(self) -> None:

@@ -37,15 +37,14 @@ class Takeover:
     """controller: the job's from now on; nobody has heard of it before begin()."""
 
     def __init__(
-        self, out: Outbox, find: Find, joined: Mapping[int, Joined], record: Record, store: tuple[str, int],
-        died_at: float,
+        self, out: Outbox, find: Find, joined: Mapping[int, Joined], record: Record, died_at: float
     ) -> None:  # fmt: skip
-        """joined: all of the record's nodes that live.  record: the newest.  store: where torch's store is now.
+        """joined: all of the record's nodes that live.  record: the newest.
         died_at: when the controller before was lost, wall clock, seconds."""
         settings = Settings.from_wire(record.settings)
         self.controller = Controller(job_of(record), settings.config, out, find)
         self._out, self._died_at, state = out, died_at, self.controller.state
-        state.settings, state.store, state.is_protecting = settings, store, True
+        state.settings, state.is_protecting = settings, True
         state.home = min(joined)  # whoever is lower is proven dead, or somebody would have joined it
         record.put_into(state)
         self.controller.preload = record.preload or None

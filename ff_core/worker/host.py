@@ -30,7 +30,7 @@ class WorkerHost:
     def __init__(self, parts: WorkerParts, asked: _Asked) -> None:
         self._rank, self._link, self._page, self._fence = parts.rank, parts.link, parts.page, parts.fence
         self._asked = asked
-        self._moved_to: tuple[str, int] | None = None
+        self._moved_to = parts.store
 
     @property
     def epoch(self) -> int:

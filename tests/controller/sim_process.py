@@ -139,6 +139,7 @@ class SimWorkers(WorkerPool):
         self.by_uid: dict[str, SimProcess] = {}
         self.restart = 0
         self.settings: dict[str, Any] = {}
+        self.store: list[Any] | None = None
 
     def of_rank(self, rank: int) -> SimProcess | None:
         return next((worker for worker in self.by_uid.values() if worker.rank == rank and not worker.dying), None)

@@ -129,6 +129,6 @@ class Takeovers:
         self.trace.append(f"{self.steps}: {node} TAKES OVER")
         if node != min(election.joined):
             raise Violation(f"node {node} takes over, and {sorted(election.joined)} live")
-        takeover = Takeover(world, self.disk.find, election.joined, election.record, ("host", node), self.now())
+        takeover = Takeover(world, self.disk.find, election.joined, election.record, self.now())
         self.controller = takeover.controller
         takeover.begin()
