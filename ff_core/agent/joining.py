@@ -22,6 +22,7 @@ from ff_core.errors import ProtocolError
 _ASK_S = 5.0
 _CONNECT_S = 2.0
 _AGAIN_S = 0.02
+_LOOK_S = 0.1
 
 Line = tuple[grpc.aio.Channel, rpc.Stream]
 
@@ -82,13 +83,19 @@ async def _join(
     deadline = time.monotonic() + _ASK_S
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     while True:
-        if await is_proven_dead(host, port):
-            return "dead"
+        asking = asyncio.ensure_future(rpc.connect(place, secret, hello, _CONNECT_S))
         try:
-            return await rpc.connect(place, secret, hello, _CONNECT_S)
+            while not asking.done():  # gRPC itself does not say that nobody listens
+                if await is_proven_dead(host, port):
+                    return "dead"
+                await asyncio.wait((asking,), timeout=_LOOK_S)
+            return asking.result()
         except rpc.RefusedError as error:
             return str(error)
         except (ProtocolError, OSError, grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError) as error:
             if time.monotonic() > deadline:
                 return f"it does not answer, and may live ({error})"
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
         await asyncio.sleep(_AGAIN_S)
