@@ -71,6 +71,7 @@ async def run(orders: dict[str, Any]) -> int:
     job, node = JobSpec.from_wire(welcome["job"]), welcome["node"]
     uplink = Uplink(stream)
     agent = Agent(node, job, secret, port, uplink.send, say)
+    agent.workers.store = welcome.get("store")
     agent.settle(job.config)
     loop = asyncio.get_running_loop()
     # In a session of its own: the terminal's Ctrl-C goes to the launcher. What comes here is the launcher's order to

@@ -14,8 +14,9 @@ from contextlib import suppress
 import grpc
 
 from ff_core.contract import persisted, rpc
+from ff_core.contract.job import JobSpec
 from ff_core.contract.proof import is_proven_dead
-from ff_core.controller.door import described
+from ff_core.controller.door import Door, described
 from ff_core.controller.election import Election, Joined
 from ff_core.controller.service import Service
 from ff_core.controller.takeover import Takeover
@@ -27,16 +28,21 @@ TOGETHER_S = 10.0
 _AGAIN_S = 0.05
 
 
-class DeputyServer(Service):
-    """host_store(): serves an empty torch store as long as this process lives; returns its (host, port)."""
+HostStore = Callable[[tuple[str, int]], tuple[str, int]]
 
-    def __init__(self, secret: bytes, host: str, host_store: Callable[[], tuple[str, int]]) -> None:
+
+class DeputyServer(Service):
+    """host_store(controller): serves an empty torch store as long as this process lives, in which nodes that come find
+    the address of the controller, (host, port); returns the store's."""
+
+    def __init__(self, secret: bytes, host: str, host_store: HostStore) -> None:
         super().__init__(host)
         self._secret, self._host_store = secret, host_store
         self._election = Election()
         self._waiting: dict[int, tuple[rpc.Stream, asyncio.Future[str]]] = {}
         self._gathering: asyncio.Task[None] | None = None
         self._died_at = 0.0
+        self._door: Door | None = None  # once it is in charge
 
     def in_charge(self) -> bool:
         """This is the job's controller now."""
@@ -54,11 +60,20 @@ class DeputyServer(Service):
 
     def _close(self) -> None:
         self._refuse("the job is over", list(self._waiting))
+        if self._door is not None:
+            self._door.close()
+
+    def abandon(self, node: int) -> None:
+        if self._door is not None:
+            self._door.lost(node)
 
     async def _session(self, stream: rpc.Stream) -> None:
+        if self._door is not None:
+            await self._through(self._door, stream)
+            return
         try:
             hello, our_proof = await rpc.challenge(stream, self._secret)
-            if not hello.get("joins") or self._controller is not None or self._stopping.is_set():
+            if not hello.get("joins") or self.in_charge() or self._stopping.is_set():
                 await stream.send_now("refused", reason="this launcher does not let nodes into the job")
                 return
             joined = Joined.of(described(hello), hello["joins"])
@@ -109,7 +124,7 @@ class DeputyServer(Service):
 
     async def _until_complete(self) -> None:
         deadline = time.monotonic() + TOGETHER_S
-        store = asyncio.ensure_future(asyncio.to_thread(self._host_store))
+        store = asyncio.ensure_future(asyncio.to_thread(self._host_store, self._address.result()))
         while self._waiting and not self._stopping.is_set():
             missing = self._election.missing()
             dead = await asyncio.gather(*(is_proven_dead(*place) for place in missing.values()))
@@ -134,16 +149,24 @@ class DeputyServer(Service):
         self._refuse("the job goes on without this node", outsiders)
         for node in outsiders:
             self._election.leave(node)
-        joined, now = self._election.joined, self.now()
+        joined, record, now = self._election.joined, self._election.record, self.now()
         for one in joined.values():
             one.node.last_beat = now
-        takeover = Takeover(self, persisted.find, joined, self._election.record, self._died_at)
+        takeover = Takeover(self, persisted.find, joined, record, self._died_at)
         self._store = store
-        self._job = takeover.controller.state.job
+        state = takeover.controller.state
+        self._job, state.endpoint = state.job, _text(*store)
+        self._door = Door(JobSpec.from_wire(record.job), self._secret, self)
+        self._door.goes_on({node: one.node.hostname for node, one in joined.items()}, max(record.machines))
         self._events = EventLog(self._job.out_dir) if self._job.out_dir else None
         self._controller = takeover.controller
         for node in joined:
             stream, let_in = self._waiting[node]
             self._streams[node] = stream  # what is sent waits there until its session has said welcome
             let_in.set_result("")
+        self.say(f"nodes that come are let in here: fftrain run --standby --rdzv-endpoint {state.endpoint} ...")
         self._guard(takeover.begin)
+
+
+def _text(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -54,6 +54,11 @@ class Door:
     def size(self) -> int | None:
         return self._rendezvous.size
 
+    def goes_on(self, nodes: dict[int, str], given: int) -> None:
+        """The job runs, and another controller had let `nodes` in: number -> hostname. given: numbers up to this one
+        are."""
+        self._rendezvous.goes_on(nodes, given)
+
     def lost(self, node: int) -> None:
         """`node` is not in the job any more."""
         self._rendezvous.lost(node)

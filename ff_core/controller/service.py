@@ -31,7 +31,7 @@ _TICK_S = 0.1
 _STOP_S = 15.0
 
 
-class Service(Outbox):
+class Service(Outbox, Inside):
     """A controller, or what may become one, with its streams to agents. `start`, then `wait` for the exit code; `stop`
     from a signal handler's thread."""
 
@@ -191,6 +191,39 @@ class Service(Outbox):
 
             self.cannot_begin(f"internal error of the controller: {error}\n{traceback.format_exc()}")
 
+    async def drain(self, node: int) -> str:
+        """See Inside."""
+        if self._controller is None:
+            return "the job has not begun"
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def answer(reason: str) -> None:
+            if not ended.done():
+                ended.set_result(reason)
+
+        self._guard(self._controller.drain, node, answer)
+        over = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
+        return ended.result() if ended.done() else "the job is over"
+
+    def let_in(self, node: Node, stream: rpc.Stream) -> None:
+        """See Inside."""
+        assert self._controller is not None
+        self._streams[node.id] = stream  # what is sent waits there until its session has said welcome
+        self._guard(self._controller.node_up, node)
+
+    async def _through(self, door: Door, stream: rpc.Stream) -> None:
+        """A connection of somebody who comes to `door`."""
+        entered = await door.enter(stream)
+        if entered is None:
+            return
+        node, our_proof, first = entered
+        try:
+            await self._serve(node.id, stream, our_proof, first)
+        finally:
+            door.lost(node.id)
+
     async def _serve(self, node: int, stream: rpc.Stream, our_proof: bytes, first: asyncio.Future[Any]) -> None:
         """An agent that takes part, to the end of its connection. first: what it says next."""
         assert self._controller is not None and self._job is not None
@@ -218,7 +251,7 @@ class Service(Outbox):
             self._guard(self._controller.node_down, node, reason)
 
 
-class ControllerServer(Service, Inside):
+class ControllerServer(Service):
     """The controller with which a job begins."""
 
     def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
@@ -247,31 +280,7 @@ class ControllerServer(Service, Inside):
             assert self._door.size is not None
             self._job = replace(self._begun, nodes=self._door.size)
             self._controller = Controller(self._job, Settings.from_wire(self._job.config).config, self)
-        self._streams[node.id] = stream  # what is sent waits there until its session has said welcome
-        self._guard(self._controller.node_up, node)
-
-    async def drain(self, node: int) -> str:
-        """See Inside."""
-        if self._controller is None:
-            return "the job has not begun"
-        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        def answer(reason: str) -> None:
-            if not ended.done():
-                ended.set_result(reason)
-
-        self._guard(self._controller.drain, node, answer)
-        over = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
-        over.cancel()
-        return ended.result() if ended.done() else "the job is over"
+        super().let_in(node, stream)
 
     async def _session(self, stream: rpc.Stream) -> None:
-        entered = await self._door.enter(stream)
-        if entered is None:
-            return
-        node, our_proof, first = entered
-        try:
-            await self._serve(node.id, stream, our_proof, first)
-        finally:
-            self._door.lost(node.id)
+        await self._through(self._door, stream)

@@ -74,7 +74,8 @@ class JobState:
     fired: injections that have happened.  last_checkpoint: (path, version) of the newest persisted one.
     hangs: watches progress.  members: nodes, ranks and spares.
     serial: of the next version on disk.
-    home: the node whose launcher has this controller.
+    home: the node whose launcher has this controller.  endpoint: where nodes that come find it, HOST:PORT; empty: where
+    the job began.
 
     Of the running start of the script:
     w: newest version that every rank has committed in this epoch, -1: none.
@@ -100,6 +101,7 @@ class JobState:
         self.members = Membership(job.world_size, job.nproc_per_node)
         self.serial = 1
         self.home = 0
+        self.endpoint = ""
         self._of_this_start()
 
     def _of_this_start(self) -> None:

@@ -168,7 +168,8 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
         while place is not None:
             own = plan.local_addr or torch_store.local_address(place)
             give_gloo_an_interface(own)
-            deputy = DeputyServer(secret, torch_store.bracketed(own), partial(_store_at, own, stores))
+            store_here = partial(_store_at, own, plan.machines.port, stores)
+            deputy = DeputyServer(secret, torch_store.bracketed(own), store_here)
             listens = deputy.start()
             agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby, (own, listens[1]))
             ended.wait()
@@ -189,9 +190,13 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
     return 1
 
 
-def _store_at(own: str, stores: list[TCPStore]) -> tuple[str, int]:
-    """Serve an empty torch store at the address `own`: its (host, port)."""
-    store, port = torch_store.host_store(own, 0)
+def _store_at(own: str, port: int, stores: list[TCPStore], controller: tuple[str, int]) -> tuple[str, int]:
+    """Serve an empty torch store at `own`:`port`, or another port if that is taken: its (host, port)."""
+    try:
+        store, port = torch_store.host_store(own, port)
+    except torch_store.PortTakenError:
+        store, port = torch_store.host_store(own, 0)
+    torch_store.publish_controller(store, controller)
     stores.append(store)
     return own, port
 

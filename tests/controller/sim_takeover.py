@@ -34,7 +34,6 @@ class Takeovers:
     trace: deque[str]
     lost: list[int]
     losses: list[str]
-    coming: list[int]
     old_messages: list[tuple[int, Message]]
     result: tuple[int, str] | None
     now: Callable[[], float]
@@ -58,7 +57,6 @@ class Takeovers:
         home.die()
         self.headless = True
         self.lost.clear()
-        self.coming.clear()  # nobody finds the next one
         self._elections.clear()
         self._ended.clear()
         for host in self.hosts.values():

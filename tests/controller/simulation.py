@@ -221,7 +221,7 @@ class World(Checks, Faults, Takeovers, Outbox):
             idle, draw, hosts = 0, self.random.random, list(self.hosts.values())
             while self.result is None and self.steps < until:
                 self.steps += 1
-                if self.coming and self.steps >= min(self.coming):
+                if self.coming and self.steps >= min(self.coming) and not self.headless:
                     self._another()
                 hosts = list(self.hosts.values()) if len(hosts) < len(self.hosts) else hosts
                 if self.controller.drains.waiting and not self.headless:

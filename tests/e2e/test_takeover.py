@@ -155,3 +155,25 @@ def test_node_0_is_cut_off_and_lives(tmp_path: Path, three: Hosts) -> None:
         wait_until_said(tmp_path, number, "ending this node's workers")
     assert not seen("takeover")(read_events(tmp_path))
     assert started[0].poll() is None
+
+
+@pytest.mark.slow
+def test_a_host_comes_again_when_another_one_has_the_controller(
+    tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]
+) -> None:
+    """There is no standby: the job waits, and says with which command. Host 0 runs it, and takes its own ranks again."""
+    started = start(tmp_path, three, (0, 1), pause=0.9)
+    wait_for(tmp_path, committed(4))
+    three.power_off(0)
+    endpoint = f"{three.addresses[1]}:29503"
+    wait_until_said(tmp_path, 1, f"with --standby and --rdzv-endpoint {endpoint}")
+    words = command(tmp_path, three, 0, "--nnodes", "2", "--standby", pause=0.9)
+    words[words.index("--rdzv-endpoint") + 1] = endpoint
+    started[2] = three.start(0, words, tmp_path / "host2.txt", ENV)
+    assert_ended_well(tmp_path, started, 1, 2)
+    assert_same(tmp_path, uninterrupted)
+    events = read_events(tmp_path)
+    (failover,) = [event for event in events if event["kind"] == "failover"]
+    assert failover["newcomers"] == [0, 1] and failover["spare"] == "cold"
+    moved = [event["node"] for event in events if event["kind"] == "worker_start" and event["rank"] == 0]
+    assert moved == [0, 2]
