@@ -94,21 +94,21 @@ class DeputyServer(Service):
             self._died_at = time.time()
             self._gathering = loop.create_task(self._gather())
         first = asyncio.ensure_future(stream.receive())
-        await asyncio.wait((let_in, first), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait((let_in, first), return_when=asyncio.FIRST_COMPLETED)
+            reason = let_in.result() if let_in.done() else "gone"
+        except asyncio.CancelledError:  # so gRPC ends the session of who has gone
+            reason = "gone"
         self._waiting.pop(node, None)
-        if not let_in.done():
-            self._election.leave(node)
-            with suppress(Exception):
-                first.exception()  # asked for, so that nobody warns of it
-            return
-        reason = let_in.result()
         if not reason:
             await self._serve(node, stream, our_proof, first)
             return
         self._election.leave(node)
-        with suppress(grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError):
-            await stream.send_now("refused", reason=reason)
         first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        if reason != "gone":
+            with suppress(grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError):
+                await stream.send_now("refused", reason=reason)
 
     # ---- taking over ------------------------------------------------------------------------------------------------
 

@@ -161,7 +161,7 @@ def test_node_0_is_cut_off_and_lives(tmp_path: Path, three: Hosts) -> None:
 def test_a_host_comes_again_when_another_one_has_the_controller(
     tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]
 ) -> None:
-    """There is no standby: the job waits, and says with which command. Host 0 runs it, and takes its own ranks again."""
+    """There is no standby: the job waits, and says with which command. Host 0 runs it, and gets its ranks again."""
     started = start(tmp_path, three, (0, 1), pause=0.9)
     wait_for(tmp_path, committed(4))
     three.power_off(0)
