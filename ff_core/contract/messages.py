@@ -89,6 +89,7 @@ _define(
     drain=_opt(_I),
     deputy=_opt(_L),
     joins=_opt(_D),
+    goes_on=_opt(_L),
 )
 _define("welcome", "controller > agent", proof=_B, job=_D, node=_I, store=_opt(_L))
 _define("refused", "controller > agent", reason=_S)

@@ -233,7 +233,8 @@ class Controller(JobControl):
     def restart_job(self, reason: str, dead: set[int], *, anew: bool = False) -> None:
         """See JobControl."""
         state = self.state
-        if state.restart >= state.job.max_restarts or len(state.members.places()) < state.job.nodes:
+        most = state.job.max_restarts if state.may_restart else 0
+        if state.restart >= most or len(state.members.places()) < state.job.nodes:
             ranks = state.members.ranks
             tails = [ranks[rank].tail for rank in sorted(dead) if ranks[rank].tail]
             self.finish(1, reason + ("\n" + tails[0] if tails else ""))

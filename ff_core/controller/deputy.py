@@ -29,15 +29,18 @@ _AGAIN_S = 0.05
 
 
 HostStore = Callable[[tuple[str, int]], tuple[str, int]]
+TakenOver = Callable[["DeputyServer", JobSpec, dict[str, str], tuple[str, int]], None]
 
 
 class DeputyServer(Service):
     """host_store(controller): serves an empty torch store as long as this process lives, in which nodes that come find
-    the address of the controller, (host, port); returns the store's."""
+    the address of the controller, (host, port); returns the store's.
+    taken_over(self, job, line, endpoint): called once, from the controller's thread; it must not take long. line: as in
+    JobState."""
 
-    def __init__(self, secret: bytes, host: str, host_store: HostStore) -> None:
+    def __init__(self, secret: bytes, host: str, host_store: HostStore, taken_over: TakenOver) -> None:
         super().__init__(host)
-        self._secret, self._host_store = secret, host_store
+        self._secret, self._host_store, self._taken_over = secret, host_store, taken_over
         self._election = Election()
         self._waiting: dict[int, tuple[rpc.Stream, asyncio.Future[str]]] = {}
         self._gathering: asyncio.Task[None] | None = None
@@ -156,7 +159,7 @@ class DeputyServer(Service):
         self._store = store
         state = takeover.controller.state
         self._job, state.endpoint = state.job, _text(*store)
-        self._door = Door(JobSpec.from_wire(record.job), self._secret, self)
+        self._door = Door(state.job, self._secret, self, state.line)
         self._door.goes_on({node: one.node.hostname for node, one in joined.items()}, max(record.machines))
         self._events = EventLog(self._job.out_dir) if self._job.out_dir else None
         self._controller = takeover.controller
@@ -166,6 +169,7 @@ class DeputyServer(Service):
             let_in.set_result("")
         self.say(f"nodes that come are let in here: fftrain run --standby --rdzv-endpoint {state.endpoint} ...")
         self._guard(takeover.begin)
+        self._taken_over(self, state.job, state.line, store)
 
 
 def _text(host: str, port: int) -> str:

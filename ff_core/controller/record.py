@@ -17,7 +17,8 @@ from ff_core.controller.state import JobState, StateKinds
 class Record:
     """Plain values only: it travels as a map (msgpack).
 
-    job, settings: JobSpec.to_wire(), Settings.to_wire().  places: node -> [host, port] where its launcher listens; the
+    job, settings: JobSpec.to_wire(), Settings.to_wire().  line: what nodes that come must have been started with.
+    places: node -> [host, port] where its launcher listens; the
     nodes of the job.  machines: node -> [host_id, hostname], of lost ones, too.
     layouts, holders, homes, failures: by rank.  constants: rank -> [file, bytes].
     kinds: has_constant, frozen, on_device, groups.  preload: fields of the message; empty: none yet.
@@ -26,6 +27,7 @@ class Record:
 
     job: dict[str, Any]
     settings: dict[str, Any]
+    line: dict[str, str]
     restart: int
     places: dict[int, list[Any]]
     machines: dict[int, list[str]]
@@ -48,6 +50,7 @@ class Record:
         return cls(
             job=state.job.to_wire(),
             settings=state.settings.to_wire(),
+            line=state.line,
             restart=state.restart,
             places=places(members),
             machines={number: [node.host_id, node.hostname] for number, node in members.nodes.items()},
@@ -79,6 +82,7 @@ class Record:
     def put_into(self, state: JobState) -> None:
         """All of it but who is in the job, and what each node says of itself."""
         state.restart, state.serial, state.fired = self.restart, self.serial, set(self.fired)
+        state.line = self.line
         state.last_checkpoint = (self.checkpoint[0], self.checkpoint[1]) if self.checkpoint else None
         state.constants = {rank: Part(*part) for rank, part in self.constants.items()}
         state.kinds = StateKinds(

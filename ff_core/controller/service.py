@@ -48,6 +48,8 @@ class Service(Outbox, Inside):
         self._store: tuple[str, int] | None = None  # torch's, if it is not where the job began
         self._controller: Controller | None = None
         self._outcome: tuple[int, str] | None = None
+        #: The endpoint of the job, if it turned out that it runs and has its controller elsewhere.
+        self.elsewhere: tuple[str, int] | None = None
 
     # ---- what kinds of it do otherwise ------------------------------------------------------------------------------
 
@@ -207,6 +209,12 @@ class Service(Outbox, Inside):
         over.cancel()
         return ended.result() if ended.done() else "the job is over"
 
+    def goes_on_at(self, host: str, port: int) -> None:
+        """See Inside."""
+        if self._outcome is None:
+            self.elsewhere = host, port
+            self.finish(1, f"the job goes on, with its controller at {host}:{port}")
+
     def let_in(self, node: Node, stream: rpc.Stream) -> None:
         """See Inside."""
         assert self._controller is not None
@@ -280,6 +288,7 @@ class ControllerServer(Service):
             assert self._door.size is not None
             self._job = replace(self._begun, nodes=self._door.size)
             self._controller = Controller(self._job, Settings.from_wire(self._job.config).config, self)
+            self._controller.state.line = self._door.line
         super().let_in(node, stream)
 
     async def _session(self, stream: rpc.Stream) -> None:

@@ -75,7 +75,8 @@ class JobState:
     hangs: watches progress.  members: nodes, ranks and spares.
     serial: of the next version on disk.
     home: the node whose launcher has this controller.  endpoint: where nodes that come find it, HOST:PORT; empty: where
-    the job began.
+    the job began.  line: what node 0 was started with, which nodes that come must have been, too.
+    may_restart: the script can be started again from its beginning, as often as the job says.
 
     Of the running start of the script:
     w: newest version that every rank has committed in this epoch, -1: none.
@@ -102,6 +103,8 @@ class JobState:
         self.serial = 1
         self.home = 0
         self.endpoint = ""
+        self.line: dict[str, str] = {}
+        self.may_restart = True
         self._of_this_start()
 
     def _of_this_start(self) -> None:

@@ -7,7 +7,6 @@ docs/protocol.md, section 8.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ff_core.config.settings import Settings
 from ff_core.contract.job import JobSpec
@@ -27,12 +26,6 @@ TERM = 1024
 _PASSED_OVER = 1000
 
 
-def job_of(record: Record) -> JobSpec:
-    """The job, as it is from now on. It is not started again from the beginning: its workers know the store that is
-    gone."""
-    return replace(JobSpec.from_wire(record.job), max_restarts=0)
-
-
 class Takeover:
     """controller: the job's from now on; nobody has heard of it before begin()."""
 
@@ -42,9 +35,10 @@ class Takeover:
         """joined: all of the record's nodes that live.  record: the newest.
         died_at: when the controller before was lost, wall clock, seconds."""
         settings = Settings.from_wire(record.settings)
-        self.controller = Controller(job_of(record), settings.config, out, find)
+        self.controller = Controller(JobSpec.from_wire(record.job), settings.config, out, find)
         self._out, self._died_at, state = out, died_at, self.controller.state
         state.settings, state.is_protecting = settings, True
+        state.may_restart = False  # the environment of its workers names the store that is gone
         state.home = min(joined)  # whoever is lower is proven dead, or somebody would have joined it
         record.put_into(state)
         self.controller.preload = record.preload or None

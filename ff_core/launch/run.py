@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
 from ff_core.launch.interfaces import give_gloo_an_interface
 from ff_core.launch.meeting import find_again, meet
-from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0
+from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0, watch_for_return
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -90,7 +91,14 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
         nodes = range(job.nodes) if job.emulated else [0]
         if machines.several:
             give_gloo_an_interface(plan.local_addr or torch_store.local_address(address))
-        return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
+        code = start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
+    if server.elsewhere is None:
+        return code
+    # Its node 0 was lost, which was here perhaps, and another launcher has taken over.
+    host, port = server.elsewhere
+    there = replace(machines, standby=True, rank=None, hosts=False, address=host, port=port)
+    found = find_again(host, port, machines.join_timeout_s, lambda: False)
+    return 1 if found is None else join_job(replace(plan, machines=there), secret, launch_line(job), found)
 
 
 def start_job(
@@ -133,7 +141,8 @@ def start_job(
     agents.join(_AGENTS_END_S)
     if stopped_by:
         return 1
-    _print_summary(code, summary)
+    if server.elsewhere is None:
+        _print_summary(code, summary)
     return code
 
 
@@ -169,7 +178,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             own = plan.local_addr or torch_store.local_address(place)
             give_gloo_an_interface(own)
             store_here = partial(_store_at, own, plan.machines.port, stores)
-            deputy = DeputyServer(secret, torch_store.bracketed(own), store_here)
+            deputy = DeputyServer(secret, torch_store.bracketed(own), store_here, partial(watch_for_return, secret))
             listens = deputy.start()
             agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby, (own, listens[1]))
             ended.wait()

@@ -158,18 +158,23 @@ def test_node_0_is_cut_off_and_lives(tmp_path: Path, three: Hosts) -> None:
 
 
 @pytest.mark.slow
-def test_a_host_comes_again_when_another_one_has_the_controller(
-    tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]
+@pytest.mark.parametrize("same_command", [True, False])
+def test_host_0_comes_again_when_another_one_has_the_controller(
+    tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any], same_command: bool
 ) -> None:
-    """There is no standby: the job waits, and says with which command. Host 0 runs it, and gets its ranks again."""
+    """There is no standby: the job waits, and says with which command. Host 0 runs it, and gets its ranks again. With
+    its own command it begins the job a second time, is told so, and stands by."""
     started = start(tmp_path, three, (0, 1), pause=0.9)
     wait_for(tmp_path, committed(4))
     three.power_off(0)
     endpoint = f"{three.addresses[1]}:29503"
     wait_until_said(tmp_path, 1, f"with --standby and --rdzv-endpoint {endpoint}")
-    words = command(tmp_path, three, 0, "--nnodes", "2", "--standby", pause=0.9)
-    words[words.index("--rdzv-endpoint") + 1] = endpoint
-    started[2] = three.start(0, words, tmp_path / "host2.txt", ENV)
+    if same_command:
+        words = command(tmp_path, three, 0, "--nnodes", "2", pause=0.9)
+    else:
+        words = command(tmp_path, three, 0, "--nnodes", "2", "--standby", pause=0.9)
+        words[words.index("--rdzv-endpoint") + 1] = endpoint
+    started[2] = three.start(0, words, log(tmp_path, 2), ENV)
     assert_ended_well(tmp_path, started, 1, 2)
     assert_same(tmp_path, uninterrupted)
     events = read_events(tmp_path)
@@ -177,3 +182,4 @@ def test_a_host_comes_again_when_another_one_has_the_controller(
     assert failover["newcomers"] == [0, 1] and failover["spare"] == "cold"
     moved = [event["node"] for event in events if event["kind"] == "worker_start" and event["rank"] == 0]
     assert moved == [0, 2]
+    assert len([event for event in events if event["kind"] == "job_end"]) == 1

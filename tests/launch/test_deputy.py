@@ -25,7 +25,7 @@ STORE = ("127.0.0.1", 4711)
 
 @pytest.fixture
 def deputy() -> Iterator[DeputyServer]:
-    server = DeputyServer(SECRET, "127.0.0.1", lambda controller: STORE)
+    server = DeputyServer(SECRET, "127.0.0.1", lambda controller: STORE, lambda *_: None)
     server.start()
     yield server
     if not server.done():
