@@ -52,7 +52,8 @@ def watch_for_return(
     secret: bytes, server: DeputyServer, job: JobSpec, line: dict[str, str], endpoint: tuple[str, int]
 ) -> None:  # fmt: skip
     """In a thread, while `server` has the controller of `job`: a launcher that comes to where the job began is told
-    that it goes on, and where (`endpoint`). line: what it must have been started with, or it is another job's. It would begin the job a second time."""
+    that it goes on, and where (`endpoint`). It would begin the job a second time. line: what it must have been started
+    with, or it is another job's."""
     hello = _hello() | {"launch": line, "goes_on": [*endpoint]}
 
     def look() -> None:
