@@ -89,6 +89,10 @@ class Service(Outbox, Inside):
         """End the job, which cannot begin."""
         self._call(self.cannot_begin, reason)
 
+    def give_up(self) -> None:
+        """This is no controller after all: end, without a word in the job's events, which may be another launcher's."""
+        self._call(self.finish, 1, "")
+
     def agent_failed(self, node: int, reason: str) -> None:
         """The launcher saw an agent's process end before or without its stream ending."""
         self._call(self._agent_failed, node, reason)

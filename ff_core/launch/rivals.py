@@ -15,13 +15,11 @@ from ff_core.errors import ConfigError, ProtocolError
 from ff_core.launch import torch_store
 
 if TYPE_CHECKING:
-    from ff_core.controller.deputy import DeputyServer
     from ff_core.controller.service import ControllerServer
 
 _CONNECT_S = 1.0
 _ANSWER_S = 5.0
 _LOOK_AGAIN_S = 3.0
-_LOOK_FOR_RETURN_S = 0.5
 
 
 def refuse_second_node_0(address: str, port: int, secret: bytes) -> None:
@@ -48,22 +46,13 @@ def watch_for_node_0(
     threading.Thread(target=look, name="ff-rivals", daemon=True).start()
 
 
-def watch_for_return(
-    secret: bytes, server: DeputyServer, job: JobSpec, line: dict[str, str], endpoint: tuple[str, int]
-) -> None:  # fmt: skip
-    """In a thread, while `server` has the controller of `job`: a launcher that comes to where the job began is told
-    that it goes on, and where (`endpoint`). It would begin the job a second time. line: what it must have been started
-    with, or it is another job's."""
-    hello = _hello() | {"launch": line, "goes_on": [*endpoint]}
-
-    def look() -> None:
-        while not server.done():
-            found = controller_at(job.master_addr, job.master_port)
-            if found is not None and (job.master_addr, job.master_port) != endpoint:
-                _announce(found, secret, hello)
-            time.sleep(_LOOK_FOR_RETURN_S)
-
-    threading.Thread(target=look, name="ff-rivals", daemon=True).start()
+def tell_who_returns(job: JobSpec, line: dict[str, str], endpoint: tuple[str, int], secret: bytes) -> None:
+    """A launcher that has come to where `job` began is told that the job goes on, and where (`endpoint`). It would
+    begin the job a second time. line: what it must have been started with, or it is another job's."""
+    began = job.master_addr, job.master_port
+    found = controller_at(*began) if began != endpoint else None
+    if found is not None:
+        _announce(found, secret, _hello() | {"launch": line, "goes_on": [*endpoint]})
 
 
 def controller_at(address: str, port: int) -> tuple[str, int] | None:

@@ -8,8 +8,9 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,10 @@ from ff_core.errors import ConfigError
 from ff_core.launch import folder, torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
+from ff_core.launch.charge import Charge
 from ff_core.launch.interfaces import give_gloo_an_interface
 from ff_core.launch.meeting import find_again, meet
-from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0, watch_for_return
+from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 _LATE_S = 10.0
 #: Agents end once the controller has: by then their workers are gone.
 _AGENTS_END_S = 3.0
+#: A launcher that has taken over looks so often, or nearly, at where the job began.
+_TOLD_S, _LOOK_S = 5.0, 0.05
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +81,7 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
     job = _job(plan, settings, port)
     interface = plan.local_addr or torch_store.interface_of(machines.address)
     server = ControllerServer(job, secret, torch_store.bracketed(interface))
-    with folder.held(settings.config.persist_dir, server.fail), _signals(plan.signals) as received:
+    with _signals(plan.signals) as received, ExitStack() as holding:
         try:
             _, port = server.start()
         except (OSError, RuntimeError) as error:
@@ -88,10 +92,18 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
         if machines.several and interface in ("0.0.0.0", "::"):
             # Perhaps this is not the machine that the address means.
             watch_for_node_0(machines.address, machines.port, secret, address, server)
+        try:
+            holding.enter_context(folder.held(settings.config.persist_dir, server.fail))
+        except ConfigError:
+            if not machines.several or not _is_told(server):
+                server.give_up()
+                server.wait()
+                raise
         nodes = range(job.nodes) if job.emulated else [0]
         if machines.several:
             give_gloo_an_interface(plan.local_addr or torch_store.local_address(address))
-        code = start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
+        if server.elsewhere is None:
+            code = start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
     if server.elsewhere is None:
         return code
     # Its node 0 was lost, which was here perhaps, and another launcher has taken over.
@@ -153,6 +165,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
     node = plan.machines.rank if plan.machines.rank is not None else -1
     ended = threading.Event()
     stopped_by: list[int] = []
+    charge = Charge(secret)
     stores: list[TCPStore] = []  # a store is served as long as the object lives
 
     def on_signal(signum: int) -> None:
@@ -178,7 +191,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             own = plan.local_addr or torch_store.local_address(place)
             give_gloo_an_interface(own)
             store_here = partial(_store_at, own, plan.machines.port, stores)
-            deputy = DeputyServer(secret, torch_store.bracketed(own), store_here, partial(watch_for_return, secret))
+            deputy = DeputyServer(secret, torch_store.bracketed(own), store_here, charge.begin)
             listens = deputy.start()
             agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby, (own, listens[1]))
             ended.wait()
@@ -186,6 +199,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             if deputy.in_charge():
                 code, summary = deputy.wait()
                 agents.join(_AGENTS_END_S)
+                charge.end()
                 _print_summary(code, "" if stopped_by else summary)
                 return 1 if stopped_by else code
             deputy.close()
@@ -197,6 +211,14 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             machines, node = plan.machines, -1  # as another node: what it was is over
             place = find_again(machines.address, machines.port, machines.join_timeout_s, lambda: bool(stopped_by))
     return 1
+
+
+def _is_told(server: ControllerServer) -> bool:
+    """Whether the job of that persist_dir is this one, and goes on elsewhere."""
+    deadline = time.monotonic() + _TOLD_S
+    while server.elsewhere is None and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    return server.elsewhere is not None
 
 
 def _store_at(own: str, port: int, stores: list[TCPStore], controller: tuple[str, int]) -> tuple[str, int]:

@@ -164,13 +164,14 @@ def test_host_0_comes_again_when_another_one_has_the_controller(
 ) -> None:
     """There is no standby: the job waits, and says with which command. Host 0 runs it, and gets its ranks again. With
     its own command it begins the job a second time, is told so, and stands by."""
-    started = start(tmp_path, three, (0, 1), pause=0.9)
+    settings = {"persist_dir": str(tmp_path / "versions"), "persist_interval_s": 2.0} if same_command else {}
+    started = start(tmp_path, three, (0, 1), pause=0.9, **settings)
     wait_for(tmp_path, committed(4))
     three.power_off(0)
     endpoint = f"{three.addresses[1]}:29503"
     wait_until_said(tmp_path, 1, f"with --standby and --rdzv-endpoint {endpoint}")
     if same_command:
-        words = command(tmp_path, three, 0, "--nnodes", "2", pause=0.9)
+        words = command(tmp_path, three, 0, "--nnodes", "2", pause=0.9, **settings)
     else:
         words = command(tmp_path, three, 0, "--nnodes", "2", "--standby", pause=0.9)
         words[words.index("--rdzv-endpoint") + 1] = endpoint
