@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,16 @@ import pytest
 from ff_core.agent import joining
 from ff_core.agent.agent import Agent
 from ff_core.agent.joining import Uplink, join_another
+from ff_core.config.settings import Settings
 from ff_core.contract import rpc
+from ff_core.contract.alike import launch_line
+from ff_core.contract.job import JobSpec
 from ff_core.controller import deputy as module
 from ff_core.controller.deputy import DeputyServer
+from ff_core.controller.service import ControllerServer
 from ff_core.errors import ProtocolError
+from ff_core.launch import torch_store
+from ff_core.launch.rivals import tell_who_returns
 from tests.agent.test_settings import Said, with_agent
 from tests.controller.test_takeover import newest, trains
 
@@ -46,6 +53,7 @@ def dead() -> tuple[str, int]:
 def record(**places: tuple[str, int]) -> dict[str, Any]:
     """Of a job with three nodes, of one rank each. places: node0=(host, port), ..."""
     _, content = newest(trains())
+    content["line"] = {"script and its arguments": "train.py"}
     return {**content, "places": {int(name[4:]): [*where] for name, where in places.items()}}
 
 
@@ -131,6 +139,52 @@ def test_a_wrong_secret(deputy: DeputyServer) -> None:
 
     (outcome,) = together(joins())
     assert "does not know the job's secret" in str(outcome) and not deputy.in_charge()
+
+
+def test_it_lets_nodes_in_when_it_is_in_charge(deputy: DeputyServer) -> None:
+    own = deputy._address.result()
+    content = record(node0=dead(), node1=own)
+
+    async def stays(said: dict[str, Any], until: asyncio.Event) -> None:
+        channel, _, _ = await rpc.connect(place(deputy), SECRET, said, 10)
+        await until.wait()
+        await channel.close()
+
+    async def run() -> dict[str, Any]:
+        over = asyncio.Event()
+        first = asyncio.create_task(stays(hello(1, content), over))
+        while not deputy.in_charge():
+            await asyncio.sleep(0.01)
+        later = {**hello(1, content), "node": -1, "joins": None, "standby": True, "launch": content["line"]}
+        channel, _, welcome = await rpc.connect(place(deputy), SECRET, later, 10)
+        with pytest.raises(rpc.RefusedError, match="the controller lives"):
+            await rpc.connect(place(deputy), SECRET, hello(1, content), 10)
+        over.set()
+        await first
+        await channel.close()
+        return welcome
+
+    welcome = asyncio.run(asyncio.wait_for(run(), 60))
+    assert welcome["node"] == 3 and welcome["store"] == [*STORE], "numbers of lost nodes are not given again"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_who_would_begin_the_job_again_is_told_where_it_goes_on(same: bool) -> None:
+    job = JobSpec(["train.py"], 2, 1, "127.0.0.1", 1, config=Settings().to_wire())
+    server = ControllerServer(job, SECRET, "127.0.0.1")
+    host, port = server.start()
+    store, began = torch_store.host_store("127.0.0.1", 0)
+    torch_store.publish_controller(store, (host, port))
+    line = launch_line(job) | ({} if same else {"script and its arguments": "another.py"})
+    tell_who_returns(replace(job, master_port=began), line, ("10.0.0.7", 29500), SECRET)
+    if same:
+        assert server.wait() == (1, "the job goes on, with its controller at 10.0.0.7:29500")
+        assert server.elsewhere == ("10.0.0.7", 29500)
+    else:
+        assert not server.done() and server.elsewhere is None
+        server.give_up()
+        server.wait()
+    del store
 
 
 # ---- the agent's side ----------------------------------------------------------------------------------------------
