@@ -48,7 +48,7 @@ class Failovers:
         state.round = FailoverRound(
             epoch=state.epoch,
             old_epoch=old_epoch,
-            cause=cause if last is None else f"{last.cause}, then {cause}",
+            cause=f"{last.cause}, then {cause}" if last is not None and last.cause else cause,
             dead=dead | (last.dead if last else set()),
             died_at=last.died_at if last else died_at,
             detected_at=last.detected_at if last else self.out.now(),

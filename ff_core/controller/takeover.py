@@ -57,8 +57,8 @@ class Takeover:
         state.epoch = (newest // TERM + 1) * TERM - 1
         # As if a halt were under way: whose slots count is known already.
         state.round = FailoverRound(
-            epoch=state.epoch, old_epoch=settled[1], dead=set(), cause=self._cause, died_at=died_at,
-            detected_at=out.now(), settled=settled,
+            epoch=state.epoch, old_epoch=settled[1], dead=set(), cause="", died_at=died_at,
+            detected_at=out.now(), attempts=0, settled=settled,
         )  # fmt: skip
 
     @property
@@ -75,7 +75,7 @@ class Takeover:
         out.emit("takeover", node=state.home, lost=self._lost, epoch=state.epoch + 1)
         out.say(f"{self._cause}; the controller is on node {state.home} from now on")
         self.controller.succession.tell()  # before all else: whoever comes after this one needs it
-        self.controller.begin_failover(state.members.absent(), "another one goes on", self._died_at)
+        self.controller.begin_failover(state.members.absent(), self._cause, self._died_at)
         for node, rank in self._superseded:
             out.send(node, "fail_worker", rank=rank, reason="its rank is played elsewhere")
 

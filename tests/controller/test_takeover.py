@@ -151,6 +151,8 @@ def test_it_begins_with_a_failover_in_a_term_of_its_own() -> None:
     halts = out.take("halt")
     assert [(node, message["epoch"], message["dead"]) for node, message in halts] == [(1, 1024, [0]), (2, 1024, [0])]
     state = takeover.controller.state
+    assert state.round is not None and state.round.cause == "node 0 lost, with the controller"
+    assert state.round.attempts == 1 and state.round.died_at == 990.0
     assert state.home == 1 and state.round is not None and state.round.old_epoch == 1
     assert state.members.live_nodes() == [1, 2] and not state.members.nodes[0].alive
     assert ("node_lost", {"node": 0, "reason": "its launcher is gone", "ranks": [0]}) in out.events
