@@ -36,9 +36,11 @@ class Succession:
             self.tell()
 
     def tell(self) -> None:
-        """A new record, to every agent; none where all nodes have one launcher."""
+        """A new record, to every agent; none where all nodes have one launcher, or where some launcher cannot be proven
+        dead: then nobody is to take over."""
         members = self._state.members
-        if len(places(members)) < 2:
+        listening = places(members)
+        if len(listening) < 2 or set(listening) != set(members.live_nodes()):
             return
         self.number += 1
         content = Record.of(self._state, self._preload()).to_wire()

@@ -103,7 +103,9 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
         if machines.several:
             give_gloo_an_interface(plan.local_addr or torch_store.local_address(address))
         if server.elsewhere is None:
-            code = start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
+            # Elsewhere something that is no machine may answer that nobody listens: a NAT, a service.
+            listens = address if machines.several and interface not in ("0.0.0.0", "::") else None
+            code = start_job(job, server, secret, address, list(nodes), plan.local_addr, received, listens)
     if server.elsewhere is None:
         return code
     # Its node 0 was lost, which was here perhaps, and another launcher has taken over.
@@ -115,10 +117,11 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
 
 def start_job(
     job: JobSpec, server: ControllerServer, secret: bytes, address: tuple[str, int], nodes: list[int], local_addr: str,
-    received: queue.SimpleQueue[int],
+    received: queue.SimpleQueue[int], deputy: tuple[str, int] | None = None,
 ) -> int:  # fmt: skip
     """Start the agents of `nodes` for a controller that listens at `address`, wait for the job's end, end the agents.
 
+    deputy: where whoever connects in vain knows that this launcher is dead; None: nowhere.
     received: signals as they arrive. The first stops the job in order: workers get the same one. A second SIGINT
     (Ctrl-C) kills it; other signals do not, because clusters repeat theirs while the script still saves.
     The controller's summary (for a failed job with the traceback of the rank that failed first) is printed last, when
@@ -144,7 +147,7 @@ def start_job(
     _serve_signals(received, on_signal)
     try:
         for node in nodes:
-            own, deputy = local_addr or torch_store.local_address(address), None if job.emulated else address
+            own = local_addr or torch_store.local_address(address)
             agents.start(node, address, secret, own, (), line, deputy=deputy)
     except OSError as error:
         on_exit(node, error.errno or 1)
@@ -192,7 +195,10 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             give_gloo_an_interface(own)
             store_here = partial(_store_at, own, plan.machines.port, stores)
             deputy = DeputyServer(secret, torch_store.bracketed(own), store_here, charge.begin)
-            listens = deputy.start()
+            try:
+                listens = deputy.start()
+            except (OSError, RuntimeError) as error:
+                raise ConfigError(f"cannot listen at {own} (--local-addr): {error}") from None
             agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby, (own, listens[1]))
             ended.wait()
             ended.clear()

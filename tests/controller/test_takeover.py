@@ -104,6 +104,14 @@ def test_one_launcher_with_all_nodes_tells_nobody() -> None:
     assert not job.out.take("record")
 
 
+def test_nobody_takes_over_where_a_launcher_cannot_be_proven_dead() -> None:
+    """Node 0 behind an address that is not its own."""
+    job = with_deputies(running(3, 1))
+    job.state.members.nodes[0].deputy = None
+    job.controller.succession.look(nodes=True)
+    assert not job.out.take("record")
+
+
 def test_heartbeats_are_answered() -> None:
     job = running()
     job.heard(1, "beat", count=17, free_bytes=1, progress={})
