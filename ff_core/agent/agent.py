@@ -14,7 +14,9 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from ff_core.agent.allegiance import Allegiance
 from ff_core.agent.halting import Halting
+from ff_core.agent.injections import Injections
 from ff_core.agent.interfaces import Port, PortOwner, RankProcess, WorkerPool
 from ff_core.agent.newcomers import Newcomers
 from ff_core.agent.persister import Persister
@@ -61,10 +63,13 @@ class Agent(PortOwner):
         self.verdicts = Verdicts(self.state, self.newcomers)
         self.spares = SparePool(self.state, self._start)
         self.persister = Persister(self.state)
+        self.allegiance = Allegiance(self.state)
         self.exit_code = 1
         self.done = asyncio.Event()
         self._from_controller = Dispatch(
-            CONTROLLER_TO_AGENT, offered(self), offered(self.persister), elsewhere=HANDSHAKE
+            CONTROLLER_TO_AGENT,
+            *map(offered, (self, self.persister, self.allegiance, Injections(self.state))),
+            elsewhere=HANDSHAKE,
         )
         self._from_workers = Dispatch(
             WORKER_TO_AGENT,
@@ -92,11 +97,12 @@ class Agent(PortOwner):
         self.store.clear()
         self.newcomers.clear()
         self.workers.restart = restart
-        self.state.enter_epoch(epoch)
-        self.state.standby = standby
+        self.allegiance.forget_record()
+        self.state.begin(epoch, standby=standby)
         self.port.enter_epoch(epoch)
         for rank, uid in ranks:
             worker = await self._start(uid, rank)
+            worker.since = epoch
             self.workers.give_role(worker, rank, epoch=epoch, newcomer=False, injections=injections, arena=None)
 
     async def _start(self, uid: str, rank: int) -> RankProcess:
@@ -141,8 +147,8 @@ class Agent(PortOwner):
             worker.page.notify()
         self.spares.refill()
 
-    async def on_halt(self, epoch: int, dead: list[int]) -> None:
-        await self.halting.begin(epoch, dead)
+    async def on_halt(self, epoch: int, dead: list[int], settled: list[int] | None = None) -> None:
+        await self.halting.begin(epoch, dead, settled)
 
     async def on_verdict(self, **verdict: Any) -> None:
         await self.verdicts.carry_out(**verdict)
@@ -159,6 +165,7 @@ class Agent(PortOwner):
         else:
             self.workers.promote(worker, rank)
             self.spares.taken()
+        worker.since, worker.restored = epoch, False
         self.newcomers.assigned(rank, worker, epoch=epoch, injections=injections, after_exit=after_exit)
         self.send("worker_started", rank=rank, uid=uid, pid=worker.process.pid, warm=warm)
         self.data_arrived()
@@ -168,21 +175,9 @@ class Agent(PortOwner):
             worker.send("regroup", epoch=epoch)
 
     def on_may_leave(self, epoch: int, version: int) -> None:
+        self.allegiance.forget_record()
         for worker in self.workers.ranks():
             worker.send("may_leave", epoch=epoch, version=version)
-
-    def on_inject_ack(self, id: int, rank: int) -> None:
-        worker = self.workers.of_rank(rank)
-        if worker is not None:
-            worker.send("inject_ack", id=id, rank=rank)
-
-    def on_corrupt(self, rank: int, kind: str, id: int, to: int) -> None:
-        arena = self.store.find(kind, rank)
-        if arena is not None:
-            complete = [(info.version, index) for index, info in enumerate(arena.slot_infos()) if info.complete]
-            if complete:
-                arena.corrupt(max(complete)[1], 0)
-        self.send("corrupted", id=id, rank=rank, to=to)
 
     def on_preload(self, **what: Any) -> None:
         self.spares.preload(what)
@@ -199,6 +194,7 @@ class Agent(PortOwner):
         if signum == signal.SIGINT:
             self.on_stop(1, signum)
         elif not self.state.stopping:
+            self.allegiance.signum = signum
             self.send("drain", signum=signum)
 
     def on_stay(self, signum: int, reason: str) -> Coroutine[Any, Any, None] | None:
@@ -255,9 +251,11 @@ class Agent(PortOwner):
     def _forward(self, message: str, worker: RankProcess, **fields: Any) -> None:
         if "rank" in fields:
             fields["rank"] = worker.rank
+        worker.restored = worker.restored or message == "resumed"
         self.send(message, **fields)
 
     def _spare_ready(self, worker: RankProcess, uid: str) -> None:
+        worker.is_ready = True
         self.send("spare_ready", uid=worker.uid)
 
     def _spare_unfit(self, worker: RankProcess, uid: str, reasons: dict[str, str]) -> None:

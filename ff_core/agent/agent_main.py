@@ -1,7 +1,8 @@
 """An agent's process: `python -m ff_core.agent.agent_main`, its orders as one JSON line on standard input.
 
 {"controller": "host:port", "node": 0, "secret": "<hex>", "data_host": "127.0.0.1", "signals": [15],
-"launch": {"--nnodes": "1"}, "standby": false}. node -1: the controller gives it a number. The secret never is on a
+"launch": {"--nnodes": "1"}, "standby": false, "deputy": ["127.0.0.1", 4711]}. deputy: where its launcher listens; null
+if it is the only one of the job. node -1: the controller gives it a number. The secret never is on a
 command line.
 """
 
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import grpc
 
 from ff_core.agent.agent import Agent
 from ff_core.agent.data_port import DataPort
+from ff_core.agent.joining import Line, Uplink, join_another
 from ff_core.contract import alike, rpc
 from ff_core.contract.job import LOST_CODE, JobSpec
 from ff_core.contract.lifeline import die_with_parent
@@ -28,6 +31,8 @@ from ff_core.copy.memory import free_bytes
 from ff_core.errors import FailoverError
 
 _CONNECT_S = 60.0
+#: So long after a stream broke for sending, what has come by it is still read.
+_READ_S = 0.2
 
 
 def host_id() -> str:
@@ -39,8 +44,8 @@ def host_id() -> str:
 
 
 async def run(orders: dict[str, Any]) -> int:
-    """Be the agent until the controller says stop (the job's exit code) or counts this node as lost, or is gone
-    (LOST_CODE); workers never outlive it."""
+    """Be the agent until the controller says stop (the job's exit code) or counts this node as lost, or is gone and no
+    other one takes over (LOST_CODE); workers never outlive it."""
     secret, node = bytes.fromhex(orders["secret"]), int(orders["node"])
 
     def say(text: str) -> None:
@@ -60,38 +65,71 @@ async def run(orders: dict[str, Any]) -> int:
         "launch": orders["launch"],
         "machine": alike.machine(),
         "standby": orders["standby"],
+        **({"deputy": orders["deputy"]} if orders["deputy"] else {}),
     }
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
     job, node = JobSpec.from_wire(welcome["job"]), welcome["node"]
-    agent = Agent(node, job, secret, port, stream.send, say)
+    uplink = Uplink(stream)
+    agent = Agent(node, job, secret, port, uplink.send, say)
+    agent.workers.store = welcome.get("store")
     agent.settle(job.config)
+    loop = asyncio.get_running_loop()
+    # In a session of its own: the terminal's Ctrl-C goes to the launcher. What comes here is the launcher's order to
+    # leave the job; the workers get the same signal.
+    for number in {signal.SIGINT, signal.SIGTERM, *orders["signals"]}:
+        loop.add_signal_handler(number, agent.signalled, int(number))
+    line: Line | None = (channel, stream)
+    while line is not None:
+        channel, stream = line
+        problem = await _serve(stream, agent)
+        await channel.close()
+        if problem is None:
+            break
+        say(f"the controller is gone{problem and f' ({problem})'}")
+        line = await _unless_done(agent, join_another(agent, uplink, secret, {**hello, "node": node}))
+    code = agent.exit_code
+    if not agent.done.is_set():
+        say("ending this node's workers")
+        code = LOST_CODE
+    await agent.workers.end_all(0.0)
+    await port.close()
+    return code
+
+
+async def _serve(stream: rpc.Stream, agent: Agent) -> str | None:
+    """One controller, until the agent is done: None. Or until the controller is gone: the problem, empty if it said
+    nothing of any."""
     tasks = [
         asyncio.create_task(stream.pump()),
         asyncio.create_task(_beat(stream, agent)),
         asyncio.create_task(_receive(stream, agent)),
         asyncio.create_task(agent.done.wait()),
     ]
-    loop = asyncio.get_running_loop()
-    # In a session of its own: the terminal's Ctrl-C goes to the launcher. What comes here is the launcher's order to
-    # leave the job; the workers get the same signal.
-    for number in {signal.SIGINT, signal.SIGTERM, *orders["signals"]}:
-        loop.add_signal_handler(number, agent.signalled, int(number))
     finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    code = agent.exit_code
-    if tasks[3] not in finished:
-        problem = next((task.exception() for task in finished if task.exception() is not None), None)
-        say(f"the controller is gone{f' ({problem})' if problem else ''}; ending this node's workers")
-        await agent.workers.end_all(0.0)
-        code = LOST_CODE
-    else:
+    if tasks[3] in finished:
         await asyncio.sleep(0.05)  # "stopped" leaves
+    elif tasks[2] not in finished:
+        with suppress(Exception, asyncio.TimeoutError):  # what it had sent before is read, and carried out
+            await asyncio.wait_for(asyncio.shield(tasks[2]), _READ_S)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await agent.workers.end_all(0.0)
-    await port.close()
-    await channel.close()
-    return code
+    if agent.done.is_set():
+        return None
+    problems = [task.exception() for task in finished if not task.cancelled()]
+    return next((str(problem) for problem in problems if problem is not None), "")
+
+
+async def _unless_done(agent: Agent, joining: Coroutine[Any, Any, Line | None]) -> Line | None:
+    """The line to the next controller, unless there is none, or the agent is told to end meanwhile."""
+    task, done = asyncio.ensure_future(joining), asyncio.ensure_future(agent.done.wait())
+    await asyncio.wait((task, done), return_when=asyncio.FIRST_COMPLETED)
+    done.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return None
 
 
 def _name(node: int) -> str:
@@ -106,7 +144,7 @@ async def _receive(stream: rpc.Stream, agent: Agent) -> None:
 async def _beat(stream: rpc.Stream, agent: Agent) -> None:
     while True:
         agent.settled.clear()
-        stream.send("beat", free_bytes=free_bytes(), progress=agent.progress())
+        stream.send("beat", count=agent.allegiance.beats(), free_bytes=free_bytes(), progress=agent.progress())
         with suppress(asyncio.TimeoutError):  # a new interval holds at once
             await asyncio.wait_for(agent.settled.wait(), agent.state.config.heartbeat_interval_s)
 

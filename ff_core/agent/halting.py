@@ -20,10 +20,14 @@ class Halting:
     def __init__(self, state: NodeState, newcomers: Newcomers) -> None:
         self._state, self._newcomers = state, newcomers
         self.live: dict[int, int] = {}
+        self._settled: tuple[int, int, int] | None = None
 
-    async def begin(self, epoch: int, dead: list[int]) -> None:
-        """Halt every worker of the node, again if need be."""
+    async def begin(self, epoch: int, dead: list[int], settled: list[int] | None = None) -> None:
+        """Halt every worker of the node, again if need be. settled: old epoch, epoch and version of the newest verdict
+        before, from a controller that has taken over: perhaps it has not come here."""
         state = self._state
+        if settled is not None:
+            self._settled = settled[0], settled[1], settled[2]
         state.halt_epoch = epoch
         self.live.clear()
         self._newcomers.no_fills()
@@ -53,8 +57,15 @@ class Halting:
         state, epoch = self._state, self._state.halt_epoch
         if epoch is None or state.port.retired_before < epoch or self._any_awaited():
             return
+        self._settle()
         reports = [[r.rank, r.node, r.kind, r.epoch, r.version, r.full] for r in state.store.reports()]
         state.send("inventory", epoch=epoch, arenas=reports, live=dict(self.live))
+
+    def _settle(self) -> None:
+        """What a verdict that has not come here would have done to the slots. Nobody writes to them now."""
+        settled, self._settled = self._settled, None
+        if settled is not None and settled[1] > self._state.epoch:
+            self._state.carry_out(*settled)
 
     def _any_awaited(self) -> bool:
         return any(self.awaited(worker) for worker in self._state.workers.ranks())

@@ -54,6 +54,8 @@ class RankProcess(Protocol):
     booted: it serves the link, so it can answer a halt.
     asked: the epoch of the last halt it was sent.  halted: the epoch it confirmed.
     dying: its own code runs no more; the kernel is not through with it.
+    since: the epoch in which it got its rank.  restored: it is no newcomer, or none any more.
+    is_ready: a spare that has imported everything.
     stuck: dying, and for so long that nobody waits for its end any more.  gone: its end has been seen.
     """
 
@@ -64,6 +66,9 @@ class RankProcess(Protocol):
     booted: bool
     asked: int | None
     halted: int | None
+    since: int
+    restored: bool
+    is_ready: bool
     dying: bool
     stuck: bool
     gone: bool
@@ -83,11 +88,13 @@ class WorkerPool(Protocol):
 
     restart: how often the script was started again.
     settings: the job's (Settings.to_wire()), for roles given from now on.
+    store: [host, port] of torch's store, if it is not where the job began.
     """
 
     by_uid: Mapping[str, RankProcess]
     restart: int
     settings: dict[str, Any]
+    store: list[Any] | None
 
     @abstractmethod
     def of_rank(self, rank: int) -> RankProcess | None:

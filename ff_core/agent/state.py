@@ -17,6 +17,7 @@ class NodeState:
 
     send(name, **fields): to the controller.  say(text): to the person watching.
     epoch: of the last start or verdict.  halt_epoch: announced without a verdict yet; None while nothing is halted.
+    verdict: old epoch, epoch and version of the newest one that was carried out; after a start version -1.
     config: the settings in force.  standby: it plays no rank and waits for a lost node's.  stopping: the job is over.
     """
 
@@ -27,10 +28,17 @@ class NodeState:
         self.config = Settings.from_wire(job.config).config
         self.store = ReplicaStore(node)
         self.epoch = 0
+        self.verdict = (0, 0, -1)
         self.halt_epoch: int | None = None
         self.standby = False
         self.stopping = False
 
-    def enter_epoch(self, epoch: int) -> None:
-        """A start or a verdict: `epoch` runs, and nothing is halted any more."""
-        self.epoch, self.halt_epoch = epoch, None
+    def begin(self, epoch: int, *, standby: bool) -> None:
+        """The script starts: `epoch` runs, and nothing is halted. A standby knows no verdict of it."""
+        self.epoch, self.halt_epoch, self.standby = epoch, None, standby
+        self.verdict = (-1, -1, -1) if standby else (epoch, epoch, -1)
+
+    def carry_out(self, old_epoch: int, epoch: int, version: int) -> None:
+        """A verdict: the slots that count are those of `old_epoch`, and belong to `epoch` from now on."""
+        self.store.restamp(version, old_epoch, epoch)
+        self.epoch, self.verdict = epoch, (old_epoch, epoch, version)

@@ -48,8 +48,8 @@ class Verdicts:
             for unwanted in made.values():
                 unwanted.close()
             return
-        state.enter_epoch(epoch)
-        state.store.restamp(version, old_epoch, epoch)
+        state.carry_out(old_epoch, epoch, version)
+        state.halt_epoch = None
         try:
             state.store.allocate(own, replicas, made)
         except (OSError, MemoryError) as error:
@@ -84,6 +84,7 @@ class Verdicts:
                 coverage=coverage,
                 interval=interval,
                 **({"constants": constants_path(state.config.persist_dir, frozen[rank])} if rank in frozen else {}),
+                **({} if state.workers.store is None else {"store": state.workers.store}),
             )
         self._newcomers.look()
 

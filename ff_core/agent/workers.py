@@ -36,6 +36,9 @@ class Worker(RankProcess):
         self.warm = rank < 0
         self.asked: int | None = None
         self.halted: int | None = None
+        self.since = 0
+        self.restored = True
+        self.is_ready = False
         self.stuck = False
         self.dying = False
         self.gone = False
@@ -105,6 +108,7 @@ class Workers(WorkerPool):
         self.by_uid: dict[str, Worker] = {}
         self.restart = 0
         self.settings = job.config  # of the job as it trains: what a replacement starts with
+        self.store: list[Any] | None = None
         self._ending = False
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -178,6 +182,7 @@ class Workers(WorkerPool):
             job={**self.job.to_wire(), "config": self.settings if newcomer else self.job.config},
             injections=injections,
             world_size=self.job.world_size,
+            **({} if self.store is None else {"store": self.store}),
         )
         mine.role_given()
 

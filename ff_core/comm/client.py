@@ -52,6 +52,12 @@ class StoreClient:
                 self._store = self._host.connect_store(timeout_s)
             return self._store
 
+    def moved(self, host: str, port: int) -> None:
+        """The store is at `host`:`port`; what it held elsewhere is gone."""
+        with self._lock:
+            if self._host.store_is_at(host, port):
+                self._store = None
+
     def another(self) -> dist.Store:
         """A connection of the caller's own, for those whose C++ blocks on it from threads of its own (NCCL)."""
         return self._host.connect_store(STORE_TIMEOUT_S)

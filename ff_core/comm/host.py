@@ -44,6 +44,10 @@ class CommHost(Protocol):
         """
 
     @abstractmethod
+    def store_is_at(self, host: str, port: int) -> bool:
+        """The job's store is there from now on, if it was not there before: returns whether it has moved."""
+
+    @abstractmethod
     def halted(self) -> int | None:
         """The epoch that a halt announced and that has not been regrouped yet, or None."""
 

@@ -34,6 +34,9 @@ class Origin(Era, Protocol):
     @property
     def journal(self) -> Journal: ...
 
+    def failed(self, error: BaseException, epoch: int | None) -> None:
+        """The store could not be reached: raises FailoverInterrupt if that belongs to a failover."""
+
 
 def _key_text(keys: Sequence[str]) -> str:
     return ",".join(keys)
@@ -66,11 +69,20 @@ class SwappableStore(dist.Store):
             self._inner = inner
         return inner
 
+    def _ask(self, ask: Callable[[dist.Store], Any]) -> Any:
+        """`ask(inner)`. Where the store has died with its launcher, another launcher's is connected to after a halt."""
+        inner = self._live()
+        try:
+            return ask(inner)
+        except dist.DistNetworkError as error:
+            self._origin.failed(error, None)
+            raise
+
     def _answer(self, op: str, key: str, ask: Callable[[dist.Store], Any]) -> Any:
         """`ask(inner)`, recorded; or the recorded answer."""
         inner, journal = self._live(), self._origin.journal
         if not journal.replaying:
-            return journal.store_result(op, key, ask(inner))
+            return journal.store_result(op, key, self._ask(ask))
         found, result = journal.stored(op, key)
         if found:
             return result
@@ -92,7 +104,7 @@ class SwappableStore(dist.Store):
     # ---- dist.Store ---------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: Any) -> None:
-        self._live().set(key, value)
+        self._ask(lambda inner: inner.set(key, value))
 
     def get(self, key: str) -> bytes:
         def ask(inner: dist.Store) -> bytes:
@@ -114,7 +126,7 @@ class SwappableStore(dist.Store):
         return self._answer("compare_set", key, lambda inner: inner.compare_set(key, expected, desired))
 
     def append(self, key: str, value: Any) -> None:
-        self._live().append(key, value)  # type: ignore[attr-defined]
+        self._ask(lambda inner: inner.append(key, value))  # type: ignore[attr-defined]
 
     def multi_get(self, keys: Sequence[str]) -> list[bytes]:
         def ask(inner: dist.Store) -> list[bytes]:
@@ -124,9 +136,8 @@ class SwappableStore(dist.Store):
         return self._answer("multi_get", _key_text(keys), ask)
 
     def multi_set(self, keys: Sequence[str], values: Sequence[Any]) -> None:
-        inner = self._live()
         for key, value in zip(keys, values, strict=True):
-            inner.set(key, value)
+            self.set(key, value)
 
     def delete_key(self, key: str) -> bool:
         return self._answer("delete_key", key, lambda inner: inner.delete_key(key))
@@ -138,7 +149,7 @@ class SwappableStore(dist.Store):
         return self._answer("list_keys", "", lambda inner: inner.list_keys())
 
     def queue_push(self, key: str, value: Any) -> None:
-        self._live().queue_push(key, value)
+        self._ask(lambda inner: inner.queue_push(key, value))
 
     def queue_len(self, key: str) -> int:
         return self._answer("queue_len", key, lambda inner: inner.queue_len(key))

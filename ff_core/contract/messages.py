@@ -87,8 +87,11 @@ _define(
     rival=_opt(_BOOL),
     standby=_opt(_BOOL),
     drain=_opt(_I),
+    deputy=_opt(_L),
+    joins=_opt(_D),
+    goes_on=_opt(_L),
 )
-_define("welcome", "controller > agent", proof=_B, job=_D, node=_I)
+_define("welcome", "controller > agent", proof=_B, job=_D, node=_I, store=_opt(_L))
 _define("refused", "controller > agent", reason=_S)
 _define("drained", "controller > agent", proof=_B, reason=_S)
 
@@ -97,7 +100,7 @@ _define("start", "controller > agent", restart=_I, epoch=_I, ranks=_L, injection
 _define("arenas", "controller > agent", epoch=_I, settings=_D, own=_D, replicas=_D)
 _define("placement", "controller > agent", epoch=_I, holders=_D, coverage=_S, interval=_I)
 _define("w", "controller > agent", epoch=_I, version=_I, interval=_I, pause=_BOOL)
-_define("halt", "controller > agent > worker", epoch=_I, dead=_L)
+_define("halt", "controller > agent > worker", epoch=_I, dead=_L, settled=_opt(_L))
 _define("assign", "controller > agent", epoch=_I, rank=_I, uid=_S, injections=_L, after_exit=_BOOL)
 _define(
     "verdict",
@@ -134,12 +137,14 @@ _define("corrupt", "controller > agent", rank=_I, kind=_S, id=_I, to=_I)
 _define("stop", "controller > agent", code=_I, signum=_I, lost=_opt(_BOOL), drained=_opt(_BOOL))
 _define("stay", "controller > agent", signum=_I, reason=_S)
 _define("fail_worker", "controller > agent", rank=_I, reason=_S)
+_define("record", "controller > agent", number=_I, content=_D)
+_define("heard", "controller > agent", count=_I)
 _define("persist", "controller > agent", id=_S, slot_epoch=_I, version=_I, ranks=_D, still=_BOOL, seals=_BOOL)
 _define("persist_seal", "controller > agent", id=_S, manifest=_D, keep=_I)
 _define("persist_load", "controller > agent", id=_S, epoch=_I, ranks=_D)
 
 # --- to the controller ---
-_define("beat", "agent > controller", free_bytes=_I, progress=_D)
+_define("beat", "agent > controller", count=_I, free_bytes=_I, progress=_D)
 _define("worker_started", "agent > controller", rank=_I, uid=_S, pid=_I, warm=_BOOL)
 _define("worker_dying", "agent > controller", rank=_I, uid=_S, at=_F)
 _define("worker_exit", "agent > controller", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F)
@@ -209,6 +214,7 @@ _define(
     job=_D,
     injections=_L,
     world_size=_I,
+    store=_opt(_L),
 )
 _define("arena", "agent > worker", epoch=_I, holders=_L, coverage=_S, interval=_I)
 _define(
@@ -225,6 +231,7 @@ _define(
     coverage=_S,
     interval=_I,
     constants=_opt(_S),
+    store=_opt(_L),
 )
 _define("booted", "worker > agent")
 _define("halted", "worker > agent", epoch=_I, version=_I, sealed=_BOOL)

@@ -43,6 +43,10 @@ class WrongSecretError(ProtocolError):
     """An agent does not know the job's secret."""
 
 
+class RefusedError(ProtocolError):
+    """A controller does not let an agent in."""
+
+
 class Stream:
     """Messages in order, both ways. `send` never blocks; `receive` returns None at the end of the stream.
 
@@ -157,9 +161,8 @@ async def _introduced(
         await stream.send_now("hello", proof=ours, nonce=mine, **hello)
         answer = await stream.receive()
         if answer is None or answer["t"] != wanted:
-            raise ProtocolError(
-                f"the controller at {address} refused: {(answer or {}).get('reason', 'connection closed')}"
-            )
+            kind = ProtocolError if answer is None else RefusedError
+            raise kind(f"the controller at {address} refused: {(answer or {}).get('reason', 'connection closed')}")
         if not verify(secret, "server", mine, opening["nonce"], answer["proof"]):
             raise ProtocolError(f"the controller at {address} does not know the job's secret")
         return channel, stream, answer

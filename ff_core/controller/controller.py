@@ -28,6 +28,7 @@ from ff_core.controller.persisting import Persisting
 from ff_core.controller.resuming import Find, Resuming
 from ff_core.controller.startup import Startup
 from ff_core.controller.state import JobControl, JobState
+from ff_core.controller.succession import Succession
 from ff_core.errors import ProtocolError
 
 
@@ -40,6 +41,7 @@ class Controller(JobControl):
         self.out, self._find = out, find
         self.preload: dict[str, Any] | None = None
         self.drains, self.persisting = Drains(self.state, self), Persisting(self.state)
+        self.succession = Succession(self.state, lambda: self.preload)
         self._make_parts()
 
     def _make_parts(self) -> None:
@@ -83,6 +85,7 @@ class Controller(JobControl):
         if self.preload is not None:  # last: a node that has got ranks warms fewer spares
             self.out.send(node.id, "preload", **self.preload)
         self.fill_holders()
+        self.succession.look(nodes=True)
 
     def node_down(self, node_id: int, reason: str) -> None:
         """An agent's stream ended or its heartbeats did: its workers end with it, its replicas are gone."""
@@ -109,6 +112,7 @@ class Controller(JobControl):
             self.startup.look()  # perhaps only this node's memory was waited for
         elif not self.state.has_left() and (holds or not self.state.settled):
             self.failovers.begin(set(), cause, now)  # its replicas must move, or its part of a failover is missing
+        self.succession.look(nodes=True)
 
     # ---- messages --------------------------------------------------------------------------------------------------
 
@@ -123,8 +127,10 @@ class Controller(JobControl):
             return
         fields = {key: value for key, value in message.items() if key != "t"}
         self._dispatch.of(message)(node, **fields)
+        self.succession.look()
 
-    def on_beat(self, node: int, free_bytes: int, progress: dict[int, list[int]]) -> None:
+    def on_beat(self, node: int, count: int, free_bytes: int, progress: dict[int, list[int]]) -> None:
+        self.out.send(node, "heard", count=count)
         self.state.members.nodes[node].free_bytes = free_bytes
         for rank, (count, activity) in progress.items():
             if self.state.members.ranks[rank].node != node:
@@ -227,7 +233,8 @@ class Controller(JobControl):
     def restart_job(self, reason: str, dead: set[int], *, anew: bool = False) -> None:
         """See JobControl."""
         state = self.state
-        if state.restart >= state.job.max_restarts or len(state.members.places()) < state.job.nodes:
+        most = state.job.max_restarts if state.may_restart else 0
+        if state.restart >= most or len(state.members.places()) < state.job.nodes:
             ranks = state.members.ranks
             tails = [ranks[rank].tail for rank in sorted(dead) if ranks[rank].tail]
             self.finish(1, reason + ("\n" + tails[0] if tails else ""))

@@ -31,6 +31,15 @@ class Copying:
     def first(self) -> int:
         """The job begins to train, its settings are known: as begin_epoch(0)."""
         config = self._state.config
+        self.settle()
+        why = "begins with 1, then as measured (auto)" if config.interval == "auto" else "as configured"
+        interval = self.begin_epoch(0)
+        self._emit(0, interval, interval, why)
+        return interval
+
+    def settle(self) -> None:
+        """The job's settings are known."""
+        config = self._state.config
         if config.interval == "auto":
             self._choice = IntervalChoice(
                 self._state.job.world_size,
@@ -38,10 +47,6 @@ class Copying:
                 strict=config.commit == "strict",
                 on_device=self._state.kinds.on_device,
             )
-        why = "begins with 1, then as measured (auto)" if config.interval == "auto" else "as configured"
-        interval = self.begin_epoch(0)
-        self._emit(0, interval, interval, why)
-        return interval
 
     def w_rises(self, version: int) -> int:
         """W is about to rise to `version`. The interval from the next copied version to the one after it."""

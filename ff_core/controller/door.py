@@ -31,6 +31,10 @@ class Inside(Protocol):
         """End the job."""
 
     @abstractmethod
+    def goes_on_at(self, host: str, port: int) -> None:
+        """The job runs already, and its endpoint is there: this is no controller of it."""
+
+    @abstractmethod
     async def drain(self, node: int) -> str:
         """Have `node` leave in order. Returns when it has: empty, or why it has not."""
 
@@ -42,10 +46,11 @@ class Inside(Protocol):
 class Door:
     """size: how many nodes play ranks; None before the job starts. To be used in one event loop."""
 
-    def __init__(self, job: JobSpec, secret: bytes, inside: Inside) -> None:
+    def __init__(self, job: JobSpec, secret: bytes, inside: Inside, line: dict[str, str] | None = None) -> None:
+        """line: what others must have been started with, if that is not what `job` says."""
         self._secret, self._inside, self._numbered = secret, inside, job.numbered
-        self._line, self._machine = alike.launch_line(job), alike.machine()
-        self._rendezvous = Rendezvous(job, self._line, time.monotonic())
+        self.line, self._machine = line or alike.launch_line(job), alike.machine()
+        self._rendezvous = Rendezvous(job, self.line, time.monotonic())
         self._closed = False
         #: Of those who have not been let in yet: what they are, and what wakes their session.
         self._arrived: dict[Arrival, tuple[Node, rpc.Stream, asyncio.Future[str]]] = {}
@@ -53,6 +58,11 @@ class Door:
     @property
     def size(self) -> int | None:
         return self._rendezvous.size
+
+    def goes_on(self, nodes: dict[int, str], given: int) -> None:
+        """The job runs, and another controller had let `nodes` in: number -> hostname. given: numbers up to this one
+        are."""
+        self._rendezvous.goes_on(nodes, given)
 
     def lost(self, node: int) -> None:
         """`node` is not in the job any more."""
@@ -88,13 +98,22 @@ class Door:
         it was turned away or has gone."""
         try:
             hello, our_proof = await rpc.challenge(stream, self._secret)
-            node, arrival = _who(hello)
+            node = described(hello)
+            arrival = _arrival(node, hello)
             drain = hello.get("drain")
             if drain is not None:
                 await stream.send_now("drained", proof=our_proof, reason=await self._inside.drain(drain))
                 return None
+            if hello.get("goes_on"):
+                await stream.send_now("refused", reason="it is another job's controller" if self._other(hello) else "")
+                if not self._other(hello):
+                    self._inside.goes_on_at(*hello["goes_on"])
+                return None
             if hello.get("rival"):
                 reason = f"a second launcher was started with --node-rank 0, on {node.hostname}"
+            elif hello.get("joins"):
+                await stream.send_now("refused", reason="the controller lives: it goes on without this node")
+                return None
             elif self._closed:
                 reason = "the job is over"
             else:
@@ -125,6 +144,10 @@ class Door:
                 first.cancel()
             return None
         return node, our_proof, first
+
+    def _other(self, hello: dict[str, Any]) -> bool:
+        """Who says hello has another job."""
+        return bool(alike.differences(hello.get("launch") or {}, self.line))
 
     async def _until_let_in(
         self, arrival: Arrival, node: Node, stream: rpc.Stream, first: asyncio.Future[Any]
@@ -157,8 +180,10 @@ class Door:
         asyncio.get_running_loop().call_later(patience_s, end)
 
 
-def _who(hello: dict[str, Any]) -> tuple[Node, Arrival]:
-    node = Node(
+def described(hello: dict[str, Any]) -> Node:
+    """The node of an agent that has said hello."""
+    deputy = hello.get("deputy")
+    return Node(
         id=hello["node"],
         host_id=hello["host_id"],
         hostname=hello["hostname"],
@@ -166,6 +191,10 @@ def _who(hello: dict[str, Any]) -> tuple[Node, Arrival]:
         data_address=(hello["data_host"], hello["data_port"]),
         last_beat=time.time(),
         pid=hello["pid"],
+        deputy=(deputy[0], deputy[1]) if deputy else None,
     )
+
+
+def _arrival(node: Node, hello: dict[str, Any]) -> Arrival:
     launch, standby = hello.get("launch") or {}, bool(hello.get("standby"))
-    return node, Arrival(node.hostname, node.data_address[0], node.id, standby, launch)
+    return Arrival(node.hostname, node.data_address[0], node.id, standby, launch)

@@ -62,8 +62,8 @@ class Drains:
             answer(f"there is no node {node}; there are {live}")
         elif node in self.waiting:
             answer(f"node {node} is being drained already")
-        elif node == 0 and not self._state.job.emulated:
-            answer("node 0 has the controller: it cannot be drained")
+        elif node == self._state.home and not self._state.job.emulated:
+            answer(f"node {node} has the controller: it cannot be drained")
         else:
             drain = self.waiting[node] = Drain(node, signum, answer, self._out.now())
             problem = self._problem({node})

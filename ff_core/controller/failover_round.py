@@ -49,6 +49,8 @@ class FailoverRound:
     resumed_at: float = 0.0
     attempts: int = 1
     waits_since: float | None = None  # ranks have no place, and a node is waited for
+    #: Of a controller that has just taken over: old epoch, epoch and version of the newest verdict before.
+    settled: tuple[int, int, int] | None = None
 
     def slots(self) -> list[SlotReport]:
         return [report for reports in self.inventories.values() for report in reports]

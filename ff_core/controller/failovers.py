@@ -48,7 +48,7 @@ class Failovers:
         state.round = FailoverRound(
             epoch=state.epoch,
             old_epoch=old_epoch,
-            cause=cause if last is None else f"{last.cause}, then {cause}",
+            cause=f"{last.cause}, then {cause}" if last is not None and last.cause else cause,
             dead=dead | (last.dead if last else set()),
             died_at=last.died_at if last else died_at,
             detected_at=last.detected_at if last else self.out.now(),
@@ -58,7 +58,8 @@ class Failovers:
             waits_since=last.waits_since if last is not None else None,
         )
         for node in self.members.live_nodes():
-            self.out.send(node, "halt", epoch=state.epoch, dead=sorted(self.members.absent()))
+            settled = {"settled": [*last.settled]} if last is not None and last.settled else {}
+            self.out.send(node, "halt", epoch=state.epoch, dead=sorted(self.members.absent()), **settled)
         self.out.emit("halt", epoch=state.epoch, dead=sorted(state.round.dead), cause=cause)
         self._assign(state.round)
 

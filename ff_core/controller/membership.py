@@ -9,7 +9,8 @@ from typing import Any
 
 @dataclass(slots=True)
 class Node:
-    """One failure domain and its agent. host_id: equal for emulated nodes that share one machine's memory."""
+    """One failure domain and its agent. host_id: equal for emulated nodes that share one machine's memory.
+    deputy: where its launcher listens, as long as it lives (docs/protocol.md, section 8); None: nowhere."""
 
     id: int
     host_id: str
@@ -17,6 +18,7 @@ class Node:
     data_address: tuple[str, int]
     free_bytes: int
     last_beat: float
+    deputy: tuple[str, int] | None = None
     pid: int = 0
     alive: bool = True
     leaving: bool = False  # it is drained, or got a signal: it gets no rank and no replica any more

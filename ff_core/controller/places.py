@@ -29,7 +29,8 @@ class Places:
             self._out.emit("waiting", ranks=absent, timeout_s=limit, version=version)
             self._out.say(
                 f"{current.cause}; no spare and no node is left for {_ranks(absent)}. The job waits up to {limit:g} s "
-                f"(place_timeout_s) for a node: start the same command on one, with --standby. Then training goes on "
+                f"(place_timeout_s) for a node: start the same command on one, with --standby{self._where()}. Then "
+                f"training goes on "
                 f"after iteration {version}"
             )
         self.tick(current, now)
@@ -57,6 +58,10 @@ class Places:
         elif now >= self._remind_at:
             self._remind_at = now + _REMIND_S
             self._out.say(f"still waiting for a node that takes {_ranks(absent)}; {left:.0f} s are left")
+
+    def _where(self) -> str:
+        endpoint = self._state.endpoint
+        return f" and --rdzv-endpoint {endpoint}" if endpoint else ""
 
     def _absent(self) -> list[int]:
         return sorted(self._state.members.absent())

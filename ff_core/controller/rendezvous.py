@@ -69,6 +69,11 @@ class Rendezvous:
             other = self._names[arrival.asked]
         return f"--node-rank {arrival.asked} was given twice, on {other} and on {arrival.hostname}" if other else ""
 
+    def goes_on(self, nodes: dict[int, str], given: int) -> None:
+        """The job runs: `nodes` are in it, number -> hostname, and numbers up to `given` were given."""
+        self.size, self._next = self._least, given + 1
+        self._live, self._names = set(nodes), dict(nodes)
+
     def lost(self, node: int) -> None:
         """`node` is not in the job any more: who comes again with its --node-rank stands by, under a new number."""
         self._live.discard(node)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -30,23 +31,39 @@ _TICK_S = 0.1
 _STOP_S = 15.0
 
 
-class ControllerServer(Outbox, Inside):
-    """One job's controller. `start`, then `wait` for the exit code; `stop` from a signal handler's thread."""
+class Service(Outbox, Inside):
+    """A controller, or what may become one, with its streams to agents. `start`, then `wait` for the exit code; `stop`
+    from a signal handler's thread."""
 
-    def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
-        self._job, self._secret, self._host, self._port = job, secret, host, port
+    def __init__(self, host: str, port: int = 0) -> None:
+        self._host, self._port = host, port
         self._result: Future[tuple[int, str]] = Future()
         self._address: Future[tuple[str, int]] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="ff-controller")
         self._streams: dict[int, rpc.Stream] = {}
         self._stopped: set[int] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: Called with a lost node's number, from the controller's thread: the launcher kills its agent if it is here.
-        self.on_abandoned: Callable[[int], None] | None = None
-        self._events = EventLog(job.out_dir) if job.out_dir else None
-        self._door = Door(job, secret, self)
-        self._controller: Controller | None = None  # made when the job starts
+        self._job: JobSpec | None = None  # from when on it is known
+        self._events: EventLog | None = None
+        self._store: tuple[str, int] | None = None  # torch's, if it is not where the job began
+        self._controller: Controller | None = None
         self._outcome: tuple[int, str] | None = None
+        #: The endpoint of the job, if it turned out that it runs and has its controller elsewhere.
+        self.elsewhere: tuple[str, int] | None = None
+
+    # ---- what kinds of it do otherwise ------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def _session(self, stream: rpc.Stream) -> None:
+        """One connection, from its beginning to its end."""
+
+    @abstractmethod
+    def _look(self) -> None:
+        """Called a few times a second while there is no controller."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """The job is over: whoever waits to be let in is turned away."""
 
     # ---- called by the launcher -------------------------------------------------------------------------------------
 
@@ -66,23 +83,23 @@ class ControllerServer(Outbox, Inside):
 
     def stop(self, signum: int) -> None:
         """End the job because of a signal, which workers get too: exit code 1."""
-        if self._loop is not None:
-            name = signal.Signals(signum).name
-            self._loop.call_soon_threadsafe(self._finish_from_outside, f"stopped by {name}", signum)
-
-    def waits_for_nodes(self) -> bool:
-        """Not all nodes have come yet, and the job is not over."""
-        return not self.done() and self._door.size is None
+        self._call(self._finish_from_outside, f"stopped by {signal.Signals(signum).name}", signum)
 
     def fail(self, reason: str) -> None:
         """End the job, which cannot begin."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.cannot_begin, reason)
+        self._call(self.cannot_begin, reason)
+
+    def give_up(self) -> None:
+        """This is no controller after all: end, without a word in the job's events, which may be another launcher's."""
+        self._call(self.finish, 1, "")
 
     def agent_failed(self, node: int, reason: str) -> None:
         """The launcher saw an agent's process end before or without its stream ending."""
+        self._call(self._agent_failed, node, reason)
+
+    def _call(self, what: Callable[..., None], *arguments: Any) -> None:
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._agent_failed, node, reason)
+            self._loop.call_soon_threadsafe(what, *arguments)
 
     # ---- Outbox -----------------------------------------------------------------------------------------------------
 
@@ -96,9 +113,7 @@ class ControllerServer(Outbox, Inside):
             self._events.emit(kind, **fields)
 
     def abandon(self, node: int) -> None:
-        self._door.lost(node)
-        if self.on_abandoned is not None:
-            self.on_abandoned(node)
+        """A lost node's agent has its own launcher, and ends by what it hears or no longer hears."""
 
     def say(self, text: str) -> None:
         print(f"fftrain: {text}", file=sys.stderr, flush=True)
@@ -113,14 +128,14 @@ class ControllerServer(Outbox, Inside):
     # ---- inside the loop --------------------------------------------------------------------------------------------
 
     def _begin_stop(self, code: int, signum: int) -> None:
-        self._stop_s = _STOP_S + (self._job.shutdown_timeout_s if signum else 0.0)
+        self._stop_s = _STOP_S + (self._job.shutdown_timeout_s if signum and self._job is not None else 0.0)
         for node in self._streams:
             self.send(node, "stop", code=code, signum=signum)
-        self._door.close()
+        self._close()
         self._stopping.set()
 
     def cannot_begin(self, reason: str) -> None:
-        """See Inside: end the job, which may not have begun, unless it has ended."""
+        """End the job, which may not have begun, unless it has ended."""
         if self._controller is not None:
             self._controller.finish(1, reason)
         elif self._outcome is None:
@@ -169,16 +184,18 @@ class ControllerServer(Outbox, Inside):
             if self._controller is not None:
                 self._guard(self._controller.tick)
             elif not self._stopping.is_set():
-                self._door.look(time.monotonic())
+                self._look()
 
-    def let_in(self, node: Node, stream: rpc.Stream) -> None:
-        """See Inside. With the first node the job starts."""
-        if self._controller is None:
-            assert self._door.size is not None
-            self._job = replace(self._job, nodes=self._door.size)
-            self._controller = Controller(self._job, Settings.from_wire(self._job.config).config, self)
-        self._streams[node.id] = stream  # what is sent waits there until its session has said welcome
-        self._guard(self._controller.node_up, node)
+    def _guard(self, call: Any, *arguments: Any) -> None:
+        """A bug in the controller must end the job with its traceback, not hang it."""
+        try:
+            call(*arguments)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            import traceback
+
+            self.cannot_begin(f"internal error of the controller: {error}\n{traceback.format_exc()}")
 
     async def drain(self, node: int) -> str:
         """See Inside."""
@@ -196,35 +213,44 @@ class ControllerServer(Outbox, Inside):
         over.cancel()
         return ended.result() if ended.done() else "the job is over"
 
-    def _guard(self, call: Any, *arguments: Any) -> None:
-        """A bug in the controller must end the job with its traceback, not hang it."""
-        try:
-            call(*arguments)
-        except ProtocolError:
-            raise
-        except Exception as error:
-            import traceback
+    def goes_on_at(self, host: str, port: int) -> None:
+        """See Inside."""
+        if self._outcome is None:
+            self.elsewhere = host, port
+            self.finish(1, f"the job goes on, with its controller at {host}:{port}")
 
-            self.cannot_begin(f"internal error of the controller: {error}\n{traceback.format_exc()}")
+    def let_in(self, node: Node, stream: rpc.Stream) -> None:
+        """See Inside."""
+        assert self._controller is not None
+        self._streams[node.id] = stream  # what is sent waits there until its session has said welcome
+        self._guard(self._controller.node_up, node)
 
-    async def _session(self, stream: rpc.Stream) -> None:
-        """One agent, from its connection until that ends."""
-        entered = await self._door.enter(stream)
+    async def _through(self, door: Door, stream: rpc.Stream) -> None:
+        """A connection of somebody who comes to `door`."""
+        entered = await door.enter(stream)
         if entered is None:
             return
         node, our_proof, first = entered
-        assert self._controller is not None
+        try:
+            await self._serve(node.id, stream, our_proof, first)
+        finally:
+            door.lost(node.id)
+
+    async def _serve(self, node: int, stream: rpc.Stream, our_proof: bytes, first: asyncio.Future[Any]) -> None:
+        """An agent that takes part, to the end of its connection. first: what it says next."""
+        assert self._controller is not None and self._job is not None
         writer: asyncio.Task[None] | None = None
         reason = "its connection closed"
         try:
-            await stream.send_now("welcome", proof=our_proof, job=self._job.to_wire(), node=node.id)
+            job, store = self._job.to_wire(), {} if self._store is None else {"store": [*self._store]}
+            await stream.send_now("welcome", proof=our_proof, job=job, node=node, **store)
             writer = asyncio.create_task(stream.pump())
             message = await first
             while message is not None:
                 if message["t"] == "stopped":
-                    self._stopped.add(node.id)
+                    self._stopped.add(node)
                 else:
-                    self._guard(self._controller.handle, node.id, message)
+                    self._guard(self._controller.handle, node, message)
                 message = await stream.receive()
         except ProtocolError as error:
             reason = f"protocol error: {error}"
@@ -233,6 +259,41 @@ class ControllerServer(Outbox, Inside):
         finally:
             if writer is not None:
                 writer.cancel()
-            self._streams.pop(node.id, None)
-            self._door.lost(node.id)
-            self._guard(self._controller.node_down, node.id, reason)
+            self._streams.pop(node, None)
+            self._guard(self._controller.node_down, node, reason)
+
+
+class ControllerServer(Service):
+    """The controller with which a job begins."""
+
+    def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
+        super().__init__(host, port)
+        self._begun: JobSpec = job
+        self._job = job
+        self._events = EventLog(job.out_dir) if job.out_dir else None
+        self._door = Door(job, secret, self)
+
+    def waits_for_nodes(self) -> bool:
+        """Not all nodes have come yet, and the job is not over."""
+        return not self.done() and self._door.size is None
+
+    def abandon(self, node: int) -> None:
+        self._door.lost(node)
+
+    def _close(self) -> None:
+        self._door.close()
+
+    def _look(self) -> None:
+        self._door.look(time.monotonic())
+
+    def let_in(self, node: Node, stream: rpc.Stream) -> None:
+        """See Inside. With the first node the job starts."""
+        if self._controller is None:
+            assert self._door.size is not None
+            self._job = replace(self._begun, nodes=self._door.size)
+            self._controller = Controller(self._job, Settings.from_wire(self._job.config).config, self)
+            self._controller.state.line = self._door.line
+        super().let_in(node, stream)
+
+    async def _session(self, stream: rpc.Stream) -> None:
+        await self._through(self._door, stream)

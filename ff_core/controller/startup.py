@@ -67,6 +67,10 @@ class Startup:
         if state.resuming is not None:
             self._allocate()
 
+    def goes_on(self, settings: Settings) -> None:
+        """Another controller has done all this, with `settings`."""
+        self.settings, self.placed = settings, True
+
     def admit(self, node: int, epoch: int) -> None:
         """`node` has come after begin(): it plays no rank, and gets what the others have got. epoch: that its agent
         is in from now on."""

@@ -74,6 +74,9 @@ class JobState:
     fired: injections that have happened.  last_checkpoint: (path, version) of the newest persisted one.
     hangs: watches progress.  members: nodes, ranks and spares.
     serial: of the next version on disk.
+    home: the node whose launcher has this controller.  endpoint: where nodes that come find it, HOST:PORT; empty: where
+    the job began.  line: what node 0 was started with, which nodes that come must have been, too.
+    may_restart: the script can be started again from its beginning, as often as the job says.
 
     Of the running start of the script:
     w: newest version that every rank has committed in this epoch, -1: none.
@@ -98,6 +101,10 @@ class JobState:
         self.hangs = HangDetector(config.hang_timeout_s)
         self.members = Membership(job.world_size, job.nproc_per_node)
         self.serial = 1
+        self.home = 0
+        self.endpoint = ""
+        self.line: dict[str, str] = {}
+        self.may_restart = True
         self._of_this_start()
 
     def _of_this_start(self) -> None:

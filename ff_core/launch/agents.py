@@ -32,12 +32,13 @@ class Agents:
 
     def start(
         self, node: int, controller: tuple[str, int], secret: bytes, data_host: str, signals: Sequence[int],
-        launch: dict[str, str], standby: bool = False,
+        launch: dict[str, str], standby: bool = False, deputy: tuple[str, int] | None = None,
     ) -> None:  # fmt: skip
         """Start the agent of failure domain `node`; -1: the controller gives it a number.
 
         controller: where it connects to.  data_host: this machine's address, where replicas arrive.
         launch: what this node's launcher was asked for (see ff_core.contract.alike).  standby: it is to stand by.
+        deputy: where this launcher listens; None: it has all nodes of the job.
         signals: numbers that it passes on to its workers when they come by send_signal.
         To be called from the main thread: an agent dies with the thread that started it. Raises OSError.
         """
@@ -53,7 +54,7 @@ class Agents:
         host, port = controller
         place = f"{bracketed(host)}:{port}"
         orders: dict[str, object] = {"controller": place, "node": node, "secret": secret.hex(), "data_host": data_host}
-        orders |= {"signals": [*signals], "launch": launch, "standby": standby}
+        orders |= {"signals": [*signals], "launch": launch, "standby": standby, "deputy": deputy}
         try:
             process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.close()

@@ -32,10 +32,11 @@ _LOOK_S = 0.25
 
 
 @contextmanager
-def held(directory: str, lost: Callable[[str], None]) -> Iterator[None]:
+def held(directory: str, lost: Callable[[str], None], *, anyway: bool = False) -> Iterator[None]:
     """Within: this process has `directory`, an existing folder. "": nothing is held.
 
     lost(reason): called once, in another thread, if another process has taken it.
+    anyway: the job is the one that has it, and goes on here.
     Raises ConfigError if another one has it. Waits for up to 15 s to see whether one that left its name still lives.
     """
     if not directory:
@@ -43,6 +44,8 @@ def held(directory: str, lost: Callable[[str], None]) -> Iterator[None]:
         return
     path = Path(directory) / NAME
     mine = _me()
+    if anyway:
+        path.unlink(missing_ok=True)
     _claim(path, mine)
     over = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, mine, over, lost), name="ff-folder", daemon=True)

@@ -7,9 +7,10 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ff_core.contract import rpc
+from ff_core.contract.job import JobSpec
 from ff_core.errors import ConfigError, ProtocolError
 from ff_core.launch import torch_store
 
@@ -45,6 +46,15 @@ def watch_for_node_0(
     threading.Thread(target=look, name="ff-rivals", daemon=True).start()
 
 
+def tell_who_returns(job: JobSpec, line: dict[str, str], endpoint: tuple[str, int], secret: bytes) -> None:
+    """A launcher that has come to where `job` began is told that the job goes on, and where (`endpoint`). It would
+    begin the job a second time. line: what it must have been started with, or it is another job's."""
+    began = job.master_addr, job.master_port
+    found = controller_at(*began) if began != endpoint else None
+    if found is not None:
+        _announce(found, secret, _hello() | {"launch": line, "goes_on": [*endpoint]})
+
+
 def controller_at(address: str, port: int) -> tuple[str, int] | None:
     """Where the controller is whose launcher serves `address`:`port`; None if there is none."""
     try:
@@ -59,16 +69,24 @@ def controller_at(address: str, port: int) -> tuple[str, int] | None:
 
 def _tell(controller: tuple[str, int], secret: bytes, address: str, port: int) -> str:
     """Have the other launcher end too, if its job has not begun. Returns what to say here."""
+    _announce(controller, secret, _hello() | {"rival": True})
+    return f"--node-rank 0: another launcher is node 0 already and serves {address}:{port}; give each node its own rank"
+
+
+def _hello() -> dict[str, Any]:
     hello = {"node": 0, "host_id": "", "hostname": socket.gethostname(), "data_host": "", "data_port": 0}
-    hello |= {"free_bytes": 0, "pid": os.getpid(), "rival": True}
+    return hello | {"free_bytes": 0, "pid": os.getpid()}
+
+
+def _announce(controller: tuple[str, int], secret: bytes, hello: dict[str, Any]) -> None:
+    """Say so to another launcher's controller."""
     place = f"{torch_store.bracketed(controller[0])}:{controller[1]}"
 
-    async def announce() -> None:
+    async def say() -> None:
         channel, _, _ = await rpc.connect(place, secret, hello, _ANSWER_S)
         await channel.close()
 
     try:
-        asyncio.run(asyncio.wait_for(announce(), 2 * _ANSWER_S))
+        asyncio.run(asyncio.wait_for(say(), 2 * _ANSWER_S))
     except (ProtocolError, OSError, asyncio.TimeoutError):
         pass  # refused, as it should be; or it has just gone
-    return f"--node-rank 0: another launcher is node 0 already and serves {address}:{port}; give each node its own rank"

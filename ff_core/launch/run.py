@@ -8,8 +8,11 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +22,13 @@ from ff_core.contract import inject
 from ff_core.contract.alike import launch_line
 from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import LOST_CODE, JobSpec
+from ff_core.controller.deputy import DeputyServer
 from ff_core.controller.service import ControllerServer
 from ff_core.errors import ConfigError
 from ff_core.launch import folder, torch_store
 from ff_core.launch.agents import Agents
 from ff_core.launch.arguments import RunPlan, parse
+from ff_core.launch.charge import Charge
 from ff_core.launch.interfaces import give_gloo_an_interface
 from ff_core.launch.meeting import find_again, meet
 from ff_core.launch.rivals import refuse_second_node_0, watch_for_node_0
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 _LATE_S = 10.0
 #: Agents end once the controller has: by then their workers are gone.
 _AGENTS_END_S = 3.0
+#: A launcher that has taken over looks so often, or nearly, at where the job began.
+_TOLD_S, _LOOK_S = 5.0, 0.05
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,7 +81,7 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
     job = _job(plan, settings, port)
     interface = plan.local_addr or torch_store.interface_of(machines.address)
     server = ControllerServer(job, secret, torch_store.bracketed(interface))
-    with folder.held(settings.config.persist_dir, server.fail), _signals(plan.signals) as received:
+    with _signals(plan.signals) as received, ExitStack() as holding:
         try:
             _, port = server.start()
         except (OSError, RuntimeError) as error:
@@ -85,18 +92,36 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
         if machines.several and interface in ("0.0.0.0", "::"):
             # Perhaps this is not the machine that the address means.
             watch_for_node_0(machines.address, machines.port, secret, address, server)
+        try:
+            holding.enter_context(folder.held(settings.config.persist_dir, server.fail))
+        except ConfigError:
+            if not machines.several or not _is_told(server):
+                server.give_up()
+                server.wait()
+                raise
         nodes = range(job.nodes) if job.emulated else [0]
         if machines.several:
             give_gloo_an_interface(plan.local_addr or torch_store.local_address(address))
-        return start_job(job, server, secret, address, list(nodes), plan.local_addr, received)
+        if server.elsewhere is None:
+            # Elsewhere something that is no machine may answer that nobody listens: a NAT, a service.
+            listens = address if machines.several and interface not in ("0.0.0.0", "::") else None
+            code = start_job(job, server, secret, address, list(nodes), plan.local_addr, received, listens)
+    if server.elsewhere is None:
+        return code
+    # Its node 0 was lost, which was here perhaps, and another launcher has taken over.
+    host, port = server.elsewhere
+    there = replace(machines, standby=True, rank=None, hosts=False, address=host, port=port)
+    found = find_again(host, port, machines.join_timeout_s, lambda: False)
+    return 1 if found is None else join_job(replace(plan, machines=there), secret, launch_line(job), found)
 
 
 def start_job(
     job: JobSpec, server: ControllerServer, secret: bytes, address: tuple[str, int], nodes: list[int], local_addr: str,
-    received: queue.SimpleQueue[int],
+    received: queue.SimpleQueue[int], deputy: tuple[str, int] | None = None,
 ) -> int:  # fmt: skip
     """Start the agents of `nodes` for a controller that listens at `address`, wait for the job's end, end the agents.
 
+    deputy: where whoever connects in vain knows that this launcher is dead; None: nowhere.
     received: signals as they arrive. The first stops the job in order: workers get the same one. A second SIGINT
     (Ctrl-C) kills it; other signals do not, because clusters repeat theirs while the script still saves.
     The controller's summary (for a failed job with the traceback of the rank that failed first) is printed last, when
@@ -122,7 +147,8 @@ def start_job(
     _serve_signals(received, on_signal)
     try:
         for node in nodes:
-            agents.start(node, address, secret, local_addr or torch_store.local_address(address), (), line)
+            own = local_addr or torch_store.local_address(address)
+            agents.start(node, address, secret, own, (), line, deputy=deputy)
     except OSError as error:
         on_exit(node, error.errno or 1)
         print(f"fftrain: cannot start the agent of node {node}: {error}", file=sys.stderr, flush=True)
@@ -130,22 +156,28 @@ def start_job(
     agents.join(_AGENTS_END_S)
     if stopped_by:
         return 1
-    _print_summary(code, summary)
+    if server.elsewhere is None:
+        _print_summary(code, summary)
     return code
 
 
 def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[str, int]) -> int:
-    """On every node but 0: run this machine's agent. line: what was asked for here, which node 0 compares. address: the
-    controller's. Returns the agent's exit code, which is the job's."""
+    """On every node but 0: run this machine's agent, and be ready to take over from node 0. line: what was asked for
+    here, which node 0 compares. address: the controller's. Returns the agent's exit code, which is the job's; the job's
+    own if this launcher has taken over."""
     node = plan.machines.rank if plan.machines.rank is not None else -1
     ended = threading.Event()
     stopped_by: list[int] = []
+    charge = Charge(secret)
+    stores: list[TCPStore] = []  # a store is served as long as the object lives
 
     def on_signal(signum: int) -> None:
         stopped_by.append(signum)
         if len(stopped_by) > 1:
             if signum == signal.SIGINT:
                 agents.send_signal(signal.SIGKILL)
+        elif deputy is not None and deputy.in_charge():
+            deputy.stop(signum)
         else:
             agents.send_signal(signum)
             # An agent that does not end costs this node, not the job.
@@ -153,6 +185,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             killer.daemon = True
             killer.start()
 
+    deputy: DeputyServer | None = None
     agents = Agents(lambda node, code: ended.set())
     with _signals(plan.signals) as received:
         _serve_signals(received, on_signal)
@@ -160,9 +193,22 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
         while place is not None:
             own = plan.local_addr or torch_store.local_address(place)
             give_gloo_an_interface(own)
-            agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby)
+            store_here = partial(_store_at, own, plan.machines.port, stores)
+            deputy = DeputyServer(secret, torch_store.bracketed(own), store_here, charge.begin)
+            try:
+                listens = deputy.start()
+            except (OSError, RuntimeError) as error:
+                raise ConfigError(f"cannot listen at {own} (--local-addr): {error}") from None
+            agents.start(node, place, secret, own, plan.signals, line, plan.machines.standby, (own, listens[1]))
             ended.wait()
             ended.clear()
+            if deputy.in_charge():
+                code, summary = deputy.wait()
+                agents.join(_AGENTS_END_S)
+                charge.end()
+                _print_summary(code, "" if stopped_by else summary)
+                return 1 if stopped_by else code
+            deputy.close()
             code = agents.join(_AGENTS_END_S)[node]
             if stopped_by:
                 return 1
@@ -171,6 +217,25 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             machines, node = plan.machines, -1  # as another node: what it was is over
             place = find_again(machines.address, machines.port, machines.join_timeout_s, lambda: bool(stopped_by))
     return 1
+
+
+def _is_told(server: ControllerServer) -> bool:
+    """Whether the job of that persist_dir is this one, and goes on elsewhere."""
+    deadline = time.monotonic() + _TOLD_S
+    while server.elsewhere is None and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    return server.elsewhere is not None
+
+
+def _store_at(own: str, port: int, stores: list[TCPStore], controller: tuple[str, int]) -> tuple[str, int]:
+    """Serve an empty torch store at `own`:`port`, or another port if that is taken: its (host, port)."""
+    try:
+        store, port = torch_store.host_store(own, port)
+    except torch_store.PortTakenError:
+        store, port = torch_store.host_store(own, 0)
+    torch_store.publish_controller(store, controller)
+    stores.append(store)
+    return own, port
 
 
 def _check_persist_dir(directory: str) -> None:

@@ -52,6 +52,7 @@ KINDS = {
     "bytes {name: count}, total_s, died_at",
     "coverage": "text, replicas, wanted, degraded (fewer replicas than wanted)",
     "node_lost": "node, reason, ranks",
+    "takeover": "node: its launcher has the controller from now on, lost: nodes gone with the one before, epoch",
     "drain": "node, step (accepted, refused, released), why (a signal, or fftrain drain), text",
     "waiting": "ranks that have no place, timeout_s, version that training will go on from",
     "persisted": "path, version: a checkpoint was saved",

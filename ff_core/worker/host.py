@@ -30,6 +30,7 @@ class WorkerHost:
     def __init__(self, parts: WorkerParts, asked: _Asked) -> None:
         self._rank, self._link, self._page, self._fence = parts.rank, parts.link, parts.page, parts.fence
         self._asked = asked
+        self._moved_to = parts.store
 
     @property
     def epoch(self) -> int:
@@ -37,7 +38,7 @@ class WorkerHost:
         return self._fence.epoch
 
     def connect_store(self, timeout_s: float) -> dist.Store:
-        """See CommHost: a connection to the store that the launcher hosts."""
+        """See CommHost: a connection to the store that some launcher hosts."""
         from datetime import timedelta
 
         import torch.distributed as dist
@@ -45,14 +46,21 @@ class WorkerHost:
         from ff_core.comm.client import STORE_TIMEOUT_S
 
         store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
+            *self._store_at(),
             is_master=False,
             wait_for_workers=False,
             timeout=timedelta(seconds=timeout_s),
         )
         store.set_timeout(timedelta(seconds=STORE_TIMEOUT_S))
         return store
+
+    def store_is_at(self, host: str, port: int) -> bool:
+        """See CommHost."""
+        before, self._moved_to = self._store_at(), (host, port)
+        return before != self._moved_to
+
+    def _store_at(self) -> tuple[str, int]:
+        return self._moved_to or (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 
     def halted(self) -> int | None:
         """See CommHost."""

@@ -22,6 +22,7 @@ class WorkerParts:
     rank, world_size: as torch counts them.  ranks_per_node: of every node.  secret: of the job, for data connections.
     may_restart: when a rank cannot be replaced, the whole script is started again (--max-restarts).
     link: to the agent; what the training thread waits for arrives in the inbox.
+    store: (host, port) of torch's, if it is not where the environment says.
     page, notify_fd: shared with the agent: the status page, and the eventfd that says "look at it".
     """
 
@@ -36,6 +37,7 @@ class WorkerParts:
     notify_fd: int
     fence: Fence
     faults: Faults
+    store: tuple[str, int] | None = None
 
     @staticmethod
     def for_role(link: WorkerLink, role: Message, page: StatusPage, notify_fd: int) -> WorkerParts:
@@ -52,5 +54,6 @@ class WorkerParts:
             page=page,
             notify_fd=notify_fd,
             fence=Fence(page, role["epoch"]),
+            store=(role["store"][0], role["store"][1]) if role.get("store") else None,
             faults=Faults(link, inbox, role["rank"], role["injections"]),
         )

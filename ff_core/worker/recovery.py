@@ -91,6 +91,8 @@ class Recovery:
             verdict.close()  # its arena is the one that is open
         epoch, version, message = verdict.epoch, verdict.version, verdict.message
         self._fence.begin_epoch(epoch)
+        if message.get("store"):
+            registry.client.moved(*message["store"])
         restored = self._restore(verdict)
         self._link.send("ready", rank=self._rank, epoch=epoch, restored_bytes=restored, at=time.time())
         saved = scalars.decode(replicator.blob(version))

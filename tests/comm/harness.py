@@ -55,6 +55,10 @@ class Host(CommHost):
         timeout = timedelta(seconds=timeout_s)
         return dist.TCPStore("127.0.0.1", self.port, is_master=False, wait_for_workers=False, timeout=timeout)
 
+    def store_is_at(self, host: str, port: int) -> bool:
+        before, self.port = self.port, port
+        return before != port
+
     def halted(self) -> int | None:
         return self.announced
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -63,6 +64,48 @@ def test_every_epoch_has_keys_of_its_own(registry: GroupRegistry) -> None:
     registry.drop()
     registry.regroup(1)
     assert store.add("barrier", 1) == 1  # the half-done count of the interrupted iteration is gone
+
+
+def test_the_store_has_moved(registry: GroupRegistry) -> None:
+    """Another launcher's: the next epoch connects there, and finds nothing of what the old one held."""
+    before = registry.client.get()
+    before.set("old", "1")
+    other = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    registry.halt(1)
+    registry.drop()
+    registry.client.moved("127.0.0.1", other.port)
+    assert registry.client.get() is not before
+    registry.client.moved("127.0.0.1", other.port)
+    registry.regroup(1)
+    store = dist.distributed_c10d._get_default_store()
+    store.set("a", "1")
+    assert not registry.client.get().check(["old"]) and other.num_keys() >= 1
+
+
+def test_a_store_that_has_died_is_waited_for_as_for_any_failure(
+    registry: GroupRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dead:
+        def __getattr__(self, name: str) -> Any:
+            def fails(*arguments: Any) -> None:
+                raise dist.DistNetworkError("connection was reset")
+
+            return fails
+
+    store = registry._stores[0]
+    store.set("a", "1")  # it is connected
+    monkeypatch.setattr(store, "_inner", Dead())
+    registry.host.verdict_s = 20.0  # type: ignore[attr-defined]
+    for use in (lambda: store.set("a", "1"), lambda: store.add("n", 1), lambda: store.get("a")):
+        registry.host.announced = None  # type: ignore[attr-defined]
+        timer = threading.Timer(0.05, setattr, [registry.host, "announced", 3])
+        timer.start()
+        with pytest.raises(FailoverInterrupt):
+            use()
+        timer.join()
+    registry.host.announced, registry.host.verdict_s = None, 0.05  # type: ignore[attr-defined]
+    with pytest.raises(dist.DistNetworkError, match="reset"):
+        store.set("a", "1")
 
 
 def test_rendezvous_is_abandoned_at_once(registry: GroupRegistry) -> None:

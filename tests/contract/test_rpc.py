@@ -117,7 +117,7 @@ def test_something_else_than_a_hello() -> None:
                 stream = rpc.Stream(call.read, call.write, sends=AGENT_TO_CONTROLLER, receives=CONTROLLER_TO_AGENT)
                 opening = await stream.receive()
                 assert opening is not None and opening["t"] == "challenge"
-                await stream.send_now("beat", free_bytes=1, progress={})
+                await stream.send_now("beat", count=1, free_bytes=1, progress={})
                 assert await stream.receive() is None
             assert isinstance(controller.error, ProtocolError) and "first message must be hello" in str(
                 controller.error

@@ -147,6 +147,8 @@ class AgentHost:
         self.world, self.node = world, node
         self.alive = True
         self.reported = -1  # epoch of the newest inventory
+        self.was_heard = True  # the controller has not given it up for its silence
+        self.deputy: int | None = None  # whom it has joined
         self.processes: list[SimProcess] = []
         self.workers = SimWorkers(self)
         self.port = SimPort(lambda node: world.hosts[node].port if world.hosts[node].alive else None)

@@ -26,17 +26,23 @@ class Faults:
     losses: list[str]
     kills: dict[int, int]
     lost: list[int]  # nodes whose end the controller has not been told of
+    tears: bool
+    forced: str  # what the next fault is to be
+    headless: bool  # the controller is dead
+    controller_dies: Callable[[], None]
     asked: int  # drains
     drained: Callable[[str], None]
     coming: list[int]  # steps at which another node comes
 
     def _fault(self) -> None:
         """One fault at a random place. What is not possible now simply does not happen."""
-        self.faults_left -= 1
+        self.faults_left -= not self.forced
         self.next_fault = None
         if self.faults_left:
             self.next_fault = self.steps + self.random.choice((0, 1, 5, 20, 60, 150, 400, 1000))
-        kind = self.random.choice(self.options.kinds)
+        kind, self.forced = self.forced or self.random.choice(self.options.kinds), ""
+        if self.headless and kind in ("partition", "drain"):
+            kind = "node"  # there is no controller to be told
         hosts = [host for host in self.hosts.values() if host.alive]
         processes = [p for host in hosts for p in host.processes if p.code is None and p.rank >= 0]
         if kind == "node" and len(hosts) > 1:
@@ -47,20 +53,24 @@ class Faults:
             for _ in range(self.random.randrange(len(host.to_controller) + 1)):
                 host.to_controller.pop()
             self.lost.append(host.node)
+        elif kind == "controller" and not self.headless and len(hosts) > 1:
+            self.controller_dies()
         elif kind == "partition" and len(hosts) > 1:
             host = self.random.choice(hosts)
             self._lost(f"node {host.node}")
+            host.was_heard = False
             self.controller.node_down(host.node, "no heartbeat")
             self._returns()
-        elif kind == "process" and processes:
+        elif kind in ("process", "torn") and processes:
+            self.tears = kind == "torn"  # the controller dies while it tells the verdict
             process = self.random.choice(processes)
             self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
-            self._lost(f"process {process.uid}")
+            self._lost(f"process {process.uid} on node {process.host.node}")
             process.exit(-9)
         elif kind == "undead" and [p for p in processes if p.booted]:
             process = self.random.choice([p for p in processes if p.booted])
             self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
-            self._lost(f"process {process.uid}, undead")
+            self._lost(f"process {process.uid} on node {process.host.node}, undead")
             process.exit(-9)
             process.undead = True
         elif kind == "spare":
@@ -81,7 +91,7 @@ class Faults:
         elif kind == "frozen" and len(playing := [p for p in processes if self._plays(p)]) > 1:
             for process, end in zip(self.random.sample(playing, 2), (False, True), strict=True):
                 self._lost(
-                    f"process {process.uid}"
+                    f"process {process.uid} on node {process.host.node}"
                 )  # one stops answering, another one dies: that is when the first is missed
                 self.kills[process.rank] = self.kills.get(process.rank, 0) + 1
                 process.frozen = not end

@@ -34,6 +34,9 @@ class SimProcess(RankProcess, Process):
         self.booted = self.has_role = self.gone = self.dying = self.stuck = False
         self.asked: int | None = None
         self.halted: int | None = None
+        self.since = 0
+        self.restored = True
+        self.is_ready = False
         self.code: int | None = None
         self.frozen = False
         self.undead = False  # the kernel does not get through with it
@@ -136,6 +139,7 @@ class SimWorkers(WorkerPool):
         self.by_uid: dict[str, SimProcess] = {}
         self.restart = 0
         self.settings: dict[str, Any] = {}
+        self.store: list[Any] | None = None
 
     def of_rank(self, rank: int) -> SimProcess | None:
         return next((worker for worker in self.by_uid.values() if worker.rank == rank and not worker.dying), None)

@@ -40,6 +40,7 @@ from tests.controller.sim_disk import Disk
 from tests.controller.sim_faults import Faults
 from tests.controller.sim_memory import Connection, SimArena, Violation
 from tests.controller.sim_process import pause
+from tests.controller.sim_takeover import Takeovers
 
 MOST_STEPS = 60_000
 
@@ -50,7 +51,7 @@ async def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
     return work(*arguments)
 
 
-class World(Checks, Faults, Outbox):
+class World(Checks, Faults, Takeovers, Outbox):
     """The job, its faults and its checks. It is the controller's Outbox."""
 
     def __init__(self, seed: int, options: Options, disk: Disk | None = None) -> None:
@@ -114,6 +115,9 @@ class World(Checks, Faults, Outbox):
             self._verdict(message)
         self.sent += 1
         self.hosts[node].from_controller.append(message)
+        if name == "verdict" and self.tears:
+            self.tears, self.next_fault = False, self.steps + self.random.randrange(1, 30)
+            self.forced = "controller"
         self.trace.append(f"{self.steps}: controller -> {node}: {message}")
 
     def emit(self, kind: str, **fields: Any) -> None:
@@ -162,6 +166,8 @@ class World(Checks, Faults, Outbox):
     # ---- the controller's side of the streams ----------------------------------------------------------------------
 
     def _to_controller(self, host: AgentHost) -> bool:
+        if self.headless:
+            return False
         if not host.to_controller:
             if host.node in self.lost:
                 self.lost.remove(host.node)
@@ -176,32 +182,6 @@ class World(Checks, Faults, Outbox):
             self.controller.handle(host.node, message)
         self._replay()
         return True
-
-    def _replay(self) -> None:
-        """A message of an earlier epoch, once more."""
-        if self.old_messages and self.random.random() < 0.5:
-            node, message = self.random.choice(self.old_messages)
-            if message["epoch"] < self.state.epoch and not self.state.finished:
-                before = self._snapshot()
-                self.controller.handle(node, dict(message))
-                if self._snapshot() != before:
-                    raise Violation(f"a message of an old epoch changed something: {message}")
-
-    def _snapshot(self) -> str:
-        c = self.state
-        return repr(
-            (
-                c.epoch,
-                c.w,
-                self.controller.copying.schedule.limit,
-                c.finished,
-                c.left_version,
-                c.round,
-                list(c.members.ranks.values()),
-                self.result,
-                [len(h.from_controller) for h in self.hosts.values()],
-            )
-        )
 
     # ---- running ---------------------------------------------------------------------------------------------------
 
@@ -241,10 +221,10 @@ class World(Checks, Faults, Outbox):
             idle, draw, hosts = 0, self.random.random, list(self.hosts.values())
             while self.result is None and self.steps < until:
                 self.steps += 1
-                if self.coming and self.steps >= min(self.coming):
+                if self.coming and self.steps >= min(self.coming) and not self.headless:
                     self._another()
                 hosts = list(self.hosts.values()) if len(hosts) < len(self.hosts) else hosts
-                if self.controller.drains.waiting:
+                if self.controller.drains.waiting and not self.headless:
                     self.controller.drains.tick(self.now())
                 if self.next_fault is not None and self.steps >= self.next_fault:
                     self._fault()
@@ -268,11 +248,17 @@ class World(Checks, Faults, Outbox):
         self._node_up(node)
 
     def _node_up(self, node: int) -> None:
+        self.controller.node_up(self.described(node))
+
+    def described(self, node: int) -> Node:
         machine = "m" if self.options.same_machine else f"m{node}"
-        self.controller.node_up(Node(node, machine, machine, ("host", node), 1 << 40, 0.0))
+        deputy = ("host", node) if {"controller", "torn"} & {*self.options.kinds} else None
+        return Node(node, machine, machine, ("host", node), 1 << 40, 0.0, deputy)
 
     def _steps(self, host: AgentHost) -> list[Callable[[], bool]]:
         inner = host.steps() if host.alive else []
+        if self.headless:
+            inner += [lambda: self.look_for_another(host), self.elect]
         return [lambda: self._to_controller(host), *inner]
 
     def _sweep(self) -> None:
@@ -296,6 +282,8 @@ class World(Checks, Faults, Outbox):
             self.came_in_time += 1
             self._another()
             return
+        if self.headless:
+            raise Violation("nobody takes over, and nobody ends")
         before, config = self.sent, self.state.config
         self.passed += 2 * max(config.join_timeout_s, config.regroup_timeout_s, config.place_timeout_s)
         self.controller.failovers.tick(self.now())

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from ff_core.agent.agent import Agent
+from ff_core.agent.allegiance import Allegiance
 from ff_core.agent.halting import Halting
 from ff_core.agent.replica_store import ReplicaStore
 from ff_core.contract.schedule import CopySchedule
@@ -18,6 +19,7 @@ from ff_core.contract.stamps import stamp
 from ff_core.controller import decide as decide_module
 from ff_core.controller.controller import Controller
 from ff_core.controller.drains import Drains
+from ff_core.controller.election import Election
 from ff_core.controller.failovers import Failovers
 from ff_core.controller.loop_end import LoopEnd
 from ff_core.worker.fence import Fence
@@ -147,6 +149,16 @@ def _moves_only_if_there_is_something_to_move(self: Drains) -> None:
         _move(self)
 
 
+_report = Allegiance.report
+
+
+def _all_have_restored(self: Allegiance) -> dict[str, Any] | None:
+    report = _report(self)
+    return report and {**report, "ranks": [[*entry[:3], True] for entry in report["ranks"]]}
+
+
+TORN = Options(nodes=3, nproc=2, faults=1, kinds=("torn",), iterations=6)
+
 MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     "older slots are deleted at the verdict": (
         Options(nproc=1, faults=5, iterations=5),
@@ -204,6 +216,16 @@ MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
         Options(interval=0, faults=0, iterations=9),
         [(Agent, "on_w", _w_with_its_interval_late)],
     ),
+    "who missed a verdict keeps slots as they are": (TORN, [(Halting, "_settle", lambda self: None)]),
+    "newcomers are taken for survivors at a takeover": (
+        replace(TORN, faults=2, replicas=2, has_local=True, has_constant=True),
+        [(Allegiance, "report", _all_have_restored)],
+    ),
+    "a deputy takes over without all who live": (
+        replace(TORN, kinds=("controller",)),
+        [(Election, "is_complete", lambda self: bool(self.joined))],
+    ),
+    "nobody takes over": (replace(TORN, kinds=("controller",)), [(Allegiance, "report", lambda self: None)]),
     "nobody pauses for a drain": (DRAINS, [(SimWorker, "_pause", _nobody_pauses)]),
     "a drain that is not possible any more leaves ranks pausing": (
         replace(DRAINS, kinds=("drain", "drain", "node"), faults=5, **THREE, replicas=2, standbys=1, interval=3),

@@ -222,7 +222,7 @@ def test_a_silent_node_is_lost_after_the_timeout() -> None:
     job = running(nodes=2, nproc=1)
     timeout = job.state.config.heartbeat_timeout_s
     job.out.clock += timeout * 0.9
-    job.heard(0, "beat", free_bytes=1, progress={})
+    job.heard(0, "beat", count=1, free_bytes=1, progress={})
     job.controller.tick()
     assert job.state.epoch == 0
     job.out.clock += timeout * 0.2
@@ -237,7 +237,7 @@ def test_ranks_that_do_not_join_in_time_are_killed() -> None:
     job.from_rank(0, "ready", epoch=1, restored_bytes=0, at=0.0)
     job.out.clock += job.state.config.join_timeout_s + 1
     for node in range(2):
-        job.heard(node, "beat", free_bytes=1, progress={})
+        job.heard(node, "beat", count=1, free_bytes=1, progress={})
     job.controller.tick()
     assert [(node, m["rank"]) for node, m in job.out.take("fail_worker")] == [(1, 1)]
 
@@ -252,7 +252,7 @@ def test_regrouping_that_takes_too_long_starts_over() -> None:
     job.out.take("halt")
     job.out.clock += job.state.config.regroup_timeout_s + 1
     for node in range(2):
-        job.heard(node, "beat", free_bytes=1, progress={})
+        job.heard(node, "beat", count=1, free_bytes=1, progress={})
     job.controller.tick()
     assert [m["epoch"] for _, m in job.out.take("halt")] == [2, 2]
     assert job.state.round is not None

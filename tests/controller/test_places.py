@@ -32,7 +32,7 @@ def beat(job: Job, clock: float) -> None:
     """It is `clock`, and all nodes that are not lost live."""
     job.out.clock = clock
     for node in job.state.members.live_nodes():
-        job.heard(node, "beat", free_bytes=1, progress={})
+        job.heard(node, "beat", count=1, free_bytes=1, progress={})
     job.controller.tick()
 
 

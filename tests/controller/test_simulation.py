@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.controller.simulation import Options, simulate
+from tests.controller.simulation import Options, World, simulate
 
 RUNS = 60
 THREE = {"nodes": 3, "nproc": 1}
@@ -82,6 +82,23 @@ JOBS: dict[str, Options] = {
         **THREE, faults=4, standbys=2, spares=1, kinds=("drain", "drain", "process", "frozen", "node", "slot"),
         same_machine=False, iterations=12, interval=2, commit="relaxed", has_local=True, max_restarts=1,
     ),
+    "the controller dies": Options(**THREE, faults=1, kinds=("controller",), iterations=6),
+    "the controller and processes": Options(**THREE, faults=2, kinds=("controller", "process"), iterations=6),
+    "several controllers": Options(
+        nodes=4, nproc=1, replicas=2, spares=1, faults=3, kinds=("controller", "process", "node"), iterations=8
+    ),
+    "controllers on machines of their own": Options(
+        **THREE, spares=1, standbys=2, faults=2, kinds=("controller", "partition", "process"), same_machine=False,
+        iterations=8,
+    ),
+    "the controller of two nodes dies": Options(
+        faults=1, kinds=("controller",), iterations=8, interval=0, commit="relaxed"
+    ),
+    "the controller dies while it tells a verdict": Options(nodes=3, nproc=2, faults=1, kinds=("torn",), iterations=6),
+    "the same, everything": Options(
+        nodes=4, nproc=1, replicas=2, faults=4, kinds=("torn", "controller", "partition", "process", "node", "slot"),
+        iterations=8, has_local=True, has_constant=True,
+    ),
     "one node and standbys": Options(nodes=1, standbys=2, faults=2, kinds=("node", "process"), iterations=6),
     "standbys during start-up": Options(
         faults=2, early=True, standbys=2, max_restarts=2, kinds=("process", "node"), same_machine=False
@@ -114,7 +131,11 @@ def test_promises_hold(name: str) -> None:
     assert codes.count(0) >= RUNS / 6, "and jobs must survive them"
 
 
-kinds = st.lists(st.sampled_from(["process", "node", "spare", "slot", "frozen", "partition"]), min_size=1, unique=True)
+kinds = st.lists(
+    st.sampled_from(["process", "node", "spare", "slot", "frozen", "partition", "controller", "torn"]),
+    min_size=1,
+    unique=True,
+)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -184,6 +205,29 @@ def test_drains_do_happen() -> None:
     assert all(world.result == (0, "") for world in worlds), "no drain ends a job"
     answers = [answer for world in worlds for answer in world.answers]
     assert answers.count("") >= RUNS / 12 and len(set(answers)) > 2
+
+
+def test_controllers_are_taken_over_at_every_step() -> None:
+    """One job, and its controller dies at each of its steps, one after the other."""
+    options = Options(**THREE, faults=1, kinds=("controller",), iterations=4, early=True)
+    whole = simulate(3, Options(**THREE, faults=0, iterations=4))
+    worlds = []
+    for step in range(1, whole.steps, 5):
+        world = World(3, options)
+        world.next_fault = step
+        world.run()
+        worlds.append(world)
+    assert {world.takeovers for world in worlds} == {0, 1}
+    taken = [world for world in worlds if world.takeovers]
+    assert len(taken) > len(worlds) / 2
+    assert all(world.result == (0, "") or world.safe < 0 for world in taken), "nothing was committed yet"
+    assert {world.result for world in worlds if not world.takeovers} <= {(1, "the controller is gone"), (0, "")}
+
+
+def test_agents_that_missed_a_verdict_go_on() -> None:
+    worlds = [simulate(seed, JOBS["the controller dies while it tells a verdict"]) for seed in range(RUNS // 3)]
+    assert sum(world.laggards for world in worlds) >= RUNS / 20
+    assert all(world.result == (0, "") for world in worlds if world.takeovers)
 
 
 def test_intervals_do_change() -> None:

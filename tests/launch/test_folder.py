@@ -112,3 +112,13 @@ def test_a_machine_is_not_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = {**mine, "machine": [mine["machine"][0], "pid:[1]"]}
     assert folder._lives_here(inner, mine) is None and folder._lives_here(mine, mine) is True
     assert folder._lives_here({**mine, "began": 1.0}, mine) is False  # its number was given to another process
+
+
+def test_a_job_that_goes_on_elsewhere_keeps_its_folder(tmp_path: Path) -> None:
+    """The next controller's launcher does not ask whether the one before lives: it is proven dead."""
+    path = left(tmp_path)
+    with folder.held(str(tmp_path), never, anyway=True):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+        with pytest.raises(ConfigError, match="belongs to a job that runs now"), folder.held(str(tmp_path), never):
+            pass
+    assert not path.exists()

@@ -1,0 +1,101 @@
+"""An agent between two controllers: it looks for the next one, and what it has to say meanwhile waits.
+
+The rules are in docs/protocol.md, section 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from ff_core.agent.agent import Agent
+from ff_core.contract import rpc
+from ff_core.contract.messages import Message
+from ff_core.contract.proof import is_proven_dead
+from ff_core.errors import ProtocolError
+
+#: A launcher that is being killed may take a connection and not answer. So long it is asked again.
+_ASK_S = 5.0
+_CONNECT_S = 2.0
+_AGAIN_S = 0.02
+_LOOK_S = 0.1
+
+Line = tuple[grpc.aio.Channel, rpc.Stream]
+
+
+class Uplink:
+    """What the agent says goes to the controller of the day; while there is none, it waits for the next one."""
+
+    def __init__(self, stream: rpc.Stream) -> None:
+        self._stream: rpc.Stream | None = stream
+        self._kept: list[tuple[str, dict[str, Any]]] = []
+
+    def send(self, name: str, **fields: Any) -> None:
+        if self._stream is None:
+            self._kept.append((name, fields))
+        else:
+            self._stream.send(name, **fields)
+
+    def hold(self) -> None:
+        """The controller is gone, and the next one is told how things are from now on."""
+        self._stream, self._kept = None, []
+
+    def goes_to(self, stream: rpc.Stream) -> None:
+        """What has been kept goes there, too."""
+        self._stream, kept = stream, self._kept
+        self._kept = []
+        for name, fields in kept:
+            self.send(name, **fields)
+
+
+async def join_another(agent: Agent, uplink: Uplink, secret: bytes, hello: dict[str, Any]) -> Line | None:
+    """The controller is gone. Returns the line to the next one; None: there is none, for this node at least."""
+    allegiance, say = agent.allegiance, agent.state.say
+    report = allegiance.report() if allegiance.was_heard() else None
+    if report is None:
+        return None
+    uplink.hold()
+    for node, host, port in allegiance.places():
+        line = await _join(host, port, secret, {**hello, "joins": report})
+        if line == "dead":
+            say(f"the launcher of node {node} is dead")
+            continue
+        if isinstance(line, str):
+            say(f"node {node} does not take over: {line}")
+            return None
+        channel, stream, welcome = line
+        agent.workers.store = welcome.get("store")
+        uplink.goes_to(stream)
+        if allegiance.signum:
+            uplink.send("drain", signum=allegiance.signum)
+        return channel, stream
+    return None
+
+
+async def _join(
+    host: str, port: int, secret: bytes, hello: dict[str, Any]
+) -> tuple[grpc.aio.Channel, rpc.Stream, Message] | str:
+    """Ask one launcher: the line to it and its welcome; "dead"; or why it is no controller."""
+    deadline = time.monotonic() + _ASK_S
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    while True:
+        asking = asyncio.ensure_future(rpc.connect(place, secret, hello, _CONNECT_S))
+        try:
+            while not asking.done():  # gRPC itself does not say that nobody listens
+                if await is_proven_dead(host, port):
+                    return "dead"
+                await asyncio.wait((asking,), timeout=_LOOK_S)
+            return asking.result()
+        except rpc.RefusedError as error:
+            return str(error)
+        except (ProtocolError, OSError, grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError) as error:
+            if time.monotonic() > deadline:
+                return f"it does not answer, and may live ({error})"
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.sleep(_AGAIN_S)

@@ -1,0 +1,132 @@
+"""The simulated controller's end, and the way to the next one: agents that look for it, deputies that they join.
+
+The product's own `Allegiance`, `Election` and `Takeover` decide; here are the connections. A launcher and its agent end
+together, so a node is proven dead when its host is.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ff_core.contract.messages import AGENT_TO_CONTROLLER, Message, make, pack, unpack
+from ff_core.controller.controller import Controller
+from ff_core.controller.election import Election, Joined
+from ff_core.controller.membership import Node
+from ff_core.controller.takeover import Takeover
+from tests.controller.sim_disk import Disk
+from tests.controller.sim_memory import Violation
+
+if TYPE_CHECKING:
+    from tests.controller.sim_agent import AgentHost
+
+
+class Takeovers:
+    """The part of `World` for that. headless: the controller is dead, and nobody has taken over."""
+
+    controller: Controller
+    random: random.Random
+    hosts: dict[int, AgentHost]
+    disk: Disk
+    steps: int
+    trace: deque[str]
+    lost: list[int]
+    losses: list[str]
+    old_messages: list[tuple[int, Message]]
+    result: tuple[int, str] | None
+    now: Callable[[], float]
+    described: Callable[[int], Node]
+    _lost: Callable[[str], None]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headless = self.tears = False
+        self.forced = ""
+        self.takeovers = 0
+        self.laggards = 0  # agents that had missed the newest verdict when another controller took over
+        self._elections: dict[int, Election] = {}
+        self._had_records = False  # whoever was left when the controller died
+        self._ended: list[str] = []  # why agents joined nobody
+
+    def controller_dies(self) -> None:
+        """With its node. What it sent last has arrived here, and not there."""
+        home = self.hosts[self.controller.state.home]
+        self._lost(f"node {home.node}")
+        home.die()
+        self.headless = True
+        self.lost.clear()
+        self._elections.clear()
+        self._ended.clear()
+        for host in self.hosts.values():
+            host.deputy = None
+            for _ in range(self.random.randrange(len(host.from_controller) + 1)):
+                host.from_controller.pop()
+        self._had_records = all(self._goes_on(host) for host in self.hosts.values() if host.alive)
+
+    def _goes_on(self, host: AgentHost) -> bool:
+        """Whether the agent has a record, and will have it when it has read all."""
+        ends = any(message["t"] in ("may_leave", "start", "stop") for message in host.from_controller)
+        return host.was_heard and not ends and bool(host.agent.allegiance.places()) and not host.agent.state.stopping
+
+    def look_for_another(self, host: AgentHost) -> bool:
+        """The agent of `host` has read all that its controller said: it goes through the job's launchers."""
+        if not host.alive or host.from_controller or host.current is not None:
+            return False
+        if host.deputy is not None and self.hosts[host.deputy].alive:
+            return False
+        report = host.agent.allegiance.report() if host.was_heard else None
+        if report is None:
+            return self._end(host, "given up" if not host.was_heard else "no record")
+        host.to_controller.clear()
+        host.deputy = next(node for node, _, _ in host.agent.allegiance.places() if self.hosts[node].alive)
+        hello = {"node": host.node, "host_id": "", "hostname": "", "data_host": "", "data_port": 0, "free_bytes": 0}
+        message = make(AGENT_TO_CONTROLLER, "hello", proof=b"", nonce=b"", pid=0, joins=report, **hello)
+        said: Any = unpack(AGENT_TO_CONTROLLER, pack(message))["joins"]
+        self.trace.append(f"{self.steps}: {host.node} joins {host.deputy}: {said}")
+        self._elections.setdefault(host.deputy, Election()).join(Joined.of(self.described(host.node), said))
+        return True
+
+    def _end(self, host: AgentHost, why: str) -> bool:
+        self.trace.append(f"{self.steps}: {host.node} ends: {why}")
+        self._ended.append(why)
+        host.die()
+        if not any(other.alive for other in self.hosts.values()):
+            if self._had_records or set(self._ended) <= {"given up"}:
+                raise Violation("the controller is gone, and nobody took over")
+            self.result = (1, "the controller is gone")
+        return True
+
+    def elect(self) -> bool:
+        """Some deputy looks again."""
+        for node, election in self._elections.items():
+            if not self.hosts[node].alive:
+                continue
+            for other in [*election.joined]:
+                if not self.hosts[other].alive:
+                    election.leave(other)
+            election.dead |= {other for other in election.missing() if not self.hosts[other].alive}
+            if election.is_complete():
+                self._take_over(node, election)
+                return True
+        return False
+
+    def _take_over(self, node: int, election: Election) -> None:
+        for other in election.outsiders():
+            election.leave(other)
+            self._end(self.hosts[other], "given up")
+        world: Any = self
+        newest = max(one.verdict[1] for one in election.joined.values())
+        self.laggards += sum(0 <= one.verdict[1] < newest for one in election.joined.values())
+        for other, host in self.hosts.items():
+            if other not in election.joined:
+                host.to_controller.clear()
+        self.headless = False
+        self.takeovers += 1
+        self.trace.append(f"{self.steps}: {node} TAKES OVER")
+        if node != min(election.joined):
+            raise Violation(f"node {node} takes over, and {sorted(election.joined)} live")
+        takeover = Takeover(world, self.disk.find, election.joined, election.record, self.now())
+        self.controller = takeover.controller
+        takeover.begin()
