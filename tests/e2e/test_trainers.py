@@ -1,7 +1,9 @@
-"""Loops that belong to a library, with the real packages: Hugging Face's Trainer, and Accelerate."""
+"""Loops that belong to a library, with the real packages: Hugging Face's Trainer, and Accelerate; TRL and PyTorch
+Lightning where they are installed, which the set-up leaves out (TRL needs 300 MB)."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,39 @@ def test_a_loop_in_which_no_replacement_finds_its_place_is_refused_before_traini
     job = run(tmp_path, ACCELERATE, word, kills=())
     assert job.code == 1 and not job.of("commit")
     assert said in job.stderr and "accelerate_loop.py:" in job.stderr
+
+
+# ---- what the set-up does not install -------------------------------------------------------------------------------
+
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not installed: pip install it")
+
+
+TRL = (str(HERE / "trl_sft.py"), "--deepspeed", str(HERE / "hf_trainer.json"))
+LIGHTNING = (str(HERE / "lightning_fit.py"), "--config", str(HERE / "hf_trainer.json"))
+
+
+@pytest.mark.slow
+@needs("trl")
+@pytest.mark.parametrize("word", [[], ["--packed"], pytest.param(["--lora"], marks=needs("peft"))])
+def test_trls_trainer_goes_on(tmp_path: Path, word: list[str]) -> None:
+    """Its own metrics are means over the steps between two entries of the log."""
+    same(tmp_path, TRL, *word, kills=("rank=1 iteration=3 at=after-step", "rank=0 iteration=6 at=backward"))
+
+
+@pytest.mark.slow
+@needs("pytorch_lightning")
+def test_lightnings_loop_is_refused_before_training(tmp_path: Path) -> None:
+    job = run(tmp_path, LIGHTNING, kills=())
+    assert job.code == 1 and not job.of("commit")
+    line = line_of(LIGHTNING[0], "    trainer.fit(")
+    assert f"lightning_fit.py:{line}: the training loop is PyTorch Lightning's" in job.stderr
+
+
+@pytest.mark.slow
+@needs("pytorch_lightning")
+def test_a_lightning_module_goes_on_in_a_loop_of_ones_own(tmp_path: Path) -> None:
+    """What the refusal says."""
+    same(tmp_path, LIGHTNING, "--own-loop", kills=("rank=0 iteration=2 at=backward", "rank=1 iteration=5 at=step"))
