@@ -6,6 +6,7 @@
 | ZeRO 1 and 2 keep gradients in buffers that are flat already       | 0.19   | reset          |
 | an offloaded optimizer knows whose gradients are accumulated       | 0.19   | reset          |
 | ZeRO 3 knows which modules are in their backward pass              | 0.19   | stage3.reset   |
+| modules note parameters that are computed again                    | 0.19   | stage3.reset   |
 | bodies of GatheredParameters are counted                           | 0.19   | stage3.reset   |
 | features that keep state which nobody has looked at (`_REMOVED`)   | until 0.18 | support    |
 
@@ -102,7 +103,7 @@ def missing(engine: Any) -> list[str]:
     for kind in (kind.__name__ for kind in type(optimizer).__mro__):
         lacking += layout.lacking(kind, optimizer, _WRAPPERS.get(kind, ()))
     if layout.is_stage3(optimizer):
-        lacking += layout.missing(optimizer)
+        lacking += layout.missing(optimizer, is_newer=_number(installed()) >= [0, 19])
     return lacking
 
 

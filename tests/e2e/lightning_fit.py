@@ -70,31 +70,30 @@ class WithLoss(nn.Module):
         return self.inner.training_step(batch, number)
 
 
-def fit() -> Any:
+def fit() -> None:
     trainer = pl.Trainer(
-        accelerator="cpu", devices=int(os.environ["WORLD_SIZE"]), strategy=OnCPU(config=str(args.config)),
+        accelerator="cpu", devices=int(os.environ["WORLD_SIZE"]), strategy=OnCPU(config=settings),
         max_steps=6, logger=False, enable_checkpointing=False, enable_progress_bar=False, accumulate_grad_batches=2,
     )  # fmt: skip
     trainer.fit(model, DataLoader(data, batch_size=2, shuffle=True))
-    return model
 
 
-def own_loop() -> Any:
+def own_loop() -> None:
     import ff_deepspeed
 
     deepspeed.init_distributed(dist_backend="gloo")
-    config = {**json.loads(args.config.read_text()), "gradient_accumulation_steps": 2}
-    config["train_micro_batch_size_per_gpu"] = 2
+    config = {**settings, "gradient_accumulation_steps": 2, "train_micro_batch_size_per_gpu": 2}
     engine, *_ = deepspeed.initialize(model=WithLoss(model), optimizer=model.configure_optimizers(), config=config)
     loader = DataLoader(data, batch_size=2, sampler=DistributedSampler(data, shuffle=True))
-    for batches in ff_deepspeed.batches(engine, loader, limit=6):
-        with ff_deepspeed.iteration():
-            for number, batch in enumerate(batches):
-                engine.backward(engine(batch, number))
-                engine.step()
-    return model
+    for _ in range(2):
+        for batches in ff_deepspeed.batches(engine, loader):
+            with ff_deepspeed.iteration():
+                for number, batch in enumerate(batches):
+                    engine.backward(engine(batch, number))
+                    engine.step()
 
 
+settings = {name: value for name, value in json.loads(args.config.read_text()).items() if value != "auto"}
 pl.seed_everything(1)
 data = TensorDataset(torch.randn(28, 8), torch.randn(28, 1))
 model = Net()

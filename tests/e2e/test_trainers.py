@@ -143,16 +143,25 @@ def needs(*packages: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not installed: pip install it")
 
 
-TRL = (str(HERE / "trl_sft.py"), "--deepspeed", str(HERE / "hf_trainer.json"))
+TRL = (str(HERE / "trl_trainer.py"), "--deepspeed", str(HERE / "hf_trainer.json"))
 LIGHTNING = (str(HERE / "lightning_fit.py"), "--config", str(HERE / "hf_trainer.json"))
 
 
 @pytest.mark.slow
 @needs("trl")
-@pytest.mark.parametrize("word", [[], ["--packed"], pytest.param(["--lora"], marks=needs("peft"))])
-def test_trls_trainer_goes_on(tmp_path: Path, word: list[str]) -> None:
+@pytest.mark.parametrize("words", ["sft", "sft --packed", pytest.param("sft --lora", marks=needs("peft")), "dpo"])
+def test_trls_trainer_goes_on(tmp_path: Path, words: str) -> None:
     """Its own metrics are means over the steps between two entries of the log."""
-    same(tmp_path, TRL, *word, kills=("rank=1 iteration=3 at=after-step", "rank=0 iteration=6 at=backward"))
+    same(tmp_path, TRL, *words.split(), kills=("rank=1 iteration=3 at=after-step", "rank=0 iteration=6 at=backward"))
+
+
+@pytest.mark.slow
+@needs("trl")
+def test_a_trainer_that_generates_what_it_learns_from_is_refused_before_training(tmp_path: Path) -> None:
+    job = run(tmp_path, TRL, "grpo", kills=())
+    assert job.code == 1 and not list((tmp_path / "trl").glob("checkpoint-*"))
+    line = line_of(TRL[0], "trainer.train(")
+    assert f"trl_trainer.py:{line}: what this Trainer gives to its model has neither the memory" in job.stderr
 
 
 @pytest.mark.slow
