@@ -21,6 +21,7 @@ FP32_GRADIENTS = {"data_types": {"grad_accum_dtype": "fp32"}}
 #: Every optimizer that DeepSpeed makes of one.
 LAYOUTS: list[dict[str, Any]] = [
     {"stage": 0, "dtype": "fp32"},
+    {"stage": 0, "dtype": "fp32", **JSON},
     {"stage": 0, "dtype": "bf16"},
     {"stage": 0, "dtype": "fp16", **JSON},
     {"stage": 1, "dtype": "fp16"},
@@ -57,16 +58,18 @@ def test_what_the_engine_of_another_version_has_is_looked_at(run_cases: Callable
     """Of the installed one everything is known, whatever optimizer it makes."""
     other = {"version": "0.99.0", "misuse": "nothing", "may_fail": True}
     zero1 = {"stage": 1, "dtype": "bf16", **other}
+    pipeline = {"pipeline": "over_a_range", "version": "0.99.0", "may_fail": True}
     *fine, more, more_of_the_engine, less = run_cases(
         [
             *({**layout, **other} for layout in LAYOUTS),
+            pipeline,
             {**zero1, "has": ["DeepSpeedZeroOptimizer", "sent_early"]},
             {**zero1, "has": ["DeepSpeedEngine", "own_count"]},
             {**zero1, "lacks": ["DeepSpeedZeroOptimizer", "extra_large_param_to_reduce"]},
         ],
         world=1,
     )
-    assert [result["error"] for (result,) in fine] == [""] * len(LAYOUTS)
+    assert [result["error"] for (result,) in fine] == [""] * (len(LAYOUTS) + 1)
     for (result,), words in (
         (more, r"DeepSpeed 0\.99\.0 has DeepSpeedZeroOptimizer\.sent_early, which FFTrainer does not know"),
         (more_of_the_engine, r"DeepSpeed 0\.99\.0 has DeepSpeedEngine\.own_count, which"),

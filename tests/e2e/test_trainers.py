@@ -157,6 +157,20 @@ def test_trls_trainer_goes_on(tmp_path: Path, words: str) -> None:
 
 @pytest.mark.slow
 @needs("trl")
+def test_a_reference_model_under_zero3_is_refused_before_training_and_goes_on_under_zero2(tmp_path: Path) -> None:
+    config = json.loads(Path(TRL[2]).read_text())
+    for stage in (3, 2):
+        config["zero_optimization"]["stage"] = stage
+        (tmp_path / f"zero{stage}.json").write_text(json.dumps(config))
+    script, words = TRL[0], ("dpo", "--deepspeed")
+    job = run(tmp_path / "refused", (script, *words, str(tmp_path / "zero3.json")), kills=())
+    assert job.code == 1 and not job.of("commit")
+    assert "a second DeepSpeed engine, which is not trained, uses ZeRO-3" in job.stderr
+    same(tmp_path, (script, *words, str(tmp_path / "zero2.json")), kills=("rank=0 iteration=4 at=forward",))
+
+
+@pytest.mark.slow
+@needs("trl")
 def test_a_trainer_that_generates_what_it_learns_from_is_refused_before_training(tmp_path: Path) -> None:
     job = run(tmp_path, TRL, "grpo", kills=())
     assert job.code == 1 and not list((tmp_path / "trl").glob("checkpoint-*"))
