@@ -106,10 +106,14 @@ class SharedObject:
     """Stands in for FusedAdam's function on the CPU, and knows what the C++ object of its mode knows."""
 
     _made: dict[int, SharedObject] = {}  # of the process, as the C++ objects are
+    _histories: dict[int, History] = {}  # by mode; no attribute, as optimizers on trial would be told apart by it
 
     def __init__(self, function: Any, mode: int) -> None:
         self._function, self._mode = function, mode
-        self.history = History((0.0, 0.0))
+
+    @property
+    def history(self) -> History:
+        return self._histories.setdefault(self._mode, History((0.0, 0.0)))
 
     @classmethod
     def of(cls, function: Any, mode: int) -> SharedObject:

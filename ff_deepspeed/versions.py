@@ -2,6 +2,7 @@
 
 | what                                                               | since  | used by        |
 | ---                                                                | ---    | ---            |
+| gradients are divided by the accumulation steps at the loss        | 0.19   | recording      |
 | an optimizer is asked whether its backward pass is the last one    | 0.19   | unused         |
 | ZeRO 1 and 2 keep gradients in buffers that are flat already       | 0.19   | reset          |
 | an offloaded optimizer knows whose gradients are accumulated       | 0.19   | reset          |
@@ -17,6 +18,7 @@ name: what nobody has looked at may be state.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,6 +123,21 @@ def is_last_backward(optimizer: Any) -> bool:
     """Whether the backward pass that runs belongs to the last micro-batch of its step."""
     asked = optimizer.is_gradient_accumulation_boundary
     return bool(asked() if callable(asked) else asked)
+
+
+def own_loss_obstacle(sizes: dict[str, int]) -> str | None:
+    """Why the gradients of a loss of the script's own cannot be given again, None if they can. sizes: of a call."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    prologue = getattr(DeepSpeedEngine, "_backward_prologue_per_tensor", None)
+    scales = prologue is not None and "_scale_wrt_gas" in inspect.unwrap(prologue).__code__.co_names
+    if not scales or sizes.get("gradient_accumulation_steps", 1) == 1:
+        return None
+    return (
+        f"the loss is no output of engine(...), and DeepSpeed {installed()} divides gradients by the accumulation "
+        "steps where they enter the model: they would be divided twice. Let the model return the loss, or install a "
+        f"DeepSpeed that divides the loss: pip install 'deepspeed=={TESTED[-1]}'"
+    )
 
 
 def forget(owner: Any, method: str) -> None:

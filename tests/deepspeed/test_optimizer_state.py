@@ -195,8 +195,8 @@ def test_a_second_tensor_of_a_step_is_a_jump_in_older_versions(
 ) -> None:
     monkeypatch.setattr(cpu_adam, "forgets_in_a_step", lambda: forgets)
     optimizer = begun(make_deepspeed("FusedAdam", parameters()[:2]))
-    beta1, beta2 = map(cpu_adam._float32, optimizer.param_groups[0]["betas"])
-    history = optimizer.multi_tensor_adam.history = cpu_adam.History((beta1, beta2))
+    history = optimizer.multi_tensor_adam.history
+    history.load({"betas": map(cpu_adam._float32, optimizer.param_groups[0]["betas"]), "jump": 0, "step": 0})
     run(optimizer, range(1, 3))
     assert history.jump == jump
 
