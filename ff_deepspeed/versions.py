@@ -80,6 +80,11 @@ def installed() -> str:
     return version
 
 
+def is_newer() -> bool:
+    """Whether it is 0.19 or later."""
+    return _number(installed()) >= [0, 19]
+
+
 def obstacles_in(fields: dict[str, Any]) -> Iterator[str]:
     """fields: a whole configuration. What only older versions do, a sentence each."""
     zero = fields.get("zero_optimization")
@@ -105,7 +110,7 @@ def missing(engine: Any) -> list[str]:
     for kind in (kind.__name__ for kind in type(optimizer).__mro__):
         lacking += layout.lacking(kind, optimizer, _WRAPPERS.get(kind, ()))
     if layout.is_stage3(optimizer):
-        lacking += layout.missing(optimizer, is_newer=_number(installed()) >= [0, 19])
+        lacking += layout.missing(optimizer, is_newer=is_newer())
     return lacking
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import deepspeed
 import pytest
+from deepspeed.runtime.engine import DeepSpeedEngine
 
 from ff_core.errors import UnsupportedError
 from ff_deepspeed import versions
+from tests.deepspeed.tested import tested_only
 
 ROOT = Path(__file__).parents[2]
 CPU_ADAM = {"optimizer": "cpu_adam", "zero": {"offload_optimizer": {"device": "cpu"}}}
@@ -54,6 +56,7 @@ def test_set_up_installs_the_newest_that_is_tested() -> None:
     assert f"make test DEEPSPEED={versions.OLDEST} " in (ROOT / "CONTRIBUTING.md").read_text()
 
 
+@tested_only
 def test_what_the_engine_of_another_version_has_is_looked_at(run_cases: Callable[..., Any]) -> None:
     """Of the installed one everything is known, whatever optimizer it makes."""
     other = {"version": "0.99.0", "misuse": "nothing", "may_fail": True}
@@ -91,6 +94,19 @@ def test_what_the_engine_of_another_version_has_is_looked_at(run_cases: Callable
 def test_what_newer_versions_have_dropped_is_refused(fields: dict[str, Any], name: str) -> None:
     (words,) = versions.obstacles_in(fields)
     assert re.match(rf"{name} is not supported: .*remove it", words)
+
+
+def test_gradients_that_would_be_divided_twice_are_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in 0.18, where the outputs of the model divide them."""
+    accumulates, not_so = ({"gradient_accumulation_steps": steps} for steps in (2, 1))
+    monkeypatch.setattr(
+        DeepSpeedEngine, "_backward_prologue_per_tensor", lambda self, gradient: self._scale_wrt_gas and gradient
+    )
+    words = versions.own_loss_obstacle(accumulates)
+    assert words is not None and "divided twice. Let the model return the loss" in words
+    assert versions.own_loss_obstacle(not_so) is None
+    monkeypatch.setattr(DeepSpeedEngine, "_backward_prologue_per_tensor", lambda self, gradient: gradient)
+    assert versions.own_loss_obstacle(accumulates) is None
 
 
 def test_what_is_switched_off_is_no_obstacle() -> None:
