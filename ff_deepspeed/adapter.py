@@ -16,7 +16,7 @@ from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, rebuild, scalars, state_map, unused
 from ff_deepspeed.redundancy import Redundancy
-from ff_deepspeed.reset import Reset, forget_input_check
+from ff_deepspeed.reset import Reset, forget_input_check, input_check
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import rebuild as stage3_rebuild
 from ff_deepspeed.stage3 import state as stage3
@@ -52,7 +52,7 @@ class DeepSpeedAdapter:
         self._rank, self._weights_edited = rank, weights_edited
         self.members = Members(engine.module)
         self.buffers = Buffers(self.members)
-        self._modes = Modes(self.members)
+        self._modes = Modes(self.members, input_check(engine))
         self.attributes = Attributes(self.members)
         self._reset = Reset(engine)
         self._is_stage3 = layout.is_stage3(engine.optimizer)

@@ -40,8 +40,8 @@ class LibraryLoop(Protocol):
     """A loop of a library, or around one (ff_deepspeed.trainers): what it keeps beside the engine. A replacement finds
     its place in it without an answer from load_checkpoint()."""
 
-    def begins(self, fed: bool, may_restart: bool) -> None:
-        """The job's first training forward. fed: a data loader was asked for its batch.
+    def begins(self, fed: bool, seen: bool, may_restart: bool) -> None:
+        """The job's first training forward. fed: a data loader was asked for its batch.  seen: it is known which it is.
 
         Raises UnsupportedError if a replacement could not find its place.
         """
@@ -79,14 +79,14 @@ class ClientState:
         self._saved = _keep(global_steps, path, state)
         self._loaded = self._loaded or self._saved
 
-    def begins(self, fed: bool, may_restart: bool) -> None:
+    def begins(self, fed: bool, seen: bool, may_restart: bool) -> None:
         """The training of an unmodified loop begins: warn if no replacement could find its place in it.
 
         Raises UnsupportedError if the loop is a library's.
         """
         if self.is_led_by_loop:
             assert self.loop is not None
-            self.loop.begins(fed, may_restart)
+            self.loop.begins(fed, seen, may_restart)
         elif self._loaded is None:
             log.warning("%s", words.not_resumable(frames.line(), may_restart))
         elif _function is None:

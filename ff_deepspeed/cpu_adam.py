@@ -11,12 +11,17 @@ repeat it on eight numbers.
 | FusedAdam on the CPU | one of the process for each mode (AdamW, L2): betas of zero make it forget (`SharedObject`) |
 
 On a GPU FusedAdam computes pow() in every step and remembers nothing.
+
+An object is called once for each tensor of a step. In DeepSpeed 0.19 the first call counts. In 0.18 a second one looks
+like a jump (`forgets_in_a_step`).
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +29,15 @@ import torch
 
 def _float32(value: float) -> float:
     return ctypes.c_float(value).value
+
+
+@functools.cache
+def forgets_in_a_step() -> bool:
+    """Whether another call with the same step computes pow(). The C++ source says so that the operators are made of."""
+    import deepspeed
+
+    source = Path(deepspeed.__file__).parent / "ops" / "csrc" / "includes" / "cpu_adam.h"
+    return "step == _step + 1" not in source.read_text()
 
 
 @dataclass
@@ -36,7 +50,8 @@ class History:
 
     def stepped(self, step: int, beta1: float, beta2: float) -> None:
         betas = (_float32(beta1), _float32(beta2))
-        if betas != self.betas or step not in (self.step, self.step + 1):
+        is_next = step == self.step + 1 or (step == self.step and not forgets_in_a_step())
+        if betas != self.betas or not is_next:
             self.betas, self.jump = betas, step
         self.step = step
 
@@ -91,10 +106,14 @@ class SharedObject:
     """Stands in for FusedAdam's function on the CPU, and knows what the C++ object of its mode knows."""
 
     _made: dict[int, SharedObject] = {}  # of the process, as the C++ objects are
+    _histories: dict[int, History] = {}  # by mode; no attribute, as optimizers on trial would be told apart by it
 
     def __init__(self, function: Any, mode: int) -> None:
         self._function, self._mode = function, mode
-        self.history = History((0.0, 0.0))
+
+    @property
+    def history(self) -> History:
+        return self._histories.setdefault(self._mode, History((0.0, 0.0)))
 
     @classmethod
     def of(cls, function: Any, mode: int) -> SharedObject:
@@ -108,7 +127,8 @@ class SharedObject:
         """given: beta1, beta2, eps, step, and more that leaves no trace."""
         result = self._function(chunk, skip, tensors, lr, *given)
         beta1, beta2, _, step = given[:4]
-        self.history.stepped(step, beta1, beta2)
+        for _ in tensors[0]:
+            self.history.stepped(step, beta1, beta2)
         return result
 
     def restore(self, saved: dict[str, Any]) -> None:

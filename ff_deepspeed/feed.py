@@ -94,6 +94,13 @@ class Feed:
                     self._take(tracked, handed)
                     return
 
+    def sees(self, inputs: Any) -> bool:
+        """Before training: whether it can be told which batch `inputs` are."""
+        with self._lock:
+            asked = [self._handed, *(handed for _, handed in self._before.values())]
+            batches = [kept.given for handed in asked for kept in handed]
+            return len(batches) < 2 or matching.find(inputs, batches, by_value=True) is not None
+
     def close(self) -> None:
         """The script is over."""
         with self._lock:

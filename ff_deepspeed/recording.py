@@ -18,7 +18,7 @@ import torch
 
 from ff_core.errors import DifferenceError
 from ff_deepspeed import batch as batches_
-from ff_deepspeed import boundary, matching, words
+from ff_deepspeed import boundary, matching, versions, words
 from ff_deepspeed.ambient import Ambient
 from ff_deepspeed.outputs import Path, follow, leaves
 
@@ -122,6 +122,7 @@ class Backward(Event):
         if self._forward is None:
             self._own, self._value = loss, loss.detach()
             self._sources, self._why = boundary.outputs_of(loss)
+            self._why = self._why or versions.own_loss_obstacle(ambient.sizes)
             self._gradients: list[torch.Tensor | None] = [None] * len(self._sources)
 
     def obstacle(self) -> str | None:

@@ -88,10 +88,15 @@ def _stop(timers: Any) -> None:
         timer.started_ = False  # one that runs cannot be started again
 
 
-def forget_input_check(engine: Any) -> None:
-    """AutoTP compares the inputs of its first forward between ranks. After a failure not all of them would do so."""
+def input_check(engine: Any) -> list[Any]:
+    """The hook with which AutoTP compares the inputs of its first forward between ranks, and which removes itself."""
     check = vars(engine).get("first_dataloader_check")
-    if check is not None:
+    return [] if check is None else [check]
+
+
+def forget_input_check(engine: Any) -> None:
+    """After a failure not all ranks would compare their inputs."""
+    for check in input_check(engine):
         check.remove()
 
 

@@ -255,7 +255,7 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
-            self._p.client.begins(self._feed.is_asked, self._session.may_restart)
+            self._p.client.begins(self._feed.is_asked, self._feed.sees(inputs), self._session.may_restart)
             self._start_data = {"own": self._own.start(inputs)}
         self._join()
         self._feed.begin_training(self._session.version, inputs)

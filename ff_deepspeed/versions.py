@@ -2,10 +2,12 @@
 
 | what                                                               | since  | used by        |
 | ---                                                                | ---    | ---            |
+| gradients are divided by the accumulation steps at the loss        | 0.19   | recording      |
 | an optimizer is asked whether its backward pass is the last one    | 0.19   | unused         |
 | ZeRO 1 and 2 keep gradients in buffers that are flat already       | 0.19   | reset          |
 | an offloaded optimizer knows whose gradients are accumulated       | 0.19   | reset          |
 | ZeRO 3 knows which modules are in their backward pass              | 0.19   | stage3.reset   |
+| modules note parameters that are computed again                    | 0.19   | stage3.reset   |
 | bodies of GatheredParameters are counted                           | 0.19   | stage3.reset   |
 | features that keep state which nobody has looked at (`_REMOVED`)   | until 0.18 | support    |
 
@@ -16,6 +18,7 @@ name: what nobody has looked at may be state.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +80,11 @@ def installed() -> str:
     return version
 
 
+def is_newer() -> bool:
+    """Whether it is 0.19 or later."""
+    return _number(installed()) >= [0, 19]
+
+
 def obstacles_in(fields: dict[str, Any]) -> Iterator[str]:
     """fields: a whole configuration. What only older versions do, a sentence each."""
     zero = fields.get("zero_optimization")
@@ -102,7 +110,7 @@ def missing(engine: Any) -> list[str]:
     for kind in (kind.__name__ for kind in type(optimizer).__mro__):
         lacking += layout.lacking(kind, optimizer, _WRAPPERS.get(kind, ()))
     if layout.is_stage3(optimizer):
-        lacking += layout.missing(optimizer)
+        lacking += layout.missing(optimizer, is_newer=is_newer())
     return lacking
 
 
@@ -120,6 +128,21 @@ def is_last_backward(optimizer: Any) -> bool:
     """Whether the backward pass that runs belongs to the last micro-batch of its step."""
     asked = optimizer.is_gradient_accumulation_boundary
     return bool(asked() if callable(asked) else asked)
+
+
+def own_loss_obstacle(sizes: dict[str, int]) -> str | None:
+    """Why the gradients of a loss of the script's own cannot be given again, None if they can. sizes: of a call."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    prologue = getattr(DeepSpeedEngine, "_backward_prologue_per_tensor", None)
+    scales = prologue is not None and "_scale_wrt_gas" in inspect.unwrap(prologue).__code__.co_names
+    if not scales or sizes.get("gradient_accumulation_steps", 1) == 1:
+        return None
+    return (
+        f"the loss is no output of engine(...), and DeepSpeed {installed()} divides gradients by the accumulation "
+        "steps where they enter the model: they would be divided twice. Let the model return the loss, or install a "
+        f"DeepSpeed that divides the loss: pip install 'deepspeed=={TESTED[-1]}'"
+    )
 
 
 def forget(owner: Any, method: str) -> None:

@@ -44,6 +44,14 @@ def install(version: str, folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     pip += ["--no-build-isolation", "--target", str(folder), f"deepspeed=={version}"]
     subprocess.run(pip, check=True, env={**os.environ, "DS_BUILD_OPS": "0"})
+    mend(folder / "deepspeed" / "runtime" / "zero" / "stage_1_and_2.py")
+
+
+def mend(file: Path) -> None:
+    """DeepSpeed 0.18.9 cannot train with ZeRO 1 or 2 on a CPU: "Output 0 of SplitBackward0 is a view and is being
+    modified inplace". This is its own correction (pull request 7948), which 0.19 has."""
+    made = "bit16_groups_flat.append(flattened_buffer"
+    file.write_text(file.read_text().replace(f"{made})", f"{made}.detach())"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ share. So a developer who changes an agent or the engine does not wait for train
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -21,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".pytest_cache" / "references"  # pytest's own cache folder: `make clean` removes it
 LIBRARIES = ("torch", "deepspeed", "megatron-core", "numpy", "accelerate", "transformers")
+NOT_ALWAYS = ("trl", "peft", "pytorch-lightning")  # the set-up leaves them out
 
 
 def reference(script: Path, key: Sequence[str], make: Callable[[Path], None]) -> Path:
@@ -58,4 +60,8 @@ def versions() -> list[str]:
     """Of Python, the libraries, and the processor, by which torch chooses its kernels."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     processor = {line for line in lines if line.startswith(("model name", "flags"))}
-    return [sys.version, *sorted(processor), *map(importlib.metadata.version, LIBRARIES)]
+    found = [*map(importlib.metadata.version, LIBRARIES)]
+    for name in NOT_ALWAYS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return [sys.version, *sorted(processor), *found]

@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from ff_core.errors import DifferenceError
 from ff_core.state.members import Members
@@ -54,10 +55,14 @@ def set_trained(trains: bytes, parameters: Iterable[torch.Tensor]) -> None:
 
 
 class Modes:
-    """The switches of one model. members: whoever calls save() has looked at them."""
+    """The switches of one model. members: whoever calls save() has looked at them.
 
-    def __init__(self, members: Members) -> None:
+    uncounted: hooks on the model itself that a framework removes by itself.
+    """
+
+    def __init__(self, members: Members, uncounted: Sequence[RemovableHandle] = ()) -> None:
         self._members = members
+        self._uncounted = uncounted
 
     def save(self) -> dict[str, Any]:
         """Per module a byte ("training") and four ("hooks"), per parameter one ("requires_grad"), in torch's order.
@@ -68,7 +73,7 @@ class Modes:
         parameters = [parameter for _, parameter in self._members.parameters]
         return {
             "training": training_of(modules),
-            "hooks": _hooks(modules),
+            "hooks": self._hooks(modules),
             "requires_grad": trained(parameters),
             "parameter_hooks": [_counts(list(map(held, parameters))) for held in _OF_PARAMETER],
         }
@@ -97,6 +102,16 @@ class Modes:
                 "loop and keep them, or remove them in the iteration that registers them"
             )
 
+    def _hooks(self, modules: Sequence[torch.nn.Module]) -> bytes:
+        """How many hooks of each kind the first module has, then the second, ..."""
+        held: list[Any] = list(chain.from_iterable(map(_HOOKS, modules)))
+        for handle in self._uncounted:
+            owner = handle.hooks_dict_ref()
+            for place, hooks in enumerate(held[: len(_KINDS)]):
+                if owner is not None and hooks is owner:
+                    held[place] = [number for number in owner if number != handle.id]
+        return _counts(held)
+
 
 def hooks_of(module: torch.nn.Module) -> list[Any]:
     """The hooks on a module itself and on its own parameters."""
@@ -116,11 +131,6 @@ def _differing(named: Sequence[tuple[str, object]], before: bytes, now: bytes) -
     places = range(0, len(before), max(size, 1))
     pairs = zip(named, places, strict=True)
     return [name for (name, _), place in pairs if before[place : place + size] != now[place : place + size]]
-
-
-def _hooks(modules: Sequence[torch.nn.Module]) -> bytes:
-    """How many hooks of each kind the first module has, then the second, ..."""
-    return _counts(list(chain.from_iterable(map(_HOOKS, modules))))
 
 
 def _counts(held: Sequence[Sized | None]) -> bytes:

@@ -107,7 +107,7 @@ class GivesAgain(Redo):
 class Leads:
     """`ff_deepspeed.client.LibraryLoop`: a replacement needs no answer from load_checkpoint() to find its place."""
 
-    def begins(self, fed: bool, may_restart: bool) -> None:
+    def begins(self, fed: bool, seen: bool, may_restart: bool) -> None:
         pass
 
     def save(self) -> dict[str, Any]:

@@ -26,7 +26,8 @@ _PARAMETER = (
     *("ds_id", "ds_tensor", "ds_status", "ds_active_sub_modules", "ds_persist", "is_external_param"),
     "ds_secondary_tensor",
 )
-_MODULE = ("_external_params", "ds_recompute_parameters")
+_MODULE = ("_external_params",)
+_NEWER_MODULE = ("ds_recompute_parameters",)
 _BUCKET = ("clear_params",)
 
 
@@ -54,8 +55,8 @@ def stepped_by(optimizer: Any, sub_group: int) -> torch.optim.Optimizer:
     return inner
 
 
-def missing(optimizer: Any) -> Iterator[str]:
-    """Names of the attributes that this DeepSpeed does not have where they were."""
+def missing(optimizer: Any, *, is_newer: bool) -> Iterator[str]:
+    """Names of the attributes that this DeepSpeed does not have where they were. is_newer: it is 0.19 or later."""
     absent = list(lacking("DeepSpeedZeroOptimizer_Stage3", optimizer, _OPTIMIZER))
     if not absent and is_twin_flow(optimizer):
         absent = list(lacking("DeepSpeedZeroOptimizer_Stage3", optimizer, _TWIN_FLOW))
@@ -71,7 +72,7 @@ def missing(optimizer: Any) -> Iterator[str]:
     for parameter in optimizer.module.parameters():
         yield from lacking("parameter", parameter, _PARAMETER)
         break
-    yield from lacking("module", optimizer.module, _MODULE)
+    yield from lacking("module", optimizer.module, (*_MODULE, *(_NEWER_MODULE if is_newer else ())))
     for bucket in optimizer.ipg_buckets.values():
         yield from lacking("IPGBucketZ3", bucket, _BUCKET)
     from deepspeed.runtime.zero import parameter_offload

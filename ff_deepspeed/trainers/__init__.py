@@ -10,8 +10,11 @@ from ff_core.worker.hooks import when_imported
 
 _LIBRARIES = {
     "deepspeed.runtime.sequence_parallel.ulysses_sp": "ff_deepspeed.trainers.ulysses:install",
+    "transformers.modeling_utils": "ff_deepspeed.trainers.checkpointing:install",
     "transformers.trainer": "ff_deepspeed.trainers.huggingface:install",
     "accelerate.accelerator": "ff_deepspeed.trainers.accelerate:install",
+    "pytorch_lightning.strategies.deepspeed": "ff_deepspeed.trainers.lightning:install",
+    "lightning.pytorch.strategies.deepspeed": "ff_deepspeed.trainers.lightning:install_in_lightning",
 }
 
 

@@ -47,6 +47,11 @@ ASKED = (
     "{line}: the loop asks its loader with next(): a replacement would count its iterations from the begin. Loop over "
     "the loader, `for batch in loader`. Or: {remedy}"
 )
+UNSEEN = (
+    "{line}: the loader fetches ahead, and what is given to the model has neither the memory nor the values of one of "
+    "its batches: after a failure a replacement could not find its batch again. Give the model tensors of the batch. "
+    "Or: {remedy}"
+)
 REMEDY = (
     "change two lines: `for batches in ff_deepspeed.batches(engine, loader)` with `with ff_deepspeed.iteration()` "
     'inside; or train unprotected: "ff_failover": {"enabled": false}'
@@ -66,9 +71,11 @@ class Passes:
 
     # ---- see LibraryLoop --------------------------------------------------------------------------------------------
 
-    def begins(self, fed: bool, may_restart: bool) -> None:
+    def begins(self, fed: bool, seen: bool, may_restart: bool) -> None:
         """Raises UnsupportedError."""
         words = self._obstacle if fed or self._obstacle == DISPATCHED else NO_LOADER
+        if words is None and not seen:
+            words = UNSEEN
         if words is None:
             return
         said = words.format(line=self._line or frames.line(), remedy=REMEDY)

@@ -27,6 +27,12 @@ NO_LOADER = (
     "could not find its batch again. For an iterable data set set accelerator_config={{'dispatch_batches': False}} in "
     "TrainingArguments; let get_train_dataloader() return a torch DataLoader"
 )
+UNSEEN = (
+    "{line}: what this Trainer gives to its model has neither the memory nor the values of a batch of its data loader, "
+    "as where it generates what it learns from (TRL's GRPOTrainer): after a failure a replacement could not find its "
+    'batch again. Give the model tensors of the batch; or set "ff_failover": {{"enabled": false}} and rely on '
+    "checkpoints"
+)
 LONG_LOG = (
     "{line}: this training logs about {count} times (logging_steps = {steps}), and its log is saved with every "
     "version: {size}, more than {most}. Set a larger logging_steps in TrainingArguments"
@@ -53,10 +59,10 @@ class TrainerLoop:
         for number, callback in enumerate(self._callbacks):
             spaces.look_into(f"callback {number}, {type(callback).__qualname__}.", callback)
 
-    def begins(self, fed: bool, may_restart: bool) -> None:
+    def begins(self, fed: bool, seen: bool, may_restart: bool) -> None:
         """See LibraryLoop. Raises UnsupportedError."""
-        if not fed:
-            said = NO_LOADER.format(line=self._line)
+        if not fed or not seen:
+            said = (UNSEEN if fed else NO_LOADER).format(line=self._line)
             if not may_restart:
                 raise UnsupportedError(said)
             log.warning("%s. After a failure the whole script starts again (--max-restarts)", said)
@@ -65,9 +71,7 @@ class TrainerLoop:
         size = count * _ENTRY_BYTES
         if size > _MOST_LOG_BYTES:
             shown = {"size": format_bytes(size), "most": format_bytes(_MOST_LOG_BYTES)}
-            raise UnsupportedError(
-                LONG_LOG.format(line=self._line, count=count, steps=state.logging_steps, **shown)
-            )
+            raise UnsupportedError(LONG_LOG.format(line=self._line, count=count, steps=state.logging_steps, **shown))
         self._room = bytes(size)  # there is room for twice the scalars of the first version
 
     def save(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A training script around DeepSpeed's PipelineEngine that knows nothing of FFTrainer, but for --loop exact.
 
-usage: pipe_script.py --config DS.json --result FILE [--steps N] [--stages N] [--loop LOOP] [--tied] [--checkpoint]
-                      [--dynamic] [--eval] [--save DIR] [--die "POINT RANK ITERATION" ...]
+usage: pipe_script.py --config JSON --result FILE [--steps N] [--stages N] [--loop LOOP] [--tied] [--checkpoint]
+                      [--dynamic] [--eval] [--save] [--die "POINT RANK ITERATION" ...]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deepspeed.utils import RepeatingLoader
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--config", type=Path, required=True)
+parser.add_argument("--config", required=True, help="DeepSpeed's, the JSON itself")
 parser.add_argument("--result", type=Path, required=True)
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--stages", type=int, default=2)
@@ -35,7 +35,7 @@ parser.add_argument("--tied", action="store_true", help="embedding and head shar
 parser.add_argument("--checkpoint", action="store_true", help="compute activations again")
 parser.add_argument("--dynamic", action="store_true", help="shapes are sent with every message")
 parser.add_argument("--eval", action="store_true", help="evaluate after every second step")
-parser.add_argument("--save", type=Path, help="save after every third step")
+parser.add_argument("--save", action="store_true", help="save after every third step, beside the result")
 parser.add_argument("--die", nargs="*", default=[], help='"send 1 3": die in the third iteration, after the first send')
 parser.add_argument("--local_rank", type=int, default=-1)
 args = parser.parse_args()
@@ -87,7 +87,7 @@ model = PipelineModule(
     partition_method="uniform", activation_checkpoint_interval=int(args.checkpoint), checkpointable_layers=["Block"],
     dynamic_shape=args.dynamic,
 )  # fmt: skip
-config = json.loads(args.config.read_text())
+config = json.loads(args.config)
 size = config["train_micro_batch_size_per_gpu"]
 words = torch.randint(0, WORDS, (48, LENGTH + 1), generator=torch.Generator().manual_seed(1))
 data = TensorDataset(words)
@@ -128,6 +128,7 @@ if args.die:
     p2p.send, p2p.recv = die_at("send", p2p.send), die_at("recv", p2p.recv)
     type(engine)._bcast_pipe_scalar = die_at("eval", type(engine)._bcast_pipe_scalar)
     type(engine)._aggregate_total_loss = die_at("loss", type(engine)._aggregate_total_loss)
+    type(engine)._save_checkpoint = die_at("save", type(engine)._save_checkpoint)
 
 losses: dict[int, float] = {}
 scores: dict[int, float] = {}
@@ -138,8 +139,8 @@ def after(loss: torch.Tensor) -> None:
     losses[engine.global_steps] = loss.item()
     if args.eval and engine.global_steps % 2 == 0:
         scores[engine.global_steps] = engine.eval_batch(checks).item()
-    if args.save is not None and engine.global_steps % 3 == 0:
-        engine.save_checkpoint(str(args.save))
+    if args.save and engine.global_steps % 3 == 0:
+        engine.save_checkpoint(str(args.result.parent / "saved"))
 
 
 if args.loop == "exact":

@@ -33,7 +33,8 @@ class Model(torch.nn.Module):
         h = self.inner(x)
         if hasattr(self, "base"):
             h = h + self.base(x)
-        h = self.drop(torch.relu(self.norm(h.float()).to(h.dtype))) * self.scale.to(h.dtype)
+        kept = self.norm.running_mean.dtype  # DeepSpeed 0.18 makes buffers as precise as weights
+        h = self.drop(torch.relu(self.norm(h.to(kept)).to(h.dtype))) * self.scale.to(h.dtype)
         self.seen += x.shape[0]
         if self.extra_factor is not None:
             h = h + self.extra_factor * self.extra(h)

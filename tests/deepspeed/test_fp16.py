@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.deepspeed.tested import own_loss
+
 Case = dict[str, Any]
 #: Biases stay whole between steps, matrices do not.
 SMALL = {"stage3_param_persistence_threshold": 64}
@@ -84,6 +86,7 @@ def test_newcomer_continues_exactly(names: tuple[str, ...], run_cases: Callable[
             assert rest["digest"] == whole["digest"], name
 
 
+@own_loss
 def test_calls_of_an_unmodified_loop_are_made_again(run_cases: Callable[..., Any], tmp_path: Path) -> None:
     """With a loss of the script's own, too: what is sent back into the model is scaled."""
     base = [
@@ -106,6 +109,7 @@ def test_calls_of_an_unmodified_loop_are_made_again(run_cases: Callable[..., Any
             assert len(others[0]["recovered"]) >= 4
 
 
+@own_loss
 def test_a_loss_that_is_written_in_place_is_made_again_as_it_was(run_cases: Callable[..., Any]) -> None:
     """It is the very tensor that the engine gave, with another value."""
     base = {"stage": 2, "dtype": "fp16", "gas": 2, "iterations": 5, "unmodified": True, "in_place": True, "clip": 0.0}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import Trainer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer
 
 from ff_core.worker import session
-from ff_deepspeed.trainers import huggingface
+from ff_deepspeed.trainers import checkpointing, huggingface
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +57,20 @@ def test_a_process_without_a_session_runs_the_trainers_own_code(monkeypatch: pyt
     monkeypatch.setattr(session, "current", lambda: None)
     assert huggingface._train(lambda trainer, *args: args, object(), 3) == (3,)
     assert huggingface._place() is None
+
+
+def test_checkpointing_that_is_switched_on_again_adds_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = LlamaForCausalLM.enable_input_require_grads
+    original = getattr(original, "__wrapped__", original)
+    monkeypatch.setattr(PreTrainedModel, "enable_input_require_grads", original)
+    checkpointing.install()
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))
+    embeddings = model.get_input_embeddings()
+    for running, hooks in ((None, 3), (object(), 1)):
+        monkeypatch.setattr(session, "current", lambda running=running: running)
+        embeddings._forward_hooks.clear()
+        for _ in range(3):
+            model.activation_checkpointing_enable()
+            model.activation_checkpointing_disable()
+        assert len(embeddings._forward_hooks) == hooks

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from ff_core.launch.cli import main
+from tests.deepspeed.tested import tested_only
 from tests.e2e.jobs import ENV, LEAN
 from tests.patching.copies import copy_deepspeed
 
 ROOT = Path(__file__).parents[2]
+pytestmark = tested_only  # fftrain patch knows no other
 
 
 @pytest.fixture(scope="module")

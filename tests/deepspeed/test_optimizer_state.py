@@ -189,6 +189,18 @@ def test_going_back_is_exact_with_adam_in_cpp(kind: str, count: int, betas: Any,
     assert bits(other) == expected
 
 
+@pytest.mark.parametrize(("forgets", "jump"), [(True, 2), (False, 0)])
+def test_a_second_tensor_of_a_step_is_a_jump_in_older_versions(
+    forgets: bool, jump: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_adam, "forgets_in_a_step", lambda: forgets)
+    optimizer = begun(make_deepspeed("FusedAdam", parameters()[:2]))
+    history = optimizer.multi_tensor_adam.history
+    history.load({"betas": map(cpu_adam._float32, optimizer.param_groups[0]["betas"]), "jump": 0, "step": 0})
+    run(optimizer, range(1, 3))
+    assert history.jump == jump
+
+
 @pytest.mark.parametrize("kind", ["DeepSpeedCPUAdam", "FusedAdam"])
 def test_what_was_a_jump_is_a_jump_again(kind: str) -> None:
     """Even where the C++ object would multiply, because it stands right before that step."""

@@ -76,7 +76,7 @@ def test_a_replacement_passes_over_the_epochs_that_were_over(statistics: int, di
 
     def take(epoch: int, item: int) -> None:
         if (epoch, item) == (0, 0):
-            found.begins(True, False)
+            found.begins(True, True, False)
             found.save()
         if (epoch, item) == (died_in, 1):
             saved.append(codec.decode(codec.encode(found.save(), "loop")))
@@ -167,11 +167,19 @@ def test_a_loop_that_asks_with_next_is_refused_by_its_line() -> None:
     found = Passes(Engine())  # type: ignore[arg-type]
     next(found.iterate(Loader.items, Loader(), 7))
     with pytest.raises(UnsupportedError, match=r"test_passes\.py:\d+: the loop asks .* next\(\).*batches\("):
-        found.begins(True, False)
+        found.begins(True, True, False)
     with pytest.raises(UnsupportedError, match="come from no DataLoader"):
-        found.begins(False, False)
-    found.begins(True, True)  # a failure starts the script again: said, not refused
+        found.begins(False, True, False)
+    found.begins(True, True, True)  # a failure starts the script again: said, not refused
     assert not found.save()["can_be_entered"]
+
+
+def test_a_loop_whose_batches_the_model_does_not_get_is_refused() -> None:
+    found = Passes(Engine())  # type: ignore[arg-type]
+    for _ in found.iterate(Loader.items, Loader(), 7):
+        found.begins(True, True, False)
+        with pytest.raises(UnsupportedError, match=r"test_passes\.py:\d+: the loader fetches ahead, .*batches\("):
+            found.begins(True, False, False)
 
 
 def test_batches_of_rank_0_are_refused_on_every_rank() -> None:
@@ -179,7 +187,7 @@ def test_batches_of_rank_0_are_refused_on_every_rank() -> None:
         found = Passes(Engine())  # type: ignore[arg-type]
         for _ in found.dispatched(iter([1])):
             with pytest.raises(UnsupportedError, match=r"test_passes\.py:\d+: rank 0 loads .*dispatch_batches=False"):
-                found.begins(fed, False)
+                found.begins(fed, True, False)
 
 
 # ---- the feed -------------------------------------------------------------------------------------------------------
@@ -214,3 +222,13 @@ def test_a_new_pass_is_the_place_of_a_version_that_is_sealed_at_its_begin(ahead:
     assert feed.position(second)["consumed"] == 1
     feed.return_to(1)
     assert next(second).tolist() == [0.0, 1.0]  # and not what was given up
+
+
+def test_which_batch_is_trained_on_is_seen_by_memory_or_value() -> None:
+    """Of a single one that was handed out nothing need be seen."""
+    feed, other = Feed(), torch.full((2,), 9.0)
+    asked = tracked(feed, DataLoader(torch.arange(6.0), batch_size=2))  # type: ignore[arg-type]
+    first = next(asked)
+    assert feed.sees(other)
+    next(asked)
+    assert feed.sees(first) and feed.sees({"x": first.double()}) and not feed.sees(other)

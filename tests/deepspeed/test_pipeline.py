@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import plain
 from tests.e2e.compare import injections, results
 from tests.e2e.jobs import Job, fftrain, uninterrupted
 
@@ -29,17 +30,23 @@ def job_of(
     out: Path, kind: str, words: list[str], *, ranks: int, kills: tuple[str, ...] = (), dies: tuple[str, ...] = ()
 ) -> tuple[Job, dict[int, Any]]:
     """A job with `kills` and `dies` (see the script's --die), and the results of the uninterrupted training."""
-    config = out / "config.json"
-    out.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps(CONFIG | KINDS[kind]))
-    words = ["--config", str(config), "--steps", str(STEPS), *words]
-    alone = uninterrupted(SCRIPT, words, lambda folder: ["--result", str(folder / "result.json")], ranks)
-    own = ["--result", str(out / "result.json"), *(["--die", *dies] if dies else [])]
+    alone = reference(kind, words, ranks)
+    script = [SCRIPT, *arguments(kind, words), "--result", str(out / "result.json")]
+    script += ["--die", *dies] if dies else []
     nodes = "2" if ranks % 2 == 0 else str(ranks)
-    job = fftrain(
-        out, [SCRIPT, *words, *own], "--emulate-nodes", nodes, *injections(*kills), ranks=ranks, timeout_s=560,
-    )  # fmt: skip
+    job = fftrain(out, script, "--emulate-nodes", nodes, *injections(*kills), ranks=ranks, timeout_s=560)
     return job, results(alone, ranks)
+
+
+def reference(kind: str, words: list[str], ranks: int) -> Path:
+    """The folder of the uninterrupted training."""
+    return uninterrupted(
+        SCRIPT, arguments(kind, words), lambda folder: ["--result", str(folder / "result.json")], ranks
+    )  # fmt: skip
+
+
+def arguments(kind: str, words: list[str]) -> list[str]:
+    return ["--config", json.dumps(CONFIG | KINDS[kind]), "--steps", str(STEPS), *words]
 
 
 def assert_same(job: Job, wanted: dict[int, Any], deaths: int) -> None:
@@ -76,6 +83,23 @@ def test_loops(loop: str, tmp_path: Path) -> None:
     words = ["--loop", loop, "--eval"]
     kills = ("0 2 backward", "1 4 step", "0 5 after-step", "1 8 forward")
     assert_same(*job_of(tmp_path, "zero1_bf16", words, ranks=2, kills=kills), 4)
+
+
+@pytest.mark.slow
+def test_checkpoints_of_a_pipeline_are_those_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    """A rank dies within a save, one in the iteration before it, one in that behind it."""
+    words = ["--loop", "while", "--tied", "--save"]
+    kills, dies = ("2 6 after-step", "0 7 step"), ("save 1 4",)
+    job, wanted = job_of(tmp_path, "zero1_bf16", words, ranks=4, kills=kills, dies=dies)
+    assert_same(job, wanted, 3)
+    alone = reference("zero1_bf16", words, ranks=4)
+    assert contents(tmp_path / "saved") == contents(alone / "saved")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    assert len(files) > 10
+    return {str(path.relative_to(folder)): plain.digest(path) for path in files if path.suffix == ".pt"}
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from ff_deepspeed.outputs import follow, leaves
 from ff_deepspeed.recording import Backward, Call, Forward, Handle, Launch, Record, Settle
 
 AROUND: Any = object.__new__(ambient.Ambient)
+AROUND.sizes = {}
 SWITCHES: Any = object.__new__(switches.Switches)
 
 

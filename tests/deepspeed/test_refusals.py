@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ff_deepspeed import versions
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "AutoEP": (
         {"config": {"expert_parallel": {"enabled": True}}},
@@ -82,18 +84,23 @@ PIPELINES = {
 RIGHT = ("no step", "proxy", "compiled", "whole items", "break", "nothing", "reference")
 
 
+#: What DeepSpeed 0.18 does not have, and so leaves out.
+NEWER = ("AutoEP", "accumulation")
+
+
 def test_what_cannot_be_protected_is_refused(run_cases: Callable[..., Any]) -> None:
     cases = [{"stage": 1, "dtype": "bf16", "may_fail": True, **case} for case, _ in REFUSED.values()]
     results = run_cases(cases, world=1)
-    for (name, (_, pattern)), (result,) in zip(REFUSED.items(), results, strict=True):
-        assert re.search(pattern, result["error"]), f"{name}: {result['error']}"
+    pairs = zip(REFUSED.items(), results, strict=True)
+    missed = {n: r for (n, (_, pattern)), (r,) in pairs if not re.search(pattern, r.get("error", ""))}
+    assert not {name for name in missed if name not in NEWER or versions.is_newer()}, missed
 
 
 def test_torch_adam_is_the_way_out(run_cases: Callable[..., Any]) -> None:
     """What the refusal of Muon advises."""
     optimizer = {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}}
     case = {"stage": 2, "dtype": "bf16", "gas": 2, "optimizer": "json", "config": {"optimizer": optimizer}}
-    reference, got = run_cases([{**case, "protected": False}, {**case, "plan": [[2, 1], [4, 3], [5, 6]]}])
+    reference, got = run_cases([{**case, "protected": False}, {**case, "plan": [[2, 1], [4, 3], [5, 4]]}])
     for rank in range(2):
         assert len(got[rank]["recovered"]) == 3
         assert got[rank]["digest"] == reference[rank]["digest"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.deepspeed.same import are_the_same
+from tests.deepspeed.tested import own_loss
 
 Case = dict[str, Any]
 #: Biases stay whole between steps, matrices do not.
@@ -137,6 +138,7 @@ def test_gradients_of_an_earlier_iteration_are_refused(run_cases: Callable[..., 
     are_the_same(others[:2], others[2:], recovered=2)
 
 
+@own_loss
 def test_calls_of_an_unmodified_loop_are_made_again(run_cases: Callable[..., Any], tmp_path: Path) -> None:
     """Interrupted, and joined by a replacement; with a loss of the script's own, and with its checkpoints."""
     plan = [[2 + number // 2, number] for number in range(12)]

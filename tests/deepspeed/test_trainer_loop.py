@@ -95,16 +95,22 @@ def test_attributes_of_trainer_and_callbacks_are_looked_at_like_the_scripts_vari
 def test_a_log_that_is_too_long_for_every_version_is_refused() -> None:
     mine = trainer()
     loop = TrainerLoop(mine)
-    loop.begins(True, False)
+    loop.begins(True, True, False)
     assert len(loop.save()["room"]) == 100 * 256 and loop.save()["room"] is None
     mine.state.max_steps, mine.state.logging_steps = 100_000, 1
     with pytest.raises(UnsupportedError, match=r"test_trainer_loop\.py:\d+: .*100000 times .*logging_steps = 1"):
-        loop.begins(True, False)
+        loop.begins(True, True, False)
     mine.state.logging_steps = 10
-    loop.begins(True, False)
+    loop.begins(True, True, False)
+
+
+def test_a_trainer_whose_batches_the_model_does_not_get_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"test_trainer_loop\.py:\d+: .*neither the memory nor .*GRPOTrainer"):
+        TrainerLoop(trainer()).begins(True, False, False)
+    TrainerLoop(trainer()).begins(True, False, True)
 
 
 def test_a_trainer_without_a_loader_is_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"test_trainer_loop\.py:\d+: .*no torch DataLoader.*dispatch_batches"):
-        TrainerLoop(trainer()).begins(False, False)
-    TrainerLoop(trainer()).begins(False, True)  # a failure starts the script again: said, not refused
+        TrainerLoop(trainer()).begins(False, True, False)
+    TrainerLoop(trainer()).begins(False, True, True)  # a failure starts the script again: said, not refused

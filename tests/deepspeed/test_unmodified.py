@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.deepspeed.tested import own_loss
+
 Case = dict[str, Any]
 
 # In front of collectives of an iteration, each once; gas 2 counts anew in each micro-step.
@@ -113,6 +115,7 @@ def test_loop_by_steps_with_deepspeeds_loader_and_checkpoints(run_cases: Callabl
         assert rest[rank]["losses"] == {k: v for k, v in reference[rank]["losses"].items() if int(k) > 4}
 
 
+@own_loss
 def test_a_loss_of_the_script_s_own_is_repeated_too(run_cases: Callable[..., Any]) -> None:
     """No call of the script gives it a made-up value: losses, weights and its own counter are those of an undisturbed
     run, wherever it was interrupted."""

@@ -9,9 +9,11 @@ from typing import Any
 
 import deepspeed
 import pytest
+from deepspeed.runtime.engine import DeepSpeedEngine
 
 from ff_core.errors import UnsupportedError
 from ff_deepspeed import versions
+from tests.deepspeed.tested import tested_only
 
 ROOT = Path(__file__).parents[2]
 CPU_ADAM = {"optimizer": "cpu_adam", "zero": {"offload_optimizer": {"device": "cpu"}}}
@@ -21,6 +23,7 @@ FP32_GRADIENTS = {"data_types": {"grad_accum_dtype": "fp32"}}
 #: Every optimizer that DeepSpeed makes of one.
 LAYOUTS: list[dict[str, Any]] = [
     {"stage": 0, "dtype": "fp32"},
+    {"stage": 0, "dtype": "fp32", **JSON},
     {"stage": 0, "dtype": "bf16"},
     {"stage": 0, "dtype": "fp16", **JSON},
     {"stage": 1, "dtype": "fp16"},
@@ -53,20 +56,23 @@ def test_set_up_installs_the_newest_that_is_tested() -> None:
     assert f"make test DEEPSPEED={versions.OLDEST} " in (ROOT / "CONTRIBUTING.md").read_text()
 
 
+@tested_only
 def test_what_the_engine_of_another_version_has_is_looked_at(run_cases: Callable[..., Any]) -> None:
     """Of the installed one everything is known, whatever optimizer it makes."""
     other = {"version": "0.99.0", "misuse": "nothing", "may_fail": True}
     zero1 = {"stage": 1, "dtype": "bf16", **other}
+    pipeline = {"pipeline": "over_a_range", "version": "0.99.0", "may_fail": True}
     *fine, more, more_of_the_engine, less = run_cases(
         [
             *({**layout, **other} for layout in LAYOUTS),
+            pipeline,
             {**zero1, "has": ["DeepSpeedZeroOptimizer", "sent_early"]},
             {**zero1, "has": ["DeepSpeedEngine", "own_count"]},
             {**zero1, "lacks": ["DeepSpeedZeroOptimizer", "extra_large_param_to_reduce"]},
         ],
         world=1,
     )
-    assert [result["error"] for (result,) in fine] == [""] * len(LAYOUTS)
+    assert [result["error"] for (result,) in fine] == [""] * (len(LAYOUTS) + 1)
     for (result,), words in (
         (more, r"DeepSpeed 0\.99\.0 has DeepSpeedZeroOptimizer\.sent_early, which FFTrainer does not know"),
         (more_of_the_engine, r"DeepSpeed 0\.99\.0 has DeepSpeedEngine\.own_count, which"),
@@ -88,6 +94,19 @@ def test_what_the_engine_of_another_version_has_is_looked_at(run_cases: Callable
 def test_what_newer_versions_have_dropped_is_refused(fields: dict[str, Any], name: str) -> None:
     (words,) = versions.obstacles_in(fields)
     assert re.match(rf"{name} is not supported: .*remove it", words)
+
+
+def test_gradients_that_would_be_divided_twice_are_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in 0.18, where the outputs of the model divide them."""
+    accumulates, not_so = ({"gradient_accumulation_steps": steps} for steps in (2, 1))
+    monkeypatch.setattr(
+        DeepSpeedEngine, "_backward_prologue_per_tensor", lambda self, gradient: self._scale_wrt_gas and gradient
+    )
+    words = versions.own_loss_obstacle(accumulates)
+    assert words is not None and "divided twice. Let the model return the loss" in words
+    assert versions.own_loss_obstacle(not_so) is None
+    monkeypatch.setattr(DeepSpeedEngine, "_backward_prologue_per_tensor", lambda self, gradient: gradient)
+    assert versions.own_loss_obstacle(accumulates) is None
 
 
 def test_what_is_switched_off_is_no_obstacle() -> None:

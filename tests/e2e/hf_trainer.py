@@ -22,6 +22,7 @@ from typing import Any
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+import plain
 import torch
 from accelerate import PartialState
 from torch import nn
@@ -161,16 +162,8 @@ def digest(path: Path) -> Any:
         state = json.loads(path.read_text().replace(str(folder), ""))
         return {**state, "log_history": [timeless(entry) for entry in state["log_history"]]}
     if path.suffix in (".pt", ".pth"):
-        return hashlib.sha256(repr(plain(torch.load(path, weights_only=False))).encode()).hexdigest()
+        return plain.digest(path)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".safetensors" else "there"
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return str(value.dtype), value.tolist()
-    if isinstance(value, dict):
-        return [(key, plain(each)) for key, each in value.items()]
-    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else str(value)
 
 
 rank = trainer.args.process_index

@@ -1,7 +1,9 @@
-"""Loops that belong to a library, with the real packages: Hugging Face's Trainer, and Accelerate."""
+"""Loops that belong to a library, with the real packages: Hugging Face's Trainer, and Accelerate; TRL and PyTorch
+Lightning where they are installed, which the set-up leaves out (TRL needs 300 MB)."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,62 @@ def test_a_loop_in_which_no_replacement_finds_its_place_is_refused_before_traini
     job = run(tmp_path, ACCELERATE, word, kills=())
     assert job.code == 1 and not job.of("commit")
     assert said in job.stderr and "accelerate_loop.py:" in job.stderr
+
+
+# ---- what the set-up does not install -------------------------------------------------------------------------------
+
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not installed: pip install it")
+
+
+TRL = (str(HERE / "trl_trainer.py"), "--deepspeed", str(HERE / "hf_trainer.json"))
+LIGHTNING = (str(HERE / "lightning_fit.py"), "--config", str(HERE / "hf_trainer.json"))
+
+
+@pytest.mark.slow
+@needs("trl")
+@pytest.mark.parametrize("words", ["sft", "sft --packed", pytest.param("sft --lora", marks=needs("peft")), "dpo"])
+def test_trls_trainer_goes_on(tmp_path: Path, words: str) -> None:
+    """Its own metrics are means over the steps between two entries of the log."""
+    same(tmp_path, TRL, *words.split(), kills=("rank=1 iteration=3 at=after-step", "rank=0 iteration=6 at=backward"))
+
+
+@pytest.mark.slow
+@needs("trl")
+def test_a_reference_model_under_zero3_is_refused_before_training_and_goes_on_under_zero2(tmp_path: Path) -> None:
+    config = json.loads(Path(TRL[2]).read_text())
+    for stage in (3, 2):
+        config["zero_optimization"]["stage"] = stage
+        (tmp_path / f"zero{stage}.json").write_text(json.dumps(config))
+    script, words = TRL[0], ("dpo", "--deepspeed")
+    job = run(tmp_path / "refused", (script, *words, str(tmp_path / "zero3.json")), kills=())
+    assert job.code == 1 and not job.of("commit")
+    assert "a second DeepSpeed engine, which is not trained, uses ZeRO-3" in job.stderr
+    same(tmp_path, (script, *words, str(tmp_path / "zero2.json")), kills=("rank=0 iteration=4 at=forward",))
+
+
+@pytest.mark.slow
+@needs("trl")
+def test_a_trainer_that_generates_what_it_learns_from_is_refused_before_training(tmp_path: Path) -> None:
+    job = run(tmp_path, TRL, "grpo", kills=())
+    assert job.code == 1 and not list((tmp_path / "trl").glob("checkpoint-*"))
+    line = line_of(TRL[0], "trainer.train(")
+    assert f"trl_trainer.py:{line}: what this Trainer gives to its model has neither the memory" in job.stderr
+
+
+@pytest.mark.slow
+@needs("pytorch_lightning")
+def test_lightnings_loop_is_refused_before_training(tmp_path: Path) -> None:
+    job = run(tmp_path, LIGHTNING, kills=())
+    assert job.code == 1 and not job.of("commit")
+    line = line_of(LIGHTNING[0], "    trainer.fit(")
+    assert f"lightning_fit.py:{line}: the training loop is PyTorch Lightning's" in job.stderr
+
+
+@pytest.mark.slow
+@needs("pytorch_lightning")
+def test_a_lightning_module_goes_on_in_a_loop_of_ones_own(tmp_path: Path) -> None:
+    """What the refusal says."""
+    same(tmp_path, LIGHTNING, "--own-loop", kills=("rank=0 iteration=2 at=backward", "rank=1 iteration=5 at=step"))

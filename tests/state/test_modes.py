@@ -40,6 +40,19 @@ def test_a_hook_that_is_missing_is_named() -> None:
         of(other).load(of(one).save())
 
 
+def test_a_hook_that_a_framework_removes_by_itself_does_not_count() -> None:
+    net = model()
+    handle = net.register_forward_pre_hook(lambda *_: None)
+    net.register_forward_pre_hook(lambda *_: None)
+    modes = Modes(Members(net), [handle])
+    saved = codec.decode(codec.encode(modes.save()))
+    handle.remove()
+    modes.load(saved)
+    net.register_forward_hook(lambda *_: None)
+    with pytest.raises(DifferenceError, match="hooks on the model itself are not those"):
+        modes.load(saved)
+
+
 def test_a_hook_on_a_parameter_that_is_missing_is_named() -> None:
     one, other = model(), model()
     saved = codec.decode(codec.encode(of(one).save()))
