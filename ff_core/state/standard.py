@@ -13,6 +13,7 @@ import io
 import marshal
 import queue
 import sys
+import weakref
 from collections.abc import Callable
 from multiprocessing.sharedctypes import SynchronizedBase
 from threading import Event, Semaphore
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 from ff_core.state import frames, objects
 
 _POINTERS = "OPzZ"
+_between_threads: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class _Kind(NamedTuple):
@@ -44,6 +46,8 @@ def _put_text(live: Any, state: Any) -> None:
 
 
 def _put_queue(live: Any, state: Any) -> None:
+    if state is None:
+        return
     with live.mutex:
         live.queue.clear()
         live.queue.extend(state[0])
@@ -62,9 +66,9 @@ def _waiting(value: queue.SimpleQueue[Any]) -> list[Any]:
 
 
 def _put_simple_queue(live: queue.SimpleQueue[Any], state: Any) -> None:
-    while not live.empty():
+    while state is not None and not live.empty():
         live.get_nowait()
-    for item in state:
+    for item in state or ():
         live.put(item)
 
 
@@ -99,6 +103,18 @@ def _has_threads() -> bool:
     targets = [getattr(thread, "_target", None) or thread.run for thread in threads()[1:]]
     codes = [getattr(getattr(target, "__func__", target), "__code__", None) for target in targets]
     return any(code is not None and frames.is_users(code.co_filename, None) for code in codes)
+
+
+def _is_between_threads(value: Any) -> bool:
+    """Whether the script has had threads since `value` was first looked at."""
+    if _has_threads():
+        _between_threads.add(value)
+    return value in _between_threads
+
+
+def _between(take: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """None in place of what is between threads: they fill and empty it themselves."""
+    return lambda value: None if _is_between_threads(value) else take(value)
 
 
 def _put_event(live: Event, state: Any) -> None:
@@ -155,15 +171,15 @@ _KINDS: tuple[tuple[type, _Kind], ...] = (
     (array.array, _Kind(lambda value: [value.typecode, value.tobytes()], _put_array)),
     (io.StringIO, _TEXT),
     (io.BytesIO, _TEXT),
-    (queue.Queue, _Kind(lambda value: [list(value.queue), value.unfinished_tasks], _put_queue)),
-    (queue.SimpleQueue, _Kind(_waiting, _put_simple_queue)),
+    (queue.Queue, _Kind(_between(lambda value: [list(value.queue), value.unfinished_tasks]), _put_queue)),
+    (queue.SimpleQueue, _Kind(_between(_waiting), _put_simple_queue)),
     (ctypes.Array, _SHARED),
     (ctypes._SimpleCData, _SHARED),
     (SynchronizedBase, _SHARED),
     (io.TextIOWrapper, _FILE),
     (io.BufferedReader, _FILE),
-    (Event, _Kind(lambda value: None if _has_threads() else value.is_set(), _put_event)),
-    (Semaphore, _Kind(lambda value: None if _has_threads() else value._value, _put_semaphore)),
+    (Event, _Kind(_between(Event.is_set), _put_event)),
+    (Semaphore, _Kind(_between(lambda value: value._value), _put_semaphore)),
 )  # fmt: skip
 #: By the name of the class: their modules need not be imported.
 _NAMED: dict[str, _Kind] = {

@@ -116,6 +116,16 @@ def test_the_place_of_a_usual_loop_that_no_variable_shows(tmp_path: Path, mode: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["thread", "reader"])
+def test_a_thread_that_trains_and_one_that_reads_ahead(tmp_path: Path, mode: str) -> None:
+    kills = ("--inject", "kill rank=1 iteration=6 at=backward", "--inject", "kill rank=0 iteration=8 at=after-step")
+    job = run(tmp_path, mode, script=AROUND, kills=kills)
+    assert job.code == 0, job.stderr[-3000:]
+    assert len(job.of("failover")) == 2
+    assert results(tmp_path) == right(mode, script=AROUND)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "said"),
     [
