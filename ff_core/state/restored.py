@@ -109,8 +109,10 @@ class Putter:
 
     def _put_random(self, live: Any, taken: Taken, in_place: bool) -> Any:
         try:
+            if not generators.is_generator(live):
+                return generators.new(taken[1])
             generators.set_state(live, taken[1])
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, IndexError, TypeError, ValueError):
             raise LostError("it is another kind of generator there") from None
         return live
 
