@@ -1,7 +1,7 @@
 """Variables that nobody has touched: most of a script's are constants and functions, one look tells for all of them.
 
-    still = Still(["LAYERS", "train", "losses"], {"LAYERS": 12, "train": train}, {"losses": []})
-    still.to_look_at(vars(module))    # names of those that have another value by now
+still = Still(["LAYERS", "train", "losses"], {"LAYERS": 12, "train": train}, {"losses": []})
+still.to_look_at(vars(module))    # names of those that have another value by now
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Still:
             names += [name for name, value in pairs if name in held and held[name] is not value]
         if self._tensors and (closely or _written(list(map(held.get, self._tensors))) != self._written):
             names += [name for name in self._tensors if name in held]
-        if self._plain and _contents(list(map(held.get, self._plain))) != self._contents:
+        if self._contents is None or _contents(list(map(held.get, self._plain))) != self._contents:
             names += [name for name in self._plain if name in held]
         return names
 
@@ -58,12 +58,10 @@ def can_rest(value: Any) -> bool:
     kind = type(value)
     if kind in _TENSORS:
         return not (value.is_inference() or value.__dict__)
-    if np is not None and kind is np.ndarray and (value.dtype.kind == "O" or not value.flags.c_contiguous):
-        return False
-    if kind in _CONTAINERS or (np is not None and kind is np.ndarray):
-        data = _contents(value) if len(value) <= _MOST_BYTES else None
-        return data is not None and len(data) <= _MOST_BYTES
-    return False
+    if np is not None and kind is np.ndarray:
+        return value.dtype.kind != "O" and value.nbytes <= _MOST_BYTES and _contents(value) is not None
+    data = _contents(value) if kind in _CONTAINERS and len(value) <= _MOST_BYTES else None
+    return data is not None and len(data) <= _MOST_BYTES
 
 
 def resting(space: Space, held: Mapping[str, Any], began: Began, changed: set[str]) -> dict[str, Any]:
