@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -143,6 +143,18 @@ class Redo:
                 self._p.persist()
                 self._session.seal()
                 record.release()
+
+    def may_lift(self, inputs: Any) -> bool:
+        """In a void iteration of a loop that fetches ahead: whether the batch that must be repeated is here."""
+        if not self._feed.runs_ahead or not self._feed.is_next(inputs):
+            return False
+        first = self.voided
+        if first is None or not first.is_of(inputs):
+            raise self._p.fail(FailoverError(words.OTHER_VALUES))
+        self._session.script_went_on()
+        first.ambient.put(self._p.engine)
+        self.void = False
+        return True
 
     def _make_void(self, version: int, reason: str, event: Event | None) -> None:
         if not self._feed.can_return_to(version):

@@ -52,6 +52,7 @@ class Unmodified:
         self._joined = self._ended = False  # this process has taken a dead rank's place; the script is over
         self._sealed_at: str | None = None  # the last version, if this process has sealed one
         self._thread = threading.main_thread().ident  # the one that trains
+        self._beginning = threading.RLock()  # a thread that reads ahead may come while the other one joins
 
     # ---- Script (see ff_deepspeed.adapter) --------------------------------------------------------------------------
 
@@ -84,10 +85,11 @@ class Unmodified:
         engine = self._p.engine
         if self._redo.busy:
             return original(engine, *args, **kwargs)
-        inputs = (args, kwargs)
-        if self._redo.open is None:
-            self._start(inputs)
-        if self._redo.void and not self._may_lift(inputs):
+        inputs, self._thread = (args, kwargs), threading.get_ident()
+        with self._beginning:
+            if self._redo.open is None:
+                self._start(inputs)
+        if self._redo.void and not self._redo.may_lift(inputs):
             return self._by_itself(original, args, kwargs)
         self._seal_if_stepped(AT_FORWARD, inputs)
         self._feed.used(inputs)
@@ -190,9 +192,11 @@ class Unmodified:
             return self._feed.next(tracked, own_thread=False)
         if self._redo.busy:
             return tracked.source.next()
-        if self._redo.open is None and self._answered is not None:
-            self._arrive(tracked)
-        elif self._redo.open is not None and self._feed.is_training(tracked):
+        with self._beginning:
+            arrives = self._redo.open is None and self._answered is not None
+            if arrives:
+                self._arrive(tracked)
+        if not arrives and self._redo.open is not None and self._feed.is_training(tracked):
             self._own.loader_asked()
             self._lift(tracked)
             self._seal_if_stepped(AT_LOADER, asked=tracked)
@@ -225,6 +229,8 @@ class Unmodified:
         """The script is over, or destroys its groups: wait until nobody needs this rank any more."""
         if self._session.is_newcomer and self._answered is not None:
             self._join()  # at the very end of training: the others are waiting here too
+        if all(thread.ident != self._thread for thread in threading.enumerate()):
+            self._thread = threading.get_ident()  # another one has trained, and has ended
         if self._ended or not self.listening:
             return
         if self._redo.void:
@@ -247,7 +253,6 @@ class Unmodified:
 
     def _start(self, inputs: Any) -> None:
         """The first training forward: protection begins, or a newcomer joins that has not yet."""
-        self._thread = threading.get_ident()
         if self._session.is_newcomer:
             saved = self._session.saved_scalars()
             step = saved["trainer"]["engine"]["global_steps"]
@@ -276,18 +281,6 @@ class Unmodified:
         self._redo.first = self._session.version
         self._first = self._session.version + 1
         self._answered = None  # from here on it is a rank like the others, which may go back to any version
-
-    def _may_lift(self, inputs: Any) -> bool:
-        """In a void iteration of a loop that fetches ahead: whether the batch that must be repeated is here."""
-        if not self._feed.runs_ahead or not self._feed.is_next(inputs):
-            return False
-        first = self._redo.voided
-        if first is None or not first.is_of(inputs):
-            raise self._p.fail(FailoverError(words.OTHER_VALUES))
-        self._session.script_went_on()
-        first.ambient.put(self._p.engine)
-        self._redo.void = False
-        return True
 
     # ---- sealing ----------------------------------------------------------------------------------------------------
 

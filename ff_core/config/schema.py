@@ -73,7 +73,8 @@ class FailoverConfig(Strict):
         "refuse",
         '"refuse" or "ignore"',
         "What happens after a failure if variables of the script are not what they were, and cannot be put back. "
-        "refuse: the job ends, and names them. ignore: it goes on, with a warning.",
+        "refuse: the job ends, and names them; with more variables than can be looked at it does not begin. ignore: it "
+        "goes on, with a warning.",
     )
     memory_limit_bytes: Bytes = make_field(
         Scope.JOB,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
-from ff_core.state import entries, values
+from ff_core.state import entries, objects, values
 from ff_core.state.captured import LostError, Taken, Taker
 from ff_core.state.marks import HEAVY, Marker
 
@@ -57,6 +57,10 @@ class Began:
         if marker.parts > HEAVY:
             self._heavy[path] = mark
         return mark
+
+    def is_looked_at_itself(self, value: Any) -> bool:
+        """Whether the mark of `value` only says which object it is."""
+        return objects.is_users_object(value) and self._label_of(value) is not None
 
     def is_other(self, path: str, value: Any, mark: Any, look: bool) -> bool:
         """look: at the contents of tensors, too."""

@@ -10,7 +10,7 @@ A taken value is a list. The first entry says of which kind:
 
     plain VALUE | left | known LABEL | text KIND TEXT | named NAME | member NAME NAME-OF-MEMBER
     tensor TENSOR DEVICE IS-LEAF GRADIENT [ATTRIBUTES] | array ARRAY | records BYTES SHAPE DTYPE | random STATE
-    made from NAME NUMBER | span START STOP STEP | place INDEX | range START STOP STEP INDEX |
+    made from NAME NUMBER [ATTRIBUTES] | span START STOP STEP | place INDEX | range START STOP STEP INDEX |
     iterator KIND [TAKEN...] TAKEN | placed PLACE | next TAKEN, of what it is bound to |
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | numbers BASE ENTRIES LENGTH-LIMIT CLASS ATTRIBUTES |
     object CLASS ATTRIBUTES | parts CLASS ATTRIBUTES ARE-THEY-ALL | contents PLAIN | module [[NAME, TAKEN]...] |
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import caches, foreign, generators, objects, unwritten, values, weak
+from ff_core.state import caches, foreign, generators, objects, standard, unwritten, values, weak
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
@@ -123,7 +123,7 @@ class Taker:
             return self._named(value)
         number = next((base for base in (int, float, str) if isinstance(value, base)), None)
         if number is not None:
-            return ["made from", objects.name_of(kind), number(value)]
+            return ["made from", objects.name_of(kind), number(value), *self._given(value)]
         if len(self._above) > _DEPTH:
             raise LostError("nested too deeply")
         self._above.append(id(value))
@@ -157,7 +157,7 @@ class Taker:
         weak_kind = weak.kind_of(kind)
         if weak_kind is not None:
             return self._weak(value, weak_kind)
-        if foreign.is_kind(kind):
+        if standard.is_kind(kind):
             return self._contents(value)
         if foreign.is_librarys_class(kind):
             return self._of_library(value, kind)
@@ -216,7 +216,7 @@ class Taker:
 
     def _contents(self, value: Any) -> Taken:
         try:
-            state = foreign.contents(value)
+            state = standard.contents(value)
         except ValueError:
             raise LostError("what is in it cannot be saved") from None
         self._room.use(sys.getsizeof(state))
@@ -265,15 +265,19 @@ class Taker:
             gradient = None
         self._room.use(tensor.nbytes + (0 if gradient is None else gradient.nbytes))
         leaf = tensor.is_leaf and tensor.requires_grad
-        taken: Taken = ["tensor", self._copy(tensor), str(tensor.device), leaf, self._copy(gradient)]
-        held = tensor.__dict__  # what the script has given it
-        if held and len(self._above) <= _DEPTH:
-            self._above.append(id(tensor))
-            try:
-                taken.append([[name, self._take(part)] for name, part in list(held.items()) if isinstance(name, str)])
-            finally:
-                self._above.pop()
-        return taken
+        tensors = self._copy(tensor), str(tensor.device), leaf, self._copy(gradient)
+        return ["tensor", *tensors, *self._given(tensor)]
+
+    def _given(self, value: Any) -> list[Any]:
+        """[attributes] that a script has given to a tensor, or to a number of a class of its own; []: none."""
+        held = getattr(value, "__dict__", None)
+        if not held or len(self._above) > _DEPTH:
+            return []
+        self._above.append(id(value))
+        try:
+            return [[[name, self._take(part)] for name, part in list(held.items()) if isinstance(name, str)]]
+        finally:
+            self._above.pop()
 
     def _copy(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         return tensor if tensor is None or self._share else tensor.detach().clone()

@@ -31,11 +31,13 @@ class Edits:
         self._counters: list[int] = []
         self._contents: Contents | None = None
         self._compared: tuple[list[Named], Changed] | None = None  # on a device: read one step later
+        self._places: list[int] | None = None  # where they were in the first of these steps
 
     def stepped(self, version: int) -> None:
         """The step that made `version` has just ended."""
         self._tensors = [tensor for _, tensor in self._named()]
         self._counters = list(map(_COUNTER, self._tensors))
+        self._places = self._places or list(map(torch.Tensor.data_ptr, self._tensors))
         self._contents = Contents(self._tensors) if version <= _EVERY or version % _EVERY == 0 else None
 
     def stepping(self) -> None:
@@ -44,7 +46,14 @@ class Edits:
 
     def forget(self) -> None:
         """The tensors are about to be written by a recovery."""
-        self._tensors = self._contents = self._compared = None
+        self._tensors = self._contents = self._compared = self._places = None
+
+    def moved(self) -> list[str]:
+        """Names of tensors that have other memory than at first: `.data = ...` does that, and no copy would see it."""
+        named = list(self._named())
+        if self._places is None or len(named) != len(self._places):
+            return []
+        return [name for (name, tensor), place in zip(named, self._places, strict=True) if tensor.data_ptr() != place]
 
     def found(self) -> list[str]:
         """Before the next step: names of tensors that were written since."""

@@ -1,31 +1,23 @@
-"""Objects that the script did not bring the class of: what of them can be saved, and put back into the very object.
+"""Objects of libraries that the script has: what of them can be saved, and put back into the very object.
 
-Of Python's library: `array.array`, texts and bytes in memory, queues, numbers that processes share, where a file that
-is read stands, events and semaphores of a script without threads. Of other libraries: the simple attributes of an
-object, such as a meter's sum and count, its random generators, its tensors and models, and those of objects that it
-has, two deep. What else such an object has is left as it is.
+The simple attributes of an object, such as a meter's sum and count, its random generators, its tensors and models, and
+those of objects that it has, two deep. What else such an object has is left as it is. Python's own library:
+`ff_core.state.standard`.
 """
 
 from __future__ import annotations
 
-import array
-import ctypes
-import gc
 import io
-import marshal
-import queue
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
-from multiprocessing.sharedctypes import SynchronizedBase
-from threading import Event, Semaphore, Thread
-from threading import enumerate as threads
-from typing import Any, NamedTuple
+from threading import Thread
+from typing import Any
 
 import torch
 
-from ff_core.state import frames, generators, objects
+from ff_core.state import frames, generators, objects, standard
 
 try:
     import numpy as np
@@ -38,164 +30,9 @@ _DEPTH = 2  # objects in objects of a library
 _MOST_OBJECTS = 32  # in a list or dict of it
 _ACTIVE = (Thread, BaseProcess, io.IOBase, socket.socket)
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
-_POINTERS = "OPzZ"
-#: They go on by themselves, save themselves, or are looked at otherwise.
 _COUNTED = frozenset({"torch.quasirandom"})  # modules of those whose objects count
+#: They go on by themselves, save themselves, or are looked at otherwise.
 PACKAGES = frozenset({"torch", "numpy", "datasets", "tokenizers", *frames.FRAMEWORKS})
-
-
-class _Kind(NamedTuple):
-    """take: what `put` needs: plain values in lists. put: into an object of the kind."""
-
-    take: Callable[[Any], Any]
-    put: Callable[[Any, Any], None]
-
-
-def _put_array(live: Any, state: Any) -> None:
-    del live[:]
-    live.frombytes(state[1])
-
-
-def _put_text(live: Any, state: Any) -> None:
-    live.seek(0)
-    live.truncate()
-    live.write(state[0])
-    live.seek(state[1])
-
-
-def _put_queue(live: Any, state: Any) -> None:
-    with live.mutex:
-        live.queue.clear()
-        live.queue.extend(state[0])
-        live.unfinished_tasks = state[1]
-
-
-def _waiting(value: queue.SimpleQueue[Any]) -> list[Any]:
-    """What is in one, in order. Only the garbage collector tells. Raises ValueError if it does not."""
-    referents = [part for part in gc.get_referents(value) if part is not type(value)]
-    if sys.version_info < (3, 13):  # a list, the first entries of which have been taken
-        (referents,) = referents
-    count = value.qsize()
-    if count > len(referents):
-        raise ValueError("what is in it is not known")
-    return referents[len(referents) - count :]
-
-
-def _put_simple_queue(live: queue.SimpleQueue[Any], state: Any) -> None:
-    while not live.empty():
-        live.get_nowait()
-    for item in state:
-        live.put(item)
-
-
-def _memory(value: Any) -> memoryview:
-    held = memoryview(value.get_obj() if isinstance(value, SynchronizedBase) else value)
-    return held if held.format == "B" and held.ndim == 1 else held.cast("B")
-
-
-def _put_shared(live: Any, state: Any) -> None:
-    _memory(live)[:] = state
-
-
-def _place(file: Any) -> Any:
-    """Of a file that is only read; None: of another."""
-    if file.closed or file.writable() or not file.seekable():
-        return None
-    try:
-        return [file.tell()]
-    except OSError:  # a text that is read by next()
-        return [None, file.buffer.tell()]
-
-
-def _put_place(live: Any, state: Any) -> None:
-    if state is not None and state != _place(live):
-        if state[0] is None:
-            raise ValueError("a text that is read by next() does not say where it is")
-        live.seek(state[0])
-
-
-def _has_threads() -> bool:
-    """Whether the script has. What they wait for is between them and the training thread."""
-    targets = [getattr(thread, "_target", None) or thread.run for thread in threads()[1:]]
-    codes = [getattr(getattr(target, "__func__", target), "__code__", None) for target in targets]
-    return any(code is not None and frames.is_users(code.co_filename, None) for code in codes)
-
-
-def _put_event(live: Event, state: Any) -> None:
-    if state is not None:
-        (live.set if state else live.clear)()
-
-
-def _put_semaphore(live: Any, state: Any) -> None:
-    if state is not None:
-        with live._cond:
-            live._value = state
-            live._cond.notify_all()
-
-
-_TEXT = _Kind(lambda value: [value.getvalue(), value.tell()], _put_text)
-_SHARED = _Kind(lambda value: bytes(_memory(value)), _put_shared)
-_FILE = _Kind(_place, _put_place)
-_KINDS: tuple[tuple[type, _Kind], ...] = (
-    (memoryview, _SHARED),
-    (array.array, _Kind(lambda value: [value.typecode, value.tobytes()], _put_array)),
-    (io.StringIO, _TEXT),
-    (io.BytesIO, _TEXT),
-    (queue.Queue, _Kind(lambda value: [list(value.queue), value.unfinished_tasks], _put_queue)),
-    (queue.SimpleQueue, _Kind(_waiting, _put_simple_queue)),
-    (ctypes.Array, _SHARED),
-    (ctypes._SimpleCData, _SHARED),
-    (SynchronizedBase, _SHARED),
-    (io.TextIOWrapper, _FILE),
-    (io.BufferedReader, _FILE),
-    (Event, _Kind(lambda value: None if _has_threads() else value.is_set(), _put_event)),
-    (Semaphore, _Kind(lambda value: None if _has_threads() else value._value, _put_semaphore)),
-)  # fmt: skip
-
-
-@objects.cached
-def _kind_of(kind: type) -> _Kind | None:
-    held = next((held for base, held in _KINDS if issubclass(kind, base)), None)
-    points = getattr(kind, "_type_", "")
-    return None if isinstance(points, str) and points and points in _POINTERS else held
-
-
-def is_kind(kind: type) -> bool:
-    """One of Python's library that has contents."""
-    return _kind_of(kind) is not None
-
-
-def _state(value: Any) -> Any:
-    held = _kind_of(type(value))
-    assert held is not None
-    return held.take(value)
-
-
-def contents(value: Any) -> Any:
-    """Of such an object: nested lists of plain values. Raises ValueError where something else is in it."""
-    state = _state(value)
-    marshal.dumps(state)  # the proof
-    return state
-
-
-def mark(value: Any) -> Any:
-    """Another one, in this process, if the contents are others."""
-    try:
-        return hash(marshal.dumps(_state(value)))
-    except ValueError:  # a queue of something
-        return [id(item) for item in (list(value.queue) if isinstance(value, queue.Queue) else _waiting(value))]
-
-
-def put_contents(live: Any, state: Any) -> bool:
-    """Whether `live` is of a kind that could take `contents()`."""
-    held = _kind_of(type(live))
-    if held is None or (isinstance(live, array.array) and live.typecode != state[0]):
-        return False
-    try:
-        held.put(live, state)
-    except (TypeError, ValueError):  # another kind, or of another size
-        return False
-    return True
 
 
 @objects.cached
@@ -209,7 +46,7 @@ def is_librarys_class(kind: type) -> bool:
         and not objects.is_users_class(kind)
         and not issubclass(kind, objects.NO_OBJECTS)
         and objects.base_of(kind) is None
-        and not is_kind(kind)
+        and not standard.is_kind(kind)
     )
 
 

@@ -55,7 +55,7 @@ def state_of(generator: Any) -> Any:
     if isinstance(generator, np.random.SeedSequence):
         return generator.__reduce__()[2]
     bits = _bits(generator)
-    return {"state": _copied(bits.state), "spawned": _spawned(bits)}
+    return {"state": _copied(bits.state), "spawned": _spawned(bits), "bare": bits is generator}
 
 
 def digest(generator: Any) -> int:
@@ -79,6 +79,25 @@ def set_state(generator: Any, state: Any) -> None:
         if _spawned(bits) != state["spawned"]:
             seeds = bits.seed_seq.state | {"n_children_spawned": state["spawned"]}
             bits.__setstate__((bits.state, np.random.SeedSequence(**seeds)))
+
+
+def new(state: Any) -> Any:
+    """One in this state. Raises TypeError or ValueError where the state does not tell of which kind."""
+    made: Any = None
+    if isinstance(state, torch.Tensor):
+        made = torch.Generator()
+    elif isinstance(state, dict) and "bare" in state:
+        bits = getattr(np.random, state["state"]["bit_generator"])()
+        made = bits if state["bare"] else np.random.Generator(bits)
+    elif isinstance(state, (tuple, list)):
+        made = np.random.RandomState() if state[0] == "MT19937" else random.Random()
+    if made is None:
+        raise TypeError("what kind of generator it was is not known")
+    try:
+        set_state(made, state)
+    except RuntimeError as error:  # a state of another device
+        raise ValueError(str(error)) from None
+    return made
 
 
 def _bits(generator: Any) -> Any:

@@ -9,7 +9,6 @@ the numbers, random generators and tensors count that its modules and classes ha
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FunctionType, ModuleType
@@ -27,12 +26,6 @@ _HEAP = 1 << 9  # of a class whose attributes can be set
 _OTHERS = (torch.Tensor, *objects.NAMED, *objects.BASES, int, float, str, bytes)
 _OURS = frozenset({"ff_core", "ff_deepspeed", "ff_megatron"})  # where they are in a recovery is for themselves to know
 
-TOO_MANY = (
-    "the script has more than %d libraries, classes and objects to which it may give attributes: what it gives to %s "
-    "and the rest is not put back after a failure. Keep it in variables of your own, or in client_state"
-)
-log = logging.getLogger("ff_core")
-
 
 class OfGiven(Space):
     """Names are those of the owner and the attribute: "main().engine.tokens".
@@ -46,7 +39,9 @@ class OfGiven(Space):
         self._owners: dict[str, Callable[[], Any]] = {}
         self._lasting: dict[str, Mapping[str, Any]] = {}  # what modules and classes have
         self._counted: set[str] = set()  # labels of owners whose numbers count
-        for label, owner, counts in _owners(looked, frozenset(names_in(codes))):
+        self.left_out: list[str] = []
+        """What has too many to be looked at: no more than the first."""
+        for label, owner, counts in _owners(looked, frozenset(names_in(codes)), self.left_out):
             self._owners[label] = reference(owner)
             self._counted.update([label] if counts else [])
             if isinstance(owner, (ModuleType, type)):
@@ -95,8 +90,10 @@ def _counts(value: Any) -> bool:
     return type(value) in (int, float, torch.Tensor) or generators.is_generator(value)
 
 
-def _owners(looked: Iterable[tuple[str, Any]], names: Collection[str]) -> Iterator[tuple[str, Any, bool]]:
-    """(label, owner, whether its numbers count)."""
+def _owners(
+    looked: Iterable[tuple[str, Any]], names: Collection[str], left_out: list[str]
+) -> Iterator[tuple[str, Any, bool]]:
+    """(label, owner, whether its numbers count). left_out: gets the first one beyond the limit."""
     level = [(path, module, True) for path, module in _modules(looked)] + [
         (path, value, True) for path, value in looked
     ]
@@ -107,7 +104,7 @@ def _owners(looked: Iterable[tuple[str, Any]], names: Collection[str]) -> Iterat
             if id(value) in seen or not _may_own(value):
                 continue
             if len(seen) == _MOST:
-                log.warning(TOO_MANY, _MOST, path)
+                left_out.append(f"what it gives to {path}")
                 return
             seen.add(id(value))
             label = _label(path, value)

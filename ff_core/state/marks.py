@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import caches, foreign, generators, objects, unwritten, values, weak
+from ff_core.state import caches, foreign, generators, objects, standard, unwritten, values, weak
 from ff_core.state.fingerprint import Fingerprint
 from ff_core.state.placed import Placed
 from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
@@ -61,8 +61,8 @@ class Marker:
             return f"{generators.digest(value):08x}"
         if kind is FunctionType:
             return values.place_of(value)
-        if foreign.is_kind(kind):
-            return foreign.mark(value)
+        if standard.is_kind(kind):
+            return standard.mark(value)
         if kind is caches.KIND:
             return self._of_cache(value) if caches.is_users(value) else id(value)
         if weak.kind_of(kind) is not None:
@@ -74,8 +74,11 @@ class Marker:
         if objects.is_users_object(value):
             label = self._known(value)
             return label if label is not None else (kind.__qualname__, *self._of_attributes(value))
-        if kind in values.SCALARS or kind in WRITTEN_AS or isinstance(value, (Enum, *values.NUMBERS)):
+        if kind in values.SCALARS or kind in WRITTEN_AS or isinstance(value, Enum):
             return repr(value)
+        number: Any = next((base for base in values.NUMBERS if isinstance(value, base)), None)
+        if number is not None:  # the script's class may write itself as it likes
+            return number.__repr__(value), self._given(value) if getattr(value, "__dict__", None) else ()
         return id(value)
 
     def _of_library(self, value: Any) -> Any:
@@ -95,13 +98,13 @@ class Marker:
     def _written(self, tensors: list[torch.Tensor]) -> Any:
         return [(id(part), unwritten.version(part)) for part in tensors]
 
-    def _given(self, tensor: torch.Tensor) -> Any:
-        """What a script has given to a tensor."""
-        if id(tensor) in self._above or len(self._above) > _DEPTH:
+    def _given(self, value: Any) -> Any:
+        """What a script has given to a tensor or a number."""
+        if id(value) in self._above or len(self._above) > _DEPTH:
             return None
-        self._above.append(id(tensor))
+        self._above.append(id(value))
         try:
-            return [(name, self.mark(part)) for name, part in list(tensor.__dict__.items())]
+            return [(name, self.mark(part)) for name, part in list(value.__dict__.items())]
         finally:
             self._above.pop()
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ff_core.errors import FailoverError
-from ff_core.state import foreign, generators, hidden, objects, values
+from ff_core.state import generators, hidden, objects, standard, values
 from ff_core.state.captured import LEFT, LostError, Taken
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
@@ -70,8 +70,10 @@ class Putter:
         return kind[taken[2]]
 
     def _put_made_from(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        _, name, number = taken
-        return type(number).__new__(self._class(name, live), number)
+        _, name, number, *attributes = taken
+        kind = self._class(name, live)
+        is_same = in_place and type(live) is kind and type(number)(live) == number
+        return self._put_given(live if is_same else type(number).__new__(kind, number), attributes, is_same)
 
     def _put_tensor(self, live: Any, taken: Taken, in_place: bool) -> Any:
         _, value, device, leaf, gradient, *attributes = taken
@@ -84,11 +86,14 @@ class Putter:
             live.requires_grad_(leaf)
         if live.is_leaf:
             live.grad = None if gradient is None else gradient.to(live.device, copy=True)
+        return self._put_given(live, attributes, in_place and fits)
+
+    def _put_given(self, made: Any, attributes: list[Any], in_place: bool) -> Any:
         for name, part in attributes[0] if attributes else ():
-            given = self.put(live.__dict__.get(name), part, in_place=in_place and fits)
+            given = self.put(made.__dict__.get(name), part, in_place=in_place)
             if given is not None or part[0] == "plain":
-                live.__dict__[name] = given
-        return live
+                made.__dict__[name] = given
+        return made
 
     def _put_module(self, live: Any, taken: Taken, in_place: bool) -> Any:
         if not isinstance(live, torch.nn.Module):
@@ -104,8 +109,10 @@ class Putter:
 
     def _put_random(self, live: Any, taken: Taken, in_place: bool) -> Any:
         try:
+            if not generators.is_generator(live):
+                return generators.new(taken[1])
             generators.set_state(live, taken[1])
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, IndexError, TypeError, ValueError):
             raise LostError("it is another kind of generator there") from None
         return live
 
@@ -250,7 +257,7 @@ class Putter:
 
     def _put_contents(self, live: Any, taken: Taken, in_place: bool) -> Any:
         """The very object: others share it."""
-        if not foreign.put_contents(live, taken[1]):
+        if not standard.put_contents(live, taken[1]):
             raise LostError("it is of another kind or size there")
         return live
 

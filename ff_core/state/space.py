@@ -45,6 +45,10 @@ class Space:
     def values(self, functions: Functions) -> Mapping[str, Any]:
         return self._held
 
+    def lasting(self) -> Mapping[str, Any] | None:
+        """The very mapping that `values()` gives each time, as long as the process lives; None: there is none."""
+        return self._held if type(self).values is Space.values and self.root is None else None
+
     def write(self, functions: Functions, new: dict[str, Any]) -> None:
         self._held.update(new)
 
@@ -76,6 +80,9 @@ class OfClass(Space):
 
     def values(self, functions: Functions) -> Mapping[str, Any]:
         return vars(self._owner)
+
+    def lasting(self) -> Mapping[str, Any] | None:
+        return vars(self._owner) if self.root is None else None
 
     def write(self, functions: Functions, new: dict[str, Any]) -> None:
         for name, value in new.items():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
-from types import FunctionType, MappingProxyType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class Found:
     spaces: list[Space]
     known: dict[int, tuple[str, Callable[[], Any]]]  # id -> label and reference, of objects and models
     twice: set[int]  # ids of those that were found at two places
-    left_out: int = 0  # names that were too many
+    left_out: list[str] = field(default_factory=list)  # names that were too many
     functions: list[str] = field(default_factory=list)  # labels of running ones
 
     def label_of(self, value: Any) -> str | None:
@@ -99,9 +99,10 @@ class _Finder:
         wanted = [name for name in space.known if not self._left(held[name])]
         fixed = [name for name in wanted if values.is_fixed(held[name]) or type(held[name]) is FunctionType]
         others = [name for name in wanted if name not in fixed]
-        space.known = fixed + others[: max(self._most, 0)]
-        self.found.left_out += len(others) - len(space.known) + len(fixed)
-        self._most -= len(space.known) - len(fixed)
+        most = max(self._most, 0)
+        space.known = fixed + others[:most]
+        self.found.left_out += [space.label + name for name in others[most:]]
+        self._most -= len(others[:most])
         self.found.spaces.append(space)
         for name, value in list(held.items()):
             if values.is_variable(name):
@@ -131,11 +132,18 @@ class _Finder:
             self._seen.add(id(value))
             self.add(OfThread(f"{label}.", value), depth + 1)
         elif isinstance(value, type):
-            if depth <= 1 and frames.is_users_module(value.__module__) and not issubclass(value, Enum):
+            if depth <= 1 and frames.is_users_module(value.__module__):
                 self._seen.add(id(value))
-                self.add(OfClass(f"{label}.", value), depth + 1)
+                if not issubclass(value, Enum):
+                    self.add(OfClass(f"{label}.", value), depth + 1)
+                for name, member in value.__members__.items() if issubclass(value, Enum) else ():
+                    self.add(OfObject(f"{label}.{name}.", member), _DEPTH)
         elif depth > _DEPTH or len(self.found.spaces) > _MOST_SPACES:
             return
+        elif kind is ModuleType:
+            if _is_loose(value):
+                self._seen.add(id(value))
+                self.add(Space(f"{label}.", value.__dict__), depth + 1)
         elif objects.is_users_object(value):
             self._seen.add(id(value))
             self.found.known[id(value)] = f"{label}.", reference(value)
@@ -250,6 +258,14 @@ def hooks_of_stepped(owner: Any) -> list[Any]:
     return list(getattr(owner, "lr_lambdas", ()))
 
 
+def _is_loose(module: ModuleType) -> bool:
+    """Whether nobody finds it by its name and looks at it: the script has made it, or loaded it from a file."""
+    file = getattr(module, "__file__", None)
+    if sys.modules.get(module.__name__) is module and (file is not None or module.__spec__ is not None):
+        return False
+    return module.__name__ != "__main__" and (file is None or frames.is_users(file, module.__name__))
+
+
 def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | None = None) -> Found:
     """Those that the script has now. most: names, all together.  covered: what is not looked into.
 
@@ -283,5 +299,7 @@ def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | No
     for name in names:
         if name != "__main__":
             finder.add(Space(f"{name}:", sys.modules[name].__dict__))
-    finder.add(OfGiven(finder.looked), _DEPTH)
+    given = OfGiven(finder.looked)
+    finder.add(given, _DEPTH)
+    finder.found.left_out += given.left_out
     return finder.found

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import caches, foreign, frames, generators, objects, weak
+from ff_core.state import caches, foreign, frames, generators, objects, standard, weak
 from ff_core.state.fingerprint import Fingerprint
 from ff_core.state.placed import Placed
 
@@ -95,7 +95,7 @@ def is_of_interest(value: Any) -> bool:
         return frame is not None and frames.is_users(frame.f_code.co_filename, frame.f_globals.get("__name__"))
     if kind is FunctionType:
         return value.__closure__ is None  # the variables of one that has bound some are looked at themselves
-    if foreign.is_kind(kind) or foreign.is_librarys_class(kind) or is_loader_iterator(kind):
+    if standard.is_kind(kind) or foreign.is_librarys_class(kind) or is_loader_iterator(kind):
         return True
     if weak.kind_of(kind) is not None or (kind is caches.KIND and caches.is_users(value)):
         return True

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from ff_core.state.values import MOST_ITEMS
+from ff_core.state.words import some_of
 
-LEFT_OUT = (
-    "%d variables and attributes of the script are not looked at: only the first %d are. A replacement would have them "
-    "as they are before the training loop. Save those that decide with ff_core.register_state(name, obj)"
+_LEFT_OUT = (
+    "the script has more variables and attributes than can be looked at in every iteration: {count} beyond the first "
+    "{most} ({what}). A replacement would have them as they are before the training loop. Keep them in lists or dicts: "
+    "each counts once, whatever is in it"
+)
+ALLOW = (
+    ". If training changes none of those that are beyond, set "
+    '"unsaved_variables": "ignore" in the "ff_failover" block'
 )
 REMEDY = (
     "A replacement would begin with what they are before the training loop. Save them with "
@@ -28,3 +34,8 @@ LONG = (
     f"{MOST_ITEMS} entries are not saved. If they decide about training, register them: "
     "ff_core.register_state(name, obj)"
 )
+
+
+def left_out(names: list[str], most: int) -> str:
+    """names: those beyond the first `most`."""
+    return _LEFT_OUT.format(count=len(names), most=most, what=some_of(names))

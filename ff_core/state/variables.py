@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+from ff_core.errors import UnsupportedError
 from ff_core.state import entries, late, placed, values, variable_words
 from ff_core.state.began import Began
 from ff_core.state.captured import LostError, Room, Taker
@@ -34,7 +35,7 @@ log = logging.getLogger("ff_core")
 
 MOST_BYTES = 8 << 20
 """Of tensors in variables, all together: they are encoded in every iteration."""
-_MOST_NAMES = 1000  # variables and attributes that are looked at, all together
+_MOST_NAMES = 2000  # variables and attributes that are looked at, all together
 _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
 
 
@@ -61,16 +62,20 @@ class Variables:
         self._fresh = True  # no code of the loop has run since the marks were made
         self._looks = 0
 
-    def begin(self, of_functions: Collection[str] | None = None) -> None:
+    def begin(self, of_functions: Collection[str] | None = None, *, unsaved: str = "ignore") -> None:
         """What is there now was made on the way to the loop, as a replacement makes it, too.
 
         of_functions: save()["functions"] of the rank whose place this process takes. It may begin where a batch is
-        asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.
+        asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.  unsaved:
+        "refuse" raises UnsupportedError if there are too many, "ignore" is a warning.
         """
         self._forget()
         self._found = found_spaces(_MOST_NAMES, self._covered, of_functions)
         if self._found.left_out:
-            log.warning(variable_words.LEFT_OUT, self._found.left_out, _MOST_NAMES)
+            text = variable_words.left_out(self._found.left_out, _MOST_NAMES)
+            if unsaved == "refuse":
+                raise UnsupportedError(text + variable_words.ALLOW)
+            log.warning("%s", text)
         self._live = Live({space.label: space for space in self._found.spaces})
         self._alive = list(self._found.by_label().values())
         taker = self._taker(MOST_BYTES, share=False)
@@ -107,8 +112,8 @@ class Variables:
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
-        seen = self._live.look()
-        for path, value in self._live.moving(seen, self._began.fixed, self._changed):
+        awake = self._live.awake(self._began, self._changed)
+        for path, value in list(self._live.moving(awake, self._began, self._changed, look=look)):
             mark = self._marks[path] = self._began.mark(path, value, look=look)
             if path not in self._changed and not self._began.is_other(path, value, mark, look):
                 continue
@@ -125,7 +130,7 @@ class Variables:
             if entry[0] is None or entry[0][0] != "known":  # else it is saved under its own name
                 done.add(id(value))
         self._alive = list(self._found.by_label().values())
-        new = self._save_new(taker, seen)
+        new = self._save_new(taker, awake)
         return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
 
     def _add(self, spaces: list[Space]) -> None:
@@ -144,10 +149,10 @@ class Variables:
             self._live.remove(label)
             self._began.forget(label)
 
-    def _save_new(self, taker: Taker, seen: Seen) -> dict[str, Any]:
+    def _save_new(self, taker: Taker, awake: Seen) -> dict[str, Any]:
         small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
         self._new_ones = {}
-        for path, value in self._live.new(seen):
+        for path, value in self._live.new(awake):
             if path in self._of_data or not values.is_of_interest(value):
                 saved[path] = None
                 continue
@@ -168,7 +173,8 @@ class Variables:
         if not self._fresh:
             return  # an item without a step: the script's own counts have changed, too
         self._fresh = False
-        for path, value in self._live.moving(self._live.look(), self._began.fixed, self._changed):
+        awake = self._live.awake(self._began, self._changed)
+        for path, value in self._live.moving(awake, self._began, self._changed, look=False):
             mark = self._began.mark(path, value, look=False)
             if path in self._of_data or mark != self._marks.get(path, self._began.marks[path]):
                 self._of_data.add(path)

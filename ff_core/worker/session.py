@@ -180,7 +180,7 @@ class Session:
         return self.version
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
-        variables.of_process.begin()
+        variables.of_process.begin(unsaved=self.config.unsaved_variables)
         found.begin()
         switched.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs) + variables.of_process.expected_bytes()

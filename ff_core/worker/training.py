@@ -180,6 +180,13 @@ class Training:
 
     def _refuse_edits(self) -> None:
         names = self._edits.found()
+        moved = self._edits.moved() if names or self._config.weights_edited else []
+        if moved:
+            raise UnsupportedError(
+                f"the script gave {some_of(moved)} other memory (`.data = ...`), and copies read where a weight was "
+                "when training began. Write into it instead: `.data.copy_(...)`, `.data.clamp_(...)`, with "
+                '"weights_edited": true in the "ff_failover" block'
+            )
         if not names:
             return
         some = some_of(names)

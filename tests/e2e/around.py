@@ -1,7 +1,9 @@
 """A DeepSpeed script in the usual loop, whose place is in no variable: it counts epochs by range() or in a generator,
 takes a part of each epoch, counts on the engine, and ends after a number of steps. Its client state has nothing of it.
 
-usage: around.py --result FILE MODE     MODE: epochs, forever, islice, zip, cycle or past-the-engine
+usage: around.py --result FILE MODE     MODE: epochs, forever, islice, zip, cycle, past-the-engine,
+                                        thread (another one trains) or reader (another one reads ahead):
+                                        these two have one epoch
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import hashlib
 import itertools
 import json
 import os
+import queue
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +35,7 @@ parser.add_argument("--result", type=Path, required=True)
 parser.add_argument("mode")
 args = parser.parse_args()
 deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
-STEPS, PER_EPOCH = 11, 4
+STEPS, PER_EPOCH = 11, 12 if args.mode in ("thread", "reader") else 4
 
 
 class Net(nn.Sequential):
@@ -60,7 +64,8 @@ losses: dict[int, float] = {}
 def train(x: torch.Tensor, weight: float = 1.0) -> bool:
     """Whether there is more to train."""
     step = engine.global_steps + 1
-    loss = engine(x * weight * (engine.smooth if step % 5 == 0 else 1.0))
+    factor = weight * (engine.smooth if step % 5 == 0 else 1.0)
+    loss = engine(x if args.mode == "reader" else x * factor)  # a batch that was read ahead must be known again
     if args.mode == "past-the-engine":
         loss.backward()
     else:
@@ -98,6 +103,15 @@ ff_deepspeed.client_state(dict)
 engine.load_checkpoint("checkpoints-that-do-not-exist")
 if args.mode in ("epochs", "past-the-engine"):
     epochs()
+elif args.mode == "thread":
+    trainer = threading.Thread(target=epochs)
+    trainer.start()
+    trainer.join()
+elif args.mode == "reader":
+    ahead: queue.Queue[torch.Tensor] = queue.Queue(2)
+    threading.Thread(target=lambda: [ahead.put(x) for (x,) in loader], daemon=True).start()
+    while train(ahead.get()):
+        pass
 elif args.mode == "forever":
     all(train(x) for x in forever())
 elif args.mode == "islice":

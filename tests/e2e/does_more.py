@@ -1,11 +1,13 @@
 """A DeepSpeed script that does more than train one engine: what it adds has state that FFTrainer must find by itself.
 
 usage: does_more.py --result FILE [--scheduler] [--second] [--teacher] [--clamp] [--edited] [--drift] [--counts]
+                    [--tables] [--held] [--ignored]
 
 --scheduler: a torch scheduler that the script steps itself.  --second: a second engine, trained in the same iteration.
 --teacher: a model without an engine, in evaluation while ranks tell each other the loss.
 --clamp: weights are clamped behind the step.  --edited: the block says so.
 --counts: the models count their calls and draw numbers from a generator of their own, and every fourth call is another.
+--tables: 2500 lists in variables, one of which counts.  --held: they are in a dict.  --ignored: the block says so.
 --drift: the batches depend on the process, so a replacement's are others.
 """
 
@@ -32,7 +34,7 @@ import ff_deepspeed
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--result", type=Path, required=True)
-for name in ("scheduler", "second", "teacher", "clamp", "edited", "drift", "counts"):
+for name in ("scheduler", "second", "teacher", "clamp", "edited", "drift", "counts", "tables", "held", "ignored"):
     parser.add_argument(f"--{name}", action="store_true")
 args = parser.parse_args()
 deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # nothing is compiled
@@ -41,7 +43,11 @@ config: dict[str, Any] = {
     "steps_per_print": 1000000,
     "bf16": {"enabled": True},
     "zero_optimization": {"stage": 1, "reduce_bucket_size": 1000000, "allgather_bucket_size": 1000000},
-    "ff_failover": {"enabled": True, **({"weights_edited": True} if args.edited else {})},
+    "ff_failover": {
+        "enabled": True,
+        **({"weights_edited": True} if args.edited else {}),
+        **({"unsaved_variables": "ignore"} if args.ignored else {}),
+    },
 }
 
 
@@ -82,11 +88,15 @@ data = Samples()
 loader = DataLoader(data, batch_size=2, sampler=DistributedSampler(data, seed=3), drop_last=True)
 dtype = next(engine.module.parameters()).dtype
 losses = []
+tables = [[n] for n in range(2500)] if args.tables else [[0]]
+if args.tables and not args.held:
+    globals().update((f"table_{number}", table) for number, table in enumerate(tables))
 torch.manual_seed(100 + dist.get_rank())
 for batches in ff_deepspeed.batches(engine, loader):
     with ff_deepspeed.iteration():
         for x in batches:
-            x = x.to(dtype)
+            x = x.to(dtype) * (1 + tables[-1][0] % 5)
+            tables[-1][0] += 1 if args.tables else 0
             if second is not None:
                 again = second(x)
                 error = (again.float() - x.float()).square().mean()

@@ -48,6 +48,19 @@ def test_edited_weights_are_refused_by_name_and_the_remedy_works(tmp_path: Path)
     assert results(tmp_path / "remedy") == right("--clamp")
 
 
+def test_more_variables_than_can_be_looked_at_are_refused_and_the_remedies_work(tmp_path: Path) -> None:
+    refused = run(tmp_path / "refused", "--tables", kills=())
+    assert refused.code == 1 and not refused.of("commit"), refused.stderr[-3000:]
+    assert "more variables and attributes than can be looked at" in refused.stderr
+    held = run(tmp_path / "held", "--tables", "--held")
+    assert held.code == 0 and len(held.of("failover")) == 2, held.stderr[-3000:]
+    assert results(tmp_path / "held") == right("--tables", "--held")
+    allowed = run(tmp_path / "allowed", "--tables", "--ignored", kills=())
+    assert allowed.code == 0, allowed.stderr[-3000:]
+    assert "beyond the first 2000 (table_" in allowed.stderr
+    assert results(tmp_path / "allowed") == right("--tables", "--held")
+
+
 def test_other_batches_are_not_trained_on(tmp_path: Path) -> None:
     job = run(tmp_path, "--drift")
     assert job.code == 1, job.stderr[-3000:]
@@ -99,6 +112,16 @@ def test_the_place_of_a_usual_loop_that_no_variable_shows(tmp_path: Path, mode: 
     job = run(tmp_path, mode, script=AROUND, kills=("--inject", "kill rank=1 iteration=6 at=backward"))
     assert job.code == 0, job.stderr[-3000:]
     assert len(job.of("failover")) == 1
+    assert results(tmp_path) == right(mode, script=AROUND)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["thread", "reader"])
+def test_a_thread_that_trains_and_one_that_reads_ahead(tmp_path: Path, mode: str) -> None:
+    kills = ("--inject", "kill rank=1 iteration=6 at=backward", "--inject", "kill rank=0 iteration=8 at=after-step")
+    job = run(tmp_path, mode, script=AROUND, kills=kills)
+    assert job.code == 0, job.stderr[-3000:]
+    assert len(job.of("failover")) == 2
     assert results(tmp_path) == right(mode, script=AROUND)
 
 

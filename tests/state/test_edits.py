@@ -45,6 +45,20 @@ def test_named(edit: Callable[[Any], None]) -> None:
     assert edits.found() == []
 
 
+def test_other_memory_is_named() -> None:
+    net: Any = model()
+    edits = Edits(net.named_parameters)
+    edits.stepped(1)
+    clamp_data(net)
+    assert edits.moved() == []
+    net[0].weight.data = net[0].weight.data.clamp(-0.01, 0.01)
+    edits.stepped(2)  # as where a version is copied when its iteration is over
+    assert edits.moved() == ["0.weight"]
+    edits.forget()
+    edits.stepped(3)
+    assert edits.moved() == []
+
+
 def test_training_is_no_edit() -> None:
     net = model()
     optimizer = torch.optim.Adam(net.parameters())

@@ -32,6 +32,23 @@ def test_a_state_comes_back(kind: str) -> None:
     assert draw(other) == wanted
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "numpy, bits"])
+def test_one_is_made_where_none_is(kind: str) -> None:
+    """The script makes it in its loop."""
+    kinds = KINDS | {"numpy, bits": (lambda: np.random.PCG64(3), lambda g: g.random_raw(3).tolist())}
+    make, draw = kinds[kind]
+    one = make()
+    draw(one)
+    made = generators.new(codec.decode(codec.encode(generators.state_of(one))))
+    assert type(made) is type(one) and draw(made) == draw(one)
+
+
+def test_one_of_an_unknown_kind_is_not_made() -> None:
+    for state in (generators.state_of(np.random.SeedSequence(1)), torch.zeros(16, dtype=torch.uint8), None):
+        with pytest.raises((TypeError, ValueError)):
+            generators.new(state)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_draw_shows_in_the_digest(kind: str) -> None:
     make, draw = KINDS[kind]

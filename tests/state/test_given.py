@@ -293,6 +293,6 @@ def test_our_own_parts_are_no_owners() -> None:
     """A name of the script's code may lead to one; where a recovery leaves it, it knows itself."""
     page, log = StatusPage.create(), logging.getLogger("mine")
     fence: Any = Fence(page, epoch=0)
-    owners = [owner for _, owner, _ in given._owners([("a", given), ("b", fence), ("c", Fence), ("d", log)], ())]
+    owners = [owner for _, owner, _ in given._owners([("a", given), ("b", fence), ("c", Fence), ("d", log)], (), [])]
     page.close()
     assert owners == [log]

@@ -40,6 +40,23 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @script
+def generators_made_in_the_loop(look: Look, numbers: Numbers) -> Any:
+    """One in each iteration, and some in the first."""
+    holder, held = Item("draws"), dict[str, Any]()
+    total: list[Any] = []
+    look(0)
+    for n in numbers:
+        noise = torch.Generator().manual_seed(n)
+        if not held:
+            held |= {"words": random.Random(3), "old": np.random.RandomState(3), "new": np.random.default_rng(3)}
+            holder.draws = torch.Generator().manual_seed(7)  # type: ignore[attr-defined]
+        draws = [float(torch.rand(1, generator=g)) for g in (noise, holder.draws)]  # type: ignore[attr-defined]
+        total.append([*draws, *(held[name].random() for name in ("words", "new")), held["old"].rand()])
+        look(n)
+    return total
+
+
+@script
 def a_queue_without_a_lock(look: Look, numbers: Numbers) -> Any:
     jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for each in (5, "a", (1, 2)):

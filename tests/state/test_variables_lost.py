@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import weakref
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from ff_core.state import codec, covered, variables
+from ff_core.errors import UnsupportedError
+from ff_core.state import codec, covered, given, spaces, variables
 from ff_core.state.variables import Variables
 
 Look = Callable[[int], Any]
@@ -179,6 +181,27 @@ def test_an_attribute_that_only_the_void_iteration_has_made_goes_away() -> None:
 
     loop(body, 1, survivor.look)
     assert survivor.back() == [] and not hasattr(holder, "lazy")
+
+
+def test_more_than_can_be_looked_at_are_refused_unless_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, at_rest = [1], [2], 3
+    monkeypatch.setattr(variables, "_MOST_NAMES", 0)
+    with pytest.raises(UnsupportedError, match=r"beyond the first 0 \(.*Keep them in lists or dicts.*\"ignore\" in"):
+        Variables().begin(unsaved="refuse")
+    Variables().begin()
+    assert "beyond the first 0" in caplog.text
+    left_out = spaces.found_spaces(0, covered.Covered()).left_out
+    names = {name.rpartition(".")[2] for name in left_out}
+    assert {"first", "second"} <= names and "at_rest" not in names, (first, second, at_rest)
+
+
+def test_more_owners_than_can_be_looked_at_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = [(f"main().log{number}", logging.getLogger(str(number))) for number in range(3)]
+    assert given.OfGiven(looked).left_out == []
+    monkeypatch.setattr(given, "_MOST", 2)
+    assert given.OfGiven(looked).left_out == ["what it gives to main().log2"]
 
 
 def test_what_is_saved_otherwise_is_left_out() -> None:

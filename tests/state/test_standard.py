@@ -1,0 +1,141 @@
+"""Objects of Python's library in variables. The form of a script: `tests.state.kinds`."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import configparser
+import ctypes
+import io
+import multiprocessing
+import queue
+from collections import ChainMap, UserDict, UserList
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from tests.state.kinds import Look, Numbers, Scripts, alone_with, repeated, replaced, right
+
+SCRIPTS = script = Scripts()
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone_with(monkeypatch, ModuleType("somelib"))
+
+
+@script
+def of_pythons_library(look: Look, numbers: Numbers) -> Any:
+    values, text, data, wrapped = array.array("d", [0.0]), io.StringIO(), io.BytesIO(b"abc"), UserDict(n=0)
+    entries, chain = UserList([1]), ChainMap({"a": 0}, {"b": 1})
+    look(0)
+    for n in numbers:
+        values.append(values[-1] / 3 + n)
+        text.write(f"{n},")
+        data.seek(n)
+        data.write(b"x")
+        wrapped["n"] += n
+        entries.append(n)
+        chain["a"] += n
+        look(n)
+    return values, text.getvalue(), data.getvalue(), data.tell(), wrapped, entries, chain
+
+
+@script
+def queues(look: Look, numbers: Numbers) -> Any:
+    first, last, least = queue.Queue[int](), queue.LifoQueue[int](), queue.PriorityQueue[int]()
+    for each in (first, last, least):
+        each.put(3)
+        each.put(1)
+    look(0)
+    for n in numbers:
+        for each in (first, last, least):
+            each.put(n)
+        first.get()
+        first.task_done()
+        last.get()
+        look(n)
+    return list(first.queue), first.unfinished_tasks, list(last.queue), [least.get() for _ in range(least.qsize())]
+
+
+@script
+def numbers_that_processes_share(look: Look, numbers: Numbers) -> Any:
+    epoch, counts, rate = multiprocessing.Value("i", 0), multiprocessing.Array("d", 3), ctypes.c_double(1.0)
+    look(0)
+    for n in numbers:
+        epoch.value += n
+        counts[n % 3] += n
+        rate.value /= 3
+        look(n)
+    return epoch.value, list(counts), rate.value
+
+
+@script
+def events_that_processes_share(look: Look, numbers: Numbers) -> Any:
+    late, places, seen = multiprocessing.Event(), multiprocessing.Semaphore(9), []
+    look(0)
+    for n in numbers:
+        seen.append((n, late.is_set(), places.get_value()))
+        places.acquire()
+        (late.clear if n == 5 else late.set)()
+        look(n)
+    return seen
+
+
+@script
+def what_coroutines_wait_for(look: Look, numbers: Numbers) -> Any:
+    jobs, least = asyncio.Queue[int](), asyncio.PriorityQueue[int]()
+    late, places = asyncio.Event(), asyncio.Semaphore(9)
+    jobs.put_nowait(7)
+    look(0)
+    for n in numbers:
+        for each in (jobs, least):
+            each.put_nowait(n if n % 2 else -n)
+        jobs.get_nowait()
+        jobs.task_done()
+        places._value -= 1
+        late.set()
+        look(n)
+    left = [least.get_nowait() for _ in range(least.qsize())]
+    return jobs.get_nowait(), jobs._unfinished_tasks, left, late.is_set(), places._value  # type: ignore[attr-defined]
+
+
+@script
+def a_config_parser(look: Look, numbers: Numbers) -> Any:
+    config = configparser.ConfigParser(defaults={"rate": "0.5"})
+    config.read_dict({"train": {"steps": "0"}})
+    look(0)
+    for n in numbers:
+        config["train"]["steps"] = str(config.getint("train", "steps") + n)
+        config["DEFAULT"]["rate"] = str(config.getfloat("train", "rate") / 2)
+        config[f"epoch {n}"] = {"n": str(n)}
+        look(n)
+    return {name: dict(config[name]) for name in config}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_replacement_goes_on_with_them(name: str) -> None:
+    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+
+
+def a_queue_of_something_else(look: Look, numbers: Numbers) -> Any:
+    jobs = queue.Queue[Any]()
+    look(0)
+    for n in numbers:
+        jobs.put(torch.zeros(n))
+        look(n)
+    return jobs.qsize()
+
+
+def test_what_cannot_be_put_back_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = a_queue_of_something_else
+    wanted = f"{script.__name__}().jobs (Queue"
+    assert [said[: len(wanted)] for said in replaced(script)[0]] == [wanted]
+    assert [said[: len(wanted)] for said in repeated(script, monkeypatch)[0]] == [wanted]
