@@ -101,8 +101,8 @@ def _put_place(live: Any, state: Any) -> None:
 def _has_threads() -> bool:
     """Whether the script has. What they wait for is between them and the training thread."""
     targets = [getattr(thread, "_target", None) or thread.run for thread in threads()[1:]]
-    codes = [getattr(getattr(target, "__func__", target), "__code__", None) for target in targets]
-    return any(code is not None and frames.is_users(code.co_filename, None) for code in codes)
+    functions = [function for function in (getattr(t, "__func__", t) for t in targets) if hasattr(function, "__code__")]
+    return any(frames.is_users(f.__code__.co_filename, f.__module__) for f in functions)
 
 
 def _is_between_threads(value: Any) -> bool:

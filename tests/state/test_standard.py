@@ -9,6 +9,7 @@ import ctypes
 import io
 import multiprocessing
 import queue
+import threading
 from collections import ChainMap, UserDict, UserList
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from ff_core.state import standard
 from tests.state.kinds import Look, Numbers, Scripts, alone_with, repeated, replaced, right
 
 SCRIPTS = script = Scripts()
@@ -123,6 +125,27 @@ def test_a_replacement_goes_on_with_them(name: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+
+
+def test_our_own_threads_are_none_of_the_script() -> None:
+    """They run in every rank; their files may lie outside of what is installed."""
+    asked = threading.Event()
+    ours = threading.Thread(target=noted_until, args=(asked,))
+    theirs = threading.Thread(target=lambda: asked.wait(60))
+    ours.start()
+    assert not standard._has_threads()
+    theirs.start()
+    assert standard._has_threads()
+    asked.set()
+    ours.join()
+    theirs.join()
+
+
+def noted_until(asked: threading.Event) -> None:
+    asked.wait(60)
+
+
+noted_until.__module__ = "ff_core.contract.link"
 
 
 def a_queue_of_something_else(look: Look, numbers: Numbers) -> Any:
