@@ -92,12 +92,13 @@ class Takeovers:
             raise Violation(f"node {host.node} had a record, and does not go on")
         self._lost(f"node {host.node}")  # by itself: the loop may have ended for it, and not for others yet
         host.die()
-        if not any(other.alive for other in self.hosts.values()):
-            self.result = (1, "the controller is gone")
         return True
 
     def elect(self) -> bool:
-        """Some deputy looks again."""
+        """Some deputy looks again; or nobody is left."""
+        if not any(host.alive for host in self.hosts.values()):
+            self.result = (1, "the controller is gone")
+            return True
         for node, election in self._elections.items():
             if not self.hosts[node].alive:
                 continue
