@@ -282,6 +282,7 @@ class Controller(JobControl):
                 self.node_down(node.id, f"no heartbeat for {state.config.heartbeat_timeout_s:g} s")
         self.failovers.tick(now)
         self.drains.tick(now)
+        self.succession.look()
         looking = state.is_protecting and state.settled and state.left_version is None
         uneven = state.hangs.uneven(state.job.world_size, now) if looking else None
         if uneven is not None:

@@ -78,6 +78,7 @@ class Takeover:
         self.controller.begin_failover(state.members.absent(), self._cause, self._died_at)
         for node, rank in self._superseded:
             out.send(node, "fail_worker", rank=rank, reason="its rank is played elsewhere")
+        self.controller.succession.look()
 
 
 def _node(number: int, joined: Mapping[int, Joined], record: Record) -> Node:

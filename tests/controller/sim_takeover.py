@@ -47,8 +47,7 @@ class Takeovers:
         self.takeovers = 0
         self.laggards = 0  # agents that had missed the newest verdict when another controller took over
         self._elections: dict[int, Election] = {}
-        self._had_records = False  # whoever was left when the controller died
-        self._ended: list[str] = []  # why agents joined nobody
+        self._goes_on_here: set[int] = set()  # nodes with a record, when the controller died
 
     def controller_dies(self) -> None:
         """With its node. What it sent last has arrived here, and not there."""
@@ -58,12 +57,11 @@ class Takeovers:
         self.headless = True
         self.lost.clear()
         self._elections.clear()
-        self._ended.clear()
         for host in self.hosts.values():
             host.deputy = None
             for _ in range(self.random.randrange(len(host.from_controller) + 1)):
                 host.from_controller.pop()
-        self._had_records = all(self._goes_on(host) for host in self.hosts.values() if host.alive)
+        self._goes_on_here = {number for number, host in self.hosts.items() if host.alive and self._goes_on(host)}
 
     def _goes_on(self, host: AgentHost) -> bool:
         """Whether the agent has a record, and will have it when it has read all."""
@@ -90,16 +88,17 @@ class Takeovers:
 
     def _end(self, host: AgentHost, why: str) -> bool:
         self.trace.append(f"{self.steps}: {host.node} ends: {why}")
-        self._ended.append(why)
+        if why == "no record" and host.node in self._goes_on_here:
+            raise Violation(f"node {host.node} had a record, and does not go on")
+        self._lost(f"node {host.node}")  # by itself: the loop may have ended for it, and not for others yet
         host.die()
-        if not any(other.alive for other in self.hosts.values()):
-            if self._had_records or set(self._ended) <= {"given up"}:
-                raise Violation("the controller is gone, and nobody took over")
-            self.result = (1, "the controller is gone")
         return True
 
     def elect(self) -> bool:
-        """Some deputy looks again."""
+        """Some deputy looks again; or nobody is left."""
+        if not any(host.alive for host in self.hosts.values()):
+            self.result = (1, "the controller is gone")
+            return True
         for node, election in self._elections.items():
             if not self.hosts[node].alive:
                 continue

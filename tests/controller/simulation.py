@@ -226,6 +226,7 @@ class World(Checks, Faults, Takeovers, Outbox):
                 hosts = list(self.hosts.values()) if len(hosts) < len(self.hosts) else hosts
                 if self.controller.drains.waiting and not self.headless:
                     self.controller.drains.tick(self.now())
+                    self.controller.succession.look()
                 if self.next_fault is not None and self.steps >= self.next_fault:
                     self._fault()
                 steps = self._steps(hosts[int(draw() * len(hosts))])
@@ -288,6 +289,7 @@ class World(Checks, Faults, Takeovers, Outbox):
         self.passed += 2 * max(config.join_timeout_s, config.regroup_timeout_s, config.place_timeout_s)
         self.controller.failovers.tick(self.now())
         self.controller.drains.tick(self.now())
+        self.controller.succession.look()
         undead = [process for host in hosts for process in host.processes if process.undead]
         if self.sent == before and undead:  # outside the loop only its end counts, which comes in the end
             undead[0].undead = False

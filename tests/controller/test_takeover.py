@@ -206,7 +206,7 @@ def test_of_two_who_play_a_rank_the_later_one_does() -> None:
 def test_it_is_not_started_again_from_the_beginning() -> None:
     """Its workers know only the store that is gone."""
     job = trains(max_restarts=3)
-    takeover, out = taken_over(joins(job, 1), joins(job, 2))
+    takeover, out = taken_over(*(joins(job, node) for node in range(3)))
     takeover.controller.restart_job("why", set())
     assert out.result == (1, "why") and not out.take("start")
 

@@ -29,10 +29,10 @@ __all__ = ["three", "uninterrupted"]  # fixtures
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def begun(place: Path, hosts: Hosts, **settings: Any) -> dict[int, subprocess.Popen[Any]]:
+def begun(place: Path, hosts: Hosts, pause: float = 0.9, **settings: Any) -> dict[int, subprocess.Popen[Any]]:
     """Two nodes train and the third host stands by, with both spares ready."""
-    started = start(place, hosts, (0, 1), pause=0.9, **settings)
-    words = command(place, hosts, 2, "--nnodes", "2", "--standby", pause=0.9, **settings)
+    started = start(place, hosts, (0, 1), pause=pause, **settings)
+    words = command(place, hosts, 2, "--nnodes", "2", "--standby", pause=pause, **settings)
     started[2] = hosts.start(2, words, log(place, 2), ENV)
     wait_for(place, ready(2), 90)
     wait_for(place, committed(4))
@@ -98,7 +98,7 @@ def test_the_launcher_is_killed_while_a_rank_is_replaced(
 @pytest.mark.slow
 def test_the_next_controller_is_killed_too(tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]) -> None:
     """The third host ends the job, alone, with all ranks."""
-    started = begun(tmp_path, three, spares=2)
+    started = begun(tmp_path, three, pause=2.5, spares=2)  # its spares must be ready before the training ends
     os.kill(started[0].pid, signal.SIGKILL)
     wait_for(tmp_path, seen("failover", epoch=1024))
     before = sum(event["kind"] == "spare_ready" and event["node"] == 2 for event in read_events(tmp_path))
