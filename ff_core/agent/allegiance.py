@@ -22,6 +22,7 @@ class Allegiance:
         self._count = 0
         self._sent_at: dict[int, float] = {}  # heartbeats that have not been answered: when they were sent
         self._heard_at = float("-inf")
+        self._terms = 0  # how often it has lost a controller
         self.signum = 0
 
     # ---- while the controller lives ---------------------------------------------------------------------------------
@@ -62,7 +63,9 @@ class Allegiance:
         state = self._state
         if self._record is None or state.stopping:
             return None
+        self._terms += 1
         return {
+            "term": self._terms,
             "number": self._number,
             "record": self._record,
             "epoch": state.epoch,

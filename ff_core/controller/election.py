@@ -16,12 +16,14 @@ from ff_core.controller.record import Record
 class Joined:
     """An agent that has lost its controller, and what it says of its node.
 
-    number, record: of the newest record that it has.  epoch: of its slots.  halt_epoch: announced, -1: none.
+    term: how often it has lost a controller.  number, record: of the newest record that it has.
+    epoch: of its slots.  halt_epoch: announced, -1: none.
     verdict: old epoch, epoch and version of the newest one that it has carried out.
     ranks: [rank, uid, epoch of its role, whether it has restored].  spares: uid -> ready.
     """
 
     node: Node
+    term: int
     number: int
     record: Record
     epoch: int
@@ -36,6 +38,7 @@ class Joined:
         old_epoch, epoch, version = said["verdict"]
         return cls(
             node=node,
+            term=said["term"],
             number=said["number"],
             record=Record.from_wire(said["record"]),
             epoch=said["epoch"],

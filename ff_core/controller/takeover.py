@@ -54,7 +54,8 @@ class Takeover:
         self._homes = record.homes
         settled = max((one.verdict for one in joined.values()), key=lambda verdict: verdict[1:])
         newest = max(max(one.epoch, one.halt_epoch) for one in joined.values())
-        state.epoch = (newest // TERM + 1) * TERM - 1
+        # The one before may have taken over, and died before anybody heard of an epoch of its.
+        state.epoch = max(newest // TERM + 1, *(one.term for one in joined.values())) * TERM - 1
         # As if a halt were under way: whose slots count is known already.
         state.round = FailoverRound(
             epoch=state.epoch, old_epoch=settled[1], dead=set(), cause="", died_at=died_at,

@@ -68,6 +68,7 @@ def test_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         state.epoch, state.halt_epoch, state.verdict = 4, 5, (3, 4, 17)
         allegiance.on_record(7, {"places": PLACES})
         assert allegiance.report() == {
+            "term": 1,
             "number": 7,
             "record": {"places": PLACES},
             "epoch": 4,

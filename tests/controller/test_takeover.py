@@ -36,7 +36,7 @@ def joins(job: Job, node: int, **changes: Any) -> Joined:
     number, record = newest(job, node)
     epoch = job.state.epoch
     ranks = [[rank.rank, rank.uid, 0, True] for rank in job.state.members.on_node(node)]
-    said = {"number": number, "record": record, "epoch": epoch, "halt_epoch": -1, "verdict": [0, epoch, -1]}
+    said = {"term": 1, "number": number, "record": record, "epoch": epoch, "halt_epoch": -1, "verdict": [0, epoch, -1]}
     said |= {"ranks": ranks, "spares": {}, **changes}
     hello = {"node": node, "host_id": f"m{node}", "hostname": "", "data_host": "", "data_port": 0, "free_bytes": 0}
     message = make(AGENT_TO_CONTROLLER, "hello", proof=b"", nonce=b"", pid=0, joins=said, **hello)
