@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ff_megatron import hooks
+from ff_megatron import micro_batches
 
 LOSS, ACTIVATION, GRADIENT = torch.ones(()), torch.ones(2, 3), torch.ones(2, 3)
 
@@ -33,7 +33,7 @@ def test_the_last_stage_notes_its_loss(output: Any, gradient: Any, noted: list[A
     points: list[str] = []
     session = SimpleNamespace(training=training, loss=losses.append, inject=points.append)
     found: Any = SimpleNamespace(session=session)
-    assert hooks._backward_step(found, backward_step, [None], output, output_tensor_grad=gradient,
+    assert micro_batches._backward_step(found, backward_step, [None], output, output_tensor_grad=gradient,
                                 model_type=None, config=None) == "Megatron's own"  # fmt: skip
     assert losses == (noted if training else [])
     assert points == (["backward"] if training else [])
@@ -45,11 +45,12 @@ def test_a_loss_whose_memory_the_schedule_gives_back_before_the_backward() -> No
 
     losses: list[float] = []
     session = SimpleNamespace(training=True, loss=lambda value: losses.append(float(value)), inject=lambda point: None)
-    found: Any = SimpleNamespace(session=session)
+    taken: list[Any] = []
+    found: Any = SimpleNamespace(session=session, feeds=taken.append)
     loss = (torch.full((), 3.5, requires_grad=True) * 1).sum()
-    outputs, tokens = hooks._forward_step(found, lambda: ([loss], 7))
-    assert outputs[0] is loss and tokens == 7
+    outputs, tokens = micro_batches._forward_step(found, lambda data_iterator: ([loss], 7), "data")
+    assert outputs[0] is loss and tokens == 7 and taken == ["data"]
     deallocate_output_tensor(loss, True)
     loss.data.fill_(-892.0)  # whatever lies there
-    hooks._backward_step(found, backward_step, [None], [loss], [None], None, None)
+    micro_batches._backward_step(found, backward_step, [None], [loss], [None], None, None)
     assert losses == [3.5]

@@ -22,8 +22,9 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *, compiles: bool = True)
 
     def pip(command: list[str], check: bool, env: dict[str, str]) -> None:
         called.append((command, env))
-        folder.mkdir(parents=True)
-        (folder / "deepspeed").write_text("")
+        stages = folder / "deepspeed" / "runtime" / "zero"
+        stages.mkdir(parents=True)
+        (stages / "stage_1_and_2.py").write_text("bit16_groups_flat.append(flattened_buffer)\n")
 
     def operators(python: Path, meanwhile: Meanwhile) -> None:
         called.append(os.environ["PYTHONPATH"])
@@ -48,6 +49,8 @@ def test_the_version_goes_into_the_folder_and_its_operators_are_compiled(
     assert command[command.index("--target") + 1] == str(folder)
     assert environment["DS_BUILD_OPS"] == "0" and "PYTHONPATH" not in environment
     assert path == str(folder)
+    mended = folder / "deepspeed" / "runtime" / "zero" / "stage_1_and_2.py"
+    assert mended.read_text() == "bit16_groups_flat.append(flattened_buffer.detach())\n"
 
 
 def test_half_an_installation_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
