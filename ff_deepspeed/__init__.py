@@ -52,7 +52,7 @@ def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> 
         )
     if found is None:
         return loop.plain(engine, loader, limit)
-    return found.loop.run(loader, limit)
+    return found.loop.items(loader, limit)
 
 
 def iteration() -> AbstractContextManager[None]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
 from ff_core.state import counting, covered, rng, variables
 from ff_core.worker.body import Body
+from ff_core.worker.items import Items
 from ff_deepspeed import loop_words, scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
 
@@ -48,6 +50,7 @@ class Loop:
         self._session = protection.session
         self._check_first = check_first
         self.used = False  # batches() has been called: the script is not an unmodified one
+        self._items: weakref.ReferenceType[Items[list[Any]]] | Callable[[], None] = lambda: None  # that are asked now
         self._calls = 0
         self._call = 0  # the call that feeds the engine now
         self._source: ReplayableLoader | None = None
@@ -66,10 +69,16 @@ class Loop:
         self._p.client.load(saved["client"])
         self._restored = saved["data"]
 
-    def run(self, loader: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:
-        """batches(): yields one iteration's micro-batches at a time."""
+    def items(self, loader: Iterable[Any], limit: int | None) -> Items[list[Any]]:
+        """batches(): one iteration's micro-batches at a time."""
+        return Items(lambda items: self._run(loader, limit, items))
+
+    def _run(
+        self, loader: Iterable[Any], limit: int | None, items: weakref.ReferenceType[Items[list[Any]]]
+    ) -> Iterator[list[Any]]:  # fmt: skip
         self._check_first()
         self.used = True
+        self._items = items
         call, self._calls = self._calls, self._calls + 1
         if self._body is not None and self._body.entered and not self._body.finished:
             raise FailoverError("ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time")
@@ -108,9 +117,10 @@ class Loop:
 
     def _count(self, by: int) -> None:
         """So many items count, more or less, for an enumerate() that asks for them."""
-        if by:
+        items = self._items()
+        if items is not None:
             try:
-                counting.move(None, by)
+                items.count(by)
             except counting.Unmovable as error:
                 raise self._p.fail(FailoverError(loop_words.ENUMERATED.format(what=error))) from None
 

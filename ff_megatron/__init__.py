@@ -51,7 +51,7 @@ def iterations(total: int) -> Iterator[int]:
     from ff_megatron import own
 
     found = own.current()
-    return iter(range(total)) if found is None else found.run(total)
+    return iter(range(total)) if found is None else found.items(total)
 
 
 def iteration() -> AbstractContextManager[None]:

@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
+from ff_core.state import counting
 from ff_core.worker import session as sessions
 from ff_core.worker.body import Body
 from ff_core.worker.guard import Guard
+from ff_core.worker.items import Items
 from ff_megatron import micro_batches, own_words, step, support
 from ff_megatron.adapter import MegatronAdapter
 from ff_megatron.data import Data
@@ -40,6 +43,7 @@ class OwnLoop:
     def __init__(self, session: AdapterSession, sources: Sequence[Source]) -> None:
         self.session = session
         self._data = Data()
+        self._items: weakref.ReferenceType[Items[int]] | Callable[[], None] = lambda: None  # that are asked now
         self._calls = 0
         self._call = 0  # the call that runs now
         self._ends: dict[int, int] = {}  # version -> items of that call that were complete with it
@@ -75,9 +79,13 @@ class OwnLoop:
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
-    def run(self, total: int) -> Iterator[int]:
+    def items(self, total: int) -> Items[int]:
         """iterations(): numbers from 0 on, some of them again after a failure."""
+        return Items(lambda items: self._run(total, items))
+
+    def _run(self, total: int, items: weakref.ReferenceType[Items[int]]) -> Iterator[int]:
         self._check()
+        self._items = items
         if self._body is not None and self._body.entered and not self._body.finished:
             raise FailoverError(own_words.NESTED)
         call, self._calls = self._calls, self._calls + 1
@@ -87,7 +95,9 @@ class OwnLoop:
             return
         version = self._begin(call)
         item = self._ends[version]
+        self._count(item)
         while True:
+            handed = min(item + 1, total)
             if item < total:
                 body = self._body = Body(version, item)
                 try:
@@ -105,6 +115,16 @@ class OwnLoop:
             else:
                 version = self._recover(epoch)
                 item = self._ends[version]
+                self._count(item - handed)
+
+    def _count(self, by: int) -> None:
+        """So many items count, more or less, for an enumerate() that asks for them."""
+        items = self._items()
+        if items is not None:
+            try:
+                items.count(by)
+            except counting.Unmovable as error:
+                raise self._fail(FailoverError(own_words.ENUMERATED.format(what=error))) from None
 
     def feeds(self, iterator: Any) -> None:
         """See ff_megatron.micro_batches.Protected."""

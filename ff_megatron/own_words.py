@@ -11,6 +11,10 @@ OTHER_DATA = (
     "use what it returns: (data,) = ff_megatron.protect(model, optimizer, scheduler, data=[data])"
 )
 NESTED = "ff_megatron.iterations() inside another ff_megatron.iterations() loop: use one at a time"
+ENUMERATED = (
+    "around the numbers of ff_megatron.iterations() is a {what} whose place cannot be set after a failure. Count by "
+    "the numbers themselves, or by enumerate() around them"
+)
 ALONE = (
     "`with ff_megatron.iteration():` belongs once into the body of a `for number in ff_megatron.iterations(total):` "
     "loop"

@@ -151,7 +151,9 @@ def _is_whole(counter: Any) -> bool:
 def _around(iterator: Any) -> list[_Wrapper]:
     """From the inside."""
     running = {id(frame) for frame in _frames()}
-    made = [(one, reduced(one)) for one in gc.get_objects() if type(one) in _WRAPPERS]
+    objects = gc.get_objects()  # a million perhaps, while a job waits for them: no line of Python for each
+    made = [(one, reduced(one)) for one in itertools.compress(objects, map(_WRAPPERS.__contains__, map(type, objects)))]
+    del objects
     wrappers = [(one, parts[1] or parts[2] or ()) for one, parts in made if parts is not None]  # a chain has a place
     asked = [] if iterator is None else [iterator]
     found: list[_Wrapper] = []

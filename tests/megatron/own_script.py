@@ -143,8 +143,9 @@ def main() -> None:
     best, noise = float("inf"), 0.0
     step = 0
     for loop in range(words.loops):
-        for number in ff_megatron.iterations(10):
+        for count, number in enumerate(ff_megatron.iterations(10)):
             with ff_megatron.iteration():
+                assert count == number
                 noise += random.random()
                 chunk.zero_grad_buffer()
                 optimizer.zero_grad()
