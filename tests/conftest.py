@@ -24,7 +24,7 @@ SHARING = ("comm/", "csrc/", "deepspeed/", "copy/test_ucx_waits.py", "copy/test_
 def group(place: str) -> str | None:
     """Of a file under tests/. A group's tests run one after the other in one process; other tests anywhere."""
     if place.startswith(JOBS):
-        return "jobs" if place.startswith("e2e/") else "other jobs"
+        return "jobs"
     return next((start for start in SHARING if place.startswith(start)), None)
 
 
@@ -40,7 +40,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In xdist's processes groups come first, jobs before all: whoever is through with them takes from the rest."""
     if hasattr(config, "workerinput"):
-        order = {"jobs": 0, "other jobs": 0, None: 2}
+        order = {"jobs": 0, None: 2}
         items.sort(key=lambda item: order.get(group(place(item)), 1))
 
 
