@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ff_core.state.placed import Placed
 from ff_core.state.variables import Variables
-from tests.state.kinds import Look, Numbers, Scripts, alone_with, repeated, replaced, right
+from tests.state.kinds import Look, Numbers, Scripts, alone_with, repeated, replaced
 
 SCRIPTS = script = Scripts()
 LIBRARY = """
@@ -147,14 +147,7 @@ def an_iterator_that_goes_on_by_itself(look: Look, numbers: Numbers) -> Any:
     return total
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str) -> None:
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
 def an_iterator_of_another_loader(look: Look, numbers: Numbers) -> Any:

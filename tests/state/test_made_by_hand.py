@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.state.kinds import Look, Numbers, Scripts, alone_with, repeated, replaced, right
+from tests.state.kinds import Look, Numbers, Scripts, alone_with
 
 SCRIPTS = script = Scripts()
 
@@ -135,11 +135,4 @@ class Empty:
         pass
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str) -> None:
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()

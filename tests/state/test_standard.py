@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ff_core.state import standard
-from tests.state.kinds import Look, Numbers, Scripts, alone_with, repeated, replaced, right
+from tests.state.kinds import Look, Numbers, Scripts, alone_with, repeated, replaced
 
 SCRIPTS = script = Scripts()
 
@@ -117,14 +117,7 @@ def a_config_parser(look: Look, numbers: Numbers) -> Any:
     return {name: dict(config[name]) for name in config}
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_replacement_goes_on_with_them(name: str) -> None:
-    assert replaced(SCRIPTS[name]) == ([], right(SCRIPTS[name]))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_survivor_repeats_an_iteration_with_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert repeated(SCRIPTS[name], monkeypatch) == ([], right(SCRIPTS[name]))
+test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
 def test_our_own_threads_are_none_of_the_script() -> None:
