@@ -150,17 +150,10 @@ trainer = (OwnLoop if args.own_loop else OwnBatches if args.own_batches else Min
 )
 trainer.train(resume_from_checkpoint=args.resume)
 
-_OF_TIME = ("runtime", "per_second")
-
-
-def timeless(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if not key.endswith(_OF_TIME)}
-
 
 def digest(path: Path) -> Any:
     if path.name == "trainer_state.json":
-        state = json.loads(path.read_text().replace(str(folder), ""))
-        return {**state, "log_history": [timeless(entry) for entry in state["log_history"]]}
+        return plain.trainer_state(path, folder)
     if path.suffix in (".pt", ".pth"):
         return plain.digest(path)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".safetensors" else "there"
@@ -170,7 +163,7 @@ rank = trainer.args.process_index
 found = {
     "steps": trainer.state.global_step,
     "weights": {name: p.float().flatten().tolist() for name, p in trainer.model.named_parameters()},
-    "history": [timeless(entry) for entry in trainer.state.log_history],
+    "history": plain.timeless(trainer.state.log_history),
     "evaluations": counting.evaluations,
     "callback": [counting.seen, counting.began_at],
     "losses": dict(trainer.losses),

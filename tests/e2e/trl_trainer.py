@@ -21,6 +21,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import deepspeed
+import plain
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -111,24 +112,17 @@ else:
     trainer = GRPOTrainer(reward_funcs=even_words, **common)
 trainer.train()
 
-_OF_TIME = ("runtime", "per_second")
-
-
-def timeless(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if not key.endswith(_OF_TIME)}
-
 
 def digest(path: Path) -> Any:
     if path.name == "trainer_state.json":
-        state = json.loads(path.read_text().replace(str(folder), ""))
-        return {**state, "log_history": [timeless(entry) for entry in state["log_history"]]}
+        return plain.trainer_state(path, folder)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".safetensors" else "there"
 
 
 found = {
     "steps": trainer.state.global_step,
     "weights": {name: p.float().flatten().tolist() for name, p in trainer.model.named_parameters()},
-    "history": [timeless(entry) for entry in trainer.state.log_history],
+    "history": plain.timeless(trainer.state.log_history),
     "files": {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()},
 }
 trainer.accelerator.wait_for_everyone()
