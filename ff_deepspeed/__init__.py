@@ -57,7 +57,7 @@ def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> 
 
 def iteration() -> AbstractContextManager[None]:
     """The body of one iteration. A failure inside ends it early, without an exception; the loop then repeats it."""
-    from ff_core.worker.body import Iteration
+    from ff_core.worker.exact_loop import Iteration
     from ff_deepspeed import protection
 
     found = protection.current()

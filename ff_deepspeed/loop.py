@@ -25,8 +25,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
-from ff_core.state import counting, covered, rng, variables
-from ff_core.worker.body import Body
+from ff_core.state import covered, rng, variables
+from ff_core.worker.exact_loop import Body, ExactLoop
 from ff_core.worker.items import Items
 from ff_deepspeed import loop_words, scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ff_deepspeed")
 
 
-class Loop:
+class Loop(ExactLoop[list[Any]]):
     """All batches() calls of one protected engine. Their count is part of the position in the data.
 
     check_first: raises where batches() comes too late.
@@ -46,21 +46,19 @@ class Loop:
     repeats_script = True
 
     def __init__(self, protection: ProtectedEngine, check_first: Callable[[], None]) -> None:
+        super().__init__(protection.session, loop_words.OF_LOOP, log)
         self._p = protection
-        self._session = protection.session
         self._check_first = check_first
         self.used = False  # batches() has been called: the script is not an unmodified one
-        self._items: weakref.ReferenceType[Items[list[Any]]] | Callable[[], None] = lambda: None  # that are asked now
         self._calls = 0
         self._call = 0  # the call that feeds the engine now
         self._source: ReplayableLoader | None = None
         self._ends: dict[int, int] = {}  # version -> number of the last item behind it
-        self._body: Body | None = None
         self._restored: dict[str, Any] | None = None  # position of a restored version, until it is taken up
 
     def position(self) -> dict[str, Any]:
         assert self._source is not None
-        return {"call": self._call, **self._source.position(self._ends.get(self._session.version, -1))}
+        return {"call": self._call, **self._source.position(self._ends.get(self.session.version, -1))}
 
     def client_state(self) -> dict[str, Any]:
         return self._p.client.save()
@@ -78,14 +76,12 @@ class Loop:
     ) -> Iterator[list[Any]]:  # fmt: skip
         self._check_first()
         self.used = True
-        self._items = items
+        self._asked(items)
         call, self._calls = self._calls, self._calls + 1
-        if self._body is not None and self._body.entered and not self._body.finished:
-            raise FailoverError("ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time")
         covered.feeds(loader)
         source = ReplayableLoader(loader, self._p.engine.gradient_accumulation_steps(), limit)
-        if self._session.is_newcomer:
-            position = self._session.saved_scalars()["data"]
+        if self.session.is_newcomer:
+            position = self.session.saved_scalars()["data"]
             if position["call"] > call:
                 self._p.pass_over()
                 log.info("batches() call %d was over before this process took over its rank: empty here", call + 1)
@@ -99,7 +95,7 @@ class Loop:
             if interrupt is None and batches is None:
                 return
             if interrupt is None and batches is not None:
-                self._body = Body(version, item + 1, scalars.counters(self._p.engine))
+                self._body = Body(version, item + 1, version + 1, scalars.counters(self._p.engine))
                 try:
                     yield batches
                 except GeneratorExit:
@@ -107,7 +103,7 @@ class Loop:
                     raise
                 interrupt = self._end(self._body)
                 if interrupt is None:
-                    version, item = self._session.version, item + 1
+                    version, item = self.session.version, item + 1
                     self._settle(source, version, item)
             if interrupt is not None:
                 handed = item if batches is None else item + 1
@@ -115,17 +111,8 @@ class Loop:
                 item = self._ends[version]
                 self._count(item - handed)
 
-    def _count(self, by: int) -> None:
-        """So many items count, more or less, for an enumerate() that asks for them."""
-        items = self._items()
-        if items is not None:
-            try:
-                items.count(by)
-            except counting.Unmovable as error:
-                raise self._p.fail(FailoverError(loop_words.ENUMERATED.format(what=error))) from None
-
     def _settle(self, source: ReplayableLoader, version: int, item: int) -> None:
-        oldest = self._session.oldest_needed
+        oldest = self.session.oldest_needed
         for old in [old for old in self._ends if old < oldest]:
             del self._ends[old]
         source.settle(item, self._ends.get(oldest, -1))
@@ -134,42 +121,28 @@ class Loop:
         """The item's micro-batches. None: the data is at its end, and every rank is through."""
         steps = self._p.engine.gradient_accumulation_steps()
         if steps != source.group:
-            raise self._p.fail(UnsupportedError(loop_words.RESIZED.format(before=source.group, now=steps)))
+            raise self.fail(UnsupportedError(loop_words.RESIZED.format(before=source.group, now=steps)))
         batches = source.fetch(item)
         if self._p.started:
             variables.of_process.fetched()
         if batches is None:
-            self._session.finish()
+            self.session.finish()
             source.release()
         return batches
 
-    def enter(self) -> Body:
-        body = self._body
-        if body is None or body.entered:
-            raise FailoverError(
-                "`with ff_deepspeed.iteration():` belongs once into the body of a "
-                "`for batches in ff_deepspeed.batches(engine, loader):` loop"
-            )
-        body.entered = True
-        return body
+    def fail(self, error: FailoverError) -> FailoverError:
+        return self._p.fail(error)
 
     def void(self, body: Body, epoch: int) -> None:
-        """The body was interrupted: the loop's other code must not see counters of a step that did not count."""
-        body.interrupt = epoch
+        """No code must see counters of a step that did not count."""
+        super().void(body, epoch)
         scalars.set_counters(self._p.engine, body.kept)
 
     def check_boundary(self, is_boundary: bool) -> None:
         """The script says whether a micro-batch is the last of its step. Raises UnsupportedError if it counts them."""
         steps = self._p.engine.gradient_accumulation_steps()
         if steps > 1 or not is_boundary:
-            raise self._p.fail(UnsupportedError(loop_words.BOUNDARY.format(steps=steps)))
-
-    def halted(self, body: Body) -> int | None:
-        """The epoch of a halt that the body has not heard of, or has swallowed; None if there is none."""
-        _, epoch = interrupted(self._session.check)
-        if epoch is not None and self._session.version == body.version:
-            log.warning(loop_words.SWALLOWED, body.version + 1)
-        return epoch
+            raise self.fail(UnsupportedError(loop_words.BOUNDARY.format(steps=steps)))
 
     def _begin(self, call: int, source: ReplayableLoader) -> int:
         """Make `source` what feeds the engine. Returns the version that its first item follows."""
@@ -193,14 +166,14 @@ class Loop:
         """
         epoch: int | None = None
         try:
-            with self._session.step():
+            with self.session.step():
                 pass
-            self._session.seal()
+            self.session.seal()
         except FailoverInterrupt as caught:
             epoch = caught.epoch
         if epoch is not None:
-            raise self._p.fail(FailoverError(loop_words.OUTSIDE))
-        return self._session.version
+            raise self.fail(FailoverError(loop_words.OUTSIDE))
+        return self.session.version
 
     def _end(self, body: Body) -> int | None:
         """The loop asks for more: seal. Returns the epoch of a halt, if there was one."""
@@ -211,7 +184,7 @@ class Loop:
             )
         if body.interrupt is not None:
             return body.interrupt
-        if self._session.version == body.version:
+        if self.session.version == body.version:
             return None  # nothing to seal: what this item did is done again from the version before it
         if self._p.steps_since_version():
             raise FailoverError(
@@ -220,10 +193,10 @@ class Loop:
                 f"{self._p.engine.gradient_accumulation_steps()}); call engine(...), engine.backward(...) and "
                 "engine.step() once for each of them, and skip all of them or none"
             )
-        self._ends[self._session.version] = body.item
+        self._ends[self.session.version] = body.item
         try:
             self._p.persist()
-            self._session.seal()
+            self.session.seal()
         except FailoverInterrupt as caught:
             return caught.epoch
         return None
@@ -237,27 +210,27 @@ class Loop:
             interrupt = self._end(body)
         try:
             if interrupt is None and self._source is not None:
-                self._session.finish()
+                self.session.finish()
                 self._source.release()
         except FailoverInterrupt as caught:
             interrupt = caught.epoch
         if interrupt is not None:
             # Raising here would be lost: Python closes a generator where exceptions are only printed.
-            self._p.fail(FailoverError(loop_words.LEFT))
+            self.fail(FailoverError(loop_words.LEFT))
 
     def _recover(self, epoch: int, source: ReplayableLoader) -> int:
-        version = self._session.recover(FailoverInterrupt(epoch))
+        version = self.session.recover(FailoverInterrupt(epoch))
         self._take_restored()
-        self._p.session.given_again()
+        self.session.given_again()
         if version not in self._ends or not source.can_return_to(self._ends[version]):
-            raise self._p.fail(FailoverError(f"the batches that followed version {version} are not kept any more"))
+            raise self.fail(FailoverError(f"the batches that followed version {version} are not kept any more"))
         return version
 
     def _take_restored(self) -> dict[str, Any]:
         position, self._restored = self._restored, None
         assert position is not None
         if position["call"] != self._call:
-            raise self._p.fail(FailoverError(loop_words.OUTSIDE))
+            raise self.fail(FailoverError(loop_words.OUTSIDE))
         return position
 
 

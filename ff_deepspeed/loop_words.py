@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from ff_core.worker.exact_loop import Words
+
 OUTSIDE = (
     "a rank died while this one was outside `with ff_deepspeed.iteration():`, where it cannot go back to the "
     "interrupted iteration. Move collectives that run between iterations (evaluation, logging, checkpoints) "
     "inside the `with`, after engine.step()"
-)
-SWALLOWED = (
-    "iteration %d was interrupted because a rank has died, and the script has swallowed that: a bare `except:` or "
-    "`except BaseException:`. The iteration is repeated; let such a clause catch Exception only"
 )
 LEFT = (
     "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. "
@@ -33,4 +31,17 @@ RESIZED = (
 ENUMERATED = (
     "around the batches of this loop is a {what} whose place cannot be set after a failure. Count by enumerate() "
     "around the batches or by engine.global_steps, and let zip() and map() take the batches first"
+)
+
+OF_LOOP = Words(
+    nested="ff_deepspeed.batches() inside another ff_deepspeed.batches() loop: use one at a time",
+    alone=(
+        "`with ff_deepspeed.iteration():` belongs once into the body of a "
+        "`for batches in ff_deepspeed.batches(engine, loader):` loop"
+    ),
+    swallowed=(
+        "iteration %d was interrupted because a rank has died, and the script has swallowed that: a bare `except:` or "
+        "`except BaseException:`. The iteration is repeated; let such a clause catch Exception only"
+    ),
+    enumerated=ENUMERATED,
 )

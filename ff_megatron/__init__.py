@@ -56,7 +56,7 @@ def iterations(total: int) -> Iterator[int]:
 
 def iteration() -> AbstractContextManager[None]:
     """The body of one iteration. A failure inside ends it early, without an exception; the loop then repeats it."""
-    from ff_core.worker.body import Iteration
+    from ff_core.worker.exact_loop import Iteration
     from ff_megatron import own
 
     found = own.current()

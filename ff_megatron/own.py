@@ -21,9 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
-from ff_core.state import counting
 from ff_core.worker import session as sessions
-from ff_core.worker.body import Body
+from ff_core.worker.exact_loop import Body, ExactLoop
 from ff_core.worker.guard import Guard
 from ff_core.worker.items import Items
 from ff_megatron import micro_batches, own_words, step, support
@@ -37,17 +36,15 @@ log = logging.getLogger("ff_megatron")
 Source = Any  # an iterator, or a function that makes one: see protect()
 
 
-class OwnLoop:
+class OwnLoop(ExactLoop[int]):
     """Of one process: all its iterations() calls. Their count is part of a version's place."""
 
     def __init__(self, session: AdapterSession, sources: Sequence[Source]) -> None:
-        self.session = session
+        super().__init__(session, own_words.OF_LOOP, log)
         self._data = Data()
-        self._items: weakref.ReferenceType[Items[int]] | Callable[[], None] = lambda: None  # that are asked now
         self._calls = 0
         self._call = 0  # the call that runs now
         self._ends: dict[int, int] = {}  # version -> items of that call that were complete with it
-        self._body: Body | None = None
         self._restored: dict[str, Any] = {}  # place of a restored version
         self._failed: FailoverError | None = None
         self.iterators = self._track(sources)
@@ -85,9 +82,7 @@ class OwnLoop:
 
     def _run(self, total: int, items: weakref.ReferenceType[Items[int]]) -> Iterator[int]:
         self._check()
-        self._items = items
-        if self._body is not None and self._body.entered and not self._body.finished:
-            raise FailoverError(own_words.NESTED)
+        self._asked(items)
         call, self._calls = self._calls, self._calls + 1
         if self.session.is_newcomer and self.session.saved_scalars()["training"]["call"] > call:
             self.session.passes_over()
@@ -99,7 +94,7 @@ class OwnLoop:
         while True:
             handed = min(item + 1, total)
             if item < total:
-                body = self._body = Body(version, item)
+                body = self._body = Body(version, item, item)
                 try:
                     yield item
                 except GeneratorExit:
@@ -117,39 +112,15 @@ class OwnLoop:
                 item = self._ends[version]
                 self._count(item - handed)
 
-    def _count(self, by: int) -> None:
-        """So many items count, more or less, for an enumerate() that asks for them."""
-        items = self._items()
-        if items is not None:
-            try:
-                items.count(by)
-            except counting.Unmovable as error:
-                raise self._fail(FailoverError(own_words.ENUMERATED.format(what=error))) from None
-
     def feeds(self, iterator: Any) -> None:
         """See ff_megatron.micro_batches.Protected."""
         if iterator is not None and not any(iterator is known for known in self.iterators):
             raise UnsupportedError(own_words.OTHER_DATA.format(kind=type(iterator).__qualname__))
 
     def enter(self) -> Body:
-        """See ff_core.worker.body.Bodies."""
+        """See ExactLoop."""
         self._check()
-        body = self._body
-        if body is None or body.entered:
-            raise FailoverError(own_words.ALONE)
-        body.entered = True
-        return body
-
-    def void(self, body: Body, epoch: int) -> None:
-        """See Bodies."""
-        body.interrupt = epoch
-
-    def halted(self, body: Body) -> int | None:
-        """See Bodies."""
-        _, epoch = interrupted(self.session.check)
-        if epoch is not None and self.session.version == body.version:
-            log.warning(own_words.SWALLOWED, body.item)
-        return epoch
+        return super().enter()
 
     def _begin(self, call: int) -> int:
         """Returns the version that the call's first item follows, or in a newcomer its next item."""
@@ -167,7 +138,7 @@ class OwnLoop:
         """A version of its own for "this call begins": what the script does between two calls is not repeated."""
         _, epoch = interrupted(self._make_version)
         if epoch is not None:
-            raise self._fail(FailoverError(own_words.OUTSIDE))
+            raise self.fail(FailoverError(own_words.OUTSIDE))
         return self.session.version
 
     def _make_version(self) -> None:
@@ -201,7 +172,7 @@ class OwnLoop:
         if epoch is None:
             _, epoch = interrupted(self.session.finish)
         if epoch is not None:  # raising would be lost: Python closes a generator where exceptions are only printed
-            self._fail(FailoverError(own_words.LEFT))
+            self.fail(FailoverError(own_words.LEFT))
 
     def _recover(self, epoch: int) -> int:
         version = self.session.recover(FailoverInterrupt(epoch))
@@ -212,11 +183,11 @@ class OwnLoop:
 
     def _go_to(self, version: int) -> None:
         if self._restored and self._restored["call"] != self._call:
-            raise self._fail(FailoverError(own_words.OUTSIDE))
+            raise self.fail(FailoverError(own_words.OUTSIDE))
         self._ends = {v: end for v, end in self._ends.items() if v < version}
         self._ends[version] = self._restored["done"] if self._restored else 0
 
-    def _fail(self, error: FailoverError) -> FailoverError:
+    def fail(self, error: FailoverError) -> FailoverError:
         log.critical("%s", error)
         self._failed = error
         return error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ff_core.worker.exact_loop import Words
+
 UNPROTECTED = (
     "ff_megatron.iterations() without ff_megatron.protect(model, optimizer, scheduler, data=[...]) before it: call "
     "that when model and optimizer are complete, on every rank"
@@ -9,15 +11,6 @@ UNPROTECTED = (
 OTHER_DATA = (
     "a micro-batch is taken from a {kind} that cannot go back after a failure. Give protect() the data iterators and "
     "use what it returns: (data,) = ff_megatron.protect(model, optimizer, scheduler, data=[data])"
-)
-NESTED = "ff_megatron.iterations() inside another ff_megatron.iterations() loop: use one at a time"
-ENUMERATED = (
-    "around the numbers of ff_megatron.iterations() is a {what} whose place cannot be set after a failure. Count by "
-    "the numbers themselves, or by enumerate() around them"
-)
-ALONE = (
-    "`with ff_megatron.iteration():` belongs once into the body of a `for number in ff_megatron.iterations(total):` "
-    "loop"
 )
 NOT_ENTERED = (
     "the body of the iterations() loop did not enter `with ff_megatron.iteration():`: nothing could be repeated after "
@@ -28,11 +21,22 @@ OUTSIDE = (
     "interrupted iteration. Move collectives that run between iterations (evaluation, logging, checkpoints) inside "
     "the `with`, after optimizer.step()"
 )
-SWALLOWED = (
-    "iteration %d was interrupted because a rank has died, and the script has swallowed that: a bare `except:` or "
-    "`except BaseException:`. The iteration is repeated; let such a clause catch Exception only"
-)
 LEFT = (
     "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. Bound "
     "the loop with ff_megatron.iterations(total) instead: it waits until no rank needs to go back"
+)
+OF_LOOP = Words(
+    nested="ff_megatron.iterations() inside another ff_megatron.iterations() loop: use one at a time",
+    alone=(
+        "`with ff_megatron.iteration():` belongs once into the body of a "
+        "`for number in ff_megatron.iterations(total):` loop"
+    ),
+    swallowed=(
+        "iteration %d was interrupted because a rank has died, and the script has swallowed that: a bare `except:` or "
+        "`except BaseException:`. The iteration is repeated; let such a clause catch Exception only"
+    ),
+    enumerated=(
+        "around the numbers of ff_megatron.iterations() is a {what} whose place cannot be set after a failure. Count "
+        "by the numbers themselves, or by enumerate() around them"
+    ),
 )

@@ -86,9 +86,7 @@ def named_in(path: str) -> str | None:
 @functools.cache
 def _folders() -> tuple[str, ...]:
     """Where the known packages lie. (A path that only has such a word in it may be the user's.)"""
-    specs = [
-        PathFinder.find_spec(name) for name in _KNOWN
-    ]  # which is no import of them, also while imports are watched
+    specs = map(PathFinder.find_spec, _KNOWN)  # which is no import of them, also while imports are watched
     return tuple(f"{folder}/" for spec in specs if spec for folder in spec.submodule_search_locations or ())
 
 
