@@ -14,6 +14,7 @@ import grpc.aio
 
 from ff_core.agent.agent import Agent
 from ff_core.contract import rpc
+from ff_core.contract.address import endpoint
 from ff_core.contract.messages import Message
 from ff_core.contract.proof import is_proven_dead
 from ff_core.errors import ProtocolError
@@ -81,9 +82,8 @@ async def _join(
 ) -> tuple[grpc.aio.Channel, rpc.Stream, Message] | str:
     """Ask one launcher: the line to it and its welcome; "dead"; or why it is no controller."""
     deadline = time.monotonic() + _ASK_S
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     while True:
-        asking = asyncio.ensure_future(rpc.connect(place, secret, hello, _CONNECT_S))
+        asking = asyncio.ensure_future(rpc.connect(endpoint(host, port), secret, hello, _CONNECT_S))
         try:
             while not asking.done():  # gRPC itself does not say that nobody listens
                 if await is_proven_dead(host, port):

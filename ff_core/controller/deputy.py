@@ -14,6 +14,7 @@ from contextlib import suppress
 import grpc
 
 from ff_core.contract import persisted, rpc
+from ff_core.contract.address import endpoint
 from ff_core.contract.job import JobSpec
 from ff_core.contract.proof import is_proven_dead
 from ff_core.controller.door import Door, described
@@ -158,7 +159,7 @@ class DeputyServer(Service):
         takeover = Takeover(self, persisted.find, joined, record, self._died_at)
         self._store = store
         state = takeover.controller.state
-        self._job, state.endpoint = state.job, _text(*store)
+        self._job, state.endpoint = state.job, endpoint(*store)
         self._door = Door(state.job, self._secret, self, state.line)
         self._door.goes_on({node: one.node.hostname for node, one in joined.items()}, max(record.machines))
         self._events = EventLog(self._job.out_dir) if self._job.out_dir else None
@@ -170,7 +171,3 @@ class DeputyServer(Service):
         self.say(f"nodes that come are let in here: fftrain run --standby --rdzv-endpoint {state.endpoint} ...")
         self._guard(takeover.begin)
         self._taken_over(self, state.job, state.line, store)
-
-
-def _text(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

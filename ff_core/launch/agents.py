@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from ff_core.contract.address import endpoint
 from ff_core.contract.env import spare_env
 from ff_core.contract.lifeline import PARENT_VARIABLE
-from ff_core.launch.torch_store import bracketed
 
 AGENT_COMMAND = (sys.executable, "-m", "ff_core.agent.agent_main")
 
@@ -52,7 +52,7 @@ class Agents:
         self._processes[node] = process
         assert process.stdin is not None
         host, port = controller
-        place = f"{bracketed(host)}:{port}"
+        place = endpoint(host, port)
         orders: dict[str, object] = {"controller": place, "node": node, "secret": secret.hex(), "data_host": data_host}
         orders |= {"signals": [*signals], "launch": launch, "standby": standby, "deputy": deputy}
         try:

@@ -13,8 +13,8 @@ import grpc
 
 from ff_core.config.find import find_settings
 from ff_core.contract import rpc
+from ff_core.contract.address import endpoint
 from ff_core.errors import ConfigError
-from ff_core.launch import torch_store
 from ff_core.launch.nodes import host_and_port
 from ff_core.launch.rivals import controller_at
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     found = controller_at(address.strip("[]"), port)
     if found is None:
         raise ConfigError(f"no job at --rdzv-endpoint {args.rdzv_endpoint}; give what fftrain run was given")
-    place = f"{torch_store.bracketed(found[0])}:{found[1]}"
+    place = endpoint(*found)
     hello = {"node": -1, "host_id": "", "hostname": socket.gethostname(), "data_host": "", "data_port": 0}
     hello |= {"free_bytes": 0, "pid": os.getpid(), "drain": args.node}
     try:

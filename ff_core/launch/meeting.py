@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from ff_core.contract.address import endpoint
 from ff_core.errors import ConfigError
 from ff_core.launch import torch_store
 from ff_core.launch.rivals import controller_at
@@ -37,7 +38,7 @@ def meet(address: str, port: int, timeout_s: float, may_host: bool) -> Meeting:
     start in any order. may_host: whether the controller may be here. Of several launchers on the endpoint's machine
     the first has it. Raises ConfigError.
     """
-    place = f"{torch_store.bracketed(address)}:{port}"
+    place = endpoint(address, port)
     deadline, say_at = time.monotonic() + timeout_s, 0.0
     while True:
         problem = ""
@@ -54,7 +55,7 @@ def meet(address: str, port: int, timeout_s: float, may_host: bool) -> Meeting:
             problem = str(error)
         found = None if problem else controller_at(address, port)
         if found is not None:
-            print(f"fftrain: the controller is at {torch_store.bracketed(found[0])}:{found[1]}", file=sys.stderr)
+            print(f"fftrain: the controller is at {endpoint(*found)}", file=sys.stderr)
             return Meeting(None, *found)
         now = time.monotonic()
         if now >= deadline:
@@ -81,7 +82,7 @@ def find_again(
     """For a node that was lost, or has lost the controller: where the controller is (host, port); None if the job is
     over. That is so if the machine at the endpoint answers and nobody listens there. One that does not answer is asked
     again for `timeout_s`, or until `stopped()`."""
-    place = f"{torch_store.bracketed(address)}:{port}"
+    place = endpoint(address, port)
     print(
         f"fftrain: the job goes on without this node, or this node cannot hear it; asking {place} for {timeout_s:g} s "
         "to stand by",

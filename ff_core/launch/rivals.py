@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ff_core.contract import rpc
+from ff_core.contract.address import endpoint
 from ff_core.contract.job import JobSpec
 from ff_core.errors import ConfigError, ProtocolError
 from ff_core.launch import torch_store
@@ -80,7 +81,7 @@ def _hello() -> dict[str, Any]:
 
 def _announce(controller: tuple[str, int], secret: bytes, hello: dict[str, Any]) -> None:
     """Say so to another launcher's controller."""
-    place = f"{torch_store.bracketed(controller[0])}:{controller[1]}"
+    place = endpoint(*controller)
 
     async def say() -> None:
         channel, _, _ = await rpc.connect(place, secret, hello, _ANSWER_S)

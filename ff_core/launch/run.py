@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ff_core.config.find import find_settings
 from ff_core.config.settings import Settings
 from ff_core.contract import inject
+from ff_core.contract.address import bracketed
 from ff_core.contract.alike import launch_line
 from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import LOST_CODE, JobSpec
@@ -80,7 +81,7 @@ def host_job(plan: RunPlan, settings: Settings, secret: bytes, served: TCPStore,
     machines = plan.machines
     job = _job(plan, settings, port)
     interface = plan.local_addr or torch_store.interface_of(machines.address)
-    server = ControllerServer(job, secret, torch_store.bracketed(interface))
+    server = ControllerServer(job, secret, bracketed(interface))
     with _signals(plan.signals) as received, ExitStack() as holding:
         try:
             _, port = server.start()
@@ -194,7 +195,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
             own = plan.local_addr or torch_store.local_address(place)
             give_gloo_an_interface(own)
             store_here = partial(_store_at, own, plan.machines.port, stores)
-            deputy = DeputyServer(secret, torch_store.bracketed(own), store_here, charge.begin)
+            deputy = DeputyServer(secret, bracketed(own), store_here, charge.begin)
             try:
                 listens = deputy.start()
             except (OSError, RuntimeError) as error:

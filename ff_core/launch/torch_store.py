@@ -99,11 +99,6 @@ def find_controller(address: str, port: int, timeout_s: float) -> tuple[str, int
     return host, int(number)
 
 
-def bracketed(host: str) -> str:
-    """`host` as it stands before ":PORT"."""
-    return f"[{host}]" if ":" in host else host
-
-
 def local_address(towards: tuple[str, int]) -> str:
     """The address of the interface by which this machine reaches `towards`."""
     family, _, _, _, place = _resolve(*towards)[0]

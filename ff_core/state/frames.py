@@ -11,9 +11,8 @@ from typing import Any
 
 from ff_core.state.installed import is_library
 
-FRAMEWORKS = frozenset(
-    {"accelerate", "deepspeed", "ff_core", "ff_deepspeed", "ff_megatron", "megatron", "torch", "transformers"}
-)
+OURS = frozenset({"ff_core", "ff_deepspeed", "ff_megatron"})
+FRAMEWORKS = OURS | {"accelerate", "deepspeed", "megatron", "torch", "transformers"}
 
 
 def of_script() -> Iterator[FrameType]:

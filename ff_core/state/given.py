@@ -24,7 +24,6 @@ _DEPTH = 2  # from what a variable has
 _MOST = 4000  # owners
 _HEAP = 1 << 9  # of a class whose attributes can be set
 _OTHERS = (torch.Tensor, *objects.NAMED, *objects.BASES, int, float, str, bytes)
-_OURS = frozenset({"ff_core", "ff_deepspeed", "ff_megatron"})  # where they are in a recovery is for themselves to know
 
 
 class OfGiven(Space):
@@ -130,8 +129,8 @@ def _label(path: str, value: Any) -> str:
 
 
 def _may_own(value: Any) -> bool:
-    if _package(value if isinstance(value, (ModuleType, type)) else type(value)) in _OURS:
-        return False
+    if _package(value if isinstance(value, (ModuleType, type)) else type(value)) in frames.OURS:
+        return False  # where our parts are in a recovery is for themselves to know
     if isinstance(value, ModuleType):
         file = getattr(value, "__file__", None)
         return file is not None and not _is_standard(value.__name__) and not frames.is_users(file, value.__name__)

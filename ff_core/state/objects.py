@@ -35,7 +35,7 @@ NO_OBJECTS = (
     BaseProcess, local, int, float, str, bytes,
 )  # fmt: skip
 _TORCHS = frozenset(vars(torch.nn.Module())) | {"_compiled_call_impl"}  # of every module
-_FRAMEWORKS = frozenset({"torch", "deepspeed", "megatron", "ff_core", "ff_deepspeed", "ff_megatron"})
+_FRAMEWORKS = frames.OURS | {"torch", "deepspeed", "megatron"}
 
 
 _Of = TypeVar("_Of", bound=Callable[[type], Any])

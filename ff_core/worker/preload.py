@@ -18,6 +18,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 from ff_core.contract.env import RANK_VARIABLES
+from ff_core.state.frames import OURS
 from ff_core.state.installed import is_library
 from ff_core.worker.hooks import resolve
 from ff_core.worker.script import script_directory
@@ -30,7 +31,6 @@ _OF_JOB = (
     "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_NO_ADVISORY_WARNINGS",
     "TRANSFORMERS_OFFLINE", "USE_FLAX", "USE_TF", "USE_TORCH",
 )  # fmt: skip
-_OURS = ("ff_core", "ff_deepspeed", "ff_megatron")
 _NEVER = ("__main__", "__mp_main__", "ff_core.worker.worker_main")
 
 
@@ -66,7 +66,7 @@ def library_modules() -> list[str]:
         # A module under a second name, or one made by hand, cannot be imported by its name.
         if not isinstance(spec, ModuleSpec) or spec.name != name or not spec.has_location or not spec.origin:
             continue
-        if top in _OURS or is_library(spec.origin, name):
+        if top in OURS or is_library(spec.origin, name):
             names.append(name)
     return names
 
@@ -168,4 +168,4 @@ def _users_package() -> str | None:
     if spec is None:
         return None
     top = str(spec.name).partition(".")[0]
-    return None if top in _OURS or top == "__main__" else top
+    return None if top in OURS or top == "__main__" else top
