@@ -51,11 +51,12 @@ def _is_listening(sock: socket.socket) -> bool:
 
 
 def _listening() -> dict[int, Address]:
+    """Inode -> address. Descriptors would not do: a new listener may get the number of one just closed."""
     found: dict[int, Address] = {}
     for fd in _descriptors():
         with _borrowed(fd) as sock:
             if sock is not None and _is_listening(sock):
-                found[fd] = sock.getsockname()[:2]
+                found[os.fstat(sock.fileno()).st_ino] = sock.getsockname()[:2]
     return found
 
 
@@ -76,7 +77,7 @@ class GroupSockets:
                 before = set(_listening())
                 self._devices = [compat.gloo_device(name) for name in names] or [compat.gloo_device(None)]
                 after = _listening()
-                self._own = frozenset(address for fd, address in after.items() if fd not in before)
+                self._own = frozenset(address for inode, address in after.items() if inode not in before)
             return self._devices
 
     def own_addresses(self) -> list[Address]:
