@@ -156,7 +156,7 @@ class Training:
         self._sameness.before_step(fence.version + 1)
         self.replicator.at_gate()
         due = fence.version + 1 == self._schedule.next
-        interval = self._gate.pass_(due)
+        interval = self._gate.pass_(due, opening=fence.version == self._schedule.opening)
         if due:
             self._schedule.after_next(interval)
             self._pauses_at = fence.version + 1 if self._parts.page.load("pause") else None

@@ -242,7 +242,8 @@ class SimWorker(Recovering):
         replicator = self.replicator
         yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
         due = self.fence.version + 1 == self.schedule.next
-        if self.world.options.commit == "strict" or due or replicator.recommitted:
+        opening = self.fence.version == self.schedule.opening
+        if self.world.options.commit == "strict" or due or opening or replicator.recommitted:
             yield from self._committed_everywhere(replicator.newest)
         if due:
             self.schedule.after_next(self.page.load("interval"))

@@ -22,11 +22,14 @@ from tests.worker.one_job import OneJob
 
 class OneRank(OneJob):
     """arena: of the rank that a newcomer replaces, with a complete slot of epoch 0. Without it the job begins.
-    interval, pause: what the rank is told with W from now on; may change."""
+    interval, pause: what the rank is told with W from now on; may change.
+    let: while it is not set, nothing is committed everywhere."""
 
     def __init__(self, arena: Arena | None = None, interval: int = 1) -> None:
         super().__init__(arena, interval)
         self.pause = 0
+        self.let = threading.Event()
+        self.let.set()
         self._newcomer = arena is not None
         self._page, self._bell = StatusPage.create(), os.eventfd(0)
         role = {
@@ -50,7 +53,7 @@ class OneRank(OneJob):
 
     def _publish(self) -> None:
         """What the rank has committed is committed everywhere."""
-        while os.eventfd_read(self._bell) and not self._over:
+        while os.eventfd_read(self._bell) and self.let.wait() and not self._over:
             self._page.store("interval", self.interval)
             self._page.store("pause", self.pause)
             self._page.store("w_stamp", self._page.load("committed"))
@@ -82,6 +85,7 @@ class OneRank(OneJob):
     def close(self) -> None:
         self.session.close()
         self._over = True
+        self.let.set()
         os.eventfd_write(self._bell, 1)
         self._clerk.join()
         os.close(self._bell)

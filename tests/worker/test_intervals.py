@@ -134,3 +134,22 @@ def test_the_last_version_is_copied_though_it_is_not_its_turn(start: Callable[[i
     for _ in range(3):  # another loop: its first version is copied, so that the job is protected again
         trainer.iterate(job.session)
     assert copied(job) == {7, 8}
+
+
+def test_nobody_steps_behind_the_first_version_of_another_loop_before_it_is_safe(
+    start: Callable[[int], tuple[OneRank, Trainer]],
+) -> None:
+    """Until then a death is no failover: the others have left the first loop."""
+    job, trainer = start(5)
+    for _ in range(7):
+        trainer.iterate(job.session)
+    job.session.finish()
+    job.let.clear()
+    trainer.iterate(job.session)
+    second = threading.Thread(target=trainer.iterate, args=(job.session,))
+    second.start()
+    second.join(0.5)
+    assert second.is_alive() and job.session.version == 8 and job.w == 7
+    job.let.set()
+    second.join(30)
+    assert job.session.version == 9 and job.w == 8
