@@ -1,7 +1,8 @@
-"""Python's garbage collector, put off while many objects that stay are made.
+"""Python's garbage collector, kept from looking again and again at everything that torch and a training framework have
+imported: a million objects, 0.2 s.
 
-Tens of thousands of tensors and their descriptions set it off several times, and each time it looks at everything that
-torch and a training framework have imported.
+It is put off while many objects that stay are made: tens of thousands of tensors and their descriptions set it off
+several times. What a spare has imported, which stays, too, it leaves out for good.
 """
 
 from __future__ import annotations
@@ -21,3 +22,9 @@ def put_off() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+def leave_out() -> None:
+    """Collect once; what is alive now is never looked at again. For a spare: nothing of a script is there yet."""
+    gc.collect()
+    gc.freeze()

@@ -19,7 +19,7 @@ from ff_core.contract.lifeline import die_with_parent
 from ff_core.contract.link import LINK_VARIABLE, WorkerLink
 from ff_core.contract.messages import BEFORE_ROLE
 from ff_core.errors import ProtocolError
-from ff_core.worker import endings, preload, script
+from ff_core.worker import endings, garbage, preload, script
 from ff_core.worker.hooks import default_hooks
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tup
         if result.unfit:
             link.send("spare_unfit", uid=os.environ["FF_UID"], reasons=result.unfit)
             start_afresh()
+        garbage.leave_out()
         link.send("spare_ready", uid=os.environ["FF_UID"])
 
 
