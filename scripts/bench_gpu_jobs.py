@@ -9,8 +9,10 @@ alone: one rank over NCCL; its state goes to its own slot only, there is no neig
 nccl: one rank per GPU on two emulated nodes, over NCCL; left out where there is one GPU.
 
 Cost: jobs in turns (bench.variants): plain under torchrun, protected with nothing copied, protected with every version
-copied, and with the interval that the job chooses itself. What each takes beyond plain has a 95 % interval. Recovery: a
-spare is ready at each kill; the kill's moment is drawn. --kills 0 leaves recovery out, --rounds 0 leaves cost out.
+copied, and with the interval that the job chooses itself. What each takes beyond plain has a 95 % interval. Jobs differ
+by more than a copy costs, so there is one more job, within which iterations with and without a copy are compared
+(bench.within). Recovery: a spare is ready at each kill; the kill's moment is drawn. --kills 0 leaves recovery out,
+--rounds 0 the jobs in turns, --within 0 the job with both kinds of iterations.
 
 ZeRO-1, bf16, dropout, sequences of 512 bytes, buckets of 5e8 elements (DeepSpeed's default). Jobs leave their logs in
 --out; that the bits come out right is for tests/e2e/test_gpu.py to say.
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import variants
+from bench import variants, within
 from bench.jobs import EVERY, ROOT, Cluster, Job, Training, end_on_sigterm, fftrain_command
 from bench.numbers import medians, spread
 from bench.recovery import Assassin, Measurement, Say
@@ -45,6 +47,9 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="of models, as in train_gpt.py (default all)")
     parser.add_argument("--rounds", type=int, default=4, help="jobs of each variant; 0: no cost (default 4)")
     parser.add_argument("--steps", type=int, default=80, help="of each of these jobs (default 80)")
+    parser.add_argument(
+        "--within", type=int, default=200, metavar="STEPS", help="of the job in which some versions are copied"
+    )
     parser.add_argument("--kills", type=int, default=5, help="in each recovery job; 0: no recovery (default 5)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args()
@@ -86,6 +91,14 @@ def measure(section: str, size: str, options: argparse.Namespace, gpus: int) -> 
         found["cost"] = variants.compare(out / "cost", training, Cluster(ranks, nodes, 0), options.rounds, say)
         for name, numbers in found["cost"].items():
             say(f"{name}: {numbers['iteration_s']['median']:.4f} s an iteration{beyond(numbers)}")
+    if options.within:
+        training = Training(options.within, size, config, extra)
+        found["within"] = within.measure(out / "within", training, Cluster(ranks, nodes, 0))
+        share = found["within"]["share"]
+        say(
+            f"a copied version, within a job: {share['mean']:+.2%} of an iteration "
+            f"(95 %: {share['low']:+.2%} to {share['high']:+.2%})"
+        )
     if options.kills:
         training = Training(_STEPS, size, config, extra)
         killed = kill_ranks(out / "kills", training, Cluster(ranks, nodes, 1), options.kills, say)

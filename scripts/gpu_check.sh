@@ -29,7 +29,7 @@ python3 -m pytest -q -p no:cacheprovider "${parallel[@]}" tests/copy/test_device
 echo "== measurements"
 python3 scripts/bench_gpu.py --json "$out/gpu.json" 2>&1 | tee "$out/bench.log" || failed=1
 if python3 -c 'import deepspeed' 2>/dev/null; then
-    python3 scripts/bench_gpu_jobs.py --sizes 100m --rounds 2 --steps 50 --kills 2 --json "$out/gpu_jobs.json" --out "$out/jobs" 2>&1 | tee -a "$out/bench.log" || failed=1
+    python3 scripts/bench_gpu_jobs.py --sizes 100m --rounds 2 --steps 50 --within 120 --kills 2 --json "$out/gpu_jobs.json" --out "$out/jobs" 2>&1 | tee -a "$out/bench.log" || failed=1
 else
     echo "whole jobs are not measured: DeepSpeed is not installed"
 fi

@@ -138,8 +138,9 @@ def _may_own(value: Any) -> bool:
         of = value.__module__
         return bool(value.__flags__ & _HEAP) and not _is_standard(of) and not frames.is_users_module(of)
     kind = type(value)
-    # A TypeVar has attributes and no __dict__ (Python 3.12 and newer), a Future too (3.13).
-    return not issubclass(kind, _OTHERS) and bool(kind.__dictoffset__) and type(getattr(value, "__dict__", None)) is dict
+    if issubclass(kind, _OTHERS) or not kind.__dictoffset__:
+        return False
+    return type(getattr(value, "__dict__", None)) is dict  # a TypeVar has none (Python 3.12), a Future neither (3.13)
 
 
 def _is_looked_at(value: Any) -> bool:

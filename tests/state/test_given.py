@@ -296,3 +296,18 @@ def test_our_own_parts_are_no_owners() -> None:
     owners = [owner for _, owner, _ in given._owners([("a", given), ("b", fence), ("c", Fence), ("d", log)], (), [])]
     page.close()
     assert owners == [log]
+
+
+class Bare:
+    """Like a TypeVar of Python 3.12: it has attributes, and no `__dict__` to read."""
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        raise AttributeError("__dict__")
+
+
+def test_an_object_without_a_dictionary_is_no_owner() -> None:
+    assert Bare.__dictoffset__
+    with pytest.raises(TypeError):
+        vars(Bare())
+    assert not given._may_own(Bare())
