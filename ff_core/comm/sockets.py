@@ -50,13 +50,13 @@ def _is_listening(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def _listening() -> dict[int, Address]:
-    """Inode -> address. Descriptors would not do: a new listener may get the number of one just closed."""
-    found: dict[int, Address] = {}
+def _listening() -> dict[int, tuple[int, Address]]:
+    """Descriptor -> (inode, address). A new listener may get the number of one just closed, but not its inode."""
+    found: dict[int, tuple[int, Address]] = {}
     for fd in _descriptors():
         with _borrowed(fd) as sock:
             if sock is not None and _is_listening(sock):
-                found[os.fstat(sock.fileno()).st_ino] = sock.getsockname()[:2]
+                found[fd] = os.fstat(sock.fileno()).st_ino, sock.getsockname()[:2]
     return found
 
 
@@ -74,10 +74,9 @@ class GroupSockets:
         with self._lock:
             if not self._devices:
                 names = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
-                before = set(_listening())
+                before = {inode for inode, _ in _listening().values()}
                 self._devices = [compat.gloo_device(name) for name in names] or [compat.gloo_device(None)]
-                after = _listening()
-                self._own = frozenset(address for inode, address in after.items() if inode not in before)
+                self._own = frozenset(address for inode, address in _listening().values() if inode not in before)
             return self._devices
 
     def own_addresses(self) -> list[Address]:

@@ -201,7 +201,7 @@ def test_old_generation_is_not_referenced(registry: GroupRegistry) -> None:
 def test_fork_lets_go_of_group_sockets(registry: GroupRegistry) -> None:
     """Listener included: who connects to a dead rank must be refused, not kept waiting by its orphan."""
     sockets = registry._sockets
-    (listener,) = [fd for fd, address in listening().items() if address in sockets.own_addresses()]
+    (listener,) = [fd for fd, (_, address) in listening().items() if address in sockets.own_addresses()]
     link = Path(f"/proc/self/fd/{listener}")
     read, write = os.pipe()
     child = os.fork()
