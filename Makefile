@@ -21,6 +21,8 @@ endif
 # With ninja from the environment, DeepSpeed finds it when it loads an operator.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
+# Jobs are many processes: each of them would compile this project again.
+unexport PYTHONDONTWRITEBYTECODE
 
 SOURCES := $(wildcard $(foreach ending,cpp h cu py,ff_core/csrc/*.$(ending) ff_core/csrc/*/*.$(ending)))
 READY := $(VENV)/.ready

@@ -42,12 +42,17 @@ def latest(checkpoints: Path) -> int:
     return int((checkpoints / "latest_checkpointed_iteration.txt").read_text())
 
 
-def run(tmp_path: Path, layout: tuple[str, ...], extra: tuple[str, ...], *kills: str, ranks: int = 2) -> Job:
-    """The job with `kills`, and with `extra` arguments; every checkpoint that it leaves is the uninterrupted one's."""
+def run(
+    tmp_path: Path, layout: tuple[str, ...], extra: tuple[str, ...], *kills: str, ranks: int = 2, every: int = 1
+) -> Job:
+    """The job with `kills`, and with `extra` arguments; every checkpoint that it leaves is the uninterrupted one's.
+
+    every: which iterations the uninterrupted one saves.
+    """
     words = (*layout, *FORMAT)
     reference = uninterrupted(
         SCRIPT,
-        (*words, "--save-interval", "1"),
+        (*words, "--save-interval", str(every)),
         lambda folder: ("--result", str(folder / "result.json"), "--save", str(folder / "checkpoints")),
         ranks,
     )
@@ -74,14 +79,14 @@ def run(tmp_path: Path, layout: tuple[str, ...], extra: tuple[str, ...], *kills:
     ],
 )
 def test_a_save_that_is_under_way_when_a_rank_dies(tmp_path: Path, held: tuple[str, ...], killed: str) -> None:
-    """The dead rank's part of iteration 4 is gone. What all go on from is saved instead."""
-    extra = (*BACKGROUND, "--save-interval", "4", "--hold-save", "4", *held)
-    job = run(tmp_path, LAYOUT, extra, f"{killed} 6 backward")
+    """The dead rank's part of iteration 5 is gone. What all go on from is saved instead."""
+    extra = (*BACKGROUND, "--save-interval", "5", "--hold-save", "5", *held)
+    job = run(tmp_path, LAYOUT, extra, f"{killed} 7 backward", every=2)
     checkpoints = job.out / "checkpoints"
     assert len(job.of("failover")) == 1
-    assert whole(checkpoints) == [5, 8, 10] and latest(checkpoints) == 10
+    assert whole(checkpoints) == [6, 10] and latest(checkpoints) == 10
     assert [event["version"] for event in job.of("persisted")][-1] == 10
-    assert "while the checkpoint of iteration 4 was being written; iteration 5 is saved instead" in job.stderr
+    assert "while the checkpoint of iteration 5 was being written; iteration 6 is saved instead" in job.stderr
 
 
 @slow
