@@ -2,6 +2,7 @@
 
 Megatron's loaders yield micro-batches in an order that consumed samples fix. A survivor goes back by handing out kept
 ones; in a newcomer the loaders are built at the dead rank's consumed samples, and positions are counted on from there.
+Where they begin is not left to Megatron: it takes an iteration without evaluations before it for an old checkpoint.
 """
 
 from __future__ import annotations
@@ -63,7 +64,33 @@ class Data:
         self._handed_out = handed_out
         self._wrapped: list[Any] = []  # RerunDataIterator
         self._sources: list[Rewindable] = []
+        self._firsts: list[int] = []  # position at which each began
+        self._samplers: list[tuple[int, int] | None] = []  # samples at which loaders began, of a micro-batch of all
+        self._samples: list[int | None] = []  # in a newcomer: at which they are to begin
         self._at: dict[int, list[int]] = {}  # version -> positions
+
+    def begin_at(self, samples: list[int | None]) -> None:
+        """In a newcomer, before its loaders are built: `samples()` of the version at which they are to begin."""
+        self._samples = samples
+
+    def loader(self, make: Callable[[int], Any], consumed: int) -> Any:
+        """A data loader: `make(consumed)`, or in a newcomer with the samples that the dead rank had consumed of it."""
+        number = len(self._samplers)
+        known = self._samples[number] if number < len(self._samples) else None
+        made = make(consumed if known is None else known)
+        if made is not None:
+            sampler = getattr(made, "batch_sampler", None)
+            began = getattr(sampler, "consumed_samples", None)
+            size = getattr(sampler, "micro_batch_times_data_parallel_size", None)
+            self._samplers.append(None if began is None or size is None else (began, size))
+        return made
+
+    def samples(self) -> list[int | None]:
+        """Consumed of each loader; None of one that begins elsewhere, or if somebody else has made some."""
+        if len(self._samplers) != len(self._sources):
+            return []
+        began = zip(self._samplers, self._sources, self._firsts, strict=True)
+        return [at and at[0] + (source.position - first) * at[1] for at, source, first in began]
 
     def track(self, iterators: Any, positions: list[int] | None) -> None:
         """Make `iterators` (of build_train_valid_test_data_iterators: RerunDataIterator, None, lists) rewindable.
@@ -77,6 +104,7 @@ class Data:
             iterator.iterable = source
             self._wrapped.append(iterator)
             self._sources.append(source)
+            self._firsts.append(start)
 
     def positions(self) -> list[int]:
         """Number of the next micro-batch, per iterator."""

@@ -7,6 +7,7 @@
 | setup_model_and_optimizer               | unsupported jobs are refused, protection begins |
 | load_checkpoint                         | a newcomer is answered from memory |
 | build_train_valid_test_data_iterators   | a newcomer's data begins where the dead rank's stood; all can be rewound |
+| build_pretraining_data_loader           | the same for each loader |
 | train                                   | entered again after a failure |
 | train_step                              | the iteration before it is complete: sealed |
 | save_checkpoint                         | remembers the checkpoint; a final one is repeated after a failure |
@@ -37,9 +38,10 @@ from ff_megatron.protection import Protection, guard
 Original = Callable[..., Any]
 _installed: set[str] = set()
 _NEEDED = (
-    "pretrain", "setup_model_and_optimizer", "load_checkpoint", "build_train_valid_test_data_iterators", "train",
-    "train_step", "training_log", "save_checkpoint", "save_checkpoint_and_time", "maybe_finalize_async_save",
-    "evaluate_and_print_results", "print_datetime", "get_args", "get_timers",
+    "pretrain", "setup_model_and_optimizer", "load_checkpoint", "build_train_valid_test_data_iterators",
+    "build_pretraining_data_loader", "train", "train_step", "training_log", "save_checkpoint",
+    "save_checkpoint_and_time", "maybe_finalize_async_save", "evaluate_and_print_results", "print_datetime",
+    "get_args", "get_timers",
 )  # fmt: skip
 
 
@@ -116,6 +118,16 @@ def _data_iterators(found: Protection, original: Original, *args: Any, **kwargs:
     return found.data_iterators(lambda: original(*args, **kwargs))
 
 
+def _data_loader(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
+    bound = _bind(original, args, kwargs)
+
+    def make(consumed: int) -> Any:
+        bound.arguments["consumed_samples"] = consumed
+        return original(*bound.args, **bound.kwargs)
+
+    return found.data.loader(make, bound.arguments["consumed_samples"])
+
+
 def _train(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     given = _bind(original, args, kwargs).arguments
     return found.train(original, given, lambda: original(*args, **kwargs))
@@ -152,6 +164,7 @@ def _after(found: Protection, original: Original, *args: Any, **kwargs: Any) -> 
 _OF_PROTECTED = {
     "load_checkpoint": _load_checkpoint,
     "build_train_valid_test_data_iterators": _data_iterators,
+    "build_pretraining_data_loader": _data_loader,
     "train": _train,
     "train_step": _train_step,
     "save_checkpoint": _save_checkpoint,

@@ -24,6 +24,7 @@ class OfPretrain:
         return {
             "counters": scalars.counters(self._args),
             "data": self._data.positions(),
+            "samples": self._data.samples(),
             "place": self._loop.place(),
             "log": self._log.save(),
             "once": self._once.save(),

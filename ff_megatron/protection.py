@@ -70,7 +70,9 @@ class Protection:
         """build_train_valid_test_data_iterators(): in a newcomer from where the dead rank's data stood."""
         positions: list[int] | None = None
         if self.session.is_newcomer:
-            positions = self._state.go_to(self.session.saved_scalars())["data"]
+            saved = self._state.go_to(self.session.saved_scalars())
+            positions = saved["data"]
+            self.data.begin_at(saved["samples"])
         built = original()
         self.data.track(built, positions)
         return built

@@ -37,6 +37,20 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
         "--overlap-param-gather-with-optimizer-step gathers before the step is over; use --overlap-param-gather",
     ),
     "hybrid_context_parallel": (False, "--hybrid-context-parallel: its data loader cannot be rewound"),
+    "fim_data": (
+        False, "--fim-data: how a sample is cut depends on those before, which no replacement has read; leave it out",
+    ),
+    "tp_comm_overlap": (
+        False, "--tp-comm-overlap: TransformerEngine's buffers hold connections of their own; leave it out",
+    ),
+    "symmetric_ar_type": (None, "--symmetric-ar-type: its memory holds connections of its own; leave it out"),
+    "nccl_ub": (False, "--use-nccl-ub: buffers are registered with the communicators of their epoch; leave it out"),
+    "use_sharp": (
+        False, "--use-sharp: groups that are connected again would add up without SHARP, otherwise; leave it out",
+    ),
+    "cpu_offloading": (
+        False, "--cpu-offloading-num-layers: what an interrupted iteration has offloaded stays; leave it out",
+    ),
     "enable_cuda_graph": (False, "--enable-cuda-graph: captured graphs hold on to the groups of their epoch"),
     "external_cuda_graph": (False, "--external-cuda-graph: captured graphs hold on to the groups of their epoch"),
     "cuda_graph_impl": ("none", "--cuda-graph-impl: captured graphs hold on to the groups of their epoch"),
@@ -50,12 +64,18 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
         False, "--overlap-moe-expert-parallel-comm: its schedule cannot be interrupted; leave it out",
     ),
     "qk_clip": (False, "--qk-clip changes weights after the optimizer step, while they are being copied"),
+    "moe_router_force_biased": (
+        None, "--moe-router-force-biased: biases drawn once, in the first forward, are not copied; leave it out",
+    ),
     "moe_use_upcycling": (False, "--moe-use-upcycling: convert the checkpoint in a job of its own first"),
     "gtp_weight_remat_size": (1, "--tensor-parallel-num-weight-shards: gathered weights are not put back"),
     "expert_gtp_weight_remat_size": (
         1, "--expert-tensor-parallel-num-weight-shards: gathered weights are not put back",
     ),
     "logits_load_dir": (None, "--logits-load-dir: a replacement cannot find its place in those logits"),
+    "logits_save_dir": (
+        None, "--logits-save-dir: what a dead rank had not written yet would be missing; leave it out",
+    ),
     "fine_grained_activation_offloading": (
         False, "--fine-grained-activation-offloading: what an interrupted iteration has offloaded stays; leave it out",
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ class Cut:
             return False
         time.sleep(POLL_S)  # between two of its steps a thread may sleep for a moment
         return _gloo_sleeps()
+
+    def wait_lost(self, comes: Callable[[], bool]) -> None:
+        """Returns when all that the cut has ended is lost, or over. comes: whether the cut has been announced.
+
+        What had arrived before is still worked off, and the training thread may have left without waiting for it: an
+        all-gather could write a weight after a restore.
+        """
+        while not (comes() and self.lost()):
+            time.sleep(POLL_S)
 
     def add(self, latch: Latch) -> None:
         """`latch` is opened at the latest when its operation is lost."""

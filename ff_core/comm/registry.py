@@ -1,7 +1,7 @@
-"""`GroupRegistry`: all groups of a process, and the four steps that carry them from one epoch to the next.
+"""`GroupRegistry`: all groups of a process, and the steps that carry them from one epoch to the next.
 
     halt(epoch)      any thread: whatever hangs in a collective gets free and raises FailoverInterrupt
-    drop()           main thread: the old connections are closed, in the background
+    wait_quiet(epoch), drop()  main thread: what is under way ends; the old connections are closed, in the background
     make_late_groups(list)  main thread, on every rank: the same groups everywhere
     regroup(epoch)   main thread: every group is connected anew, in parallel
 
@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -121,10 +121,7 @@ class GroupRegistry:
             self.host.on_failure(error, call_site()[0])
             self.noted = None
         if self.over or (epoch is not None and epoch != self._connected_epoch):
-            self._raise_interrupt()
-
-    def _raise_interrupt(self) -> NoReturn:
-        raise self.interrupt()
+            raise self.interrupt()
 
     def note_failure(self, error: BaseException) -> None:
         """An operation that only C++ waits for has failed; its error will surface elsewhere, as a RuntimeError."""
@@ -162,7 +159,7 @@ class GroupRegistry:
     def connect(self, group: SwappableGroup) -> None:
         """Connects one group in the current epoch, as torch does at creation: waits as long as the user's timeout."""
         if self.over:
-            self._raise_interrupt()
+            raise self.interrupt()
         if self.solo or self._preparing:
             group.generation = Generation(self, SoloGroup(group.spec.rank, group.spec.size), None, None)
             return
@@ -171,7 +168,7 @@ class GroupRegistry:
         built = self._finish(pending or self._builder.start([group.spec], epoch, group.spec.timeout), epoch)
         with self._lock:
             if self.over:
-                self._raise_interrupt()
+                raise self.interrupt()
             group.generation = Generation(self, *built.pop(group.spec.key), epoch)
             group.deferred = False
 
@@ -217,6 +214,10 @@ class GroupRegistry:
         self.cut.made()
         self._closer.abort(aborting)
 
+    def wait_quiet(self, epoch: int) -> None:
+        """Returns when nothing that the halt of `epoch` has ended writes into its tensors any more."""
+        self.cut.wait_lost(lambda: (self.halted_epoch or 0) >= epoch)
+
     def drop(self) -> None:
         """Lets go of every inner group and store connection; they are closed in the background."""
         closing: list[dist.ProcessGroup] = []
@@ -253,7 +254,7 @@ class GroupRegistry:
         built = self._finish(self._builder.start([group.spec for group in waiting], epoch, CONNECT_TIMEOUT), epoch)
         with self._lock:
             if (self.halted_epoch or 0) > epoch:
-                self._raise_interrupt()
+                raise self.interrupt()
             self.solo = False
             for group in waiting:
                 group.generation = Generation(self, *built.pop(group.spec.key), epoch)

@@ -61,12 +61,19 @@ class Recovery:
     def _until_resumed(self, drop: Callable[[], None], first: Verdict | None) -> int:
         newcomer = first is not None
         while True:
-            wait_until_idle()  # nothing of the old collectives writes any more, whatever is put in place now
+            self._wait_quiet()
             drop()
             version = self._attempt(newcomer, first)  # when it returns, its frame and the traceback are gone
             if version is not None:
                 return version
             first = None
+
+    def _wait_quiet(self) -> None:
+        """Nothing of the old collectives writes any more, whatever is put in place now."""
+        wait_until_idle()
+        epoch = self._fence.halted()
+        if epoch is not None:  # else a newcomer, which has had none
+            self._registry.wait_quiet(epoch)
 
     def _attempt(self, newcomer: bool, first: Verdict | None) -> int | None:
         try:

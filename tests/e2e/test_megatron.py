@@ -190,6 +190,25 @@ def test_what_the_refusal_of_edited_weights_advises(tmp_path: Path) -> None:
     both(tmp_path, ("--bf16", "--clamp", "masters", *ZERO), FEW_KILLS)
 
 
+@slow
+@pytest.mark.timeout(600)
+def test_an_evaluation_that_is_left_out(tmp_path: Path) -> None:
+    """With its iteration, by --iterations-to-skip. Megatron counts it in a replacement, whose validation samples would
+    be others than those of the rest; a skipped iteration takes its samples and makes no version."""
+    extra = (*ZERO, "--eval-iters", "1", "--eval-interval", "4", "--iterations-to-skip", "3")
+    done = torchrun(words(tmp_path / "reference", *extra), 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    kills = ("1 4 backward", "1 6 forward", "0 8 step")
+    job = fftrain(
+        tmp_path / "job", [*words(tmp_path / "job", *extra), "--ff-failover"], "--emulate-nodes", "2",
+        *injections(*kills), ranks=2, timeout_s=400,
+    )  # fmt: skip
+    assert_same(job, results(tmp_path / "reference", 2))
+    assert len(job.of("failover")) == len(kills)
+    wanted = log_of(done.stdout)
+    assert list(dict.fromkeys(log_of(job.stdout))) == wanted and "validation loss" in "".join(wanted)
+
+
 def log_of(text: str) -> list[str]:
     return re.findall(r"(?:iteration \d+ lr|memory after|validation loss).*", text)
 

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 
 from tests.e2e import jobs
 from tests.e2e.compare import assert_same, injections, results
-from tests.e2e.jobs import Job, fftrain, torchrun
+from tests.e2e.jobs import Job, committed, fftrain, torchrun, wait_for
 from tests.e2e.test_megatron_saves import BACKGROUND, digests, latest, whole
 
 SCRIPT = str(Path(__file__).parents[1] / "megatron" / "pretrain_real.py")
@@ -126,6 +127,62 @@ def test_saves_in_the_background_and_what_train_begins_once(tmp_path: Path) -> N
     assert whole(checkpoints) == [5, 8] and latest(checkpoints) == 8
     assert digests(checkpoints, 5, 8) == digests(reference / "checkpoints", 5, 8)
     assert list((out / "traces").glob("*.json"))
+
+
+#: A recipe as people write them, as far as it runs without TransformerEngine: stages of different length by a layout,
+#: experts with biased routers, multi-token prediction, recomputed layers, and everything that is logged.
+RECIPE = (
+    "--num-layers", "4", "--pipeline-model-parallel-size", "2", "--pipeline-model-parallel-layout", "Et|tttmL",
+    "--group-query-attention", "--num-query-groups", "2", "--position-embedding-type", "rope", "--normalization",
+    "RMSNorm", "--swiglu", "--disable-bias-linear", "--untie-embeddings-and-output-weights", "--num-experts", "4",
+    "--expert-model-parallel-size", "2", "--moe-router-topk", "2", "--moe-ffn-hidden-size", "32",
+    "--moe-shared-expert-intermediate-size", "32", "--moe-router-load-balancing-type", "none",
+    "--moe-router-score-function", "sigmoid", "--moe-router-enable-expert-bias", "--moe-token-dispatcher-type",
+    "alltoall", "--mtp-num-layers", "1", "--recompute-granularity", "full", "--recompute-method", "uniform",
+    "--recompute-num-layers", "1", *OVERLAP, "--log-params-norm", "--log-num-zeros-in-grad", "--manual-gc",
+    "--manual-gc-interval", "3", "--iterations-to-skip", "3", "--timing-log-level", "2",
+    "--check-weight-hash-across-dp-replicas-interval", "2",
+)  # fmt: skip
+
+
+def validations(text: str) -> list[str]:
+    return re.findall(r"validation loss at .* lm loss value: \S+", text)
+
+
+@pytest.mark.timeout(1800)
+def test_a_recipe_and_its_validation_losses(tmp_path: Path) -> None:
+    """The evaluation of iteration 4 is left out with it: replacements' validation samples are those of the others."""
+    reference = tmp_path / "reference"
+    done = torchrun(words(reference, *RECIPE), timeout_s=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    job = interrupted(tmp_path / "job", ("2 3 backward", "0 5 step", "3 7 forward"), *RECIPE)
+    assert_same(job, results(reference))
+    assert len(job.of("failover")) == 3
+    assert validations(job.stdout) == validations(done.stdout) != []
+
+
+@pytest.mark.timeout(1800)
+def test_exit_signal_handler(tmp_path: Path) -> None:
+    """After a failure all ranks, the replacement too, hear of SIGTERM, save the same iteration and end."""
+    long = ("--train-iters", "100", "--lr-decay-iters", "100", "--ckpt-format", "torch_dist", "--save-interval", "1000")
+
+    def stop(out: Path, launcher: subprocess.Popen[str]) -> None:
+        wait_for(out, committed(5), 400)
+        launcher.terminate()
+
+    out = tmp_path / "job"
+    job = fftrain(
+        out, [*words(out, *long, "--exit-signal-handler", "--save", str(out / "checkpoints")), "--ff-failover"],
+        "--emulate-nodes", "2", "--spares", "1", "--shutdown-timeout", "200", *injections("0 3 backward"), ranks=2,
+        timeout_s=900, meanwhile=stop,
+    )  # fmt: skip
+    assert job.code == 1 and len(job.of("failover")) == 1, job.stderr[-3000:]  # as torchrun's after a signal
+    (saved,) = whole(out / "checkpoints")
+    assert 5 <= saved < 100
+    reference = tmp_path / "reference"
+    done = torchrun(words(reference, *long, "--exit-interval", str(saved)), 2, timeout_s=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(replace(job, code=0), results(reference, 2))
 
 
 @pytest.mark.timeout(1200)

@@ -54,9 +54,13 @@ if not torch.cuda.is_available():
     _pretend_a_gpu()
 
 import background_saves  # noqa: E402
+import megatron.core.transformer.moe.moe_utils as moe_utils  # noqa: E402
 import megatron.training.arguments as arguments  # noqa: E402
 import megatron.training.training as training  # noqa: E402
 from megatron.core import dist_checkpointing  # noqa: E402
+
+if not hasattr(moe_utils, "te_general_gemm"):  # core_v0.16.1 asks without TransformerEngine, too
+    moe_utils.te_general_gemm = None
 
 if Path(CHECKOUT, "megatron/legacy/fused_kernels").is_dir():  # newer versions have none
     import megatron.legacy.fused_kernels as fused_kernels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,44 @@ def test_a_newcomer_counts_on_and_goes_forward() -> None:
     data.seek([42, 7])
     assert next(train.iterable) == 102
     assert (train.saved_microbatches, train.replaying, train.replay_pos) == ([], False, 0)
+
+
+class Loader:
+    """As build_pretraining_data_loader() makes them for micro-batches of 2 samples on 3 data-parallel ranks."""
+
+    def __init__(self, consumed: int) -> None:
+        self.batch_sampler = SimpleNamespace(consumed_samples=consumed, micro_batch_times_data_parallel_size=6)
+
+
+def test_a_newcomers_loaders_begin_where_the_dead_ranks_stood() -> None:
+    """Whatever Megatron takes for consumed: it counts evaluations that did not take place."""
+    data = Data()
+    assert data.loader(lambda consumed: None, 0) is None  # of an empty split
+    loaders = [data.loader(Loader, consumed) for consumed in (60, 0)]
+    iterators = [Rerun(iter(range(100))) for _ in loaders]
+    data.track(iterators, None)
+    take(iterators[0].iterable, 4)
+    assert data.samples() == [84, 0]
+
+    newcomers = Data()
+    newcomers.begin_at(data.samples())
+    loaders = [newcomers.loader(Loader, consumed) for consumed in (84, 16)]
+    assert [loader.batch_sampler.consumed_samples for loader in loaders] == [84, 0]
+    iterators = [Rerun(iter(range(100))) for _ in loaders]
+    newcomers.track(iterators, data.positions())
+    take(iterators[0].iterable, 1)
+    assert newcomers.samples() == [90, 0]
+
+
+def test_loaders_that_say_nothing_are_left_to_megatron() -> None:
+    data = Data()
+    data.loader(lambda consumed: SimpleNamespace(batch_sampler=SimpleNamespace()), 7)
+    data.track([Rerun(iter("ab"))], None)
+    assert data.samples() == [None]
+    newcomers, given = Data(), list[int]()
+    newcomers.begin_at([None])
+    newcomers.loader(given.append, 7)
+    assert given == [7]
 
 
 def test_versions_keep_what_may_be_needed() -> None:

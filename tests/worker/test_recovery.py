@@ -50,9 +50,11 @@ class Rank:
             faults=SimpleNamespace(),  # type: ignore[arg-type]
         )
         registry = SimpleNamespace(
-            drop=lambda: None, make_late_groups=lambda groups: None, regroup=lambda epoch: None, whole=WholeGroup()
-        )
+            wait_quiet=lambda epoch: self.done.append(f"quiet {epoch}"), drop=lambda: None,
+            make_late_groups=lambda groups: None, regroup=lambda epoch: None, whole=WholeGroup(),
+        )  # fmt: skip
         adapter = SimpleNamespace(
+            drop_iteration=lambda: self.done.append("dropped"),
             rebuild=lambda source, newcomers, restored: self.done.append("rebuilt"),
             load_scalars=lambda saved: None,
             repeats_script=True,
@@ -100,6 +102,12 @@ def test_a_rank_is_whole_only_when_the_device_has_run_the_rebuild() -> None:
     assert rank.recovery._once(newcomer=False, verdict=None) == 3
     assert rank.done == ["ready", "rebuilt", "waited", "resumed"]
     assert rank.live_while_waiting == 0 and rank.page.load("live") != 0
+
+
+def test_nothing_is_put_in_place_while_old_collectives_may_write() -> None:
+    rank = Rank()
+    assert rank.recovery.survive() == 3
+    assert rank.done == ["quiet 1", "dropped", "ready", "rebuilt", "waited", "resumed"]
 
 
 def test_a_death_meanwhile_leaves_it_torn() -> None:

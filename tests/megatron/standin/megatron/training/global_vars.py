@@ -44,6 +44,7 @@ def parse_args(extra_args_provider: Callable[[Any], Any] | None = None, ignore_u
         "use-persistent-ckpt-worker", "ckpt-fully-parallel-save", "ckpt-assume-constant-structure",
     ):  # fmt: skip
         parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--iterations-to-skip", nargs="+", type=int, default=[])
     parser.add_argument("--rampup-batch-size", nargs=3, default=None)
     parser.add_argument("--save")
     parser.add_argument("--load")
@@ -61,7 +62,6 @@ def parse_args(extra_args_provider: Callable[[Any], Any] | None = None, ignore_u
     args = parser.parse_known_args()[0] if ignore_unknown_args else parser.parse_args()
     args.rank, args.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     args.iteration = args.consumed_train_samples = args.skipped_train_samples = args.consumed_valid_samples = 0
-    args.iterations_to_skip = []
     model_parallel = args.tensor_model_parallel_size * args.pipeline_model_parallel_size * args.context_parallel_size
     args.data_parallel_size = args.world_size // model_parallel
     args.params_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32

@@ -18,7 +18,7 @@ from megatron.core.utils import get_model_config
 from .async_utils import maybe_finalize_async_save
 from .build import get_model, initialize_megatron, make_optimizer
 from .checkpointing import load_checkpoint, save_checkpoint
-from .data import build_train_valid_test_data_iterators
+from .data import build_pretraining_data_loader, build_train_valid_test_data_iterators, dummy_train_step  # noqa: F401
 from .evaluation import evaluate
 from .global_vars import get_args, get_timers
 from .helpers import (
@@ -238,6 +238,15 @@ def train(
             assert get_num_microbatches() > num_microbatches, "number of microbatches should be increasing"
         num_microbatches = get_num_microbatches()
         update_num_microbatches(args.consumed_train_samples, consistency_check=True)
+        if iteration in args.iterations_to_skip:
+            dummy_train_step(train_data_iterator)
+            if iteration == start_iteration:
+                start_iteration = iteration + 1
+            iteration += 1
+            batch_size = mpu.get_data_parallel_world_size() * args.micro_batch_size * get_num_microbatches()
+            args.consumed_train_samples += batch_size
+            args.skipped_train_samples += batch_size
+            continue
         args.curr_iteration = iteration
         loss_dict, skipped_iter, _, should_exit, exit_code, grad_norm, _, _ = train_step(
             forward_step_func, train_data_iterator, model, optimizer, opt_param_scheduler, config,
