@@ -235,7 +235,7 @@ def test_settings_that_only_the_script_knows(tmp_path: Path, uninterrupted: dict
 
 def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     """Its agent stands still: no heartbeat. Nothing of it may go on beside its replacement, not even after it thaws."""
-    job, pid = frozen(tmp_path, lambda out: agent_pid(out, 1), heartbeat_timeout_s=2.0)
+    job, pid = frozen(tmp_path, lambda out: agent_pid(out, 1), heartbeat_timeout_s=3.0)
     assert_same(job, uninterrupted)
     assert [event["node"] for event in job.of("node_lost")] == [1]
     assert not psutil.pid_exists(pid)
