@@ -15,6 +15,7 @@ A taken value is a list. The first entry says of which kind:
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | numbers BASE ENTRIES LENGTH-LIMIT CLASS ATTRIBUTES |
     object CLASS ATTRIBUTES | parts CLASS ATTRIBUTES ARE-THEY-ALL | contents PLAIN | module [[NAME, TAKEN]...] |
     cache [[[TAKEN...] KEYWORDS TAKEN]...] | weak KIND [[KEY, TAKEN]...], where a [] stands for an object by its place
+    shared NUMBER TAKEN | same NUMBER | view NUMBER SHAPE STRIDES OFFSET: see `ff_core.state.shared`
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import torch
 
 from ff_core.state import caches, foreign, generators, objects, standard, unwritten, values, weak
 from ff_core.state.placed import Placed
+from ff_core.state.room import LostError, Room
+from ff_core.state.shared import Met
 from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
 _DEPTH = 8
@@ -45,37 +48,16 @@ _CACHE_BYTES, _CACHE_ITEMS = 1 << 20, 4000  # of one function
 Taken = list[Any]
 
 
-class LostError(Exception):
-    """A value that cannot be saved, or not be put back, and why. Never leaves this package."""
-
-
-class TooLongError(LostError):
-    """It has too many entries."""
-
-
-class Room:
-    """How much may still be taken. items: entries of lists and dicts."""
-
-    def __init__(self, size: int, items: int) -> None:
-        self.size, self.items = size, items
-
-    def use(self, size: int = 0, items: int = 0) -> None:
-        """Raises LostError, and uses nothing, where that is too much."""
-        if size > self.size:
-            raise LostError("too large to be saved in every iteration")
-        if items > self.items:
-            raise TooLongError("too many entries to be saved in every iteration")
-        self.size -= size
-        self.items -= items
-
-
 class Taker:
     """left: whether somebody else saves a value.  known: the label of an object that is saved by itself, else None.
-    share: tensors as they are, to be encoded at once; else copies."""
+    share: tensors as they are, to be encoded at once; else copies.  met: what was taken before belongs together with
+    this."""
 
     def __init__(
-        self, room: Room, left: Callable[[Any], bool], known: Callable[[Any], str | None], *, share: bool
-    ) -> None:
+        self, room: Room, left: Callable[[Any], bool], known: Callable[[Any], str | None], *, share: bool,
+        met: Met | None = None,
+    ) -> None:  # fmt: skip
+        self._met = met
         self._room, self._left, self._known, self._share = room, left, known, share
         self._above: list[int] = []
         self._libraries = 0  # objects of libraries above
@@ -107,6 +89,25 @@ class Taker:
             return ["known", label]
         if self._left(value) or id(value) in self._above:
             return LEFT
+        return self._once(value, self._new)
+
+    def _once(self, value: Any, take: Callable[[Any], Taken]) -> Taken:
+        """What take(value) gives, or that it was taken before."""
+        if self._met is None:
+            return take(value)
+        again, count = self._met.again(value), len(self._met)
+        if again is not None:
+            return again
+        try:
+            taken = take(value)
+        except LostError:
+            self._met.cut(count)
+            raise
+        self._met.add(value, taken)
+        return taken
+
+    def _new(self, value: Any) -> Taken:
+        kind = type(value)
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if generators.is_generator(value):
@@ -142,7 +143,7 @@ class Taker:
     def _within(self, value: Any, kind: type) -> Taken:
         if isinstance(value, torch.nn.Module):
             named = [*value.named_parameters(), *value.named_buffers()]
-            return ["module", [[name, self._take(tensor)] for name, tensor in named]]
+            return ["module", [[name, self._of_model(tensor)] for name, tensor in named]]
         if kind in ITERATORS:
             return self._iterator(value, kind)
         if values.is_next(value):
@@ -166,6 +167,15 @@ class Taker:
         if values.is_loader_iterator(kind):
             raise LostError("how far an iterator of a DataLoader has come cannot be set")
         return LEFT
+
+    def _of_model(self, tensor: torch.Tensor) -> Taken:
+        """A model has its own tensors: it is not given what lies elsewhere."""
+        if self._left(tensor):
+            return LEFT
+        taken = self._tensor(tensor)
+        if self._met is not None:
+            self._met.add(tensor, taken)
+        return taken
 
     def _cache(self, value: Any) -> Taken:
         """Entries that cannot be saved are left out if their function computes them again."""

@@ -17,9 +17,11 @@ import torch
 
 from ff_core.errors import FailoverError
 from ff_core.state import generators, hidden, objects, standard, values
-from ff_core.state.captured import LEFT, LostError, Taken
+from ff_core.state.captured import LEFT, Taken
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
+from ff_core.state.room import LostError
+from ff_core.state.shared import PLACED, make_view
 from ff_core.state.values import WRITTEN_AS, np
 
 _BASES = {base.__name__: base for base in objects.BASES}
@@ -28,13 +30,21 @@ _APART = "it has parts that are not saved"
 
 
 class Putter:
-    """known: label -> the object that is known under it here, GONE: none."""
+    """known: label -> the object that is known under it here, GONE: none.  shared: `shared.definitions()` of all that
+    is put back."""
 
-    def __init__(self, known: Callable[[str], Any]) -> None:
-        self._known = known
+    def __init__(self, known: Callable[[str], Any], shared: dict[int, Taken] | None = None) -> None:
+        self._known, self._shared = known, shared or {}
+        self._made: dict[int, Any] = {}  # of what is shared
+        self._used: dict[int, Any] = {}  # objects here that are something of the version again
 
     def put(self, live: Any, taken: Taken, *, in_place: bool) -> Any:
         """What the variable has to be. Raises LostError where `live` lacks what is not saved."""
+        if taken[0] in PLACED and in_place and live is not None:
+            if id(live) in self._used:  # two objects of the version cannot both be this one
+                live, in_place = None, False
+            else:
+                self._used[id(live)] = live
         put: Callable[[Any, Taken, bool], Any] = getattr(self, f"_put_{taken[0].replace(' ', '_')}")
         return put(live, taken, in_place)
 
@@ -53,6 +63,22 @@ class Putter:
         if found is GONE:
             raise LostError("it is not there")
         return found
+
+    def _put_shared(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        number = taken[1]
+        if number not in self._made:
+            self._made[number] = self.put(live, taken[2], in_place=in_place)
+        return self._made[number]
+
+    def _put_same(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        if taken[1] in self._made:
+            return self._made[taken[1]]
+        if taken[1] not in self._shared:
+            raise LostError("what it is a part of cannot be saved")
+        return self._put_shared(live, ["shared", taken[1], self._shared[taken[1]]], in_place)
+
+    def _put_view(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        return make_view(live, self._put_same(None, taken[:2], in_place=False), *taken[2:])
 
     def _put_text(self, live: Any, taken: Taken, in_place: bool) -> Any:
         return WRITTEN_AS[_TEXTS[taken[1]]](taken[2])

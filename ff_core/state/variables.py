@@ -22,12 +22,14 @@ from typing import Any
 from ff_core.errors import UnsupportedError
 from ff_core.state import entries, late, placed, values, variable_words
 from ff_core.state.began import Began
-from ff_core.state.captured import LostError, Room, Taker
+from ff_core.state.captured import Taker
 from ff_core.state.covered import Covered
 from ff_core.state.live import Live, Seen
 from ff_core.state.marks import Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
+from ff_core.state.room import LostError, Room
+from ff_core.state.shared import Met, apart, definitions
 from ff_core.state.space import Space, running
 from ff_core.state.spaces import Found, found_spaces
 
@@ -87,8 +89,8 @@ class Variables:
             p for p, e in self._began.start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always
         }
 
-    def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
-        return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)
+    def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True, met: Met | None = None) -> Taker:
+        return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share, met=met)
 
     def expected_bytes(self) -> int:
         """Room that they may need in a version."""
@@ -107,7 +109,8 @@ class Variables:
         """
         self._looks, self._fresh = self._looks + 1, True
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
-        taker = self._taker(MOST_BYTES)
+        met = Met()
+        taker = self._taker(MOST_BYTES, met=met)
         self._add(self._modules.new())
         changed: dict[str, Any] = {}
         done: set[int] = set()
@@ -130,7 +133,8 @@ class Variables:
             if entry[0] is None or entry[0][0] != "known":  # else it is saved under its own name
                 done.add(id(value))
         self._alive = list(self._found.by_label().values())
-        new = self._save_new(taker, awake)
+        new = self._save_new(taker, awake, met)
+        met.find_views()
         return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
 
     def _add(self, spaces: list[Space]) -> None:
@@ -149,8 +153,8 @@ class Variables:
             self._live.remove(label)
             self._began.forget(label)
 
-    def _save_new(self, taker: Taker, awake: Seen) -> dict[str, Any]:
-        small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
+    def _save_new(self, taker: Taker, awake: Seen, met: Met) -> dict[str, Any]:
+        small, saved, before = self._taker(entries.NEW_BYTES, met=met), dict[str, Any](), self._new_ones
         self._new_ones = {}
         for path, value in self._live.new(awake):
             if path in self._of_data or not values.is_of_interest(value):
@@ -202,13 +206,15 @@ class Variables:
         mine = saved["process"] == self._process
         self._import(saved["changed"], mine)
         by_label = self._found.by_label()
-        self._putter = Putter(lambda label: by_label.get(label, GONE))
+        written = [*saved["changed"].items(), *saved["new"].items()]
+        written.sort(key=lambda pair: entries.is_made_late(pair[1]))
+        self._putter = Putter(lambda label: by_label.get(label, GONE), definitions(e for _, e in written))
         now = self._live.all()
         self._used = set(entries.labels(saved["changed"])) | set(entries.labels(saved["new"]))
         writes: dict[str, Any] = {}
         lost: list[str] = []
         long: list[str] = []
-        for path, entry in [*saved["changed"].items(), *saved["new"].items()]:
+        for path, entry in written:
             if entry is None or (path in self._of_data and entry[0] is not None):
                 continue
             if path in now and self._covered.has(now[path]):
@@ -295,6 +301,7 @@ class Variables:
         What has tensors is no answer: it may be a batch.
         """
         then = {**saved["changed"], **saved["new"]}
+        parts = definitions(then.values())
         taker, changed = self._taker(MOST_BYTES, 1 << 62), []
         for path, value in self._live.all().items():
             entry = then.get(path)
@@ -305,7 +312,7 @@ class Variables:
                 now = taker.take(value, path)
             except LostError:
                 continue
-            if entries.is_plain(before) and entries.is_plain(now) and repr(before) != repr(now):
+            if entries.is_plain(before) and entries.is_plain(now) and repr(apart(before, parts)) != repr(now):
                 changed.append(path)
         return changed
 
