@@ -196,6 +196,8 @@ class Unmodified:
             arrives = self._redo.open is None and self._answered is not None
             if arrives:
                 self._arrive(tracked)
+            elif self._redo.open is None and self._is_trainer and not tracked.count():
+                self._session.before_first_batch()
         if not arrives and self._redo.open is not None and self._feed.is_training(tracked):
             self._own.loader_asked()
             self._lift(tracked)

@@ -21,23 +21,19 @@ from typing import Any
 
 from ff_core.errors import UnsupportedError
 from ff_core.state import entries, late, placed, values, variable_words
-from ff_core.state.began import Began
 from ff_core.state.captured import Taker
 from ff_core.state.covered import Covered
-from ff_core.state.live import Live, Seen
+from ff_core.state.live import Seen
 from ff_core.state.marks import Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
 from ff_core.state.room import LostError, Room
 from ff_core.state.shared import Met, apart, definitions
 from ff_core.state.space import Space, running
-from ff_core.state.spaces import Found, found_spaces
+from ff_core.state.start import MOST_BYTES, Start
 
 log = logging.getLogger("ff_core")
 
-MOST_BYTES = 8 << 20
-"""Of tensors in variables, all together: they are encoded in every iteration."""
-_MOST_NAMES = 2000  # variables and attributes that are looked at, all together
 _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
 
 
@@ -46,23 +42,28 @@ class Variables:
 
     def __init__(self) -> None:
         self._process = uuid.uuid4().hex
+        self._asked: Start | None = None
         self._forget()
 
+    def _take(self, start: Start) -> None:
+        self._covered, self._found, self._live, self._began = start.covered, start.found, start.live, start.began
+        self._alive = start.alive  # objects, in the last version too: an iteration that is void may have let go of one
+
     def _forget(self) -> None:
-        self._covered = Covered()
-        self._found = Found([], {}, set())
-        self._live = Live({})
-        self._began = Began(self._found.label_of)
+        self._take(Start())
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
         self._marks: dict[str, Any] = {}  # when the last version was complete
-        self._alive: list[Any] = []  # the objects then: an iteration that is void may have let go of one
         self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
         self._kept: set[str] = set()  # new names whose values were written in place: no batches
         self._modules = late.Modules()
         self._fresh = True  # no code of the loop has run since the marks were made
         self._looks = 0
+
+    def asked(self) -> None:
+        """Before begin(): the script asks for what may be its first batch. A replacement takes over at this place."""
+        self._asked = Start.here()
 
     def begin(self, of_functions: Collection[str] | None = None, *, unsaved: str = "ignore") -> None:
         """What is there now was made on the way to the loop, as a replacement makes it, too.
@@ -71,18 +72,15 @@ class Variables:
         asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.  unsaved:
         "refuse" raises UnsupportedError if there are too many, "ignore" is a warning.
         """
+        start = Start.here(of_functions) if self._asked is None or of_functions is not None else self._asked.train()
+        self._asked = None
         self._forget()
-        self._found = found_spaces(_MOST_NAMES, self._covered, of_functions)
+        self._take(start)
         if self._found.left_out:
-            text = variable_words.left_out(self._found.left_out, _MOST_NAMES)
+            text = variable_words.left_out(self._found.left_out, start.most)
             if unsaved == "refuse":
                 raise UnsupportedError(text + variable_words.ALLOW)
             log.warning("%s", text)
-        self._live = Live({space.label: space for space in self._found.spaces})
-        self._alive = list(self._found.by_label().values())
-        taker = self._taker(MOST_BYTES, share=False)
-        self._began = Began(self._found.label_of)
-        self._began.take(self._live.known(self._live.look()), taker)
         # Iterators ("placed"): a replacement has not begun those that give their first item later.
         spaces = self._live.spaces
         self._changed = {

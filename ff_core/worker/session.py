@@ -166,8 +166,7 @@ class Session:
                 plan = make_plan(adapter.tensors())
             replicas = [tensor for held in adapter.replicas() for _, tensor in held.tensors]
             journal = self.groups.freeze_journal([*(spec.tensor for spec in plan.specs), *replicas])
-            groups = adapter.hyperparameters()
-            covered.trains([adapter, groups, *groups, *(spec.tensor for spec in plan.specs), *replicas])
+            covered.trains(adapter, [*(spec.tensor for spec in plan.specs), *replicas])
             if self.is_newcomer:
                 self.until_joined.close()
                 variables.of_process.begin(self._verdicts.peek(self.config)["variables"]["functions"])
@@ -178,6 +177,12 @@ class Session:
             else:
                 self._begin(adapter, plan, journal)
         return self.version
+
+    def before_first_batch(self) -> None:
+        """See AdapterSession."""
+        if self._adapter is not None and not self.training and not self.is_newcomer:
+            covered.trains(self._adapter, ())
+            variables.of_process.asked()
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
         variables.of_process.begin(unsaved=self.config.unsaved_variables)
