@@ -87,8 +87,10 @@ class Taker:
         label = self._known(value)
         if label is not None and label != at:
             return ["known", label]
-        if self._left(value) or id(value) in self._above:
+        if self._left(value):
             return LEFT
+        if id(value) in self._above:
+            return self._met.inner(value) if self._met is not None and objects.is_users_object(value) else LEFT
         return self._once(value, self._new)
 
     def _once(self, value: Any, take: Callable[[Any], Taken]) -> Taken:

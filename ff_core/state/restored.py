@@ -36,6 +36,7 @@ class Putter:
     def __init__(self, known: Callable[[str], Any], shared: dict[int, Taken] | None = None) -> None:
         self._known, self._shared = known, shared or {}
         self._made: dict[int, Any] = {}  # of what is shared
+        self._number: int | None = None  # of the object that is put next
         self._used: dict[int, Any] = {}  # objects here that are something of the version again
 
     def put(self, live: Any, taken: Taken, *, in_place: bool) -> Any:
@@ -67,6 +68,7 @@ class Putter:
     def _put_shared(self, live: Any, taken: Taken, in_place: bool) -> Any:
         number = taken[1]
         if number not in self._made:
+            self._number = number if taken[2][0] == "object" else None
             self._made[number] = self.put(live, taken[2], in_place=in_place)
         return self._made[number]
 
@@ -278,6 +280,8 @@ class Putter:
         kind = self._class(taken[1], live)
         is_same = type(live) is kind
         made = live if in_place and is_same else objects.new(kind)
+        if self._number is not None:  # what it has may refer to it
+            self._made[self._number], self._number = made, None
         self._put_attributes(live if is_same else None, made, taken[2], made is live)
         return made
 

@@ -35,6 +35,7 @@ class Met:
 
     def __init__(self) -> None:
         self._taken: dict[int, tuple[Any, Taken]] = {}  # with the object: its id is not another's then
+        self._around: dict[int, int] = {}  # ids of objects that are being taken, and are referred to within
         self._shared = 0
 
     def __len__(self) -> int:
@@ -45,8 +46,19 @@ class Met:
         found = self._taken.get(id(value))
         return None if found is None else ["same", self._number(found[1])]
 
+    def inner(self, value: Any) -> Taken:
+        """How to say that it is an object around this place: it is being taken."""
+        if id(value) not in self._around:
+            self._around[id(value)] = self._shared
+            self._shared += 1
+        return ["same", self._around[id(value)]]
+
     def add(self, value: Any, taken: Taken) -> None:
-        if taken[0] in _ONE or (taken[0] in ("holder", "numbers") and taken[1] not in _FIXED):
+        number = self._around.pop(id(value), None)
+        if number is not None:
+            taken[:] = ["shared", number, list(taken)]
+            self._taken[id(value)] = value, taken
+        elif taken[0] in _ONE or (taken[0] in ("holder", "numbers") and taken[1] not in _FIXED):
             self._taken[id(value)] = value, taken
 
     def cut(self, count: int) -> None:
