@@ -15,7 +15,7 @@ A taken value is a list. The first entry says of which kind:
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | numbers BASE ENTRIES LENGTH-LIMIT CLASS ATTRIBUTES |
     object CLASS ATTRIBUTES | parts CLASS ATTRIBUTES ARE-THEY-ALL | contents PLAIN | module [[NAME, TAKEN]...] |
     cache [[[TAKEN...] KEYWORDS TAKEN]...] | weak KIND [[KEY, TAKEN]...], where a [] stands for an object by its place
-    shared NUMBER TAKEN | same NUMBER | view NUMBER SHAPE STRIDES OFFSET: see `ff_core.state.shared`
+    id of NAME | shared NUMBER TAKEN | same NUMBER | view NUMBER SHAPE STRIDES OFFSET: see `ff_core.state.shared`
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from ff_core.state import caches, foreign, generators, objects, standard, unwritten, values, weak
+from ff_core.state.identities import Numbers
 from ff_core.state.placed import Placed
 from ff_core.state.room import LostError, Room
 from ff_core.state.shared import Met
@@ -51,13 +52,13 @@ Taken = list[Any]
 class Taker:
     """left: whether somebody else saves a value.  known: the label of an object that is saved by itself, else None.
     share: tensors as they are, to be encoded at once; else copies.  met: what was taken before belongs together with
-    this."""
+    this.  ids: see `ff_core.state.identities`."""
 
     def __init__(
         self, room: Room, left: Callable[[Any], bool], known: Callable[[Any], str | None], *, share: bool,
-        met: Met | None = None,
+        met: Met | None = None, ids: Numbers | None = None,
     ) -> None:  # fmt: skip
-        self._met = met
+        self._met, self._ids = met, ids or {}
         self._room, self._left, self._known, self._share = room, left, known, share
         self._above: list[int] = []
         self._libraries = 0  # objects of libraries above
@@ -81,7 +82,7 @@ class Taker:
         kind = type(value)
         if kind in PLAIN or kind in SCALARS:
             self._room.use(len(value) if kind in (str, bytes, bytearray) else 0)
-            return ["plain", value]
+            return ["id of", self._ids[value]] if kind is int and value in self._ids else ["plain", value]
         if kind is range:
             return ["span", value.start, value.stop, value.step]
         label = self._known(value)
@@ -242,11 +243,12 @@ class Taker:
         if issubclass(base, dict):
             pairs = list(base.items(value))
             items = list(chain.from_iterable(pairs))
-            if not (_NUMBERS.issuperset(map(type, items[1::2])) and _KEYS.issuperset(map(type, items[::2]))):
+            simple = _NUMBERS.issuperset(map(type, items[1::2])) and _KEYS.issuperset(map(type, items[::2]))
+            if not simple or any(map(self._ids.__contains__, items)):
                 form, items = "holder", [[self._key(key), self._take(part)] for key, part in pairs]
         else:
             items = list(base.__iter__(value))  # type: ignore[attr-defined]
-            if not _NUMBERS.issuperset(map(type, items)):
+            if not _NUMBERS.issuperset(map(type, items)) or any(map(self._ids.__contains__, items)):
                 form, items = "holder", [self._take(part) for part in items]
         name = attributes = None
         if kind is not base:
@@ -256,6 +258,8 @@ class Taker:
 
     def _key(self, key: Any) -> Any:
         """Keys that another process does not have are known by their place, as [] here."""
+        if type(key) is int and key in self._ids:
+            return ["id of", self._ids[key]]
         if _is_key(key):
             return key
         if isinstance(key, Enum) or (isinstance(key, objects.NAMED) and objects.is_found(key)):

@@ -18,6 +18,7 @@ import torch
 from ff_core.errors import FailoverError
 from ff_core.state import generators, hidden, objects, standard, values
 from ff_core.state.captured import LEFT, Taken
+from ff_core.state.identities import Numbers
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
 from ff_core.state.room import LostError
@@ -31,10 +32,13 @@ _APART = "it has parts that are not saved"
 
 class Putter:
     """known: label -> the object that is known under it here, GONE: none.  shared: `shared.definitions()` of all that
-    is put back."""
+    is put back.  ids: see `ff_core.state.identities`."""
 
-    def __init__(self, known: Callable[[str], Any], shared: dict[int, Taken] | None = None) -> None:
+    def __init__(
+        self, known: Callable[[str], Any], shared: dict[int, Taken] | None = None, ids: Numbers | None = None
+    ) -> None:
         self._known, self._shared = known, shared or {}
+        self._ids = {name: number for number, name in (ids or {}).items()}
         self._made: dict[int, Any] = {}  # of what is shared
         self._number: int | None = None  # of the object that is put next
         self._used: dict[int, Any] = {}  # objects here that are something of the version again
@@ -64,6 +68,11 @@ class Putter:
         if found is GONE:
             raise LostError("it is not there")
         return found
+
+    def _put_id_of(self, live: Any, taken: Taken, in_place: bool) -> Any:
+        if taken[1] not in self._ids:
+            raise LostError(f"the id of {taken[1]} is not known")
+        return self._ids[taken[1]]
 
     def _put_shared(self, live: Any, taken: Taken, in_place: bool) -> Any:
         number = taken[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ff_core.state import values
+from ff_core.state import identities, values
 from ff_core.state.began import Began
 from ff_core.state.captured import Taker
 from ff_core.state.covered import Covered
@@ -27,6 +27,7 @@ class Start:
     """covered: what somebody else saves.  found: places, and objects in them.  live: the places.  began: values.
 
     alive: the objects of found.  most: so many variables were looked for.
+    ids: what is known by its id().
     """
 
     most = 0
@@ -39,7 +40,9 @@ class Start:
 
     def _settle(self, spaces: Collection[Space]) -> None:
         self.live = Live({space.label: space for space in spaces})
-        self.alive: list[Any] = list(self.found.by_label().values())
+        labelled = self.found.by_label()
+        self.alive: list[Any] = list(labelled.values())
+        self.ids = identities.of(labelled)
 
     @classmethod
     def here(cls, of_functions: Collection[str] | None = None) -> Start:
@@ -47,7 +50,7 @@ class Start:
         start = cls(found_spaces(MOST_NAMES, Covered(), of_functions))
         start.most = MOST_NAMES
         room = Room(MOST_BYTES, values.MOST_ITEMS)
-        taker = Taker(room, start.covered.has, start.found.label_of, share=False)
+        taker = Taker(room, start.covered.has, start.found.label_of, share=False, ids=start.ids)
         start.began.take(start.live.known(start.live.look()), taker)
         return start
 

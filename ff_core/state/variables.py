@@ -15,20 +15,20 @@ changes while a batch is fetched, since that goes on by itself.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Collection
 from typing import Any
 
 from ff_core.errors import UnsupportedError
-from ff_core.state import entries, late, placed, values, variable_words
+from ff_core.state import entries, placed, values, variable_words
 from ff_core.state.captured import Taker
 from ff_core.state.covered import Covered
 from ff_core.state.live import Seen
+from ff_core.state.looked import Looked
 from ff_core.state.marks import Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
-from ff_core.state.room import LostError, Room
-from ff_core.state.shared import Met, apart, definitions
+from ff_core.state.room import LostError
+from ff_core.state.shared import Met, definitions
 from ff_core.state.space import Space, running
 from ff_core.state.start import MOST_BYTES, Start
 
@@ -37,29 +37,8 @@ log = logging.getLogger("ff_core")
 _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
 
 
-class Variables:
+class Variables(Looked):
     """Of one process."""
-
-    def __init__(self) -> None:
-        self._process = uuid.uuid4().hex
-        self._asked: Start | None = None
-        self._forget()
-
-    def _take(self, start: Start) -> None:
-        self._covered, self._found, self._live, self._began = start.covered, start.found, start.live, start.began
-        self._alive = start.alive  # objects, in the last version too: an iteration that is void may have let go of one
-
-    def _forget(self) -> None:
-        self._take(Start())
-        self._changed: set[str] = set()  # saved with every version from now on
-        self._of_data: set[str] = set()  # go on with the data
-        self._fetched: dict[str, Any] = {}  # their marks behind the last batch
-        self._marks: dict[str, Any] = {}  # when the last version was complete
-        self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
-        self._kept: set[str] = set()  # new names whose values were written in place: no batches
-        self._modules = late.Modules()
-        self._fresh = True  # no code of the loop has run since the marks were made
-        self._looks = 0
 
     def asked(self) -> None:
         """Before begin(): the script asks for what may be its first batch. A replacement takes over at this place."""
@@ -86,15 +65,6 @@ class Variables:
         self._changed = {
             p for p, e in self._began.start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always
         }
-
-    def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True, met: Met | None = None) -> Taker:
-        return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share, met=met)
-
-    def expected_bytes(self) -> int:
-        """Room that they may need in a version."""
-        known = self._live.known(self._live.look())
-        sizes = [tensor.nbytes for _, value in known for tensor in values.tensors(value)]
-        return min(2 * sum(sizes) + (2 << 20), 2 * MOST_BYTES)
 
     # ---- a version --------------------------------------------------------------------------------------------------
 
@@ -182,17 +152,6 @@ class Variables:
                 self._of_data.add(path)
                 self._fetched[path] = mark
 
-    def written(self) -> list[str]:
-        """Names of what training has changed, and what can be neither saved nor put back."""
-        taker = self._taker(MOST_BYTES, 1 << 62)
-        known = dict(self._live.known(self._live.look()))
-        lost = []
-        for path in sorted(self._changed & known.keys() - self._of_data):
-            entry = entries.entry_of(taker, path, known[path], self._marks.get(path), False)
-            if entry[0] is None and entry[1] not in ("generator", "function"):
-                lost.append(f"{path} ({entry[1]})")
-        return lost
-
     # ---- after a failure --------------------------------------------------------------------------------------------
 
     def load(self, saved: dict[str, Any], *, repeats: bool) -> tuple[list[str], list[str]]:
@@ -206,7 +165,7 @@ class Variables:
         by_label = self._found.by_label()
         written = [*saved["changed"].items(), *saved["new"].items()]
         written.sort(key=lambda pair: entries.is_made_late(pair[1]))
-        self._putter = Putter(lambda label: by_label.get(label, GONE), definitions(e for _, e in written))
+        self._putter = Putter(lambda label: by_label.get(label, GONE), definitions(e for _, e in written), self._ids)
         now = self._live.all()
         self._used = set(entries.labels(saved["changed"])) | set(entries.labels(saved["new"]))
         writes: dict[str, Any] = {}
@@ -292,32 +251,6 @@ class Variables:
                 changed = {name: value for name, value in named.items() if name not in live or live[name] is not value}
                 if changed:
                     space.write(functions, changed)
-
-    def changed_since(self, saved: dict[str, Any]) -> list[str]:
-        """Names of numbers, texts and containers of these that are not what they were in `save()` of this process.
-
-        What has tensors is no answer: it may be a batch.
-        """
-        then = {**saved["changed"], **saved["new"]}
-        parts = definitions(then.values())
-        taker, changed = self._taker(MOST_BYTES, 1 << 62), []
-        for path, value in self._live.all().items():
-            entry = then.get(path)
-            before = self._began.start.get(path) if path not in then else None if entry is None else entry[0]
-            if before is None or path in self._of_data or self._covered.has(value):
-                continue
-            try:
-                now = taker.take(value, path)
-            except LostError:
-                continue
-            if entries.is_plain(before) and entries.is_plain(now) and repr(apart(before, parts)) != repr(now):
-                changed.append(path)
-        return changed
-
-    def counts(self) -> dict[str, int]:
-        """Whole numbers that training has changed, by name."""
-        return {path: value for path, value in self._live.all().items() if type(value) is int}
-
 
 of_process = Variables()
 """Those of the script that runs in this process."""
