@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ff_core.state import switched
+from ff_core.state.room import LostError
 
 Numbers = dict[int, str]
 """id or address -> name."""
@@ -37,3 +38,11 @@ def _address(tensor: torch.Tensor) -> int:
         return tensor.data_ptr()
     except RuntimeError:  # of a kind that has none
         return 0
+
+
+def put_id_of(putter: Any, live: Any, taken: list[Any], in_place: bool) -> int:
+    """A part of `ff_core.state.restored.Putter`."""
+    if taken[1] not in putter.ids:
+        raise LostError(f"the id of {taken[1]} is not known")
+    number: int = putter.ids[taken[1]]
+    return number

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 
 from ff_core.errors import FailoverError
-from ff_core.state import generators, hidden, objects, standard, values
+from ff_core.state import generators, hidden, identities, objects, shared, standard, values
 from ff_core.state.captured import LEFT, Taken
 from ff_core.state.identities import Numbers
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
 from ff_core.state.room import LostError
-from ff_core.state.shared import PLACED, make_view
 from ff_core.state.values import WRITTEN_AS, np
 
 _BASES = {base.__name__: base for base in objects.BASES}
@@ -31,21 +30,21 @@ _APART = "it has parts that are not saved"
 
 
 class Putter:
-    """known: label -> the object that is known under it here, GONE: none.  shared: `shared.definitions()` of all that
+    """known: label -> the object that is known under it here, GONE: none.  parts: `shared.definitions()` of all that
     is put back.  ids: see `ff_core.state.identities`."""
 
     def __init__(
-        self, known: Callable[[str], Any], shared: dict[int, Taken] | None = None, ids: Numbers | None = None
+        self, known: Callable[[str], Any], parts: dict[int, Taken] | None = None, ids: Numbers | None = None
     ) -> None:
-        self._known, self._shared = known, shared or {}
-        self._ids = {name: number for number, name in (ids or {}).items()}
-        self._made: dict[int, Any] = {}  # of what is shared
-        self._number: int | None = None  # of the object that is put next
+        self._known, self.parts = known, parts or {}
+        self.ids = {name: number for number, name in (ids or {}).items()}
+        self.made: dict[int, Any] = {}  # of what is shared
+        self.number: int | None = None  # of the object that is put next
         self._used: dict[int, Any] = {}  # objects here that are something of the version again
 
     def put(self, live: Any, taken: Taken, *, in_place: bool) -> Any:
         """What the variable has to be. Raises LostError where `live` lacks what is not saved."""
-        if taken[0] in PLACED and in_place and live is not None:
+        if taken[0] in shared.PLACED and in_place and live is not None:
             if id(live) in self._used:  # two objects of the version cannot both be this one
                 live, in_place = None, False
             else:
@@ -69,27 +68,8 @@ class Putter:
             raise LostError("it is not there")
         return found
 
-    def _put_id_of(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        if taken[1] not in self._ids:
-            raise LostError(f"the id of {taken[1]} is not known")
-        return self._ids[taken[1]]
-
-    def _put_shared(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        number = taken[1]
-        if number not in self._made:
-            self._number = number if taken[2][0] == "object" else None
-            self._made[number] = self.put(live, taken[2], in_place=in_place)
-        return self._made[number]
-
-    def _put_same(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        if taken[1] in self._made:
-            return self._made[taken[1]]
-        if taken[1] not in self._shared:
-            raise LostError("what it is a part of cannot be saved")
-        return self._put_shared(live, ["shared", taken[1], self._shared[taken[1]]], in_place)
-
-    def _put_view(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        return make_view(live, self._put_same(None, taken[:2], in_place=False), *taken[2:])
+    _put_shared, _put_same, _put_view = shared.put_shared, shared.put_same, shared.put_view
+    _put_id_of = identities.put_id_of
 
     def _put_text(self, live: Any, taken: Taken, in_place: bool) -> Any:
         return WRITTEN_AS[_TEXTS[taken[1]]](taken[2])
@@ -289,8 +269,8 @@ class Putter:
         kind = self._class(taken[1], live)
         is_same = type(live) is kind
         made = live if in_place and is_same else objects.new(kind)
-        if self._number is not None:  # what it has may refer to it
-            self._made[self._number], self._number = made, None
+        if self.number is not None:  # what it has may refer to it
+            self.made[self.number], self.number = made, None
         self._put_attributes(live if is_same else None, made, taken[2], made is live)
         return made
 

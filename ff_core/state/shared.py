@@ -162,3 +162,27 @@ def apart(taken: Any, known: dict[int, Taken]) -> Any:
     if len(taken) == 2 and taken[0] == "same" and type(taken[1]) is int:
         return apart(known.get(taken[1], taken[:1]), known)
     return [apart(part, known) for part in taken]
+
+
+# ---- parts of `ff_core.state.restored.Putter` ------------------------------------------------------------------------
+
+
+def put_shared(putter: Any, live: Any, taken: Taken, in_place: bool) -> Any:
+    number = taken[1]
+    if number not in putter.made:
+        putter.number = number if taken[2][0] == "object" else None
+        putter.made[number] = putter.put(live, taken[2], in_place=in_place)
+    return putter.made[number]
+
+
+def put_same(putter: Any, live: Any, taken: Taken, in_place: bool) -> Any:
+    number = taken[1]
+    if number in putter.made:
+        return putter.made[number]
+    if number not in putter.parts:
+        raise LostError("what it is a part of cannot be saved")
+    return put_shared(putter, live, ["shared", number, putter.parts[number]], in_place)
+
+
+def put_view(putter: Any, live: Any, taken: Taken, in_place: bool) -> Any:
+    return make_view(live, put_same(putter, None, taken[:2], in_place=False), *taken[2:])
