@@ -113,6 +113,7 @@ class Source:
         self._make = make
         self._iterator: Iterator[Any] | None = None
         self._reached = Reached()
+        self.ended = False
         self._past: list[Reached] = []  # earlier iterators over the same processes
         self._order: loading.Order | None = None
 
@@ -143,7 +144,11 @@ class Source:
         if self._reached.begun["first"] is None:
             self._reached.begun["first"] = before["rng"]
         with _inside():
-            item = next(self._iterator)
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                self.ended = True
+                raise
         self._set.behind_item()
         self._reached.consumed += 1
         if isinstance(item, loading.Loaded):

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ff_core.errors import UnsupportedError
-from ff_core.state import entries, placed, values, variable_words
+from ff_core.state import covered, entries, placed, values, variable_words
 from ff_core.state.captured import Taker
 from ff_core.state.covered import Covered
 from ff_core.state.live import Seen
@@ -40,18 +40,27 @@ _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at
 class Variables(Looked):
     """Of one process."""
 
-    def asked(self) -> None:
-        """Before begin(): the script asks for what may be its first batch. A replacement takes over at this place."""
-        self._asked = Start.here()
+    def asked(self, adapter: Any) -> None:
+        """Before begin(): the script asks for what may be its first batch. A replacement takes over at this place.
 
-    def begin(self, of_functions: Collection[str] | None = None, *, unsaved: str = "ignore") -> None:
+        adapter: of the trainer (see ff_core.contract.adapter); None if that was another place.
+        """
+        if adapter is not None:
+            covered.trains(adapter, ())
+        self._asked = None if adapter is None else Start.here()
+
+    def begin(
+        self, of_functions: Collection[str] | None = None, *, after_asked: bool = False, unsaved: str = "ignore"
+    ) -> None:
         """What is there now was made on the way to the loop, as a replacement makes it, too.
 
         of_functions: save()["functions"] of the rank whose place this process takes. It may begin where a batch is
-        asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.  unsaved:
-        "refuse" raises UnsupportedError if there are too many, "ignore" is a warning.
+        asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.
+
+        after_asked: what was there in asked() was made on the way, what is here was not.
+        unsaved: "refuse" raises UnsupportedError if there are too many, "ignore" is a warning.
         """
-        start = Start.here(of_functions) if self._asked is None or of_functions is not None else self._asked.train()
+        start = self._asked.train() if after_asked and self._asked is not None else Start.here(of_functions)
         self._asked = None
         self._forget()
         self._take(start)

@@ -59,10 +59,9 @@ def set_current(session: Session | None) -> None:
 class Session:
     """One worker, from its boot to the end of the script. Adapters see it as an `AdapterSession`, documented there.
 
-    is_replacement: this process took over a dead rank, at any time.
+    is_replacement: this process took over a dead rank, at any time.  until_joined: what lasts until it has joined.
     registry: the process's swappable groups; None until torch.distributed is imported.
     init_journal: in a replacement, what the dead rank's groups brought it while it started; they replay that.
-    until_joined: what lasts in a replacement until it has joined.
     """
 
     def __init__(self, parts: WorkerParts, role: Message, init_journal: bytes | None = None) -> None:
@@ -178,14 +177,13 @@ class Session:
                 self._begin(adapter, plan, journal)
         return self.version
 
-    def before_first_batch(self) -> None:
+    def before_first_batch(self, asks: bool = True) -> None:
         """See AdapterSession."""
-        if self._adapter is not None and not self.training and not self.is_newcomer:
-            covered.trains(self._adapter, ())
-            variables.of_process.asked()
+        if self._adapter is not None and not (self.training or self.is_newcomer):
+            variables.of_process.asked(self._adapter if asks else None)
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
-        variables.of_process.begin(unsaved=self.config.unsaved_variables)
+        variables.of_process.begin(after_asked=not adapter.repeats_script, unsaved=self.config.unsaved_variables)
         found.begin()
         switched.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs) + variables.of_process.expected_bytes()

@@ -132,7 +132,7 @@ class FakeSession:
     def script_again(self) -> None:
         self.inputs.again(self.version)
 
-    def before_first_batch(self) -> None:
+    def before_first_batch(self, asks: bool = True) -> None:
         pass
 
     def start_training(self) -> int:
