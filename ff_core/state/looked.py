@@ -23,7 +23,7 @@ class Looked:
 
     def _take(self, start: Start) -> None:
         self._covered, self._found, self._live, self._began = start.covered, start.found, start.live, start.began
-        self._ids = start.ids
+        self._ids, self._writes_uncounted = start.ids, start.writes_uncounted
         self._alive = start.alive  # objects, in the last version too: an iteration that is void may have let go of one
 
     def _forget(self) -> None:

@@ -86,6 +86,7 @@ class Variables(Looked):
         """
         self._looks, self._fresh = self._looks + 1, True
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
+        closely = look or self._writes_uncounted  # at what tensors have
         met = Met()
         taker = self._taker(MOST_BYTES, met=met)
         self._add(self._modules.new())
@@ -93,9 +94,9 @@ class Variables(Looked):
         done: set[int] = set()
         self._marks = {}
         awake = self._live.awake(self._began, self._changed)
-        for path, value in list(self._live.moving(awake, self._began, self._changed, look=look)):
+        for path, value in list(self._live.moving(awake, self._began, self._changed, look=closely)):
             mark = self._marks[path] = self._began.mark(path, value, look=look)
-            if path not in self._changed and not self._began.is_other(path, value, mark, look):
+            if path not in self._changed and not self._began.is_other(path, value, mark, closely):
                 continue
             self._changed.add(path)
             same = self._began.is_same_object(path, value)

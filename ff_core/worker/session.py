@@ -58,7 +58,6 @@ def set_current(session: Session | None) -> None:
 
 class Session:
     """One worker, from its boot to the end of the script. Adapters see it as an `AdapterSession`, documented there.
-
     is_replacement: this process took over a dead rank, at any time.  until_joined: what lasts until it has joined.
     registry: the process's swappable groups; None until torch.distributed is imported.
     init_journal: in a replacement, what the dead rank's groups brought it while it started; they replay that.
