@@ -1,10 +1,10 @@
 """Numbers of a data loader's objects that the training loop sets between two items: a difficulty, a strength of noise.
 
-    numbers = SetByLoop(loader)
-    saved = numbers.before_item()       # path -> number, of those that the loop has set so far
-    ...                                 # an item is loaded
-    numbers.behind_item()
-    set_by_loop.put(loader, saved)      # in another process, before it loads the same item
+numbers = SetByLoop(loader)
+saved = numbers.before_item()       # path -> number, of those that the loop has set so far
+...                                 # an item is loaded
+numbers.behind_item()
+set_by_loop.put(loader, saved)      # in another process, before it loads the same item
 """
 
 from __future__ import annotations
