@@ -1,5 +1,5 @@
-"""What a script can switch for its whole process: how torch computes, the environment, the folder that it is in. Places of variables, as
-`ff_core.state.space` has them.
+"""What a script can switch for its whole process: how torch computes, the environment, the folder that it is in. Places
+of variables, as `ff_core.state.space` has them.
 
 A script that allows TF32 from some step on, or sets another default type, changes every later result. A replacement
 has not gone through that step.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -120,7 +121,7 @@ class OfProcess(Space):
 
     def values(self, functions: Functions) -> dict[str, Any]:
         try:
-            return {"folder": os.getcwd(), "path": tuple(sys.path)}
+            return {"folder": str(Path.cwd()), "path": tuple(sys.path)}
         except FileNotFoundError:  # it was deleted
             return {"path": tuple(sys.path)}
 

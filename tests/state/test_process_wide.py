@@ -57,5 +57,5 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_was_deleted_is_no_place(tmp_path: Path) -> None:
-    os.rmdir(tmp_path / "first")
+    (tmp_path / "first").rmdir()
     assert OfProcess().values({}) == {"path": tuple(sys.path)}
