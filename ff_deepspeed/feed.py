@@ -101,6 +101,10 @@ class Feed:
             batches = [kept.given for handed in asked for kept in handed]
             return len(batches) < 2 or matching.find(inputs, batches, by_value=True) is not None
 
+    def goes_on(self, inputs: Any) -> bool:
+        """Before training: whether the loader that was asked last may be the one that `inputs` come from."""
+        return self._last is not None and not self._last.source.ended and self.sees(inputs)
+
     def close(self) -> None:
         """The script is over."""
         with self._lock:

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from torch.utils.data import DataLoader
+
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
 from ff_core.state import covered, rng, variables
 from ff_core.worker.exact_loop import Body, ExactLoop
@@ -78,7 +80,8 @@ class Loop(ExactLoop[list[Any]]):
         self.used = True
         self._asked(items)
         call, self._calls = self._calls, self._calls + 1
-        covered.feeds(loader)
+        if not isinstance(loader, DataLoader):  # its own parts go on by themselves: see variables.fetched()
+            covered.feeds(loader)
         source = ReplayableLoader(loader, self._p.engine.gradient_accumulation_steps(), limit)
         if self.session.is_newcomer:
             position = self.session.saved_scalars()["data"]

@@ -4,7 +4,8 @@ Position = how the iterator was begun (states of the random generators when it w
 samplers draw their seed at either time) and how many items were consumed. Going there means beginning from the same
 states and consuming as many items; that is exact for shuffling samplers, loader processes and data sets with state of
 their own. Items before the last ones may come out with other random numbers in them, as training used the same
-generators in between; the last `_EXACT` ones are drawn from the states that they were drawn from. So a generator may
+generators in between; the last `_EXACT` ones are drawn from the states that they were drawn from, and with the numbers
+that the loop had given to the data set by then. So a generator may
 hold that many items back, and the last item proves that the data are the same.
 
 Where loading has left nothing behind (see `loading`), what lies before the last ones is not loaded: only the sampler
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ff_core.errors import FailoverError
-from ff_core.state import data_state, loading, rng
+from ff_core.state import data_state, loading, rng, set_by_loop
 from ff_core.state.fingerprint import Fingerprint
 
 log = logging.getLogger("ff_deepspeed")
@@ -112,6 +113,7 @@ class Source:
         self._make = make
         self._iterator: Iterator[Any] | None = None
         self._reached = Reached()
+        self.ended = False
         self._past: list[Reached] = []  # earlier iterators over the same processes
         self._order: loading.Order | None = None
 
@@ -130,6 +132,7 @@ class Source:
     def _open(self, skipped: int) -> None:
         with _inside(), loading.watched(self._loader, skipped) as self._order:
             self._iterator = self._make()
+        self._set = set_by_loop.SetByLoop(self._loader)
         self._reached.consumed = skipped
         self._remember()
 
@@ -137,11 +140,16 @@ class Source:
         """The next item. Raises StopIteration at the end."""
         self.begin()
         assert self._iterator is not None and self._reached.begun is not None
-        before = rng.capture()
+        before = {"rng": rng.capture(), "set": self._set.before_item()}
         if self._reached.begun["first"] is None:
-            self._reached.begun["first"] = before
+            self._reached.begun["first"] = before["rng"]
         with _inside():
-            item = next(self._iterator)
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                self.ended = True
+                raise
+        self._set.behind_item()
         self._reached.consumed += 1
         if isinstance(item, loading.Loaded):
             self._reached.changed = self._reached.changed or item.changed
@@ -199,7 +207,8 @@ class Source:
         while self.consumed < position["consumed"]:
             left = position["consumed"] - self.consumed
             if left <= len(before):
-                rng.restore(before[-left])
+                rng.restore(before[-left]["rng"])
+                set_by_loop.put(self._loader, before[-left]["set"])
             try:
                 self.next()
             except StopIteration:

@@ -196,6 +196,8 @@ class Unmodified:
             arrives = self._redo.open is None and self._answered is not None
             if arrives:
                 self._arrive(tracked)
+            elif self._redo.open is None and self._is_trainer and not tracked.count():
+                self._session.before_first_batch()
         if not arrives and self._redo.open is not None and self._feed.is_training(tracked):
             self._own.loader_asked()
             self._lift(tracked)
@@ -260,6 +262,8 @@ class Unmodified:
                 raise self._p.fail(FailoverError(words.from_the_start(step)))
             self._own.prove(saved["data"], inputs)
         else:
+            if not self._feed.goes_on(inputs):
+                self._session.before_first_batch(False)
             self._p.client.begins(self._feed.is_asked, self._feed.sees(inputs), self._session.may_restart)
             self._start_data = {"own": self._own.start(inputs)}
         self._join()

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import generators
+from ff_core.state import generators, objects
 from ff_core.state.members import Members
 from ff_core.state.values import PLAIN
 from ff_core.state.words import some_of
@@ -47,7 +47,7 @@ _MADE: dict[str, Any] = {"deque": deque, "list": list, "dict": dict, "set": set}
 _HOLDERS = frozenset({tuple, *_MADE.values()})
 _TORCHS = frozenset(vars(torch.nn.Module())) | {"_compiled_call_impl"}  # switches, buffers and hooks have others
 _NO_HOLDERS = (torch.nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, functools.partial)
-_GONE = object()
+_GONE = objects.GONE
 
 LARGE = (
     "the model changes its attribute {what} while it trains. These are tensors of more than 1 MiB in all, too many to "
@@ -246,6 +246,8 @@ def _is_known(value: Any) -> bool:
         return True
     if kind in _HOLDERS:
         return len(value) <= MOST_ITEMS and _are_plain(value)
+    if isinstance(value, objects.NAMED):
+        return objects.is_found(value)
     return (kind is torch.Tensor and not value.requires_grad) or generators.is_generator(value)
 
 
@@ -271,6 +273,8 @@ def _taken(value: Any, *, share: bool = False) -> Any:
     kind = type(value)
     if kind in PLAIN or kind is tuple:
         return ["plain", value]
+    if isinstance(value, objects.NAMED):
+        return ["named", objects.name_of(value)]
     if kind is deque:
         return ["deque", list(value), value.maxlen]
     if kind in _HOLDERS:
@@ -300,8 +304,8 @@ def _put(place: tuple[dict[str, Any], str], taken: list[Any]) -> None:
                 live.copy_(value)
         else:
             owner[name] = value.to(torch.device(taken[2]), copy=True)
-    elif kind == "plain":
-        owner[name] = value
+    elif kind in ("plain", "named"):
+        owner[name] = value if kind == "plain" else objects.find(value)
     else:
         _put_items(owner, name, live, taken)
 

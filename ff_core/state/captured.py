@@ -15,6 +15,7 @@ A taken value is a list. The first entry says of which kind:
     holder BASE ITEMS LENGTH-LIMIT CLASS ATTRIBUTES | numbers BASE ENTRIES LENGTH-LIMIT CLASS ATTRIBUTES |
     object CLASS ATTRIBUTES | parts CLASS ATTRIBUTES ARE-THEY-ALL | contents PLAIN | module [[NAME, TAKEN]...] |
     cache [[[TAKEN...] KEYWORDS TAKEN]...] | weak KIND [[KEY, TAKEN]...], where a [] stands for an object by its place
+    id of NAME | shared NUMBER TAKEN | same NUMBER | view NUMBER SHAPE STRIDES OFFSET: see `ff_core.state.shared`
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ from typing import Any
 
 import torch
 
-from ff_core.state import caches, foreign, generators, objects, standard, unwritten, values, weak
+from ff_core.state import caches, foreign, generators, objects, standard, taken_hidden, unwritten, values, weak
+from ff_core.state.identities import Numbers
 from ff_core.state.placed import Placed
+from ff_core.state.room import LostError, Room
+from ff_core.state.shared import Met
+from ff_core.state.taken_hidden import LEFT, Taken
 from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
 _DEPTH = 8
@@ -38,46 +43,21 @@ _KEYS = frozenset({bool, int, float, str, bytes, type(None)})
 _NUMBERS = frozenset({bool, int, float, type(None)})
 _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _NUMPY_KINDS = "biufcSUmM"
-LEFT: Taken = ["left"]
-_ARGUMENTS = frozenset({"plain", "known", "named", "member", "made from", "text", "span", "numbers"})
-_CACHE_BYTES, _CACHE_ITEMS = 1 << 20, 4000  # of one function
 
-Taken = list[Any]
-
-
-class LostError(Exception):
-    """A value that cannot be saved, or not be put back, and why. Never leaves this package."""
-
-
-class TooLongError(LostError):
-    """It has too many entries."""
-
-
-class Room:
-    """How much may still be taken. items: entries of lists and dicts."""
-
-    def __init__(self, size: int, items: int) -> None:
-        self.size, self.items = size, items
-
-    def use(self, size: int = 0, items: int = 0) -> None:
-        """Raises LostError, and uses nothing, where that is too much."""
-        if size > self.size:
-            raise LostError("too large to be saved in every iteration")
-        if items > self.items:
-            raise TooLongError("too many entries to be saved in every iteration")
-        self.size -= size
-        self.items -= items
 
 
 class Taker:
     """left: whether somebody else saves a value.  known: the label of an object that is saved by itself, else None.
-    share: tensors as they are, to be encoded at once; else copies."""
+    share: tensors as they are, to be encoded at once; else copies.  met: what was taken before belongs together with
+    this.  ids: see `ff_core.state.identities`."""
 
     def __init__(
-        self, room: Room, left: Callable[[Any], bool], known: Callable[[Any], str | None], *, share: bool
-    ) -> None:
-        self._room, self._left, self._known, self._share = room, left, known, share
-        self._above: list[int] = []
+        self, room: Room, left: Callable[[Any], bool], known: Callable[[Any], str | None], *, share: bool,
+        met: Met | None = None, ids: Numbers | None = None,
+    ) -> None:  # fmt: skip
+        self._met, self._ids = met, ids or {}
+        self.room, self._left, self.known, self._share = room, left, known, share
+        self.above: list[int] = []
         self._libraries = 0  # objects of libraries above
 
     def _are_unwritten(self, tensors: list[torch.Tensor]) -> bool:
@@ -88,25 +68,46 @@ class Taker:
 
     def take(self, value: Any, at: str = "") -> Taken:
         """at: the label under which `value` itself is known. Raises LostError."""
-        room = self._room.size, self._room.items
+        room = self.room.size, self.room.items
         try:
-            return self._take(value, at)
+            return self.part(value, at)
         except LostError:
-            self._room.size, self._room.items = room
+            self.room.size, self.room.items = room
             raise
 
-    def _take(self, value: Any, at: str = "") -> Taken:
+    def part(self, value: Any, at: str = "") -> Taken:
         kind = type(value)
         if kind in PLAIN or kind in SCALARS:
-            self._room.use(len(value) if kind in (str, bytes, bytearray) else 0)
-            return ["plain", value]
+            self.room.use(len(value) if kind in (str, bytes, bytearray) else 0)
+            return ["id of", self._ids[value]] if kind is int and value in self._ids else ["plain", value]
         if kind is range:
             return ["span", value.start, value.stop, value.step]
-        label = self._known(value)
+        label = self.known(value)
         if label is not None and label != at:
             return ["known", label]
-        if self._left(value) or id(value) in self._above:
+        if self._left(value):
             return LEFT
+        if id(value) in self.above:
+            return self._met.inner(value) if self._met is not None and objects.is_users_object(value) else LEFT
+        return self._once(value, self._new)
+
+    def _once(self, value: Any, take: Callable[[Any], Taken]) -> Taken:
+        """What take(value) gives, or that it was taken before."""
+        if self._met is None:
+            return take(value)
+        again, count = self._met.again(value), len(self._met)
+        if again is not None:
+            return again
+        try:
+            taken = take(value)
+        except LostError:
+            self._met.cut(count)
+            raise
+        self._met.add(value, taken)
+        return taken
+
+    def _new(self, value: Any) -> Taken:
+        kind = type(value)
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if generators.is_generator(value):
@@ -124,39 +125,40 @@ class Taker:
         number = next((base for base in (int, float, str) if isinstance(value, base)), None)
         if number is not None:
             return ["made from", objects.name_of(kind), number(value), *self._given(value)]
-        if len(self._above) > _DEPTH:
+        if len(self.above) > _DEPTH:
             raise LostError("nested too deeply")
-        self._above.append(id(value))
+        self.above.append(id(value))
         try:
             return self._within(value, kind)
         finally:
-            self._above.pop()
+            self.above.pop()
 
     def _named(self, value: Any) -> Taken:
         if objects.is_found(value):
             return ["named", objects.name_of(value)]
-        if not self._above:
+        if not self.above:
             raise LostError("it is made within a function")
         return LEFT
 
     def _within(self, value: Any, kind: type) -> Taken:
         if isinstance(value, torch.nn.Module):
             named = [*value.named_parameters(), *value.named_buffers()]
-            return ["module", [[name, self._take(tensor)] for name, tensor in named]]
+            return ["module", [[name, self._of_model(tensor)] for name, tensor in named]]
         if kind in ITERATORS:
             return self._iterator(value, kind)
         if values.is_next(value):
-            return ["next", self._take(value.__self__)]
+            return ["next", self.part(value.__self__)]
         base = objects.base_of(kind)
         if base is not None:
             return self._holder(value, kind, base)
         if objects.is_users_class(kind):
             return ["object", objects.name_of(kind), self._attributes(value)]
         if kind is caches.KIND:
-            return self._cache(value) if caches.is_users(value) and not caches.is_left(value) else LEFT
+            is_left = caches.is_left(value) or not caches.is_users(value)
+            return LEFT if is_left else taken_hidden.take_cache(self, value)
         weak_kind = weak.kind_of(kind)
         if weak_kind is not None:
-            return self._weak(value, weak_kind)
+            return taken_hidden.take_weak(self, value, weak_kind)
         if standard.is_kind(kind):
             return self._contents(value)
         if foreign.is_librarys_class(kind):
@@ -167,40 +169,14 @@ class Taker:
             raise LostError("how far an iterator of a DataLoader has come cannot be set")
         return LEFT
 
-    def _cache(self, value: Any) -> Taken:
-        """Entries that cannot be saved are left out if their function computes them again."""
-        room, self._room = self._room, Room(_CACHE_BYTES, _CACHE_ITEMS)
-        found: list[Any] = []
-        try:
-            for entry in caches.entries(value):
-                try:
-                    given = [self._take(part) for part in (*entry.args, *entry.kwargs.values())]
-                    if not _ARGUMENTS.issuperset(part[0] for part in given):
-                        raise LostError("an argument cannot be saved")
-                    found.append([given, list(entry.kwargs), self._take(entry.value)])
-                except LostError as error:
-                    if not caches.seems_pure(value):
-                        raise LostError(f"its function would not give the same again, and {error}") from None
-        finally:
-            self._room = room
-        return ["cache", found]
-
-    def _weak(self, value: Any, name: str) -> Taken:
-        found: list[Any] = []
-        for key, part in weak.members(value):
-            if weak.has_weak_keys(name):
-                found.append([self._referred(key), self._take(part)])
-            else:
-                found.append([None if key is None else self._key(key), self._referred(part)])
-                if key is None and not found[-1][1]:  # has no place
-                    if len(self._above) == 1 and part is not None:
-                        raise LostError("what it refers to is not known")
-                    return LEFT
-        return ["weak", name, found]
-
-    def _referred(self, value: Any) -> Taken:
-        label = self._known(value)
-        return [] if label is None else ["known", label]
+    def _of_model(self, tensor: torch.Tensor) -> Taken:
+        """A model has its own tensors: it is not given what lies elsewhere."""
+        if self._left(tensor):
+            return LEFT
+        taken = self._tensor(tensor)
+        if self._met is not None:
+            self._met.add(tensor, taken)
+        return taken
 
     def _of_library(self, value: Any, kind: type) -> Taken:
         self._libraries += 1
@@ -209,8 +185,8 @@ class Taker:
             for name, part, tensors in foreign.tensor_parts(value):
                 if not self._are_unwritten(tensors) and not all(map(self._left, tensors)):
                     simple[name] = part
-            self._room.use(items=len(simple))
-            return ["parts", objects.name_of(kind), [[name, self._take(part)] for name, part in simple.items()], whole]
+            self.room.use(items=len(simple))
+            return ["parts", objects.name_of(kind), [[name, self.part(part)] for name, part in simple.items()], whole]
         finally:
             self._libraries -= 1
 
@@ -219,51 +195,54 @@ class Taker:
             state = standard.contents(value)
         except ValueError:
             raise LostError("what is in it cannot be saved") from None
-        self._room.use(sys.getsizeof(state))
+        self.room.use(sys.getsizeof(state))
         return ["contents", state]
 
     def _holder(self, value: Any, kind: type, base: type) -> Taken:
-        self._room.use(items=len(value), size=8 * len(value))
+        self.room.use(items=len(value), size=8 * len(value))
         limit = value.maxlen if base is deque else None
         items: list[Any]
         form = "numbers"  # a history of losses has thousands
         if issubclass(base, dict):
             pairs = list(base.items(value))
             items = list(chain.from_iterable(pairs))
-            if not (_NUMBERS.issuperset(map(type, items[1::2])) and _KEYS.issuperset(map(type, items[::2]))):
-                form, items = "holder", [[self._key(key), self._take(part)] for key, part in pairs]
+            simple = _NUMBERS.issuperset(map(type, items[1::2])) and _KEYS.issuperset(map(type, items[::2]))
+            if not simple or any(map(self._ids.__contains__, items)):
+                form, items = "holder", [[self.key(key), self.part(part)] for key, part in pairs]
         else:
             items = list(base.__iter__(value))  # type: ignore[attr-defined]
-            if not _NUMBERS.issuperset(map(type, items)):
-                form, items = "holder", [self._take(part) for part in items]
+            if not _NUMBERS.issuperset(map(type, items)) or any(map(self._ids.__contains__, items)):
+                form, items = "holder", [self.part(part) for part in items]
         name = attributes = None
         if kind is not base:
             name = objects.name_of(kind)
             attributes = self._attributes(value) if objects.is_users_class(kind) else []
         return [form, base.__name__, items, limit, name, attributes]
 
-    def _key(self, key: Any) -> Any:
+    def key(self, key: Any) -> Any:
         """Keys that another process does not have are known by their place, as [] here."""
+        if type(key) is int and key in self._ids:
+            return ["id of", self._ids[key]]
         if _is_key(key):
             return key
         if isinstance(key, Enum) or (isinstance(key, objects.NAMED) and objects.is_found(key)):
-            return self._take(key)
+            return self.part(key)
         return []
 
     def _attributes(self, value: Any) -> list[Any]:
         held = objects.attributes(value)
-        self._room.use(items=len(held))
-        return [[name, self._take(part)] for name, part in list(held.items()) if isinstance(name, str)]
+        self.room.use(items=len(held))
+        return [[name, self.part(part)] for name, part in list(held.items()) if isinstance(name, str)]
 
     def _tensor(self, tensor: torch.Tensor) -> Taken:
         if type(tensor) not in _TENSORS or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            if self._above and self._are_unwritten([tensor]):
+            if self.above and self._are_unwritten([tensor]):
                 return LEFT
             raise LostError("a tensor of this kind or layout cannot be saved")
         gradient = tensor.grad if tensor.is_leaf else None
         if gradient is not None and gradient.layout != torch.strided:
             gradient = None
-        self._room.use(tensor.nbytes + (0 if gradient is None else gradient.nbytes))
+        self.room.use(tensor.nbytes + (0 if gradient is None else gradient.nbytes))
         leaf = tensor.is_leaf and tensor.requires_grad
         tensors = self._copy(tensor), str(tensor.device), leaf, self._copy(gradient)
         return ["tensor", *tensors, *self._given(tensor)]
@@ -271,13 +250,13 @@ class Taker:
     def _given(self, value: Any) -> list[Any]:
         """[attributes] that a script has given to a tensor, or to a number of a class of its own; []: none."""
         held = getattr(value, "__dict__", None)
-        if not held or len(self._above) > _DEPTH:
+        if not held or len(self.above) > _DEPTH:
             return []
-        self._above.append(id(value))
+        self.above.append(id(value))
         try:
-            return [[[name, self._take(part)] for name, part in list(held.items()) if isinstance(name, str)]]
+            return [[[name, self.part(part)] for name, part in list(held.items()) if isinstance(name, str)]]
         finally:
-            self._above.pop()
+            self.above.pop()
 
     def _copy(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         return tensor if tensor is None or self._share else tensor.detach().clone()
@@ -288,7 +267,7 @@ class Taker:
             raise LostError("an array of objects")
         if not (type(value) is np.ndarray or isinstance(value, np.generic)):
             raise LostError("an array of this kind cannot be saved")
-        self._room.use(value.nbytes)
+        self.room.use(value.nbytes)
         if kind not in _NUMPY_KINDS:
             return ["records", value.tobytes(), list(value.shape), str(value.dtype)]
         return ["array", value if self._share else value.copy()]
@@ -302,11 +281,11 @@ class Taker:
             held = arguments[0] if arguments else None
             if type(held) is range:
                 return ["range", held.start, held.stop, held.step, state or 0]
-            if len(self._above) == 1:  # its list is there, too
+            if len(self.above) == 1:  # its list is there, too
                 return ["place", state if arguments and held not in ((), "") else None]  # None: it is at its end
         if maker is iter and len(arguments) == 1 and kind not in values.IN_LINE:  # what is left of a dict
-            return ["iterator", "iter", [self._take(list(arguments[0]))], LEFT]
-        parts, place = [self._take(part) for part in arguments], self._take(state)
+            return ["iterator", "iter", [self.part(list(arguments[0]))], LEFT]
+        parts, place = [self.part(part) for part in arguments], self.part(state)
         goes_on = [part for part, own in zip(parts, arguments, strict=True) if not callable(own)]
         if LEFT in goes_on or (place[0] == "holder" and LEFT in place[2]):
             return LEFT  # over what goes on by itself

@@ -28,9 +28,10 @@ def feeds(loader: Any) -> None:
     _loaders.append(loader)
 
 
-def trains(parts: Iterable[Any]) -> None:
-    """The tensors, parameter groups and objects of the trainer, which its adapter saves."""
-    _trainers[:] = parts
+def trains(adapter: Any, tensors: Iterable[torch.Tensor]) -> None:
+    """The trainer's adapter (see ff_core.contract.adapter), which saves these tensors and its parameter groups."""
+    groups = adapter.hyperparameters()
+    _trainers[:] = [adapter, groups, *groups, *tensors]
 
 
 class Covered:

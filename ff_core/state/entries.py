@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ff_core.state import values
-from ff_core.state.captured import LostError, Taken, Taker, TooLongError
+from ff_core.state.captured import Taken, Taker
 from ff_core.state.fingerprint import Fingerprint
+from ff_core.state.room import LostError, TooLongError
+from ff_core.state.shared import has_view
 
 NEW_BYTES = 256 << 10
 """Under names that were not there before the loop; a tensor of a quarter of it is a batch."""
@@ -101,6 +103,11 @@ def labels(entries: dict[str, Any]) -> Iterator[str]:
                 if len(part) == 2 and part[0] == "known":
                     yield part[1]
                 parts += part
+
+
+def is_made_late(entry: list[Any] | None) -> tuple[bool, bool]:
+    """Sorts: first what is written into the object that was there at first, and wholes before their parts."""
+    return entry is None or not entry[4], entry is not None and has_view(entry[0])
 
 
 def contents_of(value: Any) -> str:

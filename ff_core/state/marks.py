@@ -20,6 +20,7 @@ from ff_core.state.values import ITERATORS, PLAIN, WRITTEN, WRITTEN_AS, np
 
 _DEPTH = 8  # as deep as values are saved
 _MOST_BYTES = 1 << 20  # of an array whose contents all count
+_MOST_SUMMED = 16 << 20  # of a larger one
 _MOST_PARTS = 20_000  # of one value
 HEAVY = 500
 """A mark of more parts is not made with every version."""
@@ -56,7 +57,7 @@ class Marker:
             return self.mark(value.__self__)
         if np is not None and isinstance(value, np.ndarray):
             small = value.nbytes <= _MOST_BYTES and value.dtype.kind != "O"
-            return value.shape, zlib.crc32(value.tobytes()) if small else Fingerprint(value).value()
+            return value.shape, zlib.crc32(value.tobytes()) if small else (Fingerprint(value).value(), _sum(value))
         if generators.is_generator(value):
             return f"{generators.digest(value):08x}"
         if kind is FunctionType:
@@ -165,6 +166,15 @@ class Marker:
     def _of_argument(self, part: Any) -> Any:
         """A long list that an iterator goes through is not looked at."""
         return id(part) if type(part) in (list, tuple, dict, range, str) and len(part) > _LAST else self.mark(part)
+
+
+def _sum(array: Any) -> int:
+    """Of all its words: a write into a few rows is in no sample. Ten times as fast as a checksum."""
+    if array.dtype.kind == "O" or array.nbytes > _MOST_SUMMED or not array.flags.c_contiguous:
+        return 0
+    data = array.reshape(-1).view(np.uint8)
+    words = data[: data.size // 8 * 8].view(np.uint64)
+    return int(words.sum(dtype=np.uint64)) + int(data[words.nbytes :].sum())
 
 
 def _given(iterator: Any) -> int | None:

@@ -10,6 +10,8 @@ done what the script switched on its way.
 
 from __future__ import annotations
 
+import logging
+import zlib
 from collections.abc import Iterable, Sequence, Sized
 from itertools import chain
 from operator import attrgetter
@@ -21,6 +23,8 @@ from torch.utils.hooks import RemovableHandle
 from ff_core.errors import DifferenceError
 from ff_core.state.members import Members
 from ff_core.state.words import some_of
+
+log = logging.getLogger("ff_core")
 
 _KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _HOOKS = attrgetter(*_KINDS)
@@ -54,6 +58,14 @@ def set_trained(trains: bytes, parameters: Iterable[torch.Tensor]) -> None:
             parameter.requires_grad_(bool(value))
 
 
+REPLACED = (
+    "the script has replaced {what} of its model while it trains. A replacement of a dead rank has not done that, and "
+    "would compute with what was there before the loop. Make both before the loop, and let the model's forward choose "
+    "by an attribute of the model: such a number or flag is saved with every version"
+)
+_CRC = 4  # bytes
+
+
 class Modes:
     """The switches of one model. members: whoever calls save() has looked at them.
 
@@ -63,15 +75,20 @@ class Modes:
     def __init__(self, members: Members, uncounted: Sequence[RemovableHandle] = ()) -> None:
         self._members = members
         self._uncounted = uncounted
+        self._listed: list[torch.nn.Module] = []
+        self._what = self._first = b""  # what the modules are; when this was asked first
+        self._said = False
 
     def save(self) -> dict[str, Any]:
-        """Per module a byte ("training") and four ("hooks"), per parameter one ("requires_grad"), in torch's order.
+        """Per module a byte ("training") and four ("hooks", and "what" it is), per parameter one ("requires_grad"), in
+        torch's order.
 
         "parameter_hooks": of each kind, a byte per parameter.
         """
         modules = self._members.modules
         parameters = [parameter for _, parameter in self._members.parameters]
         return {
+            "what": self._what_they_are(modules),
             "training": training_of(modules),
             "hooks": self._hooks(modules),
             "requires_grad": trained(parameters),
@@ -90,6 +107,9 @@ class Modes:
                     f"{'modules' if kind == 'training' else 'parameters'}, the model here has {len(found)}: the script "
                     "changes its model while it trains, which a replacement cannot repeat"
                 )
+        other = _differing(modules, saved["what"], self._what_they_are([module for _, module in modules]))
+        if other:
+            raise DifferenceError(REPLACED.format(what=some_of(other)))
         set_training(saved["training"], [module for _, module in modules])
         set_trained(saved["requires_grad"], [parameter for _, parameter in parameters])
         now = self.save()
@@ -102,6 +122,18 @@ class Modes:
                 "loop and keep them, or remove them in the iteration that registers them"
             )
 
+    def _what_they_are(self, modules: list[torch.nn.Module]) -> bytes:
+        """A checksum per module. It is made when the model has other modules than before, and a change is said."""
+        if modules is not self._listed:
+            self._listed, self._what = modules, b"".join(map(_what_it_is, modules))
+            self._first = self._first or self._what
+            if self._what != self._first and not self._said:
+                self._said = True
+                named = list(self._members.model.named_modules()) if len(self._what) == len(self._first) else []
+                what = some_of(_differing(named, self._first, self._what)) if named else "modules"
+                log.warning("%s", REPLACED.format(what=what))
+        return self._what
+
     def _hooks(self, modules: Sequence[torch.nn.Module]) -> bytes:
         """How many hooks of each kind the first module has, then the second, ..."""
         held: list[Any] = list(chain.from_iterable(map(_HOOKS, modules)))
@@ -111,6 +143,14 @@ class Modes:
                 if owner is not None and hooks is owner:
                     held[place] = [number for number in owner if number != handle.id]
         return _counts(held)
+
+
+def _what_it_is(module: torch.nn.Module) -> bytes:
+    """Its class, and what of torch's own modules is no rate: a rate may change, and is saved."""
+    kind, held = type(module), vars(module)
+    names = [name for name in getattr(kind, "__constants__", ()) if type(held.get(name)) in (int, str, bool, tuple)]
+    text = [kind.__module__, kind.__qualname__, *((name, held[name]) for name in names)]
+    return zlib.crc32(repr(text).encode()).to_bytes(_CRC, "little")
 
 
 def hooks_of(module: torch.nn.Module) -> list[Any]:

@@ -152,7 +152,8 @@ Name = list[str]
 
 def name_of(named: Any) -> Name:
     """Of a class or a function."""
-    return [str(named.__module__), named.__qualname__]
+    is_builtin = isinstance(named, BuiltinFunctionType)  # that of torch.tanh is a class that nobody finds
+    return [str(named.__module__), named.__name__ if is_builtin else named.__qualname__]
 
 
 def find(name: Name) -> Any:

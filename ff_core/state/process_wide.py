@@ -1,5 +1,5 @@
-"""What a script can switch for its whole process: how torch computes, and the environment. Places of variables, as
-`ff_core.state.space` has them.
+"""What a script can switch for its whole process: how torch computes, the environment, the folder that it is in. Places
+of variables, as `ff_core.state.space` has them.
 
 A script that allows TF32 from some step on, or sets another default type, changes every later result. A replacement
 has not gone through that step.
@@ -8,11 +8,14 @@ has not gone through that step.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from ff_core.errors import DifferenceError
 from ff_core.state.space import Functions, Space
 
 #: torch._C has a _get_ and a _set_ of these, if this version and build of torch has them at all.
@@ -25,6 +28,12 @@ _REDUCTIONS = ("cublas_allow_bf16_reduced_precision_reduction", "cublas_allow_fp
 _ATTENTION = ("cudnn", "flash", "math", "mem_efficient")
 _PRECISIONS = [("generic", "all"), *((library, part) for library in ("cuda", "mkldnn") for part in
                ("all", "matmul", "conv", "rnn"))]  # fmt: skip
+
+
+NO_FOLDER = (
+    "the script has gone to the folder {folder} while it trained, and a replacement cannot go there: {error}. Go to a "
+    "folder that all machines have, or write to absolute paths"
+)
 
 
 class _Switch(NamedTuple):
@@ -102,6 +111,31 @@ def _deterministic() -> int:
 
 def _set_deterministic(value: int) -> None:
     torch.use_deterministic_algorithms(value > 0, warn_only=value == 2)
+
+
+class OfProcess(Space):
+    """The folder that relative paths begin at, and where Python looks for modules."""
+
+    def __init__(self) -> None:
+        super().__init__("process.", dict(self.values({})))
+
+    def values(self, functions: Functions) -> dict[str, Any]:
+        try:
+            return {"folder": str(Path.cwd()), "path": tuple(sys.path)}
+        except FileNotFoundError:  # it was deleted
+            return {"path": tuple(sys.path)}
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        """Raises DifferenceError where this machine has no such folder."""
+        if "path" in new:
+            sys.path[:] = new["path"]
+        try:
+            os.chdir(new.get("folder", "."))
+        except OSError as error:
+            raise DifferenceError(NO_FOLDER.format(folder=new["folder"], error=error)) from None
+
+    def remove(self, functions: Functions, name: str) -> None:
+        pass  # there are always the same
 
 
 class OfEnvironment(Space):

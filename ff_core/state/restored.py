@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from ff_core.errors import FailoverError
-from ff_core.state import generators, hidden, objects, standard, values
-from ff_core.state.captured import LEFT, LostError, Taken
+from ff_core.state import generators, hidden, identities, objects, shared, standard, values
+from ff_core.state.captured import LEFT, Taken
+from ff_core.state.identities import Numbers
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
+from ff_core.state.room import LostError
 from ff_core.state.values import WRITTEN_AS, np
 
 _BASES = {base.__name__: base for base in objects.BASES}
@@ -28,13 +30,25 @@ _APART = "it has parts that are not saved"
 
 
 class Putter:
-    """known: label -> the object that is known under it here, GONE: none."""
+    """known: label -> the object that is known under it here, GONE: none.  parts: `shared.definitions()` of all that
+    is put back.  ids: see `ff_core.state.identities`."""
 
-    def __init__(self, known: Callable[[str], Any]) -> None:
-        self._known = known
+    def __init__(
+        self, known: Callable[[str], Any], parts: dict[int, Taken] | None = None, ids: Numbers | None = None
+    ) -> None:
+        self._known, self.parts = known, parts or {}
+        self.ids = {name: number for number, name in (ids or {}).items()}
+        self.made: dict[int, Any] = {}  # of what is shared
+        self.number: int | None = None  # of the object that is put next
+        self._used: dict[int, Any] = {}  # objects here that are something of the version again
 
     def put(self, live: Any, taken: Taken, *, in_place: bool) -> Any:
         """What the variable has to be. Raises LostError where `live` lacks what is not saved."""
+        if taken[0] in shared.PLACED and in_place and live is not None:
+            if id(live) in self._used:  # two objects of the version cannot both be this one
+                live, in_place = None, False
+            else:
+                self._used[id(live)] = live
         put: Callable[[Any, Taken, bool], Any] = getattr(self, f"_put_{taken[0].replace(' ', '_')}")
         return put(live, taken, in_place)
 
@@ -53,6 +67,9 @@ class Putter:
         if found is GONE:
             raise LostError("it is not there")
         return found
+
+    _put_shared, _put_same, _put_view = shared.put_shared, shared.put_same, shared.put_view
+    _put_id_of = identities.put_id_of
 
     def _put_text(self, live: Any, taken: Taken, in_place: bool) -> Any:
         return WRITTEN_AS[_TEXTS[taken[1]]](taken[2])
@@ -252,6 +269,8 @@ class Putter:
         kind = self._class(taken[1], live)
         is_same = type(live) is kind
         made = live if in_place and is_same else objects.new(kind)
+        if self.number is not None:  # what it has may refer to it
+            self.made[self.number], self.number = made, None
         self._put_attributes(live if is_same else None, made, taken[2], made is live)
         return made
 

@@ -98,16 +98,16 @@ def _put_place(live: Any, state: Any) -> None:
         live.seek(state[0])
 
 
-def _has_threads() -> bool:
-    """Whether the script has. What they wait for is between them and the training thread."""
+def threads_of_script() -> list[str]:
+    """Names of the functions that run in them. What they wait for is between them and the training thread."""
     targets = [getattr(thread, "_target", None) or thread.run for thread in threads()[1:]]
     functions = [function for function in (getattr(t, "__func__", t) for t in targets) if hasattr(function, "__code__")]
-    return any(frames.is_users(f.__code__.co_filename, f.__module__) for f in functions)
+    return [f.__qualname__ for f in functions if frames.is_users(f.__code__.co_filename, f.__module__)]
 
 
 def _is_between_threads(value: Any) -> bool:
     """Whether the script has had threads since `value` was first looked at."""
-    if _has_threads():
+    if threads_of_script():
         _between_threads.add(value)
     return value in _between_threads
 

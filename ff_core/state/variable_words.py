@@ -29,6 +29,11 @@ WRITTEN = (
     "the script writes {what} in its training loop: that cannot be saved in every iteration, so the first failure "
     "would end this job. "
 )
+THREADS = (
+    "the script has threads of its own ({what}). What waits in their queues and what they are about to write is in no "
+    "version: after a failure they may count other numbers. Let the training thread count what decides about training "
+    "and what is printed at the end"
+)
 LONG = (
     "rank {rank} goes on from version {version} without the earlier entries of {what}: more than "
     f"{MOST_ITEMS} entries are not saved. If they decide about training, register them: "

@@ -15,86 +15,65 @@ changes while a batch is fetched, since that goes on by itself.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Collection
 from typing import Any
 
 from ff_core.errors import UnsupportedError
-from ff_core.state import entries, late, placed, values, variable_words
-from ff_core.state.began import Began
-from ff_core.state.captured import LostError, Room, Taker
+from ff_core.state import covered, entries, placed, values, variable_words
+from ff_core.state.captured import Taker
 from ff_core.state.covered import Covered
-from ff_core.state.live import Live, Seen
+from ff_core.state.live import Seen
+from ff_core.state.looked import Looked
 from ff_core.state.marks import Marker
 from ff_core.state.objects import GONE
 from ff_core.state.restored import Putter
+from ff_core.state.room import LostError
+from ff_core.state.shared import Met, definitions
 from ff_core.state.space import Space, running
-from ff_core.state.spaces import Found, found_spaces
+from ff_core.state.start import MOST_BYTES, Start
 
 log = logging.getLogger("ff_core")
 
-MOST_BYTES = 8 << 20
-"""Of tensors in variables, all together: they are encoded in every iteration."""
-_MOST_NAMES = 2000  # variables and attributes that are looked at, all together
 _CLOSELY, _EVERY = 16, 16  # versions in which contents of tensors are looked at: what is written through .data
 
 
-class Variables:
+class Variables(Looked):
     """Of one process."""
 
-    def __init__(self) -> None:
-        self._process = uuid.uuid4().hex
-        self._forget()
+    def asked(self, adapter: Any) -> None:
+        """Before begin(): the script asks for what may be its first batch. A replacement takes over at this place.
 
-    def _forget(self) -> None:
-        self._covered = Covered()
-        self._found = Found([], {}, set())
-        self._live = Live({})
-        self._began = Began(self._found.label_of)
-        self._changed: set[str] = set()  # saved with every version from now on
-        self._of_data: set[str] = set()  # go on with the data
-        self._fetched: dict[str, Any] = {}  # their marks behind the last batch
-        self._marks: dict[str, Any] = {}  # when the last version was complete
-        self._alive: list[Any] = []  # the objects then: an iteration that is void may have let go of one
-        self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
-        self._kept: set[str] = set()  # new names whose values were written in place: no batches
-        self._modules = late.Modules()
-        self._fresh = True  # no code of the loop has run since the marks were made
-        self._looks = 0
+        adapter: of the trainer (see ff_core.contract.adapter); None if that was another place.
+        """
+        if adapter is not None:
+            covered.trains(adapter, ())
+        self._asked = None if adapter is None else Start.here()
 
-    def begin(self, of_functions: Collection[str] | None = None, *, unsaved: str = "ignore") -> None:
+    def begin(
+        self, of_functions: Collection[str] | None = None, *, after_asked: bool = False, unsaved: str = "ignore"
+    ) -> None:
         """What is there now was made on the way to the loop, as a replacement makes it, too.
 
         of_functions: save()["functions"] of the rank whose place this process takes. It may begin where a batch is
-        asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.  unsaved:
-        "refuse" raises UnsupportedError if there are too many, "ignore" is a warning.
+        asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.
+
+        after_asked: what was there in asked() was made on the way, what is here was not.
+        unsaved: "refuse" raises UnsupportedError if there are too many, "ignore" is a warning.
         """
+        start = self._asked.train() if after_asked and self._asked is not None else Start.here(of_functions)
+        self._asked = None
         self._forget()
-        self._found = found_spaces(_MOST_NAMES, self._covered, of_functions)
+        self._take(start)
         if self._found.left_out:
-            text = variable_words.left_out(self._found.left_out, _MOST_NAMES)
+            text = variable_words.left_out(self._found.left_out, start.most)
             if unsaved == "refuse":
                 raise UnsupportedError(text + variable_words.ALLOW)
             log.warning("%s", text)
-        self._live = Live({space.label: space for space in self._found.spaces})
-        self._alive = list(self._found.by_label().values())
-        taker = self._taker(MOST_BYTES, share=False)
-        self._began = Began(self._found.label_of)
-        self._began.take(self._live.known(self._live.look()), taker)
         # Iterators ("placed"): a replacement has not begun those that give their first item later.
         spaces = self._live.spaces
         self._changed = {
             p for p, e in self._began.start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always
         }
-
-    def _taker(self, size: int, items: int = values.MOST_ITEMS, *, share: bool = True) -> Taker:
-        return Taker(Room(size, items), self._covered.has, self._found.label_of, share=share)
-
-    def expected_bytes(self) -> int:
-        """Room that they may need in a version."""
-        known = self._live.known(self._live.look())
-        sizes = [tensor.nbytes for _, value in known for tensor in values.tensors(value)]
-        return min(2 * sum(sizes) + (2 << 20), 2 * MOST_BYTES)
 
     # ---- a version --------------------------------------------------------------------------------------------------
 
@@ -107,15 +86,17 @@ class Variables:
         """
         self._looks, self._fresh = self._looks + 1, True
         look = self._looks <= _CLOSELY or self._looks % _EVERY == 0
-        taker = self._taker(MOST_BYTES)
+        closely = look or self._writes_uncounted  # at what tensors have
+        met = Met()
+        taker = self._taker(MOST_BYTES, met=met)
         self._add(self._modules.new())
         changed: dict[str, Any] = {}
         done: set[int] = set()
         self._marks = {}
         awake = self._live.awake(self._began, self._changed)
-        for path, value in list(self._live.moving(awake, self._began, self._changed, look=look)):
+        for path, value in list(self._live.moving(awake, self._began, self._changed, look=closely)):
             mark = self._marks[path] = self._began.mark(path, value, look=look)
-            if path not in self._changed and not self._began.is_other(path, value, mark, look):
+            if path not in self._changed and not self._began.is_other(path, value, mark, closely):
                 continue
             self._changed.add(path)
             same = self._began.is_same_object(path, value)
@@ -130,7 +111,8 @@ class Variables:
             if entry[0] is None or entry[0][0] != "known":  # else it is saved under its own name
                 done.add(id(value))
         self._alive = list(self._found.by_label().values())
-        new = self._save_new(taker, awake)
+        new = self._save_new(taker, awake, met)
+        met.find_views()
         return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
 
     def _add(self, spaces: list[Space]) -> None:
@@ -149,8 +131,8 @@ class Variables:
             self._live.remove(label)
             self._began.forget(label)
 
-    def _save_new(self, taker: Taker, awake: Seen) -> dict[str, Any]:
-        small, saved, before = self._taker(entries.NEW_BYTES), dict[str, Any](), self._new_ones
+    def _save_new(self, taker: Taker, awake: Seen, met: Met) -> dict[str, Any]:
+        small, saved, before = self._taker(entries.NEW_BYTES, met=met), dict[str, Any](), self._new_ones
         self._new_ones = {}
         for path, value in self._live.new(awake):
             if path in self._of_data or not values.is_of_interest(value):
@@ -180,17 +162,6 @@ class Variables:
                 self._of_data.add(path)
                 self._fetched[path] = mark
 
-    def written(self) -> list[str]:
-        """Names of what training has changed, and what can be neither saved nor put back."""
-        taker = self._taker(MOST_BYTES, 1 << 62)
-        known = dict(self._live.known(self._live.look()))
-        lost = []
-        for path in sorted(self._changed & known.keys() - self._of_data):
-            entry = entries.entry_of(taker, path, known[path], self._marks.get(path), False)
-            if entry[0] is None and entry[1] not in ("generator", "function"):
-                lost.append(f"{path} ({entry[1]})")
-        return lost
-
     # ---- after a failure --------------------------------------------------------------------------------------------
 
     def load(self, saved: dict[str, Any], *, repeats: bool) -> tuple[list[str], list[str]]:
@@ -202,13 +173,15 @@ class Variables:
         mine = saved["process"] == self._process
         self._import(saved["changed"], mine)
         by_label = self._found.by_label()
-        self._putter = Putter(lambda label: by_label.get(label, GONE))
+        written = [*saved["changed"].items(), *saved["new"].items()]
+        written.sort(key=lambda pair: entries.is_made_late(pair[1]))
+        self._putter = Putter(lambda label: by_label.get(label, GONE), definitions(e for _, e in written), self._ids)
         now = self._live.all()
         self._used = set(entries.labels(saved["changed"])) | set(entries.labels(saved["new"]))
         writes: dict[str, Any] = {}
         lost: list[str] = []
         long: list[str] = []
-        for path, entry in [*saved["changed"].items(), *saved["new"].items()]:
+        for path, entry in written:
             if entry is None or (path in self._of_data and entry[0] is not None):
                 continue
             if path in now and self._covered.has(now[path]):
@@ -288,31 +261,6 @@ class Variables:
                 changed = {name: value for name, value in named.items() if name not in live or live[name] is not value}
                 if changed:
                     space.write(functions, changed)
-
-    def changed_since(self, saved: dict[str, Any]) -> list[str]:
-        """Names of numbers, texts and containers of these that are not what they were in `save()` of this process.
-
-        What has tensors is no answer: it may be a batch.
-        """
-        then = {**saved["changed"], **saved["new"]}
-        taker, changed = self._taker(MOST_BYTES, 1 << 62), []
-        for path, value in self._live.all().items():
-            entry = then.get(path)
-            before = self._began.start.get(path) if path not in then else None if entry is None else entry[0]
-            if before is None or path in self._of_data or self._covered.has(value):
-                continue
-            try:
-                now = taker.take(value, path)
-            except LostError:
-                continue
-            if entries.is_plain(before) and entries.is_plain(now) and repr(before) != repr(now):
-                changed.append(path)
-        return changed
-
-    def counts(self) -> dict[str, int]:
-        """Whole numbers that training has changed, by name."""
-        return {path: value for path, value in self._live.all().items() if type(value) is int}
-
 
 of_process = Variables()
 """Those of the script that runs in this process."""

@@ -95,6 +95,10 @@ class AdapterSession(Protocol):
         """In a newcomer: its script is where training began, and passes over what is done. Until start_training() its
         collectives complete by themselves, whatever the dead rank's were."""
 
+    def before_first_batch(self, asks: bool = True) -> None:
+        """The script asks for what may be its first batch, where a replacement would take over. What it has in its
+        variables by then was made on the way to training.  asks: False if it has turned out that it was not."""
+
     def start_training(self) -> int:
         """Begin to protect: version 0 is copied. In a newcomer: take the dead rank's place. Returns the version.
 

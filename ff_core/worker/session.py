@@ -58,11 +58,9 @@ def set_current(session: Session | None) -> None:
 
 class Session:
     """One worker, from its boot to the end of the script. Adapters see it as an `AdapterSession`, documented there.
-
-    is_replacement: this process took over a dead rank, at any time.
+    is_replacement: this process took over a dead rank, at any time.  until_joined: what lasts until it has joined.
     registry: the process's swappable groups; None until torch.distributed is imported.
     init_journal: in a replacement, what the dead rank's groups brought it while it started; they replay that.
-    until_joined: what lasts in a replacement until it has joined.
     """
 
     def __init__(self, parts: WorkerParts, role: Message, init_journal: bytes | None = None) -> None:
@@ -166,8 +164,7 @@ class Session:
                 plan = make_plan(adapter.tensors())
             replicas = [tensor for held in adapter.replicas() for _, tensor in held.tensors]
             journal = self.groups.freeze_journal([*(spec.tensor for spec in plan.specs), *replicas])
-            groups = adapter.hyperparameters()
-            covered.trains([adapter, groups, *groups, *(spec.tensor for spec in plan.specs), *replicas])
+            covered.trains(adapter, [*(spec.tensor for spec in plan.specs), *replicas])
             if self.is_newcomer:
                 self.until_joined.close()
                 variables.of_process.begin(self._verdicts.peek(self.config)["variables"]["functions"])
@@ -179,8 +176,13 @@ class Session:
                 self._begin(adapter, plan, journal)
         return self.version
 
+    def before_first_batch(self, asks: bool = True) -> None:
+        """See AdapterSession."""
+        if self._adapter is not None and not (self.training or self.is_newcomer):
+            variables.of_process.asked(self._adapter if asks else None)
+
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
-        variables.of_process.begin(unsaved=self.config.unsaved_variables)
+        variables.of_process.begin(after_asked=not adapter.repeats_script, unsaved=self.config.unsaved_variables)
         found.begin()
         switched.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs) + variables.of_process.expected_bytes()

@@ -15,7 +15,7 @@ from ff_core.contract.schedule import CopySchedule
 from ff_core.copy import transports
 from ff_core.copy.transports import StreamChoice
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError
-from ff_core.state import found, hyperparameters, inputs, variable_words, variables
+from ff_core.state import found, hyperparameters, inputs, variables
 from ff_core.state.device import device_of
 from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
@@ -208,9 +208,8 @@ class Training:
             return
         self._arriving = scalars.take(self._adapter, self._registry)
         if fence.version == _TOLD_IN and self._parts.rank == 0:
-            written = variables.of_process.written()
-            if written:
-                log.warning("%s%s", variable_words.WRITTEN.format(what=some_of(written)), variable_words.REMEDY)
+            for text in variables.of_process.told():
+                log.warning("%s", text)
         if self._config.weights_edited:
             fence.unless_halted(lambda: self._copy(fence.version))
         self.settle()

@@ -132,6 +132,9 @@ class FakeSession:
     def script_again(self) -> None:
         self.inputs.again(self.version)
 
+    def before_first_batch(self, asks: bool = True) -> None:
+        pass
+
     def start_training(self) -> int:
         if self.version >= 0:
             return self.version

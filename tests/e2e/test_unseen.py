@@ -13,6 +13,7 @@ from tests.e2e.jobs import Job, fftrain, uninterrupted
 SCRIPT = str(Path(__file__).with_name("does_more.py"))
 EPOCHS = str(Path(__file__).with_name("epochs.py"))
 AROUND = str(Path(__file__).with_name("around.py"))
+SHARES = str(Path(__file__).with_name("shares.py"))
 REMEMBERS = str(Path(__file__).with_name("remembers.py"))
 KILLS = ("--inject", "kill rank=1 iteration=4 at=backward", "--inject", "kill rank=0 iteration=7 at=after-step")
 
@@ -89,6 +90,23 @@ def test_what_a_script_of_epochs_keeps_in_objects_of_its_own(tmp_path: Path, wor
     assert job.code == 0, job.stderr[-3000:]
     assert len(job.of("failover")) == 2
     assert results(tmp_path) == right(*words, script=EPOCHS) and results(tmp_path)[0]["calls"] == 10
+
+
+@pytest.mark.parametrize("words", [("--chooses",), pytest.param(("--chooses", "--usual"), marks=pytest.mark.slow)])
+def test_what_a_script_has_at_two_places_and_gives_to_its_data(tmp_path: Path, words: tuple[str, ...]) -> None:
+    kills = ("--inject", "kill rank=1 iteration=4 at=backward", "--inject", "kill rank=0 iteration=9 at=after-step")
+    job = run(tmp_path, *words, kills=kills, script=SHARES)
+    assert job.code == 0, job.stderr[-3000:]
+    assert len(job.of("failover")) == 2
+    assert results(tmp_path) == right(*words, script=SHARES) and results(tmp_path)[0]["calls"] == 12
+
+
+@pytest.mark.slow
+def test_a_module_that_is_replaced_while_training_is_said_and_refused(tmp_path: Path) -> None:
+    job = run(tmp_path, "--swaps", script=SHARES, kills=("--inject", "kill rank=1 iteration=5 at=backward"))
+    assert job.code == 1, job.stderr[-3000:]
+    said = "the script has replaced drop of its model while it trains"
+    assert job.stderr.index(said) < job.stderr.index("DifferenceError")
 
 
 @pytest.mark.slow

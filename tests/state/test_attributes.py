@@ -152,3 +152,22 @@ def test_torchs_own_modules_and_what_others_look_after_are_left_out() -> None:
 @pytest.mark.parametrize("kind", [OrderedDict, Counter, partial(defaultdict, int)])
 def test_containers_that_could_not_be_made_again_are_not_saved(kind: Callable[[], Any]) -> None:
     assert not attributes._is_known(kind())
+
+
+class Activated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act: Any = torch.relu
+
+
+@pytest.mark.parametrize("other", [torch.tanh, nn.functional.gelu, nn.functional.silu, nn.GELU])
+def test_a_function_that_a_model_uses_from_now_on(other: Any) -> None:
+    dead, mine = Activated(), Activated()
+    theirs, own = of(dead), of(mine)
+    theirs.begin()
+    own.begin()
+    dead.act = other
+    own.load(codec.decode(codec.encode(theirs.copy())))
+    assert mine.act is other
+    own.load({})
+    assert mine.act is torch.relu

@@ -82,3 +82,29 @@ def test_several_chunks() -> None:
     others = model().eval(), model()
     of(nn.ModuleList(others)).load(saved)
     assert [m.training for chunk in others for m in chunk.modules()] == [True] * 5 + [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("place", "other"), [(1, nn.Identity()), (1, nn.Dropout(0.5, inplace=True)), (0, nn.LazyLinear(2))]
+)
+def test_a_module_that_the_script_has_replaced_is_named_at_once_and_in_a_replacement(
+    place: int, other: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = model()
+    modes = of(one)
+    modes.save()
+    assert not caplog.records
+    one[place] = other
+    modes._members.look()
+    saved = codec.decode(codec.encode(modes.save()))
+    assert f"the script has replaced {place} of its model while it trains" in caplog.text
+    with pytest.raises(DifferenceError, match=f"the script has replaced {place} of its model.*choose by an attribute"):
+        of(model()).load(saved)
+
+
+def test_a_rate_that_changes_is_no_other_module() -> None:
+    one = model()
+    modes = of(one)
+    modes.save()
+    one[1].p = 0.1
+    of(model()).load(modes.save())

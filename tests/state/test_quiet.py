@@ -11,8 +11,9 @@ import torch
 
 from ff_core.state import values
 from ff_core.state.began import Began
-from ff_core.state.captured import Room, Taker
+from ff_core.state.captured import Taker
 from ff_core.state.live import Live
+from ff_core.state.room import Room
 from ff_core.state.space import OfObject, Space
 
 Held = dict[str, Any]

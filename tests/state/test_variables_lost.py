@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ff_core.errors import UnsupportedError
-from ff_core.state import codec, covered, given, spaces, variables
+from ff_core.state import codec, covered, given, spaces, start
 from ff_core.state.variables import Variables
 
 Look = Callable[[int], Any]
@@ -59,7 +59,7 @@ class Rank:
 
 
 def large_average(rank: Rank, steps: int) -> None:
-    average = torch.zeros(variables.MOST_BYTES // 4 + 1)
+    average = torch.zeros(start.MOST_BYTES // 4 + 1)
     loop(lambda number: average.add_(1), steps, rank.look)  # type: ignore[func-returns-value]
 
 
@@ -76,7 +76,7 @@ def test_what_is_too_large_and_was_not_written_is_not_refused() -> None:
     dead = Rank(2)
 
     def still(rank: Rank, steps: int) -> None:
-        table = torch.zeros(variables.MOST_BYTES // 4 + 1)
+        table = torch.zeros(start.MOST_BYTES // 4 + 1)
         loop(lambda number: None, steps, rank.look)
         del table
 
@@ -187,7 +187,7 @@ def test_more_than_can_be_looked_at_are_refused_unless_that_is_allowed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second, at_rest = [1], [2], 3
-    monkeypatch.setattr(variables, "_MOST_NAMES", 0)
+    monkeypatch.setattr(start, "MOST_NAMES", 0)
     with pytest.raises(UnsupportedError, match=r"beyond the first 0 \(.*Keep them in lists or dicts.*\"ignore\" in"):
         Variables().begin(unsaved="refuse")
     Variables().begin()
