@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from types import GeneratorType
 from typing import Any
 
 from ff_core.state import entries, late, standard, values, variable_words
@@ -55,7 +56,8 @@ class Looked:
         lost = []
         for path in sorted(self._changed & known.keys() - self._of_data):
             entry = entries.entry_of(taker, path, known[path], self._marks.get(path), False)
-            gives_batches = getattr(known[path], "gi_running", False)
+            value = known[path]  # it may answer any name, or fail to
+            gives_batches = type(value) is GeneratorType and value.gi_running
             if entry[0] is None and entry[1] != "function" and not gives_batches:
                 lost.append(f"{path} ({entry[1]})")
         return lost
