@@ -41,8 +41,9 @@ class OneRank(OneJob):
         self.session = Session(WorkerParts.for_role(link, role, self._page, self._bell), role)
         nothing: Any = SimpleNamespace(
             halt=lambda epoch: None, wait_quiet=lambda epoch: None, drop=lambda: None, regroup=lambda epoch: None,
-            give_back=lambda: None, freeze_journal=lambda state: b"", late_groups=list, make_late_groups=lambda groups: None,
-            client=SimpleNamespace(close=lambda: None), close=lambda: None, whole=WholeGroup(),
+            give_back=lambda: None, freeze_journal=lambda state: b"", late_groups=list,
+            make_late_groups=lambda groups: None, client=SimpleNamespace(close=lambda: None), close=lambda: None,
+            whole=WholeGroup(),
         )  # fmt: skip
         self.session.registry = nothing
         self._over = False

@@ -144,6 +144,7 @@ def test_nobody_steps_behind_the_first_version_of_another_loop_before_it_is_safe
     for _ in range(7):
         trainer.iterate(job.session)
     job.session.finish()
+    published(job, 7)
     job.let.clear()
     trainer.iterate(job.session)
     second = threading.Thread(target=trainer.iterate, args=(job.session,))
