@@ -134,7 +134,7 @@ def test_kill_reports_then_dies_on_the_spot() -> None:
 
 
 def test_delayed_kill_lets_training_go_on() -> None:
-    lines = killed("kill rank=0 iteration=3 at=backward delay=0.1")
+    lines = killed("kill rank=0 iteration=3 at=backward delay=0.5")
     assert "3 step" in lines and "fired 0" in lines
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from tests.controller.sim_disk import Disk
 from tests.controller.simulation import MOST_STEPS, Options, World, simulate
+from tests.controller.test_simulation import SEEDS
 
-RUNS = 60
+RUNS = 40
 APART = {"same_machine": False, "persist": True}
 
 JOBS: dict[str, Options] = {
@@ -44,10 +45,11 @@ def again(world: World, disk: Disk, seed: int, **changes: object) -> World:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_the_next_start_goes_on(name: str) -> None:
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_the_next_start_goes_on(name: str, seeds: range) -> None:
     """However the first one ends."""
     options, ended = JOBS[name], 0
-    for seed in range(RUNS):
+    for seed in seeds:
         disk = Disk()
         world = simulate(seed, options, disk)
         ended += world.result is not None and world.result[0] == 69
@@ -56,21 +58,22 @@ def test_the_next_start_goes_on(name: str) -> None:
         assert all(nodes[node].alive for node in waits_for), "no version would be written any more"
         if disk.manifests:
             again(world, disk, seed)
-    assert ended >= RUNS / 15 or "drains" in name or "restarts" in name
+    assert ended >= len(seeds) / 15 or "drains" in name or "restarts" in name
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_loss_of_power(name: str) -> None:
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_a_loss_of_power(name: str, seeds: range) -> None:
     """At any moment: what is complete by then is what the next start goes on from. Another number of nodes is fine."""
     options, went_on = JOBS[name], 0
-    for seed in range(RUNS):
+    for seed in seeds:
         disk = Disk()
         world = simulate(seed, options, disk, random.Random(seed).randrange(300, 3000))
         if disk.manifests:
             went_on += 1
             ranks = options.nodes * options.nproc
             again(world, disk, seed, **({"nodes": 1, "nproc": ranks} if seed % 3 == 0 else {}))
-    assert went_on >= RUNS / 4
+    assert went_on >= len(seeds) / 4
 
 
 def test_faults_while_ranks_begin_from_disk() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.controller.simulation import Options, World, simulate
 
 RUNS = 60
+SEEDS = [pytest.param(range(40), id="40"), pytest.param(range(40, 120), id="more", marks=pytest.mark.slow)]
 THREE = {"nodes": 3, "nproc": 1}
 
 JOBS: dict[str, Options] = {
@@ -119,16 +120,17 @@ JOBS: dict[str, Options] = {
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_promises_hold(name: str) -> None:
-    options = JOBS[name]
-    worlds = [simulate(seed, options) for seed in range(RUNS)]
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_promises_hold(name: str, seeds: range) -> None:
+    options, runs = JOBS[name], len(seeds)
+    worlds = [simulate(seed, options) for seed in seeds]
     codes = [world.result[0] for world in worlds if world.result is not None]
-    assert len(codes) == RUNS
+    assert len(codes) == runs
     if options.faults == 0:
-        assert codes == [0] * RUNS and not any(world.state.epoch for world in worlds)
+        assert codes == [0] * runs and not any(world.state.epoch for world in worlds)
         return
-    assert sum(world.failovers + world.restarts for world in worlds) >= RUNS / 6, "the faults must hit"
-    assert codes.count(0) >= RUNS / 6, "and jobs must survive them"
+    assert sum(world.failovers + world.restarts for world in worlds) >= runs / 6, "the faults must hit"
+    assert codes.count(0) >= runs / 6, "and jobs must survive them"
 
 
 kinds = st.lists(
