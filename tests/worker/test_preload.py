@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ff_core.state import frames
 from ff_core.worker import preload
 
 
@@ -68,3 +69,12 @@ def test_modules_that_fail_alone_are_skipped(tmp_path: Path, monkeypatch: pytest
     assert result.imported == 1
     assert result.skipped["fails_on_import"] == "ZeroDivisionError: division by zero"
     assert set(result.skipped) == {"quits_on_import", "fails_on_import", "no_such_module_here"}
+
+
+def test_whose_modules_are_is_known_ahead() -> None:
+    """A newcomer asks for each of thousands, several times."""
+    frames.is_users.cache_clear()
+    preload.run([], [])
+    known = frames.is_users.cache_info().misses
+    frames.users_modules()
+    assert known > 0 and frames.is_users.cache_info().misses == known
