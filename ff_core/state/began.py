@@ -13,9 +13,9 @@ from types import FunctionType
 from typing import Any
 
 from ff_core.state import entries, objects, values
-from ff_core.state.captured import Taken, Taker
+from ff_core.state.captured import Taker
 from ff_core.state.marks import HEAVY, Marker
-from ff_core.state.room import LostError
+from ff_core.state.room import LostError, Taken
 
 
 class Began:

@@ -33,9 +33,9 @@ import torch
 from ff_core.state import caches, foreign, generators, objects, standard, taken_hidden, unwritten, values, weak
 from ff_core.state.identities import Numbers
 from ff_core.state.placed import Placed
-from ff_core.state.room import LostError, Room
+from ff_core.state.room import LostError, Room, Taken
 from ff_core.state.shared import Met
-from ff_core.state.taken_hidden import LEFT, Taken
+from ff_core.state.taken_hidden import LEFT
 from ff_core.state.values import ITERATORS, PLAIN, SCALARS, WRITTEN_AS, np
 
 _DEPTH = 8
@@ -43,7 +43,6 @@ _KEYS = frozenset({bool, int, float, str, bytes, type(None)})
 _NUMBERS = frozenset({bool, int, float, type(None)})
 _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _NUMPY_KINDS = "biufcSUmM"
-
 
 
 class Taker:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ff_core.state import values
-from ff_core.state.captured import Taken, Taker
+from ff_core.state.captured import Taker
 from ff_core.state.fingerprint import Fingerprint
-from ff_core.state.room import LostError, TooLongError
+from ff_core.state.room import LostError, Taken, TooLongError
 from ff_core.state.shared import has_view
 
 NEW_BYTES = 256 << 10

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ff_core.state import caches, weak
-from ff_core.state.captured import Taken
-from ff_core.state.room import LostError
+from ff_core.state.room import LostError, Taken
 
 
 def put_cache(putter: Any, live: Any, taken: Taken, in_place: bool) -> Any:

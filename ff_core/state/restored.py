@@ -17,11 +17,11 @@ import torch
 
 from ff_core.errors import FailoverError
 from ff_core.state import generators, hidden, identities, objects, shared, standard, values
-from ff_core.state.captured import LEFT, Taken
 from ff_core.state.identities import Numbers
 from ff_core.state.objects import GONE
 from ff_core.state.placed import Placed
-from ff_core.state.room import LostError
+from ff_core.state.room import LostError, Taken
+from ff_core.state.taken_hidden import LEFT
 from ff_core.state.values import WRITTEN_AS, np
 
 _BASES = {base.__name__: base for base in objects.BASES}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+Taken = list[Any]
+"""A value as it is saved: its kind, and what that needs. See `ff_core.state.captured`."""
+
 
 class LostError(Exception):
     """A value that cannot be saved, or not be put back, and why. Never leaves this package."""

@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 
-from ff_core.state.room import LostError
+from ff_core.state.room import LostError, Taken
 from ff_core.state.values import np
 
-Taken = list[Any]
 _ONE = frozenset({"tensor", "array", "records", "random", "object", "parts", "contents", "iterator", "range"})
 """Kinds of which it matters whether they are the same. And containers that can be written."""
 PLACED = _ONE | {"holder", "numbers"}

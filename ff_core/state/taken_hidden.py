@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from ff_core.state import caches, weak
-from ff_core.state.room import LostError, Room
+from ff_core.state.room import LostError, Room, Taken
 
 _ARGUMENTS = frozenset({"plain", "known", "named", "member", "made from", "text", "span", "numbers", "id of"})
 _CACHE_BYTES, _CACHE_ITEMS = 1 << 20, 4000  # of one function
-LEFT: list[Any] = ["left"]
-Taken = list[Any]
+LEFT: Taken = ["left"]
 
 
 def take_cache(taker: Any, value: Any) -> Taken:
