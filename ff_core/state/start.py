@@ -17,12 +17,12 @@ from ff_core.state.live import Live
 from ff_core.state.room import Room
 from ff_core.state.space import Space, running
 from ff_core.state.spaces import Found, found_spaces
-from ff_core.state.tensor_attributes import codes_of_script, names_in
+from ff_core.state.tensor_attributes import codes_of_script, used_in
 
 MOST_BYTES = 8 << 20
 """Of tensors in variables, all together: they are encoded in every iteration."""
 _UNCOUNTED = frozenset({"data", "numpy", "from_numpy", "storage", "untyped_storage", "data_ptr", "set_"})
-"""Names in code that may write into a tensor, so that torch does not count it."""
+"""Names of attributes that may write into a tensor, so that torch does not count it."""
 MOST_NAMES = 2000  # variables and attributes that are looked at, all together
 
 
@@ -52,7 +52,7 @@ class Start:
         """of_functions: the script's running functions that are looked at; None: all."""
         start = cls(found_spaces(MOST_NAMES, Covered(), of_functions))
         start.most = MOST_NAMES
-        start.writes_uncounted = not _UNCOUNTED.isdisjoint(names_in(codes_of_script()))
+        start.writes_uncounted = not _UNCOUNTED.isdisjoint(used_in(codes_of_script()))
         room = Room(MOST_BYTES, values.MOST_ITEMS)
         taker = Taker(room, start.covered.has, start.found.label_of, share=False, ids=start.ids)
         start.began.take(start.live.known(start.live.look()), taker)

@@ -20,7 +20,10 @@ from ff_core.state.space import Functions, Space
 _FRAMEWORKS = ("ds_", "_ff_")
 _OTHERS = frozenset({"main_grad", "grad_accum", "grad_added_to_main_grad"})
 _SETS = dis.opmap["STORE_ATTR"]
+_READS = frozenset(dis.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM") if name in dis.opmap)
+_FLAGGED = dis.opmap["LOAD_ATTR"] if sys.version_info >= (3, 12) else -1  # its lowest bit says that it is a call
 _BY_NAME = frozenset({"setattr", "__setattr__", "__dict__", "vars"})
+_READ_BY_NAME = _BY_NAME | {"getattr", "attrgetter", "methodcaller", "__getattribute__"}
 _CLOSELY, _EVERY = 64, 16  # looks at which new ones are looked for
 
 
@@ -101,15 +104,25 @@ def names_in(codes: Iterable[CodeType]) -> set[str]:
 
 def set_in(codes: Iterable[CodeType]) -> set[str]:
     """Names of attributes that are set, and texts that may be such names where a name is a value."""
+    return _attributes(codes, frozenset({_SETS}), _BY_NAME)
+
+
+def used_in(codes: Iterable[CodeType]) -> set[str]:
+    """Names of attributes that are read or set, or imported from a module, and texts as in set_in. Not those of
+    variables and modules: `import numpy` uses no attribute of that name."""
+    return _attributes(codes, _READS | {_SETS}, _READ_BY_NAME)
+
+
+def _attributes(codes: Iterable[CodeType], opcodes: frozenset[int], by_name: frozenset[str]) -> set[str]:
     found: set[str] = set()
     for code in codes:
-        if not _BY_NAME.isdisjoint(code.co_names):
+        if not by_name.isdisjoint(code.co_names):
             found.update(_texts(code))
         extended = 0
         for opcode, argument in zip(code.co_code[::2], code.co_code[1::2], strict=True):
             extended = extended << 8 | argument
-            if opcode == _SETS:
-                found.add(code.co_names[extended])
+            if opcode in opcodes:
+                found.add(code.co_names[extended >> (opcode == _FLAGGED)])
             if opcode != dis.EXTENDED_ARG:
                 extended = 0
     return found

@@ -121,3 +121,22 @@ def test_objects_of_the_script_are_asked_for_nothing() -> None:
     """One that fails to answer, or answers any name, is no function."""
     assert "answers" in tensor_attributes.names_in(tensor_attributes.codes_of_script())  # this function's own names
     assert answers is not None
+
+
+@pytest.mark.parametrize(
+    ("source", "used"),
+    [
+        ("import numpy\nimport numpy as np\nnumpy.random.seed(0)", {"random", "seed"}),
+        ("array = tensor.numpy()", {"numpy"}),
+        ("tensor.data[0] = 1", {"data"}),
+        ("tensor.data = other", {"data"}),
+        ("from torch import from_numpy as wrapped", {"from_numpy"}),
+        ("def f(batch):\n    data, name = batch, 'numpy'\n    return data", set()),
+        ("read = getattr(tensor, 'data_ptr')", {"data_ptr"}),
+        ("\n".join(f"a.one{i}" for i in range(300)) + "\ntensor.numpy", {"numpy", *(f"one{i}" for i in range(300))}),
+    ],
+)  # fmt: skip
+def test_which_attributes_code_uses(source: str, used: set[str]) -> None:
+    code = compile(source, "script", "exec")
+    codes = [code, *(part for part in code.co_consts if isinstance(part, type(code)))]
+    assert tensor_attributes.used_in(codes) == used
