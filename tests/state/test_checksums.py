@@ -41,6 +41,23 @@ def test_several_and_none() -> None:
     assert Contents([]).changed().places() == []
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.float64, torch.complex128, torch.float8_e4m3fn],
+)
+def test_a_sum_is_of_the_content_alone(dtype: torch.dtype) -> None:
+    """Wherever it lies, and however many bytes it has; every element counts."""
+    for size in (1, 2, 3, 7, 8, 13, 64):
+        held = (torch.arange(size) % 2 * 3).to(dtype)
+        moved = torch.cat([held[:1], held])[1:]
+        assert moved.storage_offset() == 1
+        assert checksums.sums([held]).tolist() == checksums.sums([moved]).tolist()
+        for element in range(size):
+            other = held.clone()
+            other[element] = not other[element] if dtype is torch.bool else 1
+            assert checksums.sums([held]).tolist() != checksums.sums([other]).tolist()
+
+
 def test_what_lies_between_does_not_count() -> None:
     buffer = torch.zeros(3 * 512)
     contents = Contents([buffer[:512], buffer[1024:]])
