@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -176,9 +177,11 @@ class Order:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         unbuffered = "-u" in self.words[:2]
         for number, (name, mode, buffering) in enumerate((("stdin", "r", -1), ("stdout", "w", -1), ("stderr", "w", 1))):
-            file = open(number, mode, buffering, closefd=False)  # noqa: SIM115 - until the process ends
+            file: Any  # open until the process ends
             if unbuffered and mode == "w":
-                file.reconfigure(write_through=True)  # type: ignore[attr-defined]
+                file = io.TextIOWrapper(open(number, "wb", 0, closefd=False), write_through=True)  # type: ignore[arg-type]  # noqa: SIM115
+            else:
+                file = open(number, mode, buffering, closefd=False)  # noqa: SIM115
             setattr(sys, name, file)
             setattr(sys, f"__{name}__", file)
         sys.orig_argv = list(self.words)

@@ -85,8 +85,8 @@ def fftrain(
         *script,
     ]
     with open(out / "stdout", "w+") as stdout, open(out / "stderr", "w+") as stderr:
-        begin = functools.partial(start, script=script[0]) if forked else functools.partial(subprocess.Popen, env=ENV)
-        process = begin(command, stdout=stdout, stderr=stderr, text=True, start_new_session=True)
+        streams = {"stdout": stdout, "stderr": stderr, "text": True}
+        process = start(command, script[0], forked=forked, start_new_session=True, **streams)
         try:
             if meanwhile is not None:
                 meanwhile(out, process)
@@ -145,11 +145,12 @@ def imports(script: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ahead))
 
 
-def start(command: Sequence[str], script: str, **options: Any) -> subprocess.Popen[str]:
+def start(command: Sequence[str], script: str, *, forked: bool = True, **options: Any) -> subprocess.Popen[str]:
     """Popen(command) for a job of `script`, forked from a process that has imported its libraries: see
     tests/nursery.py. With another compiler or other paths in ENV than usual, it starts as any process does; and where
     there are GPUs, whose driver does not work in a fork of a process that has asked it for anything."""
-    if decides(ENV) != _USUAL or not script.endswith(".py") or GPUS or "TESTS_COLD" in os.environ:
+    usual = decides(ENV) == _USUAL and script.endswith(".py") and not GPUS and "TESTS_COLD" not in os.environ
+    if not (forked and usual):
         return subprocess.Popen(command, env=ENV, **options)
     return nursery(imports(Path(script))).popen(command, env=ENV, **options)
 

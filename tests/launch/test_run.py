@@ -14,20 +14,22 @@ import psutil
 import pytest
 
 from ff_core.launch import torch_store
+from tests.e2e.jobs import TOY, start
 
 DEADLINE_S = 200.0
+TORCH_ALONE = TOY  # a script that imports what these scripts import, and workers by themselves
 
 
 class Job:
-    """One `fftrain run` of a script that consists of `code`."""
+    """One `fftrain run` of a script that consists of `code`. forked: False where the interpreter's own start counts."""
 
-    def __init__(self, place: Path, code: str, *options: str) -> None:
+    def __init__(self, place: Path, code: str, *options: str, forked: bool = True) -> None:
         prelude = "import os, sys, time\nRANK = int(os.environ['RANK'])\n"
         (place / "train.py").write_text(prelude + textwrap.dedent(code))
         argv = [sys.executable, "-u", "-m", "ff_core.launch.cli", "run", *options, "train.py", "--v", "3"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.out, self.err = place / "out.txt", place / "err.txt"
-        self.process = subprocess.Popen(argv, cwd=place, env=env, stdout=self.out.open("w"), stderr=self.err.open("w"))
+        files = {"stdout": self.out.open("w"), "stderr": self.err.open("w")}
+        self.process = start(argv, str(TORCH_ALONE), forked=forked, cwd=place, **files)
 
     def wait(self) -> tuple[int, str, str]:
         """(exit code, stdout, stderr); nothing of the job may be left."""
@@ -37,8 +39,10 @@ class Job:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
-        left = [pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
-        assert left == []
+        deadline = time.monotonic() + 5  # what they were forked from ends after them
+        while time.monotonic() < deadline and any(map(is_running, family)):
+            time.sleep(0.02)
+        assert [pid for pid in family if is_running(pid)] == []
         return code, self.out.read_text(), self.err.read_text()
 
     def family(self) -> list[int]:
@@ -49,6 +53,13 @@ class Job:
         while self.out.read_text().count(text) < times:
             assert self.process.poll() is None and time.monotonic() < deadline, self.err.read_text()
             time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_success_on_two_emulated_nodes(tmp_path: Path) -> None:
@@ -66,7 +77,7 @@ def test_all_workers_have_one_hash_seed_also_after_a_restart(tmp_path: Path) -> 
         print(hash("ff"), flush=True)
         if RANK == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0": sys.exit(3)
         """
-    status, out, err = Job(tmp_path, code, "--nproc-per-node", "2", "--max-restarts", "1").wait()
+    status, out, err = Job(tmp_path, code, "--nproc-per-node", "2", "--max-restarts", "1", forked=False).wait()
     assert status == 0, err
     known = subprocess.run(
         [sys.executable, "-c", "print(hash('ff'))"], env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True,
@@ -125,6 +136,7 @@ def test_signals_stop_everything(tmp_path: Path, signum: int) -> None:
         time.sleep(1000)
         """,
         "--nproc-per-node", "2", "--emulate-nodes", "2", "--signals-to-handle", "SIGUSR1,SIGTERM,SIGINT",
+        forked=False,  # no other processes than those of a job
     )  # fmt: skip
     job.until_printed("up", 2)
     family = job.family()
