@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from tests.nursery import Nursery
+
 
 def _ip(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["ip", *words], text=True, capture_output=True, check=True)
@@ -50,6 +52,7 @@ class Hosts:
         self._base = f"ff{os.getpid()}"
         self._names = [f"{self._base}h{number}" for number in range(count)]
         self._started: list[list[subprocess.Popen[Any]]] = [[] for _ in range(count)]
+        self._nurseries: dict[int, Nursery] = {}
         if not self.real:
             self.addresses = [f"127.0.0.{number + 1}" for number in range(count)]
             warnings.warn("network namespaces are not permitted here: the hosts are addresses of one", stacklevel=2)
@@ -89,16 +92,25 @@ class Hosts:
         return ["ip", "netns", "exec", self._names[number], *_OTHER_BOOT, str(self._boot_ids / str(number))]
 
     def start(self, number: int, command: Sequence[str], log: Path, env: dict[str, str]) -> subprocess.Popen[Any]:
-        """Run `command` on host `number`; what it prints goes to `log`."""
+        """Run `command` on host `number`; what it prints goes to `log`. A Python of ours is forked there, from one that
+        has imported torch."""
+        if number not in self._nurseries:
+            self._nurseries[number] = Nursery.start(["torch"], env, self.words(number))
+        nursery = self._nurseries[number]
+        forked = nursery.takes(command, env)
+        popen = nursery.popen if forked else subprocess.Popen
+        words = command if forked else [*self.words(number), *command]
         with log.open("w") as file:
-            process = subprocess.Popen(
-                [*self.words(number), *command], stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
-            )
+            process = popen(words, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
         self._started[number].append(process)
         return process
 
     def power_off(self, number: int) -> None:
         """SIGKILL all that runs there."""
+        nursery = self._nurseries.pop(number, None)
+        if nursery is not None:
+            os.kill(nursery.pid, signal.SIGKILL)
+            os.waitpid(nursery.pid, 0)
         for _ in range(100):
             pids = self.pids(number)
             for pid in pids:
@@ -120,9 +132,11 @@ class Hosts:
         _ip("-n", f"{self._base}sw", "link", "set", f"v{number}", "up")
 
     def pids(self, number: int) -> list[int]:
-        """The processes on host `number`."""
+        """The processes on host `number`, without the one that others are forked from."""
         if self.real:
-            return [int(pid) for pid in _ip("netns", "pids", self._names[number]).stdout.split()]
+            nursery = self._nurseries.get(number)
+            pids = map(int, _ip("netns", "pids", self._names[number]).stdout.split())
+            return [pid for pid in pids if nursery is None or pid != nursery.pid]
         found = []
         for process in self._started[number]:
             try:

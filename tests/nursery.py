@@ -39,21 +39,26 @@ _KEPT = 3  # descriptors from here on belong to nobody
 
 
 class Nursery:
-    """The side of the process that wants children. control: a socket whose other end `serve` has."""
+    """The side of the process that wants children. control: a socket whose other end `serve` has. pid: of start()'s."""
+
+    pid = 0
 
     def __init__(self, control: socket.socket) -> None:
         self._control, self._lock = control, threading.Lock()
         self._decides = decides(os.environ)
 
     @classmethod
-    def start(cls, modules: Sequence[str], env: dict[str, str]) -> Nursery:
-        """A new process that imports `modules`; it ends when this object goes, or its owner does."""
+    def start(cls, modules: Sequence[str], env: dict[str, str], before: Sequence[str] = ()) -> Nursery:
+        """A new process that imports `modules`; it ends when this object goes, or its owner does.
+
+        before: words of a command that runs another one in its place, on another host for instance.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        words = [sys.executable, str(Path(__file__)), str(theirs.fileno()), *modules]
+        words = [*before, sys.executable, str(Path(__file__)), str(theirs.fileno()), *modules]
         process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         theirs.close()
         nursery = cls(ours)
-        nursery._decides = decides(env)
+        nursery._decides, nursery.pid = decides(env), process.pid
         if ours.recv(100) != b"ready":
             raise RuntimeError(f"a nursery ended with {process.wait()} before it was ready")
         return nursery

@@ -17,6 +17,7 @@ from tests.e2e.on_hosts import (
     assert_same,
     command,
     host_of,
+    hurry,
     log,
     ready,
     start,
@@ -44,6 +45,7 @@ def test_a_host_is_lost_and_the_standby_takes_its_ranks(
     wait_for(tmp_path, ready(2), 90)
     wait_for(tmp_path, committed(4))
     three.power_off(1)
+    hurry(tmp_path)
     said = {number: log(tmp_path, number) for number in order}
     assert started[0].wait(200) == 0, said[0].read_text()[-4000:]
     assert started[2].wait(30) == 0, said[2].read_text()[-4000:]

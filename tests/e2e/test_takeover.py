@@ -16,6 +16,7 @@ from tests.e2e.jobs import ENV, committed, pid_of, read_events, wait_for
 from tests.e2e.on_hosts import (
     assert_same,
     command,
+    hurry,
     log,
     ready,
     start,
@@ -63,6 +64,7 @@ def test_the_launcher_of_node_0_is_killed(tmp_path: Path, three: Hosts, uninterr
     bit."""
     started = begun(tmp_path, three)
     os.kill(started[0].pid, signal.SIGKILL)
+    hurry(tmp_path)
     assert_ended_well(tmp_path, started, 1, 2)
     assert_same(tmp_path, uninterrupted)
     assert_taken_over(read_events(tmp_path))

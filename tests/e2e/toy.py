@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +181,14 @@ class Schedule:
         self.count = state["count"]
 
 
-def train(toy: Toy, iterations: int, pause_s: float, schedule: Schedule | None = None) -> None:
+def train(toy: Toy, iterations: int, pause: Callable[[], None], schedule: Schedule | None = None) -> None:
     failover = current()
     version = failover.start_training() if failover else 0
     while True:
         interrupt = None
         try:
             while version < iterations:
-                time.sleep(pause_s)
+                pause()
                 toy.iterate(version + 1)
                 version += 1
                 if schedule is not None:
@@ -208,7 +209,8 @@ def train(toy: Toy, iterations: int, pause_s: float, schedule: Schedule | None =
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--iterations", type=int, default=8)
-    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds, before each iteration")
+    parser.add_argument("--hurry", type=Path, help="no pauses any more when this file exists")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--raise-at-start", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -242,7 +244,8 @@ def main() -> None:
     schedule = None if args.schedule == "none" else Schedule(toy, args.schedule == "apart")
     if schedule is not None and args.schedule != "own":
         ff_core.register_state("schedule", schedule)
-    train(toy, args.iterations, args.pause, schedule)
+    pause = lambda: None if args.hurry and args.hurry.exists() else time.sleep(args.pause)  # noqa: E731
+    train(toy, args.iterations, pause, schedule)
     if args.mirrored:
         used = [index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index)]
         assert used in ([], [device.index]), f"a rank of device {device.index} has memory on devices {used}"
