@@ -68,6 +68,7 @@ class DeputyServer(Service):
             self._door.close()
 
     def abandon(self, node: int) -> None:
+        super().abandon(node)
         if self._door is not None:
             self._door.lost(node)
 

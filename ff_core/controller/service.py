@@ -48,6 +48,8 @@ class Service(Outbox, Inside):
         self._store: tuple[str, int] | None = None  # torch's, if it is not where the job began
         self._controller: Controller | None = None
         self._outcome: tuple[int, str] | None = None
+        #: Called with a node that counts as lost, in the controller's thread.
+        self.on_lost: Callable[[int], None] = lambda node: None
         #: The endpoint of the job, if it turned out that it runs and has its controller elsewhere.
         self.elsewhere: tuple[str, int] | None = None
 
@@ -113,7 +115,8 @@ class Service(Outbox, Inside):
             self._events.emit(kind, **fields)
 
     def abandon(self, node: int) -> None:
-        """A lost node's agent has its own launcher, and ends by what it hears or no longer hears."""
+        """The agent of another machine has its own launcher, and ends by what it hears or no longer hears."""
+        self.on_lost(node)
 
     def say(self, text: str) -> None:
         print(f"fftrain: {text}", file=sys.stderr, flush=True)
@@ -169,7 +172,7 @@ class Service(Outbox, Inside):
         try:
             await self._stopping.wait()
             deadline = time.monotonic() + self._stop_s
-            while set(self._streams) - self._stopped and time.monotonic() < deadline:
+            while self._stop_is_awaited() and time.monotonic() < deadline:
                 await asyncio.sleep(0.01)
         finally:
             ticker.cancel()
@@ -177,6 +180,11 @@ class Service(Outbox, Inside):
                 stream.finish()
             await server.stop(0.2)
             self._result.set_result(self._outcome or (1, ""))
+
+    def _stop_is_awaited(self) -> bool:
+        """An agent that counted as lost before the end has been told so, and may be frozen or cut off."""
+        nodes = {} if self._controller is None else self._controller.state.members.nodes
+        return any(node not in nodes or nodes[node].alive for node in set(self._streams) - self._stopped)
 
     async def _tick(self) -> None:
         while True:
@@ -278,6 +286,7 @@ class ControllerServer(Service):
         return not self.done() and self._door.size is None
 
     def abandon(self, node: int) -> None:
+        super().abandon(node)
         self._door.lost(node)
 
     def _close(self) -> None:

@@ -145,6 +145,7 @@ def start_job(
             server.agent_failed(node, f"its agent ended with exit code {code}")
 
     agents = Agents(on_exit)
+    server.on_lost = agents.kill  # frozen perhaps: nothing of it may go on when it thaws
     _serve_signals(received, on_signal)
     try:
         for node in nodes:

@@ -188,22 +188,29 @@ def test_paced_and_killed_while_a_version_is_on_its_way(tmp_path: Path, uninterr
         assert 0 < event["deadlines"] < event["versions"] and event["paced_s"] > 0
 
 
-def frozen(tmp_path: Path, pid: Callable[[Path], int], **values: object) -> tuple[Job, int]:
-    """A job of which the process `pid(out)` stands still from version 6 on; and that process."""
+def frozen(tmp_path: Path, pid: Callable[[Path], int], **values: object) -> Job:
+    """A job of which the process `pid(out)` stands still from version 6 on. It is ended while the job goes on."""
     pids: list[int] = []
 
     def freeze(out: Path, process: subprocess.Popen[str]) -> None:
         wait_for(out, committed(6))
         pids.append(pid(out))
         os.kill(pids[0], signal.SIGSTOP)
+        ended = ("node_lost", "hang")
+        wait_for(out, lambda events: any(event["kind"] in ended for event in events))
+        for _ in range(100):  # at once, not when the job ends
+            if not psutil.pid_exists(pids[0]) or process.poll() is not None:
+                break
+            time.sleep(0.02)
+        assert process.poll() is None and not psutil.pid_exists(pids[0])
 
     words = settings(tmp_path, **values)
-    return fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=freeze), pids[0]
+    return fftrain(tmp_path, toy(tmp_path, 24, "--pause", "0.1"), *NODES, *words, meanwhile=freeze)
 
 
 @pytest.mark.slow  # test_settings_that_only_the_script_knows freezes one too
 def test_a_frozen_rank_is_replaced(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
-    job, _ = frozen(tmp_path, lambda out: pid_of(out, 2), hang_timeout_s=3.0)
+    job = frozen(tmp_path, lambda out: pid_of(out, 2), hang_timeout_s=3.0)
     assert_same(job, uninterrupted)
     assert [event["rank"] for event in job.of("hang")] == [2]
 
@@ -235,10 +242,9 @@ def test_settings_that_only_the_script_knows(tmp_path: Path, uninterrupted: dict
 
 def test_a_frozen_node_is_killed_and_replaced(tmp_path: Path, uninterrupted: dict[int, Any]) -> None:
     """Its agent stands still: no heartbeat. Nothing of it may go on beside its replacement, not even after it thaws."""
-    job, pid = frozen(tmp_path, lambda out: agent_pid(out, 1), heartbeat_timeout_s=3.0)
+    job = frozen(tmp_path, lambda out: agent_pid(out, 1), heartbeat_timeout_s=3.0)
     assert_same(job, uninterrupted)
     assert [event["node"] for event in job.of("node_lost")] == [1]
-    assert not psutil.pid_exists(pid)
 
 
 @pytest.mark.parametrize("schedule", ["own", pytest.param("registered", marks=pytest.mark.slow)])
