@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from gpt.data import ByteWindows, ResumedSampler, library_sources, text_file  # noqa: E402
 from gpt.model import SIZES, Gpt  # noqa: E402
 
-from tests.e2e.jobs import ENV  # noqa: E402
+from tests.e2e.jobs import start  # noqa: E402
 
 
 def train(directory: Path, *arguments: str, config: str = "zero1_bf16") -> subprocess.CompletedProcess[str]:
@@ -30,11 +30,10 @@ def train(directory: Path, *arguments: str, config: str = "zero1_bf16") -> subpr
         "scripts/train_gpt.py", "--deepspeed_config", f"configs/deepspeed/{config}.json", "--size", "tiny",
         "--sequence", "32", "--data-cache", str(directory.parent / "text"), *arguments,
     ]  # fmt: skip
-    environment = {**ENV, "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = start(command, str(ROOT / "scripts" / "train_gpt.py"), cwd=ROOT, **streams)
+    stdout, stderr = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def run(directory: Path, *arguments: str, config: str = "zero1_bf16") -> list[dict[str, Any]]:
