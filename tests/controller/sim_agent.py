@@ -185,14 +185,11 @@ class AgentHost:
         return task
 
     def steps(self) -> list[Callable[[], bool]]:
-        found = [
-            self.handle,
-            self.run_tasks,
-            *(c.step for c in self.port.incoming),
-            *(f.step for f in self.port.outgoing),
-        ]
+        found = [self.handle, self.run_tasks]
+        found += [connection.step for connection in self.port.incoming]
+        found += [fetch.step for fetch in self.port.outgoing]
         for process in self.processes:
-            found += process.steps()
+            found += process.steps
         return found
 
     def handle(self) -> bool:

@@ -43,6 +43,10 @@ class SimProcess(RankProcess, Process):
         self.waiting: list[tuple[str, Any, dict[str, Any]]] = []
         self.to_worker: deque[tuple[dict[str, Any], Any]] = deque()
         self.worker = SimWorker(host.world, self, self.page)
+        #: What it may do next; always the same ones, of which some do nothing. Asked for millions of times.
+        self.steps: list[Callable[[], bool]] = [
+            self.deliver, self.main_step, self.engine_step, self.to_agent, self.ring, self.notice, self.reap,
+        ]  # fmt: skip
 
     def exit(self, code: int) -> bool:
         """The process ends, by itself or killed; its agent will notice."""
@@ -71,9 +75,6 @@ class SimProcess(RankProcess, Process):
 
     def alive(self) -> bool:
         return self.code is None and self.host.alive
-
-    def steps(self) -> list[Callable[[], bool]]:
-        return [self.deliver, self.main_step, self.engine_step, self.to_agent, self.ring, self.notice, self.reap]
 
     def deliver(self) -> bool:
         if not self.alive() or self.frozen or not self.to_worker:

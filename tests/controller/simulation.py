@@ -257,10 +257,12 @@ class World(Checks, Faults, Takeovers, Outbox):
         return Node(node, machine, machine, ("host", node), 1 << 40, 0.0, deputy)
 
     def _steps(self, host: AgentHost) -> list[Callable[[], bool]]:
-        inner = host.steps() if host.alive else []
+        found: list[Callable[[], bool]] = [lambda: self._to_controller(host)]
+        if host.alive:
+            found += host.steps()
         if self.headless:
-            inner += [lambda: self.look_for_another(host), self.elect]
-        return [lambda: self._to_controller(host), *inner]
+            found += [lambda: self.look_for_another(host), self.elect]
+        return found
 
     def _sweep(self) -> None:
         """Everybody once; if nobody gets anywhere time passes, and if no deadline is left to pass the job hangs."""
