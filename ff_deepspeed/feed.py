@@ -39,11 +39,12 @@ UNKNOWN = (
 
 @dataclass(slots=True)
 class Handed:
-    """A batch that the training loader handed out. position: of its iterator afterwards. given: what the script got."""
+    """A batch that the training loader handed out. position: of its iterator afterwards. given: what the script got.
+    made_from: see `ff_deepspeed.source`."""
 
     batch: Any
     marks: tuple[int, ...]
-    rng_before: dict[str, Any]
+    made_from: dict[str, Any]
     rng_after: dict[str, Any]
     position: dict[str, Any]
     given: Any
@@ -63,7 +64,9 @@ class Feed:
         self._position = NOWHERE  # after the last of them
         self._ends: dict[int, tuple[int, dict[str, Any]]] = {}  # version -> _used and _position when it was sealed
         self._copying = False
-        self._ahead: list[dict[str, Any]] = []  # newcomer: from which states the next batches are to be made
+        self._asked: Tracked | None = None  # the newest iterator over the training loader
+        self._ahead: list[dict[str, Any]] = []  # newcomer: what the next batches are to be made from
+        self._now: dict[str, Any] | None = None  # newcomer: what the loader's objects have behind them
         self._gone_to = False  # newcomer: went to its position, and has not trained yet
         self._lock = threading.RLock()  # a reader thread asks, too
         self._first = True  # no batch has reached engine(...) yet
@@ -124,6 +127,8 @@ class Feed:
                 return self._hand_out_again()
             if self._training is None and tracked is not self._last:
                 self._turn_to(tracked)
+            if self._training in (None, tracked.loader):
+                self._asked = tracked
         before, item = self._fetch(tracked, own_thread)  # may wait for long: not with the lock held
         if self._training is not None and not self.is_training(tracked):
             return item
@@ -148,16 +153,18 @@ class Feed:
         self._base, self._next, self._used = 0, len(handed), 0
 
     def _fetch(self, tracked: Tracked, own_thread: bool) -> tuple[dict[str, Any], Any]:
-        """The iterator's next item, and the random states that it was made from."""
-        before = rng.capture()
+        """The iterator's next item, and what it was made from."""
+        source = tracked.source
         if not self._ahead or not self.is_training(tracked):
-            return before, tracked.source.next()
-        made_from = self._ahead.pop(0)
-        if not own_thread:
-            return made_from, tracked.source.next()
-        rng.restore(made_from)
-        item = tracked.source.next()
-        rng.restore(before)
+            item = source.next()
+            return source.last_made_from, item
+        made_from, before = self._ahead.pop(0), rng.capture()
+        source.make_from(made_from, draws=own_thread)
+        item = source.next()
+        if own_thread:
+            rng.restore(before)
+        if not self._ahead:
+            source.put(self._now)
         return made_from, item
 
     def _hand_out_again(self) -> Any:
@@ -233,7 +240,9 @@ class Feed:
             ahead = self._handed[max(self._used - self._base, 0) : self._next - self._base]
             if asked is not None and not asked.source.consumed and not ahead:
                 return {**resolved(asked.position()), "ahead": []}
-            return {**resolved(self._position), "ahead": [kept.rng_before for kept in ahead]}
+            now = None if self._asked is None else self._asked.source.now()
+            made_from = [kept.made_from for kept in ahead]
+            return resolved({**self._position, "ahead": made_from, "now": now})
 
     def give_up(self, loader: int) -> None:
         """The script begins `loader` anew: what it was handed and has not trained on is of no use to it."""
@@ -283,7 +292,7 @@ class Feed:
             tracked.go_to(position)
             self._gone_to, self._training = True, tracked.loader
             self._take(tracked, [])
-            self._ahead = list(position["ahead"])
+            self._ahead, self._now, self._asked = list(position["ahead"]), position["now"], tracked
             self._position = tracked.position()
             starts, consumed = position["starts"], position["consumed"]
             tracked.starts = starts

@@ -61,7 +61,11 @@ class ReplayableLoader:
     def position(self, version: int) -> dict[str, Any]:
         """Where the data stands when `version` is complete: plain values for `seek` in another process."""
         kept = self._kept.get(version)
-        return resolved(self._source.position() if kept is None else kept.position)
+        if kept is None:
+            return resolved(self._source.position())
+        if version == max(self._kept):  # else more was loaded since
+            kept.position["now"] = self._source.now()
+        return resolved(kept.position)
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to `position` of another process; only before anything was handed out. Changes the random generators."""

@@ -4,9 +4,9 @@ Position = how the iterator was begun (states of the random generators when it w
 samplers draw their seed at either time) and how many items were consumed. Going there means beginning from the same
 states and consuming as many items; that is exact for shuffling samplers, loader processes and data sets with state of
 their own. Items before the last ones may come out with other random numbers in them, as training used the same
-generators in between; the last `_EXACT` ones are drawn from the states that they were drawn from, and with the numbers
-that the loop had given to the data set by then. So a generator may
-hold that many items back, and the last item proves that the data are the same.
+generators in between. The last `_EXACT` ones are drawn from the states that they were drawn from, and with what the
+loader's objects had by then (`loaded_with`). So a generator may hold that many items back, and the last item proves
+that the data are the same.
 
 Where loading has left nothing behind (see `loading`), what lies before the last ones is not loaded: only the sampler
 goes on. Should the last item be another one then, everything is loaded again.
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ff_core.errors import FailoverError
-from ff_core.state import data_state, loading, rng, set_by_loop
+from ff_core.state import data_state, loaded_with, loading, rng
 from ff_core.state.fingerprint import Fingerprint
 
 log = logging.getLogger("ff_deepspeed")
@@ -85,7 +85,7 @@ class Reached:
     changed: str | None = None  # what loading has left behind
 
     def position(self, loader: Any) -> dict[str, Any]:
-        """For `seek` in another process, without earlier iterators."""
+        """For `seek` in another process, without earlier iterators, and what is there `now`."""
         return {
             "begun": self.begun,
             # An epoch that has not begun yet: what the data set has from earlier ones counts all the same.
@@ -94,6 +94,7 @@ class Reached:
             "before": list(self.before),
             "last": self.last,
             "changed": self._left_behind(loader),
+            "now": None,
             "past": [],
         }
 
@@ -132,7 +133,7 @@ class Source:
     def _open(self, skipped: int) -> None:
         with _inside(), loading.watched(self._loader, skipped) as self._order:
             self._iterator = self._make()
-        self._set = set_by_loop.SetByLoop(self._loader)
+        self._with = loaded_with.LoadedWith(self._loader)
         self._reached.consumed = skipped
         self._remember()
 
@@ -140,7 +141,7 @@ class Source:
         """The next item. Raises StopIteration at the end."""
         self.begin()
         assert self._iterator is not None and self._reached.begun is not None
-        before = {"rng": rng.capture(), "set": self._set.before_item()}
+        before = {"rng": rng.capture(), "with": self.now()}
         if self._reached.begun["first"] is None:
             self._reached.begun["first"] = before["rng"]
         with _inside():
@@ -149,7 +150,7 @@ class Source:
             except StopIteration:
                 self.ended = True
                 raise
-        self._set.behind_item()
+        self._with.now(loaded=True)
         self._reached.consumed += 1
         if isinstance(item, loading.Loaded):
             self._reached.changed = self._reached.changed or item.changed
@@ -157,6 +158,25 @@ class Source:
         self._reached.before.append(before)
         self._reached.last = Fingerprint(item)
         return item
+
+    @property
+    def last_made_from(self) -> dict[str, Any]:
+        """What the last item was made from: random states, and what the loader's objects had. For `make_from`."""
+        return self._reached.before[-1]
+
+    def make_from(self, made_from: dict[str, Any], draws: bool = True) -> None:
+        """The next item is made from this, of another process. draws: with its random states."""
+        if draws:
+            rng.restore(made_from["rng"])
+        loaded_with.put(self._loader, made_from["with"])
+
+    def now(self) -> loaded_with.Taken | None:
+        """What the loader's objects have; None before the iterator was made."""
+        return None if self._iterator is None else self._with.now()
+
+    def put(self, now: dict[str, Any] | None) -> None:
+        """Of another process, once the items are loaded that it had loaded by then."""
+        loaded_with.put(self._loader, now)
 
     def release(self) -> None:
         """Nothing more is wanted. Processes of a loader end when nobody holds their iterator any more, as when a script
@@ -166,7 +186,7 @@ class Source:
     def position(self) -> dict[str, Any]:
         """Where the iterator stands, for `seek` in another process. Made ready for that by `resolved`."""
         past = [resolved(reached.position(self._loader)) for reached in self._past]
-        return {**self._reached.position(self._loader), "past": past}
+        return {**self._reached.position(self._loader), "now": self.now(), "past": past}
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to `position`, loading what lies before it if that has to be. Changes the random generators.
@@ -184,6 +204,7 @@ class Source:
         if needless > 0 and self._iterator is None:
             self._go(position, needless)
             if self._is_at(position):
+                self.put(position["now"])
                 return
             self._iterator, self._reached.consumed = None, 0
         began = time.monotonic()
@@ -191,6 +212,7 @@ class Source:
         self._go(position, 0)
         if not self._is_at(position):
             raise FailoverError(DIFFERENT % self.consumed)
+        self.put(position["now"])
         if time.monotonic() - began > _LONG_S:
             log.warning(AGAIN, again, time.monotonic() - began, position["changed"] or "something that was not seen")
 
@@ -207,8 +229,7 @@ class Source:
         while self.consumed < position["consumed"]:
             left = position["consumed"] - self.consumed
             if left <= len(before):
-                rng.restore(before[-left]["rng"])
-                set_by_loop.put(self._loader, before[-left]["set"])
+                self.make_from(before[-left])
             try:
                 self.next()
             except StopIteration:
@@ -254,5 +275,11 @@ def _persistent(loader: Any) -> bool:
 
 
 def resolved(position: dict[str, Any]) -> dict[str, Any]:
-    """`position` with the values of the fingerprints in it, so that it can be encoded."""
-    return {key: value.value() if isinstance(value, Fingerprint) else value for key, value in position.items()}
+    """`position` with the values of fingerprints, and of what objects have, so that it can be encoded."""
+    return {key: _resolved(value) for key, value in position.items()}
+
+
+def _resolved(value: Any) -> Any:
+    if isinstance(value, list):
+        return [resolved(part) if isinstance(part, dict) else part for part in value]
+    return value.value() if isinstance(value, (Fingerprint, loaded_with.Taken)) else value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from itertools import islice
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -112,11 +113,24 @@ def numbers(loader: Any, items: int | None = None) -> Iterator[tuple[str, Any, A
 
     items: of a list or dict, at most so many are looked at.
     """
-    for path, part in reach.objects(loader, items or reach.MOST):
+    for path, owner, name, value in places(loader, items):
+        if _kind(value) is not None:
+            yield path, owner, name
+
+
+def places(loader: Any, items: int | None = None, *, widely: bool = False) -> Iterator[tuple[str, Any, str, Any]]:
+    """(path, owner, name, value) of every attribute, and item of a dict under a text.
+
+    items, widely: as of `reach.objects`; and then what functions of the script ask for by a global name.
+    """
+    for path, part in reach.objects(loader, items or reach.MOST, widely=widely):
         held = islice(part.items(), items) if isinstance(part, dict) else reach.attributes(part).items()
         for name, value in list(held):
-            if isinstance(name, str) and not name.startswith("_ff_") and _kind(value) is not None:
-                yield f"{path}.{name}" if path else name, part, name
+            if isinstance(name, str) and not name.startswith("_ff_"):
+                yield f"{path}.{name}" if path else name, part, name, value
+        if widely and isinstance(part, FunctionType):
+            for name, value in reach.global_values(part):
+                yield f"{path}.{name}", part.__globals__, name, value
 
 
 def _kind(value: Any) -> str | None:

@@ -58,6 +58,19 @@ def state_of(generator: Any) -> Any:
     return {"state": _copied(bits.state), "spawned": _spawned(bits), "bare": bits is generator}
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two states, as of state_of(), are equal."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(part, other[key]) for key, part in one.items())
+    if isinstance(one, tuple) and len(one) < 8:
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(np.array_equal(one, other)) if np is not None and isinstance(one, np.ndarray) else bool(one == other)
+
+
 def digest(generator: Any) -> int:
     """CRC32 of its state."""
     return _digest(state_of(generator), 0)

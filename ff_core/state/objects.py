@@ -57,7 +57,7 @@ def is_users_class(kind: type) -> bool:
     """Whether the script brought `kind`, or it is a namespace, and its objects have attributes that can be set."""
     if kind in _NAMESPACES:
         return True
-    if issubclass(kind, NO_OBJECTS) or not _is_of_script(kind):
+    if issubclass(kind, NO_OBJECTS) or not is_of_script(kind):
         return False
     return bool(kind.__dictoffset__ or _slots(kind))
 
@@ -74,7 +74,8 @@ def has_more(kind: type) -> bool:
     return issubclass(kind, torch.nn.Module) and kind.__module__.split(".", 1)[0] not in _FRAMEWORKS
 
 
-def _is_of_script(kind: type) -> bool:
+def is_of_script(kind: type) -> bool:
+    """Whether the script brought the class `kind`."""
     module = sys.modules.get(kind.__module__)
     return module is not None and frames.is_users(getattr(module, "__file__", None) or "<none>", kind.__module__)
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ff_core.state import frames
+from ff_core.state import objects as users
 from ff_core.state.generators import is_generator
 
 try:
@@ -23,6 +25,7 @@ except ImportError:  # torch works without it
     np = None  # type: ignore[assignment]
 
 _DEPTH = 6
+_MOST_HELD = 64  # of a list or dict that has a global name
 MOST = 2000  # objects looked at: a data set may be a list of millions
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, torch.nn.Module, type, types.ModuleType)
 _LIBRARIES = frozenset({"abc", "builtins", "collections", "functools", "numpy", "random", "torch", "typing"})
@@ -30,10 +33,11 @@ _LIBRARIES = frozenset({"abc", "builtins", "collections", "functools", "numpy", 
 _SKIPPED = frozenset({"_iterator", "_ff_past", "_ff_first"})
 
 
-def objects(loader: Any, items: int = MOST) -> Iterator[tuple[str, Any]]:
+def objects(loader: Any, items: int = MOST, *, widely: bool = False) -> Iterator[tuple[str, Any]]:
     """(path from the loader, object), each object once: "dataset.transform" and what is there. Leaves are left out.
 
-    items: of a list or dict, at most so many are looked at.
+    items: of a list or dict, at most so many are looked at.  widely: also what functions of the script there ask for by
+    a global name: other functions, objects of the script, short lists and dicts.
     """
     seen: set[int] = set()
     level = [("", loader)]
@@ -45,7 +49,8 @@ def objects(loader: Any, items: int = MOST) -> Iterator[tuple[str, Any]]:
             seen.add(id(part))
             yield path, part
             if not is_generator(part):
-                below += [(f"{path}.{name}" if path else name, value) for name, value in _parts(part, items)]
+                parts = _parts(part, items) + (_wide_parts(part) if widely else [])
+                below += [(f"{path}.{name}" if path else name, value) for name, value in parts]
         level = below
 
 
@@ -121,6 +126,41 @@ def is_filled(cell: Any) -> bool:
 def _globals(function: types.FunctionType) -> list[tuple[str, Any]]:
     found = [(name, function.__globals__.get(name)) for name in function.__code__.co_names]
     return [(name, value) for name, value in found if is_generator(value)]
+
+
+def _wide_parts(part: Any) -> list[tuple[str, Any]]:
+    if isinstance(part, types.FunctionType):
+        return [(name, value) for name, value in global_values(part) if _may_be_of_loading(value)]
+    return [(f"{name}()", function) for name, function in _methods(type(part))]  # type: ignore[arg-type]
+
+
+def global_values(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """What a function of the script asks for by a global name, and the functions within it, too."""
+    if not frames.is_users(function.__code__.co_filename, function.__module__):
+        return []
+    held = function.__globals__
+    return [(name, held[name]) for name in _names(function.__code__) if name in held]
+
+
+@functools.cache
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _names(part)]
+    return tuple(dict.fromkeys([*code.co_names, *inner]))
+
+
+def _may_be_of_loading(value: Any) -> bool:
+    if isinstance(value, (dict, list)):
+        return len(value) <= _MOST_HELD
+    return isinstance(value, types.FunctionType) or users.is_users_object(value)
+
+
+@functools.cache
+def _methods(kind: type) -> list[tuple[str, types.FunctionType]]:
+    """Of the script's classes that `kind` is made from."""
+    held = [(name, value) for base in reversed(kind.__mro__) if users.is_of_script(base)
+            for name, value in vars(base).items()]  # fmt: skip
+    functions = ((name, getattr(value, "__func__", value)) for name, value in held)
+    return [(name, function) for name, function in functions if isinstance(function, types.FunctionType)]
 
 
 @functools.cache
