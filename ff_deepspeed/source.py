@@ -111,6 +111,7 @@ class Source:
 
     def __init__(self, loader: Any, make: Callable[[], Iterator[Any]]) -> None:
         self._loader = loader
+        self._with = loaded_with.LoadedWith(loader)  # before anything is put back
         self._make = make
         self._iterator: Iterator[Any] | None = None
         self._reached = Reached()

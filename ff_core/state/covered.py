@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ff_core.state import found, reach, registered, switched, values
+from ff_core.state import found, frames, reach, registered, switched, values
 from ff_core.state.values import PLAIN
 
 _savers: list[Any] = []  # functions that save what they use
@@ -38,7 +38,9 @@ class Covered:
     """As it is now."""
 
     def __init__(self) -> None:
-        self.ids = reached([*registered.known().values(), *_savers, *_loaders])
+        # One of ours saves a count of a library's object, from which much of the script can be reached.
+        named = [obj for obj in registered.known().values() if not _is_ours(obj)]
+        self.ids = reached([*named, *_savers, *_loaders])
         owned: list[Any] = list(_trainers)
         for owner in found.stepped():
             owned += [owner, *(owner.param_groups if isinstance(owner, torch.optim.Optimizer) else ())]
@@ -62,6 +64,10 @@ class Covered:
             held = values.all_of(value)
             return bool(held) and all(map(self.has, held))
         return False
+
+
+def _is_ours(obj: Any) -> bool:
+    return type(obj).__module__.split(".", 1)[0] in frames.OURS
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -42,6 +42,13 @@ class _Changed:
         if loaded:
             self._by_loading |= changed
 
+    def compare_first(self, first: Taken, now: Taken) -> None:
+        """Paths may have come or gone since."""
+        before = {**dict(zip(first.changed.paths, first.values, strict=True)), **_states(first)}
+        found = {**dict(zip(self.paths, now.values, strict=True)), **_states(now)}
+        both = before.keys() & found.keys()
+        self._changed |= {path for path in both if not generators.same(before[path], found[path])}
+
     def of(self, taken: Taken) -> dict[str, Any]:
         """A flag that loading sets is left out: it says what this process has done, as opening a file."""
         if not self._changed:
@@ -65,13 +72,22 @@ class Taken:
         return self.changed.of(self)
 
 
+def _states(taken: Taken) -> dict[str, Any]:
+    return dict(zip(taken.changed.generators, taken.states, strict=True))
+
+
 class LoadedWith:
-    """Of attributes of objects, of the script's classes and functions, and of globals that loading asks for."""
+    """Of attributes of objects, of the script's classes and functions, and of globals that loading asks for.
+
+    The first one of a loader remembers what was there: what has changed with earlier iterators counts, too.
+    """
 
     def __init__(self, loader: Any) -> None:
         self._places, self._generators = _places(loader), _generators(loader)
         self._changed = _Changed([place[0] for place in self._places], [path for path, _ in self._generators])
         self._last = self._taken()
+        first = getattr(loader, "__dict__", {}).setdefault("_ff_first_with", self._last)
+        self._changed.compare_first(first, self._last)
 
     def now(self, *, loaded: bool = False) -> Taken:
         """loaded: an item was loaded since the last call, and nothing else has run."""

@@ -29,8 +29,8 @@ _MOST_HELD = 64  # of a list or dict that has a global name
 MOST = 2000  # objects looked at: a data set may be a list of millions
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.Tensor, torch.nn.Module, type, types.ModuleType)
 _LIBRARIES = frozenset({"abc", "builtins", "collections", "functools", "numpy", "random", "torch", "typing"})
-# The iterator of a loader with processes changes all the time; the other two are this package's own.
-_SKIPPED = frozenset({"_iterator", "_ff_past", "_ff_first"})
+# The iterator of a loader with processes changes all the time; the others are this package's own.
+_SKIPPED = frozenset({"_iterator", "_ff_past", "_ff_first", "_ff_first_with"})
 
 
 def objects(loader: Any, items: int = MOST, *, widely: bool = False) -> Iterator[tuple[str, Any]]:
