@@ -232,6 +232,7 @@ class _Finder:
 
     def object(self, label: str, obj: Any, left_out: frozenset[str]) -> None:
         self._seen.add(id(obj))
+        self.found.known[id(obj)] = label, reference(obj)
         self.add(OfLibrary(label, obj.__dict__, left_out), _DEPTH)
 
     def enter(self, root: str | None) -> None:
