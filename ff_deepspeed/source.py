@@ -128,7 +128,8 @@ class Source:
         """Make the iterator now. Idempotent."""
         if self._iterator is None:
             own = data_state.begun(self._loader)
-            self._reached.begun = {"rng": rng.capture(), "own": own, "epoch": self._epoch(), "first": None}
+            begun = {"rng": rng.capture(), "own": own, "with": self._with.now(), "epoch": self._epoch(), "first": None}
+            self._reached.begun = begun
             self._open(0)
 
     def _open(self, skipped: int) -> None:
@@ -239,6 +240,7 @@ class Source:
     def _begin_as(self, begun: dict[str, Any], needless: int, position: dict[str, Any]) -> None:
         rng.restore(begun["rng"])
         data_state.put(self._loader, begun["own"])
+        loaded_with.put(self._loader, begun["with"])
         if begun["epoch"] is not None and self._epoch() != begun["epoch"]:
             self._sampler().set_epoch(begun["epoch"])
         self._reached.begun = dict(begun)
@@ -283,4 +285,6 @@ def resolved(position: dict[str, Any]) -> dict[str, Any]:
 def _resolved(value: Any) -> Any:
     if isinstance(value, list):
         return [resolved(part) if isinstance(part, dict) else part for part in value]
+    if isinstance(value, dict):
+        return resolved(value)
     return value.value() if isinstance(value, (Fingerprint, loaded_with.Taken)) else value

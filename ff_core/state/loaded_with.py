@@ -42,13 +42,6 @@ class _Changed:
         if loaded:
             self._by_loading |= changed
 
-    def compare_first(self, first: Taken, now: Taken) -> None:
-        """Paths may have come or gone since."""
-        before = {**dict(zip(first.changed.paths, first.values, strict=True)), **_states(first)}
-        found = {**dict(zip(self.paths, now.values, strict=True)), **_states(now)}
-        both = before.keys() & found.keys()
-        self._changed |= {path for path in both if not generators.same(before[path], found[path])}
-
     def of(self, taken: Taken) -> dict[str, Any]:
         """A flag that loading sets is left out: it says what this process has done, as opening a file."""
         if not self._changed:
@@ -72,10 +65,6 @@ class Taken:
         return self.changed.of(self)
 
 
-def _states(taken: Taken) -> dict[str, Any]:
-    return dict(zip(taken.changed.generators, taken.states, strict=True))
-
-
 class LoadedWith:
     """Of attributes of objects, of the script's classes and functions, and of globals that loading asks for.
 
@@ -84,10 +73,16 @@ class LoadedWith:
 
     def __init__(self, loader: Any) -> None:
         self._places, self._generators = _places(loader), _generators(loader)
-        self._changed = _Changed([place[0] for place in self._places], [path for path, _ in self._generators])
-        self._last = self._taken()
-        first = getattr(loader, "__dict__", {}).setdefault("_ff_first_with", self._last)
-        self._changed.compare_first(first, self._last)
+        paths, of_generators = [place[0] for place in self._places], [path for path, _ in self._generators]
+        first: Taken | None = getattr(loader, "__dict__", {}).get("_ff_first_with")
+        if first is not None and (first.changed.paths, first.changed.generators) == (paths, of_generators):
+            self._changed = first.changed
+            self._last = self._taken()
+            self._changed.compare(first, self._last, loaded=False)
+        else:
+            self._changed = _Changed(paths, of_generators)
+            self._last = self._taken()
+            getattr(loader, "__dict__", {})["_ff_first_with"] = self._last
 
     def now(self, *, loaded: bool = False) -> Taken:
         """loaded: an item was loaded since the last call, and nothing else has run."""
