@@ -9,7 +9,7 @@ from typing import Any
 
 from ff_core.state import spaces
 from ff_core.state.iterators import OfIterators
-from ff_deepspeed import protection
+from ff_deepspeed import kept_processes, protection
 from ff_deepspeed.source import is_fetching
 from ff_deepspeed.tracked import Tracked
 
@@ -47,6 +47,7 @@ def _tracked(original: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
         found = protection.current()
         if _inner or number is None or (found is not None and found.loop.used and _is_loops(self)):
             return original(self)
+        kept_processes.catch_up(self, lambda: original(self))
         tracked = Tracked(number, self, lambda: original(self), _ask, _trains)
         if not protection.is_newcomer():
             tracked.source.begin()  # as the loader itself would; a newcomer begins where its rank was

@@ -197,7 +197,7 @@ class Source:
         """
         if self.consumed > position["consumed"]:
             self._iterator, self._reached.consumed = None, 0
-            if _persistent(self._loader):
+            if is_persistent(self._loader):
                 self._loader._iterator, self._loader._ff_past, self._past = None, [], []
         if position["begun"] is None:
             data_state.put(self._loader, position["own"])
@@ -255,7 +255,7 @@ class Source:
             raise FailoverError(SHORTER % (0, position["consumed"])) from None
 
     def _remember(self) -> None:
-        if not _persistent(self._loader):
+        if not is_persistent(self._loader):
             return
         earlier = self._loader.__dict__.setdefault("_ff_past", [])
         self._past = list(earlier)
@@ -273,7 +273,8 @@ class Source:
         return epoch if type(epoch) is int and callable(getattr(sampler, "set_epoch", None)) else None
 
 
-def _persistent(loader: Any) -> bool:
+def is_persistent(loader: Any) -> bool:
+    """Whether its processes last longer than an iterator over it."""
     return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ff_core.errors import FailoverError, UnsupportedError
-from ff_deepspeed import ambient, places, switches, words
+from ff_deepspeed import ambient, kept_processes, places, switches, words
 from ff_deepspeed.feed import NOWHERE, Feed, Tracked, place
 from ff_deepspeed.gradients import Gradients
 from ff_deepspeed.own_batches import OwnBatches
@@ -281,6 +281,8 @@ class Unmodified:
 
     def _join(self) -> None:
         self._p.adapter.script, self._joined = self, self._session.is_newcomer
+        if self._joined:
+            kept_processes.expect(self._session.saved_scalars()["data"].get("processes", {}))
         self._redo.begin(self._p.start())
         self._redo.first = self._session.version
         self._first = self._session.version + 1
@@ -301,6 +303,7 @@ class Unmodified:
         if record.sealed is None:
             self._sealed_at = joined_at
             data = {**self._feed.position(asked), "joined_at": joined_at, "around": places.taken(self._feed, asked)}
+            data["processes"] = kept_processes.positions(data["loader"])
             client = self._p.client.save()
             if inputs is not None:
                 client, data["own"] = self._own.seal(inputs, refuse=self._is_first)
