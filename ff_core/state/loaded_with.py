@@ -24,45 +24,43 @@ _Place = tuple[str, Any, str]
 
 
 class _Changed:
-    """Which places have changed. It has nothing of the loader: an iterator's loader may keep it (see Source)."""
+    """Paths, of all iterators over a loader. It has nothing of the loader, which keeps it (see Source)."""
 
-    def __init__(self, paths: list[str], generators: list[str]) -> None:
-        self.paths, self.generators = paths, generators
-        self._changed: set[str] = set()
-        self._by_loading: set[str] = set()
-
-    def compare(self, before: Taken, now: Taken, loaded: bool) -> None:
-        changed: set[str] = set()
-        if before.values != now.values:
-            pairs = zip(self.paths, before.values, now.values, strict=True)
-            changed.update(path for path, old, new in pairs if old != new)
-        states = zip(self.generators, before.states, now.states, strict=True)
-        changed.update(path for path, old, new in states if not generators.same(old, new))
-        self._changed |= changed
-        if loaded:
-            self._by_loading |= changed
-
-    def of(self, taken: Taken) -> dict[str, Any]:
-        """A flag that loading sets is left out: it says what this process has done, as opening a file."""
-        if not self._changed:
-            return {}
-        values = dict(zip(self.paths, taken.values, strict=True))
-        flags = {path for path in self._by_loading if type(values.get(path)) not in _NUMBERS} - set(self.generators)
-        values.update(zip(self.generators, taken.states, strict=True))
-        return {path: values[path] for path in sorted(self._changed - flags)}
+    def __init__(self) -> None:
+        self.at_all: set[str] = set()
+        self.by_loading: set[str] = set()
 
 
 @dataclass(slots=True)
 class Taken:
-    """values: of all places, in their order.  states: of all generators."""
+    """values: by path.  states: of generators, by path."""
 
     changed: _Changed
-    values: list[Any]
-    states: list[Any]
+    values: dict[str, Any]
+    states: dict[str, Any]
 
     def value(self) -> dict[str, Any]:
-        """Of the places that have changed since the first, also later than this was taken."""
-        return self.changed.of(self)
+        """Of what has changed since the first time, also later than this was taken. A flag that loading sets is left
+        out: it says what this process has done, as opening a file."""
+        at_all, by_loading = self.changed.at_all, self.changed.by_loading
+        values = {
+            path: value
+            for path, value in self.values.items()
+            if path in at_all and (type(value) in _NUMBERS or path not in by_loading)
+        }
+        return values | {path: state for path, state in self.states.items() if path in at_all}
+
+    def differs_from(self, other: Taken) -> set[str]:
+        """Paths that both have."""
+        changed: set[str] = set()
+        if self.values != other.values:
+            both = self.values.keys() & other.values.keys()
+            changed.update(path for path in both if self.values[path] != other.values[path])
+        return changed | {
+            path
+            for path in self.states.keys() & other.states.keys()
+            if not generators.same(self.states[path], other.states[path])
+        }
 
 
 class LoadedWith:
@@ -73,26 +71,26 @@ class LoadedWith:
 
     def __init__(self, loader: Any) -> None:
         self._places, self._generators = _places(loader), _generators(loader)
-        paths, of_generators = [place[0] for place in self._places], [path for path, _ in self._generators]
         first: Taken | None = getattr(loader, "__dict__", {}).get("_ff_first_with")
-        if first is not None and (first.changed.paths, first.changed.generators) == (paths, of_generators):
-            self._changed = first.changed
-            self._last = self._taken()
-            self._changed.compare(first, self._last, loaded=False)
-        else:
-            self._changed = _Changed(paths, of_generators)
-            self._last = self._taken()
+        self._changed = _Changed() if first is None else first.changed
+        self._last = self._taken()
+        if first is None:
             getattr(loader, "__dict__", {})["_ff_first_with"] = self._last
+        else:
+            self._changed.at_all |= self._last.differs_from(first)
 
     def now(self, *, loaded: bool = False) -> Taken:
         """loaded: an item was loaded since the last call, and nothing else has run."""
         before, self._last = self._last, self._taken()
-        self._changed.compare(before, self._last, loaded)
+        changed = self._last.differs_from(before)
+        self._changed.at_all |= changed
+        if loaded:
+            self._changed.by_loading |= changed
         return self._last
 
     def _taken(self) -> Taken:
-        values = [_value(owner, name) for _, owner, name in self._places]
-        return Taken(self._changed, values, [generators.state_of(part) for _, part in self._generators])
+        values = {path: _value(owner, name) for path, owner, name in self._places}
+        return Taken(self._changed, values, {path: generators.state_of(part) for path, part in self._generators})
 
 
 def _value(owner: Any, name: str) -> Any:

@@ -52,6 +52,23 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 loader, test = DataLoader(data, batch_size=2, shuffle=True), DataLoader(data, batch_size=7)
 model, optimizer, loader, test = accelerator.prepare(model, optimizer, loader, test)
 torch.manual_seed(100 + accelerator.process_index)
+
+
+class Average:
+    """Of the losses: saved with Accelerate's checkpoints."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.value = state["value"]
+
+
+average = Average()
+accelerator.register_for_checkpointing(average)
 losses: list[str] = []
 scores: list[str] = []
 best, total = float("inf"), 0.0
@@ -67,6 +84,7 @@ def train_on(x: torch.Tensor, y: torch.Tensor) -> None:
     mean = accelerator.reduce(loss.detach().clone(), reduction="mean").item()
     losses.append(mean.hex())
     total += mean
+    average.value = 0.9 * average.value + 0.1 * mean
 
 
 def evaluate() -> float:
@@ -122,6 +140,7 @@ found = {
     "scores": scores,
     "best": best,
     "total": total.hex(),
+    "average": average.value.hex(),
     "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*"))},
 }
 accelerator.wait_for_everyone()

@@ -14,6 +14,7 @@ from tests.e2e.jobs import Job, fftrain, uninterrupted
 
 HERE = Path(__file__).parent
 TRAINER = (str(HERE / "hf_trainer.py"), "--deepspeed", str(HERE / "hf_trainer.json"))
+KEEPS = (str(HERE / "hf_keeps.py"), *TRAINER[1:])
 ACCELERATE = (str(HERE / "accelerate_loop.py"), "--deepspeed_config", str(HERE / "accelerate_loop.json"))
 
 
@@ -48,6 +49,12 @@ def same(out: Path, script: tuple[str, ...], *words: str, kills: tuple[str, ...]
 def test_the_trainer_goes_on_anywhere(tmp_path: Path) -> None:
     """In the first epoch, at the begin of one (its evaluation and its checkpoint lie between), and after the last."""
     same(tmp_path, TRAINER, kills=("rank=1 iteration=3 at=after-step", "rank=0 iteration=5 at=forward"))
+
+
+@pytest.mark.parametrize("words", [(), pytest.param(("--workers",), marks=pytest.mark.slow)])
+def test_what_a_script_keeps_around_the_trainer(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Generators that loading shares with evaluations and losses; what callbacks set while a batch is fetched ahead."""
+    same(tmp_path, KEEPS, *words, kills=("rank=1 iteration=4 at=backward", "rank=0 iteration=7 at=after-step"))
 
 
 @pytest.mark.slow
