@@ -10,7 +10,7 @@ from typing import Any
 from ff_core.state import spaces
 from ff_core.state.iterators import OfIterators
 from ff_deepspeed import kept_processes, protection
-from ff_deepspeed.source import is_fetching
+from ff_deepspeed.source import is_fetching, is_persistent
 from ff_deepspeed.tracked import Tracked
 
 _numbers = itertools.count()
@@ -45,8 +45,12 @@ def _tracked(original: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     def iterate(self: Any) -> Iterator[Any]:
         number = getattr(self, "_ff_number", None)
         found = protection.current()
-        if _inner or number is None or (found is not None and found.loop.used and _is_loops(self)):
+        if _inner or number is None:
             return original(self)
+        if found is not None and found.loop.used and is_fetching():
+            return original(self)
+        if found is not None and found.loop.used and is_persistent(self):
+            return kept_processes.items(self, lambda: original(self))
         kept_processes.catch_up(self, lambda: original(self))
         tracked = Tracked(number, self, lambda: original(self), _ask, _trains)
         if not protection.is_newcomer():
@@ -54,11 +58,6 @@ def _tracked(original: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
         return tracked
 
     return iterate
-
-
-def _is_loops(loader: Any) -> bool:
-    """Whether the exact loop begins `loader`. The processes of one that keeps them would have a past of every epoch."""
-    return is_fetching() or bool(getattr(loader, "persistent_workers", False))
 
 
 def _ask(tracked: Tracked) -> Any:

@@ -30,7 +30,7 @@ from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, i
 from ff_core.state import covered, rng, variables
 from ff_core.worker.exact_loop import Body, ExactLoop
 from ff_core.worker.items import Items
-from ff_deepspeed import loop_words, scalars
+from ff_deepspeed import kept_processes, loop_words, scalars
 from ff_deepspeed.loader import DROPPED, ReplayableLoader
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Loop(ExactLoop[list[Any]]):
 
     def position(self) -> dict[str, Any]:
         assert self._source is not None
-        return {"call": self._call, **self._source.position(self._ends.get(self.session.version, -1))}
+        place = self._source.position(self._ends.get(self.session.version, -1))
+        return {"call": self._call, "processes": kept_processes.positions(None), **place}
 
     def client_state(self) -> dict[str, Any]:
         return self._p.client.save()
@@ -68,6 +69,7 @@ class Loop(ExactLoop[list[Any]]):
     def restored(self, saved: dict[str, Any]) -> None:
         self._p.client.load(saved["client"])
         self._restored = saved["data"]
+        kept_processes.go_back(saved["data"]["processes"])
 
     def items(self, loader: Iterable[Any], limit: int | None) -> Items[list[Any]]:
         """batches(): one iteration's micro-batches at a time."""
