@@ -14,6 +14,7 @@ SCRIPT = str(Path(__file__).with_name("does_more.py"))
 EPOCHS = str(Path(__file__).with_name("epochs.py"))
 AROUND = str(Path(__file__).with_name("around.py"))
 SHARES = str(Path(__file__).with_name("shares.py"))
+EVALUATES = str(Path(__file__).with_name("evaluates.py"))
 REMEMBERS = str(Path(__file__).with_name("remembers.py"))
 KILLS = ("--inject", "kill rank=1 iteration=4 at=backward", "--inject", "kill rank=0 iteration=7 at=after-step")
 
@@ -99,6 +100,25 @@ def test_what_a_script_has_at_two_places_and_gives_to_its_data(tmp_path: Path, w
     assert job.code == 0, job.stderr[-3000:]
     assert len(job.of("failover")) == 2
     assert results(tmp_path) == right(*words, script=SHARES) and results(tmp_path)[0]["calls"] == 12
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        *(
+            pytest.param(words, marks=pytest.mark.slow)
+            for words in (("--usual",), ("--between",), ("--usual", "--between"))
+        ),
+    ],
+)
+def test_an_evaluation_in_processes_that_are_kept(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Its loader draws a seed once. The first death voids the iteration in which it does."""
+    kills = ("--inject", "kill rank=1 iteration=1 at=after-step", "--inject", "kill rank=0 iteration=9 at=after-step")
+    job = run(tmp_path, *words, kills=kills, script=EVALUATES)
+    assert job.code == 0, job.stderr[-3000:]
+    assert len(job.of("failover")) == 2
+    assert results(tmp_path) == right(*words, script=EVALUATES)
 
 
 @pytest.mark.slow
