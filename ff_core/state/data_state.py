@@ -108,12 +108,12 @@ def _set_state(generator: Any, state: Any) -> None:
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
-def numbers(loader: Any, items: int | None = None) -> Iterator[tuple[str, Any, Any]]:
+def numbers(loader: Any, items: int | None = None, *, widely: bool = False) -> Iterator[tuple[str, Any, Any]]:
     """(path, owner, name) of every number, array and list of numbers: an attribute of `owner`, or an item of a dict.
 
-    items: of a list or dict, at most so many are looked at.
+    items, widely: as of `places`.
     """
-    for path, owner, name, value in places(loader, items):
+    for path, owner, name, value in places(loader, items, widely=widely):
         if _kind(value) is not None:
             yield path, owner, name
 

@@ -79,17 +79,22 @@ class Watch:
             (path for path in {*found, *self._numbers} if found.get(path) != self._numbers.get(path)), default=None
         )
 
+    def _all_numbers(self) -> Iterator[tuple[str, Any, Any]]:
+        """In a process of the loader also what functions ask for by a global name. In the training process the script
+        changes that, too, and it is put back for each item: see loaded_with."""
+        return data_state.numbers(self._root, _MOST_ITEMS, widely=not self._in_training_process)
+
     def _look_first(self) -> str | None:
         self._numbers = self._all()
-        places = data_state.numbers(self._root, _MOST_ITEMS)
+        places = self._all_numbers()
         self._places = [place for place in places if type(data_state.value_of(*place[1:])) in (int, float)]
-        objects = list(reach.objects(self._root, _MOST_ITEMS))
+        objects = list(reach.objects(self._root, _MOST_ITEMS, widely=not self._in_training_process))
         self._generators = [(path, part) for path, part in objects if generators.is_generator(part)]
         return MANY if len(objects) > reach.MOST else None
 
     def _all(self) -> dict[str, int]:
-        found = {path: _of_number(owner, name) for path, owner, name in data_state.numbers(self._root, _MOST_ITEMS)}
-        parts = reach.objects(self._root, _MOST_ITEMS)
+        found = {path: _of_number(owner, name) for path, owner, name in self._all_numbers()}
+        parts = reach.objects(self._root, _MOST_ITEMS, widely=not self._in_training_process)
         return {**found, **{path: generators.digest(part) for path, part in parts if generators.is_generator(part)}}
 
     def _small(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Objects of Python's library that have contents: what of them can be saved, and put back into the very object.
 
 `array.array`, texts and bytes in memory, queues, numbers and events that processes share, where a file that is read
-stands, a ConfigParser, what coroutines wait for, and threads in a script without any.
+stands, a ConfigParser, a database in memory, what coroutines wait for, and threads in a script without any.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from typing import Any, NamedTuple
 from ff_core.state import frames, objects
 
 _POINTERS = "OPzZ"
+_MOST_DATABASE = 1 << 20  # bytes
 _between_threads: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class _Kind(NamedTuple):
-    """take: what `put` needs: plain values in lists. put: into an object of the kind."""
+    """take: what `put` needs: plain values in lists. put: into an object of the kind.  mark: of its contents, where
+    take() takes long."""
 
     take: Callable[[Any], Any]
     put: Callable[[Any, Any], None]
+    mark: Callable[[Any], Any] | None = None
 
 
 def _put_array(live: Any, state: Any) -> None:
@@ -149,6 +152,33 @@ def _put_coroutines_queue(live: Any, state: Any) -> None:
     (live._finished.clear if state[1] else live._finished.set)()
 
 
+def _database(value: Any) -> Any:
+    """Of a connection to one in memory; None: it is in a file, or closed. Raises ValueError for a large one."""
+    if _written(value) is None:
+        return None
+    size = value.execute("PRAGMA page_count").fetchone()[0] * value.execute("PRAGMA page_size").fetchone()[0]
+    if size > _MOST_DATABASE:
+        raise ValueError("it is large")
+    return [value.serialize(), value.in_transaction]
+
+
+def _written(value: Any) -> int | None:
+    """How many rows were written to one in memory."""
+    try:
+        in_memory = not any(file for _, _, file in value.execute("PRAGMA database_list"))
+    except value.Error:  # closed, or of another thread
+        return None
+    return int(value.total_changes) if in_memory else None
+
+
+def _put_database(live: Any, state: Any) -> None:
+    if state is not None:
+        live.rollback()
+        live.deserialize(state[0])
+        if state[1]:
+            live.execute("BEGIN")
+
+
 def _sections(value: Any) -> Any:
     return [[name, *map(list, held.items())] for name, held in [("", value._defaults), *value._sections.items()]]
 
@@ -187,6 +217,7 @@ _NAMED: dict[str, _Kind] = {
     "asyncio.locks.Semaphore": _Kind(lambda value: value._value, _put_count),
     "asyncio.queues.Queue": _Kind(lambda value: [list(value._queue), value._unfinished_tasks], _put_coroutines_queue),
     "configparser.RawConfigParser": _Kind(_sections, _put_sections),
+    "sqlite3.Connection": _Kind(_database, _put_database, _written),
     "multiprocessing.synchronize.Event": _Kind(lambda value: value.is_set(), _put_event),
     "multiprocessing.synchronize.Semaphore": _Kind(lambda value: value.get_value(), _put_shared_count),
 }
@@ -221,6 +252,9 @@ def contents(value: Any) -> Any:
 
 def mark(value: Any) -> Any:
     """Another one, in this process, if the contents are others."""
+    held = _kind_of(type(value))
+    if held is not None and held.mark is not None:
+        return held.mark(value)
     try:
         state = _state(value)
     except ValueError:  # they are not known
