@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ from ff_core.errors import DifferenceError
 from ff_core.state import rng
 from ff_core.state.arriving import Arriving
 from ff_core.state.fingerprint import Fingerprint
+from ff_core.state.words import some_of
 
 _ENTRY = struct.Struct("<I2H3Id")
 ENTRIES = 51
@@ -144,8 +146,11 @@ class Inputs:
         self._losses.append(_Pending(iteration, len(noted.calls), arriving, not on_device))
         self._settle(wait=False)
 
-    def check(self, iteration: int) -> None:
-        """Before the step of `iteration`: raises DifferenceError if it was given something else than before."""
+    def check(self, iteration: int, missing: Sequence[str] = ()) -> None:
+        """Before the step of `iteration`: raises DifferenceError if it was given something else than before.
+
+        missing: names of what has lost entries with the failure: the likely reason.
+        """
         expected = self._expected.get(iteration)
         noted = self._noted.get(iteration)
         if expected is None or noted is None:
@@ -161,7 +166,7 @@ class Inputs:
             raise DifferenceError(
                 f"rank {self._rank} was to repeat iteration {iteration} after a failure. Its engine was given the "
                 f"same, but the loss differs: the first {losses} of its micro-batches had {loss!r} in all before the "
-                f"failure, and have {loss_now!r} now. {_LOSS_REMEDY}"
+                f"failure, and have {loss_now!r} now. {_reason(missing) or _LOSS_REMEDY}"
             )
         if not wrong:
             return
@@ -173,6 +178,7 @@ class Inputs:
             "so the job stops. What decides about the batches must be in each version: take them from "
             "`ff_deepspeed.batches(engine, loader)`, register what holds a position in the data or a generator of its "
             "own with `ff_core.register_state(name, obj)`, and give `ff_deepspeed.client_state(...)` the rest"
+            + (f". {_reason(missing)}" if missing else "")
         )
 
     def _settle(self, wait: bool) -> None:
@@ -212,6 +218,15 @@ class Inputs:
         entry = (min(calls, _MOST), min(losses, _MOST), *noted.until(min(calls, _MOST), min(losses, _MOST)))
         struct.pack_into("<2H3Id", self._notes, offset + 4, *entry)
         struct.pack_into("<I", self._notes, offset, iteration + 1)
+
+
+def _reason(missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    return (
+        f"The rank goes on without the earlier entries of {some_of(missing)}: so long lists are not saved. Register "
+        "them: `ff_core.register_state(name, obj)` with state_dict() and load_state_dict()"
+    )
 
 
 def tolerance(value: torch.Tensor) -> float:

@@ -49,6 +49,7 @@ class Recovery:
         self._verdicts, self._config = verdicts, config
         self._registry, self._adapter, self._replicator, self._schedule = registry, adapter, replicator, schedule
         self._variables: tuple[int, dict[str, Any]] | None = None  # version and its variables, of the last recovery
+        self.missing: list[str] = []  # names of what has lost entries
 
     def survive(self) -> int:
         """A survivor, interrupted: returns v*."""
@@ -146,6 +147,7 @@ class Recovery:
         assert self._variables is not None
         version, saved = self._variables
         lost, long = variables.of_process.load(saved, repeats=self._adapter.repeats_script)
+        self.missing = long
         if long:
             log.warning("%s", variable_words.LONG.format(rank=self._rank, version=version, what=some_of(long)))
         if lost:

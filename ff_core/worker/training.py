@@ -151,7 +151,7 @@ class Training:
                 f"a second optimizer step before iteration {fence.version} was complete: an iteration is one step; "
                 "ask the loop for the next batches (or call seal()) between steps"
             )
-        self.inputs.check(fence.version + 1)
+        self.inputs.check(fence.version + 1, self._recovery.missing)
         self._refuse_edits()
         self._sameness.before_step(fence.version + 1)
         self.replicator.at_gate()

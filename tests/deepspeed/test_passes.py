@@ -214,7 +214,7 @@ def test_a_new_pass_is_the_place_of_a_version_that_is_sealed_at_its_begin(ahead:
     assert feed.position(first)["consumed"] == 1 and feed.position(first)["ahead"] == []
     second = tracked(feed, loader)
     place = feed.position(second)
-    assert place["consumed"] == 0 and place["begun"] == second.source.position()["begun"]
+    assert place["consumed"] == 0 and place["begun"] == second.place()["begun"]
     feed.seal(1)
     again = next(second)
     assert again.tolist() == [0.0, 1.0]

@@ -9,8 +9,10 @@ import ctypes
 import io
 import multiprocessing
 import queue
+import sqlite3
 import threading
 from collections import ChainMap, UserDict, UserList
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -117,6 +119,19 @@ def a_config_parser(look: Look, numbers: Numbers) -> Any:
     return {name: dict(config[name]) for name in config}
 
 
+@script
+def a_database_in_memory(look: Look, numbers: Numbers) -> Any:
+    database = sqlite3.connect(":memory:")
+    database.execute("create table losses (step integer, loss real)")
+    look(0)
+    for n in numbers:
+        database.execute("insert into losses values (?, ?)", (n, n / 2))
+        if n % 2:
+            database.commit()
+        look(n)
+    return database.execute("select * from losses").fetchall()
+
+
 test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
 
@@ -155,3 +170,17 @@ def test_what_cannot_be_put_back_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     wanted = f"{script.__name__}().jobs (Queue"
     assert [said[: len(wanted)] for said in replaced(script)[0]] == [wanted]
     assert [said[: len(wanted)] for said in repeated(script, monkeypatch)[0]] == [wanted]
+
+
+def test_a_large_database_in_memory_is_named_and_one_in_a_file_is_left(tmp_path: Path) -> None:
+    database = sqlite3.connect(":memory:")
+    database.execute("create table t (x blob)")
+    before = standard.mark(database)
+    database.execute("insert into t values (?)", (bytes(2 << 20),))
+    assert standard.mark(database) != before
+    with pytest.raises(ValueError, match="large"):
+        standard.contents(database)
+    filed = sqlite3.connect(tmp_path / "t.db")
+    assert standard.contents(filed) is None
+    filed.close()
+    assert standard.contents(filed) is None
