@@ -185,7 +185,7 @@ def test_other_losses_are_refused(notes: memoryview, process: str, again: tuple[
     losing(inputs, 7, *again)
     with pytest.raises(DifferenceError, match=r"rank 2 .* iteration 7 .* loss differs: .* 3\.5 .*engine\.global_steps"):
         inputs.check(7)
-    with pytest.raises(DifferenceError, match="goes on without the earlier entries of window: .* Register them"):
+    with pytest.raises(DifferenceError, match=r"goes on without the earlier entries of window: .* Register them"):
         inputs.check(7, ["window"])
 
 
