@@ -131,7 +131,7 @@ class Loop(ExactLoop[list[Any]]):
         if self._p.started:
             variables.of_process.fetched()
         if batches is None:
-            self.session.finish()
+            self.session.finish(again=True)
             source.release()
         return batches
 
@@ -169,13 +169,7 @@ class Loop(ExactLoop[list[Any]]):
         What the script does between two calls (evaluation, a new shuffle) is not repeated after a failure, so its
         effects on counters and random generators must be saved: a newcomer passes over it without taking part.
         """
-        epoch: int | None = None
-        try:
-            with self.session.step():
-                pass
-            self.session.seal()
-        except FailoverInterrupt as caught:
-            epoch = caught.epoch
+        _, epoch = interrupted(self.session.mark)
         if epoch is not None:
             raise self.fail(FailoverError(loop_words.OUTSIDE))
         return self.session.version

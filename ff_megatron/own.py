@@ -18,6 +18,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError, interrupted
@@ -102,7 +103,7 @@ class OwnLoop(ExactLoop[int]):
                     raise
                 epoch = self._end(body)
             else:
-                _, epoch = interrupted(self.session.finish)
+                _, epoch = interrupted(partial(self.session.finish, again=True))
                 if epoch is None:
                     return
             if epoch is None:
@@ -136,16 +137,11 @@ class OwnLoop(ExactLoop[int]):
 
     def _mark(self) -> int:
         """A version of its own for "this call begins": what the script does between two calls is not repeated."""
-        _, epoch = interrupted(self._make_version)
+        self._ends = {self.session.version + 1: 0}
+        _, epoch = interrupted(self.session.mark)
         if epoch is not None:
             raise self.fail(FailoverError(own_words.OUTSIDE))
         return self.session.version
-
-    def _make_version(self) -> None:
-        with self.session.step():
-            pass
-        self._ends = {self.session.version: 0}
-        self.session.seal()
 
     def _end(self, body: Body) -> int | None:
         """The loop asks for more: seal. Returns the epoch of a halt, if there was one."""

@@ -20,12 +20,11 @@ def most_lost(interval: int, *, strict: bool) -> int:
 class CopySchedule:
     """One rank's, or the controller's, which has none of its own versions but W. next: the next version to be copied.
 
-    opening: the first version of a loop that is not the script's first: nobody steps behind it before it is committed.
     One thread changes it; another one may ask is_copied().
     """
 
     def __init__(self) -> None:
-        self.next, self.opening = -1, -1
+        self.next = -1
         self._then = 1
         self._copied: tuple[int, ...] = ()
 
@@ -48,7 +47,7 @@ class CopySchedule:
     def left(self, version: int) -> None:
         """Every rank has left the loop with `version`, which is committed. The first version of another loop is copied,
         whatever the interval: until it is committed, the job is not protected."""
-        self.next = self.opening = version + 1
+        self.next = version + 1
 
     def is_copied(self, version: int) -> bool:
         """Whether `version` was copied. Known of the newest ones, which is all that live tensors can be at."""

@@ -110,8 +110,10 @@ class Controller(JobControl):
             self.deaths.happened({rank.rank for rank in lost}, cause, now)
         elif not self.state.is_protecting:
             self.startup.look()  # perhaps only this node's memory was waited for
-        elif not self.state.has_left() and (holds or not self.state.settled):
+        elif (holds and not self.state.has_left()) or not self.state.settled:
             self.failovers.begin(set(), cause, now)  # its replicas must move, or its part of a failover is missing
+        else:
+            self.loop_end.holder_lost()
         self.succession.look(nodes=True)
 
     # ---- messages --------------------------------------------------------------------------------------------------
@@ -163,6 +165,7 @@ class Controller(JobControl):
             self.loop_end.w_rose(newest)
             self.persisting.w_rose(newest)
             self.drains.w_rose(newest)
+            self.deaths.w_rose()
 
     def on_spare_ready(self, node: int, uid: str) -> None:
         if uid in self.state.members.nodes[node].spares:
@@ -204,6 +207,10 @@ class Controller(JobControl):
     def begin_failover(self, dead: set[int], cause: str, died_at: float) -> None:
         """See JobControl."""
         self.failovers.begin(dead, cause, died_at)
+
+    def go_back(self, dead: set[int], cause: str, at: float) -> None:
+        """See JobControl."""
+        self.loop_end.go_back(dead, cause, at)
 
     def fill_holders(self) -> None:
         """See JobControl."""

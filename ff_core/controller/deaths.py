@@ -17,17 +17,29 @@ class Deaths:
         self._state, self._control = state, control
         self.members, self.out = state.members, state.out
         self.dying: dict[str, tuple[int, int]] = {}  # uid -> rank, iteration as far as known; its exit is still to come
+        self._behind: dict[str, tuple[int, int, float]] = {}  # uid -> node, rank, when: of those dying behind a loop
 
     def on_worker_dying(self, node: int, rank: int, uid: str, at: float) -> None:
         """Its end has begun: what need not wait is done now. `worker_exit` follows and says the rest."""
         entry = self.members.by_uid(uid)
-        if entry is None or entry.rank != rank or not self._state.is_protecting or self._state.has_left():
+        if entry is None or entry.rank != rank or not self._state.is_protecting:
+            return
+        if self._state.has_left():  # a script may end in ways that nobody expects: only its exit says
+            self._behind[uid] = node, rank, at
             return
         self.dying[uid] = rank, self._iteration_of(entry, -1)
         entry.alive, entry.leaving = False, None
         self._control.begin_failover({rank}, f"rank {rank} died", min(at, self._state.kill_times.pop(rank, at)))
 
+    def w_rose(self) -> None:
+        """A loop may have begun meanwhile. Who was dying before has not lived to see it, and its exit may not come."""
+        if not self._state.has_left():
+            behind, self._behind = self._behind, {}
+            for uid, (node, rank, at) in behind.items():
+                self.on_worker_dying(node, rank, uid, at)
+
     def on_worker_exit(self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
+        self._behind.pop(uid, None)
         if uid in self.dying:
             self._end_of_dying(uid, code, tail, sealed, at)
             return
@@ -93,11 +105,12 @@ class Deaths:
             )
 
     def happened(self, dead: set[int], cause: str, at: float) -> None:
-        """`dead` ranks are without a process: a failover, or if there can be none the script starts again."""
+        """`dead` ranks are without a process: a failover, or if there can be none the script starts again. Between two
+        loops all go back to the end of the first, if they can."""
         if not self._state.is_protecting:
             self._control.restart_job(f"{cause} before training was protected", dead)
         elif self._state.has_left():
-            self._control.restart_job(f"{cause} after the training loop had ended on every rank", dead)
+            self._control.go_back(dead, cause, at)
         else:
             self._control.begin_failover(dead, cause, at)
 

@@ -83,9 +83,10 @@ class Failovers:
     def _assign(self, current: FailoverRound) -> None:
         """Processes for the ranks that have none. They begin with the script at once, alone; whether there is anything
         for them to go on from is decided meanwhile. Ranks for which there is no place stay absent."""
+        alone = not any(rank.alive and rank.restored for rank in self.members.ranks.values())
         for number in sorted(self.members.absent()):
             rank = self.members.ranks[number]
-            place_for = self.members.take_replacement(rank.node)
+            place_for = self.members.take_replacement(rank.node, stays=alone)
             if place_for is None:
                 continue
             # a new process: worthless as a source until it has restored

@@ -1,8 +1,9 @@
 """The end of the training loop: the part of the controller that lets ranks go once none of them can be needed again.
 
-A rank that leaves the loop waits. When all wait with the same version and W has reached it, all may go. A death after
-that is no failover any more: live ranks have left the code that could be repeated. A script may have several loops. The
-next one is protected again once its first version is committed, which is copied whatever the interval.
+A rank that leaves the loop waits. When all wait with the same version and W has reached it, all may go. After that live
+ranks have left the code that could be repeated. So at a death all processes are given up. Their replacements go back to
+the loop's end, and everybody does again what follows it. A script may have several loops. The next one is protected as
+ever once its first version is committed, which is copied whatever the interval.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ class LoopEnd:
         self.state, self._control, self._schedule = state, control, schedule
         self.members, self.out = state.members, state.out
 
-    def on_leaving(self, node: int, rank: int, epoch: int, version: int, stats: dict[str, Any] | None = None) -> None:
-        """A rank waits at the loop's end with `version` sealed."""
+    def on_leaving(
+        self, node: int, rank: int, epoch: int, version: int, again: bool, stats: dict[str, Any] | None = None
+    ) -> None:  # fmt: skip
+        """A rank waits at the loop's end with `version` sealed. again: a replacement would come to the same end."""
         current = self.state.round
         if epoch != self.state.epoch or (current is not None and current.step in (Step.HALTING, Step.JOINING)):
             return
@@ -31,7 +34,7 @@ class LoopEnd:
         if self.state.stopping:  # no failover will need it
             self.out.send(node, "may_leave", epoch=epoch, version=version)
             return
-        self.members.ranks[rank].leaving = version
+        self.members.ranks[rank].leaving, self.members.ranks[rank].again = version, again
         versions = {other.leaving for other in self.members.ranks.values()}
         if None not in versions and len(versions) > 1:
             each = ", ".join(f"rank {other.rank} after {other.leaving}" for other in self.members.ranks.values())
@@ -57,6 +60,8 @@ class LoopEnd:
         """W has risen to `version`."""
         if self.state.left_version is not None and version > self.state.left_version:
             self.state.left_version = None  # another loop has begun
+            for rank in self.members.ranks.values():
+                rank.marked = None
         self.may_leave()
 
     def may_leave(self) -> None:
@@ -76,3 +81,53 @@ class LoopEnd:
             other.leaving = None
         for node in self.members.live_nodes():
             self.out.send(node, "may_leave", epoch=state.epoch, version=version)
+
+    def on_marked(self, node: int, rank: int, epoch: int, version: int) -> None:
+        """A rank waits at the begin of a later loop, with `version` sealed."""
+        if epoch == self.state.epoch:
+            self.members.ranks[rank].marked = version
+            self.holder_lost()
+
+    def holder_lost(self) -> None:
+        """Behind a loop nobody may be halted. So a node that only kept replicas is replaced when all ranks wait for
+        their mark to be committed, which it cannot be without that node."""
+        state, ranks = self.state, self.members.ranks.values()
+        lost = {node for rank in ranks for node in rank.holders} - set(self.members.live_nodes())
+        versions = {rank.marked for rank in ranks}
+        if lost and state.has_left() and state.settled and len(versions) == 1 and None not in versions:
+            self._control.begin_failover(set(), f"node {min(lost)}, which held replicas, is lost", self.out.now())
+
+    def go_back(self, dead: set[int], cause: str, at: float) -> None:
+        """`dead` ranks died when all had left the loop, and no other one has committed anything. Everybody begins again
+        as a replacement, at the loop's end: a failover in which no process survives. If that cannot be, the script
+        starts again."""
+        state, ranks = self.state, self.members.ranks.values()
+        cause = f"{cause} after the training loop had ended on every rank"
+        problem = self._no_way_back()
+        if problem:
+            self._control.restart_job(f"{cause}. {problem}", dead)
+            return
+        self.out.say(f"{cause}: all processes are given up, and their replacements go on from the loop's end")
+        state.left_version = None  # from here on a death is one in that loop
+        playing = [(rank.node, rank.rank) for rank in ranks if rank.alive]
+        for rank in ranks:
+            # What old processes still say counts for nothing.
+            rank.alive, rank.leaving, rank.marked, rank.uid = False, None, None, ""
+        for node, number in playing:
+            reason = "its script has left the loop, and a replacement goes back to its end"
+            self.out.send(node, "fail_worker", rank=number, reason=reason)
+        self._control.begin_failover(dead, cause, at)
+
+    def _no_way_back(self) -> str:
+        """Why nobody can go back to the loop's end; empty if all can."""
+        ranks = self.members.ranks.values()
+        if any(rank.exited for rank in ranks):
+            return "Some ranks' scripts had ended, too"
+        if not all(rank.again for rank in ranks):
+            return (
+                "The loop was left by `break`, `return` or an exception, so no replacement would find its end. Bound "
+                "it by the number of its items instead: ff_deepspeed.batches(..., limit=N), ff_megatron.iterations(N)"
+            )
+        if self.state.kinds.has_constant:
+            return "The model has frozen parameters, which lie in no copy"
+        return ""

@@ -40,6 +40,8 @@ class Rank:
     holders: list[int] = field(default_factory=list)
     committed: tuple[int, int] = (-1, -1)  # (epoch, version)
     leaving: int | None = None  # version with which it waits at the loop's end
+    again: bool = False  # whoever runs its script again comes to the same end of the newest loop
+    marked: int | None = None  # version with which it waits at the begin of a later loop
     exited: bool = False  # left with exit code 0 after may_leave
     failures: dict[int, int] = field(default_factory=dict)  # iteration -> deaths in it
     tail: str = ""  # last lines of its stderr, when it died
@@ -91,9 +93,9 @@ class Membership:
     def by_uid(self, uid: str) -> Rank | None:
         return next((rank for rank in self.ranks.values() if rank.uid == uid), None)
 
-    def take_replacement(self, home: int) -> tuple[int, str | None, bool] | None:
+    def take_replacement(self, home: int, *, stays: bool = False) -> tuple[int, str | None, bool] | None:
         """(node, spare's uid or None for a cold start, whether it is ready) for a rank that lived on `home`; None:
-        nowhere.
+        nowhere. stays: at home, if that lives: nobody else has the replicated state, which no own slot sends.
 
         In this order:
           1. If the node is lost: what a node with devices to spare has, such as a standby. So others need not share.
@@ -105,6 +107,8 @@ class Membership:
         """
         order = sorted(self.places(), key=lambda node: (node != home, node))
         roomy = [node for node in order if len(self.on_node(node)) < self._per_node]
+        if stays and home in order:
+            order = roomy = [home]
         if home in order:
             standbys = set(self.standbys())
             order = [node for node in order if node == home or node not in standbys]

@@ -25,6 +25,10 @@ class JobControl(Protocol):
         clock, seconds."""
 
     @abstractmethod
+    def go_back(self, dead: set[int], cause: str, at: float) -> None:
+        """`dead` ranks died between two training loops: see LoopEnd.go_back."""
+
+    @abstractmethod
     def restart_job(self, reason: str, dead: set[int], *, anew: bool = False) -> None:
         """Start the whole script again, as torchrun does, or end the job. dead: ranks whose last words count.
         anew: from its beginning, whatever lies on disk."""

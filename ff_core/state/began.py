@@ -74,4 +74,6 @@ class Began:
 
     def forget(self, label: str) -> None:
         """A place that has gone."""
-        self.marks = {path: mark for path, mark in self.marks.items() if not path.startswith(label)}
+        for kept in (self.marks, self.fixed, self.objects, self.start, self.contents, self._heavy):
+            for path in [path for path in kept if path.startswith(label)]:
+                del kept[path]

@@ -14,7 +14,9 @@ from operator import attrgetter, is_
 
 import torch
 
+from ff_core.errors import UnsupportedError
 from ff_core.state.checksums import Changed, Contents
+from ff_core.state.words import some_of
 
 _EVERY = 16
 _COUNTER = attrgetter("_version")
@@ -54,6 +56,30 @@ class Edits:
         if self._places is None or len(named) != len(self._places):
             return []
         return [name for (name, tensor), place in zip(named, self._places, strict=True) if tensor.data_ptr() != place]
+
+    def refuse(self, *, edited: bool, remedy: str) -> None:
+        """Before the next step: raises UnsupportedError if tensors were written, or moved, where they may not be.
+        edited: the job has "weights_edited".  remedy: what the framework offers instead."""
+        names = self.found()
+        moved = self.moved() if names or edited else []
+        if moved:
+            raise UnsupportedError(
+                f"the script gave {some_of(moved)} other memory (`.data = ...`), and copies read where a weight was "
+                "when training began. Write into it instead: `.data.copy_(...)`, `.data.clamp_(...)`, with "
+                '"weights_edited": true in the "ff_failover" block'
+            )
+        if not names:
+            return
+        some = some_of(names)
+        if edited:
+            raise UnsupportedError(
+                f"the script wrote into {some} in the beginning of an iteration, before its optimizer step, when the "
+                'last version was complete. With "weights_edited": true write behind engine.step(), in its iteration'
+            )
+        raise UnsupportedError(
+            f"the script wrote into {some} outside of the optimizer step (a clamp, an average swapped in, a layer set "
+            f"by hand). A copy that begins right behind the step may miss that. {remedy}"
+        )
 
     def found(self) -> list[str]:
         """Before the next step: names of tensors that were written since."""

@@ -63,6 +63,11 @@ def line() -> str:
     return "the script"
 
 
+#: What multiprocessing, and multiprocess of the package `datasets`, call the __main__ that is there when they are
+#: imported: in a rank that may be the script, in a spare it is none. Its variables would be there twice, or half.
+_SECOND_MAIN = "__mp_main__"
+
+
 @functools.cache
 def is_users(file: str, module: str | None) -> bool:
     """Whether `file` of `module` is the user's: of no library, and not of a framework whose sources lie elsewhere."""
@@ -72,7 +77,9 @@ def is_users(file: str, module: str | None) -> bool:
 
 
 def is_users_module(name: str | None) -> bool:
-    """Whether a module of that name is loaded, and is the user's."""
+    """Whether a module of that name is loaded, and is the user's. A second name of the script's own is none."""
+    if name == _SECOND_MAIN:
+        return False
     file = getattr(sys.modules.get(str(name)), "__file__", None)
     return file is not None and is_users(file, name)
 

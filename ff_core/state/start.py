@@ -59,13 +59,16 @@ class Start:
         return start
 
     def train(self) -> Start:
-        """Training begins: without functions that do not run any more, such as one that made the batch, and without
-        what turns out to be saved by somebody else."""
+        """Training begins: without functions that do not run any more, such as one that made the batch or a generator
+        around the loader, and without what turns out to be saved by somebody else."""
         self.covered = Covered()
         with running() as functions:
             self.found.functions = [label for label in self.found.functions if label in functions]
             spaces = [space for space in self.found.spaces if space.root is None or space.root in functions]
             gone = tuple({space.root for space in self.found.spaces if space.root and space.root not in functions})
+            for space in self.found.spaces:
+                if space.root in gone:
+                    self.began.forget(space.label)
             self.found.known = {i: one for i, one in self.found.known.items() if not one[0].startswith(gone)}
             for space, held in ((space, space.values(functions)) for space in spaces):
                 space.known = [name for name in space.known if not self.covered.has(held.get(name))]

@@ -25,18 +25,16 @@ class CommitGate:
 
     Looks after connections to holders that broke although nobody died.
     costs: are told what a pass takes.
-    strict: every step waits until the newest copied version is committed. Else three kinds of steps wait: those whose
-    version will be copied, those behind a version that was made durable again, whose slot may turn out damaged, and the
-    second one of a later loop: until its first version is committed, the job is not protected.
+    strict: every step waits until the newest copied version is committed. Else two kinds of steps wait: those whose
+    version will be copied, and those behind a version that was made durable again, whose slot may turn out damaged.
     """
 
     def __init__(self, parts: WorkerParts, replicator: Replicator, costs: CopyCosts, *, strict: bool) -> None:
         self._rank, self._page, self._fence = parts.rank, parts.page, parts.fence
         self._replicator, self._costs, self._strict = replicator, costs, strict
 
-    def pass_(self, scheduled: bool, *, opening: bool = False) -> int:
+    def pass_(self, scheduled: bool) -> int:
         """Before a step. scheduled: the version that it makes will be copied, over the older slot of the two.
-        opening: the version before it is the first of a later loop.
 
         Returns the interval from that version to the next copied one if it is scheduled, else 0. The interval has come
         to the status page with W. No later W can follow before this rank has made its step. Raises FailoverInterrupt.
@@ -46,7 +44,7 @@ class CommitGate:
         with self._fence.activity(ACTIVITY_GATE), self._costs.gate(scheduled, committed) as gate:
             self.wait_copied()
             gate.copied()
-            if self._strict or scheduled or opening or self._replicator.recommitted:
+            if self._strict or scheduled or self._replicator.recommitted:
                 self.wait_committed(newest)
         return self._page.load("interval") if scheduled else 0
 

@@ -143,6 +143,11 @@ class AdapterSession(Protocol):
         iteration: the running one by default.
         """
 
+    def mark(self) -> None:
+        """A loop that is not the script's first begins: a version of its own for that. Waits until every rank has
+        committed it: before, a death takes everybody back to the end of the loop before. May raise FailoverInterrupt;
+        not any more once the version is sealed."""
+
     def persisted(self, path: str, version: int) -> None:
         """A checkpoint of `version` is on disk at `path`. A loss that cannot be recovered will name it."""
 
@@ -162,8 +167,10 @@ class AdapterSession(Protocol):
         """After recover(): a script that went on has come to where the live version was sealed, and runs on from there
         anew. Its variables become what they were. Raises DifferenceError if they cannot."""
 
-    def finish(self) -> None:
+    def finish(self, *, again: bool = False) -> None:
         """The loop is over on this rank: seal, then wait until the last version of every rank is committed.
 
-        Does nothing before start_training(). May raise FailoverInterrupt: then there is more to train.
+        again: a newcomer that joins with that version finds that this loop is over, and calls finish() itself. Then a
+        death behind the loop can take everybody back to its end. Does nothing before start_training(). May raise
+        FailoverInterrupt: then there is more to train.
         """

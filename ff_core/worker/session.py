@@ -191,11 +191,9 @@ class Session:
         self.parts.link.send(
             "protect", rank=self.rank, sent_bytes=plan.sent_bytes, local_bytes=plan.local_bytes,
             blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + room,
-            journal_bytes=len(journal),
-            settings=self._settings.to_wire(),
+            journal_bytes=len(journal), settings=self._settings.to_wire(),
             has_constant=plan.totals[Held.CONSTANT] > 0,  # in no slot: only a living process can give it
-            on_device=plan.on_device,
-            **({} if peers is None else {"peers": peers}),
+            on_device=plan.on_device, **({} if peers is None else {"peers": peers}),
         )  # fmt: skip
         answer, fds = self.parts.inbox.take("arena", lambda m: True, self.check)
         self._open(adapter, plan, fds).begin(answer, journal, blob)
@@ -233,6 +231,10 @@ class Session:
     def seal(self) -> None:
         """The iteration that made the live version is complete. Nothing if it is sealed already."""
         self._started("seal()").seal()
+
+    def mark(self) -> None:
+        """See AdapterSession."""
+        self._started("mark()").mark()
 
     def check(self) -> None:
         """Raise FailoverInterrupt if the job has been halted."""
@@ -288,8 +290,6 @@ class Session:
 
     def recover(self, interrupt: FailoverInterrupt) -> int:
         """In a survivor, outside any `except` that still holds the traceback: back to a common version. Returns v*."""
-        if not self.training:
-            raise FailoverError("recover() before start_training()") from interrupt
         return self._started("recover()").recover()
 
     def script_went_on(self) -> None:
@@ -302,10 +302,10 @@ class Session:
 
     # ---- end --------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
+    def finish(self, *, again: bool = False) -> None:
         """See AdapterSession."""
         if self.training:
-            self._started("finish()").finish()
+            self._started("finish()").finish(again=again)
 
     def script_ended(self) -> None:
         """The script has ended well: see at_end()."""

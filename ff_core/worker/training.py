@@ -14,13 +14,12 @@ from ff_core.contract.activity import ACTIVITY_GATE, ACTIVITY_LEAVING
 from ff_core.contract.schedule import CopySchedule
 from ff_core.copy import transports
 from ff_core.copy.transports import StreamChoice
-from ff_core.errors import FailoverError, FailoverInterrupt, UnsupportedError
+from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import found, hyperparameters, inputs, variables
 from ff_core.state.device import device_of
 from ff_core.state.edits import Edits
 from ff_core.state.inputs import Inputs
 from ff_core.state.razor import Plan, describe
-from ff_core.state.words import some_of
 from ff_core.worker import scalars, warm_device
 from ff_core.worker.cost import CopyCosts
 from ff_core.worker.cost_reports import CostReports
@@ -113,8 +112,12 @@ class Training:
         self._fence.resume(0, replicator.recommit)
         self._link.send("training", rank=parts.rank)
         # Else a death in the first iteration may find no version. The first step would wait for this one in any case.
-        with suppress(FailoverInterrupt), self._fence.activity(ACTIVITY_GATE):  # a halt is met in the iteration
-            self._gate.wait_committed(0)
+        self._wait_protected()
+
+    def _wait_protected(self) -> None:
+        """Until every rank has committed the live version, or is halted: that is met in the iteration."""
+        with suppress(FailoverInterrupt), self._fence.activity(ACTIVITY_GATE):
+            self._gate.wait_committed(self._fence.version)
 
     def join(self, first: Verdict) -> None:
         """Take the dead rank's place. first: the verdict that brought the arena."""
@@ -156,7 +159,7 @@ class Training:
         self._sameness.before_step(fence.version + 1)
         self.replicator.at_gate()
         due = fence.version + 1 == self._schedule.next
-        interval = self._gate.pass_(due, opening=fence.version == self._schedule.opening)
+        interval = self._gate.pass_(due)
         if due:
             self._schedule.after_next(interval)
             self._pauses_at = fence.version + 1 if self._parts.page.load("pause") else None
@@ -166,6 +169,15 @@ class Training:
             yield
         fence.leave_step(self._stepped)
         self._parts.faults.point("copying", fence.version)
+
+    def mark(self) -> None:
+        """See AdapterSession."""
+        with self.step():
+            pass
+        self.seal()
+        self.settle(wait=True)
+        self._link.send("marked", rank=self._parts.rank, epoch=self._fence.epoch, version=self._fence.version)
+        self._wait_protected()
 
     def _stepped(self, version: int) -> None:
         if not self._config.weights_edited:
@@ -179,26 +191,7 @@ class Training:
         self._edits.stepped(version)
 
     def _refuse_edits(self) -> None:
-        names = self._edits.found()
-        moved = self._edits.moved() if names or self._config.weights_edited else []
-        if moved:
-            raise UnsupportedError(
-                f"the script gave {some_of(moved)} other memory (`.data = ...`), and copies read where a weight was "
-                "when training began. Write into it instead: `.data.copy_(...)`, `.data.clamp_(...)`, with "
-                '"weights_edited": true in the "ff_failover" block'
-            )
-        if not names:
-            return
-        some = some_of(names)
-        if self._config.weights_edited:
-            raise UnsupportedError(
-                f"the script wrote into {some} in the beginning of an iteration, before its optimizer step, when the "
-                'last version was complete. With "weights_edited": true write behind engine.step(), in its iteration'
-            )
-        raise UnsupportedError(
-            f"the script wrote into {some} outside of the optimizer step (a clamp, an average swapped in, a layer set "
-            f"by hand). A copy that begins right behind the step may miss that. {self._adapter.edits_remedy}"
-        )
+        self._edits.refuse(edited=self._config.weights_edited, remedy=self._adapter.edits_remedy)
 
     def seal(self) -> None:
         """See AdapterSession."""
@@ -300,7 +293,7 @@ class Training:
         self.inputs.again(self._fence.version)
         self._recovery.load_variables()
 
-    def finish(self) -> None:
+    def finish(self, *, again: bool) -> None:
         """See AdapterSession."""
         self.seal()
         self.settle(wait=True)
@@ -312,7 +305,7 @@ class Training:
             fence.resume(fence.version, self._copy_last)
         self._costs.dropped()
         epoch, version, stats = fence.epoch, fence.version, rank_stats(self._costs, replicator.stats())
-        self._link.send("leaving", rank=parts.rank, epoch=epoch, version=version, stats=stats)
+        self._link.send("leaving", rank=parts.rank, epoch=epoch, version=version, again=again, stats=stats)
         with fence.activity(ACTIVITY_LEAVING):
             parts.inbox.take("may_leave", lambda m: bool(m["epoch"] == epoch and m["version"] == version), fence.check)
         self._schedule.left(version)

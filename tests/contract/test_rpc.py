@@ -76,7 +76,7 @@ def test_handshake_and_order() -> None:
             assert welcome["job"] == {"nodes": 2}
             pump = asyncio.create_task(stream.pump())
             for number in range(300):
-                stream.send("leaving", rank=0, epoch=0, version=number)
+                stream.send("leaving", rank=0, epoch=0, version=number, again=False)
             for number in range(300):
                 message = await stream.receive()
                 assert message is not None and message["version"] == number + 1

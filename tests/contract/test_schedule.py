@@ -58,7 +58,6 @@ def test_the_first_version_of_another_loop_is_copied() -> None:
     schedule.begin_epoch(0, 4)
     schedule.copied(2)
     schedule.left(2)
-    assert schedule.opening == 3
     assert made(schedule, 11, {3: 4, 7: 4}) == [3, 7, 11]
 
 

@@ -46,6 +46,8 @@ class Options:
     late: bool = False  # they come when the job waits for them only, or not at all
     returns: bool = False  # a lost node's machine comes again, under a new number
     persist: bool = False  # versions go to disk
+    loops: int = 1  # of the script, one after another, in which it makes its iterations
+    again: bool = False  # whoever runs the script again comes to the same ends of them
 
 
 class Checks:
@@ -63,6 +65,20 @@ class Checks:
     @property
     def state(self) -> JobState:
         return self.controller.state
+
+    @property
+    def ends(self) -> list[int]:
+        """Versions with which loops end."""
+        loops = self.options.loops
+        return [self.options.iterations * (loop + 1) // loops for loop in range(loops)]
+
+    def _is_needed(self, reason: str) -> None:
+        """The script starts again, or the job ends, because of `reason`: not for a death between two loops, if all
+        could go back to the end of the first. What one process takes with it lies in its own slot."""
+        able = self.options.again and not self.options.has_constant and "scripts had ended, too" not in reason
+        alone = len(self.losses) == 1 and re.fullmatch(r"process \S+ on node \d+", self.losses[0])
+        if able and "after the training loop had ended" in reason and (alone or "unrecoverable" not in reason):
+            raise Violation(f"nobody goes back to the loop's end: {reason}")
 
     def __init__(self) -> None:
         super().__init__()
@@ -225,5 +241,6 @@ class Checks:
             return
         if "no node is left" in summary and not self.state.members.live_nodes():
             return
+        self._is_needed(summary)
         if not re.search("unrecoverable|after the training loop had ended|before training was protected", summary):
             raise Violation(f"the job ends without need: {summary}")

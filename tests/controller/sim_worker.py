@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +121,13 @@ class SimWorker(Recovering):
         while True:
             try:
                 yield from self._train()
-                return
             except FailoverInterrupt:
                 yield True
+            else:
+                if self.fence.version == self.world.options.iterations:
+                    return
+                yield from self._between()
+                continue
             self.pauses_at = None
             interrupted = self.fence.sealed + 1
             yield from self._until_resumed()
@@ -193,7 +198,7 @@ class SimWorker(Recovering):
                 self._seal()
                 yield True
                 yield from self._pause()
-            if fence.version == world.options.iterations:
+            if fence.version in world.ends:
                 break
             fence.check()
             arrived = world.collective(
@@ -201,25 +206,49 @@ class SimWorker(Recovering):
             )
             yield from self._until(arrived)
             yield True
-            yield from self._gate()
-            world.runs(fence.epoch, fence.version + 1)
-            fence.enter_step()
-            unique, repl = self.unique, self.repl
-            assert unique is not None and repl is not None
-            self.unique = self.repl = self.derived = None
-            yield True
-            self.unique, self.repl = (*unique, fence.epoch), (*repl, fence.epoch)
-            self.derived = self.unique
-            fence.leave_step(self._copy)
+            yield from self._make_version()
         if replicator.newest != fence.version:
             yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
             if replicator.newest >= 0 and world.options.finish_waits:
                 yield from self._committed_everywhere(replicator.newest)
             fence.resume(fence.version, self._copy_last)
-        self.send("leaving", rank=self.rank, epoch=fence.epoch, version=fence.version, stats=None)
+        again = world.options.again
+        self.send("leaving", rank=self.rank, epoch=fence.epoch, version=fence.version, again=again, stats=None)
         epoch, version = fence.epoch, fence.version
         yield from self._take("may_leave", lambda m: (m["epoch"], m["version"]) == (epoch, version))
         self.schedule.left(version)
+
+    def _make_version(self) -> Steps:
+        fence = self.fence
+        assert fence is not None
+        yield from self._gate()
+        self.world.runs(fence.epoch, fence.version + 1)
+        fence.enter_step()
+        unique, repl = self.unique, self.repl
+        assert unique is not None and repl is not None
+        self.unique = self.repl = self.derived = None
+        yield True
+        self.unique, self.repl = (*unique, fence.epoch), (*repl, fence.epoch)
+        self.derived = self.unique
+        fence.leave_step(self._copy)
+
+    def _between(self) -> Steps:
+        """Behind the end of a loop that is not the last: an evaluation, and the mark of the next one. Nobody can go
+        back here, so no process may be asked to."""
+        fence, world = self.fence, self.world
+        assert fence is not None
+        try:
+            arrived = world.collective(("evaluation", fence.epoch, fence.version), self.rank, self.unique)
+            yield from self._until(arrived)
+            yield True
+            yield from self._make_version()
+            yield True
+            self._seal()
+            self.send("marked", rank=self.rank, epoch=fence.epoch, version=fence.version)
+        except FailoverInterrupt as error:
+            raise Violation(f"rank {self.rank} is halted between two loops") from error
+        with suppress(FailoverInterrupt):  # it is met in the loop
+            yield from self._committed_everywhere(fence.version)
 
     def _copy(self, version: int) -> None:
         assert self.replicator is not None and self.fence is not None
@@ -242,8 +271,7 @@ class SimWorker(Recovering):
         replicator = self.replicator
         yield from self._until(lambda: replicator.sim.is_copied(replicator.newest))
         due = self.fence.version + 1 == self.schedule.next
-        opening = self.fence.version == self.schedule.opening
-        if self.world.options.commit == "strict" or due or opening or replicator.recommitted:
+        if self.world.options.commit == "strict" or due or replicator.recommitted:
             yield from self._committed_everywhere(replicator.newest)
         if due:
             self.schedule.after_next(self.page.load("interval"))

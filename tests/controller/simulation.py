@@ -42,7 +42,7 @@ from tests.controller.sim_memory import Connection, SimArena, Violation
 from tests.controller.sim_process import pause
 from tests.controller.sim_takeover import Takeovers
 
-MOST_STEPS = 60_000
+MOST_STEPS = 120_000
 
 
 async def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -129,6 +129,7 @@ class World(Checks, Faults, Takeovers, Outbox):
         elif kind == "unrecoverable" and self._promised() and self.safe >= 0:
             raise Violation(f"given up although {self.safe} was safe and only {self.losses} was lost: {fields}")
         elif kind == "restart":
+            self._is_needed(fields["reason"])
             self.restarts += 1
             self.safe, self.losses = -1, []
             self.contributions.clear()

@@ -22,6 +22,8 @@ from ff_core.controller.drains import Drains
 from ff_core.controller.election import Election
 from ff_core.controller.failovers import Failovers
 from ff_core.controller.loop_end import LoopEnd
+from ff_core.controller.membership import Membership
+from ff_core.controller.state import JobState
 from ff_core.worker.fence import Fence
 from ff_core.worker.replicator import Replicator
 from tests.controller.sim_agent import SimPort
@@ -157,6 +159,14 @@ def _all_have_restored(self: Allegiance) -> dict[str, Any] | None:
     return report and {**report, "ranks": [[*entry[:3], True] for entry in report["ranks"]]}
 
 
+_take_replacement = Membership.take_replacement
+
+
+def _takes_the_best_spare(self: Membership, home: int, *, stays: bool = False) -> tuple[int, str | None, bool] | None:
+    return _take_replacement(self, home)
+
+
+LOOPS = Options(faults=2, loops=4, iterations=9, again=True)
 TORN = Options(nodes=3, nproc=2, faults=1, kinds=("torn",), iterations=6)
 
 MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
@@ -230,6 +240,16 @@ MUTANTS: dict[str, tuple[Options, list[tuple[Any, str, Any]]]] = {
     "a drain that is not possible any more leaves ranks pausing": (
         replace(DRAINS, kinds=("drain", "drain", "node"), faults=5, **THREE, replicas=2, standbys=1, interval=3),
         [(Drains, "_move", _moves_only_if_there_is_something_to_move)],
+    ),
+    "a death behind a loop halts the others": (LOOPS, [(JobState, "has_left", lambda self: False)]),
+    "old processes live on when all go back": (LOOPS, [(Agent, "on_fail_worker", lambda self, rank, reason: None)]),
+    "a lost holder is not missed behind a loop": (
+        replace(LOOPS, nodes=1, standbys=2, kinds=("node",), same_machine=False),
+        [(LoopEnd, "holder_lost", lambda self: None)],
+    ),
+    "who goes back takes spares elsewhere": (
+        replace(LOOPS, spares=1, has_local=True),
+        [(Membership, "take_replacement", _takes_the_best_spare)],
     ),
     "batches are kept from W on": (
         Options(interval=0, faults=5, iterations=9, kinds=("process", "slot")),

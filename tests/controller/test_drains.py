@@ -189,7 +189,7 @@ def test_the_loop_ends_before_the_boundary() -> None:
     answers = drain(job)
     job.commit(5)
     for rank in job.ranks:
-        job.from_rank(rank, "leaving", epoch=0, version=5)
+        job.from_rank(rank, "leaving", epoch=0, version=5, again=False)
     assert len(job.out.take("may_leave")) == 3
     job.controller.tick()
     assert answers == ["training is not protected now, outside of its loop"]

@@ -268,7 +268,7 @@ def test_messages_of_another_epoch_change_nothing(name: str) -> None:
         "ready": {"restored_bytes": 1, "at": 0.0},
         "resumed": {"timings": {}},
         "redone": {"version": 5, "at": 0.0},
-        "leaving": {"version": 5},
+        "leaving": {"version": 5, "again": True},
     }[name]
     before = repr(job.state.round) + repr(job.state.members.ranks)
     for rank in job.ranks:
@@ -279,10 +279,10 @@ def test_messages_of_another_epoch_change_nothing(name: str) -> None:
 
 def test_the_interrupted_iteration_was_the_last() -> None:
     job = running(nodes=2, nproc=1)
-    job.from_rank(0, "leaving", epoch=0, version=5)
+    job.from_rank(0, "leaving", epoch=0, version=5, again=False)
     job.fail_over(1, 5)
     for rank in job.ranks:
-        job.from_rank(rank, "leaving", epoch=1, version=5)
+        job.from_rank(rank, "leaving", epoch=1, version=5, again=False)
     assert not job.out.take("may_leave")
     job.commit(5)
     assert len(job.out.take("may_leave")) == 2

@@ -63,7 +63,7 @@ def test_agents_get_a_record_when_a_death_is_a_failover() -> None:
     job.commit(4)
     assert not job.out.take("record"), "nothing that a successor would have to know"
     for rank in job.ranks:
-        job.from_rank(rank, "leaving", epoch=0, version=4)
+        job.from_rank(rank, "leaving", epoch=0, version=4, again=False)
     assert job.out.take("may_leave") and not job.out.take("record")
     job.commit(5)
     assert [node for node, _ in job.out.take("record")] == [0, 1], "another loop"

@@ -219,7 +219,12 @@ class FakeSession:
         tensors = {spec.name: spec.tensor.clone() for spec in self.specs if spec.held in copied}
         self.slots[self.version] = {"version": self.version, "tensors": tensors}
 
-    def finish(self) -> None:
+    def mark(self) -> None:
+        with self.step():
+            pass
+        self.seal()
+
+    def finish(self, *, again: bool = False) -> None:
         if self.training:
             self.seal()
         self.finished += 1

@@ -35,6 +35,19 @@ def test_goes_on_to_the_bit(tmp_path: Path, words: tuple[str, ...], kills: tuple
     assert len(job.of("failover")) == len(kills)
 
 
+@slow
+@pytest.mark.parametrize("behind", [0, 1])
+def test_a_death_behind_a_loop(tmp_path: Path, behind: int) -> None:
+    """Between two, and behind the last one: both begin again at its end. And in the first iteration of the second."""
+    wanted = results(
+        uninterrupted(SCRIPT, ("--loops", "2"), lambda folder: ("--result", str(folder / "result.json")), 2), 2
+    )
+    job = run(tmp_path, ("--loops", "2", "--die", str(1 - behind), str(behind)), "0 12 forward")
+    assert_same(job, wanted)
+    order = [[0], [0, 1]] if behind else [[0, 1], [0]]
+    assert [event["newcomers"] for event in job.of("failover")] == order
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

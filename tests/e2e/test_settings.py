@@ -77,6 +77,6 @@ def test_what_the_launcher_was_told_otherwise(tmp_path: Path) -> None:
 def test_ranks_that_say_different_things(tmp_path: Path) -> None:
     job = run(tmp_path, {"commit": "strict"}, of_rank=("1", "interval=3"))
     assert job.code == 1 and not job.of("training_start")
-    values = {0: "1 (default)", 1: f"3 ({ORIGIN})"}
+    values = {0: "'auto' (default)", 1: f"3 ({ORIGIN})"}
     texts = [f"interval is {values[a]} on rank {a} and {values[b]} on rank {b}" for a, b in ((0, 1), (1, 0))]
     assert any(f"the ranks' ff_failover settings differ: {text}" in job.stderr for text in texts)

@@ -12,7 +12,9 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import random
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -116,10 +118,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fp8", help="which is refused")
     parser.add_argument("--make-data", action="store_true", help="by a function, which can begin anywhere")
     parser.add_argument("--loops", type=int, default=1, help="of ten iterations")
+    parser.add_argument("--die", type=int, nargs=2, help="a rank, and behind which loop it is killed, once")
     parser.add_argument("--skip", type=int, help="an iteration without a step, agreed on by all ranks")
     parser.add_argument("--forget-data", action="store_true", help="protect() is not told of it")
     parser.add_argument("--unprotected", action="store_true", help="protect() is forgotten")
     return parser.parse_args()
+
+
+def between(words: argparse.Namespace, loop: int) -> None:
+    """Draws numbers, as an evaluation does, and tells them the others."""
+    drawn = torch.rand(1)
+    died = words.result.with_suffix(f".died{loop}")
+    if words.die == [dist.get_rank(), loop] and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.all_reduce(drawn)
 
 
 def main() -> None:
@@ -163,6 +176,7 @@ def main() -> None:
                     dist.all_reduce(mean, group=parallel_state.get_data_parallel_group())
                     best = min(best, mean.item())
                     losses[f"{loop} {number}"] = mean.item()
+        between(words, loop)
     states = [value for s in optimizer.chained_optimizers[0].optimizer.state.values() for value in s.values()]
     generators = [torch.get_rng_state(), *tensor_parallel.get_cuda_rng_tracker().get_states().values()]
     path = words.result.with_suffix(f".rank{dist.get_rank()}.json")

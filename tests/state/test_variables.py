@@ -7,7 +7,7 @@ import random
 import types
 from argparse import Namespace
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -231,6 +231,26 @@ def test_what_a_script_makes_of_its_first_batch_was_not_made_on_the_way() -> Non
     right = lazy(0, versions)
     for first in (1, 2):
         assert lazy(first, versions) == right
+
+
+def around(mine: Variables) -> Iterator[int]:
+    count = 0
+    while True:
+        if count == 0:
+            mine.asked(Adapter())  # the loop asks for its first batch, through this generator
+        count += 1
+        yield count
+
+
+def test_a_generator_around_the_loader_rests_when_training_begins() -> None:
+    mine, losses = Variables(), [0]
+    for number in around(mine):
+        losses.append(number)
+        if number == 2:
+            break
+        mine.begin(after_asked=True)  # in the first engine(...)
+    assert {path.rpartition(".")[2] for path in mine.save()["changed"]} >= {"losses"}
+    assert not any(path.startswith("around") for path in mine.save()["changed"])
 
 
 def test_a_write_that_torch_does_not_count_is_seen_in_every_version() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ff_core.errors import FailoverInterrupt
+from ff_core.errors import FailoverInterrupt, interrupted
 from tests.worker.one_rank import OneRank
 from tests.worker.test_contract import Trainer
 
@@ -136,21 +136,33 @@ def test_the_last_version_is_copied_though_it_is_not_its_turn(start: Callable[[i
     assert copied(job) == {7, 8}
 
 
-def test_nobody_steps_behind_the_first_version_of_another_loop_before_it_is_safe(
-    start: Callable[[int], tuple[OneRank, Trainer]],
+@pytest.mark.parametrize("halted", [False, True])
+def test_another_loop_begins_when_its_mark_is_safe(
+    start: Callable[[int], tuple[OneRank, Trainer]], halted: bool
 ) -> None:
-    """Until then a death is no failover: the others have left the first loop."""
+    """Until then a death takes everybody back to the first loop's end. A halt is met in the loop, not in the mark."""
     job, trainer = start(5)
     for _ in range(7):
         trainer.iterate(job.session)
     job.session.finish()
     published(job, 7)
     job.let.clear()
-    trainer.iterate(job.session)
-    second = threading.Thread(target=trainer.iterate, args=(job.session,))
-    second.start()
-    second.join(0.5)
-    assert second.is_alive() and job.session.version == 8 and job.w == 7
-    job.let.set()
-    second.join(30)
-    assert job.session.version == 9 and job.w == 8
+    ends: list[int | None] = []
+
+    def mark() -> None:
+        ends.append(interrupted(job.session.mark)[1])
+
+    begins = threading.Thread(target=mark)
+    begins.start()
+    begins.join(0.5)
+    assert begins.is_alive() and job.session.version == 8 and job.w == 7
+    if halted:
+        job.lose()
+    else:
+        job.let.set()
+    begins.join(30)
+    assert ends == [None] and job.session.version == 8
+    if halted:
+        job.let.set()
+        assert job.session.recover(FailoverInterrupt(1)) == 8 and trainer.is_at(7)  # the mark changes no tensor
+    assert job.w == 8

@@ -67,14 +67,14 @@ class SimJob(OneJob):
     def __init__(self, arena: Any) -> None:
         super().__init__(arena, interval=1)
         self._newcomer = arena is not None
-        options = SimpleNamespace(iterations=1 << 30, has_local=False, has_constant=False, commit="relaxed",
-                                  finish_waits=True)  # fmt: skip
-        self.options = options
+        options = SimpleNamespace(has_local=False, has_constant=False, commit="relaxed", finish_waits=True, again=False)
+        self.ends: list[int] = []
         nothing = lambda *_: None  # noqa: E731
         self.contributions: dict[Any, dict[int, Any]] = {}
         world: Any = SimpleNamespace(
             job=SimpleNamespace(world_size=1),
-            options=options, settings=FailoverConfig().to_dict(), seed=0, contributions=self.contributions,
+            options=options, ends=self.ends, settings=FailoverConfig().to_dict(), seed=0,
+            contributions=self.contributions,
             collective=self._alone, resumed=nothing, runs=nothing, copied=nothing, random=random.Random(0),
         )  # fmt: skip
         process: Any = SimpleNamespace(exit=lambda code: True)
@@ -159,7 +159,7 @@ class SimRank:
         self.job.go(lambda: worker.replicator is not None and not worker.replicator.sim.flights)
 
     def finish(self) -> None:
-        self.job.options.iterations = self.version
+        self.job.ends.append(self.version)
         self.job.go(lambda: "leaving" in self.job.said)
 
     def close(self) -> None:

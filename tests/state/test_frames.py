@@ -1,0 +1,17 @@
+"""Which modules are the script's."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from ff_core.state import frames
+
+
+def test_a_second_name_of_the_script_is_no_module_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank in which `datasets` is imported by the script has it, a spare that imports that ahead has not."""
+    monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules[__name__])
+    monkeypatch.setitem(sys.modules, "of_the_user", sys.modules[__name__])
+    assert frames.is_users_module("of_the_user") and "of_the_user" in frames.users_modules()
+    assert not frames.is_users_module("__mp_main__") and "__mp_main__" not in frames.users_modules()
