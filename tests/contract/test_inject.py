@@ -111,10 +111,12 @@ def test_other_ranks_injections_are_ignored() -> None:
 KILLED = """
     import sys, time
     from ff_core.contract.inject import InjectionPoints, parse_all
-    points = InjectionPoints(0, parse_all(sys.argv[1:]), lambda id: print("fired", id, flush=True))
+    def say(line):  # in one piece: another thread says something, too
+        print(line + "\\n", end="", flush=True)
+    points = InjectionPoints(0, parse_all(sys.argv[1:]), lambda id: say(f"fired {id}"))
     for iteration in range(1, 40):
         for at in ("forward", "backward", "step", "after-step", "copying"):
-            print(iteration, at, flush=True)
+            say(f"{iteration} {at}")
             points.point(at, iteration)
             time.sleep(0.01)
 """
