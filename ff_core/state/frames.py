@@ -86,4 +86,16 @@ def is_users_module(name: str | None) -> bool:
 
 def users_modules() -> list[str]:
     """Names of the user's modules that are loaded, in the order of their import."""
-    return [name for name in list(sys.modules) if is_users_module(name)]
+    found = []
+    for name, module in list(sys.modules.items()):
+        if _of_libraries.get(name) is module and module is not None:
+            continue
+        if is_users_module(name):
+            found.append(name)
+        elif getattr(module, "__file__", None) is not None:
+            _of_libraries[name] = module
+    return found
+
+
+_of_libraries: dict[str, Any] = {}
+"""Thousands, most of them looked at before: a newcomer asks several times."""

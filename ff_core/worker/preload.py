@@ -159,7 +159,7 @@ def run(
             if not watch.waits(function):
                 result.called += attempt(function, lambda: resolve(function)(*arguments))  # noqa: B023
     if not wanted():
-        users_modules()  # whose each file is, is remembered: a newcomer asks several times, 0.02 s each
+        users_modules()  # remembered: a newcomer asks several times
     result.unfit = watch.found
     result.seconds = time.monotonic() - start
     return result

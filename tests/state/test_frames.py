@@ -15,3 +15,10 @@ def test_a_second_name_of_the_script_is_no_module_of_its_own(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "of_the_user", sys.modules[__name__])
     assert frames.is_users_module("of_the_user") and "of_the_user" in frames.users_modules()
     assert not frames.is_users_module("__mp_main__") and "__mp_main__" not in frames.users_modules()
+
+
+def test_a_module_that_replaces_one_of_a_library_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "replaced", pytest)
+    assert "replaced" not in frames.users_modules() and "replaced" not in frames.users_modules()
+    monkeypatch.setitem(sys.modules, "replaced", sys.modules[__name__])
+    assert "replaced" in frames.users_modules()
