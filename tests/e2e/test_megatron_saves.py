@@ -115,5 +115,6 @@ def test_temporary_saves_retention_and_what_saves_find_out(tmp_path: Path) -> No
     job = run(tmp_path, LAYOUT, extra, "1 7 backward")
     checkpoints = job.out / "checkpoints"
     assert whole(checkpoints) == [8, 10] and latest(checkpoints) == 10
-    assert whole(checkpoints / "non_persistent") == [6, 9] and latest(checkpoints / "non_persistent") == 9
+    # Megatron removes older temporary ones in a thread: without a failure 6 may be left or not, too.
+    assert whole(checkpoints / "non_persistent") in ([9], [6, 9]) and latest(checkpoints / "non_persistent") == 9
     assert "checkpoint of iteration 6 was being written; it is saved again" in job.stderr
