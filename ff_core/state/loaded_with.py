@@ -70,7 +70,8 @@ class LoadedWith:
     """
 
     def __init__(self, loader: Any) -> None:
-        self._places, self._generators = _places(loader), _generators(loader)
+        parts = _parts(loader)
+        self._places, self._generators = _places(loader, parts), _generators(parts)
         first: Taken | None = getattr(loader, "__dict__", {}).get("_ff_first_with")
         self._changed = _Changed() if first is None else first.changed
         self._last = self._taken()
@@ -106,7 +107,7 @@ def put(loader: Any, saved: dict[str, Any] | None) -> None:
     """What is not there is left: the item proves what it is."""
     if not saved:
         return
-    for path, owner, name in _places(loader):
+    for path, owner, name in _places(loader, _parts(loader)):
         value = saved.get(path)
         if value is None:
             continue
@@ -114,14 +115,18 @@ def put(loader: Any, saved: dict[str, Any] | None) -> None:
             owner[name] = value
         else:
             setattr(owner, name, value)
-    for path, part in _generators(loader):
+    for path, part in _generators(_parts(loader)):  # what is set may make another one
         if path in saved:
             generators.set_state(part, saved[path])
 
 
-def _places(loader: Any) -> list[_Place]:
+def _parts(loader: Any) -> list[tuple[str, Any]]:
+    return list(reach.objects(loader, _MOST_ITEMS, widely=True))
+
+
+def _places(loader: Any, parts: list[tuple[str, Any]]) -> list[_Place]:
     found = list(data_state.places(loader, _MOST_ITEMS, widely=True))
-    for path, part in reach.objects(loader, _MOST_ITEMS, widely=True):
+    for path, part in parts:
         kinds = [kind for kind in type(part).__mro__ if objects.is_users_class(kind)]
         found += [
             (f"{path}.{kind.__qualname__}.{name}", kind, name, value)
@@ -135,6 +140,5 @@ def _places(loader: Any) -> list[_Place]:
     return list(places.values())
 
 
-def _generators(loader: Any) -> list[tuple[str, Any]]:
-    parts = reach.objects(loader, _MOST_ITEMS, widely=True)
+def _generators(parts: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return [(path, part) for path, part in parts if generators.is_generator(part) and not generators.is_global(part)]
