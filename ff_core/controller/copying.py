@@ -77,10 +77,13 @@ class Copying:
         assert self._choice is not None
         budget, share = self._state.config.overhead_budget, self._choice.share(was, cost)
         slowed_s = self._choice.slowing.seconds
+        slowed = f"and copies slow iterations down by {1e3 * slowed_s:.3g} ms"
+        if not self._choice.slowing.known:
+            slowed = "and what copies slow iterations down by is not known yet"
         why = (
             f"at {was} copying stops rank {rank} for {share:.2%} of its iterations of {1e3 * cost.iteration_s:.4g} ms: "
             f"{1e3 * (cost.fixed_s - slowed_s):.3g} ms for a copy, {1e3 * cost.late_s:.3g} ms until every rank has "
-            f"committed, and copies slow iterations down by {1e3 * slowed_s:.3g} ms; budget {budget:.2%}"
+            f"committed, {slowed}; budget {budget:.2%}"
         )
         if self._choice.trying:
             why = f"for a while, to see what copies slow iterations down by; {why}"

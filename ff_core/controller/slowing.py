@@ -27,7 +27,12 @@ class Slowing:
             self._rounds.append(fmean(known))
 
     @property
+    def known(self) -> bool:
+        """There are enough measurements to say something."""
+        return len(self._rounds) >= _LEAST
+
+    @property
     def seconds(self) -> float:
-        if len(self._rounds) < _LEAST:
+        if not self.known:
             return 0.0
         return max(0.0, fmean(self._rounds) - _ERRORS * stdev(self._rounds) / len(self._rounds) ** 0.5)

@@ -139,7 +139,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_build_info": (ctypes.c_char_p, []),
     "ff_interface": (ctypes.c_char_p, []),
     "ff_crc32c": (c_uint32, [c_uint32, c_void_p, c_size_t]),
-    "ff_mt19937_skip": (c_uint32, [c_void_p, c_uint32, c_uint64]),
+    "ff_torch_generator_skip": (c_int, [c_void_p, c_uint64, c_uint64]),
     "ff_memory_huge": (c_int, [c_int, c_uint64, POINTER(c_uint64)]),
     "ff_memory_map": (c_int, [c_int, c_uint64, POINTER(c_void_p)]),
     "ff_memory_unmap": (c_int, [c_void_p, c_uint64]),
@@ -166,6 +166,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ff_life_watch_open": (c_int, [c_void_p, c_int, POINTER(c_void_p)]),
     "ff_life_watch_close": (c_int, [c_void_p]),
     "ff_writer_open": (c_int, [POINTER(CWriterOptions), POINTER(c_void_p)]),
+    "ff_writer_prepare": (c_int, [c_void_p, c_int32]),
     "ff_writer_set_segments": (c_int, [c_void_p, POINTER(CSegment), c_size_t]),
     "ff_writer_add_holder": (c_int, [c_void_p, POINTER(CConnection), c_int64]),
     "ff_writer_clear_holders": (c_int, [c_void_p]),
@@ -281,10 +282,9 @@ def crc32c_at(address: int, size: int, crc: int = 0) -> int:
     return value
 
 
-def mt19937_skip(words: int, used: int, count: int) -> int:
-    """Move an MT19937 state on by `count` numbers. words: the address of its 624 words of 32 bits.
+def generator_skip(address: int, size: int, count: int) -> None:
+    """Move a generator of torch's on by `count` numbers of 32 bits. Other threads run meanwhile.
 
-    used: words of the block that have been given out, 1 to 624; returned anew. Other threads run meanwhile.
+    address, size: of its state on the host, as get_state() gives it; changed in place. EngineError: it is none.
     """
-    value: int = engine().ff_mt19937_skip(words, used, count)
-    return value
+    check(engine().ff_torch_generator_skip(address, size, count))

@@ -68,6 +68,10 @@ int ff_writer_open(const ff_writer_options* options, ff_writer** out) {
   });
 }
 
+int ff_writer_prepare(ff_writer* w, int32_t device) {
+  return with(w, [&](ff::Writer& writer) { writer.prepare(device); });
+}
+
 int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t count) {
   return with(w, [&](ff::Writer& writer) {
     if (count > 0) not_null(segments, "segments");

@@ -42,8 +42,9 @@ const char* ff_interface(void);  /* the fingerprint (build.py) of the file that 
 uint32_t ff_crc32c(uint32_t crc, const void* data, size_t bytes);
 
 /* ---- random numbers ---- */
-/* An MT19937 state moves on by `count` numbers. used: words of the block that are given out, 1 to 624; returned anew. */
-uint32_t ff_mt19937_skip(uint32_t* words, uint32_t used, uint64_t count);
+/* Moves a generator of torch's on the host on by `count` numbers of 32 bits, without making them. state: what its
+   get_state() gives; changed in place. FF_EINVAL: it is none. */
+int ff_torch_generator_skip(void* state, uint64_t bytes, uint64_t count);
 
 /* ---- memory files ---- */
 /* Allocates a new memory file of `bytes` from the front as huge pages, as far as the kernel has any at hand: best effort,
@@ -170,6 +171,9 @@ typedef struct {
 } ff_writer_options;
 
 int ff_writer_open(const ff_writer_options* options, ff_writer** out);
+/* Opens `device` and begins to pin the slots for it, before there are tensors. Segments on another one undo that. Nothing
+   may be in flight. */
+int ff_writer_prepare(ff_writer* w, int32_t device);
 /* Offsets as in the payload. Nothing may be in flight. */
 int ff_writer_set_segments(ff_writer* w, const ff_segment* segments, size_t count);
 /* A holder's connection. The journal (if any) is sent ahead of the next version, and ahead of later ones when it changed.

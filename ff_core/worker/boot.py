@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ff_core.contract.dispatch import Dispatch
 from ff_core.contract.messages import AGENT_TO_WORKER, BEFORE_ROLE
-from ff_core.copy.arena import Arena
 from ff_core.copy.page import StatusPage
 from ff_core.errors import ConfigError, DifferenceError, FailoverError, FailoverInterrupt, UnsupportedError
 from ff_core.worker.host import WorkerHost
@@ -19,6 +18,7 @@ from ff_core.worker.session import Session, current, set_current
 if TYPE_CHECKING:
     from ff_core.contract.link import WorkerLink
     from ff_core.contract.messages import Message
+    from ff_core.worker.engine import CopyEngine
 
 #: What the training thread waits for.
 _FOR_INBOX = ("arena", "go_on", "regroup", "may_leave", "slot_ready", "inject_ack")
@@ -27,7 +27,8 @@ _FOR_INBOX = ("arena", "go_on", "regroup", "may_leave", "slot_ready", "inject_ac
 def boot(link: WorkerLink, role: Message, fds: list[int]) -> Session:
     """Make this process a worker for `role`: descriptors are status page, eventfd and, for a newcomer, its arena."""
     page = StatusPage.from_fd(fds[0])
-    session = Session(WorkerParts.for_role(link, role, page, fds[1]), role, _journal(fds[2]) if len(fds) > 2 else None)
+    parts = WorkerParts.for_role(link, role, page, fds[1])
+    session = Session(parts, role, fds[2] if len(fds) > 2 else None)
     set_current(session)
 
     def halt(message: Message, descriptors: list[int]) -> None:
@@ -46,18 +47,21 @@ def boot(link: WorkerLink, role: Message, fds: list[int]) -> Session:
 
     link.serve(on_message, on_gone)
     page.hold_life()
+    if session.early is not None:
+        _pin(session.early)
     link.send("booted")
     for callback in _for_workers:
         callback()
     return session
 
 
-def _journal(fd: int) -> bytes:
-    arena = Arena.from_fd(fd)
-    try:
-        return bytes(arena.journal())
-    finally:
-        arena.close()
+def _pin(engine: CopyEngine) -> None:
+    """Pin a newcomer's slots while its script builds the model: 12 GB take half a second. Only where a spare has made a
+    context: the device is the rank's then."""
+    warm_device = sys.modules.get("ff_core.worker.warm_device")
+    device = warm_device.used(int(os.environ["LOCAL_RANK"])) if warm_device is not None else None
+    if device is not None:
+        engine.writer.prepare(device)
 
 
 _for_workers: list[Callable[[], None]] = []
@@ -81,14 +85,16 @@ def on_torch_distributed() -> None:
         return
     from ff_core import comm
     from ff_core.state import found, registered, switched
-    from ff_core.worker import fills
+    from ff_core.worker import cores
 
     found.watch(registered.known)
     switched.watch()
     host = WorkerHost(session.parts, session)
-    session.registry = comm.install(host, solo=session.is_newcomer, replay=session.init_journal)
+    # What the dead rank's groups brought it while it started.
+    journal = bytes(session.early.arena.journal()) if session.early is not None else None
+    session.registry = comm.install(host, solo=session.is_newcomer, replay=journal)
     if session.is_newcomer:
-        session.until_joined.enter_context(fills.in_parallel())
+        session.until_joined.enter_context(cores.in_parallel())
 
 
 def shutdown(failure: BaseException | None) -> None:

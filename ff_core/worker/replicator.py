@@ -5,7 +5,6 @@ Decides which slot a version goes to and mends connections. When something is co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,16 +12,16 @@ from typing import Any
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.adapter import TensorSpec
 from ff_core.contract.stamps import epoch_of, version_of
-from ff_core.copy.arena import Arena, slot_with
+from ff_core.copy.arena import slot_with
 from ff_core.copy.binding import CopyCancelled, TransportError
 from ff_core.copy.connect import connect
 from ff_core.copy.page import StatusPage
 from ff_core.copy.transports import StreamChoice, candidates
-from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, ProtocolError
 from ff_core.state.device import DeviceClock, captured, device_of, step_stream, wait_for_stream, wait_until_idle
 from ff_core.state.razor import Plan
 from ff_core.worker.collective import FollowedCollective
+from ff_core.worker.engine import CopyEngine
 from ff_core.worker.pacing import Clock, CopyWindow, HostClock
 
 _CONNECT_S = 30.0
@@ -38,26 +37,18 @@ class Replicator:
         self,
         rank: int,
         plan: Plan,
-        arena: Arena,
+        engine: CopyEngine,
         page: StatusPage,
-        notify_fd: int,
         secret: bytes,
         config: FailoverConfig,
         streams: StreamChoice,
     ) -> None:
         self._rank, self._plan, self._page, self._secret = rank, plan, page, secret
-        self.arena = arena
+        self.arena, self._writer = engine.arena, engine.writer
         candidates(config.transport)  # complains early of one that there is not
         self._wanted = config.transport
         self._streams = streams
         self._transports: set[str] = set()
-        self._writer = Writer(
-            arena,
-            page=page,
-            notify_fd=notify_fd,
-            checksum=config.checksum,
-            bandwidth_bytes_per_s=config.bandwidth_limit_bytes_per_s,
-        )
         self._device = device_of(plan)
         self.clock: Clock = DeviceClock(self._device) if self._device is not None else HostClock()
         self._paced = config.pacing
@@ -310,11 +301,3 @@ class Replicator:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def open_arena(fds: list[int]) -> Arena:
-    """The arena whose descriptor came with a message."""
-    arena = Arena.from_fd(fds[0])
-    for fd in fds[1:]:
-        os.close(fd)
-    return arena

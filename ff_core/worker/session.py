@@ -28,8 +28,8 @@ from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import covered, found, switched, variables
 from ff_core.state.razor import Plan, make_plan
 from ff_core.worker import frozen, garbage, scalars
+from ff_core.worker.engine import open_engine
 from ff_core.worker.parts import WorkerParts
-from ff_core.worker.replicator import open_arena
 from ff_core.worker.training import Training
 from ff_core.worker.verdicts import Verdicts
 
@@ -60,10 +60,10 @@ class Session:
     """One worker, from its boot to the end of the script. Adapters see it as an `AdapterSession`, documented there.
     is_replacement: this process took over a dead rank, at any time.  until_joined: what lasts until it has joined.
     registry: the process's swappable groups; None until torch.distributed is imported.
-    init_journal: in a replacement, what the dead rank's groups brought it while it started; they replay that.
+    early: a newcomer's copy engine until training has it. arena_fd: of what the dead rank left; becomes ours.
     """
 
-    def __init__(self, parts: WorkerParts, role: Message, init_journal: bytes | None = None) -> None:
+    def __init__(self, parts: WorkerParts, role: Message, arena_fd: int | None = None) -> None:
         self.parts = parts
         self.may_restart = parts.may_restart
         self.rank, self.world_size = parts.rank, parts.world_size
@@ -71,7 +71,7 @@ class Session:
         self.config = self._settings.config
         self.is_replacement: bool = role["newcomer"]
         self.registry: GroupRegistry | None = None
-        self.init_journal = init_journal
+        self.early = open_engine([arena_fd], parts, self.config) if arena_fd is not None else None
         self.until_joined = ExitStack()
         self._adapter: TrainerAdapter | None = None
         self._training: Training | None = None
@@ -199,11 +199,11 @@ class Session:
         self._open(adapter, plan, fds).begin(answer, journal, blob)
 
     def _open(self, adapter: TrainerAdapter, plan: Plan, fds: list[int]) -> Training:
-        """Start the copy engine on the arena that the agent sent (its descriptors become ours)."""
-        self._training = Training(
-            self.parts, self._verdicts, self.config, self.groups, adapter, plan, open_arena(fds), self._preload_calls
-        )
-        return self._training
+        """fds: the arena's, which the agent sent; become ours."""
+        engine, self.early = open_engine(fds, self.parts, self.config, self.early), None
+        given = self.parts, self._verdicts, self.config, self.groups, adapter, plan, engine, self._preload_calls
+        self._training = training = Training(*given)
+        return training
 
     # ---- an iteration -----------------------------------------------------------------------------------------------
 

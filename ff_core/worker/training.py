@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from ff_core.config.schema import FailoverConfig
     from ff_core.contract.adapter import TrainerAdapter
     from ff_core.contract.messages import Message
-    from ff_core.copy.arena import Arena
     from ff_core.state.codec import Encoding
+    from ff_core.worker.engine import CopyEngine
 
 log = logging.getLogger("ff_core")
 _LOOK_S = 0.25
@@ -50,7 +50,7 @@ _TOLD_IN = 2  # the version in which the script is told what it writes
 class Training:
     """From begin() (the job's first start) or join() (a newcomer) until finish(). The session's methods do the rest.
 
-    plan: where each tensor lies in a slot.  arena: the rank's slots; becomes the training's.
+    plan: where each tensor lies in a slot.  engine: of the rank's slots; becomes the training's.
     preload_calls: what spares call ahead, told to them when the first version is sealed.
     """
 
@@ -62,9 +62,10 @@ class Training:
         registry: GroupRegistry,
         adapter: TrainerAdapter,
         plan: Plan,
-        arena: Arena,
+        engine: CopyEngine,
         preload_calls: Sequence[list[Any]],
     ) -> None:
+        arena = engine.arena
         if (arena.layout.sent_bytes, arena.layout.local_bytes) != (plan.sent_bytes, plan.local_bytes):
             raise FailoverError(
                 f"this replacement of rank {parts.rank} has {plan.sent_bytes} + {plan.local_bytes} bytes of "
@@ -76,9 +77,7 @@ class Training:
         self._config, self._registry, self._adapter = config, registry, adapter
         self._plan, self._arena, self._preload_calls = plan, arena, preload_calls
         streams = StreamChoice(config.tcp_streams, parts.ranks_per_node, parts.world_size, config.replicas)
-        self.replicator = Replicator(
-            parts.rank, plan, arena, parts.page, parts.notify_fd, parts.secret, config, streams
-        )
+        self.replicator = Replicator(parts.rank, plan, engine, parts.page, parts.secret, config, streams)
         self._schedule = CopySchedule()
         reports = CostReports(parts)
         self._costs = CopyCosts(self.replicator.clock, on_device=self.replicator.on_device, report=reports.measured)

@@ -98,6 +98,12 @@ def left_to_the_rank(variables: Mapping[str, str]) -> dict[str, str]:
     return left
 
 
+def used(local_rank: int) -> int | None:
+    """The device of `local_rank`, if it has been warmed in this process."""
+    device = local_rank % torch.cuda.device_count() if _warmed else None
+    return device if device in _warmed else None
+
+
 def keep(local_rank: int) -> bool:
     """In a spare that is going to be `local_rank`: end the contexts of the warmed devices that it will not use.
 
@@ -105,17 +111,17 @@ def keep(local_rank: int) -> bool:
     Returns whether its own device has room for a rank more, though the dead one's memory may not be back yet: at least
     as much is free as all take now.
     """
-    used = local_rank % torch.cuda.device_count() if _warmed else None
-    others = sorted(_warmed - {used})
+    own = used(local_rank)
+    others = sorted(_warmed - {own})
     pinned = torch.cuda.host_memory_stats().get("allocated_bytes.current", 0) if others else 0
     if pinned:  # in which of them, torch does not tell
         _say(f"the contexts of a spare on devices {others} stay: {format_bytes(pinned)} of host memory are pinned")
     elif others:  # each takes 0.15 s
         with ThreadPoolExecutor(len(others)) as pool:
             list(pool.map(_give_back, others))
-    if used not in _warmed:
+    if own is None:
         return False
-    free, total = torch.cuda.mem_get_info(torch.device("cuda", used))
+    free, total = torch.cuda.mem_get_info(torch.device("cuda", own))
     return free >= total - free
 
 

@@ -65,6 +65,7 @@ def test_a_trial_and_what_it_shows_are_explained() -> None:
         job.commit(version)
         cost(job, 0.0)
     assert "for a while, to see what copies slow iterations down by" in events(job)[-1]["why"]
+    assert "and what copies slow iterations down by is not known yet;" in events(job)[-1]["why"]
     for version in range(3, 30, 3):
         cost(job, 0.0, 3, slowed_s=0.039)
         job.commit(version)

@@ -29,7 +29,9 @@ SENT, LOCAL = 9 << 20, (3 << 20) + 4097
 class DeviceRig:
     """A payload made of device tensors (some large, many small), host tensors and holes, and its writer."""
 
-    def __init__(self, seed: int, sent: int = SENT, local: int = LOCAL, host: float = 0.2) -> None:
+    def __init__(
+        self, seed: int, sent: int = SENT, local: int = LOCAL, host: float = 0.2, prepared: bool = False
+    ) -> None:
         rng = random.Random(seed)
         self.cuda = Cuda()
         self.stream = self.cuda.stream()
@@ -51,6 +53,8 @@ class DeviceRig:
             at += size if rng.random() < 0.5 else -(-size // 64) * 64
         rng.shuffle(self.segments)
         self.writer = Writer(self.arena)
+        if prepared:
+            self.writer.prepare(0)
         self.writer.set_segments(self.segments)
 
     def expected(self, device: bytes) -> bytes:
@@ -84,7 +88,7 @@ class DeviceRig:
 def round_trip() -> None:
     """Any cut of device and host memory, with holes, arrives bit by bit and comes back bit by bit."""
     for seed in range(4):
-        rig = DeviceRig(seed)
+        rig = DeviceRig(seed, prepared=seed % 2 == 1)
         content = random.Random(seed + 100).randbytes(rig.size)
         rig.cuda.write(rig.base, content, rig.stream)
         for version in range(3):
@@ -104,6 +108,27 @@ def round_trip() -> None:
             source = content if where == 0 else before
             assert got[offset : offset + size] == source[offset : offset + size], (seed, size, offset, where)
         rig.close()
+
+
+def prepared_for_nothing() -> None:
+    """A writer that has opened a device may be closed at once, or be told of one that there is not; it goes on."""
+    arena = Arena.create(ArenaLayout(5, SENT, LOCAL, 4096, 4096, CHUNK))
+    for _ in range(3):
+        with Writer(arena) as writer:
+            writer.prepare(0)
+            try:
+                writer.prepare(1000)
+            except EngineError as error:
+                assert "1000" in str(error), error
+            else:
+                raise AssertionError("there is no device 1000")
+            live = Live(SENT)
+            writer.set_segments([(live.address, SENT, 0, -1)])
+            writer.begin(0, 1, 1)
+            writer.seal(1, b"")
+            eventually(lambda: arena.find(1, 1) == 0, "version 1")
+        arena.empty(0)
+    arena.close()
 
 
 def ordering() -> None:
@@ -141,40 +166,6 @@ def device_wait_is_needed() -> None:
             rig.close()
             return
     raise AssertionError("400 versions without a device wait, and none was torn")
-
-
-def few_pieces_ahead() -> None:
-    """A version leaves room for others on the way to the host: no more than three pieces of it are enqueued, until
-    somebody is at the device wait, who does not wait for the device all the same."""
-    size, most = 160 << 20, 96 << 20
-    cuda = Cuda()
-    stream, base, scratch = cuda.stream(), cuda.allocate(size), cuda.allocate(1 << 30)
-    arena = Arena.create(ArenaLayout(5, size, 0, 4096, 4096, 1 << 20))
-    writer = Writer(arena)
-    writer.set_segments([(base, size, 0, 0)])
-    for version, waited in enumerate((False, True)):
-        cuda.fill(base, version + 1, size, stream)
-        if waited:
-            cuda.fill(scratch, 0, 1 << 30, stream)  # the step takes a while
-        writer.begin(version % 2, 1, version, stream)
-        writer.seal(version, b"")
-        if waited:
-            writer.device_wait(version, stream, 60)
-            waiting = cuda.waiting_downloads()
-            assert waiting in (None, size), f"{waiting} bytes were enqueued when the device wait let pass"
-            cuda.fill(base, 0xEE, size, stream)
-        while arena.find(1, version) != version % 2:
-            writer.check()
-            waiting = cuda.waiting_downloads()
-            assert waited or waiting is None or waiting <= most, f"{waiting} bytes were enqueued"
-        out = Live(size)
-        arena.restore(version % 2, [(out.address, size, 0, -1)])
-        assert bytes(out.memory) == bytes([version + 1]) * size
-    writer.close()
-    arena.close()
-    cuda.synchronize(stream)
-    for address in (base, scratch):
-        cuda.free(address)
 
 
 def cancel() -> None:
@@ -308,9 +299,9 @@ def held() -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (
-        *(round_trip, ordering, device_wait_is_needed, few_pieces_ahead, cancel, corrupt, reopened, held),
+        *(round_trip, prepared_for_nothing, ordering, device_wait_is_needed, cancel, corrupt, reopened, held),
         *(graph_capture, failing),
-        *(device_pacing.collectives, device_pacing.handles, device_pacing.spread),
+        *(device_pacing.few_pieces_ahead, device_pacing.collectives, device_pacing.handles, device_pacing.spread),
         device_pacing.window_starts_with_the_step,
     )
 }

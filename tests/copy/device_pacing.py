@@ -13,7 +13,7 @@ from ff_core.copy.writer import Writer
 from ff_core.worker import collective
 from ff_core.worker.collective import FollowedCollective
 from tests.copy.cuda import Cuda
-from tests.copy.rig import Rig, eventually
+from tests.copy.rig import Live, Rig, eventually
 
 SIZE = 3_000_000
 
@@ -210,3 +210,37 @@ def handles() -> None:
         late.end()
         del lost
         FollowedCollective(rig.writer, device).end()
+
+
+def few_pieces_ahead() -> None:
+    """A version leaves room for others on the way to the host: no more than three pieces of it are enqueued, until
+    somebody is at the device wait, who does not wait for the device all the same."""
+    size, most = 160 << 20, 96 << 20
+    cuda = Cuda()
+    stream, base, scratch = cuda.stream(), cuda.allocate(size), cuda.allocate(1 << 30)
+    arena = Arena.create(ArenaLayout(5, size, 0, 4096, 4096, 1 << 20))
+    writer = Writer(arena)
+    writer.set_segments([(base, size, 0, 0)])
+    for version, waited in enumerate((False, True)):
+        cuda.fill(base, version + 1, size, stream)
+        if waited:
+            cuda.fill(scratch, 0, 1 << 30, stream)  # the step takes a while
+        writer.begin(version % 2, 1, version, stream)
+        writer.seal(version, b"")
+        if waited:
+            writer.device_wait(version, stream, 60)
+            waiting = cuda.waiting_downloads()
+            assert waiting in (None, size), f"{waiting} bytes were enqueued when the device wait let pass"
+            cuda.fill(base, 0xEE, size, stream)
+        while arena.find(1, version) != version % 2:
+            writer.check()
+            waiting = cuda.waiting_downloads()
+            assert waited or waiting is None or waiting <= most, f"{waiting} bytes were enqueued"
+        out = Live(size)
+        arena.restore(version % 2, [(out.address, size, 0, -1)])
+        assert bytes(out.memory) == bytes([version + 1]) * size
+    writer.close()
+    arena.close()
+    cuda.synchronize(stream)
+    for address in (base, scratch):
+        cuda.free(address)

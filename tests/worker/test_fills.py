@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
 
-from ff_core.worker import fills
+from ff_core.copy.binding import generator_skip
+from ff_core.worker import cores, fills, pieces
 
-_LEAST = fills._SMALLEST
+_LEAST = pieces.SMALLEST
 SIZES = (_LEAST, _LEAST + 1, _LEAST + 17, _LEAST + fills._PIECE - 1, 3 * _LEAST + 5, 9 * fills._PIECE + 23)
 FILLS = {"normal_": (0.1, 0.02), "uniform_": (-1.0, 1.0)}
 
 
 @pytest.fixture(autouse=True)
-def cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four, whatever this machine has."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
 
@@ -48,7 +49,7 @@ def test_the_bits_are_torchs(name: str, size: int, used: int, counted: list[int]
         return made, torch.get_rng_state(), torch.randn(3)
 
     wanted = fill()
-    with fills.in_parallel():
+    with cores.in_parallel():
         made = fill()
     assert counted == [size]
     for ours, theirs in zip(made, wanted, strict=True):
@@ -65,7 +66,7 @@ def test_layers_and_generators_of_ones_own(counted: list[int]) -> None:
         return [*made, own.get_state(), torch.get_rng_state()]
 
     wanted = build()
-    with fills.in_parallel():
+    with cores.in_parallel():
         made = build()
     assert len(counted) == 3
     assert all(map(torch.equal, made, wanted))
@@ -73,7 +74,7 @@ def test_layers_and_generators_of_ones_own(counted: list[int]) -> None:
 
 def test_what_is_not_known_is_torchs_own(counted: list[int]) -> None:
     large = torch.empty(1 << 20)
-    with fills.in_parallel():
+    with cores.in_parallel():
         large.to(torch.bfloat16).normal_()
         large.reshape(1024, 1024).T.normal_()
         torch.empty(1000).normal_()
@@ -83,25 +84,38 @@ def test_what_is_not_known_is_torchs_own(counted: list[int]) -> None:
             nn.Parameter(large).normal_()
         with pytest.raises(RuntimeError, match="std"):
             large.normal_(0.0, -1.0)
-    assert counted == [1 << 20]  # the last one, which torch refuses
+        with torch.inference_mode():  # of this thread alone
+            torch.empty(1 << 20).normal_()
+    assert counted == [1 << 20]  # the one with a wrong std, which torch refuses
 
 
 def test_torch_has_its_methods_back_afterwards() -> None:
     before = torch.Tensor.normal_, torch.Tensor.uniform_
-    with fills.in_parallel():
+    with cores.in_parallel():
         assert torch.Tensor.normal_ is not before[0]
     assert (torch.Tensor.normal_, torch.Tensor.uniform_) == before
 
 
-def test_another_torch_than_is_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if it took two numbers for an element."""
-    skip = fills.mt19937_skip
-    monkeypatch.setattr(fills, "mt19937_skip", lambda words, used, count: skip(words, used, 2 * count))
+def twice(address: int, size: int, count: int) -> None:
+    """As if torch took two numbers for an element."""
+    generator_skip(address, size, 2 * count)
+
+
+def shorter(address: int, size: int, count: int) -> None:
+    """As if torch's state were another one."""
+    generator_skip(address, 100, count)
+
+
+@pytest.mark.parametrize("skip", [twice, shorter])
+def test_another_torch_than_is_known_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, skip: Callable[[int, int, int], None]
+) -> None:
+    monkeypatch.setattr(fills, "generator_skip", skip)
     fills._as_known.cache_clear()
     try:
         assert not fills._as_known()
         before = torch.Tensor.normal_
-        with fills.in_parallel():
+        with cores.in_parallel():
             assert torch.Tensor.normal_ is before
     finally:
         fills._as_known.cache_clear()

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from ff_core.copy.binding import CopyCancelled
 from ff_core.copy.connect import Connection
 from ff_core.copy.page import StatusPage
 from ff_core.copy.transports import StreamChoice
+from ff_core.copy.writer import Writer
 from ff_core.errors import CorruptSlotError, EngineError, FailoverInterrupt
 from ff_core.state.razor import make_plan
 from ff_core.worker import replicator as replicator_module
+from ff_core.worker.engine import CopyEngine
 from ff_core.worker.fence import Fence
 from ff_core.worker.replicator import Replicator
 
@@ -42,8 +45,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Replicator, list[OSE
     monkeypatch.setattr(replicator_module, "connect", connect)
     plan = make_plan([TensorSpec("w", torch.ones(1024), Held.UNIQUE)])
     arena = Arena.create(ArenaLayout(3, plan.sent_bytes, plan.local_bytes, 4096, 4096, 4096))
-    monkeypatch.setattr(replicator_module.Writer, "add_holder", lambda self, fds, transport, fewer: os.close(*fds))
-    replicator = Replicator(0, plan, arena, StatusPage.create(), -1, b"secret", FailoverConfig(), StreamChoice())
+    monkeypatch.setattr(Writer, "add_holder", lambda self, fds, transport, fewer: os.close(*fds))
+    parts: Any = SimpleNamespace(page=StatusPage.create(), notify_fd=-1)
+    engine = CopyEngine(arena, parts, FailoverConfig())
+    replicator = Replicator(0, plan, engine, parts.page, b"secret", FailoverConfig(), StreamChoice())
     yield replicator, refusals
     replicator.close()
     arena.close()

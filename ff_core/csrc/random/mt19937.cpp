@@ -1,5 +1,8 @@
 #include "random/mt19937.h"
 
+#include <cstring>
+
+#include "base/error.h"
 #include "ff_engine.h"
 
 namespace ff {
@@ -34,6 +37,14 @@ auto fastest_twist() {
   return twist_anywhere;
 }
 
+// A generator's state as torch hands it out. What comes behind it is a normal number kept for later.
+struct TorchState {
+  uint64_t seed;
+  int32_t left, seeded;
+  uint64_t next;
+  uint64_t words[kTwisterWords];  // of 32 bits each
+};
+
 }  // namespace
 
 uint32_t skip_mt19937(uint32_t words[kTwisterWords], uint32_t used, uint64_t count) {
@@ -46,8 +57,27 @@ uint32_t skip_mt19937(uint32_t words[kTwisterWords], uint32_t used, uint64_t cou
   return used + static_cast<uint32_t>(count);
 }
 
+void skip_torch_generator(void* bytes, uint64_t size, uint64_t count) {
+  TorchState state;
+  if (size < sizeof state) raise(FF_EINVAL, "a generator's state has %llu bytes", static_cast<unsigned long long>(size));
+  std::memcpy(&state, bytes, sizeof state);
+  if (state.left < 1 || state.left > static_cast<int32_t>(kTwisterWords))
+    raise(FF_EINVAL, "a generator's state has %d words left", state.left);
+  uint32_t words[kTwisterWords];
+  for (uint32_t i = 0; i < kTwisterWords; ++i) words[i] = static_cast<uint32_t>(state.words[i]);
+  const uint32_t used = skip_mt19937(words, 1 + kTwisterWords - static_cast<uint32_t>(state.left), count);
+  for (uint32_t i = 0; i < kTwisterWords; ++i) state.words[i] = words[i];
+  state.left = static_cast<int32_t>(1 + kTwisterWords - used);
+  state.next = used;
+  std::memcpy(bytes, &state, sizeof state);
+}
+
 }  // namespace ff
 
-extern "C" uint32_t ff_mt19937_skip(uint32_t* words, uint32_t used, uint64_t count) {
-  return ff::skip_mt19937(words, used, count);
+extern "C" int ff_torch_generator_skip(void* state, uint64_t bytes, uint64_t count) {
+  return ff::guarded([&] {
+    if (state == nullptr) ff::raise(FF_EINVAL, "the generator's state is null");
+    ff::skip_torch_generator(state, bytes, count);
+    return FF_OK;
+  });
 }

@@ -13,4 +13,7 @@ constexpr uint32_t kTwisterWords = 624;
 // returned.
 uint32_t skip_mt19937(uint32_t words[kTwisterWords], uint32_t used, uint64_t count);
 
+// The same with the state of a generator of torch's on the host, `size` bytes. Error(FF_EINVAL): it is none.
+void skip_torch_generator(void* bytes, uint64_t size, uint64_t count);
+
 }  // namespace ff

@@ -1,7 +1,7 @@
 // The writer moves a worker's live tensors into a slot of its own arena and to its holders, from its own threads.
 //
 // Threads: one copy thread (live tensors -> slot, checksums, headers) for the writer's life, one sending thread per
-// holder. Locks, outermost first: control_ (one of add_holder, clear_holders, set_segments, cancel at a time), mutex_
+// holder. Locks, outermost first: control_ (one of add_holder, clear_holders, prepare, set_segments, cancel at a time), mutex_
 // (flights and what is known of them), a link's own mutex. No thread does I/O or copies tensors under mutex_.
 #pragma once
 #include <condition_variable>
@@ -30,6 +30,8 @@ class Writer final : public LinkOwner {
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
 
+  // Opens a device ahead of the segments that will lie on it, and pins the slots for it.
+  void prepare(int device);
   void set_segments(const ff_segment* segments, size_t count);
   // `make` makes the transport, given the own arena's address, and is called only if nothing is in flight (FF_EINVAL).
   // Then the transport connects, without any lock: FF_ECANCELLED if a cancel came meanwhile, which ends the wait.
@@ -79,6 +81,7 @@ class Writer final : public LinkOwner {
   void fail(Flight& flight, const Error& error);  // under mutex_
   void advance(Flight& flight, uint32_t ready);
 
+  void open_device(int index);  // these two: under control_
   std::shared_ptr<DeviceSource> open_source(const SegmentMap& segments);
 
   const ArenaView arena_;
@@ -97,7 +100,7 @@ class Writer final : public LinkOwner {
   std::vector<Transport*> connecting_;  // of add_holder's callers
   uint64_t cancels_ = 0;
   std::unique_ptr<const SegmentMap> segments_;
-  std::shared_ptr<DeviceArena> device_arena_;  // under control_; null: no segment was ever on a device
+  std::shared_ptr<DeviceArena> device_arena_;  // under control_; null: no segment was ever on a device, nor was one prepared
   std::shared_ptr<DeviceSource> source_;       // null: no segment is
   std::unique_ptr<Crew> crew_;                 // made before the first source, used by the copy thread
   uint64_t crew_cpu_ns_ = 0;                   // counted so far

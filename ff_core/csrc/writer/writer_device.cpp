@@ -180,16 +180,28 @@ bool Writer::step_ended(int64_t version) {
   return marks == nullptr || marks->device().passed(marks->begun());
 }
 
-// Called with control_ held. The device stays open, and its slots pinned, when other tensors of it are set.
+void Writer::prepare(int device) {
+  const std::lock_guard<std::mutex> control(control_);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check_idle("prepare");
+  }
+  open_device(device);
+}
+
+// The device stays open, and its slots pinned, when other tensors of it are set.
+void Writer::open_device(int index) {
+  if (device_arena_ != nullptr && device_arena_->index() == index) return;
+  auto device = open_cuda_device(index);
+  collectives_.set_device(nullptr);
+  device_arena_.reset();  // a slot is registered once
+  device_arena_ = std::make_shared<DeviceArena>(std::move(device), index, arena_);
+  collectives_.set_device(device_arena_);
+}
+
 std::shared_ptr<DeviceSource> Writer::open_source(const SegmentMap& segments) {
   if (segments.device() < 0) return nullptr;
-  if (device_arena_ == nullptr || device_arena_->index() != segments.device()) {
-    auto device = open_cuda_device(segments.device());
-    collectives_.set_device(nullptr);
-    device_arena_.reset();  // a slot is registered once
-    device_arena_ = std::make_shared<DeviceArena>(std::move(device), segments.device(), arena_);
-    collectives_.set_device(device_arena_);
-  }
+  open_device(segments.device());
   if (crew_ == nullptr) crew_ = std::make_unique<Crew>("ff-check", crew_size());
   return std::make_shared<DeviceSource>(device_arena_, segments.segments());
 }
