@@ -54,8 +54,6 @@ def _to(original: Method, pool: Executor, pieces: int) -> Method:
 
 def _asked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype | None:
     """The type that `to()` is given; None: none, or in a way that only torch itself can tell."""
-    if "copy" in kwargs or not (args or kwargs):
-        return None
     if args and isinstance(args[0], torch.Tensor):
         return None
     try:
