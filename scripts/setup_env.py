@@ -198,15 +198,15 @@ class Meanwhile:
 
 
 def compile_engine(python: Path, meanwhile: Meanwhile, sanitizers: bool) -> None:
-    """The copy engine; and the objects of its tests, which are kept in the environment."""
-    meanwhile.start("engine", ["nice", python, "-m", "ff_core.csrc.build", "--if-needed"], {**os.environ})
+    """The copy engine, which is waited for first; and the objects of its tests, which are kept in the environment."""
+    meanwhile.start("engine", [python, "-m", "ff_core.csrc.build", "--if-needed"], {**os.environ})
     if sanitizers:
         meanwhile.start("sanitizers", ["nice", python, "-m", "tests.csrc.programs"], {**os.environ})
 
 
 def compile_operators(python: Path, meanwhile: Meanwhile) -> None:
     """DeepSpeed's CPU operators, all being compiled at once; loaded where they are compiled already."""
-    folders = [str(without_debugging(python)), str(python.parent), os.environ.get("PATH", "")]  # ninja is there
+    folders = [str(quick_compiler(python)), str(python.parent), os.environ.get("PATH", "")]  # ninja is there
     path = os.pathsep.join(folders)
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": path}
     code = (
@@ -216,15 +216,16 @@ def compile_operators(python: Path, meanwhile: Meanwhile) -> None:
     clear_stale_locks(python, environment)
     say(f"compiling DeepSpeed's operators {', '.join(OPERATORS)} (minutes the first time)")
     for operator in OPERATORS:
-        meanwhile.start(operator, [python, "-c", code, operator], environment)
+        # pip goes first: it keeps one core busy at most, and nothing can be installed beside the tests.
+        meanwhile.start(operator, ["nice", "-n", "5", python, "-c", code, operator], environment)
 
 
-def without_debugging(python: Path) -> Path:
-    """A folder with a c++ that leaves out what only debuggers read, which costs a third of a compilation. For torch it
-    is the compiler of that name: it finds later what was compiled with it."""
+def quick_compiler(python: Path) -> Path:
+    """A folder with a c++ that leaves out what only debuggers read, a third of a compilation, and most optimisation, a
+    fifth. For torch it is the compiler of that name: it finds later what was compiled with it."""
     folder = python.parents[1] / "compiler"
     folder.mkdir(exist_ok=True)
-    (folder / "c++").write_text(f'#!/bin/sh\nexec "{shutil.which("c++")}" "$@" -g0\n')
+    (folder / "c++").write_text(f'#!/bin/sh\nexec "{shutil.which("c++")}" "$@" -g0 -O1\n')
     (folder / "c++").chmod(0o755)
     return folder
 
