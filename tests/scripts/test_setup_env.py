@@ -98,13 +98,17 @@ def test_locks_of_killed_compilations_are_removed_and_others_kept(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cpu_adam", "deepspeed_shm_comm"]
 
 
-def test_operators_are_compiled_without_what_debuggers_read(tmp_path: Path) -> None:
+def test_operators_are_compiled_quickly(tmp_path: Path) -> None:
+    """Without what debuggers read, and with little optimisation, whatever torch asks for."""
     (tmp_path / "venv" / "bin").mkdir(parents=True)
-    compiler = setup_env.without_debugging(tmp_path / "venv" / "bin" / "python") / "c++"
+    compiler = setup_env.quick_compiler(tmp_path / "venv" / "bin" / "python") / "c++"
     (tmp_path / "one.cpp").write_text("int one() { return 1; }")
     for command, has in (("c++", True), (compiler, False)):
         subprocess.run([command, "-g", "-c", "one.cpp", "-o", "one.o"], cwd=tmp_path, check=True)
         assert (b".debug_info" in (tmp_path / "one.o").read_bytes()) == has
+        asked = [command, "-O3", "-Q", "--help=optimizers"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+        assert ("-finline-functions [enabled]" in " ".join(said.split())) == has
 
 
 def test_what_is_compiled_meanwhile_ends_with_the_block(tmp_path: Path) -> None:
