@@ -159,6 +159,8 @@ def _database(value: Any) -> Any:
     size = value.execute("PRAGMA page_count").fetchone()[0] * value.execute("PRAGMA page_size").fetchone()[0]
     if size > _MOST_DATABASE:
         raise ValueError("it is large")
+    if not hasattr(value, "serialize"):
+        raise ValueError("Python 3.10 cannot copy it")
     return [value.serialize(), value.in_transaction]
 
 

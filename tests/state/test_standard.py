@@ -10,10 +10,11 @@ import io
 import multiprocessing
 import queue
 import sqlite3
+import sys
 import threading
 from collections import ChainMap, UserDict, UserList
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,7 +120,6 @@ def a_config_parser(look: Look, numbers: Numbers) -> Any:
     return {name: dict(config[name]) for name in config}
 
 
-@script
 def a_database_in_memory(look: Look, numbers: Numbers) -> Any:
     database = sqlite3.connect(":memory:")
     database.execute("create table losses (step integer, loss real)")
@@ -131,6 +131,9 @@ def a_database_in_memory(look: Look, numbers: Numbers) -> Any:
         look(n)
     return database.execute("select * from losses").fetchall()
 
+
+if sys.version_info >= (3, 11):  # older ones cannot copy it
+    script(a_database_in_memory)
 
 test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()
 
@@ -180,6 +183,9 @@ def test_a_large_database_in_memory_is_named_and_one_in_a_file_is_left(tmp_path:
     assert standard.mark(database) != before
     with pytest.raises(ValueError, match="large"):
         standard.contents(database)
+    old = SimpleNamespace(execute=sqlite3.connect(":memory:").execute, total_changes=1, Error=sqlite3.Error)
+    with pytest.raises(ValueError, match="cannot copy"):
+        standard._database(old)
     filed = sqlite3.connect(tmp_path / "t.db")
     assert standard.contents(filed) is None
     filed.close()
