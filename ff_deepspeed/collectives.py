@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import UnsupportedError
-from ff_deepspeed import boundary, protection, source
+from ff_core.state import source
+from ff_deepspeed import boundary, protection
 
 if TYPE_CHECKING:
     from ff_core.comm import GroupRegistry

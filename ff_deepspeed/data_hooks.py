@@ -9,8 +9,8 @@ from typing import Any
 
 from ff_core.state import spaces
 from ff_core.state.iterators import OfIterators
+from ff_core.state.source import is_fetching, is_persistent
 from ff_deepspeed import kept_processes, protection
-from ff_deepspeed.source import is_fetching, is_persistent
 from ff_deepspeed.tracked import Tracked
 
 _numbers = itertools.count()

@@ -18,9 +18,9 @@ from typing import Any
 
 from ff_core.errors import FailoverError
 from ff_core.state import counting, rng
+from ff_core.state.source import resolved
 from ff_deepspeed import batch as batches_
 from ff_deepspeed import loop_words, matching
-from ff_deepspeed.source import resolved
 from ff_deepspeed.tracked import Tracked
 
 log = logging.getLogger("ff_deepspeed")
@@ -40,7 +40,7 @@ UNKNOWN = (
 @dataclass(slots=True)
 class Handed:
     """A batch that the training loader handed out. position: of its iterator afterwards. given: what the script got.
-    made_from: see `ff_deepspeed.source`."""
+    made_from: see `ff_core.state.source`."""
 
     batch: Any
     marks: tuple[int, ...]

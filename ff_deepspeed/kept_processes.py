@@ -18,7 +18,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ff_core.state import rng
-from ff_deepspeed.source import Source, is_persistent
+from ff_core.state.source import Source, is_persistent
 
 _begun: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _expected: dict[int, dict[str, Any]] = {}

@@ -1,7 +1,7 @@
 """Groups of micro-batches that can be handed out again.
 
 A survivor goes back by handing out kept groups, each with the states of the random generators that followed its
-fetch; a newcomer goes forward (see ff_deepspeed.source).
+fetch; a newcomer goes forward (see ff_core.state.source).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from ff_core.errors import FailoverError
 from ff_core.state import rng
+from ff_core.state.source import Source, resolved
 from ff_deepspeed import batch as batches_
-from ff_deepspeed.source import Source, resolved
 
 log = logging.getLogger("ff_deepspeed")
 

@@ -11,7 +11,7 @@ from typing import Any
 from ff_core.errors import FailoverError
 from ff_core.state import rng
 from ff_core.state.placed import Placed
-from ff_deepspeed.source import Source, resolved
+from ff_core.state.source import Source, resolved
 
 
 class Tracked(Placed):

@@ -1,5 +1,8 @@
 """Data iterators that can go back: micro-batches since the oldest version that may be needed are kept.
 
+What is handed out again is not loaded again. So what loading did then is done again with it: random numbers that it
+drew, and what it changed in the data set, as a count or a generator of its own.
+
 Megatron's loaders yield micro-batches in an order that consumed samples fix. A survivor goes back by handing out kept
 ones; in a newcomer the loaders are built at the dead rank's consumed samples, and positions are counted on from there.
 Where they begin is not left to Megatron: it takes an iteration without evaluations before it for an old checkpoint.
@@ -10,17 +13,36 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ff_core.errors import FailoverError
+from ff_core.state import loaded_with, rng, variables
+
+
+@dataclass(slots=True)
+class Kept:
+    """An item that was handed out, and what was there behind its loading: random states, what the loader's objects
+    had, and the place in the data."""
+
+    item: Any
+    random: dict[str, Any]
+    loaded: loaded_with.Taken | None
+    place: Any = None
 
 
 class Rewindable:
-    """An iterator over `source`, whose first item has number `position`."""
+    """An iterator over `source`, whose first item has number `position`.
 
-    def __init__(self, source: Any, position: int = 0, handed_out: Callable[[Any], None] = lambda item: None) -> None:
-        self._source, self._handed_out = source, handed_out
-        self._kept: deque[Any] = deque()
+    loader: what loads the items in this process. None: nothing is known of it.
+    """
+
+    def __init__(
+        self, source: Any, position: int = 0, handed_out: Callable[[Any], None] = lambda item: None, loader: Any = None
+    ) -> None:
+        self._source, self._handed_out, self._loader = source, handed_out, loader
+        self._with = None if loader is None else loaded_with.LoadedWith(loader)
+        self._kept: deque[Kept] = deque()
         self._first = position  # number of the first kept item
         self.position = position  # number of the next item
 
@@ -30,11 +52,31 @@ class Rewindable:
     def __next__(self) -> Any:
         index = self.position - self._first
         if index == len(self._kept):
-            self._kept.append(next(self._source))
+            with variables.of_process.loading():
+                self._kept.append(self.load())
+            kept = self._kept[index]
+        else:
+            kept = self._kept[index]
+            rng.restore(kept.random)
+            self.put(kept.loaded)
         self.position += 1
-        self._handed_out(self._kept[index])
-        item = self._kept[index]
+        self._handed_out(kept.item)
+        item = kept.item
         return copy.copy(item) if isinstance(item, (dict, list)) else item  # core_v0.18's get_batch() writes into it
+
+    def load(self) -> Kept:
+        """The next item of the source. Raises StopIteration."""
+        item = next(self._source)
+        return Kept(item, rng.capture(), None if self._with is None else self._with.now(loaded=True))
+
+    def put(self, loaded: loaded_with.Taken | dict[str, Any] | None) -> None:
+        """What the loader's objects had."""
+        if self._loader is not None:
+            loaded_with.put(self._loader, loaded.value() if isinstance(loaded, loaded_with.Taken) else loaded)
+
+    def now(self) -> dict[str, Any] | None:
+        """What the loader's objects have, for `put` in another process."""
+        return None if self._with is None else self._with.now().value()
 
     def seek(self, position: int) -> None:
         """Make item `position` the next one. Raises FailoverError if it is not kept any more."""
@@ -44,7 +86,7 @@ class Rewindable:
             )
         self.position = min(position, self._first + len(self._kept))
         while self.position < position:
-            self._kept.append(next(self._source))
+            self._kept.append(self.load())
             self.position += 1
 
     def forget(self, before: int) -> None:
@@ -66,6 +108,7 @@ class Data:
         self._sources: list[Rewindable] = []
         self._firsts: list[int] = []  # position at which each began
         self._samplers: list[tuple[int, int] | None] = []  # samples at which loaders began, of a micro-batch of all
+        self._loaders: list[Any] = []
         self._samples: list[int | None] = []  # in a newcomer: at which they are to begin
         self._at: dict[int, list[int]] = {}  # version -> positions
 
@@ -83,6 +126,7 @@ class Data:
             began = getattr(sampler, "consumed_samples", None)
             size = getattr(sampler, "micro_batch_times_data_parallel_size", None)
             self._samplers.append(None if began is None or size is None else (began, size))
+            self._loaders.append(made)
         return made
 
     def samples(self) -> list[int | None]:
@@ -100,11 +144,28 @@ class Data:
         for iterator in _flat(iterators):
             number = len(self._sources)
             start = 0 if positions is None else positions[number]
-            source = Rewindable(iterator.iterable, start, self._handed_out)
+            source = self._rewindable(iterator.iterable, start, number)
             iterator.iterable = source
             self._wrapped.append(iterator)
             self._sources.append(source)
             self._firsts.append(start)
+
+    def _rewindable(self, source: Any, start: int, number: int) -> Rewindable:
+        loader = self._loaders[number] if number < len(self._loaders) else None
+        if getattr(loader, "num_workers", 0):
+            loader = None  # it loads in other processes
+        if loader is not None:
+            variables.of_process.loads(loader, again=False)
+        return Rewindable(source, start, self._handed_out, loader)
+
+    def loaded(self) -> list[dict[str, Any] | None]:
+        """What the objects of each iterator's loader have."""
+        return [source.now() for source in self._sources]
+
+    def put(self, loaded: list[dict[str, Any] | None]) -> None:
+        """`loaded()` of another process of the same rank, or of this one earlier."""
+        for source, had in zip(self._sources, loaded, strict=True):
+            source.put(had)
 
     def positions(self) -> list[int]:
         """Number of the next micro-batch, per iterator."""

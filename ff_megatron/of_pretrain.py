@@ -24,6 +24,7 @@ class OfPretrain:
         return {
             "counters": scalars.counters(self._args),
             "data": self._data.positions(),
+            "loaded": self._data.loaded(),
             "samples": self._data.samples(),
             "place": self._loop.place(),
             "log": self._log.save(),
@@ -33,6 +34,7 @@ class OfPretrain:
     def load(self, saved: dict[str, Any]) -> None:
         scalars.set_counters(self._args, saved["counters"])
         self._data.seek(saved["data"])
+        self._data.put(saved["loaded"])
         self._loop.set_place(saved["place"])
         self._log.load(saved["log"])
         self._once.load(saved["once"])

@@ -28,49 +28,39 @@ from ff_core.worker.guard import Guard
 from ff_core.worker.items import Items
 from ff_megatron import micro_batches, own_words, step, support
 from ff_megatron.adapter import MegatronAdapter
-from ff_megatron.data import Data
+from ff_megatron.own_data import Given, OwnData, of
 
 if TYPE_CHECKING:
     from ff_core.worker.interface import AdapterSession
 
 log = logging.getLogger("ff_megatron")
-Source = Any  # an iterator, or a function that makes one: see protect()
 
 
 class OwnLoop(ExactLoop[int]):
     """Of one process: all its iterations() calls. Their count is part of a version's place."""
 
-    def __init__(self, session: AdapterSession, sources: Sequence[Source]) -> None:
+    def __init__(self, session: AdapterSession, sources: Sequence[Given]) -> None:
         super().__init__(session, own_words.OF_LOOP, log)
-        self._data = Data()
+        from megatron.core.rerun_state_machine import RerunDataIterator
+
+        self._data = OwnData(sources, RerunDataIterator)
         self._calls = 0
         self._call = 0  # the call that runs now
         self._ends: dict[int, int] = {}  # version -> items of that call that were complete with it
         self._restored: dict[str, Any] = {}  # place of a restored version
         self._failed: FailoverError | None = None
-        self.iterators = self._track(sources)
+        self.iterators = self._data.iterators
         session.at_end(self._check)
-
-    def _track(self, sources: Sequence[Source]) -> list[Any]:
-        from megatron.core.rerun_state_machine import RerunDataIterator
-
-        starts = [0] * len(sources)
-        if self.session.is_newcomer:
-            starts = self.session.saved_scalars()["training"]["data"]
-        positions = [start if callable(source) else 0 for source, start in zip(sources, starts, strict=True)]
-        iterators = [RerunDataIterator(of(source, start)) for source, start in zip(sources, positions, strict=True)]
-        self._data.track(iterators, positions)
-        return iterators
 
     # ---- ff_megatron.adapter.Training -------------------------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:
         done = self._ends.get(self.session.version, 0)
-        return {"call": self._call, "done": done, "data": self._data.positions()}
+        return {"call": self._call, "done": done, "data": self._data.places()}
 
     def load(self, saved: dict[str, Any]) -> None:
         self._restored = saved
-        self._data.seek(saved["data"])
+        self._data.go(saved["data"])
 
     def drop(self) -> None:
         pass  # the rest is the script's, and is put back with its variables
@@ -89,6 +79,8 @@ class OwnLoop(ExactLoop[int]):
             self.session.passes_over()
             log.info("iterations() call %d was over before this process took over its rank: empty here", call + 1)
             return
+        if self.session.is_newcomer and not self.session.training:
+            self._data.go(self.session.saved_scalars()["training"]["data"])  # before joining: nobody should wait for it
         version = self._begin(call)
         item = self._ends[version]
         self._count(item)
@@ -202,12 +194,7 @@ guard: Guard[OwnLoop] = Guard(
 )
 
 
-def of(source: Source, start: int) -> Any:
-    """An iterator over `source`, see protect()."""
-    return iter(source(start) if callable(source) else source)
-
-
-def protect(model: Any, optimizer: Any, scheduler: Any, timers: Any, data: Sequence[Source]) -> list[Any]:
+def protect(model: Any, optimizer: Any, scheduler: Any, timers: Any, data: Sequence[Given]) -> list[Any]:
     """See ff_megatron.protect()."""
     mine = guard.session()
     if mine is None:

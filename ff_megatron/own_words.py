@@ -12,6 +12,10 @@ OTHER_DATA = (
     "a micro-batch is taken from a {kind} that cannot go back after a failure. Give protect() the data iterators and "
     "use what it returns: (data,) = ff_megatron.protect(model, optimizer, scheduler, data=[data])"
 )
+DATA_TWICE = (
+    "protect(..., data=[...]) is given the same iterator twice: nobody could say which of the two has taken an item. "
+    "Give it once, and use what is returned in both places"
+)
 NOT_ENTERED = (
     "the body of the iterations() loop did not enter `with ff_megatron.iteration():`: nothing could be repeated after "
     "a failure. Put the training of the iteration inside it"

@@ -50,7 +50,8 @@ class Covered:
             owned += values.all_of(owner) if isinstance(owner, torch.nn.Module) else ()
         for module in switched.left_out():
             owned += [module, *chain(module._parameters.values(), module._buffers.values())]
-        self.ids.update(map(id, owned))
+        # None stands for a parameter that a module does not have: it is many a variable's value, too.
+        self.ids.update(id(part) for part in owned if type(part) not in PLAIN)
         tensors = [part for part in owned if isinstance(part, torch.Tensor)]
         self._storages = {storage for storage in map(_storage, tensors) if storage}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -128,9 +127,9 @@ def places(loader: Any, items: int | None = None, *, widely: bool = False) -> It
         for name, value in list(held):
             if isinstance(name, str) and not name.startswith("_ff_"):
                 yield f"{path}.{name}" if path else name, part, name, value
-        if widely and isinstance(part, FunctionType):
+        if widely and isinstance(part, reach.CODED):
             for name, value in reach.global_values(part):
-                yield f"{path}.{name}", part.__globals__, name, value
+                yield f"{path}.{name}", reach.globals_of(part), name, value
 
 
 def _kind(value: Any) -> str | None:

@@ -7,6 +7,7 @@ from types import GeneratorType
 from typing import Any
 
 from ff_core.state import entries, late, standard, values, variable_words
+from ff_core.state.by_loading import ByLoading
 from ff_core.state.captured import Taker
 from ff_core.state.room import LostError, Room
 from ff_core.state.shared import Met, apart, definitions
@@ -20,6 +21,8 @@ class Looked:
     def __init__(self) -> None:
         self._process = uuid.uuid4().hex
         self._asked: Start | None = None
+        self._loaders: list[Any] = []
+        self._comes_again = True
         self._forget()
 
     def _take(self, start: Start) -> None:
@@ -32,6 +35,8 @@ class Looked:
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
+        self._mixed: set[str] = set()  # of them: that the loop changes, too
+        self._by_loading: ByLoading | None = None
         self._marks: dict[str, Any] = {}  # when the last version was complete
         self._new_ones: dict[str, tuple[Any, Any]] = {}  # path -> test and mark then, under names that are new
         self._kept: set[str] = set()  # new names whose values were written in place: no batches

@@ -129,17 +129,28 @@ def _globals(function: types.FunctionType) -> list[tuple[str, Any]]:
 
 
 def _wide_parts(part: Any) -> list[tuple[str, Any]]:
-    if isinstance(part, types.FunctionType):
+    if isinstance(part, CODED):
         return [(name, value) for name, value in global_values(part) if _may_be_of_loading(value)]
     return [(f"{name}()", function) for name, function in _methods(type(part))]  # type: ignore[arg-type]
 
 
-def global_values(function: types.FunctionType) -> list[tuple[str, Any]]:
-    """What a function of the script asks for by a global name, and the functions within it, too."""
-    if not frames.is_users(function.__code__.co_filename, function.__module__):
+CODED = (types.FunctionType, types.GeneratorType)
+
+
+def globals_of(part: types.FunctionType | types.GeneratorType[Any, Any, Any]) -> dict[str, Any]:
+    """What a function, or a generator that has not ended, finds under global names: the module's own dict."""
+    if isinstance(part, types.FunctionType):
+        return part.__globals__
+    return {} if part.gi_frame is None else part.gi_frame.f_globals
+
+
+def global_values(part: types.FunctionType | types.GeneratorType[Any, Any, Any]) -> list[tuple[str, Any]]:
+    """What a function or a generator of the script asks for by a global name, and the functions within it, too."""
+    code = part.__code__ if isinstance(part, types.FunctionType) else part.gi_code
+    held = globals_of(part)
+    if not frames.is_users(code.co_filename, held.get("__name__")):
         return []
-    held = function.__globals__
-    return [(name, held[name]) for name in _names(function.__code__) if name in held]
+    return [(name, held[name]) for name in _names(code) if name in held]
 
 
 @functools.cache

@@ -15,11 +15,14 @@ changes while a batch is fetched, since that goes on by itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ff_core.errors import UnsupportedError
 from ff_core.state import covered, entries, placed, values, variable_words
+from ff_core.state.by_loading import ByLoading
 from ff_core.state.captured import Taker
 from ff_core.state.covered import Covered
 from ff_core.state.live import Seen
@@ -104,9 +107,12 @@ class Variables(Looked):
                 changed[path] = None  # another name of the same
                 continue
             if path in self._of_data:
-                if mark != self._fetched.get(path):  # the loop changes it, too: nobody could put that back
+                # The loop changes it, too: nobody could put that back.
+                if mark != self._fetched.get(path) or path in self._mixed:
                     changed[path] = [None, values.shown(value), None, entries.crc(mark), same]
-                continue
+                    continue
+                if self._comes_again:
+                    continue
             entry = changed[path] = entries.entry_of(taker, path, value, mark, same)
             if entry[0] is None or entry[0][0] != "known":  # else it is saved under its own name
                 done.add(id(value))
@@ -135,7 +141,7 @@ class Variables(Looked):
         small, saved, before = self._taker(entries.NEW_BYTES, met=met), dict[str, Any](), self._new_ones
         self._new_ones = {}
         for path, value in self._live.new(awake):
-            if path in self._of_data or not values.is_of_interest(value):
+            if (path in self._of_data and self._comes_again) or not values.is_of_interest(value):
                 saved[path] = None
                 continue
             mark = None if values.is_fixed(value) else Marker(self._found.label_of).mark(value)
@@ -161,6 +167,30 @@ class Variables(Looked):
             if path in self._of_data or mark != self._marks.get(path, self._began.marks[path]):
                 self._of_data.add(path)
                 self._fetched[path] = mark
+
+    def loads(self, loader: Any, *, again: bool) -> None:
+        """Items come from `loader`, in the middle of an iteration: see `loading`.
+
+        again: a replacement loads what lies before. Else it gets what loading had changed by then.
+        """
+        self._loaders.append(loader)
+        self._comes_again, self._by_loading = again, None
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Around each item of `loads`: what changes within goes on with the data."""
+        if not self._loaders or not self._live.spaces:
+            yield
+            return
+        if self._by_loading is None:
+            mark = partial(self._began.mark, look=False)
+            self._by_loading = ByLoading(self._live.spaces.values(), self._loaders, mark)
+        before = self._by_loading.marks()
+        self._mixed |= {path for path, mark in before.items() if path in self._fetched and mark != self._fetched[path]}
+        yield
+        changed = self._by_loading.changed(before)
+        self._of_data.update(changed)
+        self._fetched.update(changed)
 
     # ---- after a failure --------------------------------------------------------------------------------------------
 

@@ -90,6 +90,19 @@ def what_hooks_on_the_trained_model_have(look: Look, numbers: Numbers) -> Any:
 
 
 @script
+def none_where_the_trained_model_has_no_bias(look: Look, numbers: Numbers) -> Any:
+    """None is not "what the model has": a variable may be None, too, until it has a first value."""
+    model, mean = nn.Linear(1, 1, bias=False), None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(switched, "left_out", lambda: [model])
+        look(0)
+    for n in numbers:
+        mean = float(n) if mean is None else (mean + n) / 2
+        look(n)
+    return mean
+
+
+@script
 def what_threads_and_contexts_have(look: Look, numbers: Numbers) -> Any:
     THREADS.total, THREADS.seen = 0, []
     CURRENT.set(0)

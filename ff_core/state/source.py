@@ -30,7 +30,7 @@ from ff_core.errors import FailoverError
 from ff_core.state import data_state, loaded_with, loading, rng
 from ff_core.state.fingerprint import Fingerprint
 
-log = logging.getLogger("ff_deepspeed")
+log = logging.getLogger("ff_core")
 
 _EXACT = 2  # an iterator that makes its next item before it gives one away
 
@@ -107,15 +107,22 @@ class Reached:
 
 
 class Source:
-    """`make()` gives a fresh iterator over `loader`; it is called when the first item is wanted, or by `begin`."""
+    """`make()` gives a fresh iterator over `loader`; it is called when the first item is wanted, or by `begin`.
 
-    def __init__(self, loader: Any, make: Callable[[], Iterator[Any]]) -> None:
-        self._loader = loader
+    anywhere: gives one that begins behind so many items, if that is possible without loading them.
+    """
+
+    def __init__(
+        self, loader: Any, make: Callable[[], Iterator[Any]], anywhere: Callable[[int], Iterator[Any]] | None = None
+    ) -> None:
+        self._loader, self._anywhere = loader, anywhere
         self._with = loaded_with.LoadedWith(loader)  # before anything is put back
         self._make = make
         self._iterator: Iterator[Any] | None = None
         self._reached = Reached()
         self.ended = False
+        self.loaded: loaded_with.Taken | None = None
+        """What the loader's objects had behind the last item."""
         self._past: list[Reached] = []  # earlier iterators over the same processes
         self._order: loading.Order | None = None
 
@@ -134,7 +141,7 @@ class Source:
 
     def _open(self, skipped: int) -> None:
         with _inside(), loading.watched(self._loader, skipped) as self._order:
-            self._iterator = self._make()
+            self._iterator = self._anywhere(skipped) if self._anywhere and skipped else self._make()
         self._with = loaded_with.LoadedWith(self._loader)
         self._reached.consumed = skipped
         self._remember()
@@ -152,7 +159,7 @@ class Source:
             except StopIteration:
                 self.ended = True
                 raise
-        self._with.now(loaded=True)
+        self.loaded = self._with.now(loaded=True)
         self._reached.consumed += 1
         if isinstance(item, loading.Loaded):
             self._reached.changed = self._reached.changed or item.changed
@@ -185,10 +192,13 @@ class Source:
         leaves its loop. Left to Python's exit, they are terminated and waited for, and may ignore that."""
         self._iterator = None
 
-    def position(self) -> dict[str, Any]:
-        """Where the iterator stands, for `seek` in another process. Made ready for that by `resolved`."""
+    def position(self, *, look: bool = True) -> dict[str, Any]:
+        """Where the iterator stands, for `seek` in another process. Made ready for that by `resolved`.
+
+        look: at what the loader's objects have; else it is what they had behind the last item.
+        """
         past = [resolved(reached.position(self._loader)) for reached in self._past]
-        return {**self._reached.position(self._loader), "now": self.now(), "past": past}
+        return {**self._reached.position(self._loader), "now": self.now() if look else self.loaded, "past": past}
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to `position`, loading what lies before it if that has to be. Changes the random generators.
@@ -202,7 +212,8 @@ class Source:
         if position["begun"] is None:
             data_state.put(self._loader, position["own"])
             return
-        needless = position["consumed"] - len(position["before"]) if position["changed"] is None else 0
+        is_needless = position["changed"] is None or self._anywhere is not None
+        needless = position["consumed"] - len(position["before"]) if is_needless else 0
         if needless > 0 and self._iterator is None:
             self._go(position, needless)
             if self._is_at(position):
@@ -248,7 +259,7 @@ class Source:
             self._open(needless)
             if begun["first"] is not None:
                 rng.restore(begun["first"])
-            if needless:
+            if needless and self._anywhere is None:
                 assert self._order is not None, "only a loader that is known says that nothing was left behind"
                 self._order.advance()
         except StopIteration:

@@ -18,9 +18,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from ff_core.errors import FailoverError
-from ff_core.state import codec, loading, rng
-from ff_deepspeed import source
-from ff_deepspeed.source import Source, resolved
+from ff_core.state import codec, loading, rng, source
+from ff_core.state.source import Source, resolved
 
 ITEMS, CONSUMED = 48, 9
 
@@ -240,7 +239,7 @@ def test_a_long_way_is_said_with_its_reason(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "_LONG_S", 0.0)
-    with caplog.at_level(logging.WARNING, "ff_deepspeed"):
+    with caplog.at_level(logging.WARNING, "ff_core"):
         gone_to(tmp_path, Counting)
     assert f"{CONSUMED} batches that lie before the failure were loaded again" in caplog.text
     assert "as loading changes dataset.count" in caplog.text
