@@ -9,7 +9,7 @@
 | build_train_valid_test_data_iterators   | a newcomer's data begins where the dead rank's stood; all can be rewound |
 | build_pretraining_data_loader           | the same for each loader |
 | train                                   | entered again after a failure |
-| train_step                              | the iteration before it is complete: sealed |
+| train_step, from train() on             | the iteration before it is complete: sealed |
 | save_checkpoint                         | remembers the checkpoint; a final one is repeated after a failure |
 | maybe_finalize_async_save               | the same for one that is written in the background |
 | training_log                            | after a failure it goes on with its sums; no line is written twice |
@@ -133,11 +133,6 @@ def _train(found: Protection, original: Original, *args: Any, **kwargs: Any) -> 
     return found.train(original, given, lambda: original(*args, **kwargs))
 
 
-def _train_step(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
-    found.loop.next_iteration()
-    return original(*args, **kwargs)
-
-
 def _save_checkpoint(found: Protection, original: Original, *args: Any, **kwargs: Any) -> Any:
     bound = _bind(original, args, kwargs)
     return found.loop.after(lambda: found.saves.save(original, bound))
@@ -166,7 +161,6 @@ _OF_PROTECTED = {
     "build_train_valid_test_data_iterators": _data_iterators,
     "build_pretraining_data_loader": _data_loader,
     "train": _train,
-    "train_step": _train_step,
     "save_checkpoint": _save_checkpoint,
     "maybe_finalize_async_save": _finalize,
     "training_log": _training_log,

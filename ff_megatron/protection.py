@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ import torch
 
 from ff_core.config import flags
 from ff_core.errors import UnsupportedError
-from ff_core.state import covered
+from ff_core.state import covered, spaces
 from ff_core.worker.guard import Guard
+from ff_core.worker.hooks import wrap
 from ff_megatron import preload, step, support
 from ff_megatron.adapter import MegatronAdapter
+from ff_megatron.arguments import OfArguments
 from ff_megatron.begun_once import BegunOnce
 from ff_megatron.data import Data
 from ff_megatron.loop import Loop
@@ -35,7 +38,8 @@ class Protection:
     def __init__(self, training: ModuleType, session: Session) -> None:
         self.training, self.session = training, session
         self.args = training.get_args()
-        covered.feeds(self.args)  # whose counts this adapter saves
+        covered.itself(self.args)
+        spaces.more.append(partial(OfArguments, self.args))
         self.data = Data(self._handed_out)
         self.saves = Saves(training, session, self.args)
         self.once = BegunOnce(training, self.args)
@@ -86,7 +90,13 @@ class Protection:
         self.session.attach(MegatronAdapter(model, optimizer, scheduler, given["config"], timers.values(), self._state))
         self._device = next((p.device for chunk in model for p in chunk.parameters()), torch.device("cpu"))
         step.protect(optimizer, self.session)
+        wrap(self.training, "train_step", self._train_step)
         return self.loop.train(call, original.__code__)
+
+    def _train_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """train_step(), around what the script may have put in its place: that belongs to the iteration, too."""
+        self.loop.next_iteration()
+        return original(*args, **kwargs)
 
     def training_log(self, original: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
         """training_log()."""

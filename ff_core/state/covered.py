@@ -15,6 +15,7 @@ from ff_core.state.values import PLAIN
 
 _savers: list[Any] = []  # functions that save what they use
 _loaders: list[Any] = []  # what batches come from: whoever hands them out knows where it stands
+_themselves: list[Any] = []
 _trainers: list[Any] = []  # what an adapter has said that it saves
 
 
@@ -26,6 +27,11 @@ def saves(function: Any) -> None:
 def feeds(loader: Any) -> None:
     """Batches come from `loader` now: it and what it uses go on by themselves after a failure."""
     _loaders.append(loader)
+
+
+def itself(obj: Any) -> None:
+    """An adapter looks at what `obj` has: it is not looked at once more as a variable."""
+    _themselves.append(obj)
 
 
 def trains(adapter: Any, tensors: Iterable[torch.Tensor]) -> None:
@@ -41,7 +47,7 @@ class Covered:
         # One of ours saves a count of a library's object, from which much of the script can be reached.
         named = [obj for obj in registered.known().values() if not _is_ours(obj)]
         self.ids = reached([*named, *_savers, *_loaders])
-        owned: list[Any] = list(_trainers)
+        owned: list[Any] = [*_themselves, *_trainers]
         for owner in found.stepped():
             owned += [owner, *(owner.param_groups if isinstance(owner, torch.optim.Optimizer) else ())]
         for group in [part for part in owned if isinstance(part, dict)]:

@@ -193,9 +193,17 @@ def _set(owner: Any, name: str, path: str, value: Any) -> None:
         live.copy_(value)
     elif np is not None and isinstance(live, np.ndarray):
         live[...] = value
-    elif isinstance(owner, dict):
+    else:
+        set_value(owner, name, value)
+
+
+def set_value(owner: Any, name: str, value: Any) -> None:
+    """Where `value_of` finds it, whatever the owner's class does when it is set."""
+    if isinstance(owner, dict):
         owner[name] = value
+    elif isinstance(owner, type):
+        setattr(owner, name, value)
     elif name in getattr(owner, "__dict__", {}):
         vars(owner)[name] = value
     else:
-        setattr(owner, name, value)
+        object.__setattr__(owner, name, value)

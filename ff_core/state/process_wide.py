@@ -1,5 +1,5 @@
-"""What a script can switch for its whole process: how torch computes, the environment, the folder that it is in. Places
-of variables, as `ff_core.state.space` has them.
+"""What a script can switch for its whole process: how torch computes, the environment, the folder that it is in, what
+happens on a signal, the rights of new files. Places of variables, as `ff_core.state.space` has them.
 
 A script that allows TF32 from some step on, or sets another default type, changes every later result. A replacement
 has not gone through that step.
@@ -8,15 +8,20 @@ has not gone through that step.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 
 from ff_core.errors import DifferenceError
+from ff_core.state import frames
 from ff_core.state.space import Functions, Space
+from ff_core.state.tensor_attributes import codes_of_script, names_in
 
 #: torch._C has a _get_ and a _set_ of these, if this version and build of torch has them at all.
 _SWITCHES = (
@@ -136,6 +141,61 @@ class OfProcess(Space):
 
     def remove(self, functions: Functions, name: str) -> None:
         pass  # there are always the same
+
+
+class OfSignals(Space):
+    """What happens on a signal, if the script decides about that: by the signal's name. Of the training thread only
+    where it is the main one: no other can set it."""
+
+    def __init__(self) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        self._signals = signal.valid_signals() if is_main and "signal" in names_in(codes_of_script()) else set()
+        super().__init__("signal.", dict(self.values({})))
+
+    def values(self, functions: Functions) -> dict[str, Any]:
+        handlers = ((number, signal.getsignal(number)) for number in self._signals)
+        return {_signal_name(number): handler for number, handler in handlers if _is_scripts(handler)}
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        for number in self._signals:
+            if _signal_name(number) in new:
+                signal.signal(number, new[_signal_name(number)])
+
+    def remove(self, functions: Functions, name: str) -> None:
+        default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        self.write(functions, {name: default})
+
+
+def _signal_name(number: int) -> str:
+    return number.name if isinstance(number, signal.Signals) else f"SIG{int(number)}"
+
+
+def _is_scripts(handler: Any) -> bool:
+    """Python's and this package's own are not."""
+    if isinstance(handler, FunctionType):
+        return frames.is_users(handler.__code__.co_filename, handler.__module__)
+    return isinstance(handler, signal.Handlers)
+
+
+class OfUmask(Space):
+    """Which rights new files have not, if the script changes that."""
+
+    def __init__(self) -> None:
+        self._status = Path("/proc/self/status") if "umask" in names_in(codes_of_script()) else None
+        super().__init__("os.", self.values({}))
+
+    def values(self, functions: Functions) -> dict[str, Any]:
+        if self._status is None:
+            return {}
+        # os.umask() can only be asked by setting it, for a moment in which other threads make files.
+        line = next((line for line in self._status.read_text().splitlines() if line.startswith("Umask:")), None)
+        return {} if line is None else {"umask": int(line.split()[1], 8)}
+
+    def write(self, functions: Functions, new: dict[str, Any]) -> None:
+        os.umask(new["umask"])
+
+    def remove(self, functions: Functions, name: str) -> None:
+        pass  # it is always there
 
 
 class OfEnvironment(Space):

@@ -24,7 +24,7 @@ from ff_core.state import caches, foreign, found, frames, objects, switched, val
 from ff_core.state.covered import Covered
 from ff_core.state.given import OfGiven
 from ff_core.state.modes import hooks_of, hooks_of_tensor
-from ff_core.state.process_wide import OfEnvironment, OfProcess, OfTorch
+from ff_core.state.process_wide import OfEnvironment, OfProcess, OfSignals, OfTorch, OfUmask
 from ff_core.state.scripted import OfScripted, is_scripted
 from ff_core.state.space import (
     Bound,
@@ -295,7 +295,7 @@ def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | No
     for number, module in enumerate(switched.left_out()):
         finder.hooks(f"module {number} of the model", module)
         finder.scripted(f"module {number} of the model.", module)
-    for make in (OfTorch, OfThisThread, OfTensors, OfEnvironment, OfProcess):
+    for make in (OfTorch, OfThisThread, OfTensors, OfEnvironment, OfProcess, OfSignals, OfUmask):
         finder.add(make(), _DEPTH)
     for name in names:
         if name != "__main__":
