@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ff_core.errors import FailoverError
+from ff_core.state import batch as batches_
 from ff_core.state import counting, rng
 from ff_core.state.source import resolved
-from ff_deepspeed import batch as batches_
 from ff_deepspeed import loop_words, matching
 from ff_deepspeed.tracked import Tracked
 

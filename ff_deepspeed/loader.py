@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ff_core.errors import FailoverError
+from ff_core.state import batch as batches_
 from ff_core.state import rng
 from ff_core.state.source import Source, resolved
-from ff_deepspeed import batch as batches_
 
 log = logging.getLogger("ff_deepspeed")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from ff_core.state import batch as batches_
 from ff_core.state.inputs import tolerance
-from ff_deepspeed import batch as batches_
 
 
 def find(inputs: Any, candidates: Sequence[Any], *, by_value: bool) -> int | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ff_core.errors import DifferenceError
-from ff_deepspeed import batch as batches_
+from ff_core.state import batch as batches_
 from ff_deepspeed import boundary, matching, versions, words
 from ff_deepspeed.ambient import Ambient
 from ff_deepspeed.outputs import Path, follow, leaves

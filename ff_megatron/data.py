@@ -10,14 +10,20 @@ Where they begin is not left to Megatron: it takes an iteration without evaluati
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ff_core.errors import FailoverError
-from ff_core.state import loaded_with, rng, variables
+from ff_core.state import batch, loaded_with, loading, rng, variables
+
+log = logging.getLogger("ff_megatron")
+WRITTEN = (
+    "micro-batch %d is needed again, but the script wrote into its tensors: copy a micro-batch before changing it in "
+    "place"
+)
 
 
 @dataclass(slots=True)
@@ -29,20 +35,27 @@ class Kept:
     random: dict[str, Any]
     loaded: loaded_with.Taken | None
     place: Any = None
+    marks: tuple[int, ...] = ()
+
+    def is_written(self) -> bool:
+        return batch.marks(self.item) != self.marks
 
 
 class Rewindable:
     """An iterator over `source`, whose first item has number `position`.
 
-    loader: what loads the items in this process. None: nothing is known of it.
+    loader: what loads the items in this process. None: nothing is known of it.  changed: called with what loading has
+    changed in another process.
     """
 
     def __init__(
-        self, source: Any, position: int = 0, handed_out: Callable[[Any], None] = lambda item: None, loader: Any = None
-    ) -> None:
+        self, source: Any, position: int = 0, handed_out: Callable[[Any], None] = lambda item: None, loader: Any = None,
+        changed: Callable[[str], None] = lambda what: None,
+    ) -> None:  # fmt: skip
         self._source, self._handed_out, self._loader = source, handed_out, loader
         self._with = None if loader is None else loaded_with.LoadedWith(loader)
         self._kept: deque[Kept] = deque()
+        self._copying, self._changed = False, changed
         self._first = position  # number of the first kept item
         self.position = position  # number of the next item
 
@@ -53,16 +66,25 @@ class Rewindable:
         index = self.position - self._first
         if index == len(self._kept):
             with variables.of_process.loading():
-                self._kept.append(self.load())
-            kept = self._kept[index]
+                kept = self._load()
         else:
             kept = self._kept[index]
             rng.restore(kept.random)
             self.put(kept.loaded)
         self.position += 1
         self._handed_out(kept.item)
-        item = kept.item
-        return copy.copy(item) if isinstance(item, (dict, list)) else item  # core_v0.18's get_batch() writes into it
+        # The containers are copied: core_v0.18's get_batch() writes into them.
+        return batch.clone(kept.item) if self._copying else batch.share(kept.item)
+
+    def _load(self) -> Kept:
+        kept = self.load()
+        if isinstance(kept.item, loading.Loaded):
+            if kept.item.changed is not None:
+                self._changed(kept.item.changed)
+            kept.item = kept.item.data
+        kept.marks = batch.marks(kept.item)
+        self._kept.append(kept)
+        return kept
 
     def load(self) -> Kept:
         """The next item of the source. Raises StopIteration."""
@@ -86,24 +108,36 @@ class Rewindable:
             )
         self.position = min(position, self._first + len(self._kept))
         while self.position < position:
-            self._kept.append(self.load())
+            self._load()
             self.position += 1
+        # Variables of the script that have one of their tensors are put back next, perhaps by writing into it.
+        for number in range(position - self._first, len(self._kept)):
+            kept = self._kept[number]
+            if kept.is_written():
+                raise FailoverError(WRITTEN % (self._first + number))
+            kept.item = batch.clone(kept.item)
+            kept.marks = batch.marks(kept.item)
 
     def forget(self, before: int) -> None:
         """Items before number `before` will not be needed again."""
         while self._kept and self._first < min(before, self.position):
-            self._kept.popleft()
+            kept = self._kept.popleft()
             self._first += 1
+            if not self._copying and kept.is_written():
+                log.warning("the script writes into its micro-batches; from now on it gets copies of them")
+                self._copying = True
 
 
 class Data:
     """All data iterators of one process, in the order in which they were built.
 
-    handed_out: called with each micro-batch.
+    handed_out: called with each micro-batch.  changed: as of Rewindable.
     """
 
-    def __init__(self, handed_out: Callable[[Any], None] = lambda item: None) -> None:
-        self._handed_out = handed_out
+    def __init__(
+        self, handed_out: Callable[[Any], None] = lambda item: None, changed: Callable[[str], None] = lambda what: None
+    ) -> None:
+        self._handed_out, self._changed = handed_out, changed
         self._wrapped: list[Any] = []  # RerunDataIterator
         self._sources: list[Rewindable] = []
         self._firsts: list[int] = []  # position at which each began
@@ -127,6 +161,8 @@ class Data:
             size = getattr(sampler, "micro_batch_times_data_parallel_size", None)
             self._samplers.append(None if began is None or size is None else (began, size))
             self._loaders.append(made)
+            if getattr(made, "num_workers", 0):
+                loading.watch_processes(made)
         return made
 
     def samples(self) -> list[int | None]:
@@ -156,7 +192,7 @@ class Data:
             loader = None  # it loads in other processes
         if loader is not None:
             variables.of_process.loads(loader, again=False)
-        return Rewindable(source, start, self._handed_out, loader)
+        return Rewindable(source, start, self._handed_out, loader, self._changed)
 
     def loaded(self) -> list[dict[str, Any] | None]:
         """What the objects of each iterator's loader have."""

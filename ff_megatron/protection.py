@@ -13,7 +13,7 @@ import torch
 
 from ff_core.config import flags
 from ff_core.errors import UnsupportedError
-from ff_core.state import covered, spaces
+from ff_core.state import covered, frames, loading, spaces
 from ff_core.worker.guard import Guard
 from ff_core.worker.hooks import wrap
 from ff_megatron import preload, step, support
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ff_megatron")
 
+IN_PROCESS = (
+    "{line}: loading changes {what} in a process of the data loader, where nobody can save it. After a failure the "
+    "processes of a replacement begin anew, and would load other data. Let the data set derive what it draws and "
+    "counts from the item's number and a seed, or load in the training process: --num-workers 0. If it decides nothing, give "
+    "--ff-unsaved-variables ignore"
+)
+
 
 class Protection:
     """The protected training of this process. training: the module megatron.training.training."""
@@ -38,9 +45,10 @@ class Protection:
     def __init__(self, training: ModuleType, session: Session) -> None:
         self.training, self.session = training, session
         self.args = training.get_args()
+        self._told: set[str] = set()
         covered.itself(self.args)
         spaces.more.append(partial(OfArguments, self.args))
-        self.data = Data(self._handed_out)
+        self.data = Data(self._handed_out, self._changed)
         self.saves = Saves(training, session, self.args)
         self.once = BegunOnce(training, self.args)
         self.loop = Loop(session, self.args, self.data, self.saves, self.once)
@@ -50,6 +58,16 @@ class Protection:
     def _handed_out(self, batch: Any) -> None:
         if self.session.training:
             self.session.given(batch)
+
+    def _changed(self, what: str) -> None:
+        """Loading has changed `what` in a process of a data loader. Raises UnsupportedError."""
+        if what == loading.MANY or what in self._told:
+            return
+        self._told.add(what)
+        text = IN_PROCESS.format(what=what, line=frames.line())
+        if self.session.config.unsaved_variables == "refuse":
+            raise UnsupportedError(text)
+        log.warning("%s", text)
 
     def feeds(self, iterator: Any) -> None:
         """See ff_megatron.micro_batches.Protected: `data_iterators` has made all of them."""

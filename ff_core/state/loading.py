@@ -155,6 +155,14 @@ def unseen(loader: Any) -> str | None:
     return PERSISTENT if loader.num_workers and loader.persistent_workers else None
 
 
+def watch_processes(loader: Any) -> None:
+    """Have items of `loader` be `Loaded` for good, where that is possible. It has processes, and nobody will go back in
+    it."""
+    if isinstance(loader, DataLoader) and loader._dataset_kind == 0:  # map-style
+        watch = Watch(loader)
+        vars(loader).update(worker_init_fn=watch.begin, collate_fn=watch.collate)
+
+
 @contextmanager
 def watched(loader: Any, skipped: int) -> Iterator[Order | None]:
     """While an iterator over `loader` is made: its batches are `Loaded`, and it begins behind `skipped` items of its

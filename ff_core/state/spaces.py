@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ff_core.state import caches, foreign, found, frames, objects, switched, values
+from ff_core.state import caches, foreign, found, frames, objects, reach, switched, values
 from ff_core.state.covered import Covered
 from ff_core.state.given import OfGiven
 from ff_core.state.modes import hooks_of, hooks_of_tensor
@@ -53,6 +53,7 @@ _OF_ALL: tuple[Any, ...] = (
     _global_optimizer_pre_hooks, _global_optimizer_post_hooks,
 )  # fmt: skip
 more: list[Callable[[], Space]] = []  # make what an adapter adds
+_loaders: list[Any] = []
 _of_libraries: dict[str, tuple[weakref.ReferenceType[Any], frozenset[str]]] = {}
 
 
@@ -62,6 +63,11 @@ def look_into(label: str, obj: Any, left_out: frozenset[str] = frozenset()) -> N
     label: goes before their names, ends in a dot, and is the same in another process.  left_out: names of attributes.
     """
     _of_libraries[label] = weakref.ref(obj), left_out
+
+
+def look_through(loader: Any) -> None:
+    """Items come from `loader`, whose data set may be in no variable: objects of the script's classes in it count."""
+    _loaders.append(loader)
 
 
 @dataclass(slots=True)
@@ -235,6 +241,10 @@ class _Finder:
         self.found.known[id(obj)] = label, reference(obj)
         self.add(OfLibrary(label, obj.__dict__, left_out), _DEPTH)
 
+    def look(self, label: str, value: Any) -> None:
+        """What is in no variable."""
+        self._look(label, value, 1)
+
     def enter(self, root: str | None) -> None:
         """What is added from now on belongs to this function."""
         self._root = root
@@ -289,6 +299,10 @@ def found_spaces(most: int, covered: Covered, of_functions: Collection[str] | No
     finder.enter(None)
     for make in more:
         finder.add(make(), _DEPTH)
+    for number, loader in enumerate(_loaders):
+        for path, part in reach.objects(loader, _MOST_HELD):
+            if objects.is_users_object(part):
+                finder.look(f"data {number}, {path}", part)
     finder.callables("all modules", [hook for held in _OF_ALL for hook in held.values()])
     for name, owner in found.made():
         finder.callables(name, hooks_of_stepped(owner))

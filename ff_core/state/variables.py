@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from ff_core.errors import UnsupportedError
-from ff_core.state import covered, entries, placed, values, variable_words
+from ff_core.state import covered, entries, placed, spaces, values, variable_words
 from ff_core.state.by_loading import ByLoading
 from ff_core.state.captured import Taker
 from ff_core.state.covered import Covered
@@ -73,9 +73,9 @@ class Variables(Looked):
                 raise UnsupportedError(text + variable_words.ALLOW)
             log.warning("%s", text)
         # Iterators ("placed"): a replacement has not begun those that give their first item later.
-        spaces = self._live.spaces
+        of = self._live.spaces
         self._changed = {
-            p for p, e in self._began.start.items() if e[0] == "placed" or spaces[entries.split(p)[0]].always
+            p for p, e in self._began.start.items() if e[0] == "placed" or of[entries.split(p)[0]].always
         }
 
     # ---- a version --------------------------------------------------------------------------------------------------
@@ -174,6 +174,8 @@ class Variables(Looked):
         again: a replacement loads what lies before. Else it gets what loading had changed by then.
         """
         self._loaders.append(loader)
+        if not again:
+            spaces.look_through(loader)
         self._comes_again, self._by_loading = again, None
 
     @contextmanager

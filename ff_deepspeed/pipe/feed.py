@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ff_core.errors import FailoverError, UnsupportedError
+from ff_core.state import batch as batches_
 from ff_core.state import covered, loops, rng
 from ff_core.state.source import Source, resolved
-from ff_deepspeed import batch as batches_
 from ff_deepspeed.feed import Feed
 from ff_deepspeed.tracked import Tracked
 
