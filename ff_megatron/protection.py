@@ -34,8 +34,8 @@ log = logging.getLogger("ff_megatron")
 IN_PROCESS = (
     "{line}: loading changes {what} in a process of the data loader, where nobody can save it. After a failure the "
     "processes of a replacement begin anew, and would load other data. Let the data set derive what it draws and "
-    "counts from the item's number and a seed, or load in the training process: --num-workers 0. If it decides nothing, give "
-    "--ff-unsaved-variables ignore"
+    "counts from the item's number and a seed, or load in the training process: --num-workers 0. If it decides "
+    "nothing, give --ff-unsaved-variables ignore"
 )
 
 

@@ -109,7 +109,7 @@ class Variables(Looked):
             if path in self._of_data:
                 # The loop changes it, too: nobody could put that back.
                 if mark != self._fetched.get(path) or path in self._mixed:
-                    changed[path] = [None, values.shown(value), None, entries.crc(mark), same]
+                    changed[path] = [None, values.of_kind(value), None, entries.crc(mark), same]
                     continue
                 if self._comes_again:
                     continue

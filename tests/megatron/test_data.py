@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ff_core.errors import FailoverError
+from ff_core.state import codec, rng
+from ff_core.state.loading import Loaded
 from ff_megatron.data import Data, Rewindable
 
 
@@ -71,6 +76,81 @@ def test_a_newcomer_counts_on_and_goes_forward() -> None:
     data.seek([42, 7])
     assert next(train.iterable) == 102
     assert (train.saved_microbatches, train.replaying, train.replay_pos) == ([], False, 0)
+
+
+class Drawing:
+    """A data set that counts, draws random numbers, keeps what it has loaded, and makes an attribute when first used."""
+
+    def __init__(self) -> None:
+        self.generator, self.cache = random.Random(3), dict[int, float]()
+
+    def __iter__(self) -> Iterator[tuple[float, ...]]:
+        for number in range(100):
+            self.count = getattr(self, "count", 0) + 1
+            self.cache.setdefault(number % 3, random.random())
+            yield self.count, self.generator.random(), float(torch.rand(())), self.cache[number % 3]
+
+
+def all_random(data: Drawing) -> tuple[Any, ...]:
+    return data.count, data.generator.random(), random.random(), float(torch.rand(()))
+
+
+def test_what_loading_did_is_done_again_with_an_item_that_is_handed_out_again() -> None:
+    """Though it is not loaded again: others may draw from the same generators."""
+    data = Drawing()
+    source = Rewindable(iter(data), loader=data)
+    next(source)
+    before, states = rng.capture(), data.generator.getstate()
+    items = take(source, 3)
+    wanted = all_random(data)
+    source.seek(1)
+    rng.restore(before)  # as of the version
+    data.generator.setstate(states)
+    data.count = 1
+    assert take(source, 3) == items
+    assert all_random(data) == wanted
+
+
+def test_a_newcomer_gets_what_the_loaders_objects_had() -> None:
+    data, other = Drawing(), Drawing()
+    source = Rewindable(iter(data), loader=data)
+    take(source, 3)
+    Rewindable(iter(other), loader=other).put(codec.decode(codec.encode(source.now())))
+    assert other.count == 3 and other.generator.random() == data.generator.random()
+
+
+def test_a_kept_item_is_not_written_into_by_what_is_put_back() -> None:
+    """A script's list of pending micro-batches is put back, perhaps in place."""
+    source = Rewindable(iter([{"tokens": torch.tensor([number])} for number in range(5)]))
+    pending = [next(source) for _ in range(3)]
+    source.seek(1)
+    pending[1]["tokens"][0] = 7
+    assert [int(next(source)["tokens"]) for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_kept_item_that_the_script_has_written_into_is_named() -> None:
+    source = Rewindable(iter([torch.tensor([number]) for number in range(9)]))
+    next(source)
+    next(source).mul_(5)
+    with pytest.raises(FailoverError, match="micro-batch 1 is needed again, but the script wrote into its tensors"):
+        source.seek(1)
+
+
+def test_a_script_that_writes_into_its_items_gets_copies(caplog: pytest.LogCaptureFixture) -> None:
+    source = Rewindable(iter([torch.tensor([number]) for number in range(9)]))
+    next(source)
+    next(source).mul_(5)
+    source.forget(2)
+    assert "writes into its micro-batches; from now on it gets copies" in caplog.text
+    next(source).mul_(5)
+    source.seek(2)
+    assert int(next(source)) == 2
+
+
+def test_what_changes_in_a_process_of_the_loader_is_told() -> None:
+    told: list[str] = []
+    source = Rewindable(iter([Loaded(1, None), Loaded(2, "dataset.count")]), changed=told.append)
+    assert take(source, 2) == [1, 2] and told == ["dataset.count"]
 
 
 class Loader:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -112,3 +115,72 @@ def test_what_is_gone_is_left() -> None:
     other = Data()
     loaded_with.put(other, wire(had.now()))
     assert other.read == 2 and other.table == {"rate": 0.5}
+
+
+class Lazy:
+    """Makes what it needs when it first loads, and does not like to be set."""
+
+    def __init__(self) -> None:
+        self.fd, self.level, self.queue = -1, -1, queue.Queue[int]()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value if name != "level" else value + 1)
+
+
+def test_an_attribute_that_loading_makes_is_made_in_another_process_too() -> None:
+    data, other = Lazy(), Lazy()
+    had = LoadedWith(data)
+    had.now()
+    data.count = 1  # type: ignore[attr-defined]
+    first = wire(had.now(loaded=True))
+    data.count += 1  # type: ignore[attr-defined]
+    loaded_with.put(other, wire(had.now(loaded=True)))
+    assert first == {"count": 1} and other.count == 2  # type: ignore[attr-defined]
+
+
+def test_what_is_put_back_is_what_it_was_whatever_the_class_does() -> None:
+    data, other = Lazy(), Lazy()
+    had = LoadedWith(data)
+    data.level = 6
+    loaded_with.put(other, wire(had.now()))
+    assert other.level == data.level == 7
+
+
+def test_the_number_of_an_open_file_is_of_this_process() -> None:
+    data, other = Lazy(), Lazy()
+    had = LoadedWith(data)
+    had.now()
+    with open(os.devnull) as file:
+        data.fd = file.fileno()
+        assert wire(had.now(loaded=True)) == {}
+        loaded_with.put(other, wire(had.now()))
+        assert other.fd == -1
+        data.fd += 1  # it counts
+        assert wire(had.now(loaded=True)) == {"fd": data.fd}
+
+
+def test_what_others_do_with_a_queue_is_left_alone() -> None:
+    data = Lazy()
+    had = LoadedWith(data)
+    had.now()
+    data.queue.put(1)
+    assert wire(had.now(loaded=True)) == {}
+
+
+def numbers() -> Iterator[int]:
+    global counted
+    while True:
+        counted += 1
+        yield counted
+
+
+def test_globals_that_a_generator_asks_for() -> None:
+    global counted
+    counted = 0
+    data = {"items": numbers()}
+    had = LoadedWith(data)
+    next(data["items"])
+    saved = wire(had.now(loaded=True))
+    counted = 0
+    loaded_with.put(data, saved)
+    assert counted == 1

@@ -1,9 +1,11 @@
-"""The folder that a script has gone to, and where it looks for modules."""
+"""The folder that a script has gone to, and where it looks for modules; handlers of signals, rights of new files."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from ff_core.errors import DifferenceError
 from ff_core.state import covered
-from ff_core.state.process_wide import OfProcess
+from ff_core.state.process_wide import OfProcess, OfSignals
 from tests.state.kinds import Look, Numbers, repeated, replaced, right
 
 
@@ -59,3 +61,69 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_was_deleted_is_no_place(tmp_path: Path) -> None:
     (tmp_path / "first").rmdir()
     assert OfProcess().values({}) == {"path": tuple(sys.path)}
+
+
+def on_signal(number: int, frame: Any) -> None:
+    pass
+
+
+def decides_about_signals_and_files(look: Look, numbers: Numbers) -> Any:
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.umask(0o022)
+    look(0)
+    for n in numbers:
+        if n == 2:
+            signal.signal(signal.SIGUSR2, on_signal)
+            os.umask(0o027)
+        if n == 3:
+            signal.signal(signal.SIGINT, on_signal)
+        if n == 4:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            os.umask(0o077)
+        look(n)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return [signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGINT)], oct(mask)
+
+
+@pytest.fixture
+def signals_as_before() -> Iterator[None]:
+    before, mask = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGINT)}, os.umask(0o022)
+    os.umask(mask)
+    yield
+    os.umask(mask)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_as_before")
+def test_signals_and_rights_of_a_replacement() -> None:
+    assert replaced(decides_about_signals_and_files) == ([], right(decides_about_signals_and_files))
+
+
+@pytest.mark.usefixtures("signals_as_before")
+def test_signals_and_rights_where_an_iteration_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert repeated(decides_about_signals_and_files, monkeypatch) == ([], right(decides_about_signals_and_files))
+
+
+@pytest.mark.usefixtures("signals_as_before")
+def test_a_handler_that_nobody_finds_by_name_is_refused_by_the_signals_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(look: Look, numbers: Numbers) -> None:
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        look(0)
+        for n in numbers:
+            signal.signal(signal.SIGUSR2, lambda *_: None)
+            look(n)
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+
+    monkeypatch.setattr(script, "__name__", "signal.SIGUSR2")
+    assert replaced(script)[0] == ["signal.SIGUSR2 (function: it cannot be saved)"]
+
+
+def test_other_threads_decide_about_no_signal() -> None:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(OfSignals().values({})))
+    thread.start()
+    thread.join()
+    assert found == [{}] and "SIGUSR2" in OfSignals().values({})
