@@ -147,6 +147,29 @@ def test_a_loop_that_exits_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     both(tmp_path, ("--bf16", *ZERO, "--exit-interval", "7"), ("2 3 backward", "1 7 after-step"))
 
 
+@pytest.mark.timeout(700)
+@slow
+def test_a_script_that_remembers(tmp_path: Path) -> None:
+    """In its data set, get_batch(), Megatron's arguments, a train_step() of its own: see megatron/remembers.py."""
+    script, extra = str(Path(SCRIPT).with_name("remembers.py")), ("--bf16", *ZERO, *EVALUATION)
+    wanted = results(uninterrupted(script, extra, lambda folder: ("--result", str(folder / "result.json")), 2), 2)
+    out = tmp_path / "job"
+    command = [script, "--result", str(out / "result.json"), *extra, "--ff-failover"]
+    kills = injections("0 3 forward", "1 7 after-step")
+    job = fftrain(out, command, "--emulate-nodes", "2", "--spares", "1", *kills, ranks=2, timeout_s=400)
+    assert_same(job, wanted)
+    assert len(job.of("failover")) == 2
+
+
+@pytest.mark.timeout(300)
+@slow
+def test_loader_processes_that_remember_are_refused(tmp_path: Path) -> None:
+    command = [str(Path(SCRIPT).with_name("remembers.py")), "--result", str(tmp_path / "result.json"), "--num-workers"]
+    job = fftrain(tmp_path / "job", [*command, "1", "--bf16", *ZERO, "--ff-failover"], ranks=1)
+    assert job.code != 0 and not job.of("failover")
+    assert "loading changes the random state of the loader's processes in a process of the data loader" in job.stderr
+
+
 @pytest.mark.timeout(900)
 @slow
 def test_a_job_that_begins_from_a_checkpoint(tmp_path: Path) -> None:

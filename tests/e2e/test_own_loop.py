@@ -25,6 +25,7 @@ def run(out: Path, words: tuple[str, ...], *kills: str) -> Job:
         (("--bf16", "--overlap", "--skip", "5"), ("1 3 backward", "0 8 after-step")),
         pytest.param(("--make-data", "--loops", "2"), ("0 4 step", "1 15 forward"), marks=slow),
         pytest.param(("--bf16", "--stages", "2"), ("0 3 forward", "1 6 backward"), marks=slow),
+        pytest.param(("--mixed",), ("0 3 forward", "1 7 after-step"), marks=slow),
         pytest.param((), ("0 1 forward", "1 10 after-step"), marks=slow),
     ],
 )

@@ -55,6 +55,29 @@ def micro_batches(start: int) -> Iterator[torch.Tensor]:
         yield torch.randint(0, VOCABULARY, (MICRO, LENGTH + 1), generator=generator)
 
 
+class Mixed:
+    """Two streams, drawn from as the loop says by then. It makes its next micro-batch ahead, and its generator is used
+    by others, too."""
+
+    def __init__(self) -> None:
+        self.streams = micro_batches(0), micro_batches(5000)
+        self.share, self.generator, self.next = 0.5, random.Random(9), None
+        self.given: list[int] = []
+
+    def __iter__(self) -> Mixed:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        item = self.make() if self.next is None else self.next
+        self.next = self.make()
+        self.given.append(int(item.sum()))
+        return item
+
+    def make(self) -> torch.Tensor:
+        shift = int(VOCABULARY * np.random.rand())  # of the process
+        return (next(self.streams[self.generator.random() < self.share]) + shift) % VOCABULARY
+
+
 def build(words: argparse.Namespace) -> tuple[Any, Any, Any]:
     half = {"bf16": True, "params_dtype": torch.bfloat16} if words.bf16 else {"params_dtype": torch.float32}
     config = TransformerConfig(
@@ -117,6 +140,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stages", type=int, default=1)
     parser.add_argument("--fp8", help="which is refused")
     parser.add_argument("--make-data", action="store_true", help="by a function, which can begin anywhere")
+    parser.add_argument("--mixed", action="store_true", help="data that depend on what the loop and others do")
     parser.add_argument("--loops", type=int, default=1, help="of ten iterations")
     parser.add_argument("--die", type=int, nargs=2, help="a rank, and behind which loop it is killed, once")
     parser.add_argument("--skip", type=int, help="an iteration without a step, agreed on by all ranks")
@@ -145,7 +169,8 @@ def main() -> None:
     torch.manual_seed(3)
     tensor_parallel.model_parallel_cuda_manual_seed(4)
     chunk, optimizer, scheduler = build(words)
-    data: Any = micro_batches if words.make_data else micro_batches(0)
+    source: Any = Mixed() if words.mixed else None
+    data: Any = micro_batches if words.make_data else micro_batches(0) if source is None else source
     if words.unprotected:
         pass
     elif words.forget_data:
@@ -176,6 +201,9 @@ def main() -> None:
                     dist.all_reduce(mean, group=parallel_state.get_data_parallel_group())
                     best = min(best, mean.item())
                     losses[f"{loop} {number}"] = mean.item()
+                if source is not None:
+                    source.share = 0.1 * number
+                    noise += source.generator.random()  # an evaluation
         between(words, loop)
     states = [value for s in optimizer.chained_optimizers[0].optimizer.state.values() for value in s.values()]
     generators = [torch.get_rng_state(), *tensor_parallel.get_cuda_rng_tracker().get_states().values()]

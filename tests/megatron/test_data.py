@@ -79,7 +79,7 @@ def test_a_newcomer_counts_on_and_goes_forward() -> None:
 
 
 class Drawing:
-    """A data set that counts, draws random numbers, keeps what it has loaded, and makes an attribute when first used."""
+    """A data set that counts, draws, keeps what it has loaded, and makes an attribute when it is first used."""
 
     def __init__(self) -> None:
         self.generator, self.cache = random.Random(3), dict[int, float]()

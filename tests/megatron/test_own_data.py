@@ -46,7 +46,7 @@ def sent(place: Any) -> Any:
 
 def train(stream: Stream, data: Any, iterations: int, place: Callable[[Any], None] = lambda place: None) -> list[Any]:
     items = []
-    for iteration in range(iterations):
+    for _ in range(iterations):
         items += [next(stream), next(stream)]
         torch.rand(3)  # dropout
         if isinstance(data, Ahead):
