@@ -56,12 +56,10 @@ def micro_batches(start: int) -> Iterator[torch.Tensor]:
 
 
 class Mixed:
-    """Two streams, drawn from as the loop says by then. It makes its next micro-batch ahead, and its generator is used
-    by others, too."""
+    """Noise as the loop wants it by then. It makes its next micro-batch ahead, and others draw from its generator."""
 
     def __init__(self) -> None:
-        self.streams = micro_batches(0), micro_batches(5000)
-        self.share, self.generator, self.next = 0.5, random.Random(9), None
+        self.stream, self.share, self.generator, self.next = micro_batches(0), 0.5, random.Random(9), None
         self.given: list[int] = []
 
     def __iter__(self) -> Mixed:
@@ -74,8 +72,8 @@ class Mixed:
         return item
 
     def make(self) -> torch.Tensor:
-        shift = int(VOCABULARY * np.random.rand())  # of the process
-        return (next(self.streams[self.generator.random() < self.share]) + shift) % VOCABULARY
+        noise = self.share * self.generator.random() + np.random.rand()  # its own, and of the process
+        return (next(self.stream) + int(VOCABULARY * noise)) % VOCABULARY
 
 
 def build(words: argparse.Namespace) -> tuple[Any, Any, Any]:
