@@ -16,11 +16,9 @@ name.
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import types
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from operator import is_
@@ -28,7 +26,8 @@ from typing import Any
 
 import torch
 
-from ff_core.state import generators, objects
+from ff_core.state import objects
+from ff_core.state.attribute_values import cloned, is_known, mark_of, put, taken
 from ff_core.state.members import Members
 from ff_core.state.values import PLAIN
 from ff_core.state.words import some_of
@@ -39,12 +38,7 @@ MOST_BYTES = 1 << 20
 """Of tensors in attributes, all together: they are encoded in every iteration."""
 CACHE_BYTES = 64 << 10
 """A larger tensor is taken for a cache, which forward makes again, until it changes a second time."""
-MOST_ITEMS = 1000
-"""Of one list or dict that is looked at."""
 
-#: What `_put_items` can make, and tuples, which are put back whole. Variables of a script have more kinds.
-_MADE: dict[str, Any] = {"deque": deque, "list": list, "dict": dict, "set": set}
-_HOLDERS = frozenset({tuple, *_MADE.values()})
 _TORCHS = frozenset(vars(torch.nn.Module())) | {"_compiled_call_impl"}  # switches, buffers and hooks have others
 _NO_HOLDERS = (torch.nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, functools.partial)
 _GONE = objects.GONE
@@ -67,7 +61,7 @@ class Attributes:
         self._paths: list[str] = []
         self._slots: list[tuple[dict[str, Any], str]] = []  # as many as paths: where the attribute is
         self._live: list[Any] = []  # what was there when it was looked at last
-        self._start: dict[str, Any] = {}  # path -> value when training began, as _taken() gives it
+        self._start: dict[str, Any] = {}  # path -> value when training began, as taken() gives it
         self._at_start: frozenset[str] = frozenset()
         self._in_place: dict[str, Any] = {}  # path -> value that can be written in place
         self._marks: dict[str, Any] = {}  # path -> what shows that it was
@@ -78,7 +72,7 @@ class Attributes:
         """Training starts."""
         self._list()
         self._start = {
-            path: _taken(value) for path, value in zip(self._paths, self._live, strict=True) if _is_known(value)
+            path: taken(value) for path, value in zip(self._paths, self._live, strict=True) if is_known(value)
         }
         self._at_start = frozenset(self._paths)
         self._changed = {}
@@ -104,8 +98,8 @@ class Attributes:
                     continue
             if value is _GONE:
                 saved[path] = ["gone"]
-            elif _is_known(value):
-                saved[path] = _taken(value, share=True)
+            elif is_known(value):
+                saved[path] = taken(value, share=True)
         if large and not self._said:
             self._said = True
             log.warning("%s", LARGE.format(what=some_of(large)))
@@ -114,7 +108,7 @@ class Attributes:
     def copy(self) -> dict[str, Any]:
         """save(), as it is now whatever is written later."""
         self._members.look()
-        return {path: _cloned(taken) for path, taken in self.save().items()}
+        return {path: cloned(value) for path, value in self.save().items()}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Put `save()` back, in the process that gave it or in a replacement that is the same by now but for these."""
@@ -127,15 +121,15 @@ class Attributes:
                 continue
             if path in saved:
                 self._changed[path] = 2
-                _put(place, saved[path])
+                put(place, saved[path])
                 continue
             live = place[0].get(place[1])
             if torch.is_tensor(live) and live.nbytes > CACHE_BYTES:
                 continue
             if path in self._start:
-                _put(place, self._start[path])
+                put(place, self._start[path])
             elif path not in self._at_start:
-                _put(place, ["gone"])
+                put(place, ["gone"])
         self._list()
 
     # ---- looking ----------------------------------------------------------------------------------------------------
@@ -146,7 +140,7 @@ class Attributes:
             self._list_again()
             return
         live = [owner.get(name, _GONE) for owner, name in self._slots]
-        written = [path for path, mark in self._marks.items() if mark != _mark(self._in_place[path])]
+        written = [path for path, mark in self._marks.items() if mark != mark_of(self._in_place[path])]
         if not written and all(map(is_, live, self._live)):
             return
         pairs = zip(self._paths, self._live, live, strict=True)
@@ -171,11 +165,11 @@ class Attributes:
         """`path` has become `new`, or the same object was written in place."""
         if old is not new and type(old) in PLAIN and type(old) is type(new) and old == new:
             return
-        if _is_known(old) or _is_known(new):
+        if is_known(old) or is_known(new):
             self._changed[path] = min(self._changed.get(path, 0) + 1, 2)
 
     def _mark(self, path: str, value: Any) -> None:
-        mark = _mark(value)
+        mark = mark_of(value)
         if mark is None:
             self._marks.pop(path, None)
             self._in_place.pop(path, None)
@@ -235,86 +229,3 @@ def _is_users(value: Any) -> bool:
         return False
     kind = type(value).__module__.split(".", 1)[0]
     return type(getattr(value, "__dict__", None)) is dict and kind not in ("torch", "deepspeed", "megatron", "ff_core")
-
-
-# ---- values ---------------------------------------------------------------------------------------------------------
-
-
-def _is_known(value: Any) -> bool:
-    kind = type(value)
-    if kind in PLAIN:
-        return True
-    if kind in _HOLDERS:
-        return len(value) <= MOST_ITEMS and _are_plain(value)
-    if isinstance(value, objects.NAMED):
-        return objects.is_found(value)
-    return (kind is torch.Tensor and not value.requires_grad) or generators.is_generator(value)
-
-
-def _are_plain(held: Any) -> bool:
-    items = chain(held, held.values()) if type(held) is dict else held
-    return all(type(item) in PLAIN or (type(item) in (tuple, list) and _are_plain(item)) for item in items)
-
-
-def _mark(value: Any) -> Any:
-    """Something that is another one when `value` was written in place; None if it cannot be."""
-    kind = type(value)
-    if kind in PLAIN or kind is tuple:
-        return None
-    if kind in _HOLDERS:
-        return repr(value) if len(value) <= MOST_ITEMS and _are_plain(value) else len(value)
-    if kind is torch.Tensor:
-        return -1 if value.is_inference() else value._version
-    return generators.digest(value) if generators.is_generator(value) else None
-
-
-def _taken(value: Any, *, share: bool = False) -> Any:
-    """[kind, value], to be encoded. share: a tensor as it is, not a copy."""
-    kind = type(value)
-    if kind in PLAIN or kind is tuple:
-        return ["plain", value]
-    if isinstance(value, objects.NAMED):
-        return ["named", objects.name_of(value)]
-    if kind is deque:
-        return ["deque", list(value), value.maxlen]
-    if kind in _HOLDERS:
-        return [kind.__name__, copy.deepcopy(value)]
-    if kind is torch.Tensor:
-        return ["tensor", value if share else value.detach().clone(), str(value.device)]
-    return ["generator", generators.state_of(value)]
-
-
-def _cloned(taken: list[Any]) -> list[Any]:
-    return [item.detach().clone() if torch.is_tensor(item) else item for item in taken]
-
-
-def _put(place: tuple[dict[str, Any], str], taken: list[Any]) -> None:
-    owner, name = place
-    live = owner.get(name, _GONE)
-    kind = taken[0]
-    value: Any = taken[1] if len(taken) > 1 else None
-    if kind == "gone":
-        owner.pop(name, None)
-    elif kind == "generator":
-        if generators.is_generator(live):
-            generators.set_state(live, value)
-    elif kind == "tensor":
-        if type(live) is torch.Tensor and (live.shape, live.dtype) == (value.shape, value.dtype):
-            with torch.no_grad():
-                live.copy_(value)
-        else:
-            owner[name] = value.to(torch.device(taken[2]), copy=True)
-    elif kind in ("plain", "named"):
-        owner[name] = value if kind == "plain" else objects.find(value)
-    else:
-        _put_items(owner, name, live, taken)
-
-
-def _put_items(owner: dict[str, Any], name: str, live: Any, taken: list[Any]) -> None:
-    """In place, as others may hold the very list."""
-    kind, value = taken[0], copy.deepcopy(taken[1])
-    made = _MADE[kind]
-    if type(live) is not made or (kind == "deque" and live.maxlen != taken[2]):
-        live = owner[name] = deque(maxlen=taken[2]) if kind == "deque" else made()
-    live.clear()
-    live.update(value) if kind in ("dict", "set") else live.extend(value)

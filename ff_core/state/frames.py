@@ -64,7 +64,8 @@ def line() -> str:
 
 
 #: What multiprocessing, and multiprocess of the package `datasets`, call the __main__ that is there when they are
-#: imported: in a rank that may be the script, in a spare it is none. Its variables would be there twice, or half.
+#: imported: in a rank that may be the script, in a spare it is none. Its variables would be there twice, or half. In a
+#: process of a data loader that was spawned the script's classes say that they are of this module, and rightly.
 _SECOND_MAIN = "__mp_main__"
 
 
@@ -77,21 +78,19 @@ def is_users(file: str, module: str | None) -> bool:
 
 
 def is_users_module(name: str | None) -> bool:
-    """Whether a module of that name is loaded, and is the user's. A second name of the script's own is none."""
-    if name == _SECOND_MAIN:
-        return False
+    """Whether a module of that name is loaded, and is the user's: what a class or a function of it says of itself."""
     file = getattr(sys.modules.get(str(name)), "__file__", None)
     return file is not None and is_users(file, name)
 
 
 def users_modules() -> list[str]:
-    """Names of the user's modules that are loaded, in the order of their import."""
+    """Names of the user's modules that are loaded, in the order of their import. Without the script's second name."""
     found = []
     for name, module in list(sys.modules.items()):
         if _of_libraries.get(name) is module and module is not None:
             continue
         if is_users_module(name):
-            found.append(name)
+            found += [name] if name != _SECOND_MAIN else []
         elif getattr(module, "__file__", None) is not None:
             _of_libraries[name] = module
     return found

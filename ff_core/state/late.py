@@ -30,7 +30,7 @@ class Modules:
         """Each once."""
         if len(sys.modules) == len(self._known):
             return []
-        names = [name for name in sorted(sys.modules.keys() - self._known) if frames.is_users_module(name)]
+        names = sorted(set(frames.users_modules()) - self._known)
         self._known = set(sys.modules)
         self._late.update((f"{_BEGIN}{name}{_END}", name) for name in names)
         return [_OfModule(name) for name in names]

@@ -14,7 +14,7 @@ import logging
 import zlib
 from collections.abc import Iterable, Sequence, Sized
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -92,7 +92,7 @@ class Modes:
             "training": training_of(modules),
             "hooks": self._hooks(modules),
             "requires_grad": trained(parameters),
-            "parameter_hooks": [_counts(list(map(held, parameters))) for held in _OF_PARAMETER],
+            "parameter_hooks": _hooks_on(parameters),
         }
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -112,9 +112,10 @@ class Modes:
             raise DifferenceError(REPLACED.format(what=some_of(other)))
         set_training(saved["training"], [module for _, module in modules])
         set_trained(saved["requires_grad"], [parameter for _, parameter in parameters])
-        now = self.save()
-        other = [name or "the model itself" for name in _differing(modules, saved["hooks"], now["hooks"])]
-        for before, live in zip(saved["parameter_hooks"], now["parameter_hooks"], strict=True):
+        of_modules = self._hooks([module for _, module in modules])
+        of_parameters = _hooks_on([parameter for _, parameter in parameters])
+        other = [name or "the model itself" for name in _differing(modules, saved["hooks"], of_modules)]
+        for before, live in zip(saved["parameter_hooks"], of_parameters, strict=True):
             other += _differing(parameters, before, live)
         if other:
             raise DifferenceError(
@@ -124,8 +125,12 @@ class Modes:
 
     def _what_they_are(self, modules: list[torch.nn.Module]) -> bytes:
         """A checksum per module. It is made when the model has other modules than before, and a change is said."""
-        if modules is not self._listed:
-            self._listed, self._what = modules, b"".join(map(_what_it_is, modules))
+        if modules is self._listed:
+            return self._what
+        are_same = len(modules) == len(self._listed) and all(map(is_, modules, self._listed))
+        self._listed = modules
+        if not are_same:
+            self._what = b"".join(map(_what_it_is, modules))
             self._first = self._first or self._what
             if self._what != self._first and not self._said:
                 self._said = True
@@ -143,6 +148,10 @@ class Modes:
                 if owner is not None and hooks is owner:
                     held[place] = [number for number in owner if number != handle.id]
         return _counts(held)
+
+
+def _hooks_on(parameters: Sequence[torch.Tensor]) -> list[bytes]:
+    return [_counts(list(map(held, parameters))) for held in _OF_PARAMETER]
 
 
 def _what_it_is(module: torch.nn.Module) -> bytes:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from ff_core.state import frames
+from ff_core.state.room import LostError
 
 GONE = object()
 """In place of a value that is not there."""
@@ -57,7 +58,7 @@ def is_users_class(kind: type) -> bool:
     """Whether the script brought `kind`, or it is a namespace, and its objects have attributes that can be set."""
     if kind in _NAMESPACES:
         return True
-    if issubclass(kind, NO_OBJECTS) or not is_of_script(kind):
+    if issubclass(kind, NO_OBJECTS) or not frames.is_users_module(kind.__module__):
         return False
     return bool(kind.__dictoffset__ or _slots(kind))
 
@@ -72,12 +73,6 @@ def is_users_object(value: Any) -> bool:
 def has_more(kind: type) -> bool:
     """Whether modules of the class `kind` may have more than torch's modules have."""
     return issubclass(kind, torch.nn.Module) and kind.__module__.split(".", 1)[0] not in _FRAMEWORKS
-
-
-def is_of_script(kind: type) -> bool:
-    """Whether the script brought the class `kind`."""
-    module = sys.modules.get(kind.__module__)
-    return module is not None and frames.is_users(getattr(module, "__file__", None) or "<none>", kind.__module__)
 
 
 @cached
@@ -162,6 +157,14 @@ def find(name: Name) -> Any:
     found: Any = sys.modules.get(name[0], GONE)
     for part in name[1].split("."):
         found = GONE if found is GONE else getattr(found, part, GONE)
+    return found
+
+
+def by_name(name: Name) -> Any:
+    """What a saved name stands for. Raises LostError if it is not there."""
+    found = find(name)
+    if found is GONE:
+        raise LostError(f"{'.'.join(name)} is not there")
     return found
 
 

@@ -168,7 +168,7 @@ def _may_be_of_loading(value: Any) -> bool:
 @functools.cache
 def _methods(kind: type) -> list[tuple[str, types.FunctionType]]:
     """Of the script's classes that `kind` is made from."""
-    held = [(name, value) for base in reversed(kind.__mro__) if users.is_of_script(base)
+    held = [(name, value) for base in reversed(kind.__mro__) if frames.is_users_module(base.__module__)
             for name, value in vars(base).items()]  # fmt: skip
     functions = ((name, getattr(value, "__func__", value)) for name, value in held)
     return [(name, function) for name, function in functions if isinstance(function, types.FunctionType)]

@@ -75,10 +75,7 @@ class Putter:
         return WRITTEN_AS[_TEXTS[taken[1]]](taken[2])
 
     def _put_named(self, live: Any, taken: Taken, in_place: bool) -> Any:
-        found = objects.find(taken[1])
-        if found is GONE:
-            raise LostError(f"{'.'.join(taken[1])} is not there")
-        return found
+        return objects.by_name(taken[1])
 
     def _put_member(self, live: Any, taken: Taken, in_place: bool) -> Any:
         kind: Any = objects.class_of(taken[1], live)

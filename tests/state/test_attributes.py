@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from ff_core.state import attributes, codec
+from ff_core.errors import DifferenceError
+from ff_core.state import attribute_values, attributes, codec
 from ff_core.state.attributes import Attributes
 from ff_core.state.members import Members
 
@@ -151,7 +152,7 @@ def test_torchs_own_modules_and_what_others_look_after_are_left_out() -> None:
 
 @pytest.mark.parametrize("kind", [OrderedDict, Counter, partial(defaultdict, int)])
 def test_containers_that_could_not_be_made_again_are_not_saved(kind: Callable[[], Any]) -> None:
-    assert not attributes._is_known(kind())
+    assert not attribute_values.is_known(kind())
 
 
 class Activated(nn.Module):
@@ -171,3 +172,9 @@ def test_a_function_that_a_model_uses_from_now_on(other: Any) -> None:
     assert mine.act is other
     own.load({})
     assert mine.act is torch.relu
+
+
+def test_a_function_that_a_replacement_has_not_is_named() -> None:
+    mine = of(Activated())
+    with pytest.raises(DifferenceError, match=r"as its attribute act, and in this process late\.f is not there"):
+        mine.load({"act": ["named", ["late", "f"]]})

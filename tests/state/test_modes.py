@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from ff_core.errors import DifferenceError
-from ff_core.state import codec
+from ff_core.state import codec, modes
 from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 
@@ -108,3 +108,18 @@ def test_a_rate_that_changes_is_no_other_module() -> None:
     modes.save()
     one[1].p = 0.1
     of(model()).load(modes.save())
+
+
+def test_checksums_are_made_when_the_model_has_other_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, made = model(), list[nn.Module]()
+    modes_ = of(one)
+    before = modes._what_it_is
+    monkeypatch.setattr(modes, "_what_it_is", lambda module: made.append(module) or before(module))
+    saved = modes_.save()
+    modes_.load(saved)
+    modes_.save()
+    assert len(made) == len(list(one.modules()))
+    one[1] = nn.Identity()
+    modes_._members.look()
+    modes_.save()
+    assert len(made) == 2 * len(list(one.modules()))
