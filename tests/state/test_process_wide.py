@@ -71,20 +71,26 @@ def decides_about_signals_and_files(look: Look, numbers: Numbers) -> Any:
     signal.signal(signal.SIGUSR2, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o022)
+    seen: list[Any] = []
     look(0)
     for n in numbers:
+        seen.append(as_it_is())
         if n == 2:
             signal.signal(signal.SIGUSR2, on_signal)
             os.umask(0o027)
-        if n == 3:
-            signal.signal(signal.SIGINT, on_signal)
         if n == 4:
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, on_signal)
             os.umask(0o077)
         look(n)
+    return seen, as_it_is()
+
+
+def as_it_is() -> list[str]:
     mask = os.umask(0o022)
     os.umask(mask)
-    return [signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGINT)], oct(mask)
+    handlers = [signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGINT)]
+    return [oct(mask), *(getattr(handler, "__name__", str(handler)) for handler in handlers)]
 
 
 @pytest.fixture
