@@ -119,6 +119,14 @@ def test_a_list_that_is_written_and_exchanged_is_seen_at_the_next_look() -> None
     assert mine.save() == {"0.last": ["deque", [7.0, 8.0], 2]}
 
 
+def test_a_list_that_is_written_in_place_and_stays_as_long_is_seen() -> None:
+    model = nn.Sequential(Counting())
+    model[0].weights = [1.0, 2.0]
+    mine = of(model)
+    model[0].weights[1] = 3.0
+    assert mine.save() == {"0.weights": ["list", [1.0, 3.0]]}
+
+
 def test_a_large_tensor_is_a_cache_until_it_changes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attributes, "CACHE_BYTES", 4)
     model = nn.Sequential(Counting())

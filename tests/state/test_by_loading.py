@@ -101,14 +101,16 @@ def test_a_replacement_that_has_loaded_it_again_keeps_it() -> None:
     assert TALLY == [0, 1, 2] and "TALLY" not in " ".join(saved["changed"])
 
 
-def test_what_the_loop_changes_too_is_named() -> None:
+@pytest.mark.parametrize("before", [True, False])
+def test_what_the_loop_changes_too_is_named(before: bool) -> None:
+    """before: the item is loaded."""
     script = Script(again=True)
     script.variables.begin()
     for number in range(3):
+        TALLY.extend([100] if before else [])
         script.iteration(number)
-        TALLY.append(100)
+        TALLY.extend([] if before else [100])
         saved = sent(script.variables.save())
-    TALLY.append(100)
     script.iteration(4)
     (lost,), _ = script.variables.load(saved, repeats=True)
-    assert lost.startswith(f"{__name__}:TALLY (")
+    assert lost.startswith(f"{__name__}:TALLY (a list of ")
