@@ -19,6 +19,7 @@ from ff_core.state.space import OfObject, Space
 from ff_core.state.values import PLAIN
 
 _MOST = 256  # of a list or dict that is looked through
+_TEXTS = frozenset({str})
 _Names = frozenset[str] | None  # None: all
 
 
@@ -64,5 +65,6 @@ class ByLoading:
 
 def _goes_with_items(value: Any) -> bool:
     if type(value) is dict:
-        return len(value) <= _MOST and all(type(key) is str and type(part) in PLAIN for key, part in value.items())
+        kinds = PLAIN.issuperset(map(type, value.values())) and _TEXTS.issuperset(map(type, value))
+        return kinds and len(value) <= _MOST
     return type(value) in PLAIN or generators.is_generator(value)
