@@ -69,6 +69,8 @@ class Loop(ExactLoop[list[Any]]):
     def restored(self, saved: dict[str, Any]) -> None:
         self._p.client.load(saved["client"])
         self._restored = saved["data"]
+        if self._source is not None:
+            self._source.keep_apart()
         kept_processes.go_back(saved["data"]["processes"])
 
     def items(self, loader: Iterable[Any], limit: int | None) -> Items[list[Any]]:

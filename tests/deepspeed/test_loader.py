@@ -52,6 +52,17 @@ def test_kept_groups_come_again_with_the_generators_that_followed_them() -> None
     assert values(loader.fetch(3)) == third
 
 
+def test_a_kept_group_is_not_written_into_by_what_is_put_back() -> None:
+    """A script's list of earlier batches is put back in place."""
+    loader = ReplayableLoader(make_loader(), 1)
+    bank = [group for version in (1, 2, 3) for group in loader.fetch(version) or ()]
+    wanted = values(bank[1:])
+    loader.keep_apart()
+    for older, newer in ((0, 1), (1, 2)):
+        bank[newer].copy_(bank[older].clone())
+    assert [values(loader.fetch(version))[0] for version in (2, 3)] == wanted
+
+
 @pytest.mark.parametrize("kind", ["global", "own generator", "sampler with generator", "processes"])
 def test_another_process_goes_to_the_same_place(kind: str) -> None:
     def make() -> DataLoader[torch.Tensor]:
