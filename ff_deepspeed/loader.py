@@ -91,7 +91,7 @@ class ReplayableLoader:
         return batches_.clone(kept.batches) if self._copying else batches_.share(kept.batches)
 
     def keep_apart(self) -> None:
-        """Before variables of the script are put back: a list of them may have a kept batch, and is written in place."""
+        """Before variables of the script are put back: a list that has a kept batch is written in place."""
         for kept in self._kept.values():
             if kept.batches is not None and batches_.marks(kept.batches) == kept.marks:
                 kept.batches = batches_.clone(kept.batches)

@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ff_core.errors import FailoverError
@@ -121,11 +122,15 @@ class Rewindable:
     def forget(self, before: int) -> None:
         """Items before number `before` will not be needed again."""
         while self._kept and self._first < min(before, self.position):
-            kept = self._kept.popleft()
+            self._kept.popleft()
             self._first += 1
-            if not self._copying and kept.is_written():
-                log.warning("the script writes into its micro-batches; from now on it gets copies of them")
-                self._copying = True
+
+    def settle(self) -> None:
+        """An iteration is complete: see whether it has written into what it was given."""
+        given = islice(self._kept, self.position - self._first)
+        if not self._copying and any(kept.is_written() for kept in given):
+            log.warning("the script writes into its micro-batches; from now on it gets copies of them")
+            self._copying = True
 
 
 class Data:
@@ -215,6 +220,8 @@ class Data:
 
     def sealed(self, version: int, oldest_needed: int) -> None:
         """`version` is complete; nobody goes back behind version `oldest_needed`."""
+        for source in self._sources:
+            source.settle()
         self._at[version] = self.positions()
         for old in sorted(v for v in self._at if v < oldest_needed):
             del self._at[old]

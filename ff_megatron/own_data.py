@@ -99,6 +99,8 @@ class OwnData:
 
     def sealed(self, version: int, oldest_needed: int) -> None:
         """`version` is complete; nobody goes back behind version `oldest_needed`."""
+        for stream in self._streams:
+            stream.settle()
         self._at[version] = [stream.position for stream in self._streams]
         self._at = {at: positions for at, positions in self._at.items() if at >= oldest_needed}
         for stream, position in zip(self._streams, self._at.get(oldest_needed, ()), strict=False):

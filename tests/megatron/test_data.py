@@ -140,7 +140,7 @@ def test_a_script_that_writes_into_its_items_gets_copies(caplog: pytest.LogCaptu
     source = Rewindable(iter([torch.tensor([number]) for number in range(9)]))
     next(source)
     next(source).mul_(5)
-    source.forget(2)
+    source.settle()
     assert "writes into its micro-batches; from now on it gets copies" in caplog.text
     next(source).mul_(5)
     source.seek(2)
