@@ -19,6 +19,7 @@ from typing import Any
 
 from ff_core.errors import FailoverError
 from ff_core.state import batch, loaded_with, loading, rng, variables
+from ff_core.state.source import inside
 
 log = logging.getLogger("ff_megatron")
 WRITTEN = (
@@ -78,7 +79,8 @@ class Rewindable:
         return batch.clone(kept.item) if self._copying else batch.share(kept.item)
 
     def _load(self) -> Kept:
-        kept = self.load()
+        with inside():
+            kept = self.load()
         if isinstance(kept.item, loading.Loaded):
             if kept.item.changed is not None:
                 self._changed(kept.item.changed)

@@ -28,6 +28,7 @@ from ff_core.worker.guard import Guard
 from ff_core.worker.items import Items
 from ff_megatron import micro_batches, own_words, step, support
 from ff_megatron.adapter import MegatronAdapter
+from ff_megatron.in_data import InData
 from ff_megatron.own_data import Given, OwnData, of
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ def protect(model: Any, optimizer: Any, scheduler: Any, timers: Any, data: Seque
     chunks = [model] if hasattr(model, "ddp_config") else list(model)
     support.check_own(chunks, optimizer, scheduler)
     micro_batches.install(guard)
+    mine.groups.listener = InData()
     loop = OwnLoop(mine, data)
     counted = () if timers is None else timers._timers.values()
     mine.attach(MegatronAdapter(chunks, optimizer, scheduler, get_model_config(chunks[0]), counted, loop))

@@ -21,6 +21,7 @@ from ff_megatron.adapter import MegatronAdapter
 from ff_megatron.arguments import OfArguments
 from ff_megatron.begun_once import BegunOnce
 from ff_megatron.data import Data
+from ff_megatron.in_data import InData
 from ff_megatron.loop import Loop
 from ff_megatron.of_pretrain import OfPretrain
 from ff_megatron.saves import Saves
@@ -46,6 +47,7 @@ class Protection:
         self.training, self.session = training, session
         self.args = training.get_args()
         self._told: set[str] = set()
+        session.groups.listener = InData()
         covered.itself(self.args)
         spaces.more.append(partial(OfArguments, self.args))
         self.data = Data(self._handed_out, self._changed)

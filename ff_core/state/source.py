@@ -64,7 +64,8 @@ def is_fetching() -> bool:
 
 
 @contextmanager
-def _inside() -> Iterator[None]:
+def inside() -> Iterator[None]:
+    """What is done here is within a data loader."""
     _fetching.depth = getattr(_fetching, "depth", 0) + 1
     try:
         yield
@@ -140,7 +141,7 @@ class Source:
             self._open(0)
 
     def _open(self, skipped: int) -> None:
-        with _inside(), loading.watched(self._loader, skipped) as self._order:
+        with inside(), loading.watched(self._loader, skipped) as self._order:
             self._iterator = self._anywhere(skipped) if self._anywhere and skipped else self._make()
         self._with = loaded_with.LoadedWith(self._loader)
         self._reached.consumed = skipped
@@ -153,7 +154,7 @@ class Source:
         before = {"rng": rng.capture(), "with": self.now()}
         if self._reached.begun["first"] is None:
             self._reached.begun["first"] = before["rng"]
-        with _inside():
+        with inside():
             try:
                 item = next(self._iterator)
             except StopIteration:
