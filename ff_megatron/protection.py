@@ -111,7 +111,7 @@ class Protection:
         self._device = next((p.device for chunk in model for p in chunk.parameters()), torch.device("cpu"))
         step.protect(optimizer, self.session)
         wrap(self.training, "train_step", self._train_step)
-        return self.loop.train(call, original.__code__)
+        return self.loop.train(call, inspect.unwrap(original).__code__)  # a script may have wrapped it
 
     def _train_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """train_step(), around what the script may have put in its place: that belongs to the iteration, too."""
