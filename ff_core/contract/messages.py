@@ -129,6 +129,7 @@ _define(
     calls=_L,
     environ=_opt(_D),
     settings=_opt(_D),
+    paths=_opt(_L),
     argv=_opt(_L),
     without=_opt(_L),
 )

@@ -169,6 +169,8 @@ class World(Checks, Faults, Takeovers, Outbox):
     def _to_controller(self, host: AgentHost) -> bool:
         if self.headless:
             return False
+        if host.node in self.left_behind:
+            host.to_controller.clear()  # nobody hears it
         if not host.to_controller:
             if host.node in self.lost:
                 self.lost.remove(host.node)
@@ -263,6 +265,8 @@ class World(Checks, Faults, Takeovers, Outbox):
             found += host.steps()
         if self.headless:
             found += [lambda: self.look_for_another(host), self.elect]
+        elif host.node in self.left_behind:
+            found.append(lambda: self.is_refused(host))
         return found
 
     def _sweep(self) -> None:
