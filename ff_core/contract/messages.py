@@ -118,6 +118,7 @@ _define(
     holders=_D,
     coverage=_S,
     interval=_I,
+    resumes=_BOOL,
     constants=_opt(_D),
 )
 _define("regroup", "controller > agent > worker", epoch=_I)
@@ -186,6 +187,7 @@ _define("redone", "worker > agent > controller", rank=_I, epoch=_I, version=_I, 
 _define("leaving", "worker > agent > controller", rank=_I, epoch=_I, version=_I, again=_BOOL, stats=_opt(_D))
 _define("marked", "worker > agent > controller", rank=_I, epoch=_I, version=_I)
 _define("give_up", "worker > agent > controller", rank=_I, reason=_S)
+_define("left", "worker > agent > controller", rank=_I, epoch=_I, version=_I)
 _define("unresumable", "worker > agent > controller", rank=_I, epoch=_I, reason=_S)
 _define("hint", "worker > agent > controller", rank=_I, text=_S, site=_S)
 _define("persisted", "worker > agent > controller", rank=_I, path=_S, version=_I)
@@ -232,6 +234,7 @@ _define(
     holders=_L,
     coverage=_S,
     interval=_I,
+    resumes=_BOOL,
     constants=_opt(_S),
     store=_opt(_L),
 )

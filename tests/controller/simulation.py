@@ -126,7 +126,7 @@ class World(Checks, Faults, Takeovers, Outbox):
         elif kind == "training_start" and self.faults_left and self.next_fault is None:
             ranks = self.job.world_size
             self.next_fault = self.steps + self.random.randrange(40 * ranks, 90 * ranks * self.options.iterations)
-        elif kind == "unrecoverable" and self._promised() and self.safe >= 0:
+        elif kind == "unrecoverable" and self._promised() and self.safe >= 0 and not self.state.unfindable:
             raise Violation(f"given up although {self.safe} was safe and only {self.losses} was lost: {fields}")
         elif kind == "restart":
             self._is_needed(fields["reason"])
