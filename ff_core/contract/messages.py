@@ -149,7 +149,7 @@ _define("persist_load", "controller > agent", id=_S, epoch=_I, ranks=_D)
 _define("beat", "agent > controller", count=_I, free_bytes=_I, progress=_D)
 _define("worker_started", "agent > controller", rank=_I, uid=_S, pid=_I, warm=_BOOL)
 _define("worker_dying", "agent > controller", rank=_I, uid=_S, at=_F)
-_define("worker_exit", "agent > controller", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F)
+_define("worker_exit", "agent > controller", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F, kernel=_opt(_S))
 _define(
     "protect",
     "worker > agent > controller",

@@ -50,7 +50,8 @@ def test_promises_hold(name: str) -> None:
 
 def test_a_death_alone_costs_no_start() -> None:
     worlds = [simulate(seed, JOBS["one process"]) for seed in range(3 * RUNS)]
-    assert sum(world.result == (0, "") and not world.restarts for world in worlds) >= 2.5 * RUNS, "but for one at a mark"
+    fine = [world for world in worlds if world.result == (0, "") and not world.restarts]
+    assert len(fine) >= 2.5 * RUNS, "but for one at a mark"
 
 
 def _goes_on_anyway(*, unfindable: Any, **rest: Any) -> Any:
