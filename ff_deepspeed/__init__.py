@@ -28,7 +28,7 @@ def batches(engine: Any, loader: Iterable[Any], *, limit: int | None = None) -> 
 
     engine: from deepspeed.initialize, or an object around it.  loader: a DataLoader, engine.training_dataloader, or
     anything that yields micro-batches in the same order on every start of the script.  limit: at most this many
-    iterations; use it instead of `break`, which leaves the loop before it is known that no rank must go back.
+    iterations; better than `break`: a death behind that costs all ranks their start, and the last iteration.
 
     Yields lists of gradient_accumulation_steps micro-batches; the last ones that do not fill an iteration are
     dropped. The body must train on all of them, inside `with ff_deepspeed.iteration():`. May be called again, e.g.

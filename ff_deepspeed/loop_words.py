@@ -9,11 +9,6 @@ OUTSIDE = (
     "interrupted iteration. Move collectives that run between iterations (evaluation, logging, checkpoints) "
     "inside the `with`, after engine.step()"
 )
-LEFT = (
-    "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. "
-    "Bound the loop with ff_deepspeed.batches(engine, loader, limit=...) instead: it waits until no rank needs to "
-    "go back"
-)
 BOUNDARY = (
     "engine.set_gradient_accumulation_boundary() is called in an iteration of ff_deepspeed.batches(), with "
     "gradient_accumulation_steps = {steps}. Whoever calls it counts micro-batches. "

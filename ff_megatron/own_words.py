@@ -25,10 +25,6 @@ OUTSIDE = (
     "interrupted iteration. Move collectives that run between iterations (evaluation, logging, checkpoints) inside "
     "the `with`, after optimizer.step()"
 )
-LEFT = (
-    "a rank died while this one had left the loop by `break`, and the job must repeat an iteration of that loop. Bound "
-    "the loop with ff_megatron.iterations(total) instead: it waits until no rank needs to go back"
-)
 OF_LOOP = Words(
     nested="ff_megatron.iterations() inside another ff_megatron.iterations() loop: use one at a time",
     alone=(

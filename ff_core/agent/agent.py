@@ -18,6 +18,7 @@ from ff_core.agent.allegiance import Allegiance
 from ff_core.agent.halting import Halting
 from ff_core.agent.injections import Injections
 from ff_core.agent.interfaces import Port, PortOwner, RankProcess, WorkerPool
+from ff_core.agent.kernel_log import KernelLog
 from ff_core.agent.newcomers import Newcomers
 from ff_core.agent.persister import Persister
 from ff_core.agent.replica_store import create_arenas
@@ -64,6 +65,7 @@ class Agent(PortOwner):
         self.spares = SparePool(self.state, self._start)
         self.persister = Persister(self.state)
         self.allegiance = Allegiance(self.state)
+        self._kernel = KernelLog()
         self.exit_code = 1
         self.done = asyncio.Event()
         self._from_controller = Dispatch(
@@ -296,6 +298,7 @@ class Agent(PortOwner):
             tail="\n".join(worker.process.tail(_TAIL_LINES)) if code else "",
             sealed=version_of(sealed) if sealed else -1,
             at=at,
+            kernel=self._kernel.of(worker.process.pid, code) if code else "",
         )
         self.halting.progress()
         self.data_arrived()

@@ -36,6 +36,7 @@ class Verdicts:
         holders: dict[int, Any],
         coverage: str,
         interval: int,
+        resumes: bool,
         source_rank: int | None = None,
         constants: dict[int, str] | None = None,
     ) -> None:
@@ -83,6 +84,7 @@ class Verdicts:
                 holders=holders[rank],
                 coverage=coverage,
                 interval=interval,
+                resumes=resumes,
                 **({"constants": constants_path(state.config.persist_dir, frozen[rank])} if rank in frozen else {}),
                 **({} if state.workers.store is None else {"store": state.workers.store}),
             )

@@ -118,6 +118,7 @@ _define(
     holders=_D,
     coverage=_S,
     interval=_I,
+    resumes=_BOOL,
     constants=_opt(_D),
 )
 _define("regroup", "controller > agent > worker", epoch=_I)
@@ -129,6 +130,7 @@ _define(
     calls=_L,
     environ=_opt(_D),
     settings=_opt(_D),
+    paths=_opt(_L),
     argv=_opt(_L),
     without=_opt(_L),
 )
@@ -147,7 +149,7 @@ _define("persist_load", "controller > agent", id=_S, epoch=_I, ranks=_D)
 _define("beat", "agent > controller", count=_I, free_bytes=_I, progress=_D)
 _define("worker_started", "agent > controller", rank=_I, uid=_S, pid=_I, warm=_BOOL)
 _define("worker_dying", "agent > controller", rank=_I, uid=_S, at=_F)
-_define("worker_exit", "agent > controller", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F)
+_define("worker_exit", "agent > controller", rank=_I, uid=_S, code=_I, tail=_S, sealed=_I, at=_F, kernel=_opt(_S))
 _define(
     "protect",
     "worker > agent > controller",
@@ -185,6 +187,7 @@ _define("redone", "worker > agent > controller", rank=_I, epoch=_I, version=_I, 
 _define("leaving", "worker > agent > controller", rank=_I, epoch=_I, version=_I, again=_BOOL, stats=_opt(_D))
 _define("marked", "worker > agent > controller", rank=_I, epoch=_I, version=_I)
 _define("give_up", "worker > agent > controller", rank=_I, reason=_S)
+_define("left", "worker > agent > controller", rank=_I, epoch=_I, version=_I)
 _define("unresumable", "worker > agent > controller", rank=_I, epoch=_I, reason=_S)
 _define("hint", "worker > agent > controller", rank=_I, text=_S, site=_S)
 _define("persisted", "worker > agent > controller", rank=_I, path=_S, version=_I)
@@ -231,6 +234,7 @@ _define(
     holders=_L,
     coverage=_S,
     interval=_I,
+    resumes=_BOOL,
     constants=_opt(_S),
     store=_opt(_L),
 )

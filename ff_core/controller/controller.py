@@ -155,7 +155,7 @@ class Controller(JobControl):
             (rank.committed[1] if rank.committed[0] == state.epoch else -1) for rank in state.members.ranks.values()
         )
         if newest > state.w and state.settled:
-            iterations = newest - state.w if state.w >= 0 else 0
+            iterations, had_left = newest - state.w if state.w >= 0 else 0, state.has_left()
             state.w = newest
             interval, pause = self.copying.w_rises(newest), self.drains.pause(newest)
             for other in state.members.live_nodes():
@@ -166,6 +166,8 @@ class Controller(JobControl):
             self.persisting.w_rose(newest)
             self.drains.w_rose(newest)
             self.deaths.w_rose()
+            if had_left:
+                self.fill_holders()  # for nodes that have come behind the loop
 
     def on_spare_ready(self, node: int, uid: str) -> None:
         if uid in self.state.members.nodes[node].spares:

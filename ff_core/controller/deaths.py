@@ -38,36 +38,39 @@ class Deaths:
             for uid, (node, rank, at) in behind.items():
                 self.on_worker_dying(node, rank, uid, at)
 
-    def on_worker_exit(self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
+    def on_worker_exit(
+        self, node: int, rank: int, uid: str, code: int, tail: str, sealed: int, at: float, kernel: str = ""
+    ) -> None:  # fmt: skip
+        """kernel: what the kernel has said of it."""
         self._behind.pop(uid, None)
         if uid in self.dying:
-            self._end_of_dying(uid, code, tail, sealed, at)
+            self._end_of_dying(uid, code, tail, sealed, at, kernel)
             return
         entry = self.members.by_uid(uid)
         if entry is None or entry.rank != rank or entry.exited:
             return
         entry.tail = tail
-        self.out.emit("worker_exit", rank=entry.rank, code=code, at=at)
+        self.out.emit("worker_exit", rank=entry.rank, code=code, at=at, kernel=kernel)
         if code == 0:
             self._exited_cleanly(entry)
             return
         at = min(at, self._state.kill_times.pop(entry.rank, at))
-        cause = _how(rank, code)
+        cause = _how(rank, code, kernel)
         entry.alive, entry.leaving = False, None
         self._count_death(entry, cause, self._iteration_of(entry, sealed))
         if not self._state.finished:
             self.happened({entry.rank}, cause, at)
 
-    def _end_of_dying(self, uid: str, code: int, tail: str, sealed: int, at: float) -> None:
+    def _end_of_dying(self, uid: str, code: int, tail: str, sealed: int, at: float, kernel: str) -> None:
         """The failover for it is under way, and its rank is somebody else's by now."""
         rank, iteration = self.dying.pop(uid)
         entry = self.members.ranks[rank]
         entry.tail = tail
-        self.out.emit("worker_exit", rank=rank, code=code, at=at)
+        self.out.emit("worker_exit", rank=rank, code=code, at=at, kernel=kernel)
         if code == 0:
             self._left_early(rank)
             return
-        cause = _how(rank, code)
+        cause = _how(rank, code, kernel)
         if self._state.round is not None:
             self._state.round.explain(f"rank {rank} died", cause)
         self._count_death(entry, cause, max(iteration, sealed + 1))
@@ -115,5 +118,6 @@ class Deaths:
             self._control.begin_failover(dead, cause, at)
 
 
-def _how(rank: int, code: int) -> str:
-    return f"rank {rank} was killed by signal {-code}" if code < 0 else f"rank {rank} exited with code {code}"
+def _how(rank: int, code: int, kernel: str) -> str:
+    how = f"rank {rank} was killed by signal {-code}" if code < 0 else f"rank {rank} exited with code {code}"
+    return f"{how} (the kernel: {kernel})" if kernel else how

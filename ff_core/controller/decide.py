@@ -12,6 +12,13 @@ from typing import Literal
 
 from ff_core.contract.slot_report import SlotReport
 
+#: Why nobody can go on from a version that every rank has.
+UNFINDABLE = (
+    "the loop was left by `break`, `return` or an exception, so no replacement would find its end, and some rank has "
+    "no older version. Bound the loop by the number of its items instead: ff_deepspeed.batches(..., "
+    "limit=N), ff_megatron.iterations(N)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -54,6 +61,7 @@ def decide(
     has_constant: bool,
     node_of: Mapping[int, int],
     groups: Iterable[Set[int]] = (),
+    unfindable: Set[int] = frozenset(),
 ) -> Decision | Impossible:
     """Choose v*.
 
@@ -64,6 +72,7 @@ def decide(
     slot holds.
     node_of: rank -> the node of the process that plays it from now on; an own slot there is preferred to others.
     groups: redundancy groups, the ranks that hold the same REPLICATED and CONSTANT tensors; empty: all ranks are one.
+    unfindable: versions that nobody can go on from, see JobState.
     """
     redundant = [frozenset(group) for group in groups] or [frozenset(range(world_size))]
     by_rank: dict[int, list[SlotReport]] = {rank: [] for rank in range(world_size)}
@@ -79,8 +88,8 @@ def decide(
     }
     common = set.intersection(*supply.values()) if supply else set()
     lost = {rank: sorted(versions) for rank, versions in supply.items()}
-    reason = "no version exists that every rank can supply"
-    for version in sorted(common, reverse=True):
+    reason = UNFINDABLE if common else "no version exists that every rank can supply"
+    for version in sorted(common - unfindable, reverse=True):
         sources = {rank: _source(rank, version, live, by_rank[rank], node_of) for rank in range(world_size)}
         complete = {rank for rank, source in sources.items() if source.full and rank in survivors}
         without = [group for group in redundant if not complete & group]

@@ -135,6 +135,7 @@ class Failovers:
             has_constant=self.state.kinds.has_constant,
             node_of=self.members.node_of(),
             groups=self.state.kinds.groups,
+            unfindable=state.unfindable,
         )
         if isinstance(decision, Impossible):
             self._unrecoverable(decision, current)
@@ -161,6 +162,7 @@ class Failovers:
             rank.holders, rank.committed, rank.leaving = holders[rank.rank], (-1, -1), None
         announce_coverage(self.state)
         self._send_verdict(current, decision)
+        state.unfindable = {version for version in state.unfindable if version < decision.version}  # others never were
 
     def _unrecoverable(self, verdict: Impossible, current: FailoverRound) -> None:
         state = self.state
@@ -224,6 +226,7 @@ class Failovers:
                 holders=addresses,
                 coverage=self.state.coverage,
                 interval=interval,
+                resumes=decision.version == self.state.begun_from,
                 **({} if constants is None else {"constants": constants}),
             )
 

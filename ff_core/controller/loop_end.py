@@ -74,6 +74,8 @@ class LoopEnd:
         if version is None or state.w < version:
             return
         state.left_version = version
+        if not all(other.again for other in self.members.ranks.values()):
+            state.unfindable.add(version)
         self._schedule.left(version)
         if state.round is not None and state.round.step is Step.RESUMED:
             state.round.close(self.out)  # the interrupted iteration was the last, there is none to redo
@@ -97,12 +99,24 @@ class LoopEnd:
         if lost and state.has_left() and state.settled and len(versions) == 1 and None not in versions:
             self._control.begin_failover(set(), f"node {min(lost)}, which held replicas, is lost", self.out.now())
 
+    def on_left(self, node: int, rank: int, epoch: int, version: int) -> None:
+        """A rank cannot go on from where a failover takes it: the loop was left by `break` in the iteration that makes
+        `version`, and it was halted behind that, or is to begin with that version. Replacements of all do the iteration
+        again, and will leave the loop, too."""
+        state = self.state
+        if epoch == state.epoch:
+            state.unfindable.add(version)
+            cause = f"rank {rank} had left the training loop after iteration {version}"
+            self._all_go_back(set(), cause, self.out.now())
+
     def go_back(self, dead: set[int], cause: str, at: float) -> None:
         """`dead` ranks died when all had left the loop, and no other one has committed anything. Everybody begins again
-        as a replacement, at the loop's end: a failover in which no process survives. If that cannot be, the script
-        starts again."""
+        as a replacement, at the loop's end, or a bit before where that cannot be found: a failover in which no process
+        survives. If that cannot be, the script starts again."""
+        self._all_go_back(dead, f"{cause} after the training loop had ended on every rank", at)
+
+    def _all_go_back(self, dead: set[int], cause: str, at: float) -> None:
         state, ranks = self.state, self.members.ranks.values()
-        cause = f"{cause} after the training loop had ended on every rank"
         problem = self._no_way_back()
         if problem:
             self._control.restart_job(f"{cause}. {problem}", dead)
@@ -120,14 +134,8 @@ class LoopEnd:
 
     def _no_way_back(self) -> str:
         """Why nobody can go back to the loop's end; empty if all can."""
-        ranks = self.members.ranks.values()
-        if any(rank.exited for rank in ranks):
+        if any(rank.exited for rank in self.members.ranks.values()):
             return "Some ranks' scripts had ended, too"
-        if not all(rank.again for rank in ranks):
-            return (
-                "The loop was left by `break`, `return` or an exception, so no replacement would find its end. Bound "
-                "it by the number of its items instead: ff_deepspeed.batches(..., limit=N), ff_megatron.iterations(N)"
-            )
         if self.state.kinds.has_constant:
             return "The model has frozen parameters, which lie in no copy"
         return ""

@@ -22,7 +22,7 @@ class Record:
     nodes of the job.  machines: node -> [host_id, hostname], of lost ones, too.
     layouts, holders, homes, failures: by rank.  constants: rank -> [file, bytes].
     kinds: has_constant, frozen, on_device, groups.  preload: fields of the message; empty: none yet.
-    serial: of the next version on disk.
+    serial: of the next version on disk.  unfindable, begun_from: as in JobState.
     """
 
     job: dict[str, Any]
@@ -41,6 +41,8 @@ class Record:
     checkpoint: list[Any]
     serial: int
     preload: dict[str, Any]
+    unfindable: list[int]
+    begun_from: int
 
     @classmethod
     def of(cls, state: JobState, preload: dict[str, Any] | None) -> Record:
@@ -69,6 +71,8 @@ class Record:
             checkpoint=[*(state.last_checkpoint or ())],
             serial=state.serial,
             preload=preload or {},
+            unfindable=sorted(state.unfindable),
+            begun_from=state.begun_from,
         )
 
     def to_wire(self) -> dict[str, Any]:
@@ -82,7 +86,7 @@ class Record:
     def put_into(self, state: JobState) -> None:
         """All of it but who is in the job, and what each node says of itself."""
         state.restart, state.serial, state.fired = self.restart, self.serial, set(self.fired)
-        state.line = self.line
+        state.line, state.unfindable, state.begun_from = self.line, set(self.unfindable), self.begun_from
         state.last_checkpoint = (self.checkpoint[0], self.checkpoint[1]) if self.checkpoint else None
         state.constants = {rank: Part(*part) for rank, part in self.constants.items()}
         state.kinds = StateKinds(

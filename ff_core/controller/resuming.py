@@ -50,6 +50,7 @@ class Resuming:
         state = self._state
         chosen = state.resuming = self._candidates.pop(0)
         state.kept = f"{state.config.persist_dir}/{chosen.id}", chosen.version
+        state.begun_from = chosen.version
         state.constants = dict(chosen.constants)
         kinds = state.kinds
         kinds.frozen, kinds.on_device = set(chosen.frozen), chosen.on_device

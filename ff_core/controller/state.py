@@ -87,6 +87,8 @@ class JobState:
     is_protecting: arenas exist and the loop has begun on every rank, so a death is a failover.
     round: the newest failover, also after it is done.
     left_version: with what version all ranks left the newest loop; None while a loop runs.
+    begun_from: the version on disk that it has begun from; -1: none.
+    unfindable: versions with which a loop was left in a way that whoever runs the script again would not find.
     settings: with their origins, once the ranks have said what they are.
     resuming: the version on disk that all ranks begin from, until they do.
     kept: (folder, version) of the newest version on disk.  constants: rank -> file with the frozen state of its group.
@@ -116,6 +118,8 @@ class JobState:
         self.is_protecting = False
         self.round: FailoverRound | None = None
         self.left_version: int | None = None
+        self.begun_from = -1
+        self.unfindable: set[int] = set()
         self.settings: Settings | None = None
         self.resuming: Manifest | None = None
         self.kept: tuple[str, int] | None = None

@@ -35,7 +35,7 @@ PHASES = {
 KINDS = {
     "job_start": "world_size, nodes, emulated, entrypoint",
     "worker_start": "rank, pid, node, warm (came from a spare), restart, epoch",
-    "worker_exit": "rank, code (negative: the signal), at",
+    "worker_exit": "rank, code (negative: the signal), at, kernel (what it has said of the process)",
     "spare_ready": "node, uid",
     "training_start": "coverage (text): what the job is protected against",
     "settings": "given {field: [value, where it came from]}: what is not a default",

@@ -167,6 +167,15 @@ class AdapterSession(Protocol):
         """After recover(): a script that went on has come to where the live version was sealed, and runs on from there
         anew. Its variables become what they were. Raises DifferenceError if they cannot."""
 
+    def left(self, version: int, *, begins: bool = False) -> None:
+        """A failover would take this rank to where it cannot go on, because the script has left its loop other than at
+        its end, in the iteration that makes `version`. All processes are given up, and replacements do that iteration
+        again. So it does not return.
+
+        begins: the rank is to begin with that version. Returns if it comes from a disk: an earlier job had left its
+        loop there, and this one goes on.
+        """
+
     def finish(self, *, again: bool = False) -> None:
         """The loop is over on this rank: seal, then wait until the last version of every rank is committed.
 

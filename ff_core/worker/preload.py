@@ -92,6 +92,12 @@ def settings_of_job() -> dict[str, str]:
     return {n: os.environ[n] for n in _OF_JOB if n in os.environ and os.environ[n] != _environ_at_start.get(n)}
 
 
+def search_paths() -> list[str]:
+    """Where the imports of this process look, in order. A script may have added to them, and a library may find
+    there what a spare would take for missing."""
+    return [os.path.abspath(path) for path in sys.path if isinstance(path, str)]  # noqa: PTH100 (as imports do)
+
+
 @contextmanager
 def _set(settings: Mapping[str, str]) -> Iterator[None]:
     """Within: the environment has them. Afterwards it is as before: the script will set them itself."""
@@ -116,11 +122,12 @@ def run(
     without: Sequence[str] = (),
     changed: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
+    paths: Sequence[str] = (),
 ) -> PreloadResult:
     """In a spare: import `modules`, then make `calls`, each ["module:function", [arguments]].
 
     argv: the script with its arguments, as the rank had them.  without: modules and calls that must wait for the rank.
-    changed, settings: what a live rank's changed_environment() and settings_of_job() were.
+    changed, settings, paths: what a live rank's changed_environment(), settings_of_job() and search_paths() were.
 
     Ends early once `wanted()`: the spare has become a rank, whose script imports what it needs in any case.
     What fails alone is skipped and told (some modules import only as part of others). Variables that name a rank are
@@ -132,7 +139,7 @@ def run(
     start = time.monotonic()
     if argv:
         sys.argv = list(argv[1:] if argv[0] == "-m" else argv)
-    watch = Watch(without, script_directory(argv) if argv else None, changed or {})
+    watch = Watch(without, script_directory(argv) if argv else None, changed or {}, paths)
 
     def attempt(name: str, work: Callable[[], object]) -> int:
         watch.begin(name)

@@ -121,10 +121,8 @@ class Session:
     # ---- until training starts --------------------------------------------------------------------------------------
 
     def configure(self, config: FailoverConfig) -> None:
-        """What the script gives to its framework, before start_training().
-
-        Raises ConfigError for a field that comes too late, or that the launcher was given with another value.
-        """
+        """What the script gives to its framework, before start_training(). Raises ConfigError for a field that comes
+        too late, or that the launcher was given with another value."""
         closed = ALL_FIELDS if self.is_newcomer else LAUNCH_FIELDS
         self._settings = self._settings.joined(Settings.given(config, SCRIPT), closed)
         self.config = self._settings.config
@@ -139,8 +137,7 @@ class Session:
         """In a newcomer: the adapter's scalars of the version it will probably begin from."""
         if not self.is_newcomer:
             raise FailoverError("saved_scalars() in a process that is not a newcomer")
-        saved: dict[str, Any] = self._verdicts.peek(self.config)["adapter"]
-        return saved
+        return dict(self._verdicts.peek(self.config)["adapter"])
 
     def call_in_spares(self, function: str, *arguments: Any) -> None:
         """Have spares call `function` ("package.module:function") ahead of time."""
@@ -157,8 +154,7 @@ class Session:
     def start_training(self) -> int:
         """Begin to protect, or take the dead rank's place. Idempotent. Returns the version of the live state."""
         if not self.training:
-            adapter = self._adapter
-            if adapter is None:
+            if (adapter := self._adapter) is None:
                 raise FailoverError("start_training() before attach(): no engine has been made yet")
             with garbage.put_off():
                 plan = make_plan(adapter.tensors())
@@ -190,10 +186,9 @@ class Session:
         frozen.keep(self.parts, self.config, plan, peers)
         self.parts.link.send(
             "protect", rank=self.rank, sent_bytes=plan.sent_bytes, local_bytes=plan.local_bytes,
-            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + room,
-            journal_bytes=len(journal), settings=self._settings.to_wire(),
+            blob_capacity=max(2 * len(blob), len(blob) + (1 << 20)) + room, journal_bytes=len(journal),
             has_constant=plan.totals[Held.CONSTANT] > 0,  # in no slot: only a living process can give it
-            on_device=plan.on_device, **({} if peers is None else {"peers": peers}),
+            on_device=plan.on_device, settings=self._settings.to_wire(), **({} if peers is None else {"peers": peers}),
         )  # fmt: skip
         answer, fds = self.parts.inbox.take("arena", lambda m: True, self.check)
         self._open(adapter, plan, fds).begin(answer, journal, blob)
@@ -306,6 +301,10 @@ class Session:
         """See AdapterSession."""
         if self.training:
             self._started("finish()").finish(again=again)
+
+    def left(self, version: int, *, begins: bool = False) -> None:
+        """See AdapterSession."""
+        self._verdicts.left(version, begins)
 
     def script_ended(self) -> None:
         """The script has ended well: see at_end()."""

@@ -25,7 +25,7 @@ from ff_core.worker.cost import CopyCosts
 from ff_core.worker.cost_reports import CostReports
 from ff_core.worker.gate import CommitGate
 from ff_core.worker.parts import WorkerParts
-from ff_core.worker.preload import changed_environment, library_modules, settings_of_job
+from ff_core.worker.preload import changed_environment, library_modules, search_paths, settings_of_job
 from ff_core.worker.rank_stats import rank_stats
 from ff_core.worker.recovery import Recovery
 from ff_core.worker.replicator import Replicator
@@ -214,7 +214,9 @@ class Training:
             changed = changed_environment()
             calls = [*self._preload_calls, *self._device_calls(changed)]
             modules, settings = library_modules(), settings_of_job()
-            self._link.send("preload", modules=modules, calls=calls, environ=changed, settings=settings)
+            self._link.send(
+                "preload", modules=modules, calls=calls, environ=changed, settings=settings, paths=search_paths()
+            )
         if fence.version == self._pauses_at:
             self._pause()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from ff_core.copy.arena import Arena, slot_with
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
     from ff_core.config.schema import FailoverConfig
     from ff_core.contract.messages import Message
 
+_LOOK_S = 0.01
+
 
 class Verdict:
     """One, as this rank hears it: message "go_on".
 
     filled: its slot is being streamed in, and is not known to be complete yet.  fds: its arena, for who has none.
+    resumes: the job has begun from this version, on a disk.
     constants: file with the frozen state, where no peer has it; "" elsewhere.
     """
 
@@ -28,6 +32,7 @@ class Verdict:
         self.version: int = message["version"]
         self.keeps_live: bool = message["source"] == "live"
         self.filled: bool = message["filled"]
+        self.resumes: bool = message["resumes"]
         self.constants: str = message.get("constants") or ""
 
     def close(self) -> None:
@@ -42,6 +47,7 @@ class Verdicts:
     def __init__(self, parts: WorkerParts) -> None:
         self._parts = parts
         self._peeked: Verdict | None = None
+        self._resumes = False
 
     def next(self, *, newcomer: bool) -> Verdict:
         """The verdict of the newest halt. A newcomer's first one has no halt of its own."""
@@ -58,7 +64,9 @@ class Verdicts:
                 return newcomer and bool(message["epoch"] == fence.epoch)
             return bool(message["epoch"] == halted)
 
-        return Verdict(*self._parts.inbox.take("go_on", wanted, lambda: None))
+        verdict = Verdict(*self._parts.inbox.take("go_on", wanted, lambda: None))
+        self._resumes = verdict.resumes
+        return verdict
 
     def wait_filled(self, verdict: Verdict, timeout_s: float) -> None:
         """Until the slot that the verdict names is complete. Raises FailoverInterrupt, TimeoutError."""
@@ -73,6 +81,16 @@ class Verdicts:
         parts = self._parts
         parts.link.send("bad_slot", rank=parts.rank, epoch=parts.fence.epoch, reason=str(error))
         parts.fence.wait_halted(timeout_s)
+
+    def left(self, version: int, begins: bool) -> None:
+        """See AdapterSession. With every failover the controller is told, until it ends this process."""
+        parts, told = self._parts, -1
+        while not (begins and self._resumes):
+            epoch = parts.fence.halted() or parts.fence.epoch
+            if epoch > told:
+                told = epoch
+                parts.link.send("left", rank=parts.rank, epoch=epoch, version=version)
+            time.sleep(_LOOK_S)
 
     def peek(self, config: FailoverConfig) -> dict[str, Any]:
         """A newcomer, before it joins: scalars of the version that it begins from, unless another failure comes."""

@@ -20,7 +20,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -51,12 +52,15 @@ class Watch:
 
     without: modules that have to wait for the rank (of an earlier attempt).  script_dir: where the script's own modules
     lie, or None.  changed: what the script of a live rank has made of its environment, name -> digest.
+    paths: where that rank's imports look, in order (its sys.path); empty: not known.
 
     found: module or call -> why it has to wait. Not empty: the process is unfit.
     """
 
-    def __init__(self, without: Iterable[str], script_dir: str | None, changed: Mapping[str, str]) -> None:
-        self.without, self.script_dir, self.changed = frozenset(without), script_dir, changed
+    def __init__(
+        self, without: Iterable[str], script_dir: str | None, changed: Mapping[str, str], paths: Sequence[str] = ()
+    ) -> None:
+        self.without, self.script_dir, self.changed, self.paths = frozenset(without), script_dir, changed, paths
         self.found: dict[str, str] = {}
         self.current = ""
         self._drawn: dict[str, int] = {}
@@ -173,10 +177,23 @@ class _Guard(MetaPathFinder):
         watch = self._watch
         if watch.waits(name):
             watch.refuse(name, f"imports {name}")
-        if path is None and watch.script_dir is not None and name not in sys.builtin_module_names:
-            spec = PathFinder.find_spec(name, [watch.script_dir])
+        spec = self._scripts(name, path)
+        if spec is not None and spec.origin is not None:
+            watch.refuse(name, f"imports {name}, which is the script's own {spec.origin}")
+
+    def _scripts(self, name: str, path: Any) -> ModuleSpec | None:
+        """What the rank would find as `name`, if only the script knows where that lies."""
+        outer, _, _ = name.rpartition(".")
+        spec = getattr(sys.modules.get(outer), "__spec__", None)
+        if name in sys.builtin_module_names or (outer and (spec is None or spec.origin is not None)):
+            return None  # in a package, which has a file of its own
+        if not outer and self._watch.script_dir is not None:
+            spec = PathFinder.find_spec(name, [self._watch.script_dir])
             if spec is not None and spec.origin is not None:
-                watch.refuse(name, f"imports {name}, which is the script's own {spec.origin}")
+                return spec
+        there = PathFinder.find_spec(name, [str(Path(place, *outer.split("."))) for place in self._watch.paths])
+        here = PathFinder.find_spec(name, path)
+        return None if there is None or (here is not None and here.origin == there.origin) else there
 
 
 def _random_states() -> dict[str, int]:

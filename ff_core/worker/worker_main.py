@@ -97,7 +97,7 @@ def wait_for_role(link: WorkerLink, start_afresh: Callable[[], NoReturn]) -> tup
         result = preload.run(
             message["modules"], message["calls"], link.pending,
             argv=message.get("argv") or (), without=message.get("without") or (), changed=message.get("environ"),
-            settings=message.get("settings"),
+            settings=message.get("settings"), paths=message.get("paths") or (),
         )  # fmt: skip
         if os.environ.get("FF_DEBUG"):
             print(f"fftrain: spare ready in {result.seconds:.2f} s: {result.imported} modules, {result.called} calls, "

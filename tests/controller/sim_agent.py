@@ -155,6 +155,7 @@ class AgentHost:
         self.from_controller: deque[dict[str, Any]] = deque()
         self.to_controller: deque[dict[str, Any]] = deque()
         self.current: Coroutine[Any, Any, None] | None = None
+        self.handled = ""  # name of the message that `current` handles
         self.tasks: list[SimTask] = []
         self.clock_s = 0.0
         self.timers: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -197,9 +198,10 @@ class AgentHost:
         if self.current is None:
             if not self.from_controller:
                 return False
-            self.current = self.agent.handle(self.from_controller.popleft())
+            message = self.from_controller.popleft()
+            self.current, self.handled = self.agent.handle(message), message["t"]
         if not self._advance(self.current):
-            self.current = None
+            self.current, self.handled = None, ""
             if self.agent.done.is_set():
                 self.die()  # its process ends
         return True

@@ -48,6 +48,7 @@ class Options:
     persist: bool = False  # versions go to disk
     loops: int = 1  # of the script, one after another, in which it makes its iterations
     again: bool = False  # whoever runs the script again comes to the same ends of them
+    breaks: bool = False  # they are left by `break`: nobody can be made to go back into one
 
 
 class Checks:
@@ -75,7 +76,8 @@ class Checks:
     def _is_needed(self, reason: str) -> None:
         """The script starts again, or the job ends, because of `reason`: not for a death between two loops, if all
         could go back to the end of the first. What one process takes with it lies in its own slot."""
-        able = self.options.again and not self.options.has_constant and "scripts had ended, too" not in reason
+        able = not self.options.has_constant and "scripts had ended, too" not in reason
+        able = able and (self.options.again or "unrecoverable" not in reason)  # who came late has no older version
         alone = len(self.losses) == 1 and re.fullmatch(r"process \S+ on node \d+", self.losses[0])
         if able and "after the training loop had ended" in reason and (alone or "unrecoverable" not in reason):
             raise Violation(f"nobody goes back to the loop's end: {reason}")
@@ -102,6 +104,10 @@ class Checks:
         epoch, version = message["epoch"], message["version"]
         if self.verdicts.setdefault(epoch, version) != version:
             raise Violation(f"two verdicts of epoch {epoch}")
+        if version in self.state.unfindable:
+            raise Violation(f"back to version {version}, with which a loop was left")
+        if self.safe in self.state.unfindable:
+            self.safe = -1  # nobody can go on from there, and older ones are promised to nobody
         if version < self.safe and self._promised():
             raise Violation(f"back to version {version}, but {self.safe} was safe and only {self.losses} was lost")
 
@@ -154,6 +160,8 @@ class Checks:
         """A rank goes on (or starts) with what it holds now."""
         if worker.repl != worker.unique or worker.unique is None or len(worker.unique) != version:
             raise Violation(f"rank {worker.rank} goes on at version {version} with {worker.unique} and {worker.repl}")
+        if self.options.breaks and version in self.ends and version != self.state.begun_from:
+            raise Violation(f"rank {worker.rank} goes on at {version}, where its loop had been left")
         if self.options.has_constant and not worker.const:
             raise Violation(f"rank {worker.rank} goes on without the frozen state")
         if version < worker.forgotten:
@@ -242,5 +250,5 @@ class Checks:
         if "no node is left" in summary and not self.state.members.live_nodes():
             return
         self._is_needed(summary)
-        if not re.search("unrecoverable|after the training loop had ended|before training was protected", summary):
+        if not re.search("unrecoverable|training loop had ended|had left the training|before training was", summary):
             raise Violation(f"the job ends without need: {summary}")

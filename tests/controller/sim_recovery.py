@@ -80,6 +80,8 @@ class Recovering:
             yield True
             self._restore(replicator, epoch, version)
             self.const = self.const or bool(verdict.get("constants"))
+            if world.options.breaks and version in world.ends and not verdict["resumes"]:  # its scalars say so
+                yield from self._left(version)
         yield True
         self.send("ready", rank=self.rank, epoch=epoch, restored_bytes=0, at=0.0)
         yield from self._take("regroup", lambda m: m["epoch"] == epoch)
@@ -96,6 +98,29 @@ class Recovering:
         self.schedule.begin_epoch(version, verdict["interval"])
         fence.resume(version, self._recommit)
         self.send("resumed", rank=self.rank, epoch=epoch, timings={})
+
+    def _unless_left(self) -> Steps:
+        """Never returns behind a loop that was left by `break`. So it may be behind a body that was interrupted: what
+        decides is old there."""
+        fence, world = self.fence, self.world
+        assert fence is not None
+        version = fence.version + (fence.version == fence.sealed and fence.version not in world.ends)
+        if not world.options.breaks or version not in world.ends:
+            return
+        if fence.sealed != version and world.random.random() < 0.5:
+            return
+        yield from self._left(version)
+
+    def _left(self, version: int) -> Steps:
+        """Nobody can go on from where the loop was left in the iteration that makes `version`: all are given up."""
+        fence, told = self.fence, -1
+        assert fence is not None
+        while True:
+            epoch = fence.halted() or fence.epoch
+            if epoch > told:
+                told = epoch
+                self.send("left", rank=self.rank, epoch=epoch, version=version)
+            yield False
 
     def _restore(self, replicator: SimReplicator, epoch: int, version: int) -> None:
         index = slot_with(replicator.arena, epoch, version)

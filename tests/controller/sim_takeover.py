@@ -46,6 +46,7 @@ class Takeovers:
         self.forced = ""
         self.takeovers = 0
         self.laggards = 0  # agents that had missed the newest verdict when another controller took over
+        self.left_behind: set[int] = set()  # nodes of the controller before that its successor does not know
         self._elections: dict[int, Election] = {}
         self._goes_on_here: set[int] = set()  # nodes with a record, when the controller died
 
@@ -57,6 +58,8 @@ class Takeovers:
         self.headless = True
         self.lost.clear()
         self._elections.clear()
+        for node in self.left_behind:  # of its controller's death it has heard before another one died
+            self._is_refused(self.hosts[node])
         for host in self.hosts.values():
             host.deputy = None
             for _ in range(self.random.randrange(len(host.from_controller) + 1)):
@@ -65,7 +68,8 @@ class Takeovers:
 
     def _goes_on(self, host: AgentHost) -> bool:
         """Whether the agent has a record, and will have it when it has read all."""
-        ends = any(message["t"] in ("may_leave", "start", "stop") for message in host.from_controller)
+        unread = {host.handled, *(message["t"] for message in host.from_controller)}
+        ends = unread & {"may_leave", "start", "stop"}
         return host.was_heard and not ends and bool(host.agent.allegiance.places()) and not host.agent.state.stopping
 
     def look_for_another(self, host: AgentHost) -> bool:
@@ -84,6 +88,19 @@ class Takeovers:
         said: Any = unpack(AGENT_TO_CONTROLLER, pack(message))["joins"]
         self.trace.append(f"{self.steps}: {host.node} joins {host.deputy}: {said}")
         self._elections.setdefault(host.deputy, Election()).join(Joined.of(self.described(host.node), said))
+        return True
+
+    def is_refused(self, host: AgentHost) -> bool:
+        """An agent that was left behind has read all that its controller said, and joins who lives."""
+        if not host.alive or host.from_controller or host.current is not None:
+            return False
+        return self._is_refused(host)
+
+    def _is_refused(self, host: AgentHost) -> bool:
+        if not host.alive:
+            return False
+        self.trace.append(f"{self.steps}: {host.node} is refused: the job goes on without it")
+        host.die()  # no loss: whatever it holds others hold, too
         return True
 
     def _end(self, host: AgentHost, why: str) -> bool:
@@ -121,6 +138,8 @@ class Takeovers:
         for other, host in self.hosts.items():
             if other not in election.joined:
                 host.to_controller.clear()
+                if host.alive:
+                    self.left_behind.add(other)
         self.headless = False
         self.takeovers += 1
         self.trace.append(f"{self.steps}: {node} TAKES OVER")

@@ -123,6 +123,7 @@ class SimWorker(Recovering):
                 yield from self._train()
             except FailoverInterrupt:
                 yield True
+                yield from self._unless_left()
             else:
                 if self.fence.version == self.world.options.iterations:
                     return

@@ -126,7 +126,7 @@ class World(Checks, Faults, Takeovers, Outbox):
         elif kind == "training_start" and self.faults_left and self.next_fault is None:
             ranks = self.job.world_size
             self.next_fault = self.steps + self.random.randrange(40 * ranks, 90 * ranks * self.options.iterations)
-        elif kind == "unrecoverable" and self._promised() and self.safe >= 0:
+        elif kind == "unrecoverable" and self._promised() and self.safe >= 0 and not self.state.unfindable:
             raise Violation(f"given up although {self.safe} was safe and only {self.losses} was lost: {fields}")
         elif kind == "restart":
             self._is_needed(fields["reason"])
@@ -169,6 +169,8 @@ class World(Checks, Faults, Takeovers, Outbox):
     def _to_controller(self, host: AgentHost) -> bool:
         if self.headless:
             return False
+        if host.node in self.left_behind:
+            host.to_controller.clear()  # nobody hears it
         if not host.to_controller:
             if host.node in self.lost:
                 self.lost.remove(host.node)
@@ -263,6 +265,8 @@ class World(Checks, Faults, Takeovers, Outbox):
             found += host.steps()
         if self.headless:
             found += [lambda: self.look_for_another(host), self.elect]
+        elif host.node in self.left_behind:
+            found.append(lambda: self.is_refused(host))
         return found
 
     def _sweep(self) -> None:

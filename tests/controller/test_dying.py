@@ -81,3 +81,14 @@ def test_a_replacement_waits_for_the_device_of_the_dead() -> None:
     job.commit(4)
     dying(job, 2)
     assert job.out.take("assign")[0][1]["after_exit"] is True
+
+
+def test_what_the_kernel_said_stands_in_the_record() -> None:
+    job = running()
+    uid = job.state.members.ranks[1].uid
+    job.from_rank(1, "worker_dying", uid=uid, at=0.0)
+    said = "Out of memory: Killed process 7"
+    job.from_rank(1, "worker_exit", uid=uid, code=-9, tail="", sealed=4, at=0.0, kernel=said)
+    assert ("worker_exit", said) in [(kind, fields.get("kernel")) for kind, fields in job.out.events]
+    assert job.state.round is not None
+    assert job.state.round.cause == f"rank 1 was killed by signal 9 (the kernel: {said})"

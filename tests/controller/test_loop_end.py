@@ -107,16 +107,6 @@ def test_a_script_that_never_trains_may_simply_end() -> None:
     assert job.out.result == (0, "")
 
 
-def test_a_death_after_the_end_is_no_failover() -> None:
-    job = Job(nodes=2, nproc=1).start()
-    job.commit(5)
-    leave(job, 5)
-    job.die(0, code=3, tail="ValueError: while saving")
-    assert job.out.result is not None and job.out.result[0] == 1
-    assert "after the training loop had ended" in job.out.result[1] and "ValueError: while saving" in job.out.result[1]
-    assert not job.out.take("halt")
-
-
 def test_a_node_that_goes_after_its_ranks_have_ended_halts_nobody() -> None:
     job = Job(nodes=2, nproc=1).start()
     job.commit(5)
@@ -182,6 +172,27 @@ def test_a_death_behind_the_loop_takes_everybody_back_to_its_end() -> None:
     assert [event["dead"] for kind, event in job.out.events if kind == "failover"] == [[0]]
 
 
+def test_a_loop_whose_end_nobody_would_find_is_left_once_more() -> None:
+    """Behind a `break` all do the last iteration again. So if a rank is halted before all may leave."""
+    for behind in (True, False):
+        job = Job(nodes=2, nproc=1).start()
+        job.commit(4)
+        if behind:
+            job.commit(5)
+            leave(job, 5)
+        job.die(0, code=3, tail="ValueError: while saving")
+        if not behind:
+            job.from_rank(1, "left", epoch=0, version=5)
+            assert not job.out.take("fail_worker"), "of an epoch that has ended"
+            job.from_rank(1, "left", epoch=job.state.epoch, version=5)
+        job.inventories(5)
+        assert job.out.result is not None and "some rank has no older version" in job.out.result[1]
+        job.out.result, job.state.finished = None, False
+        job.inventories(4)
+        assert {message["version"] for _, message in job.out.take("verdict")} == {4}
+        assert not job.state.unfindable, "5 never was"
+
+
 def test_a_death_on_the_way_back_is_a_failover_like_others() -> None:
     job = left()
     job.die(0)
@@ -217,10 +228,6 @@ def test_a_lost_node_behind_the_loop() -> None:
     assert [message["version"] for _, message in job.out.take("verdict")] == [5]
 
 
-def left_by_break(job: Job) -> None:
-    job.state.members.ranks[1].again = False
-
-
 def ended(job: Job) -> None:
     job.die(1, code=0)
 
@@ -232,7 +239,6 @@ def frozen(job: Job) -> None:
 @pytest.mark.parametrize(
     ("happens", "said"),
     [
-        (left_by_break, "The loop was left by `break`, `return` or an exception, so no replacement would find its end"),
         (ended, "Some ranks' scripts had ended, too"),
         (frozen, "The model has frozen parameters, which lie in no copy"),
     ],

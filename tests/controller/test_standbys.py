@@ -137,6 +137,15 @@ def test_who_comes_behind_a_verdict_holds_replicas_when_all_train_again() -> Non
     assert [rank.holders for rank in job.state.members.ranks.values()] == [[1], [1]]
 
 
+def test_who_comes_behind_a_loop_holds_replicas_when_the_next_one_has_begun() -> None:
+    job = running(nodes=1, nproc=1, version=4)
+    job.from_rank(0, "leaving", epoch=0, version=4, again=True)
+    come(job, 1)
+    assert not job.out.take("halt"), "nobody may be halted behind a loop"
+    job.commit(5)
+    assert [message["epoch"] for _, message in job.out.take("halt")] == [1, 1]
+
+
 def test_a_standby_that_goes_during_start_up_is_not_waited_for() -> None:
     job = Job(nodes=2, nproc=1, same_machine=False)
     come(job, 2)

@@ -224,6 +224,9 @@ class FakeSession:
             pass
         self.seal()
 
+    def left(self, version: int, *, begins: bool = False) -> None:
+        raise FailoverError(f"left in iteration {version}")  # there is nobody who would end this process
+
     def finish(self, *, again: bool = False) -> None:
         if self.training:
             self.seal()

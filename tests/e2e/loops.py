@@ -3,7 +3,7 @@
 usage: loops.py --result FILE [--die RANK PLACE]... [--short | --breaks]
 
 --die: that rank is killed, once, at PLACE: "evaluation-N" in the middle of the one after loop N, "mark-N" just before
-loop N begins; with "node-" before that, its agent is.
+loop N begins, "break-N" just before it is left; with "node-" before that, its agent is.
 --short: loops are bounded to three iterations.  --breaks: they are left by `break` then.
 """
 
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -48,6 +49,14 @@ def dies(place: str) -> None:
         if [str(rank), what] in args.die and not died.exists():
             died.touch()
             os.kill(pid, signal.SIGKILL)
+
+
+def left(loop: int) -> None:
+    """Who is to be killed here waits until the other one is about to leave."""
+    args.result.with_suffix(f".leaves-{loop}-{rank}").touch()
+    while [str(rank), f"break-{loop}"] in args.die and len([*args.result.parent.glob(f"*.leaves-{loop}-*")]) < 2:
+        time.sleep(0.01)
+    dies(f"break-{loop}")
 
 
 def evaluate(loop: int) -> None:
@@ -86,6 +95,7 @@ def train(loop: int) -> None:
             dist.all_reduce(mean)
             losses.append(mean.item())
         if args.breaks and len(losses) == 3 * loop:
+            left(loop)
             break
 
 

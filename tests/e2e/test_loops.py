@@ -58,14 +58,12 @@ def test_a_node_is_lost_between_two_loops(tmp_path: Path) -> None:
     assert results(tmp_path) == right(script=SCRIPT)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(500)
-def test_behind_a_break_nobody_finds_the_loops_end_and_the_remedy_works(tmp_path: Path) -> None:
-    """limit=3: see above. With --max-restarts the script begins anew."""
-    words = ("--breaks", *die(1, "evaluation-1"))
-    job = run(tmp_path / "ends", *words)
-    assert job.code == 1 and not job.of("failover"), job.stderr[-3000:]
-    assert "The loop was left by `break`, `return` or an exception, so no replacement would find its end" in job.stderr
-    again = run(tmp_path / "again", *words, options=("--max-restarts", "1"))
-    assert again.code == 0 and len(again.of("restart")) == 1, again.stderr[-3000:]
-    assert results(tmp_path / "again") == right("--short", script=SCRIPT)
+def test_a_loop_that_is_left_by_break(tmp_path: Path) -> None:
+    """Version 3 is the first loop's last, 4 the second one's mark, 7 its last. Rank 1 dies behind the first loop, and
+    rank 0 before it leaves the second one, which the other leaves. Each time all do the last iteration again."""
+    job = run(tmp_path, "--breaks", *die(1, "evaluation-1"), *die(0, "break-2"))
+    assert job.code == 0, job.stderr[-3000:]
+    assert newcomers(job) == [[0, 1]] * 2 and [event["v_star"] for event in job.of("failover")] == [2, 6]
+    assert "rank 1 had left the training loop after iteration 7" in job.stderr
+    assert results(tmp_path) == right("--short", script=SCRIPT)

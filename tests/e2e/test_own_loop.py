@@ -37,16 +37,18 @@ def test_goes_on_to_the_bit(tmp_path: Path, words: tuple[str, ...], kills: tuple
 
 
 @slow
-@pytest.mark.parametrize("behind", [0, 1])
-def test_a_death_behind_a_loop(tmp_path: Path, behind: int) -> None:
-    """Between two, and behind the last one: both begin again at its end. And in the first iteration of the second."""
-    wanted = results(
-        uninterrupted(SCRIPT, ("--loops", "2"), lambda folder: ("--result", str(folder / "result.json")), 2), 2
-    )
-    job = run(tmp_path, ("--loops", "2", "--die", str(1 - behind), str(behind)), "0 12 forward")
+@pytest.mark.parametrize(("behind", "more"), [(0, ()), (1, ()), (0, ("--breaks",))])
+def test_a_death_behind_a_loop(tmp_path: Path, behind: int, more: tuple[str, ...]) -> None:
+    """Between two, and behind the last one: both begin again at its end, or do its last iteration again. And in the
+    second one, in its first iteration or later."""
+    words = ("--loops", "2", *more)
+    wanted = results(uninterrupted(SCRIPT, words, lambda folder: ("--result", str(folder / "result.json")), 2), 2)
+    job = run(tmp_path, (*words, "--die", str(1 - behind), str(behind)), "0 12 forward")
     assert_same(job, wanted)
     order = [[0], [0, 1]] if behind else [[0, 1], [0]]
     assert [event["newcomers"] for event in job.of("failover")] == order
+    if more:
+        assert job.of("failover")[0]["v_star"] == 6, "the one before the loop's last"
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--make-data", action="store_true", help="by a function, which can begin anywhere")
     parser.add_argument("--mixed", action="store_true", help="data that depend on what the loop and others do")
     parser.add_argument("--loops", type=int, default=1, help="of ten iterations")
+    parser.add_argument("--breaks", action="store_true", help="leave loops after seven iterations")
     parser.add_argument("--die", type=int, nargs=2, help="a rank, and behind which loop it is killed, once")
     parser.add_argument("--skip", type=int, help="an iteration without a step, agreed on by all ranks")
     parser.add_argument("--forget-data", action="store_true", help="protect() is not told of it")
@@ -202,6 +203,8 @@ def main() -> None:
                 if source is not None:
                     source.share = 0.1 * number
                     noise += source.generator.random()  # an evaluation
+            if words.breaks and number == 6:
+                break
         between(words, loop)
     states = [value for s in optimizer.chained_optimizers[0].optimizer.state.values() for value in s.values()]
     generators = [torch.get_rng_state(), *tensor_parallel.get_cuda_rng_tracker().get_states().values()]

@@ -68,5 +68,6 @@ class OneJob(ABC):
             self.arena.restamp(slot, self.epoch)
         self.tell(
             "go_on", self.arena, epoch=self.epoch, version=version, newcomers=[], restored=[] if keeps else [0],
-            holders=[], coverage="", source="live" if keeps else "slot", filled=False, interval=self.interval,
+            resumes=False, holders=[], coverage="", source="live" if keeps else "slot", filled=False,
+            interval=self.interval,
         )  # fmt: skip

@@ -87,7 +87,7 @@ class Rank:
     def _take(self, name: str, accept: Any, check: Any, timeout_s: float | None = None) -> tuple[dict[str, Any], Any]:
         verdict = {
             "epoch": 1, "version": 3, "source_rank": 1, "newcomers": [], "restored": [0], "coverage": "",
-            "holders": [], "source": "slot", "filled": False, "interval": 1,
+            "holders": [], "source": "slot", "filled": False, "interval": 1, "resumes": False,
         }  # fmt: skip
         return verdict, [os.dup(2)] if name == "go_on" else []
 

@@ -67,7 +67,9 @@ class SimJob(OneJob):
     def __init__(self, arena: Any) -> None:
         super().__init__(arena, interval=1)
         self._newcomer = arena is not None
-        options = SimpleNamespace(has_local=False, has_constant=False, commit="relaxed", finish_waits=True, again=False)
+        options = SimpleNamespace(
+            has_local=False, has_constant=False, commit="relaxed", finish_waits=True, again=False, breaks=False
+        )  # fmt: skip
         self.ends: list[int] = []
         nothing = lambda *_: None  # noqa: E731
         self.contributions: dict[Any, dict[int, Any]] = {}

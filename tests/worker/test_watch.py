@@ -153,6 +153,28 @@ def test_a_file_beside_the_script_is_not_taken_for_a_library(tmp_path: Path, mon
     assert sys.argv[1:] == ["--x"]
 
 
+@pytest.mark.parametrize("package", ["", "spread."])
+def test_what_the_script_finds_by_a_path_of_its_own_waits_for_the_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """A library that can do without it would do without it for good. So with a package that lies at two places."""
+    name = "added_by_this_test"
+    (tmp_path / "added" / package.rstrip(".")).mkdir(parents=True)
+    (tmp_path / "added" / package.rstrip(".") / f"{name}.py").write_text("")
+    (tmp_path / "here" / "spread").mkdir(parents=True)
+    (tmp_path / "here" / "spread" / "part.py").write_text("")
+    text = f"import spread.part\ntry:\n    import {package}{name}\n    HAS = True\nexcept ImportError:\n    HAS = False"
+    module(tmp_path / "here", monkeypatch, optional=text)
+    for of in ("spread", "spread.part"):
+        monkeypatch.delitem(sys.modules, of, raising=False)
+    with monkeypatch.context() as script:
+        script.syspath_prepend(tmp_path / "added")
+        paths = preload.search_paths()
+    result = preload.run(["optional", "json"], [], paths=paths)
+    assert str(tmp_path / "added") in result.unfit["optional"] and len(result.unfit) == 1
+    assert not preload.run(["optional"], []).unfit, "nothing else is wrong with it"
+
+
 def test_variables_that_the_script_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, sets = "VALUE = os.getenv('SCRIPTS'), os.getenv('LIBS')", "os.environ['LIBS'] = '1'"
     module(tmp_path, monkeypatch, reads=reads, sets=sets)
