@@ -41,11 +41,13 @@ _TAIL_LINES = 60
 
 
 class Agent(PortOwner):
-    """send(name, **fields): to the controller.  say(text): to the person watching.  port: becomes this agent's."""
+    """send(name, **fields): to the controller.  say(text): to the person watching.  port: becomes this agent's.
+    kernel: of this node."""
 
     def __init__(
-        self, node: int, job: JobSpec, secret: bytes, port: Port, send: Send, say: Callable[[str], None]
-    ) -> None:
+        self, node: int, job: JobSpec, secret: bytes, port: Port, send: Send, say: Callable[[str], None],
+        kernel: KernelLog,
+    ) -> None:  # fmt: skip
         self.settled = asyncio.Event()  # set whenever the settings have changed
         self.send, self.port = send, port
         self.workers: WorkerPool = Workers(
@@ -65,7 +67,7 @@ class Agent(PortOwner):
         self.spares = SparePool(self.state, self._start)
         self.persister = Persister(self.state)
         self.allegiance = Allegiance(self.state)
-        self._kernel = KernelLog()
+        self._kernel = kernel
         self.exit_code = 1
         self.done = asyncio.Event()
         self._from_controller = Dispatch(

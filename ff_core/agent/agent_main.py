@@ -24,6 +24,7 @@ import grpc
 from ff_core.agent.agent import Agent
 from ff_core.agent.data_port import DataPort
 from ff_core.agent.joining import Line, Uplink, join_another
+from ff_core.agent.kernel_log import KernelLog
 from ff_core.contract import alike, rpc
 from ff_core.contract.job import LOST_CODE, JobSpec
 from ff_core.contract.lifeline import die_with_parent
@@ -70,7 +71,7 @@ async def run(orders: dict[str, Any]) -> int:
     channel, stream, welcome = await rpc.connect(orders["controller"], secret, hello, _CONNECT_S)
     job, node = JobSpec.from_wire(welcome["job"]), welcome["node"]
     uplink = Uplink(stream)
-    agent = Agent(node, job, secret, port, uplink.send, say)
+    agent = Agent(node, job, secret, port, uplink.send, say, KernelLog())
     agent.workers.store = welcome.get("store")
     agent.settle(job.config)
     loop = asyncio.get_running_loop()

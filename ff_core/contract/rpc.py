@@ -33,6 +33,10 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 10000),
     ("grpc.keepalive_timeout_ms", 10000),
     ("grpc.http2.max_pings_without_data", 0),
+    # A controller may have nothing to say for minutes: nodes come, scripts start. It would close the connection for
+    # the third ping in which it said nothing: by default one in five minutes is welcome.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
     ("grpc.enable_http_proxy", 0),
 ]

@@ -13,6 +13,7 @@ import pytest
 from ff_core.agent import agent_main
 from ff_core.agent.agent import Agent
 from ff_core.agent.data_port import DataPort
+from ff_core.agent.kernel_log import KernelLog
 from ff_core.agent.spares import SparePool
 from ff_core.config.schema import FailoverConfig
 from ff_core.config.settings import SCRIPT, Settings
@@ -35,7 +36,10 @@ def with_agent(body: Callable[[Agent, Said, Callable[[], bool]], Awaitable[None]
         port = DataPort(b"x" * 16, lambda text: None)
         address = await port.open("127.0.0.1")
         job = JobSpec(["train.py"], 2, 1, "", 0, emulated=True, config=Settings().to_wire())
-        agent = Agent(0, job, b"x" * 16, port, lambda name, **fields: sent.append((name, fields)), lambda text: None)
+        kernel = KernelLog("/dev/null")
+        agent = Agent(
+            0, job, b"x" * 16, port, lambda name, **fields: sent.append((name, fields)), lambda text: None, kernel
+        )
         agent.settle(job.config)
 
         def offers() -> bool:

@@ -87,6 +87,27 @@ def test_handshake_and_order() -> None:
     run(body)
 
 
+def test_a_controller_with_nothing_to_say_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nodes come or scripts start. Pings follow each other quickly here, so that six seconds are long."""
+    quick = [("grpc.keepalive_time_ms", 400) if name == "grpc.keepalive_time_ms" else (name, value)
+             for name, value in rpc._OPTIONS]  # fmt: skip
+    monkeypatch.setattr(rpc, "_OPTIONS", quick)
+
+    async def body() -> None:
+        secret = new_secret()
+        async with Controller(secret) as controller:
+            channel, stream, _ = await rpc.connect(controller.address, secret, HELLO, DEADLINE_S)
+            pump = asyncio.create_task(stream.pump())
+            await asyncio.sleep(6)
+            stream.send("leaving", rank=0, epoch=0, version=1, again=False)
+            message = await stream.receive()
+            assert message is not None and message["version"] == 1
+            pump.cancel()
+            await channel.close()
+
+    run(body)
+
+
 def test_an_agent_with_another_secret() -> None:
     async def body() -> None:
         async with Controller(new_secret()) as controller:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ff_core.agent.agent import Agent
 from ff_core.agent.interfaces import Port, PortOwner
+from ff_core.agent.kernel_log import KernelLog
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import AGENT_TO_CONTROLLER, make, pack, unpack
 from ff_core.copy.arena import slot_with
@@ -129,6 +130,9 @@ class Fill:
         return True
 
 
+_NO_KERNEL = KernelLog("/dev/null")
+
+
 class SimTask:
     """The part of an asyncio.Task that the agent asks for."""
 
@@ -160,7 +164,7 @@ class AgentHost:
         self.clock_s = 0.0
         self.timers: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         world.hosting = self  # the patched `Workers` asks for it
-        self.agent = Agent(node, job, b"secret", self.port, self._send, lambda text: None)
+        self.agent = Agent(node, job, b"secret", self.port, self._send, lambda text: None, _NO_KERNEL)
 
     def _send(self, name: str, **fields: Any) -> None:
         if name == "inventory":
