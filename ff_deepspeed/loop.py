@@ -56,14 +56,12 @@ class Loop(ExactLoop[list[Any]]):
         self._call = 0  # the call that feeds the engine now
         self._source: ReplayableLoader | None = None
         self._ends: dict[int, int] = {}  # version -> number of the last item behind it
-        self._left = False  # the newest version is the last of a loop that was left before its end
         self._restored: dict[str, Any] | None = None  # position of a restored version, until it is taken up
 
     def position(self) -> dict[str, Any]:
         assert self._source is not None
         place = self._source.position(self._ends.get(self.session.version, -1))
-        left = self.session.version if self._left else -1
-        return {"call": self._call, "left": left, "processes": kept_processes.positions(None), **place}
+        return {"call": self._call, "left": self._left_at(), "processes": kept_processes.positions(None), **place}
 
     def client_state(self) -> dict[str, Any]:
         return self._p.client.save()
@@ -95,8 +93,7 @@ class Loop(ExactLoop[list[Any]]):
                 self._p.pass_over()
                 log.info("batches() call %d was over before this process took over its rank: empty here", call + 1)
                 return
-            if position["left"] >= 0:
-                self.session.left(position["left"], begins=True)
+            self._not_left(position)
             source.seek(position)  # before joining: nobody should wait for it
         version = item = self._begin(call, source)  # items are numbered like versions, until one makes none
         self._count(source.items)
@@ -207,16 +204,9 @@ class Loop(ExactLoop[list[Any]]):
         return None
 
     def _leave(self, body: Body) -> None:
-        """The script left the loop by `break`, `return` or an exception; a regular end only after a whole body."""
-        if not body.finished:
-            return
-        self._left = True
-        epoch = self._end(body)
-        if epoch is None:
-            _, epoch = interrupted(self.session.finish)
-        if epoch is not None:
-            self.session.left(body.version + 1)
-        if self._source is not None:
+        """See ExactLoop."""
+        super()._leave(body)
+        if body.finished and self._source is not None:
             self._source.release()
 
     def _recover(self, epoch: int, source: ReplayableLoader) -> int:
@@ -230,8 +220,7 @@ class Loop(ExactLoop[list[Any]]):
     def _take_restored(self) -> dict[str, Any]:
         position, self._restored = self._restored, None
         assert position is not None
-        if position["left"] >= 0:
-            self.session.left(position["left"], begins=True)
+        self._not_left(position)
         if position["call"] != self._call:
             raise self.fail(FailoverError(loop_words.OUTSIDE))
         return position

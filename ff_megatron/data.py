@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -135,6 +135,28 @@ class Rewindable:
             self._copying = True
 
 
+class Positions:
+    """At which item iterators stood with each version."""
+
+    def __init__(self) -> None:
+        self._at: dict[int, list[int]] = {}  # version -> positions
+
+    def sealed(self, sources: Sequence[Rewindable], version: int, oldest_needed: int) -> None:
+        """`version` is complete; nobody goes back behind version `oldest_needed`."""
+        for source in sources:
+            source.settle()
+        self._at[version] = [source.position for source in sources]
+        self._at = {at: positions for at, positions in self._at.items() if at >= oldest_needed}
+        if oldest_needed in self._at:
+            for source, position in zip(sources, self._at[oldest_needed], strict=True):
+                source.forget(position)
+
+
+def replay_nothing(iterator: Any) -> None:
+    """iterator: a RerunDataIterator, whose source goes elsewhere."""
+    iterator.replaying, iterator.saved_microbatches, iterator.replay_pos = False, [], 0
+
+
 class Data:
     """All data iterators of one process, in the order in which they were built.
 
@@ -151,7 +173,7 @@ class Data:
         self._samplers: list[tuple[int, int] | None] = []  # samples at which loaders began, of a micro-batch of all
         self._loaders: list[Any] = []
         self._samples: list[int | None] = []  # in a newcomer: at which they are to begin
-        self._at: dict[int, list[int]] = {}  # version -> positions
+        self._positions = Positions()
 
     def begin_at(self, samples: list[int | None]) -> None:
         """In a newcomer, before its loaders are built: `samples()` of the version at which they are to begin."""
@@ -217,20 +239,12 @@ class Data:
     def seek(self, positions: list[int]) -> None:
         """Go to `positions`, in this or another process's life of the same rank. Raises FailoverError."""
         for iterator, source, position in zip(self._wrapped, self._sources, positions, strict=True):
-            iterator.replaying, iterator.saved_microbatches, iterator.replay_pos = False, [], 0
+            replay_nothing(iterator)
             source.seek(position)
 
     def sealed(self, version: int, oldest_needed: int) -> None:
         """`version` is complete; nobody goes back behind version `oldest_needed`."""
-        for source in self._sources:
-            source.settle()
-        self._at[version] = self.positions()
-        for old in sorted(v for v in self._at if v < oldest_needed):
-            del self._at[old]
-        oldest = self._at.get(oldest_needed)
-        if oldest is not None:
-            for source, position in zip(self._sources, oldest, strict=True):
-                source.forget(position)
+        self._positions.sealed(self._sources, version, oldest_needed)
 
 
 def _flat(iterators: Any) -> Iterator[Any]:

@@ -48,7 +48,6 @@ class OwnLoop(ExactLoop[int]):
         self._calls = 0
         self._call = 0  # the call that runs now
         self._ends: dict[int, int] = {}  # version -> items of that call that were complete with it
-        self._left = False  # the newest version is the last of a loop that was left before its end
         self._restored: dict[str, Any] = {}  # place of a restored version
         self._failed: FailoverError | None = None
         self.iterators = self._data.iterators
@@ -58,8 +57,7 @@ class OwnLoop(ExactLoop[int]):
 
     def save(self) -> dict[str, Any]:
         done = self._ends.get(self.session.version, 0)
-        left = self.session.version if self._left else -1
-        return {"call": self._call, "done": done, "left": left, "data": self._data.places()}
+        return {"call": self._call, "done": done, "left": self._left_at(), "data": self._data.places()}
 
     def load(self, saved: dict[str, Any]) -> None:
         self._restored = saved
@@ -83,10 +81,9 @@ class OwnLoop(ExactLoop[int]):
             self.session.passes_over()
             log.info("iterations() call %d was over before this process took over its rank: empty here", call + 1)
             return
-        if place is not None and place["left"] >= 0:
-            self.session.left(place["left"], begins=True)
-        if self.session.is_newcomer and not self.session.training:
-            self._data.go(self.session.saved_scalars()["training"]["data"])  # before joining: nobody should wait for it
+        if place is not None:
+            self._not_left(place)
+            self._data.go(place["data"])  # before joining: nobody should wait for it
         version = self._begin(call)
         item = self._ends[version]
         self._count(item)
@@ -158,17 +155,6 @@ class OwnLoop(ExactLoop[int]):
         self._data.sealed(self.session.version, oldest)
         self._ends = {version: end for version, end in self._ends.items() if version >= oldest}
 
-    def _leave(self, body: Body) -> None:
-        """The script left the loop by `break`, `return` or an exception; a regular end only after a whole body."""
-        if not body.finished:
-            return
-        self._left = True
-        epoch = self._end(body)
-        if epoch is None:
-            _, epoch = interrupted(self.session.finish)
-        if epoch is not None:
-            self.session.left(body.version + 1)
-
     def _recover(self, epoch: int) -> int:
         version = self.session.recover(FailoverInterrupt(epoch))
         self._go_to(version)
@@ -177,8 +163,8 @@ class OwnLoop(ExactLoop[int]):
         return version
 
     def _go_to(self, version: int) -> None:
-        if self._restored and self._restored["left"] >= 0:
-            self.session.left(self._restored["left"], begins=True)
+        if self._restored:
+            self._not_left(self._restored)
         if self._restored and self._restored["call"] != self._call:
             raise self.fail(FailoverError(own_words.OUTSIDE))
         self._ends = {v: end for v, end in self._ends.items() if v < version}

@@ -16,7 +16,7 @@ from ff_core.errors import UnsupportedError
 from ff_core.state import rng, variables
 from ff_core.state.source import Source, resolved
 from ff_megatron import own_words
-from ff_megatron.data import Kept, Rewindable
+from ff_megatron.data import Kept, Positions, Rewindable, replay_nothing
 
 Given = Any
 """An iterator, what `iter()` makes one of, or a function(start) that makes one from micro-batch number `start` on."""
@@ -84,7 +84,7 @@ class OwnData:
             raise UnsupportedError(own_words.DATA_TWICE)
         self._streams = [Stream(given) for given in sources]
         self.iterators = [wrap(stream) for stream in self._streams]
-        self._at: dict[int, list[int]] = {}  # version -> positions
+        self._positions = Positions()
         for stream in self._streams:
             variables.of_process.loads(stream._loader, again=True)
 
@@ -94,14 +94,9 @@ class OwnData:
     def go(self, places: list[dict[str, Any]]) -> None:
         """To `places()` of this process or another one of the same rank. Raises FailoverError."""
         for iterator, stream, place in zip(self.iterators, self._streams, places, strict=True):
-            iterator.replaying, iterator.saved_microbatches, iterator.replay_pos = False, [], 0
+            replay_nothing(iterator)
             stream.go(place)
 
     def sealed(self, version: int, oldest_needed: int) -> None:
         """`version` is complete; nobody goes back behind version `oldest_needed`."""
-        for stream in self._streams:
-            stream.settle()
-        self._at[version] = [stream.position for stream in self._streams]
-        self._at = {at: positions for at, positions in self._at.items() if at >= oldest_needed}
-        for stream, position in zip(self._streams, self._at.get(oldest_needed, ()), strict=False):
-            stream.forget(position)
+        self._positions.sealed(self._streams, version, oldest_needed)

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from concurrent.futures import Executor, wait
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from ff_core.worker.pieces import Method, on_host, replaced
+from ff_core.worker.pieces import PIECE, Method, finish, on_host, replaced
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
-#: Elements. Of a thread's pieces; a smaller one takes longer to hand over than to convert.
-_PIECE = 1 << 17
-_PIECES_OF_A_THREAD = 2
 #: Methods that name the type, which `to()` is given.
 _NAMED = {"float": torch.float32, "bfloat16": torch.bfloat16, "half": torch.float16}
 
 
 @contextmanager
-def on(pool: Executor, threads: int) -> Iterator[None]:
-    """pool: of `threads` threads, for the pieces."""
-    pieces = _PIECES_OF_A_THREAD * threads
+def on(pool: Executor, pieces: int) -> Iterator[None]:
+    """Large conversions are cut into so many pieces at most, which `pool` works on."""
     named = {name: functools.partial(_named, dtype=dtype, pool=pool, pieces=pieces) for name, dtype in _NAMED.items()}
     with replaced({"to": functools.partial(_to, pool=pool, pieces=pieces), **named}):
         yield
@@ -72,14 +68,12 @@ def _converted(tensor: torch.Tensor, dtype: torch.dtype, pool: Executor, pieces:
     with torch.no_grad():
         made = torch.empty_like(tensor.detach(), dtype=dtype)
         to, source = made.view(-1), tensor.detach().view(-1)
-        size = max(_PIECE, -(-source.numel() // pieces))
+        size = max(PIECE, -(-source.numel() // pieces))
 
     def convert(start: int) -> None:
         with torch.no_grad():
             to[start : start + size].copy_(source[start : start + size])
 
     started = [pool.submit(convert, start) for start in range(0, source.numel(), size)]
-    wait(started)
-    for each in started:
-        each.result()
+    finish(started)
     return made

@@ -62,11 +62,16 @@ class ExactLoop(ABC, Generic[T]):
         self.session = session
         self._words, self._log = words, log
         self._body: Body | None = None
+        self._left = False  # the newest version is the last of a loop that was left before its end
         self._items: weakref.ReferenceType[Items[T]] | Callable[[], None] = lambda: None  # that are asked now
 
     @abstractmethod
     def fail(self, error: FailoverError) -> FailoverError:
         """This rank cannot go on. Remembers `error`, so that it cannot be lost; returns it to be raised."""
+
+    @abstractmethod
+    def _end(self, body: Body) -> int | None:
+        """The body is over: seal. Returns the epoch of a halt, if there was one."""
 
     def void(self, body: Body, epoch: int) -> None:
         """The body was interrupted: the loop's other code must not see what did not count."""
@@ -86,6 +91,26 @@ class ExactLoop(ABC, Generic[T]):
         if epoch is not None and self.session.version == body.version:
             self._log.warning(self._words.swallowed, body.number)
         return epoch
+
+    def _leave(self, body: Body) -> None:
+        """The script left the loop by `break`, `return` or an exception; a regular end only after a whole body."""
+        if not body.finished:
+            return
+        self._left = True
+        epoch = self._end(body)
+        if epoch is None:
+            _, epoch = interrupted(self.session.finish)
+        if epoch is not None:
+            self.session.left(body.version + 1)
+
+    def _left_at(self) -> int:
+        """For a version's place: that version, if the loop was left with it before its end; else -1."""
+        return self.session.version if self._left else -1
+
+    def _not_left(self, place: dict[str, Any]) -> None:
+        """Does not return if the loop had been left at `place`, see AdapterSession.left()."""
+        if place["left"] >= 0:
+            self.session.left(place["left"], begins=True)
 
     def _asked(self, items: weakref.ReferenceType[Items[T]]) -> None:
         """A loop begins, and asks for `items`. Raises FailoverError within another loop's body."""

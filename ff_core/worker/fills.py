@@ -4,7 +4,7 @@ torch fills a tensor on the host from one generator, on one core, and a large mo
 fill is cut into pieces here. Each piece gets a generator of its own, set to where the one generator would have been.
 torch fills the pieces side by side. The generator ends where it would have ended.
 
-    with fills.on(pool, threads):
+    with fills.on(pool, pieces):
         ...                     # tensor.normal_(), tensor.uniform_()
 
 This relies on how many numbers torch takes for an element. That is tried first, once in a process; if torch fills in
@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,21 +24,19 @@ import torch
 
 from ff_core.copy.binding import generator_skip
 from ff_core.errors import EngineError
-from ff_core.worker.pieces import Method, on_host, replaced
+from ff_core.worker.pieces import PIECE, Method, finish, on_host, replaced
 
 #: Elements. torch makes normal numbers in blocks of 16, so a piece is a multiple of that.
-_PIECE, _BLOCK = 1 << 17, 16
-_PIECES_OF_A_THREAD = 2
+_BLOCK = 16
 _METHODS = ("normal_", "uniform_")
 
 
 @contextmanager
-def on(pool: Executor, threads: int) -> Iterator[None]:
-    """Large fills of float32 tensors on the host are cut into pieces. pool: of `threads` threads, for the pieces."""
+def on(pool: Executor, pieces: int) -> Iterator[None]:
+    """Large fills of float32 tensors on the host are cut into so many pieces at most, which `pool` works on."""
     if not _as_known():
         yield
         return
-    pieces = _PIECES_OF_A_THREAD * threads
     with replaced({name: functools.partial(_method, pool=pool, pieces=pieces) for name in _METHODS}):
         yield
 
@@ -47,7 +45,7 @@ def _method(original: Method, pool: Executor, pieces: int) -> Method:
     def fill(self: torch.Tensor, *args: Any, generator: torch.Generator | None = None, **kwargs: Any) -> Any:
         if not _is_for_us(self, generator):
             return original(self, *args, generator=generator, **kwargs)
-        size = max(_PIECE, self.numel() // pieces // _BLOCK * _BLOCK)
+        size = max(PIECE, self.numel() // pieces // _BLOCK * _BLOCK)
         _fill(pool, original, self, generator or torch.default_generator, args, kwargs, size)
         return self
 
@@ -91,9 +89,7 @@ def _fill(
         else:
             started.append(pool.submit(make))
             state.skip(end - start)
-    wait(started)
-    for each in started:
-        each.result()
+    finish(started)
 
 
 class _State:

@@ -6,7 +6,8 @@ What for: cores.py.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,9 @@ Method = Callable[..., Any]
 
 #: Elements. A smaller tensor is done sooner than threads are told of it.
 SMALLEST = 1 << 18
+#: Elements of a piece, at least: a smaller one takes longer to hand over than to work on.
+PIECE = 1 << 17
+PIECES_OF_A_THREAD = 2
 
 
 def on_host(tensor: torch.Tensor) -> bool:
@@ -35,6 +39,13 @@ def on_host(tensor: torch.Tensor) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
     )
+
+
+def finish(started: Sequence[Future[None]]) -> None:
+    """Returns when all of them are over; raises what one has raised."""
+    wait(started)
+    for each in started:
+        each.result()
 
 
 @contextmanager

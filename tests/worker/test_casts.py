@@ -37,7 +37,7 @@ def numbers(size: int, dtype: torch.dtype) -> torch.Tensor:
     return made.to(torch.float32).to(dtype)
 
 
-@pytest.mark.parametrize("size", [pieces.SMALLEST, pieces.SMALLEST + 1, 9 * casts._PIECE + 23])
+@pytest.mark.parametrize("size", [pieces.SMALLEST, pieces.SMALLEST + 1, 9 * pieces.PIECE + 23])
 @pytest.mark.parametrize("source", TYPES)
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_bits_are_torchs(size: int, source: torch.dtype, dtype: torch.dtype, counted: list[int]) -> None:

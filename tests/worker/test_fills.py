@@ -13,7 +13,7 @@ from ff_core.copy.binding import generator_skip
 from ff_core.worker import cores, fills, pieces
 
 _LEAST = pieces.SMALLEST
-SIZES = (_LEAST, _LEAST + 1, _LEAST + 17, _LEAST + fills._PIECE - 1, 3 * _LEAST + 5, 9 * fills._PIECE + 23)
+SIZES = (_LEAST, _LEAST + 1, _LEAST + 17, _LEAST + pieces.PIECE - 1, 3 * _LEAST + 5, 9 * pieces.PIECE + 23)
 FILLS = {"normal_": (0.1, 0.02), "uniform_": (-1.0, 1.0)}
 
 
