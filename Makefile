@@ -40,7 +40,7 @@ $(READY): setup.py pyproject.toml constraints.txt scripts/setup_env.py $(SOURCES
 # Three lanes: whole jobs one after the other in one, all other tests in the others. See tests/README.md.
 LANES ?= 3
 TIER ?= units or engine or jobs
-PYTEST := python -m pytest -q --durations=10 -n $(LANES) --dist loadscope --no-loadscope-reorder
+PYTEST := python -m pytest -q --durations=10 -n $(LANES) --dist loadscope --no-loadscope-reorder --max-worker-restart=0
 
 # With another megatron-core only Megatron's tests run: it lies in a folder of its own, in front of the environment.
 TESTS :=

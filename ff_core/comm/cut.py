@@ -2,15 +2,20 @@
 
 When a connection ends in the middle of a message, gloo forgets who waits for the rest of it: `Pair::signalException`
 tells what is queued, not what is under way. Such an operation ends with its own timeout only, half an hour later. What
-a halt has cut off is given up once it is *lost*: none of gloo's threads is running any more, so that it cannot touch
-its tensors later.
+a halt has cut off is given up once it is *lost*: none of gloo's threads works on anything any more, so that it cannot
+touch its tensors later.
+
+A thread that works is running. One that runs need not work: if a message is under way and whoever asked for it has
+gone, gloo's event loop leaves the rest unread (`Pair::prepareRead`), and is woken up again at once, for ever. It has
+nothing left to read (see `GroupSockets.shutdown`), so a little time is enough for all that it has to do.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,9 @@ import torch
 
 POLL_S = 0.01  # between two looks at what may be lost
 _GRACE_S = 0.05  # after the connections were cut: everything that gloo does call back about has ended by then
+#: Of a processor, since the cut: an event loop has told everybody by then who has waited for a connection.
+_LOOP_S = 0.05
+_LOOP = "gloo_tcp_loop"  # an event loop's name; the threads that reduce are called pt_gloo_runloop
 
 
 class Cut:
@@ -25,6 +33,7 @@ class Cut:
 
     def __init__(self) -> None:
         self._at: float | None = None
+        self._used: dict[str, float] = {}  # by gloo's threads, when the connections were cut: see _threads()
         self._latches: set[Latch] = set()
         self._lock = threading.Lock()
 
@@ -33,6 +42,7 @@ class Cut:
         with self._lock:
             if self._at is None:
                 self._at = time.monotonic()
+                self._used = {task: used for task, _, _, used in _threads()}
                 self._watch()
 
     def mended(self) -> None:
@@ -43,10 +53,10 @@ class Cut:
     def lost(self) -> bool:
         """Whether an operation that has not ended by now never will."""
         at = self._at
-        if at is None or time.monotonic() - at < _GRACE_S or not _gloo_sleeps():
+        if at is None or time.monotonic() - at < _GRACE_S or not _gloo_is_idle(self._used):
             return False
         time.sleep(POLL_S)  # between two of its steps a thread may sleep for a moment
-        return _gloo_sleeps()
+        return _gloo_is_idle(self._used)
 
     def wait_lost(self, comes: Callable[[], bool]) -> None:
         """Returns when all that the cut has ended is lost, or over. comes: whether the cut has been announced.
@@ -103,14 +113,26 @@ class Latch:
             self.future.set_result(None)
 
 
-def _gloo_sleeps() -> bool:
-    """Whether no thread of gloo's is running, or ready to run, in this process."""
+def _threads() -> Iterator[tuple[str, str, bool, float]]:
+    """Of each of gloo's threads in this process: id, name, whether it is running or ready to run, seconds of a
+    processor that it has used."""
     for task in Path("/proc/self/task").iterdir():
         try:
             stat = (task / "stat").read_text()
         except OSError:  # it has ended
             continue
         name, _, rest = stat.partition("(")[2].rpartition(")")
-        if "gloo" in name and rest.split()[0] != "S":
-            return False
-    return True
+        if "gloo" in name:
+            fields = rest.split()  # from the third on: state is 3, utime 14, stime 15
+            yield task.name, name, fields[0] != "S", (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _gloo_is_idle(used_before: dict[str, float]) -> bool:
+    """Whether no thread of gloo's does anything. used_before: by each of them when the connections were cut."""
+    return not any(
+        running and not (name == _LOOP and used - used_before.get(task, used) >= _LOOP_S)
+        for task, name, running, used in _threads()
+    )

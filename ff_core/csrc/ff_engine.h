@@ -48,7 +48,8 @@ int ff_torch_generator_skip(void* state, uint64_t bytes, uint64_t count);
 
 /* ---- memory files ---- */
 /* Allocates a new memory file of `bytes` from the front as huge pages, as far as the kernel has any at hand: best effort,
-   *huge says how many bytes. The rest is still to be allocated. Takes about as long as zeroing. FF_EIO: no mapping. */
+   *huge says how many bytes. The rest is still to be allocated. Takes about as long as zeroing, and is given up where it
+   takes longer. A child of this process does it. FF_EIO: no mapping. */
 int ff_memory_huge(int fd, uint64_t bytes, uint64_t* huge);
 /* A shared read-write mapping, aligned so that huge pages are mapped as such. */
 int ff_memory_map(int fd, uint64_t bytes, void** base);

@@ -171,28 +171,6 @@ def cut_in_the_middle(worker: Worker, kind: str) -> tuple[int | None, float]:
     return interrupted(work.get_future().wait if kind == "future" else work.wait)
 
 
-def still_writing(worker: Worker) -> float:
-    """Rank 0 is halted while gloo copies what an all-gather has brought, and nobody waits for that. What its last
-    number is in the end, when it is set after the halt."""
-    dist.init_process_group("gloo", timeout=LONG)
-    gathered = torch.zeros(64 << 20)
-    with _coalescing_manager(async_ops=True):
-        dist.all_gather_into_tensor(gathered, torch.full((32 << 20,), worker.rank + 1.0))
-    if worker.rank == 1:
-        worker.wait_for("end")
-        return 0.0
-    while gathered[0] == 0:
-        time.sleep(0)
-    worker.registry.halt(1)
-    worker.registry.wait_quiet(1)
-    worker.registry.drop()
-    gathered[-1] = -1.0
-    while not worker.registry.cut.lost():
-        time.sleep(0.01)
-    worker.say("over")
-    return gathered[-1].item()
-
-
 def twenty_swaps(worker: Worker) -> list[Any]:
     """Descriptors and threads after 2 and after 20 generations; peers are healthy, operations are in flight."""
     dist.init_process_group("gloo", timeout=LONG)

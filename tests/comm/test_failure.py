@@ -58,15 +58,6 @@ def test_cut_in_the_middle_of_a_message(kind: str) -> None:
     assert epoch == 1 and seconds < SOON_S
 
 
-def test_nothing_is_written_once_it_is_quiet() -> None:
-    """Else a restored weight could be overwritten by the all-gather of an iteration that is void."""
-    with Job(2) as job:
-        job.start_all(programs_failure.still_writing)
-        job.hear("over", 0)
-        job.tell("end")
-        assert job.results()[0] == -1.0
-
-
 def test_halt_frees_threads_and_backward() -> None:
     with Job(2) as job:
         job.start_all(programs_failure.waiting_thread)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Iterator
 
@@ -62,6 +63,16 @@ def test_connections_to_a_peer_are_cut(pair: tuple[socket.socket, socket.socket,
     assert client.recv(1) == b""
     again = socket.create_connection(listener.getsockname())  # the listener was not touched
     again.close()
+
+
+def test_what_has_arrived_is_dropped(pair: tuple[socket.socket, socket.socket, socket.socket]) -> None:
+    listener, client, accepted = pair
+    sockets = GroupSockets()
+    sockets.set_peer(3, [listener.getsockname()])
+    accepted.sendall(b"x" * 100_000)
+    assert select.select([client], [], [], 10)[0]
+    sockets.shutdown()
+    assert client.recv(1) == b""
 
 
 def test_a_peer_that_moved_is_forgotten(pair: tuple[socket.socket, socket.socket, socket.socket]) -> None:

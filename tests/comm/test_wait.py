@@ -63,7 +63,7 @@ def test_a_halt_ends_a_wait_that_would_never_end(waits: Waits) -> None:
 def test_what_gloo_still_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may yet write to its tensors."""
     sleeps = threading.Event()
-    monkeypatch.setattr(cut_module, "_gloo_sleeps", sleeps.is_set)
+    monkeypatch.setattr(cut_module, "_gloo_is_idle", lambda used_before: sleeps.is_set())
     inner = Inner()
     work, era = make(inner)
     era.halt(1)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,30 @@ def test_huge_pages_change_nothing_but_speed(size: int) -> None:
         one.close()  # idempotent
         other.close()
         os.close(fd)
+
+
+def test_a_kernel_that_does_not_answer_is_not_waited_for() -> None:
+    """Who asks for huge pages freezes, as it does where a processor never gets to what the kernel wants of it."""
+    program = """
+import os, signal, sys, threading, time
+from ff_core.copy import memory
+made = []
+def allocate():
+    made.append(os.fstat(memory.allocate("ff-test", 512 << 20)).st_blocks * 512)
+thread = threading.Thread(target=allocate)
+thread.start()
+tasks = "/proc/self/task"
+while not (found := [c for t in os.listdir(tasks) for c in open(f"{tasks}/{t}/children").read().split()]):
+    pass
+while len(held := os.listdir(f"/proc/{found[0]}/fd")) > 2:
+    pass
+os.kill(int(found[0]), signal.SIGSTOP)
+thread.join(20)
+os.fstat(memory.allocate("ff-test", 8 << 20))
+print(made, len(held))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"[{512 << 20}] 2\n", done
 
 
 def test_impossible_mappings_are_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import json
 import os
@@ -92,9 +93,13 @@ def fftrain(
                 meanwhile(out, process)
             code = process.wait(timeout_s)
         except BaseException:
-            for pid in _family(process.pid):
+            family = _family(process.pid)
+            for pid in family:
                 _kill(pid)
-            process.wait()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired as stuck:
+                raise AssertionError(f"killed, and still there: {[_where(pid) for pid in family]}") from stuck
             raise
     return Job(code, (out / "stderr").read_text(), (out / "stdout").read_text(), out, read_events(out))
 
@@ -200,9 +205,11 @@ def wait_for(out: Path, wanted: Callable[[list[dict[str, Any]]], Any], timeout_s
     """Poll the job's events until `wanted(events)` is true; returns it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        found = wanted(read_events(out))
+        events = read_events(out)
+        found = wanted(events)
         if found:
             return found
+        assert events[-1:] == [] or events[-1]["kind"] != "job_end", f"not seen, and the job is over: {events[-1]}"
         time.sleep(0.05)
     raise AssertionError(f"not seen within {timeout_s} s; events: {[e['kind'] for e in read_events(out)][-20:]}")
 
@@ -230,6 +237,15 @@ def _family(pid: int) -> list[int]:
         return [*(child.pid for child in process.children(recursive=True)), pid]
     except psutil.NoSuchProcess:
         return []
+
+
+def _where(pid: int) -> str:
+    """What the kernel says of each thread of a process that does not end: its state and the function it waits in."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(f"{(task / 'stat').read_text()[:60]} in {(task / 'wchan').read_text()}")
+    return f"{pid}: {found}"
 
 
 def _kill(pid: int) -> None:
