@@ -21,6 +21,7 @@ from ff_core.agent.interfaces import Port, PortOwner, RankProcess, WorkerPool
 from ff_core.agent.kernel_log import KernelLog
 from ff_core.agent.newcomers import Newcomers
 from ff_core.agent.persister import Persister
+from ff_core.agent.pulse import Pulse
 from ff_core.agent.replica_store import create_arenas
 from ff_core.agent.spares import SparePool
 from ff_core.agent.state import NodeState, Send
@@ -66,13 +67,13 @@ class Agent(PortOwner):
         self.verdicts = Verdicts(self.state, self.newcomers)
         self.spares = SparePool(self.state, self._start)
         self.persister = Persister(self.state)
-        self.allegiance = Allegiance(self.state)
+        self.allegiance, self.pulse = Allegiance(self.state), Pulse(self.state)
         self._kernel = kernel
         self.exit_code = 1
         self.done = asyncio.Event()
         self._from_controller = Dispatch(
             CONTROLLER_TO_AGENT,
-            *map(offered, (self, self.persister, self.allegiance, Injections(self.state))),
+            *map(offered, (self, self.persister, self.allegiance, self.pulse, Injections(self.state))),
             elsewhere=HANDSHAKE,
         )
         self._from_workers = Dispatch(
@@ -235,14 +236,6 @@ class Agent(PortOwner):
         self.store.clear()
         self.send("stopped")
         self.done.set()
-
-    def progress(self) -> dict[int, list[int]]:
-        """rank -> [progress count, activity] of the workers that have booted."""
-        return {
-            w.rank: [w.page.load("progress"), w.page.load("activity")]
-            for w in self.workers.ranks()
-            if w.booted and not w.dying and not w.gone
-        }
 
     # ---- from workers -----------------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ async def _receive(stream: rpc.Stream, agent: Agent) -> None:
 async def _beat(stream: rpc.Stream, agent: Agent) -> None:
     while True:
         agent.settled.clear()
-        stream.send("beat", count=agent.allegiance.beats(), free_bytes=free_bytes(), progress=agent.progress())
+        stream.send("beat", count=agent.allegiance.beats(), free_bytes=free_bytes(), progress=agent.pulse.progress())
         with suppress(asyncio.TimeoutError):  # a new interval holds at once
             await asyncio.wait_for(agent.settled.wait(), agent.state.config.heartbeat_interval_s)
 

@@ -44,6 +44,15 @@ class Process(Protocol):
         """The last `n` lines of its stderr."""
 
     @abstractmethod
+    def still(self, *, moved: bool) -> tuple[float, bool]:
+        """(seconds for which it and its descendants have done nothing, whether it is stopped). moved: it has made
+        progress since the last call."""
+
+    @abstractmethod
+    async def stacks(self, *, let_go: bool) -> str:
+        """Where its threads are, or why that cannot be told. let_go: if it is stopped it goes on, to answer."""
+
+    @abstractmethod
     def kill_group(self, sig: int) -> None:
         """Send `sig` to it and its descendants; nothing happens if they are gone."""
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from ff_core.agent import process_group
 from ff_core.agent.interfaces import Process
 from ff_core.agent.output import OutputPump
+from ff_core.agent.stacks import Stacks
+from ff_core.agent.vitals import Vitals
+from ff_core.contract import stacks
 from ff_core.contract.lifeline import PARENT_VARIABLE
 
 
@@ -24,8 +27,9 @@ class WorkerProcess(Process):
     worker's threads are gone and its memory is unmapped.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], pidfd: int, asked: Stacks) -> None:
         self.pid = process.pid
+        self._stacks, self._vitals = asked, Vitals(process.pid, lambda: process_group.members(process.pid))
         self._process = process
         self._pidfd = pidfd
         self._loop = asyncio.get_running_loop()
@@ -48,21 +52,23 @@ class WorkerProcess(Process):
         Raises OSError if it cannot be started or a log file cannot be opened.
         """
         # Forked in this thread and not in an executor's: the kernel ties a child's parent-death signal to the thread.
+        asked = Stacks()
         process = subprocess.Popen(
             argv,
-            env={**env, PARENT_VARIABLE: str(os.getpid())},
+            env={**env, PARENT_VARIABLE: str(os.getpid()), stacks.VARIABLE: str(asked.fd)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=tuple(pass_fds),
+            pass_fds=(*pass_fds, asked.fd),
             start_new_session=True,
         )
         try:
-            worker = cls(process, os.pidfd_open(process.pid))
+            worker = cls(process, os.pidfd_open(process.pid), asked)
             worker._start(rank, log_dir, show, prefix)
         except BaseException:
             process.kill()
             process.wait()
+            asked.close()
             raise
         return worker
 
@@ -135,6 +141,14 @@ class WorkerProcess(Process):
         assert self._output is not None
         self._output.set_rank(rank)
 
+    def still(self, *, moved: bool) -> tuple[float, bool]:
+        """See Process."""
+        return self._vitals.still(moved=moved)
+
+    async def stacks(self, *, let_go: bool) -> str:
+        """See Process."""
+        return "it has ended" if self._exited.done() else await self._stacks.ask(self.pid, let_go=let_go)
+
     def tail(self, n: int) -> list[str]:
         """The last `n` lines of stderr (at most 400 are kept). Complete after `drained`."""
         assert self._output is not None
@@ -147,8 +161,10 @@ class WorkerProcess(Process):
                 raise RuntimeError(f"process {self.pid} is still running")
             self._reaped = True
             self._process.wait()
+            self._stacks.close()
 
     def __del__(self) -> None:
         if not self._reaped and self._exited.done() and not self._exited.cancelled():
             self._reaped = True
             self._process.wait()
+            self._stacks.close()

@@ -141,8 +141,8 @@ class FailoverConfig(Strict):
         Scope.JOB,
         "auto",
         'seconds > 0, or "auto"',
-        "A rank that makes no progress for this long is declared dead. auto: calibrated from the job's own iteration "
-        "times.",
+        "A rank that makes no progress for this long is declared dead. auto: from the job's own iterations; twice the "
+        "slowest and a second for a process that does nothing at all or is stopped, 10 minutes or more for others.",
     )
     halt_timeout_s: float = make_field(
         Scope.JOB,

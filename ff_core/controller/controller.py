@@ -15,6 +15,7 @@ from ff_core.contract import persisted
 from ff_core.contract.dispatch import Dispatch, offered
 from ff_core.contract.job import JobSpec
 from ff_core.contract.messages import AGENT_TO_CONTROLLER, HANDSHAKE, Message
+from ff_core.controller.blame import Blame
 from ff_core.controller.copying import Copying
 from ff_core.controller.deaths import Deaths
 from ff_core.controller.drains import Drains
@@ -52,8 +53,9 @@ class Controller(JobControl):
         self.deaths = Deaths(self.state, self)
         self.failovers = Failovers(self.state, self, self.copying)
         self.loop_end = LoopEnd(self.state, self, self.copying.schedule)
+        self.blame = Blame(self.state, lambda *uneven: self.finish(1, self.loop_end.uneven(*uneven)))
         parts = (self, self.copying, self.startup, self.deaths, self.failovers, self.loop_end, Injections(self.state),
-                 self.drains, self.persisting, self.resuming)  # fmt: skip
+                 self.blame, self.drains, self.persisting, self.resuming)  # fmt: skip
         # "stopped" is for the service: it may come when the job is over already
         self._dispatch = Dispatch(AGENT_TO_CONTROLLER, *map(offered, parts), elsewhere=HANDSHAKE | {"stopped"})
 
@@ -131,13 +133,13 @@ class Controller(JobControl):
         self._dispatch.of(message)(node, **fields)
         self.succession.look()
 
-    def on_beat(self, node: int, count: int, free_bytes: int, progress: dict[int, list[int]]) -> None:
+    def on_beat(self, node: int, count: int, free_bytes: int, progress: dict[int, list[Any]]) -> None:
         self.out.send(node, "heard", count=count)
         self.state.members.nodes[node].free_bytes = free_bytes
-        for rank, (count, activity) in progress.items():
+        for rank, (count, activity, still_s, stopped) in progress.items():
             if self.state.members.ranks[rank].node != node:
                 continue  # it has moved
-            self.state.hangs.observe(rank, count, activity, self.out.now())
+            self.state.hangs.observe(rank, count, activity, self.out.now(), still_s, stopped)
 
     def on_commit(self, node: int, epoch: int, versions: dict[int, int]) -> None:
         if epoch != self.state.epoch:
@@ -292,23 +294,4 @@ class Controller(JobControl):
         self.failovers.tick(now)
         self.drains.tick(now)
         self.succession.look()
-        looking = state.is_protecting and state.settled and state.left_version is None
-        uneven = state.hangs.uneven(state.job.world_size, now) if looking else None
-        if uneven is not None:
-            self.finish(1, self.loop_end.uneven(*uneven))
-        elif looking and state.hangs.stalled(state.job.world_size, now):
-            self._blame(now)
-
-    def _blame(self, now: float) -> None:
-        """No rank makes progress: those that keep the others are killed."""
-        hangs = self.state.hangs
-        culprits = hangs.culprits(self.state.job.world_size, now)
-        if not culprits:
-            text = f"no progress for {hangs.deadline_s:g} s, and no rank is behind others: nobody is blamed"
-            self.out.emit("hang", rank=-1, text=text)
-            self.out.say(text)
-        for rank in culprits:
-            text = f"no progress for {hangs.deadline_s:g} s while others wait for it (hang_timeout_s)"
-            self.out.emit("hang", rank=rank, text=text)
-            self.out.send(self.state.members.ranks[rank].node, "fail_worker", rank=rank, reason=text)
-        hangs.reset()
+        self.blame.tick(now)

@@ -45,7 +45,7 @@ KINDS = {
     "injection": "rank, id, action, iteration, at (time)",
     "hint": "rank, text, site: a collective failed and no death is known yet",
     "halt": "epoch, dead, cause",
-    "hang": "rank (-1: nobody is to blame), text: it is killed and replaced",
+    "hang": "rank (-1: nobody is to blame), text: it is killed and replaced, stacks [[ranks, where their threads are]]",
     "node_start": "node, hostname, pid of its agent",
     "bad_slot": "rank, node, reason: a damaged copy was found, and emptied",
     "failover": "epoch, v_star, dead, cause, newcomers, spare (warm or cold), attempts, phases {name: s}, "

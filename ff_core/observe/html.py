@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 from ff_core.observe import charts
 from ff_core.observe.events import PHASES
@@ -144,13 +145,21 @@ def _number(name: str, value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
+def _stacks(groups: list[Any]) -> str:
+    """Of each group of ranks that are at the same place, to be opened."""
+    return "".join(
+        f"<details><summary>where rank {', '.join(map(str, ranks))} was</summary><pre>{escape(text)}</pre></details>"
+        for ranks, text in groups
+    )
+
+
 def _notes(story: Story) -> str:
     rows = []
     for event in story.notes:
-        words = ", ".join(f"{name}: {value}" for name, value in event.fields.items())
+        words = ", ".join(f"{name}: {value}" for name, value in event.fields.items() if name != "stacks")
         rows.append(
             f'<tr><td>{event.t - story.start:.2f} s</td><td class="left">{escape(event.kind)}</td>'
-            f'<td class="left">{escape(words[:400])}</td></tr>'
+            f'<td class="left">{escape(words[:400])}{_stacks(event.fields.get("stacks") or [])}</td></tr>'
         )
     table = f'<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>'
     return f"<section><h2>Other events</h2>{table}</section>"

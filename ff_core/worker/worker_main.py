@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from ff_core.contract import stacks
 from ff_core.contract.lifeline import die_with_parent
 from ff_core.contract.link import LINK_VARIABLE, WorkerLink
 from ff_core.contract.messages import BEFORE_ROLE
@@ -35,6 +36,7 @@ def main() -> int:
     """Be one worker, from start to exit code. Ends quietly with 0 if the agent goes before there is a rank to play."""
     die_with_parent()
     faulthandler.enable()  # a crash in a library leaves the stacks among the rank's last words
+    stacks.answer()
     environ, directory = dict(os.environ), Path.cwd()
     _leave_working_directory()
     link = WorkerLink.from_env()
@@ -75,6 +77,7 @@ def _start_afresh(environ: Mapping[str, str], directory: Path) -> NoReturn:
     sys.stderr.flush()
     os.chdir(directory)
     os.set_inheritable(int(environ[LINK_VARIABLE]), True)
+    stacks.keep_for(environ)
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
 
 

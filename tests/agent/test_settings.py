@@ -148,7 +148,7 @@ def test_a_new_heartbeat_interval_holds_at_once() -> None:
             state=SimpleNamespace(
                 config=FailoverConfig(heartbeat_interval_s=1e5, heartbeat_timeout_s=1e6, verdict_timeout_s=1e7)
             ),
-            settled=asyncio.Event(), progress=dict, allegiance=SimpleNamespace(beats=lambda: 1),
+            settled=asyncio.Event(), pulse=SimpleNamespace(progress=dict), allegiance=SimpleNamespace(beats=lambda: 1),
         )  # fmt: skip
         stream: Any = SimpleNamespace(send=lambda name, **fields: beats.put_nowait(name))
         task = asyncio.create_task(agent_main._beat(stream, agent))

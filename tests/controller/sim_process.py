@@ -58,6 +58,12 @@ class SimProcess(RankProcess, Process):
     def kill_group(self, sig: int) -> None:
         self.exit(-sig)
 
+    def still(self, *, moved: bool) -> tuple[float, bool]:
+        return 0.0, self.frozen
+
+    async def stacks(self, *, let_go: bool) -> str:
+        return "it has no stack"
+
     def tail(self, n: int) -> list[str]:
         return [f"last words of rank {self.rank}"]
 

@@ -79,7 +79,7 @@ def test_what_the_old_processes_still_say_means_nothing() -> None:
     for rank in (2, 3):
         job.heard(1, "worker_dying", rank=rank, uid=f"s0-r{rank}", at=job.out.clock)
         job.heard(1, "worker_exit", rank=rank, uid=f"s0-r{rank}", code=-9, tail="", sealed=6, at=job.out.clock)
-    job.heard(1, "beat", count=1, free_bytes=1, progress={2: [7, 0]})
+    job.heard(1, "beat", count=1, free_bytes=1, progress={2: [7, 0, 0.0, False]})
     assert job.state.epoch == 1 and not any(rank.failures for rank in job.state.members.ranks.values())
     assert 2 not in job.state.hangs._seen
 

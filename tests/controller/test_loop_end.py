@@ -73,7 +73,7 @@ def test_ranks_with_different_numbers_of_batches_are_told_so_and_nobody_is_kille
     job.from_rank(0, "leaving", epoch=0, version=5, again=False)
     for _ in range(70):
         for rank, activity in enumerate((ACTIVITY_LEAVING, ACTIVITY_COLLECTIVE)):
-            job.heard(rank, "beat", count=1, free_bytes=1, progress={rank: [9, activity]})
+            job.heard(rank, "beat", count=1, free_bytes=1, progress={rank: [9, activity, 0.0, False]})
         job.controller.tick()
         job.out.clock += 1
     assert job.out.result is not None and job.out.result[0] == 1

@@ -8,16 +8,20 @@ carries CUDA tensors (NCCL takes no two ranks on one GPU). --nccl-alone gives ea
 that, which a failure must abort and connect anew too. --mirrored: the devices in reverse order, which torch does not
 guess, and a barrier first in each iteration; no rank may end with memory on another's device.
 
---fault KIND:RANK:ITERATION happens once, before that iteration's collective: "hang", or "device" (a kernel that fails).
+--fault KIND:RANK:ITERATION happens once, before that iteration's collective: "hang" (it sleeps), "lock" (it waits for
+a lock that nobody gives back), "gil" (so does a library that keeps the interpreter's lock), or "device" (a kernel that
+fails). Several: with commas.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -135,11 +139,20 @@ class Toy:
         self.losses[iteration] = loss.item()
 
     def _hurt(self, iteration: int) -> None:
-        kind, _, where = self.fault.partition(":")
-        if where != f"{self.rank}:{iteration}" or ff_core.is_replacement() or current() is None:
+        faults = dict(reversed(fault.split(":", 1)) for fault in self.fault.split(",") if fault)
+        kind = faults.get(f"{self.rank}:{iteration}")
+        if kind is None or ff_core.is_replacement() or current() is None:
             return
         if kind == "hang":
             time.sleep(10_000)
+        if kind == "lock":
+            lock = threading.Lock()
+            lock.acquire()
+            lock.acquire()
+        if kind == "gil":
+            mutex = bytes(64)
+            for _ in range(2):
+                ctypes.PyDLL(None).pthread_mutex_lock(mutex)
         if kind == "device":
             torch.ones(4, device=self.device)[torch.tensor([1 << 20], device=self.device)].sum().item()
 
