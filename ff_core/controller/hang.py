@@ -134,19 +134,21 @@ class HangDetector:
             self._stall_s = max(self._stall_s, stall_s)
         if short_s is None or stall_s < short_s or (self._blamed_shortly and not stopped):
             return None
-        did = "it is stopped, and has been" if stopped else "it has done nothing"
-        why = f"hang_timeout_s = auto: {short_s:.1f} s, from the iterations"
-        return Hang(culprits, True, stopped, f"{did} for {stall_s:.1f} s while others wait for it ({why})")
+        why = f"(hang_timeout_s = auto: {short_s:.1f} s, from the iterations)"
+        if stopped:
+            return Hang(culprits, True, True, f"it is stopped, and has been for {stall_s:.1f} s {why}")
+        text = f"it has done nothing for {stall_s:.1f} s while others wait for it {why}"
+        return Hang(culprits, True, False, text)
 
     def _at_last(self, world_size: int, silent_s: float) -> Hang | None:
         deadline_s = self.deadline_s
         if silent_s < deadline_s:
             return None
         culprits, stopped = self._culprits(world_size)
-        why = " while others wait for it (hang_timeout_s)"
-        if not culprits:
-            why = ", and no rank is behind others: nobody is blamed"
-        return Hang(culprits, False, stopped, f"no progress for {deadline_s:g} s{why}")
+        if culprits:
+            text = f"no progress for {deadline_s:g} s while others wait for it (hang_timeout_s)"
+            return Hang(culprits, False, stopped, text)
+        return Hang([], False, False, f"no progress for {deadline_s:g} s, and no rank is behind others: nobody is blamed")
 
     def uneven(self, world_size: int, now: float) -> tuple[list[int], list[int]] | None:
         """(ranks that are through their loop, ranks that wait for them in a collective), None if it is not so: the
