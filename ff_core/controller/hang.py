@@ -148,7 +148,8 @@ class HangDetector:
         if culprits:
             text = f"no progress for {deadline_s:g} s while others wait for it (hang_timeout_s)"
             return Hang(culprits, False, stopped, text)
-        return Hang([], False, False, f"no progress for {deadline_s:g} s, and no rank is behind others: nobody is blamed")
+        text = f"no progress for {deadline_s:g} s, and no rank is behind others: nobody is blamed"
+        return Hang([], False, False, text)
 
     def uneven(self, world_size: int, now: float) -> tuple[list[int], list[int]] | None:
         """(ranks that are through their loop, ranks that wait for them in a collective), None if it is not so: the
