@@ -96,7 +96,7 @@ class Nursery:
         """subprocess.Popen(words, **options), from here if this nursery takes it."""
         nursery = self
 
-        class Forked(subprocess.Popen):  # type: ignore[type-arg]
+        class Forked(subprocess.Popen):
             def _execute_child(self, *args: Any) -> None:
                 execute(nursery, self, *args)
 
@@ -184,7 +184,7 @@ class Order:
         for number, (name, mode, buffering) in enumerate((("stdin", "r", -1), ("stdout", "w", -1), ("stderr", "w", 1))):
             file: Any  # open until the process ends
             if unbuffered and mode == "w":
-                file = io.TextIOWrapper(open(number, "wb", 0, closefd=False), write_through=True)  # type: ignore[arg-type]  # noqa: SIM115
+                file = io.TextIOWrapper(open(number, "wb", 0, closefd=False), write_through=True)  # noqa: SIM115
             else:
                 file = open(number, mode, buffering, closefd=False)  # noqa: SIM115
             setattr(sys, name, file)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 from ff_core.contract.env import RANK_VARIABLES
@@ -94,8 +95,20 @@ def settings_of_job() -> dict[str, str]:
 
 def search_paths() -> list[str]:
     """Where the imports of this process look, in order. A script may have added to them, and a library may find
-    there what a spare would take for missing."""
-    return [os.path.abspath(path) for path in sys.path if isinstance(path, str)]  # noqa: PTH100 (as imports do)
+    there what a spare would take for missing. Without folders inside an installed package: setuptools adds its own,
+    in a spare, too."""
+    paths = [os.path.abspath(path) for path in sys.path if isinstance(path, str)]  # noqa: PTH100 (as imports do)
+    return [path for path in paths if not _is_packages_own(Path(path), paths)]
+
+
+def _is_packages_own(path: Path, paths: Sequence[str]) -> bool:
+    """Whether `path` is a folder of a package that pip has installed in one of `paths`."""
+    for outer in path.parents:
+        if str(outer) in paths:
+            package = path.relative_to(outer).parts[0]
+            if is_library(str(outer / package / "__init__.py"), package):
+                return True
+    return False
 
 
 @contextmanager

@@ -175,6 +175,29 @@ def test_what_the_script_finds_by_a_path_of_its_own_waits_for_the_rank(
     assert not preload.run(["optional"], []).unfit, "nothing else is wrong with it"
 
 
+def test_what_a_library_finds_by_a_path_of_its_own_is_imported_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """setuptools adds a folder of its own to the path. What lies there is imported when the rank's is: behind it."""
+    package = tmp_path / "site-packages" / "brings_its_own"
+    (package / "vendored").mkdir(parents=True)
+    (package / "__init__.py").write_text(f"import sys\nsys.path.append({str(package / 'vendored')!r})")
+    (package / "vendored" / "brought_along.py").write_text("")
+    module(tmp_path / "site-packages", monkeypatch, optional="try:\n    import brought_along\nexcept ImportError: pass")
+    with monkeypatch.context() as rank:
+        rank.setattr(sys, "path", [*sys.path, str(package / "vendored")])
+        paths = preload.search_paths()
+    assert str(tmp_path / "site-packages") in paths
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    names = ["brought_along", "optional", "brings_its_own", "brought_along"]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    result = preload.run(names, [], paths=paths)
+    assert result.unfit == {} and result.imported == 3 and "brought_along" in result.skipped
+    monkeypatch.delitem(sys.modules, "brings_its_own")
+    monkeypatch.delitem(sys.modules, "brought_along")
+
+
 def test_variables_that_the_script_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, sets = "VALUE = os.getenv('SCRIPTS'), os.getenv('LIBS')", "os.environ['LIBS'] = '1'"
     module(tmp_path, monkeypatch, reads=reads, sets=sets)
