@@ -38,6 +38,7 @@ from tests.hosts import Hosts
 
 RANKS, PER_NODE = 4, 2
 _SAID_S, _POLL_S, _END_S = 120.0, 0.05, 240.0
+_BEFORE_S = 30.0  # until the standby's spares are ready, the job trains without faults
 _QUIET_STEPS = 10  # at the end: a replacement has to be ready before the job is through
 
 
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace, out: Path, report: dict[str, Any]) -> Non
     stamp = time.strftime("%H%M%S")
     seconds = arguments.minutes * 60
     step_s, _ = uninterrupted(out / f"{stamp}-pace", 20)
-    steps = int(seconds / step_s) + _QUIET_STEPS
+    steps = int((seconds + _BEFORE_S) / step_s) + _QUIET_STEPS
     print(f"a step takes {step_s:.3f} s: {steps} steps without faults first", flush=True)
     step_s, reference = uninterrupted(out / f"{stamp}-uninterrupted", steps)
     faults = plan(arguments.seed, seconds, arguments.every, arguments.kinds)
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace, out: Path, report: dict[str, Any]) -> Non
     directory = out / f"{stamp}-faults"
     with Hosts(3) as hosts:
         report["hosts"] = "network namespaces" if hosts.real else "addresses of the loopback"
-        took_s, cluster = train(hosts, directory, steps, faults)
+        goodput, cluster = train(hosts, directory, steps, step_s, faults)
         report["left_over"] += [f"process {pid} on host {host}" for host in range(3) for pid in hosts.pids(host)]
     report["left_over"] += [f"/dev/shm/{name}" for name in sorted(shared_memory() - before)]
     report["left_over"] += [f"process {pid}" for pid in of_job(directory)]
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace, out: Path, report: dict[str, Any]) -> Non
         "faults": dict(Counter(what.split()[0] for _, what in cluster.done)),
         "what": [f"{fault.at_s:.1f} s: {what}" for fault, what in cluster.done],
         "failovers": len(totals), "failover_s": summary(totals),
-        "goodput": round(steps * step_s / took_s, 3),
+        "goodput": round(goodput, 3),
     }  # fmt: skip
 
 
@@ -128,8 +129,10 @@ def uninterrupted(directory: Path, steps: int) -> tuple[float, Path]:
     return (times[-1] - times[5]) / (len(times) - 6), directory
 
 
-def train(hosts: Hosts, directory: Path, steps: int, faults: list[Fault]) -> tuple[float, Cluster]:
-    """(seconds from the first iteration to the last, the cluster) of the training with `faults`. Raises JobFailed."""
+def train(
+    hosts: Hosts, directory: Path, steps: int, step_s: float, faults: list[Fault]
+) -> tuple[float, Cluster]:  # fmt: skip
+    """(goodput while there are faults, the cluster) of the training. step_s: of a step without. Raises JobFailed."""
     directory.mkdir(parents=True)
     config = directory / "ff.json"
     config.write_text(json.dumps({"enabled": True, "secret": os.urandom(16).hex(), "spares": 1}))
@@ -160,13 +163,13 @@ def train(hosts: Hosts, directory: Path, steps: int, faults: list[Fault]) -> tup
         cluster.do(fault)
         print(f"{fault.at_s:.1f} s: {cluster.done[-1][1]}", flush=True)
     wait(cluster, lambda: cluster.watch.ended is not None, "the end of the training", _END_S + 2 * steps)
-    took_s = (time.monotonic() - began) * steps / max(1, steps - first)
+    goodput = (steps - first) * step_s / (time.monotonic() - began)
     deadline = time.monotonic() + _SAID_S
     for host, launcher in cluster.launchers.items():
         code = launcher.wait(max(1.0, deadline - time.monotonic()))
         if code != 0:
             raise JobFailed(f"the launcher on host {host} ended with {code}: see {directory}")
-    return took_s, cluster
+    return goodput, cluster
 
 
 def wait(cluster: Cluster, condition: Any, what: str, seconds: float = _SAID_S) -> None:
