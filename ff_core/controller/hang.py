@@ -10,7 +10,8 @@ provided that others are ahead. If neither tells, nobody is blamed, and the job 
 There are two deadlines where the settings leave it to the job ("auto"):
 
 * Short, twice the slowest of the last iterations and a second: for ranks that do not wait and yet do nothing at all,
-  and for processes that are stopped, whatever they were at. One that evaluates, compiles or saves does something.
+  and for processes that are stopped, whatever they were at. One that evaluates, compiles or saves does something. Not
+  for many ranks at once.
 * Long, ten minutes or more: for all others. A collective may wait for a network that is about to come back.
 
 A rank may also do nothing on purpose: sleep, or wait for a file. Then it is replaced once, and its successor gets the
@@ -32,6 +33,7 @@ _WAITING = (ACTIVITY_COLLECTIVE, ACTIVITY_GATE, ACTIVITY_RECOVERING, ACTIVITY_LE
 _UNEVEN_S = 60.0  # nothing but a collective that never ends looks like that for so long
 _AUTO_FLOOR_S = 600.0  # saving a checkpoint from one rank may take minutes
 _AUTO_ITERATIONS = 20.0
+_FEW = 8  # more than this part of the ranks, and more than one: what they wait for is the storage, most likely
 _KNOWN = 10  # iterations after which the slowest of them says something
 
 
@@ -127,7 +129,8 @@ class HangDetector:
         short_s = self.short_s
         culprits, stopped = self._culprits(world_size)
         waiting = any(self._seen[number].activity in _WAITING for number in culprits)
-        if not culprits or (waiting and not stopped):
+        many = len(culprits) > max(1, world_size // _FEW)
+        if not culprits or ((waiting or many) and not stopped):
             return None
         stall_s = min([silent_s, *(self._seen[number].still_s for number in culprits)])
         if not stopped:

@@ -121,6 +121,22 @@ def test_who_is_stopped_is_blamed_whatever_it_was_at() -> None:
     assert hang is not None and hang.culprits == [1] and hang.short
 
 
+@pytest.mark.parametrize(("ranks", "still", "blamed"), [(4, 2, False), (16, 2, True), (16, 3, False)])
+def test_many_that_do_nothing_wait_for_something_else(ranks: int, still: int, blamed: bool) -> None:
+    """For the storage, for instance: a replacement would wait for it, too."""
+    hangs = HangDetector("auto")
+    for now in range(20):
+        for rank in range(ranks):
+            hangs.observe(rank, now, BUSY, float(now))
+        hangs.iterations(1, float(now))
+    for tenth in range(100):
+        for rank in range(ranks):
+            waits = rank >= still
+            hangs.observe(rank, 19 + waits, WAITING if waits else BUSY, 20.0 + tenth / 10, tenth / 10)
+    hang = hangs.judge(ranks, 30.0)
+    assert (hang is not None) == blamed
+
+
 def test_an_iteration_with_a_stop_in_it_is_no_measure() -> None:
     job = Iterating()
     job.hangs.looked()
