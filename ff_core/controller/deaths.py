@@ -9,6 +9,9 @@ from __future__ import annotations
 from ff_core.controller.membership import Rank
 from ff_core.controller.state import JobControl, JobState
 
+#: Deaths of a rank in the same iteration that end the job: by a fault of its own, by somebody's SIGKILL.
+_FAILURES, _KILLS = 2, 4
+
 
 class Deaths:
     """Of one start of the script on all ranks."""
@@ -57,7 +60,7 @@ class Deaths:
         at = min(at, self._state.kill_times.pop(entry.rank, at))
         cause = _how(rank, code, kernel)
         entry.alive, entry.leaving = False, None
-        self._count_death(entry, cause, self._iteration_of(entry, sealed))
+        self._count_death(entry, cause, self._iteration_of(entry, sealed), killed=code == -9 and not kernel)
         if not self._state.finished:
             self.happened({entry.rank}, cause, at)
 
@@ -73,7 +76,7 @@ class Deaths:
         cause = _how(rank, code, kernel)
         if self._state.round is not None:
             self._state.round.explain(f"rank {rank} died", cause)
-        self._count_death(entry, cause, max(iteration, sealed + 1))
+        self._count_death(entry, cause, max(iteration, sealed + 1), killed=code == -9 and not kernel)
 
     def _exited_cleanly(self, entry: Rank) -> None:
         entry.alive = False
@@ -98,14 +101,15 @@ class Deaths:
         base = current.version if current is not None and not rank.restored else self._state.w
         return max(sealed, base, rank.committed[1]) + 1
 
-    def _count_death(self, rank: Rank, cause: str, iteration: int) -> None:
-        rank.failures[iteration] = rank.failures.get(iteration, 0) + 1
-        if self._state.is_protecting and rank.failures[iteration] >= 2:
-            self._control.finish(
-                1,
-                f"{cause}; it failed twice in iteration {iteration}: not a hardware failure. "
-                f"Its last words:\n{rank.tail}",
-            )
+    def _count_death(self, rank: Rank, cause: str, iteration: int, *, killed: bool) -> None:
+        """killed: by SIGKILL, and the kernel says nothing of it. Nobody kills himself so: somebody else has done it."""
+        deaths = rank.failures.setdefault(iteration, [0, 0])
+        deaths[not killed] += 1
+        if not self._state.is_protecting or (deaths[1] < _FAILURES and deaths[0] < _KILLS):
+            return
+        how = "it failed twice" if deaths[1] >= _FAILURES else f"it was killed {deaths[0]} times"
+        text = f"{cause}; {how} in iteration {iteration}: not a hardware failure. Its last words:\n{rank.tail}"
+        self._control.finish(1, text)
 
     def happened(self, dead: set[int], cause: str, at: float) -> None:
         """`dead` ranks are without a process: a failover, or if there can be none the script starts again. Between two

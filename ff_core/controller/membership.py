@@ -43,7 +43,7 @@ class Rank:
     again: bool = False  # whoever runs its script again comes to the same end of the newest loop
     marked: int | None = None  # version with which it waits at the begin of a later loop
     exited: bool = False  # left with exit code 0 after may_leave
-    failures: dict[int, int] = field(default_factory=dict)  # iteration -> deaths in it
+    failures: dict[int, list[int]] = field(default_factory=dict)  # iteration -> [deaths in it by SIGKILL, other ones]
     tail: str = ""  # last lines of its stderr, when it died
 
 

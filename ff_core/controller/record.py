@@ -34,7 +34,7 @@ class Record:
     layouts: dict[int, dict[str, int]]
     holders: dict[int, list[int]]
     homes: dict[int, int]
-    failures: dict[int, dict[int, int]]
+    failures: dict[int, dict[int, list[int]]]
     kinds: dict[str, Any]
     constants: dict[int, list[Any]]
     fired: list[int]

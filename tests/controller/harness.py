@@ -164,9 +164,9 @@ class Job:
         for rank in self.ranks:
             self.from_rank(rank, "resumed", epoch=epoch, timings={"regroup": 0.1, "rebuild": 0.2, "scalars": 0.3})
 
-    def fail_over(self, rank: int, version: int) -> None:
+    def fail_over(self, rank: int, version: int, code: int = -9) -> None:
         """`rank` dies after `version` was sealed; everybody goes on from there."""
-        self.die(rank, sealed=version)
+        self.die(rank, code, sealed=version)
         if self.out.result is None:
             self.inventories(version, {other: version for other in self.ranks if other != rank})
             self.resume()

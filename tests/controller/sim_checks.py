@@ -237,8 +237,8 @@ class Checks:
         self.result = (code, summary)
         if code == 0:
             return
-        twice = re.search(r"rank (\d+) .*; it failed twice in iteration", summary)
-        if twice and self.kills.get(int(twice.group(1)), 0) >= 2:
+        twice = re.search(r"rank (\d+) .*; it (failed twice|was killed 4 times) in iteration", summary)
+        if twice and self.kills.get(int(twice.group(1)), 0) >= (2 if twice.group(2) == "failed twice" else 4):
             return
         if code == NO_PLACE_CODE:
             self._nobody_came()

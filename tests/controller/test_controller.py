@@ -221,10 +221,10 @@ def test_deaths_in_training_are_remembered_after_a_restart(training: bool) -> No
     if training:
         job.start()
         job.commit(3)
-    job.state.members.ranks[1].failures = {4: 1}
+    job.state.members.ranks[1].failures = {4: [0, 1]}
     job.state.left_version = 3
     job.controller.restart_job("because", set())
-    assert job.state.members.ranks[1].failures == ({4: 1} if training else {})
+    assert job.state.members.ranks[1].failures == ({4: [0, 1]} if training else {})
     assert (job.state.w, job.state.is_protecting, job.state.round, job.state.left_version) == (-1, False, None, None)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from tests.controller.harness import Job, running
 
 
@@ -11,8 +15,9 @@ def dying(job: Job, rank: int) -> str:
     return uid
 
 
-def gone(job: Job, rank: int, uid: str, code: int = -9, sealed: int = 4) -> None:
-    job.from_rank(rank, "worker_exit", uid=uid, code=code, tail="last words", sealed=sealed, at=job.out.clock)
+def gone(job: Job, rank: int, uid: str, code: int = -9, sealed: int = 4, kernel: str = "") -> None:
+    last = {"code": code, "tail": "last words", "sealed": sealed, "kernel": kernel}
+    job.from_rank(rank, "worker_exit", uid=uid, **last, at=job.out.clock)
 
 
 def test_a_dying_rank_is_replaced_before_it_is_gone() -> None:
@@ -31,16 +36,26 @@ def test_a_dying_rank_is_replaced_before_it_is_gone() -> None:
     assert job.state.round.cause == "rank 2 was killed by signal 9"
 
 
-def test_a_dying_rank_counts_once_and_twice_in_an_iteration_is_the_scripts_fault() -> None:
+@pytest.mark.parametrize(
+    ("how", "times", "said"),
+    [
+        ({"code": -11}, 2, "signal 11; it failed twice in iteration 5"),
+        ({"kernel": "Out of memory"}, 2, "Out of memory); it failed twice in iteration 5"),
+        ({}, 4, "signal 9; it was killed 4 times in iteration 5"),  # a scheduler, an administrator, we
+    ],
+)
+def test_a_dying_rank_counts_once_and_again_and_again_is_no_hardware_failure(
+    how: dict[str, Any], times: int, said: str
+) -> None:
     job = running()
-    for _ in range(2):
+    for _ in range(times):
         assert job.out.result is None
         uid = dying(job, 2)
-        gone(job, 2, uid)
+        gone(job, 2, uid, **how)
         if job.out.result is None:
             job.inventories(4, {0: 4, 1: 4, 3: 4})
             job.resume()
-    assert job.out.result is not None and "failed twice in iteration 5" in job.out.result[1]
+    assert job.out.result is not None and said in job.out.result[1]
     assert "last words" in job.out.result[1]
 
 

@@ -157,7 +157,7 @@ def test_the_last_node() -> None:
 
 def test_twice_in_the_same_iteration_ends_the_job_with_its_last_words() -> None:
     job = running()
-    job.fail_over(2, 4)
+    job.fail_over(2, 4, code=1)
     job.commit(4)
     job.die(2, code=1, sealed=4, tail="File train.py\nValueError: bad batch")
     assert job.out.result is not None and job.out.result[0] == 1

@@ -74,7 +74,7 @@ def test_a_record_says_all_that_nobody_else_knows() -> None:
     state = job.state
     state.kinds.groups = {frozenset({0, 1}), frozenset({2})}
     state.kinds.frozen, state.kinds.has_constant = {2}, True
-    state.members.ranks[1].failures = {7: 1}
+    state.members.ranks[1].failures = {7: [0, 1]}
     job.from_rank(0, "persisted", path="there", version=3)
     job.heard(0, "preload", modules=["torch"], calls=[])
     number, content = newest(job)
@@ -85,7 +85,7 @@ def test_a_record_says_all_that_nobody_else_knows() -> None:
     takeover, _ = taken_over(joins(job, 1), joins(job, 2))
     after = takeover.controller.state
     assert after.kinds == state.kinds and after.last_checkpoint == ("there", 3)
-    assert after.members.ranks[1].failures == {7: 1}
+    assert after.members.ranks[1].failures == {7: [0, 1]}
     assert [rank.layout for rank in after.members.ranks.values()] == [r.layout for r in state.members.ranks.values()]
     assert takeover.controller.preload == job.controller.preload
     assert after.config == state.config and after.settings == state.settings
