@@ -41,6 +41,7 @@ class Controller(JobControl):
         self.state = JobState(job, config, out)
         self.out, self._find = out, find
         self.preload: dict[str, Any] | None = None
+        self._awaited: set[int] = set()  # ranks without which W cannot rise: thousands of commits need not be compared
         self.drains, self.persisting = Drains(self.state, self), Persisting(self.state)
         self.succession = Succession(self.state, lambda: self.preload)
         self._make_parts()
@@ -148,7 +149,10 @@ class Controller(JobControl):
             rank = self.state.members.ranks[number]
             if rank.node == node:
                 rank.committed = max(rank.committed, (epoch, version))
-        self.publish_w()
+                if version > self.state.w:
+                    self._awaited.discard(number)
+        if not self._awaited:
+            self.publish_w()
 
     def publish_w(self) -> None:
         """See JobControl."""
@@ -156,7 +160,12 @@ class Controller(JobControl):
         newest = min(
             (rank.committed[1] if rank.committed[0] == state.epoch else -1) for rank in state.members.ranks.values()
         )
-        if newest > state.w and state.settled:
+        rises = newest > state.w and state.settled
+        self._awaited = {
+            rank.rank for rank in state.members.ranks.values()
+            if rank.committed[0] != state.epoch or rank.committed[1] <= (newest if rises else state.w)
+        }  # fmt: skip
+        if rises:
             iterations, had_left = newest - state.w if state.w >= 0 else 0, state.has_left()
             state.w = newest
             interval, pause = self.copying.w_rises(newest), self.drains.pause(newest)

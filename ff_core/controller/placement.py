@@ -22,6 +22,7 @@ def place(
     Returns fewer (down to none) where there are not enough other live nodes: the caller says so to the user.
     """
     ring = sorted(live_nodes)
+    position = {node: number for number, node in enumerate(ring)}
     load = dict.fromkeys(ring, 0)
     share = len(node_of) * replicas // max(1, len(ring))
     holders: Holders = {}
@@ -33,10 +34,11 @@ def place(
             load[node] += 1
     for rank in sorted(node_of):
         home, chosen = node_of[rank], holders[rank]
-        others = [node for node in ring if node != home and node not in chosen]
+        if len(chosen) >= replicas:
+            continue  # of all ranks, in a failover without a lost node
         # nearest in the ring first, so that without losses this is the plain neighbour; load decides after losses
-        start = ring.index(home) if home in ring else 0
-        others.sort(key=lambda node: (ring.index(node) - start) % len(ring))
+        start = position.get(home, 0)
+        others = [node for node in ring[start:] + ring[:start] if node != home and node not in chosen]
         while len(chosen) < replicas and others:
             least = min(load[node] for node in others)
             node = next(node for node in others if load[node] <= least + share)
