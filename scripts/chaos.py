@@ -8,7 +8,8 @@ are network namespaces; where these are not permitted they are addresses of the 
 same training runs under torchrun first, uninterrupted. At the end every loss, parameter, optimizer state and random
 state of every rank is compared, and nothing may be left over: no process, no shared memory, no namespace.
 
-A seed gives the same faults at the same times. What they hit depends on where the job is then. Exit code 0: all bits
+A seed gives the same faults at the same times. What they hit depends on where the job is then; no rank is hit twice
+between two versions. Exit code 0: all bits
 are right and nothing is left. OUT/chaos.json has the numbers; goodput is the share of the time that an uninterrupted
 training would have needed.
 """

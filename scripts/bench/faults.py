@@ -70,6 +70,7 @@ class Cluster:
     _controller: int = 0  # host
     _lost: set[int] = field(default_factory=set)  # nodes
     _degraded: bool = False
+    _hit: dict[int, set[int]] = field(default_factory=dict)  # version that was the last -> ranks
 
     def start(self, host: int, standby: bool) -> None:
         endpoint = f"{self.hosts.addresses[self._controller]}:29503"
@@ -109,13 +110,20 @@ class Cluster:
         """Let it happen. One that takes a host away becomes a kill while the job cannot lose one."""
         kind = fault.kind if fault.kind not in NEEDS_ALL or self.all_there() else "kill"
         whom = getattr(self, f"_do_{kind}")(fault.draw)
-        self.done.append((fault, f"{kind} {whom}"))
+        self.done.append((fault, f"{kind} {whom}" if whom else "nobody: each rank has been hit since the last version"))
 
-    def _rank(self, draw: float) -> int:
-        return sorted(self.watch.pids)[int(draw * len(self.watch.pids))]
+    def _rank(self, draw: float, beside: int = 0) -> int | None:
+        """One that was not hit since the last version, nor the one `beside` it. A rank that dies again and again in
+        the same iteration is the script's fault to the job."""
+        ranks = [r for r in sorted(self.watch.pids) if not {r, r ^ beside} & self._hit.get(self.watch.w, set())]
+        return ranks[int(draw * len(ranks))] if ranks else None
 
-    def _signal(self, ranks: Sequence[int], number: int) -> str:
+    def _signal(self, ranks: Sequence[int | None], number: int) -> str:
+        if None in ranks:
+            return ""
         for rank in ranks:
+            assert rank is not None
+            self._hit.setdefault(self.watch.w, set()).add(rank)
             try:
                 os.kill(self.watch.pids[rank], number)
             except ProcessLookupError:
@@ -132,8 +140,8 @@ class Cluster:
         return self._signal([self._rank(draw)], signal.SIGSTOP)
 
     def _do_two(self, draw: float) -> str:
-        first = self._rank(draw) // 2 * 2
-        return self._signal([first, first + 1], signal.SIGKILL)
+        rank = self._rank(draw, beside=1)
+        return "" if rank is None else self._signal([rank & ~1, rank | 1], signal.SIGKILL)
 
     def _other(self, draw: float) -> tuple[int, int]:
         """(node, host) of one that has not the controller."""
