@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -143,7 +144,7 @@ def spread(seconds: list[float]) -> dict[str, float]:
     ordered = sorted(1000 * value for value in seconds)
     return {
         "mean": round(statistics.fmean(ordered), 1), "median": round(statistics.median(ordered), 1),
-        "p99": round(ordered[int(0.99 * (len(ordered) - 1))], 1), "most": round(ordered[-1], 1),
+        "p99": round(ordered[math.ceil(0.99 * len(ordered)) - 1], 1), "most": round(ordered[-1], 1),
     }  # fmt: skip
 
 

@@ -9,15 +9,15 @@ same training runs under torchrun first, uninterrupted. At the end every loss, p
 state of every rank is compared, and nothing may be left over: no process, no shared memory, no namespace.
 
 A seed gives the same faults at the same times. What they hit depends on where the job is then; no rank is hit twice
-between two versions. Exit code 0: all bits
-are right and nothing is left. OUT/chaos.json has the numbers; goodput is the share of the time that an uninterrupted
-training would have needed.
+between two versions. Exit code 0: all bits are right and nothing is left. OUT/chaos.json has the numbers; goodput is
+the share of the time that an uninterrupted training would have needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -112,7 +112,7 @@ def summary(values: list[float]) -> dict[str, float]:
         return {}
     ordered = sorted(values)
     return {"mean": round(statistics.fmean(values), 2), "median": round(statistics.median(values), 2),
-            "p99": round(ordered[int(0.99 * (len(ordered) - 1))], 2), "longest": round(ordered[-1], 2)}  # fmt: skip
+            "p99": round(ordered[math.ceil(0.99 * len(ordered)) - 1], 2), "longest": round(ordered[-1], 2)}  # fmt: skip
 
 
 def training(steps: int) -> Training:
