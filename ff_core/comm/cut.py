@@ -12,6 +12,7 @@ nothing left to read (see `GroupSockets.shutdown`), so a little time is enough f
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -21,10 +22,13 @@ from typing import Any
 
 import torch
 
+log = logging.getLogger("ff_core")
 POLL_S = 0.01  # between two looks at what may be lost
 _GRACE_S = 0.05  # after the connections were cut: everything that gloo does call back about has ended by then
 #: Of a processor, since the cut: an event loop has told everybody by then who has waited for a connection.
 _LOOP_S = 0.05
+_TELL_S = 10.0
+_WAITS = "a failover has waited %g s for gloo's threads to be through with what they were at; %s"
 _LOOP = "gloo_tcp_loop"  # an event loop's name; the threads that reduce are called pt_gloo_runloop
 
 
@@ -64,7 +68,12 @@ class Cut:
         What had arrived before is still worked off, and the training thread may have left without waiting for it: an
         all-gather could write a weight after a restore.
         """
+        begun, told = time.monotonic(), False
         while not (comes() and self.lost()):
+            if not told and time.monotonic() - begun > _TELL_S:
+                told = True
+                busy = [name for _, name, running, _ in _threads() if running]
+                log.warning(_WAITS, _TELL_S, "no halt has come" if not comes() else f"still at work: {busy}")
             time.sleep(POLL_S)
 
     def add(self, latch: Latch) -> None:

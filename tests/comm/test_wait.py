@@ -84,6 +84,18 @@ def test_what_gloo_still_works_on_is_waited_for(monkeypatch: pytest.MonkeyPatch)
     assert ended and work is not None
 
 
+def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(cut_module, "_TELL_S", 0.05)
+    idle = threading.Event()
+    monkeypatch.setattr(cut_module, "_gloo_is_idle", lambda used_before: idle.is_set())
+    cut = Cut()
+    cut.made()
+    threading.Timer(0.3, idle.set).start()
+    cut.wait_lost(lambda: True)
+    (record,) = caplog.records
+    assert "has waited 0.05 s for gloo's threads" in record.getMessage()
+
+
 def test_a_latch_opens_once_when_its_operation_ends_or_is_lost() -> None:
     for lost in (False, True):
         cut, inner = Cut(), torch.futures.Future()  # type: ignore[var-annotated]
