@@ -186,18 +186,21 @@ class Failovers:
             needs_broadcast |= set(current.newcomers)
         elif self.state.kinds.frozen:
             constants = {rank: self.state.constants_of(rank) for rank in self.state.kinds.frozen}
-        addresses = self.members.holder_addresses()
-        roles, sends = {}, []
+        # To each node what it needs: with all to all, a thousand nodes would get a million roles.
+        addresses, layouts = self.members.holder_addresses(), self.members.layouts()
+        roles: dict[int, dict[int, Any]] = {node: {} for node in self.members.live_nodes()}
+        sends: dict[int, list[Any]] = {node: [] for node in self.members.live_nodes()}
+        restored = [number for number, source in decision.sources.items() if source.kind != "live"]
         for number, source in decision.sources.items():
             home = self.members.ranks[number].node
             local = source.kind == "live" or (source.kind == "own" and source.node == home)
-            roles[number] = {
+            roles[home][number] = {
                 "source": "live" if source.kind == "live" else "slot",
                 "full": source.full,
                 "filled": not local,
             }
             if not local:
-                sends.append(
+                sends[source.node].append(
                     {
                         "rank": number,
                         "kind": source.kind,
@@ -209,7 +212,6 @@ class Failovers:
         current.verdict_at, current.step = self.out.now(), Step.JOINING
         interval = self._copying.begin_epoch(decision.version)
         for node in self.members.live_nodes():
-            layouts = self.members.layouts_for(node)
             self.out.send(
                 node,
                 "verdict",
@@ -218,12 +220,12 @@ class Failovers:
                 version=decision.version,
                 source_rank=decision.source_rank,
                 newcomers=sorted(needs_broadcast),
-                restored=[number for number, role in roles.items() if role["source"] != "live"],
-                roles=roles,
-                send=[order for order in sends if order["from"] == node],
-                own=layouts["own"],
-                replicas=layouts["replicas"],
-                holders=addresses,
+                restored=restored,
+                roles=roles[node],
+                send=sends[node],
+                own=layouts[node]["own"],
+                replicas=layouts[node]["replicas"],
+                holders=addresses[node],
                 coverage=self.state.coverage,
                 interval=interval,
                 resumes=decision.version == self.state.begun_from,

@@ -150,20 +150,24 @@ class Membership:
     def holders(self) -> dict[int, list[int]]:
         return {rank.rank: list(rank.holders) for rank in self.ranks.values()}
 
-    def holder_addresses(self) -> dict[int, list[list[Any]]]:
-        """rank -> [[node, host, port], ...] of the agents that hold its replicas."""
-        return {
-            rank.rank: [[node, *self.nodes[node].data_address] for node in rank.holders] for rank in self.ranks.values()
-        }
+    def holder_addresses(self) -> dict[int, dict[int, list[list[Any]]]]:
+        """Live node -> its rank -> [[node, host, port], ...] of the agents that hold its replicas."""
+        found: dict[int, dict[int, list[list[Any]]]] = {node: {} for node in self.live_nodes()}
+        for rank in self.ranks.values():
+            if rank.node in found:
+                found[rank.node][rank.rank] = [[node, *self.nodes[node].data_address] for node in rank.holders]
+        return found
 
-    def layouts_for(self, node: int) -> dict[str, dict[int, dict[str, Any]]]:
-        """{"own": {rank: layout}, "replicas": {rank: layout}} that the agent of `node` must have memory for."""
-        own, replicas = {}, {}
+    def layouts(self) -> dict[int, dict[str, dict[int, dict[str, Any]]]]:
+        """Live node -> {"own": {rank: layout}, "replicas": {rank: layout}} that its agent must have memory for."""
+        found: dict[int, dict[str, dict[int, dict[str, Any]]]]
+        found = {node: {"own": {}, "replicas": {}} for node in self.live_nodes()}
         for rank in self.ranks.values():
             if rank.layout is None:
                 continue
-            if rank.node == node:
-                own[rank.rank] = dict(rank.layout)
-            if node in rank.holders:
-                replicas[rank.rank] = {**rank.layout, "local_bytes": 0}
-        return {"own": own, "replicas": replicas}
+            if rank.node in found:
+                found[rank.node]["own"][rank.rank] = dict(rank.layout)
+            for node in rank.holders:
+                if node in found:
+                    found[node]["replicas"][rank.rank] = {**rank.layout, "local_bytes": 0}
+        return found

@@ -76,7 +76,7 @@ class Startup:
         is in from now on."""
         self._start(node, epoch)
         if self.settings is not None:
-            self._send_arenas(node, self.settings, epoch)
+            self._send_arenas(node, self.members.layouts()[node], self.settings, epoch)
 
     def _start(self, node: int, epoch: int) -> None:
         here = self.members.on_node(node)
@@ -91,8 +91,7 @@ class Startup:
             standby=not here,
         )
 
-    def _send_arenas(self, node: int, settings: Settings, epoch: int) -> None:
-        layouts = self.members.layouts_for(node)
+    def _send_arenas(self, node: int, layouts: dict[str, Any], settings: Settings, epoch: int) -> None:
         self.out.send(
             node,
             "arenas",
@@ -158,8 +157,8 @@ class Startup:
             self._control.finish(1, problem)
             return
         announce_coverage(state)
-        for node in self.members.live_nodes():
-            self._send_arenas(node, self.settings, state.epoch)
+        for node, layouts in self.members.layouts().items():
+            self._send_arenas(node, layouts, self.settings, state.epoch)
 
     def _settle(self, settings: Settings) -> None:
         """From here on the job runs with `settings`, which hold what its script gave; agents get them with their
@@ -181,9 +180,8 @@ class Startup:
         """Empty, or why some machine's memory is not enough, in bytes per node."""
         need_by_host: dict[str, int] = {}
         lines = []
-        for node_id in self.members.live_nodes():
+        for node_id, layouts in self.members.layouts().items():
             node = self.members.nodes[node_id]
-            layouts = self.members.layouts_for(node_id)
             own = sum(arena_bytes(layout) for layout in layouts["own"].values())
             if self._state.config.persist_dir:  # a copy of what is being written
                 own += sum(arena_bytes({**layout, "slots": 1}) for layout in layouts["own"].values())
@@ -231,8 +229,7 @@ class Startup:
             if self._state.resuming is not None:
                 self._resuming.load()
                 return
-            for other in self.members.live_nodes():
-                addresses = self.members.holder_addresses()
+            for other, addresses in self.members.holder_addresses().items():
                 self.out.send(other, "placement", epoch=epoch, holders=addresses, coverage=coverage, interval=interval)
 
     def on_training(self, node: int, rank: int) -> None:

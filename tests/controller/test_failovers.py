@@ -21,8 +21,9 @@ def test_one_death_from_halt_to_resume() -> None:
     assert {(m["epoch"], m["old_epoch"], m["version"], m["source_rank"]) for m in verdicts.values()} == {(1, 0, 4, 0)}
     assert [(node, m["rank"], m["uid"], m["epoch"]) for node, m in job.out.take("assign")] == [(1, 2, "e1-r2", 1)]
     assert verdicts[0]["newcomers"] == [2] and verdicts[0]["restored"] == [2]
-    assert verdicts[0]["roles"][2] == {"source": "slot", "full": True, "filled": False}
-    assert verdicts[0]["roles"][3]["source"] == "live"
+    assert {node: sorted(m["roles"]) for node, m in verdicts.items()} == {0: [0, 1], 1: [2, 3]}
+    assert verdicts[1]["roles"][2] == {"source": "slot", "full": True, "filled": False}
+    assert verdicts[1]["roles"][3]["source"] == "live"
     for rank in job.ranks:
         assert not job.out.take("regroup")
         job.from_rank(rank, "ready", epoch=1, restored_bytes=1, at=0.0)
@@ -48,8 +49,8 @@ def test_the_newcomers_live_tensors_mean_nothing_until_it_has_resumed() -> None:
     job.die(0, sealed=4)  # while rank 1 joins
     assert job.state.epoch == 2
     job.inventories(4, {1: 4})
-    verdict = job.out.take("verdict")[-1][1]
-    assert verdict["roles"][1]["source"] == "slot" and verdict["source_rank"] is None
+    node, verdict = job.out.take("verdict")[-1]
+    assert node == 1 and verdict["roles"][1]["source"] == "slot" and verdict["source_rank"] is None
     assert verdict["newcomers"] == [0, 1] and verdict["restored"] == [0, 1]
 
 
