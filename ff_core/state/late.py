@@ -1,20 +1,23 @@
-"""Modules of the script that it imports while it trains: what they have was not there when its variables were found.
+"""Modules of the script that it imports while it trains: what they and their classes have was not there when its
+variables were found.
 
 modules = Modules()
 modules.new()           # places (`ff_core.state.space`) of those that have come since
-modules.needed(labels)  # in a replacement: of those that the dead rank had; they are imported
-modules.undone(labels)  # in a survivor: labels of those that the version did not have; they are forgotten
+modules.names()         # of all that have come: they belong to a version, also those that have no variables
+modules.needed(names)   # in a replacement: places of those that the version had; they are imported
+modules.undone(names)   # in a survivor: labels of those that the version did not have; they are forgotten
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from enum import Enum
 from types import FunctionType
 
 from ff_core.state import frames
-from ff_core.state.space import Space
+from ff_core.state.space import OfClass, Space
 
 _BEGIN, _END = "imported ", "::"  # what is new there is there to stay
 
@@ -24,7 +27,7 @@ class Modules:
 
     def __init__(self) -> None:
         self._known = set(sys.modules)
-        self._late: dict[str, str] = {}  # label -> name
+        self._late: dict[str, list[str]] = {}  # name -> labels of its places
 
     def new(self) -> list[Space]:
         """Each once."""
@@ -32,29 +35,45 @@ class Modules:
             return []
         names = sorted(set(frames.users_modules()) - self._known)
         self._known = set(sys.modules)
-        self._late.update((f"{_BEGIN}{name}{_END}", name) for name in names)
-        return [_OfModule(name) for name in names]
+        spaces = []
+        for name in names:
+            places = list(_places(name))
+            self._late[name] = [space.label for space in places]
+            spaces += places
+        return spaces
 
-    def needed(self, labels: Collection[str]) -> list[Space]:
+    def names(self) -> list[str]:
+        """Those of `new()`, all together."""
+        return list(self._late)
+
+    def needed(self, names: Collection[str]) -> list[Space]:
         """What cannot be imported is left out."""
-        for label in labels:
-            if label.startswith(_BEGIN) and label not in self._late:
+        for name in names:
+            if name not in sys.modules:
                 try:
-                    importlib.import_module(label.removeprefix(_BEGIN).removesuffix(_END))
+                    importlib.import_module(name)
                 except ImportError:
                     continue
         return self.new()
 
-    def undone(self, labels: Collection[str]) -> list[str]:
-        """Labels of those that are not in `labels`: the script imports them anew."""
-        gone = [label for label in self._late if label not in labels]
-        for label in gone:
-            sys.modules.pop(self._late.pop(label), None)
+    def undone(self, names: Collection[str]) -> list[str]:
+        """Labels of those that are not in `names`: the script imports them anew."""
+        gone = [name for name in self._late if name not in names]
+        for name in gone:
+            sys.modules.pop(name, None)
         self._known &= sys.modules.keys()
-        return gone
+        return [label for name in gone for label in self._late.pop(name)]
 
 
-class _OfModule(Space):
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{_BEGIN}{name}{_END}", sys.modules[name].__dict__)
-        self.known = [name for name in self.known if not isinstance(self._held[name], (FunctionType, type))]
+def _places(name: str) -> Iterator[Space]:
+    module = sys.modules[name]
+    yield _without_code(Space(f"{_BEGIN}{name}{_END}", module.__dict__))
+    for value in list(vars(module).values()):
+        if isinstance(value, type) and value.__module__ == name and not issubclass(value, Enum):
+            yield _without_code(OfClass(f"{_BEGIN}{name} {value.__qualname__}{_END}", value))
+
+
+def _without_code(space: Space) -> Space:
+    held = space.values({})
+    space.known = [name for name in space.known if not isinstance(held[name], (FunctionType, type))]
+    return space

@@ -81,8 +81,8 @@ class Variables(Looked):
     # ---- a version --------------------------------------------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:
-        """{"process", "functions": labels of those that ran when training began, "changed": path -> entry,
-        "new": path -> entry or None, of names that were not there at first}.
+        """{"process", "functions": labels of those that ran when training began, "modules": names of those that were
+        imported since, "changed": path -> entry, "new": path -> entry or None, of names that were not there at first}.
 
         entry: [taken or None, shown, text, mark, whether the object is that of the begin]. Tensors are the live ones:
         to be encoded at once.
@@ -119,7 +119,8 @@ class Variables(Looked):
         self._alive = list(self._found.by_label().values())
         new = self._save_new(taker, awake, met)
         met.find_views()
-        return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
+        came = {"functions": self._found.functions, "modules": self._modules.names()}
+        return {"process": self._process, **came, "changed": changed, "new": new}
 
     def _add(self, spaces: list[Space]) -> None:
         """Places that have come while the script trains: all of them counts."""
@@ -129,11 +130,10 @@ class Variables(Looked):
             self._began.marks.update(dict.fromkeys(paths))
             self._changed.update(paths)
 
-    def _import(self, changed: Collection[str], mine: bool) -> None:
+    def _import(self, names: Collection[str], mine: bool) -> None:
         """The modules that the version had, and no others."""
-        labels = {entries.split(path)[0] for path in changed}
-        self._add(self._modules.needed(labels))
-        for label in self._modules.undone(labels) if mine else ():
+        self._add(self._modules.needed(names))
+        for label in self._modules.undone(names) if mine else ():
             self._live.remove(label)
             self._began.forget(label)
 
@@ -203,7 +203,7 @@ class Variables(Looked):
         """
         self._covered = Covered()
         mine = saved["process"] == self._process
-        self._import(saved["changed"], mine)
+        self._import(saved["modules"], mine)
         by_label = self._found.by_label()
         written = [*saved["changed"].items(), *saved["new"].items()]
         written.sort(key=lambda pair: entries.is_made_late(pair[1]))

@@ -253,6 +253,24 @@ def a_module_that_comes_late(look: Look, numbers: Numbers) -> Any:
 
 
 @script
+def classes_that_come_late(look: Look, numbers: Numbers) -> Any:
+    """Their module has no variable that training changes."""
+    sys.modules.pop("late_classes", None)
+    meter: Any = None
+    seen: list[Any] = []
+    look(0)
+    for n in numbers:
+        from late_classes import Meter  # type: ignore[import-not-found]
+
+        meter = meter or Meter()
+        meter.total += n
+        Meter.made += n
+        seen.append((isinstance(meter, Meter), meter.total, Meter.made))
+        look(n)
+    return seen
+
+
+@script
 def a_file_that_is_read(look: Look, numbers: Numbers) -> Any:
     path = Path(__file__)
     seen: list[Any] = []
@@ -267,6 +285,7 @@ def a_file_that_is_read(look: Look, numbers: Numbers) -> Any:
 @pytest.fixture(autouse=True)
 def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "comes_late.py").write_text("TOTAL = 0\nHISTORY = []\n")
+    (tmp_path / "late_classes.py").write_text("class Meter:\n    total = made = 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
