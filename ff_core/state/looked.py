@@ -6,6 +6,7 @@ import uuid
 from types import GeneratorType
 from typing import Any
 
+from ff_core.contract.adapter import Remedies
 from ff_core.state import entries, late, standard, values, variable_words
 from ff_core.state.by_loading import ByLoading
 from ff_core.state.captured import Taker
@@ -67,11 +68,12 @@ class Looked:
                 lost.append(f"{path} ({entry[1]})")
         return lost
 
-    def told(self) -> list[str]:
+    def told(self, remedies: Remedies) -> list[str]:
         """After the first iterations: what a user should know before a failure."""
         written, threads = self.written(), standard.threads_of_script()
+        advice = variable_words.remedy(remedies)
         return [
-            *([variable_words.WRITTEN.format(what=some_of(written)) + variable_words.REMEDY] if written else []),
+            *([variable_words.WRITTEN.format(what=some_of(written)) + advice] if written else []),
             *([variable_words.THREADS.format(what=some_of(threads))] if threads else []),
         ]
 

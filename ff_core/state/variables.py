@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from ff_core.contract.adapter import Remedies
 from ff_core.errors import UnsupportedError
 from ff_core.state import covered, entries, placed, spaces, values, variable_words
 from ff_core.state.by_loading import ByLoading
@@ -53,7 +54,7 @@ class Variables(Looked):
         self._asked = None if adapter is None else Start.here()
 
     def begin(
-        self, of_functions: Collection[str] | None = None, *, after_asked: bool = False, unsaved: str = "ignore"
+        self, of_functions: Collection[str] | None = None, *, after_asked: bool = False, refuses: Remedies | None = None
     ) -> None:
         """What is there now was made on the way to the loop, as a replacement makes it, too.
 
@@ -61,7 +62,7 @@ class Variables(Looked):
         asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.
 
         after_asked: what was there in asked() was made on the way, what is here was not.
-        unsaved: "refuse" raises UnsupportedError if there are too many, "ignore" is a warning.
+        refuses: of the framework. UnsupportedError is raised if there are too many; None: that is a warning.
         """
         start = self._asked.train() if after_asked and self._asked is not None else Start.here(of_functions)
         self._asked = None
@@ -69,8 +70,8 @@ class Variables(Looked):
         self._take(start)
         if self._found.left_out:
             text = variable_words.left_out(self._found.left_out, start.most)
-            if unsaved == "refuse":
-                raise UnsupportedError(text + variable_words.ALLOW)
+            if refuses is not None:
+                raise UnsupportedError(text + variable_words.ALLOW.format(remedies=refuses))
             log.warning("%s", text)
         # Iterators ("placed"): a replacement has not begun those that give their first item later.
         of = self._live.spaces
