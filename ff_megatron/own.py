@@ -198,7 +198,7 @@ def protect(model: Any, optimizer: Any, scheduler: Any, timers: Any, data: Seque
     from megatron.core.utils import get_model_config
 
     chunks = [model] if hasattr(model, "ddp_config") else list(model)
-    support.check_own(chunks, optimizer, scheduler)
+    support.check_own(chunks, optimizer, scheduler, mine.config)
     micro_batches.install(guard)
     mine.groups.listener = InData()
     loop = OwnLoop(mine, data)
