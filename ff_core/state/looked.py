@@ -24,15 +24,12 @@ class Looked:
         self._asked: Start | None = None
         self._loaders: list[Any] = []
         self._comes_again = True
-        self._forget()
+        self._begin_with(Start())
 
-    def _take(self, start: Start) -> None:
+    def _begin_with(self, start: Start) -> None:
         self._covered, self._found, self._live, self._began = start.covered, start.found, start.live, start.began
         self._ids, self._writes_uncounted = start.ids, start.writes_uncounted
         self._alive = start.alive  # objects, in the last version too: an iteration that is void may have let go of one
-
-    def _forget(self) -> None:
-        self._take(Start())
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch

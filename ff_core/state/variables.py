@@ -66,8 +66,7 @@ class Variables(Looked):
         """
         start = self._asked.train() if after_asked and self._asked is not None else Start.here(of_functions)
         self._asked = None
-        self._forget()
-        self._take(start)
+        self._begin_with(start)
         if self._found.left_out:
             text = variable_words.left_out(self._found.left_out, start.most)
             if refuses is not None:
