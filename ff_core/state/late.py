@@ -1,5 +1,5 @@
-"""Modules of the script that it imports while it trains: what they and their classes have was not there when its
-variables were found.
+"""Modules of the script that it imports while it trains: what they, their classes and functions have was not there when
+its variables were found.
 
 modules = Modules()
 modules.new()           # places (`ff_core.state.space`) of those that have come since
@@ -14,12 +14,13 @@ import importlib
 import sys
 from collections.abc import Collection, Iterator
 from enum import Enum
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 
 from ff_core.state import frames
-from ff_core.state.space import OfClass, Space
+from ff_core.state.space import Bound, OfClass, OfDefaults, Space
 
 _BEGIN, _END = "imported ", "::"  # what is new there is there to stay
+_CODE = (FunctionType, BuiltinFunctionType, type)
 
 
 class Modules:
@@ -66,14 +67,33 @@ class Modules:
 
 
 def _places(name: str) -> Iterator[Space]:
-    module = sys.modules[name]
-    yield _without_code(Space(f"{_BEGIN}{name}{_END}", module.__dict__))
-    for value in list(vars(module).values()):
-        if isinstance(value, type) and value.__module__ == name and not issubclass(value, Enum):
-            yield _without_code(OfClass(f"{_BEGIN}{name} {value.__qualname__}{_END}", value))
+    """The same ones in each process: what is there when the module has just been imported."""
+    begin = f"{_BEGIN}{name}"
+    held = vars(sys.modules[name])
+    yield _without_code(Space(f"{begin}{_END}", held))
+    for label, value in [(label, value) for label, value in held.items() if getattr(value, "__module__", None) == name]:
+        if isinstance(value, FunctionType):
+            yield from _of_function(f"{begin} {label}", value)
+        elif isinstance(value, type) and not issubclass(value, Enum):
+            yield _without_code(OfClass(f"{begin} {label}{_END}", value))
+            for method, part in list(vars(value).items()):
+                function = part.__func__ if isinstance(part, (staticmethod, classmethod)) else part
+                if isinstance(function, FunctionType):
+                    yield from _of_function(f"{begin} {label}.{method}", function)
+
+
+def _of_function(label: str, function: FunctionType) -> Iterator[Space]:
+    if not frames.is_users(function.__code__.co_filename, function.__module__):
+        return  # made for a NamedTuple
+    yield _without_code(Space(f"{label}{_END}", function.__dict__))
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    if cells:
+        yield _without_code(Bound(f"{label}(){_END}", cells))
+    if function.__defaults__ or function.__kwdefaults__:
+        yield _without_code(OfDefaults(f"{label}(default){_END}", function))
 
 
 def _without_code(space: Space) -> Space:
     held = space.values({})
-    space.known = [name for name in space.known if not isinstance(held[name], (FunctionType, type))]
+    space.known = [name for name in space.known if not isinstance(held[name], _CODE)]
     return space

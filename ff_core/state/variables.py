@@ -126,9 +126,10 @@ class Variables(Looked):
         """Places that have come while the script trains: all of them counts."""
         for space in spaces:
             self._live.add(space)
-            paths = [path for path, _ in self._live.known([(space, space.values({}))])]
-            self._began.marks.update(dict.fromkeys(paths))
-            self._changed.update(paths)
+            held = dict(self._live.known([(space, space.values({}))]))
+            self._began.marks.update(dict.fromkeys(held))
+            self._began.objects.update((p, entries.reference(v)) for p, v in held.items() if not values.is_fixed(v))
+            self._changed.update(held)
 
     def _import(self, names: Collection[str], mine: bool) -> None:
         """The modules that the version had, and no others."""
