@@ -16,6 +16,7 @@ from ff_core.state.members import Members
 from ff_core.state.modes import Modes
 from ff_deepspeed import moments, rebuild, scalars, state_map, unused
 from ff_deepspeed.redundancy import Redundancy
+from ff_deepspeed.remedies import OF_DEEPSPEED
 from ff_deepspeed.reset import Reset, forget_input_check, input_check
 from ff_deepspeed.stage3 import layout
 from ff_deepspeed.stage3 import rebuild as stage3_rebuild
@@ -40,10 +41,7 @@ class DeepSpeedAdapter:
     """One engine, from `deepspeed.initialize` on."""
 
     name = "deepspeed"
-    edits_remedy = (
-        'Set "weights_edited": true in the "ff_failover" block: then a version is copied when its iteration is over, '
-        "low-precision weights included"
-    )
+    remedies = OF_DEEPSPEED
     script: Script
     """Set before training starts, by whoever hands out the data."""
 

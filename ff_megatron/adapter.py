@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from ff_core.contract.adapter import Replicas, TensorSpec
+from ff_core.contract.adapter import Remedies, Replicas, TensorSpec
 from ff_core.state import peers, switched
 from ff_core.state.attributes import Attributes
 from ff_core.state.buffers import Buffers
@@ -35,14 +35,11 @@ class Training(Protocol):
 
 
 class MegatronAdapter:
-    """One model (its DDP chunks) and optimizer. scheduler: may be None.  config: the model's.  timers: Megatron's."""
+    """One model (its DDP chunks) and optimizer. scheduler: may be None.  config: the model's.  timers: Megatron's.
+    remedies: for who has such a loop."""
 
     name = "megatron"
     repeats_script = True
-    edits_remedy = (
-        "Do it within the optimizer's step, to the masters: `part.optimizer.register_step_post_hook(...)` for each "
-        "part of Megatron's optimizer, before train(). Or leave --ff-failover out to train unprotected"
-    )
 
     def __init__(
         self,
@@ -52,7 +49,9 @@ class MegatronAdapter:
         config: Any,
         timers: Iterable[Any],
         training: Training,
+        remedies: Remedies,
     ) -> None:
+        self.remedies = remedies
         self._model, self._optimizer, self._scheduler, self._training = model, optimizer, scheduler, training
         self._members = Members(model[0] if len(model) == 1 else torch.nn.ModuleList(model))
         self._buffers = Buffers(self._members)

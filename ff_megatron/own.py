@@ -30,6 +30,7 @@ from ff_megatron import micro_batches, own_words, step, support
 from ff_megatron.adapter import MegatronAdapter
 from ff_megatron.in_data import InData
 from ff_megatron.own_data import Given, OwnData, of
+from ff_megatron.remedies import OF_OWN_LOOP
 
 if TYPE_CHECKING:
     from ff_core.worker.interface import AdapterSession
@@ -197,12 +198,13 @@ def protect(model: Any, optimizer: Any, scheduler: Any, timers: Any, data: Seque
     from megatron.core.utils import get_model_config
 
     chunks = [model] if hasattr(model, "ddp_config") else list(model)
-    support.check_own(chunks, optimizer, scheduler)
+    support.check_own(chunks, optimizer, scheduler, mine.config)
     micro_batches.install(guard)
     mine.groups.listener = InData()
     loop = OwnLoop(mine, data)
     counted = () if timers is None else timers._timers.values()
-    mine.attach(MegatronAdapter(chunks, optimizer, scheduler, get_model_config(chunks[0]), counted, loop))
+    of_loop = get_model_config(chunks[0]), counted, loop, OF_OWN_LOOP
+    mine.attach(MegatronAdapter(chunks, optimizer, scheduler, *of_loop))
     for chunk in chunks:
         chunk.register_forward_pre_hook(_given(mine), with_kwargs=True)
     step.protect(optimizer, mine)

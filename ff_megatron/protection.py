@@ -24,6 +24,7 @@ from ff_megatron.data import Data
 from ff_megatron.in_data import InData
 from ff_megatron.loop import Loop
 from ff_megatron.of_pretrain import OfPretrain
+from ff_megatron.remedies import OF_PRETRAIN
 from ff_megatron.saves import Saves
 from ff_megatron.training_log import TrainingLog
 
@@ -36,7 +37,7 @@ IN_PROCESS = (
     "{line}: loading changes {what} in a process of the data loader, where nobody can save it. After a failure the "
     "processes of a replacement begin anew, and would load other data. Let the data set derive what it draws and "
     "counts from the item's number and a seed, or load in the training process: --num-workers 0. If it decides "
-    "nothing, give --ff-unsaved-variables ignore"
+    "nothing, " + OF_PRETRAIN.unsaved
 )
 
 
@@ -107,7 +108,8 @@ class Protection:
         support.check_training(model, optimizer, scheduler)
         timers = self.training.get_timers()._timers
         self.saves.begin(given)
-        self.session.attach(MegatronAdapter(model, optimizer, scheduler, given["config"], timers.values(), self._state))
+        of_loop = given["config"], timers.values(), self._state, OF_PRETRAIN
+        self.session.attach(MegatronAdapter(model, optimizer, scheduler, *of_loop))
         self._device = next((p.device for chunk in model for p in chunk.parameters()), torch.device("cpu"))
         step.protect(optimizer, self.session)
         wrap(self.training, "train_step", self._train_step)

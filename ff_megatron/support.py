@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ff_core.errors import UnsupportedError
 from ff_megatron import buckets, moments, optimizers, state_map, versions
+
+if TYPE_CHECKING:
+    from ff_core.config.schema import FailoverConfig
 
 WORKS = (
     "What works: Adam, with or without --use-distributed-optimizer, --overlap-grad-reduce and --overlap-param-gather, "
@@ -106,6 +109,7 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
         None, "--save-tokens-per-expert-interval: its hooks would be registered twice after a failure",
     ),
 }  # fmt: skip
+_CASTS = "weights in a low precision come back as casts of their masters"
 _LOADERS = ("single", "cyclic")
 _DISPATCHERS = ("alltoall", "allgather")
 
@@ -119,19 +123,23 @@ def check_arguments(args: Any, persist: bool, edited: bool = False) -> None:
     versions.series()
     obstacles = list(_argument_obstacles(args))
     if edited:
-        obstacles.append("--ff-weights-edited: weights in a low precision come back as casts of their masters")
+        obstacles.append(f"--ff-weights-edited: {_CASTS}")
     if persist:
         obstacles.append("--ff-persist-*: Megatron saves checkpoints itself; use --save and --save-interval")
     _refuse(obstacles)
 
 
-def check_own(model: list[Any], optimizer: Any, scheduler: Any) -> None:
+def check_own(model: list[Any], optimizer: Any, scheduler: Any, config: FailoverConfig) -> None:
     """The same for a loop of the script's own, which has no arguments: their configurations say it, in fields of the
-    arguments' names. scheduler: may be None. Raises UnsupportedError listing every obstacle."""
+    arguments' names. scheduler: may be None.  config: the job's. Raises UnsupportedError listing every obstacle."""
     versions.series()
     holders = [*(chunk.config for chunk in model), *(chunk.ddp_config for chunk in model)]
     holders += [part.config for part in optimizers.parts(optimizer)]
     obstacles = [*(text for holder in holders for text in _argument_obstacles(holder))]
+    if config.weights_edited:
+        obstacles.append(f'"weights_edited": {_CASTS}')
+    if config.persist.period:
+        obstacles.append('"persist": save checkpoints in the loop')
     if scheduler is not None and not hasattr(scheduler, "num_steps"):
         obstacles.append(
             f"the scheduler is a {type(scheduler).__module__}.{type(scheduler).__qualname__}; give megatron-core's "

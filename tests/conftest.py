@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from _pytest import faulthandler as faulthandler_of_pytest
 
 pytest.register_assert_rewrite("tests.state.kinds")  # it has tests that others take in
 HERE = Path(__file__).parent
@@ -49,6 +51,15 @@ def pytest_collection_finish() -> None:
     """What has been imported stays: no collection of garbage needs to look through it, of the hundreds to come."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Who is given more time than others (pytest.mark.timeout) is not ended by faulthandler_timeout before."""
+    mark = item.get_closest_marker("timeout")
+    if mark is not None and faulthandler_of_pytest.get_timeout_config_value(item.config) > 0:
+        file = item.config.stash[faulthandler_of_pytest.fault_handler_stderr_fd_key]
+        faulthandler.dump_traceback_later(mark.args[0] + 60, file=file, exit=True)
 
 
 @pytest.fixture(autouse=True)

@@ -52,12 +52,28 @@ class Replicas(NamedTuple):
     tensors: list[tuple[str, torch.Tensor]]
 
 
+class Remedies(NamedTuple):
+    """What errors advise, in the framework's own words.
+
+    counter: what tells a script within an iteration how many there have been.  save: how it has state of its own saved.
+    batches: what batches have to come from.  unsaved: how to train though variables are lost, "set ... to ...".
+    inside: where collectives of training belong.  edits: a sentence for who writes weights outside of the optimizer
+    step.
+    """
+
+    counter: str
+    save: str
+    batches: str
+    unsaved: str
+    inside: str
+    edits: str
+
+
 class TrainerAdapter(Protocol):
     """What ff_core needs to know about one rank's trainer."""
 
     name: str  # "deepspeed", "megatron", ...
-    edits_remedy: str
-    """A sentence for who writes weights outside of the optimizer step: what to do instead."""
+    remedies: Remedies
 
     @property
     def repeats_script(self) -> bool:

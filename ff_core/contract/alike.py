@@ -38,7 +38,7 @@ def launch_line(job: JobSpec) -> dict[str, str]:
         "--inject": job.injections,
         "script and its arguments": " ".join(job.entrypoint),
         "PYTHONHASHSEED": job.hash_seed,
-        **{f'"{name}" of "ff_failover"': value for name, value in job.config.items() if name not in _UNSEEN},
+        **{f'setting "{name}"': value for name, value in job.config.items() if name not in _UNSEEN},
         "version of Python": platform.python_version(),
         **{f"version of {name}": _version(name) for name in _PACKAGES},
     }

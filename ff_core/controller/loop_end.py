@@ -53,7 +53,8 @@ class LoopEnd:
         return (
             f"the ranks have different numbers of batches: {ranks(through)} went through the training loop{after}, and "
             f"{ranks(stuck)} would train on, in a collective that the others do not join. Give every rank the same "
-            "number: a DistributedSampler, drop_last=True, or ff_deepspeed.batches(engine, loader, limit=...)"
+            "number: a DistributedSampler, drop_last=True, or a loop over as many items on each: "
+            "ff_deepspeed.batches(engine, loader, limit=N), ff_megatron.iterations(N)"
         )
 
     def w_rose(self, version: int) -> None:

@@ -124,7 +124,7 @@ class Startup:
                 f"{name} is {here} on rank {rank} and {there} on rank {self.first_rank}"
                 for name, here, there in differing
             ]
-            self._control.finish(1, f"the ranks' ff_failover settings differ: {'; '.join(texts)}")
+            self._control.finish(1, f"the ranks' settings differ: {'; '.join(texts)}")
             return
         kinds = self._state.kinds
         if has_constant:

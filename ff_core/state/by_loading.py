@@ -28,10 +28,10 @@ class ByLoading:
 
     def __init__(self, spaces: Iterable[Space], loaders: Sequence[Any], mark: Callable[[str, Any], Any]) -> None:
         self._mark = mark
-        self._ids = covered.reached(loaders)
+        self._ids = set(covered.reached(loaders))
         coded = [part for loader in loaders for _, part in reach.objects(loader, _MOST, widely=True)
                  if isinstance(part, reach.CODED)]  # fmt: skip
-        self._ids |= covered.reached(coded)
+        self._ids |= covered.reached(coded).keys()
         asked: dict[int, set[str]] = {}
         for part in coded:
             asked.setdefault(id(reach.globals_of(part)), set()).update(name for name, _ in reach.global_values(part))

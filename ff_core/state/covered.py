@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from ff_core.state import found, frames, reach, registered, switched, values
+from ff_core.state.known import Known
 from ff_core.state.values import PLAIN
 
 _savers: list[Any] = []  # functions that save what they use
@@ -46,7 +48,7 @@ class Covered:
     def __init__(self) -> None:
         # One of ours saves a count of a library's object, from which much of the script can be reached.
         named = [obj for obj in registered.known().values() if not _is_ours(obj)]
-        self.ids = reached([*named, *_savers, *_loaders])
+        found_now = reached([*named, *_savers, *_loaders])
         owned: list[Any] = [*_themselves, *_trainers]
         for owner in found.stepped():
             owned += [owner, *(owner.param_groups if isinstance(owner, torch.optim.Optimizer) else ())]
@@ -57,16 +59,29 @@ class Covered:
         for module in switched.left_out():
             owned += [module, *chain(module._parameters.values(), module._buffers.values())]
         # None stands for a parameter that a module does not have: it is many a variable's value, too.
-        self.ids.update(id(part) for part in owned if type(part) not in PLAIN)
+        found_now.update((id(part), part) for part in owned if type(part) not in PLAIN)
+        self._known = Known(found_now.values())
         tensors = [part for part in owned if isinstance(part, torch.Tensor)]
-        self._storages = {storage for storage in map(_storage, tensors) if storage}
+        self._storages: dict[int, list[weakref.ref[torch.Tensor]]] = {}
+        for tensor in tensors:
+            self._storages.setdefault(_storage(tensor), []).append(weakref.ref(tensor))
+
+    def is_one(self, value: Any) -> bool:
+        """Whether `value` is one of these."""
+        return value in self._known
+
+    def _has_storage(self, storage: int) -> bool:
+        """It may be another's by now: of a tensor that has gone, or was given other memory."""
+        owners = (ref() for ref in self._storages.get(storage, ()))
+        return any(owner is not None and _storage(owner) == storage for owner in owners)
 
     def has(self, value: Any) -> bool:
         """Whether `value` is one of these, or lies in the memory of one, or has nothing else."""
-        if id(value) in self.ids:
+        if self.is_one(value):
             return True
         if isinstance(value, torch.Tensor):
-            return _storage(value) in self._storages
+            storage = _storage(value)
+            return storage != 0 and self._has_storage(storage)
         if isinstance(value, torch.nn.Module):
             held = values.all_of(value)
             return bool(held) and all(map(self.has, held))
@@ -84,21 +99,22 @@ def _storage(tensor: torch.Tensor) -> int:
         return 0
 
 
-def reached(roots: Iterable[Any]) -> set[int]:
-    """Ids of the objects and tensors within `roots`, through attributes, containers, and what a function uses."""
-    found_ids: set[int] = set()
+def reached(roots: Iterable[Any]) -> dict[int, Any]:
+    """id() -> object, of the objects and tensors within `roots`, through attributes, containers, and what a function
+    uses."""
+    all_found: dict[int, Any] = {}
     level = list(roots)
     for _ in range(6):
         below: list[Any] = []
         for part in level:
-            if id(part) in found_ids or type(part) in PLAIN or isinstance(part, (type, ModuleType)):
+            if id(part) in all_found or type(part) in PLAIN or isinstance(part, (type, ModuleType)):
                 continue
-            if len(found_ids) > 100_000:
-                return found_ids
-            found_ids.add(id(part))
+            if len(all_found) > 100_000:
+                return all_found
+            all_found[id(part)] = part
             below += _parts(part)
         level = below
-    return found_ids
+    return all_found
 
 
 def _parts(part: Any) -> list[Any]:

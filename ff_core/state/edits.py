@@ -65,8 +65,8 @@ class Edits:
         if moved:
             raise UnsupportedError(
                 f"the script gave {some_of(moved)} other memory (`.data = ...`), and copies read where a weight was "
-                "when training began. Write into it instead: `.data.copy_(...)`, `.data.clamp_(...)`, with "
-                '"weights_edited": true in the "ff_failover" block'
+                "when training began. Write into it instead: `.data.copy_(...)`, `.data.clamp_(...)`"
+                + ("" if edited else f". {remedy}")
             )
         if not names:
             return

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ff_core.contract.adapter import Remedies
 from ff_core.errors import DifferenceError
 from ff_core.state.inputs import ENTRIES
 from ff_core.state.ranks import by_value
@@ -31,12 +32,15 @@ BYTES = _ENTRY.size * ENTRIES
 _PLAIN = (bool, int, float, complex, str, type(None))
 _SMALL = 16  # elements of a tensor that may be a hyperparameter
 
-REMEDY = (
+_REMEDY = (
     "A scheduler of the script's own most likely counts by itself: a replacement begins that count anew, and a "
-    "repeated iteration counts twice. Compute what it sets from `engine.global_steps`, or save its count: "
-    "`ff_core.register_state(name, obj)` with state_dict() and load_state_dict(), or in the usual loop "
-    "`ff_deepspeed.client_state(...)`"
+    "repeated iteration counts twice. Compute what it sets from {remedies.counter}, or save its count: {remedies.save}"
 )
+
+
+def remedy(remedies: Remedies) -> str:
+    """For who reads that hyperparameters differ."""
+    return _REMEDY.format(remedies=remedies)
 
 
 def values_of(groups: Iterable[Mapping[str, Any]], on_device: bool = False) -> dict[str, Any]:
@@ -157,8 +161,8 @@ def in_common(shown: Sequence[Shown]) -> frozenset[str]:
 class Repeated:
     """What each step of one rank used, for when it is made again. notes: writable memory of BYTES, zero at first."""
 
-    def __init__(self, rank: int, notes: memoryview) -> None:
-        self._rank, self._notes = rank, notes
+    def __init__(self, rank: int, notes: memoryview, remedies: Remedies) -> None:
+        self._rank, self._notes, self._remedies = rank, notes, remedies
         self._used: dict[int, int] = {}  # iteration -> checksum
         self._expected: dict[int, int] = {}
 
@@ -184,7 +188,8 @@ class Repeated:
             some = ", ".join(f"{name} {value!r}" for name, value in list(values.items())[:4])
             raise DifferenceError(
                 f"rank {self._rank} was to repeat step {iteration} after a failure, but would not use the "
-                f"hyperparameters that it used before the failure. It has now: {some}, ... {REMEDY}"
+                f"hyperparameters that it used before the failure. It has now: {some}, ... "
+                f"{remedy(self._remedies)}"
             )
         self._used[iteration] = used
         self._used.pop(iteration - ENTRIES, None)

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from ff_core.contract.adapter import Remedies
 from ff_core.errors import DifferenceError
 from ff_core.state import rng
 from ff_core.state.arriving import Arriving
@@ -46,9 +47,11 @@ _NEARLY = 1e-4
 _MOST = 0xFFFF  # micro-batches of an iteration that are compared
 _LOSS_REMEDY = (
     "A weight or a schedule of the loss most likely counts by itself: a replacement begins that count anew, and a "
-    "repeated iteration counts twice. Compute it from `engine.global_steps`, or save the count: "
-    "`ff_core.register_state(name, obj)` with state_dict() and load_state_dict(), or in the usual loop "
-    "`ff_deepspeed.client_state(...)`"
+    "repeated iteration counts twice. Compute it from {remedies.counter}, or save the count: {remedies.save}"
+)
+_GIVEN_REMEDY = (
+    "What decides about the batches must be in each version. Take them from {remedies.batches}, and have saved what "
+    "else holds a position in the data or a generator of its own: {remedies.save}"
 )
 _KINDS = ("the random number generators' state at its begin", "the shapes or types", "the contents")
 
@@ -82,8 +85,8 @@ class _Pending:
 class Inputs:
     """The notes of one rank. notes: writable memory of BYTES that outlives this process, zero at first."""
 
-    def __init__(self, rank: int, notes: memoryview) -> None:
-        self._rank, self._notes = rank, notes
+    def __init__(self, rank: int, notes: memoryview, remedies: Remedies) -> None:
+        self._rank, self._notes, self._remedies = rank, notes, remedies
         self._noted: dict[int, Noted] = {}
         self._expected: dict[int, tuple[Any, ...]] = {}  # iteration -> calls, losses, random, shapes, contents, sum
         self._arriving: list[_Pending] = []
@@ -166,7 +169,8 @@ class Inputs:
             raise DifferenceError(
                 f"rank {self._rank} was to repeat iteration {iteration} after a failure. Its engine was given the "
                 f"same, but the loss differs: the first {losses} of its micro-batches had {loss!r} in all before the "
-                f"failure, and have {loss_now!r} now. {_reason(missing) or _LOSS_REMEDY}"
+                f"failure, and have {loss_now!r} now. "
+                + (_reason(missing) or _LOSS_REMEDY.format(remedies=self._remedies))
             )
         if not wrong:
             return
@@ -175,9 +179,7 @@ class Inputs:
             f"rank {self._rank} was to repeat iteration {iteration} after a failure, but {' and '.join(wrong)} of what "
             f"its script gives to the engine {verb} not what they were before the failure (first {calls} of its "
             f"micro-batches). Training on would give other results, "
-            "so the job stops. What decides about the batches must be in each version: take them from "
-            "`ff_deepspeed.batches(engine, loader)`, register what holds a position in the data or a generator of its "
-            "own with `ff_core.register_state(name, obj)`, and give `ff_deepspeed.client_state(...)` the rest"
+            f"so the job stops. {_GIVEN_REMEDY.format(remedies=self._remedies)}"
             + (f". {_reason(missing)}" if missing else "")
         )
 

@@ -1,22 +1,26 @@
-"""Modules of the script that it imports while it trains: what they have was not there when its variables were found.
+"""Modules of the script that it imports while it trains: what they, their classes and functions have was not there when
+its variables were found.
 
 modules = Modules()
 modules.new()           # places (`ff_core.state.space`) of those that have come since
-modules.needed(labels)  # in a replacement: of those that the dead rank had; they are imported
-modules.undone(labels)  # in a survivor: labels of those that the version did not have; they are forgotten
+modules.names()         # of all that have come: they belong to a version, also those that have no variables
+modules.needed(names)   # in a replacement: places of those that the version had; they are imported
+modules.undone(names)   # in a survivor: labels of those that the version did not have; they are forgotten
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Collection
-from types import FunctionType
+from collections.abc import Collection, Iterator
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType
 
 from ff_core.state import frames
-from ff_core.state.space import Space
+from ff_core.state.space import Bound, OfClass, OfDefaults, Space
 
 _BEGIN, _END = "imported ", "::"  # what is new there is there to stay
+_CODE = (FunctionType, BuiltinFunctionType, type)
 
 
 class Modules:
@@ -24,7 +28,7 @@ class Modules:
 
     def __init__(self) -> None:
         self._known = set(sys.modules)
-        self._late: dict[str, str] = {}  # label -> name
+        self._late: dict[str, list[str]] = {}  # name -> labels of its places
 
     def new(self) -> list[Space]:
         """Each once."""
@@ -32,29 +36,64 @@ class Modules:
             return []
         names = sorted(set(frames.users_modules()) - self._known)
         self._known = set(sys.modules)
-        self._late.update((f"{_BEGIN}{name}{_END}", name) for name in names)
-        return [_OfModule(name) for name in names]
+        spaces = []
+        for name in names:
+            places = list(_places(name))
+            self._late[name] = [space.label for space in places]
+            spaces += places
+        return spaces
 
-    def needed(self, labels: Collection[str]) -> list[Space]:
+    def names(self) -> list[str]:
+        """Those of `new()`, all together."""
+        return list(self._late)
+
+    def needed(self, names: Collection[str]) -> list[Space]:
         """What cannot be imported is left out."""
-        for label in labels:
-            if label.startswith(_BEGIN) and label not in self._late:
+        for name in names:
+            if name not in sys.modules:
                 try:
-                    importlib.import_module(label.removeprefix(_BEGIN).removesuffix(_END))
+                    importlib.import_module(name)
                 except ImportError:
                     continue
         return self.new()
 
-    def undone(self, labels: Collection[str]) -> list[str]:
-        """Labels of those that are not in `labels`: the script imports them anew."""
-        gone = [label for label in self._late if label not in labels]
-        for label in gone:
-            sys.modules.pop(self._late.pop(label), None)
+    def undone(self, names: Collection[str]) -> list[str]:
+        """Labels of those that are not in `names`: the script imports them anew."""
+        gone = [name for name in self._late if name not in names]
+        for name in gone:
+            sys.modules.pop(name, None)
         self._known &= sys.modules.keys()
-        return gone
+        return [label for name in gone for label in self._late.pop(name)]
 
 
-class _OfModule(Space):
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{_BEGIN}{name}{_END}", sys.modules[name].__dict__)
-        self.known = [name for name in self.known if not isinstance(self._held[name], (FunctionType, type))]
+def _places(name: str) -> Iterator[Space]:
+    """The same ones in each process: what is there when the module has just been imported."""
+    begin = f"{_BEGIN}{name}"
+    held = vars(sys.modules[name])
+    yield _without_code(Space(f"{begin}{_END}", held))
+    for label, value in [(label, value) for label, value in held.items() if getattr(value, "__module__", None) == name]:
+        if isinstance(value, FunctionType):
+            yield from _of_function(f"{begin} {label}", value)
+        elif isinstance(value, type) and not issubclass(value, Enum):
+            yield _without_code(OfClass(f"{begin} {label}{_END}", value))
+            for method, part in list(vars(value).items()):
+                function = part.__func__ if isinstance(part, (staticmethod, classmethod)) else part
+                if isinstance(function, FunctionType):
+                    yield from _of_function(f"{begin} {label}.{method}", function)
+
+
+def _of_function(label: str, function: FunctionType) -> Iterator[Space]:
+    if not frames.is_users(function.__code__.co_filename, function.__module__):
+        return  # made for a NamedTuple
+    yield _without_code(Space(f"{label}{_END}", function.__dict__))
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    if cells:
+        yield _without_code(Bound(f"{label}(){_END}", cells))
+    if function.__defaults__ or function.__kwdefaults__:
+        yield _without_code(OfDefaults(f"{label}(default){_END}", function))
+
+
+def _without_code(space: Space) -> Space:
+    held = space.values({})
+    space.known = [name for name in space.known if not isinstance(held[name], _CODE)]
+    return space

@@ -6,6 +6,7 @@ import uuid
 from types import GeneratorType
 from typing import Any
 
+from ff_core.contract.adapter import Remedies
 from ff_core.state import entries, late, standard, values, variable_words
 from ff_core.state.by_loading import ByLoading
 from ff_core.state.captured import Taker
@@ -23,15 +24,12 @@ class Looked:
         self._asked: Start | None = None
         self._loaders: list[Any] = []
         self._comes_again = True
-        self._forget()
+        self._begin_with(Start())
 
-    def _take(self, start: Start) -> None:
+    def _begin_with(self, start: Start) -> None:
         self._covered, self._found, self._live, self._began = start.covered, start.found, start.live, start.began
         self._ids, self._writes_uncounted = start.ids, start.writes_uncounted
         self._alive = start.alive  # objects, in the last version too: an iteration that is void may have let go of one
-
-    def _forget(self) -> None:
-        self._take(Start())
         self._changed: set[str] = set()  # saved with every version from now on
         self._of_data: set[str] = set()  # go on with the data
         self._fetched: dict[str, Any] = {}  # their marks behind the last batch
@@ -67,11 +65,12 @@ class Looked:
                 lost.append(f"{path} ({entry[1]})")
         return lost
 
-    def told(self) -> list[str]:
+    def told(self, remedies: Remedies) -> list[str]:
         """After the first iterations: what a user should know before a failure."""
         written, threads = self.written(), standard.threads_of_script()
+        advice = variable_words.remedy(remedies)
         return [
-            *([variable_words.WRITTEN.format(what=some_of(written)) + variable_words.REMEDY] if written else []),
+            *([variable_words.WRITTEN.format(what=some_of(written)) + advice] if written else []),
             *([variable_words.THREADS.format(what=some_of(threads))] if threads else []),
         ]
 

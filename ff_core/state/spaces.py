@@ -94,7 +94,7 @@ class Found:
 class _Finder:
     def __init__(self, most: int, covered: Covered) -> None:
         self._most, self._left, self._seen = most, covered.has, set[int]()
-        self._saved = covered.ids
+        self._saved = covered.is_one
         self._root: str | None = None
         self.looked: list[tuple[str, Any]] = []
         self.found = Found([], {}, set())
@@ -220,7 +220,7 @@ class _Finder:
         for path, part in model.named_modules():
             self.hooks(f"{label}.{path}" if path else label, part)
             self.scripted(f"{label}.{path}." if path else f"{label}.", part)
-            if objects.has_more(type(part)) and id(part) not in self._saved:
+            if objects.has_more(type(part)) and not self._saved(part):
                 self.add(OfObject(f"{label}.{path}." if path else f"{label}.", part), depth + 1)
 
     def hooks(self, label: str, module: torch.nn.Module) -> None:

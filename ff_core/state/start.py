@@ -35,8 +35,8 @@ class Start:
 
     most, writes_uncounted = 0, False
 
-    def __init__(self, found: Found | None = None) -> None:
-        self.covered = Covered()
+    def __init__(self, found: Found | None = None, covered: Covered | None = None) -> None:
+        self.covered = Covered() if covered is None else covered
         self.found = Found([], {}, set()) if found is None else found
         self.began = Began(self.found.label_of)
         self._settle(self.found.spaces)
@@ -50,7 +50,8 @@ class Start:
     @classmethod
     def here(cls, of_functions: Collection[str] | None = None) -> Start:
         """of_functions: the script's running functions that are looked at; None: all."""
-        start = cls(found_spaces(MOST_NAMES, Covered(), of_functions))
+        covered = Covered()
+        start = cls(found_spaces(MOST_NAMES, covered, of_functions), covered)
         start.most = MOST_NAMES
         start.writes_uncounted = not _UNCOUNTED.isdisjoint(used_in(codes_of_script()))
         room = Room(MOST_BYTES, values.MOST_ITEMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ff_core.contract.adapter import Remedies
 from ff_core.state.values import MOST_ITEMS
 from ff_core.state.words import some_of
 
@@ -10,20 +11,17 @@ _LEFT_OUT = (
     "{most} ({what}). A replacement would have them as they are before the training loop. Keep them in lists or dicts: "
     "each counts once, whatever is in it"
 )
-ALLOW = (
-    ". If training changes none of those that are beyond, set "
-    '"unsaved_variables": "ignore" in the "ff_failover" block'
-)
-REMEDY = (
+ALLOW = ". If training changes none of those that are beyond, {remedies.unsaved}"
+_REMEDY = (
     "A replacement would begin with what they are before the training loop. Save them with "
-    "ff_core.register_state(name, obj), where obj has state_dict() and load_state_dict(), or compute them from "
-    'engine.global_steps. If they decide nothing, set "unsaved_variables": "ignore" in the "ff_failover" block'
+    "`ff_core.register_state(name, obj)`, where obj has state_dict() and load_state_dict(), or compute them from "
+    "{remedies.counter}. If they decide nothing, {remedies.unsaved}"
 )
 LOST = "rank {rank} cannot go on from version {version}: variables of its script are not what they were then: {what}. "
 AHEAD = (
     "rank {rank} repeats an iteration from version {version}, and cannot put the script back to its beginning: its "
-    "loop fetches batches ahead. Meanwhile the script has changed {what}. Iterate with ff_deepspeed.batches(), or "
-    "fetch no batches ahead in the training thread. "
+    "loop fetches batches ahead. Meanwhile the script has changed {what}. Take batches from "
+    "{remedies.batches}, or fetch none ahead in the training thread. "
 )
 WRITTEN = (
     "the script writes {what} in its training loop: that cannot be saved in every iteration, so the first failure "
@@ -39,6 +37,11 @@ LONG = (
     f"{MOST_ITEMS} entries are not saved. If they decide about training, register them: "
     "ff_core.register_state(name, obj)"
 )
+
+
+def remedy(remedies: Remedies) -> str:
+    """For who reads LOST, AHEAD or WRITTEN."""
+    return _REMEDY.format(remedies=remedies)
 
 
 def left_out(names: list[str], most: int) -> str:

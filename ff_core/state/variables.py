@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from ff_core.contract.adapter import Remedies
 from ff_core.errors import UnsupportedError
 from ff_core.state import covered, entries, placed, spaces, values, variable_words
 from ff_core.state.by_loading import ByLoading
@@ -53,7 +54,7 @@ class Variables(Looked):
         self._asked = None if adapter is None else Start.here()
 
     def begin(
-        self, of_functions: Collection[str] | None = None, *, after_asked: bool = False, unsaved: str = "ignore"
+        self, of_functions: Collection[str] | None = None, *, after_asked: bool = False, refuses: Remedies | None = None
     ) -> None:
         """What is there now was made on the way to the loop, as a replacement makes it, too.
 
@@ -61,16 +62,15 @@ class Variables(Looked):
         asked for, so what asks runs here as well: a generator that fetches ahead, which goes on by itself.
 
         after_asked: what was there in asked() was made on the way, what is here was not.
-        unsaved: "refuse" raises UnsupportedError if there are too many, "ignore" is a warning.
+        refuses: of the framework. UnsupportedError is raised if there are too many; None: that is a warning.
         """
         start = self._asked.train() if after_asked and self._asked is not None else Start.here(of_functions)
         self._asked = None
-        self._forget()
-        self._take(start)
+        self._begin_with(start)
         if self._found.left_out:
             text = variable_words.left_out(self._found.left_out, start.most)
-            if unsaved == "refuse":
-                raise UnsupportedError(text + variable_words.ALLOW)
+            if refuses is not None:
+                raise UnsupportedError(text + variable_words.ALLOW.format(remedies=refuses))
             log.warning("%s", text)
         # Iterators ("placed"): a replacement has not begun those that give their first item later.
         of = self._live.spaces
@@ -81,8 +81,8 @@ class Variables(Looked):
     # ---- a version --------------------------------------------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:
-        """{"process", "functions": labels of those that ran when training began, "changed": path -> entry,
-        "new": path -> entry or None, of names that were not there at first}.
+        """{"process", "functions": labels of those that ran when training began, "modules": names of those that were
+        imported since, "changed": path -> entry, "new": path -> entry or None, of names that were not there at first}.
 
         entry: [taken or None, shown, text, mark, whether the object is that of the begin]. Tensors are the live ones:
         to be encoded at once.
@@ -119,21 +119,22 @@ class Variables(Looked):
         self._alive = list(self._found.by_label().values())
         new = self._save_new(taker, awake, met)
         met.find_views()
-        return {"process": self._process, "functions": self._found.functions, "changed": changed, "new": new}
+        came = {"functions": self._found.functions, "modules": self._modules.names()}
+        return {"process": self._process, **came, "changed": changed, "new": new}
 
     def _add(self, spaces: list[Space]) -> None:
         """Places that have come while the script trains: all of them counts."""
         for space in spaces:
             self._live.add(space)
-            paths = [path for path, _ in self._live.known([(space, space.values({}))])]
-            self._began.marks.update(dict.fromkeys(paths))
-            self._changed.update(paths)
+            held = dict(self._live.known([(space, space.values({}))]))
+            self._began.marks.update(dict.fromkeys(held))
+            self._began.objects.update((p, entries.reference(v)) for p, v in held.items() if not values.is_fixed(v))
+            self._changed.update(held)
 
-    def _import(self, changed: Collection[str], mine: bool) -> None:
+    def _import(self, names: Collection[str], mine: bool) -> None:
         """The modules that the version had, and no others."""
-        labels = {entries.split(path)[0] for path in changed}
-        self._add(self._modules.needed(labels))
-        for label in self._modules.undone(labels) if mine else ():
+        self._add(self._modules.needed(names))
+        for label in self._modules.undone(names) if mine else ():
             self._live.remove(label)
             self._began.forget(label)
 
@@ -203,7 +204,7 @@ class Variables(Looked):
         """
         self._covered = Covered()
         mine = saved["process"] == self._process
-        self._import(saved["changed"], mine)
+        self._import(saved["modules"], mine)
         by_label = self._found.by_label()
         written = [*saved["changed"].items(), *saved["new"].items()]
         written.sort(key=lambda pair: entries.is_made_late(pair[1]))

@@ -109,10 +109,11 @@ def shutdown(failure: BaseException | None) -> None:
     elif isinstance(failure, DifferenceError) or (isinstance(failure, FailoverError) and session.is_newcomer):
         session.parts.link.send("unresumable", rank=session.rank, epoch=session.epoch, reason=str(failure))
     if isinstance(failure, FailoverInterrupt):
+        where = "" if session.adapter is None else f" ({session.adapter.remedies.inside})"
         print(
             f"fftrain: rank {session.rank}: the job lost a rank while the script was outside the part that can be "
             "repeated, and this rank could not go back. Keep the collectives of training inside the loop that is "
-            "protected (with DeepSpeed's exact loop: inside `with ff_deepspeed.iteration():`).",
+            f"protected{where}.",
             file=sys.stderr,
             flush=True,
         )

@@ -156,7 +156,9 @@ class Recovery:
     def _refuse(self, words: str, version: int, names: list[str]) -> None:
         """Raises DifferenceError, or warns where the user wants that. words: with rank, version and what."""
         what = some_of(names, most=_MOST_VARIABLES)
-        text = words.format(rank=self._rank, version=version, what=what) + variable_words.REMEDY
+        remedies = self._adapter.remedies
+        text = words.format(rank=self._rank, version=version, what=what, remedies=remedies)
+        text += variable_words.remedy(remedies)
         if self._config.unsaved_variables == "refuse":
             raise DifferenceError(text)
         log.warning("%s", text)

@@ -37,12 +37,12 @@ _COUNTED_AT = (2, 3)  # of these steps: by then a survivor has come to where it 
 
 DIFFERENT = (
     "after a failure the ranks would make step {step} with different hyperparameters: {what}. In version {version}, "
-    "where the job goes on from, they were the same on these ranks. " + hyperparameters.REMEDY
+    "where the job goes on from, they were the same on these ranks. "
 )
 LATE = (
     "the ranks have made step {step} with different hyperparameters: {what}. Until the failure in version {version} "
     "they were the same on these ranks. The results from step {step} on are not those of an uninterrupted run: go on "
-    "from a checkpoint before it. " + hyperparameters.REMEDY
+    "from a checkpoint before it. "
 )
 WEIGHTS = (
     "{what}, before step {step}. These ranks must hold the same: they train one model. Training on would give other "
@@ -52,7 +52,7 @@ WEIGHTS = (
 COUNTS = (
     "after a failure counts of the script are not the same on all ranks: {what}. In version {version}, where the job "
     "went on from, they were. A loop over range(), zip() or a generator of its own counts anew in a replacement, or "
-    "once too often where an iteration is repeated. Count by engine.global_steps, or by enumerate() around the batches"
+    "once too often where an iteration is repeated. Count by {remedies.counter}, or save the count: {remedies.save}"
 )
 FROM_THE_START = (
     "{what}, before the first step. FFTrainer takes these tensors to be the same on these ranks, and would give a "
@@ -79,7 +79,7 @@ class Sameness:
         self._whole = whole
         self._adapter, self._verdict_timeout_s = adapter, config.verdict_timeout_s
         self._closely = _CLOSELY + KEPT * (MOST if config.interval == "auto" else config.interval)
-        self._repeated, self._noted = Repeated(parts.rank, notes), Noted()
+        self._repeated, self._noted = Repeated(parts.rank, notes, adapter.remedies), Noted()
         self._newcomer = False
         self._version: int | None = None  # that the last failure went back to
         self._counts: dict[str, int] = {}  # of the script, in it
@@ -156,7 +156,8 @@ class Sameness:
                 shown = " and ".join(f"{value} on {listed(those, newcomers)}" for value, those in ranks.items())
                 wrong.append(f"{name} is {shown}")
         if wrong:
-            raise DifferenceError(COUNTS.format(what=some_of(sorted(wrong), between="; "), version=self._version))
+            some, remedies = some_of(sorted(wrong), between="; "), self._adapter.remedies
+            raise DifferenceError(COUNTS.format(what=some, version=self._version, remedies=remedies))
 
     def settle(self) -> None:
         """Look at what was asked before. Raises as before_step()."""
@@ -187,7 +188,8 @@ class Sameness:
         what = hyperparameters.differing(shown, newcomers)
         if what:
             some = some_of(what, between="; ")
-            raise DifferenceError(words.format(step=step, what=some, version=self._version))
+            text = words.format(step=step, what=some, version=self._version)
+            raise DifferenceError(text + hyperparameters.remedy(self._adapter.remedies))
         self._common = hyperparameters.in_common(shown)
 
     def _ask(self, step: int, values: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ class Session:
         self.registry: GroupRegistry | None = None
         self.early = open_engine([arena_fd], parts, self.config) if arena_fd is not None else None
         self.until_joined = ExitStack()
-        self._adapter: TrainerAdapter | None = None
+        self.adapter: TrainerAdapter | None = None
         self._training: Training | None = None
         self._verdicts = Verdicts(parts)
         self._preload_calls: list[list[Any]] = [["ff_core.worker.script:compile_ahead", [role["entrypoint"]]]]
@@ -129,9 +129,9 @@ class Session:
 
     def attach(self, adapter: TrainerAdapter) -> None:
         """From now on `adapter` speaks for the framework's engine. Raises FailoverError for a second one."""
-        if self._adapter is not None and self._adapter is not adapter:
-            raise FailoverError("a second engine was made in this process: ff_failover protects one engine per process")
-        self._adapter = adapter
+        if self.adapter is not None and self.adapter is not adapter:
+            raise FailoverError("a second engine was made in this process: FFTrainer protects one engine per process")
+        self.adapter = adapter
 
     def saved_scalars(self) -> dict[str, Any]:
         """In a newcomer: the adapter's scalars of the version it will probably begin from."""
@@ -154,7 +154,7 @@ class Session:
     def start_training(self) -> int:
         """Begin to protect, or take the dead rank's place. Idempotent. Returns the version of the live state."""
         if not self.training:
-            if (adapter := self._adapter) is None:
+            if (adapter := self.adapter) is None:
                 raise FailoverError("start_training() before attach(): no engine has been made yet")
             with garbage.put_off():
                 plan = make_plan(adapter.tensors())
@@ -174,11 +174,12 @@ class Session:
 
     def before_first_batch(self, asks: bool = True) -> None:
         """See AdapterSession."""
-        if self._adapter is not None and not (self.training or self.is_newcomer):
-            variables.of_process.asked(self._adapter if asks else None)
+        if self.adapter is not None and not (self.training or self.is_newcomer):
+            variables.of_process.asked(self.adapter if asks else None)
 
     def _begin(self, adapter: TrainerAdapter, plan: Plan, journal: bytes) -> None:
-        variables.of_process.begin(after_asked=not adapter.repeats_script, unsaved=self.config.unsaved_variables)
+        refuses = adapter.remedies if self.config.unsaved_variables == "refuse" else None
+        variables.of_process.begin(after_asked=not adapter.repeats_script, refuses=refuses)
         found.begin()
         switched.begin()
         room = found.expected_bytes(spec.tensor for spec in plan.specs) + variables.of_process.expected_bytes()

@@ -84,7 +84,7 @@ class Training:
         self._gate = CommitGate(parts, self.replicator, self._costs, strict=config.commit == "strict")
         self._recovery = Recovery(parts, verdicts, config, registry, adapter, self.replicator, self._schedule)
         notes = arena.notes()
-        self.inputs = Inputs(parts.rank, notes[: inputs.BYTES])
+        self.inputs = Inputs(parts.rank, notes[: inputs.BYTES], adapter.remedies)
         of_hyperparameters = notes[inputs.BYTES : inputs.BYTES + hyperparameters.BYTES]
         self._sameness = Sameness(parts, adapter, of_hyperparameters, config, registry.whole.get)
         self._edits = Edits(adapter.only_stepped)
@@ -190,7 +190,7 @@ class Training:
         self._edits.stepped(version)
 
     def _refuse_edits(self) -> None:
-        self._edits.refuse(edited=self._config.weights_edited, remedy=self._adapter.edits_remedy)
+        self._edits.refuse(edited=self._config.weights_edited, remedy=self._adapter.remedies.edits)
 
     def seal(self) -> None:
         """See AdapterSession."""
@@ -200,7 +200,7 @@ class Training:
             return
         self._arriving = scalars.take(self._adapter, self._registry)
         if fence.version == _TOLD_IN and self._parts.rank == 0:
-            for text in variables.of_process.told():
+            for text in variables.of_process.told(self._adapter.remedies):
                 log.warning("%s", text)
         if self._config.weights_edited:
             fence.unless_halted(lambda: self._copy(fence.version))

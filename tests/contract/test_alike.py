@@ -25,7 +25,7 @@ def test_equal_lines_have_no_differences() -> None:
         ({"nodes": 3}, "--nnodes is 3, at node 0 it is 2"),
         ({"max_restarts": 1}, "--max-restarts is 1, at node 0 it is 0"),
         ({"entrypoint": ["train.py", "--y"]}, "script and its arguments is train.py --y, at node 0 it is train.py --x"),
-        ({"config": {"replicas": 2}}, '"replicas" of "ff_failover" is 2, at node 0 it is not there'),
+        ({"config": {"replicas": 2}}, 'setting "replicas" is 2, at node 0 it is not there'),
         ({"hash_seed": "1"}, "PYTHONHASHSEED is 1, at node 0 it is 0"),
     ],
 )

@@ -45,7 +45,7 @@ def test_different_configurations_end_the_job() -> None:
     job.protect(1, settings={**job.settings, "interval": 3})
     assert job.out.result == (
         1,
-        "the ranks' ff_failover settings differ: interval is 3 (default) on rank 1 and 'auto' (default) on rank 0",
+        "the ranks' settings differ: interval is 3 (default) on rank 1 and 'auto' (default) on rank 0",
     )
 
 

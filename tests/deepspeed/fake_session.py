@@ -20,6 +20,7 @@ from ff_core.contract.adapter import Held
 from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import codec, registered, rng
 from ff_core.state.inputs import BYTES, Inputs
+from ff_deepspeed.remedies import OF_DEEPSPEED
 
 
 class Interrupter:
@@ -78,7 +79,7 @@ class FakeSession:
         self.point_hook: Any = None
         self.skip_reset = False
         self.notes = bytearray(BYTES if saved is None else saved.get("notes", BYTES))
-        self.inputs = Inputs(rank, memoryview(self.notes))
+        self.inputs = Inputs(rank, memoryview(self.notes), OF_DEEPSPEED)
         self.behind = 0  # how much older v* is than it would have to be
 
     @property

@@ -3,6 +3,7 @@ bit."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ SCRIPT = str(Path(__file__).parents[1] / "megatron" / "own_script.py")
 slow = pytest.mark.slow
 
 
-def run(out: Path, words: tuple[str, ...], *kills: str) -> Job:
+def run(out: Path, words: tuple[str, ...], *kills: str, options: tuple[str, ...] = ()) -> Job:
     script = [SCRIPT, *words, "--result", str(out / "result.json")]
-    return fftrain(out, script, "--emulate-nodes", "2", "--spares", "1", *injections(*kills), ranks=2, timeout_s=280)
+    options = ("--emulate-nodes", "2", "--spares", "1", *injections(*kills), *options)
+    return fftrain(out, script, *options, ranks=2, timeout_s=280)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,12 @@ def test_what_is_refused_before_training(tmp_path: Path, words: tuple[str, ...],
     assert job.code != 0 and said in job.stderr, job.stderr[-3000:]
     assert not job.of("commit") or job.of("commit")[-1]["W"] == 0  # nothing was trained
     assert not job.of("failover")
+
+
+def test_settings_that_a_loop_of_ones_own_has_nothing_for(tmp_path: Path) -> None:
+    file = tmp_path / "ff.json"
+    file.write_text(json.dumps({"weights_edited": True, "persist": {"directory": str(tmp_path), "period": 2}}))
+    job = run(tmp_path / "job", (), options=("--ff-config", str(file)))
+    assert job.code != 0 and not job.of("failover")
+    assert '"weights_edited": weights in a low precision come back' in job.stderr
+    assert '"persist": save checkpoints in the loop' in job.stderr

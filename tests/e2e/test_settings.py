@@ -79,4 +79,4 @@ def test_ranks_that_say_different_things(tmp_path: Path) -> None:
     assert job.code == 1 and not job.of("training_start")
     values = {0: "'auto' (default)", 1: f"3 ({ORIGIN})"}
     texts = [f"interval is {values[a]} on rank {a} and {values[b]} on rank {b}" for a, b in ((0, 1), (1, 0))]
-    assert any(f"the ranks' ff_failover settings differ: {text}" in job.stderr for text in texts)
+    assert any(f"the ranks' settings differ: {text}" in job.stderr for text in texts)

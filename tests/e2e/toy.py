@@ -32,7 +32,7 @@ import torch.distributed as dist
 
 import ff_core
 from ff_core.config.schema import FailoverConfig
-from ff_core.contract.adapter import Held, Replicas, TensorSpec
+from ff_core.contract.adapter import Held, Remedies, Replicas, TensorSpec
 from ff_core.errors import FailoverInterrupt
 from ff_core.worker.session import current
 
@@ -44,7 +44,7 @@ class Toy:
 
     name = "toy"
     repeats_script = True
-    edits_remedy = "Do it in the step."
+    remedies = Remedies("", "", "", "", "", edits="Do it in the step.")
 
     def __init__(self, device: torch.device, shard: int, alone: bool, fault: str = "", queued: int = 0) -> None:
         self.fault, self.queued = fault, queued

@@ -200,7 +200,7 @@ SECRET = '{"enabled": true, "secret": "a secret of sixteen"}'
     [
         ("1", ["--nproc-per-node", "3"], SECRET, "--nproc-per-node is 3, at node 0 it is 1"),
         pytest.param("1", ["--max-restarts", "2"], SECRET.replace("}", ', "replicas": 0}'),
-                     '"replicas" of "ff_failover"', marks=pytest.mark.slow),
+                     'setting "replicas"', marks=pytest.mark.slow),
         pytest.param("1", [], SECRET.replace("a secret", "no secret"), "node 1 (HOST) does not know the job's secret",
                      marks=pytest.mark.slow),
         pytest.param("0", [], SECRET, "--node-rank 0", marks=pytest.mark.slow),

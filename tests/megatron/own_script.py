@@ -18,12 +18,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 warnings.simplefilter("ignore")
 logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import counting  # noqa: E402
 import cuda_on_cpu  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -115,12 +117,12 @@ def loss_of(output: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]
     return loss, {"loss": loss.detach()}
 
 
-def forward(data: Any, model: Any) -> Any:
+def forward(data: Any, model: Any, weight: float) -> Any:
     text = next(data)
     tokens, labels = text[:, :-1].contiguous(), text[:, 1:].contiguous()
     positions = torch.arange(LENGTH).unsqueeze(0).expand_as(tokens)
     mask = torch.ones(1, 1, LENGTH, LENGTH).tril() < 0.5
-    return model(tokens, positions, mask, labels=labels), loss_of
+    return model(tokens, positions, mask, labels=labels) * weight, loss_of
 
 
 def digest(tensors: Any) -> str:
@@ -139,6 +141,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fp8", help="which is refused")
     parser.add_argument("--make-data", action="store_true", help="by a function, which can begin anywhere")
     parser.add_argument("--mixed", action="store_true", help="data that depend on what the loop and others do")
+    parser.add_argument("--way", choices=counting.WAYS, help="in which the script counts: see counting.py")
     parser.add_argument("--loops", type=int, default=1, help="of ten iterations")
     parser.add_argument("--breaks", action="store_true", help="leave loops after seven iterations")
     parser.add_argument("--die", type=int, nargs=2, help="a rank, and behind which loop it is killed, once")
@@ -178,7 +181,8 @@ def main() -> None:
         (data,) = ff_megatron.protect(chunk, optimizer, scheduler, data=[data])
     losses: dict[str, float | None] = {}
     best, noise = float("inf"), 0.0
-    step = 0
+    step = number = 0
+    weight = counting.made(words.way, lambda: number)
     for loop in range(words.loops):
         for count, number in enumerate(ff_megatron.iterations(10)):
             with ff_megatron.iteration():
@@ -187,8 +191,8 @@ def main() -> None:
                 chunk.zero_grad_buffer()
                 optimizer.zero_grad()
                 found = get_forward_backward_func()(
-                    forward_step_func=forward, data_iterator=data, model=[chunk], num_microbatches=COUNT,
-                    seq_length=LENGTH, micro_batch_size=MICRO, forward_only=False,
+                    forward_step_func=partial(forward, weight=weight()), data_iterator=data, model=[chunk],
+                    num_microbatches=COUNT, seq_length=LENGTH, micro_batch_size=MICRO, forward_only=False,
                 )  # fmt: skip
                 if number != words.skip:
                     optimizer.step()

@@ -7,7 +7,6 @@ import functools
 import itertools
 import logging
 import random
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -236,23 +235,6 @@ def hooks_that_count(look: Look, numbers: Numbers) -> Any:
 
 
 @script
-def a_module_that_comes_late(look: Look, numbers: Numbers) -> Any:
-    sys.modules.pop("comes_late", None)
-    seen: list[Any] = []
-    look(0)
-    for n in numbers:
-        if n >= 2:
-            import comes_late  # type: ignore[import-not-found]
-
-            comes_late.TOTAL += n
-            comes_late.HISTORY.append(n)
-            seen.append((comes_late.TOTAL, list(comes_late.HISTORY)))
-            del comes_late
-        look(n)
-    return seen
-
-
-@script
 def a_file_that_is_read(look: Look, numbers: Numbers) -> Any:
     path = Path(__file__)
     seen: list[Any] = []
@@ -262,12 +244,6 @@ def a_file_that_is_read(look: Look, numbers: Numbers) -> Any:
             seen += [text.readline(), data.read(7)]
             look(n)
     return seen
-
-
-@pytest.fixture(autouse=True)
-def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "comes_late.py").write_text("TOTAL = 0\nHISTORY = []\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
 
 
 test_a_replacement_goes_on_with_them, test_a_survivor_repeats_an_iteration_with_them = SCRIPTS.tests()

@@ -10,6 +10,7 @@ import torch
 from ff_core.errors import DifferenceError
 from ff_core.state.hyperparameters import BYTES, Noted, Repeated, Shown, checksum, differing, in_common, values_of
 from ff_core.state.ranks import by_value, listed
+from tests.remedies import SHOWN
 
 
 def groups(lr: Any = 0.1) -> list[dict[str, Any]]:
@@ -85,19 +86,19 @@ def uses(rank: Repeated, step: int, values: dict[str, Any]) -> None:
 
 
 def test_a_repeated_step_uses_the_same(notes: memoryview) -> None:
-    first = Repeated(2, notes)
+    first = Repeated(2, notes, SHOWN)
     for step in range(1, 20):
         uses(first, step, {"lr": 1 / step})
-    replacement = Repeated(2, notes)
+    replacement = Repeated(2, notes, SHOWN)
     replacement.take_over()
     uses(replacement, 18, {"lr": 1 / 18})
-    with pytest.raises(DifferenceError, match=r"rank 2 was to repeat step 19 .*now: lr 0\.5, .*register_state"):
+    with pytest.raises(DifferenceError, match=r"2 was to repeat step 19 .*now: lr 0\.5, .* from <counter>, .*: <save>"):
         uses(replacement, 19, {"lr": 0.5})
     uses(replacement, 20, {"lr": 7})
 
 
 def test_a_survivor_that_counts_twice(notes: memoryview) -> None:
-    survivor = Repeated(0, notes)
+    survivor = Repeated(0, notes, SHOWN)
     uses(survivor, 1, {"lr": 1})
     uses(survivor, 2, {"lr": 2})
     survivor.again(1)

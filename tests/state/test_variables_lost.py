@@ -14,6 +14,7 @@ import torch
 from ff_core.errors import UnsupportedError
 from ff_core.state import codec, covered, given, spaces, start
 from ff_core.state.variables import Variables
+from tests.remedies import SHOWN
 
 Look = Callable[[int], Any]
 
@@ -188,8 +189,8 @@ def test_more_than_can_be_looked_at_are_refused_unless_that_is_allowed(
 ) -> None:
     first, second, at_rest = [1], [2], 3
     monkeypatch.setattr(start, "MOST_NAMES", 0)
-    with pytest.raises(UnsupportedError, match=r"beyond the first 0 \(.*Keep them in lists or dicts.*\"ignore\" in"):
-        Variables().begin(unsaved="refuse")
+    with pytest.raises(UnsupportedError, match=r"beyond the first 0 \(.*Keep them in lists or dicts.*<unsaved>"):
+        Variables().begin(refuses=SHOWN)
     Variables().begin()
     assert "beyond the first 0" in caplog.text
     left_out = spaces.found_spaces(0, covered.Covered()).left_out

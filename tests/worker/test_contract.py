@@ -15,6 +15,7 @@ from ff_core.errors import FailoverError, FailoverInterrupt
 from ff_core.state import frames
 from ff_core.worker.interface import AdapterSession
 from tests.deepspeed.fake_session import FakeSession, Interrupter
+from tests.remedies import SHOWN
 from tests.worker.one_rank import OneRank
 
 SIZE = 5000
@@ -25,7 +26,7 @@ class Trainer:
 
     name = "contract"
     repeats_script = True
-    edits_remedy = "The remedy."
+    remedies = SHOWN
 
     def __init__(self) -> None:
         self.weights = torch.zeros(SIZE)

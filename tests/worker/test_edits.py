@@ -40,5 +40,5 @@ def test_an_edit_before_a_death_is_refused(made: tuple[OneRank, Watched]) -> Non
     job, trainer = made
     trainer.weights[0] = 7.0
     job.lose()
-    with pytest.raises(UnsupportedError, match=r"wrote into weights .*The remedy\."):
+    with pytest.raises(UnsupportedError, match=r"wrote into weights .*<edits>"):
         job.session.recover(FailoverInterrupt(1))

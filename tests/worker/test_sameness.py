@@ -17,6 +17,7 @@ from ff_core.contract.adapter import Replicas
 from ff_core.errors import DifferenceError, FailoverError, UnsupportedError
 from ff_core.state import hyperparameters, variables
 from ff_core.worker.sameness import Sameness
+from tests.remedies import SHOWN
 
 SIZE = 3
 CLOSELY = 11
@@ -72,6 +73,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 class Trainer:
     """An adapter, as far as it is asked."""
 
+    remedies = SHOWN
+
     def __init__(self) -> None:
         self.group = {"params": [], "lr": 0.1, "weight_decay": 0.0}
         self.weight = torch.ones(5)
@@ -111,7 +114,7 @@ def test_a_replacement_with_another_learning_rate(world: World) -> None:
         assert isinstance(error, DifferenceError)
         assert "make step 7" in str(error) and "in version 5" in str(error).lower()
         assert "lr of parameter group 0 is 0.1 on rank 1 (a replacement) and 0.05 on ranks 0, 2" in str(error)
-        assert "register_state" in str(error) and "client_state" in str(error)
+        assert str(error).endswith("from <counter>, or save its count: <save>")
 
 
 @pytest.mark.parametrize(("what", "fails"), [("anew", True), ("alike", False), ("own", False), ("length", False)])
@@ -138,7 +141,7 @@ def test_a_count_that_a_replacement_begins_anew(
     for error in errors:
         assert isinstance(error, DifferenceError)
         assert "train().step is 8 on ranks 0, 2 and 3 on rank 1 (a replacement)" in str(error)
-        assert "version 5" in str(error) and "engine.global_steps" in str(error)
+        assert "version 5" in str(error) and "Count by <counter>, or save the count: <save>" in str(error)
 
 
 def test_long_after_the_failure_it_is_told_one_step_later(world: World) -> None:
