@@ -80,6 +80,7 @@ async def run(orders: dict[str, Any]) -> int:
     for number in {signal.SIGINT, signal.SIGTERM, *orders["signals"]}:
         loop.add_signal_handler(number, agent.signalled, int(number))
     line: Line | None = (channel, stream)
+    agent.allegiance.obeys(orders["controller"], orders["deputy"])
     while line is not None:
         channel, stream = line
         problem = await _serve(stream, agent)
@@ -105,6 +106,7 @@ async def _serve(stream: rpc.Stream, agent: Agent) -> str | None:
         asyncio.create_task(_beat(stream, agent)),
         asyncio.create_task(_receive(stream, agent)),
         asyncio.create_task(agent.done.wait()),
+        asyncio.create_task(agent.allegiance.until_silent()),
     ]
     finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     if tasks[3] in finished:
@@ -117,6 +119,8 @@ async def _serve(stream: rpc.Stream, agent: Agent) -> str | None:
     await asyncio.gather(*tasks, return_exceptions=True)
     if agent.done.is_set():
         return None
+    if tasks[4] in finished:
+        return "it is silent"
     problems = [task.exception() for task in finished if not task.cancelled()]
     return next((str(problem) for problem in problems if problem is not None), "")
 
@@ -139,7 +143,9 @@ def _name(node: int) -> str:
 
 async def _receive(stream: rpc.Stream, agent: Agent) -> None:
     while (message := await stream.receive()) is not None:
+        agent.allegiance.reads = False
         await agent.handle(message)
+        agent.allegiance.reads = True
 
 
 async def _beat(stream: rpc.Stream, agent: Agent) -> None:

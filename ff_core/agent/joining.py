@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import grpc
@@ -25,7 +27,24 @@ _CONNECT_S = 2.0
 _AGAIN_S = 0.02
 _LOOK_S = 0.1
 
+#: So long it goes on behind launchers that do not answer.
+_SEARCH_S = 15.0
+_ALONE = (
+    "it does not answer, and may live; of two nodes one is no majority. With a third one, such as one with --standby, "
+    "another controller would take over"
+)
+
 Line = tuple[grpc.aio.Channel, rpc.Stream]
+
+
+class Nobody(Enum):
+    """No answer: DEAD is proof that there will be none, SILENT is not."""
+
+    DEAD = 1
+    SILENT = 2
+
+
+_Joining = tuple[grpc.aio.Channel, rpc.Stream, Message] | Nobody | str
 
 
 class Uplink:
@@ -56,45 +75,56 @@ class Uplink:
 async def join_another(agent: Agent, uplink: Uplink, secret: bytes, hello: dict[str, Any]) -> Line | None:
     """The controller is gone. Returns the line to the next one; None: there is none, for this node at least."""
     allegiance, say = agent.allegiance, agent.state.say
-    report = allegiance.report() if allegiance.was_heard() else None
-    if report is None:
+    if not allegiance.may_join():
         return None
     uplink.hold()
+    deadline, passed = time.monotonic() + _SEARCH_S, list[int]()
+
+    def says(term: int) -> dict[str, Any]:
+        return {**hello, "joins": allegiance.report(passed, term)}
+
     for node, host, port in allegiance.places():
-        line = await _join(host, port, secret, {**hello, "joins": report})
-        if line == "dead":
+        found: _Joining = Nobody.SILENT
+        if not allegiance.is_silent(endpoint(host, port)) and time.monotonic() < deadline:
+            found = await _join(host, port, secret, says)
+        if found is Nobody.DEAD:
             say(f"the launcher of node {node} is dead")
-            continue
-        if isinstance(line, str):
-            say(f"node {node} does not take over: {line}")
+        elif found is Nobody.SILENT and allegiance.can_elect():
+            passed.append(node)
+            say(f"node {node} does not answer")
+        elif isinstance(found, Nobody | str):
+            say(f"node {node} does not take over: {_ALONE if isinstance(found, Nobody) else found}")
             return None
-        channel, stream, welcome = line
-        agent.workers.store = welcome.get("store")
-        uplink.goes_to(stream)
-        if allegiance.signum:
-            uplink.send("drain", signum=allegiance.signum)
-        return channel, stream
+        else:
+            channel, stream, welcome = found
+            allegiance.obeys(endpoint(host, port), hello.get("deputy"))
+            agent.workers.store = welcome.get("store")
+            uplink.goes_to(stream)
+            if allegiance.signum:
+                uplink.send("drain", signum=allegiance.signum)
+            return channel, stream
     return None
 
 
-async def _join(
-    host: str, port: int, secret: bytes, hello: dict[str, Any]
-) -> tuple[grpc.aio.Channel, rpc.Stream, Message] | str:
-    """Ask one launcher: the line to it and its welcome; "dead"; or why it is no controller."""
-    deadline = time.monotonic() + _ASK_S
+async def _join(host: str, port: int, secret: bytes, says: Callable[[int], dict[str, Any]]) -> _Joining:
+    """Ask one launcher: the line to it and its welcome, or why it is no controller. says(term): our hello, with that
+    term at least."""
+    deadline, hello = time.monotonic() + _ASK_S, says(0)
     while True:
         asking = asyncio.ensure_future(rpc.connect(endpoint(host, port), secret, hello, _CONNECT_S))
         try:
             while not asking.done():  # gRPC itself does not say that nobody listens
                 if await is_proven_dead(host, port):
-                    return "dead"
+                    return Nobody.DEAD
                 await asyncio.wait((asking,), timeout=_LOOK_S)
             return asking.result()
         except rpc.RefusedError as error:
-            return str(error)
-        except (ProtocolError, OSError, grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError) as error:
+            if not error.term:
+                return str(error)
+            hello = says(error.term)
+        except (ProtocolError, OSError, grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError):
             if time.monotonic() > deadline:
-                return f"it does not answer, and may live ({error})"
+                return Nobody.SILENT
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)

@@ -92,7 +92,7 @@ _define(
     goes_on=_opt(_L),
 )
 _define("welcome", "controller > agent", proof=_B, job=_D, node=_I, store=_opt(_L))
-_define("refused", "controller > agent", reason=_S)
+_define("refused", "controller > agent", reason=_S, term=_opt(_I))
 _define("drained", "controller > agent", proof=_B, reason=_S)
 
 # --- from the controller ---
@@ -147,6 +147,7 @@ _define("persist_seal", "controller > agent", id=_S, manifest=_D, keep=_I)
 _define("persist_load", "controller > agent", id=_S, epoch=_I, ranks=_D)
 
 # --- to the controller ---
+_define("recorded", "agent > controller", number=_I)
 _define("beat", "agent > controller", count=_I, free_bytes=_I, progress=_D)
 _define("stacks", "agent > controller", id=_I, ranks=_D)
 _define("worker_started", "agent > controller", rank=_I, uid=_S, pid=_I, warm=_BOOL)

@@ -48,7 +48,9 @@ class WrongSecretError(ProtocolError):
 
 
 class RefusedError(ProtocolError):
-    """A controller does not let an agent in."""
+    """A controller does not let an agent in. term: a deputy would, if the agent joined it with this one; 0: never."""
+
+    term = 0
 
 
 class Stream:
@@ -165,8 +167,12 @@ async def _introduced(
         await stream.send_now("hello", proof=ours, nonce=mine, **hello)
         answer = await stream.receive()
         if answer is None or answer["t"] != wanted:
-            kind = ProtocolError if answer is None else RefusedError
-            raise kind(f"the controller at {address} refused: {(answer or {}).get('reason', 'connection closed')}")
+            refused = (ProtocolError if answer is None else RefusedError)(
+                f"the controller at {address} refused: {(answer or {}).get('reason', 'connection closed')}"
+            )
+            if isinstance(refused, RefusedError):
+                refused.term = (answer or {}).get("term") or 0
+            raise refused
         if not verify(secret, "server", mine, opening["nonce"], answer["proof"]):
             raise ProtocolError(f"the controller at {address} does not know the job's secret")
         return channel, stream, answer

@@ -43,7 +43,7 @@ class Controller(JobControl):
         self.preload: dict[str, Any] | None = None
         self._awaited: set[int] = set()  # ranks without which W cannot rise: thousands of commits need not be compared
         self.drains, self.persisting = Drains(self.state, self), Persisting(self.state)
-        self.succession = Succession(self.state, lambda: self.preload)
+        self.succession = Succession(self.state, self, lambda: self.preload)
         self._make_parts()
 
     def _make_parts(self) -> None:
@@ -56,7 +56,7 @@ class Controller(JobControl):
         self.loop_end = LoopEnd(self.state, self, self.copying.schedule)
         self.blame = Blame(self.state, lambda *uneven: self.finish(1, self.loop_end.uneven(*uneven)))
         parts = (self, self.copying, self.startup, self.deaths, self.failovers, self.loop_end, Injections(self.state),
-                 self.blame, self.drains, self.persisting, self.resuming)  # fmt: skip
+                 self.blame, self.drains, self.persisting, self.resuming, self.succession)  # fmt: skip
         # "stopped" is for the service: it may come when the job is over already
         self._dispatch = Dispatch(AGENT_TO_CONTROLLER, *map(offered, parts), elsewhere=HANDSHAKE | {"stopped"})
 
@@ -160,7 +160,7 @@ class Controller(JobControl):
         newest = min(
             (rank.committed[1] if rank.committed[0] == state.epoch else -1) for rank in state.members.ranks.values()
         )
-        rises = newest > state.w and state.settled
+        rises = newest > state.w and state.settled and state.may_decide()
         self._awaited = {
             rank.rank for rank in state.members.ranks.values()
             if rank.committed[0] != state.epoch or rank.committed[1] <= (newest if rises else state.w)
@@ -224,6 +224,12 @@ class Controller(JobControl):
     def go_back(self, dead: set[int], cause: str, at: float) -> None:
         """See JobControl."""
         self.loop_end.go_back(dead, cause, at)
+
+    def may_decide_again(self) -> None:
+        """See JobControl."""
+        self.failovers.look()
+        self.publish_w()
+        self.loop_end.may_leave()
 
     def fill_holders(self) -> None:
         """See JobControl."""
@@ -300,6 +306,8 @@ class Controller(JobControl):
         for node in list(state.members.nodes.values()):
             if node.alive and now - node.last_beat > state.config.heartbeat_timeout_s:
                 self.node_down(node.id, f"no heartbeat for {state.config.heartbeat_timeout_s:g} s")
+        if self.succession.suspended(now):
+            return
         self.failovers.tick(now)
         self.drains.tick(now)
         self.succession.look()

@@ -20,7 +20,7 @@ Entered = tuple[Node, bytes, "asyncio.Future[Any]"]
 
 
 class Inside(Protocol):
-    """Who is behind the door. `service.ControllerServer` is it."""
+    """Who is behind the door. `service.Service` is it."""
 
     @abstractmethod
     def say(self, text: str) -> None:
@@ -51,7 +51,7 @@ class Door:
         self._secret, self._inside, self._numbered = secret, inside, job.numbered
         self.line, self._machine = line or alike.launch_line(job), alike.machine()
         self._rendezvous = Rendezvous(job, self.line, time.monotonic())
-        self._closed = False
+        self._closed = ""  # why
         #: Of those who have not been let in yet: what they are, and what wakes their session.
         self._arrived: dict[Arrival, tuple[Node, rpc.Stream, asyncio.Future[str]]] = {}
 
@@ -68,12 +68,12 @@ class Door:
         """`node` is not in the job any more."""
         self._rendezvous.lost(node)
 
-    def close(self) -> None:
-        """The job is over."""
-        self._closed = True
+    def close(self, reason: str) -> None:
+        """Nobody is let in any more: the job is over, for this controller at least."""
+        self._closed = reason
         for _, _, let_in in self._arrived.values():
             if not let_in.done():
-                let_in.set_result("the job has ended before it began" if self.size is None else "the job is over")
+                let_in.set_result("the job has ended before it began" if self.size is None else reason)
 
     def look(self, now: float) -> None:
         """The job has not begun: see whether it can, or cannot any more. now: of time.monotonic()."""
@@ -115,7 +115,7 @@ class Door:
                 await stream.send_now("refused", reason="the controller lives: it goes on without this node")
                 return None
             elif self._closed:
-                reason = "the job is over"
+                reason = self._closed
             else:
                 reason = self._rendezvous.problem(arrival)
             if reason:

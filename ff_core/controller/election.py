@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ff_core.controller.membership import Node
+from ff_core.controller.quorum import Places, is_majority
 from ff_core.controller.record import Record
 
 
@@ -16,7 +17,8 @@ from ff_core.controller.record import Record
 class Joined:
     """An agent that has lost its controller, and what it says of its node.
 
-    term: how often it has lost a controller.  number, record: of the newest record that it has.
+    term: with which it joins; higher than all that it knows.  number, record: of the newest record that it has.
+    heard: the controller has answered it within heartbeat_timeout_s.  silent: nodes that did not answer it.
     epoch: of its slots.  halt_epoch: announced, -1: none.
     verdict: old epoch, epoch and version of the newest one that it has carried out.
     ranks: [rank, uid, epoch of its role, whether it has restored].  spares: uid -> ready.
@@ -26,6 +28,8 @@ class Joined:
     term: int
     number: int
     record: Record
+    heard: bool
+    silent: list[int]
     epoch: int
     halt_epoch: int
     verdict: tuple[int, int, int]
@@ -41,6 +45,8 @@ class Joined:
             term=said["term"],
             number=said["number"],
             record=Record.from_wire(said["record"]),
+            heard=said["heard"],
+            silent=list(said["silent"]),
             epoch=said["epoch"],
             halt_epoch=said["halt_epoch"],
             verdict=(old_epoch, epoch, version),
@@ -50,27 +56,43 @@ class Joined:
 
 
 class Election:
-    """Of one deputy, once. joined: by node.  dead: proven so."""
+    """Of one deputy, once. joined: by node, with one term.  dead: proven so."""
 
     def __init__(self) -> None:
         self.joined: dict[int, Joined] = {}
         self.dead: set[int] = set()
+        self.term = 0
 
     def join(self, joined: Joined) -> str:
-        """Take `joined` in. Returns why not; empty if it is in."""
+        """Take `joined` in. Returns why not; empty if it is in. If its term is too low it may ask again with `term`;
+        if it is higher than before, so must those of `outdated()`."""
         if joined.node.id in self.joined:
             return f"node {joined.node.id} has joined already"
+        if joined.term < self.term:
+            return f"term {joined.term} is over"
+        self.term = joined.term
         self.joined[joined.node.id] = joined
         return ""
+
+    def outdated(self) -> list[int]:
+        """Nodes that have joined with a lower term."""
+        return sorted(node for node, joined in self.joined.items() if joined.term < self.term)
 
     def leave(self, node: int) -> None:
         """Its stream has ended."""
         self.joined.pop(node, None)
 
     @property
+    def _newest(self) -> Joined:
+        return max(self.joined.values(), key=lambda one: one.number)
+
+    @property
     def record(self) -> Record:
         """The newest one among those who have joined, of whom there is one at least."""
-        return max(self.joined.values(), key=lambda one: one.number).record
+        return self._newest.record
+
+    def _counting(self) -> list[Places]:
+        return [self.record.places, *self.record.elders]
 
     def missing(self) -> dict[int, tuple[str, int]]:
         """Nodes that have not joined and may live: node -> where its launcher would listen."""
@@ -78,9 +100,14 @@ class Election:
             return {}
         return {
             node: (place[0], place[1])
-            for node, place in self.record.places.items()
+            for places in self._counting()
+            for node, place in places.items()
             if node not in self.joined and node not in self.dead
         }
+
+    def silent(self) -> set[int]:
+        """Nodes that answer nobody of those who have joined."""
+        return set.intersection(*({*one.silent} for one in self.joined.values())) if self.joined else set()
 
     def outsiders(self) -> list[int]:
         """Nodes that have joined and are not in the newest record: they were given up."""
@@ -88,4 +115,12 @@ class Election:
 
     def is_complete(self) -> bool:
         """All are here or proven dead, so nobody else can take over."""
-        return bool(self.joined) and not self.missing()
+        return bool(self.joined) and not self.outdated() and self._newest.heard and not self.missing()
+
+    def has_majority(self) -> bool:
+        """More than half are here, whatever the others do: no controller has half, and nobody else more."""
+        return (
+            bool(self.joined)
+            and not self.outdated()
+            and all(is_majority(places, self.joined) for places in self._counting())
+        )

@@ -80,6 +80,11 @@ class Failovers:
             self._assign(current)
             self._decide(current)
 
+    def look(self) -> None:
+        """The controller may decide again."""
+        if self.state.round is not None and self.halts():
+            self._decide(self.state.round)
+
     def _assign(self, current: FailoverRound) -> None:
         """Processes for the ranks that have none. They begin with the script at once, alone; whether there is anything
         for them to go on from is decided meanwhile. Ranks for which there is no place stay absent."""
@@ -118,7 +123,7 @@ class Failovers:
 
     def _decide(self, current: FailoverRound) -> None:
         """The verdict, if every node has answered."""
-        if all(node in current.inventories for node in self.members.live_nodes()):
+        if self.state.may_decide() and all(node in current.inventories for node in self.members.live_nodes()):
             current.halted_at = current.halted_at or self.out.now()
             self._verdict(current)
 

@@ -72,7 +72,7 @@ class LoopEnd:
         if len(versions) != 1 or None in versions:
             return
         (version,) = versions
-        if version is None or state.w < version:
+        if version is None or state.w < version or not state.may_decide():
             return
         state.left_version = version
         if not all(other.again for other in self.members.ranks.values()):

@@ -1,4 +1,4 @@
-"""Where the controller's decisions go. `service.ControllerServer` is one, tests have others."""
+"""Where the controller's decisions go. `service.Service` is one, tests have others."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class Outbox(Protocol):
     def finish(self, code: int, summary: str) -> None:
         """The job is over; agents must be stopped. `summary` is the last thing a person reads (may hold a
         traceback)."""
+
+    @abstractmethod
+    def fenced(self, reason: str) -> None:
+        """Another controller may have the job: agents must end their workers, and nothing more is said to them."""
 
     @abstractmethod
     def abandon(self, node: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ff_core.contract.persisted import Part
 from ff_core.controller.membership import Membership
+from ff_core.controller.quorum import Places
 from ff_core.controller.state import JobState, StateKinds
 
 
@@ -18,8 +19,8 @@ class Record:
     """Plain values only: it travels as a map (msgpack).
 
     job, settings: JobSpec.to_wire(), Settings.to_wire().  line: what nodes that come must have been started with.
-    places: node -> [host, port] where its launcher listens; the
-    nodes of the job.  machines: node -> [host_id, hostname], of lost ones, too.
+    places: node -> [host, port] where its launcher listens; the nodes of the job.  elders: places of older records, by
+    which another controller could still be elected.  machines: node -> [host_id, hostname], of lost ones, too.
     layouts, holders, homes, failures: by rank.  constants: rank -> [file, bytes].
     kinds: has_constant, frozen, on_device, groups.  preload: fields of the message; empty: none yet.
     serial: of the next version on disk.  unfindable, begun_from: as in JobState.
@@ -29,7 +30,8 @@ class Record:
     settings: dict[str, Any]
     line: dict[str, str]
     restart: int
-    places: dict[int, list[Any]]
+    places: Places
+    elders: list[Places]
     machines: dict[int, list[str]]
     layouts: dict[int, dict[str, int]]
     holders: dict[int, list[int]]
@@ -55,6 +57,7 @@ class Record:
             line=state.line,
             restart=state.restart,
             places=places(members),
+            elders=state.quorum.elders(),
             machines={number: [node.host_id, node.hostname] for number, node in members.nodes.items()},
             layouts={number: dict(rank.layout or {}) for number, rank in members.ranks.items()},
             holders=members.holders(),
@@ -101,6 +104,6 @@ class Record:
             rank.started = rank.training = True
 
 
-def places(members: Membership) -> dict[int, list[Any]]:
+def places(members: Membership) -> Places:
     """node -> [host, port] where its launcher listens, of live nodes."""
     return {node: [*deputy] for node in members.live_nodes() if (deputy := members.nodes[node].deputy) is not None}

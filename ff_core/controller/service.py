@@ -1,5 +1,5 @@
-"""The controller as a running service: gRPC in front, events.jsonl and the terminal behind, one event loop in one
-thread."""
+"""A controller as a running service: gRPC in front, events.jsonl and the terminal behind, one event loop in one
+thread. `server.py` has the one with which a job begins, `deputy.py` one that may take over."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 
 import grpc
 
-from ff_core.config.settings import Settings
 from ff_core.contract import rpc
-from ff_core.contract.job import JobSpec
+from ff_core.contract.job import LOST_CODE, JobSpec
+from ff_core.contract.proof import is_proven_dead
 from ff_core.controller.controller import Controller
 from ff_core.controller.door import Door, Inside
 from ff_core.controller.membership import Node
 from ff_core.controller.outbox import Outbox
+from ff_core.controller.succession import Succession
 from ff_core.errors import ProtocolError
 from ff_core.observe.events import EventLog
 
@@ -48,6 +48,8 @@ class Service(Outbox, Inside):
         self._store: tuple[str, int] | None = None  # torch's, if it is not where the job began
         self._controller: Controller | None = None
         self._outcome: tuple[int, str] | None = None
+        self._fenced = ""  # why, if another controller may have the job
+        self._proving: asyncio.Task[None] | None = None
         #: Called with a node that counts as lost, in the controller's thread.
         self.on_lost: Callable[[int], None] = lambda node: None
         #: The endpoint of the job, if it turned out that it runs and has its controller elsewhere.
@@ -64,8 +66,8 @@ class Service(Outbox, Inside):
         """Called a few times a second while there is no controller."""
 
     @abstractmethod
-    def _close(self) -> None:
-        """The job is over: whoever waits to be let in is turned away."""
+    def _close(self, reason: str) -> None:
+        """Whoever waits to be let in is turned away, and who comes later."""
 
     # ---- called by the launcher -------------------------------------------------------------------------------------
 
@@ -128,13 +130,27 @@ class Service(Outbox, Inside):
         self._outcome = self._outcome or (code, summary)
         self._begin_stop(code, 0)
 
+    def fenced(self, reason: str) -> None:
+        """See Outbox. It goes on listening: whoever has the job says so there."""
+        assert self._job is not None
+        self._fenced, self._events = reason, None  # what happens now others write down
+        self.say(f"{reason}. This node's workers end; waiting {self._job.join_timeout_s:g} s to hear where the job is")
+        for node in self._streams:
+            self.send(node, "stop", code=1, signum=0, lost=True)
+        self._close(f"the controller here has been cut off: {reason}")
+        text = (
+            f"{reason}. If it does, it says at which endpoint it lets nodes in: `fftrain run --standby` comes there. "
+            "If no node has the job, start it again on all"
+        )
+        asyncio.get_running_loop().call_later(self._job.join_timeout_s, self.finish, LOST_CODE, text)
+
     # ---- inside the loop --------------------------------------------------------------------------------------------
 
     def _begin_stop(self, code: int, signum: int) -> None:
         self._stop_s = _STOP_S + (self._job.shutdown_timeout_s if signum and self._job is not None else 0.0)
         for node in self._streams:
             self.send(node, "stop", code=code, signum=signum)
-        self._close()
+        self._close("the job is over")
         self._stopping.set()
 
     def cannot_begin(self, reason: str) -> None:
@@ -148,6 +164,8 @@ class Service(Outbox, Inside):
     def _finish_from_outside(self, text: str, signum: int) -> None:
         if self._controller is None:
             self.cannot_begin(text)
+        elif self._fenced:
+            self.finish(1, text)
         elif not self._controller.state.finished and not self._controller.state.stopping:
             self._controller.stop(text)
             self._outcome = (1, text)
@@ -191,8 +209,23 @@ class Service(Outbox, Inside):
             await asyncio.sleep(_TICK_S)
             if self._controller is not None:
                 self._guard(self._controller.tick)
+                self._prove(self._controller.succession)
             elif not self._stopping.is_set():
                 self._look()
+
+    def _prove(self, succession: Succession) -> None:
+        """Lost nodes whose death would let this controller go on are looked at, one look after another."""
+        unproven = succession.unproven()
+        if not unproven or (self._proving is not None and not self._proving.done()):
+            return
+
+        async def look() -> None:
+            found = await asyncio.gather(*(is_proven_dead(*place) for place in unproven.values()))
+            dead = [node for node, is_dead in zip(unproven, found, strict=True) if is_dead]
+            if dead:
+                self._guard(succession.proven_dead, dead)
+
+        self._proving = asyncio.create_task(look())
 
     def _guard(self, call: Any, *arguments: Any) -> None:
         """A bug in the controller must end the job with its traceback, not hang it."""
@@ -269,40 +302,3 @@ class Service(Outbox, Inside):
                 writer.cancel()
             self._streams.pop(node, None)
             self._guard(self._controller.node_down, node, reason)
-
-
-class ControllerServer(Service):
-    """The controller with which a job begins."""
-
-    def __init__(self, job: JobSpec, secret: bytes, host: str, port: int = 0) -> None:
-        super().__init__(host, port)
-        self._begun: JobSpec = job
-        self._job = job
-        self._events = EventLog(job.out_dir) if job.out_dir else None
-        self._door = Door(job, secret, self)
-
-    def waits_for_nodes(self) -> bool:
-        """Not all nodes have come yet, and the job is not over."""
-        return not self.done() and self._door.size is None
-
-    def abandon(self, node: int) -> None:
-        super().abandon(node)
-        self._door.lost(node)
-
-    def _close(self) -> None:
-        self._door.close()
-
-    def _look(self) -> None:
-        self._door.look(time.monotonic())
-
-    def let_in(self, node: Node, stream: rpc.Stream) -> None:
-        """See Inside. With the first node the job starts."""
-        if self._controller is None:
-            assert self._door.size is not None
-            self._job = replace(self._begun, nodes=self._door.size)
-            self._controller = Controller(self._job, Settings.from_wire(self._job.config).config, self)
-            self._controller.state.line = self._door.line
-        super().let_in(node, stream)
-
-    async def _session(self, stream: rpc.Stream) -> None:
-        await self._through(self._door, stream)

@@ -14,6 +14,7 @@ from ff_core.controller.failover_round import FailoverRound, Step
 from ff_core.controller.hang import HangDetector
 from ff_core.controller.membership import Membership
 from ff_core.controller.outbox import Outbox
+from ff_core.controller.quorum import Quorum
 
 
 class JobControl(Protocol):
@@ -50,6 +51,10 @@ class JobControl(Protocol):
         """Compute W anew, the newest version committed by every rank in this epoch; tell the agents if it rose."""
 
     @abstractmethod
+    def may_decide_again(self) -> None:
+        """What was held back while this controller was suspended."""
+
+    @abstractmethod
     def fill_holders(self) -> None:
         """Begin an epoch without a death if training runs and a node has come that can hold replicas which are missing.
         To be asked when either becomes true."""
@@ -81,6 +86,7 @@ class JobState:
     home: the node whose launcher has this controller.  endpoint: where nodes that come find it, HOST:PORT; empty: where
     the job began.  line: what node 0 was started with, which nodes that come must have been, too.
     may_restart: the script can be started again from its beginning, as often as the job says.
+    quorum: who could elect another controller.
 
     Of the running start of the script:
     w: newest version that every rank has committed in this epoch, -1: none.
@@ -111,6 +117,7 @@ class JobState:
         self.endpoint = ""
         self.line: dict[str, str] = {}
         self.may_restart = True
+        self.quorum = Quorum()
         self._of_this_start()
 
     def _of_this_start(self) -> None:
@@ -138,6 +145,10 @@ class JobState:
     def settled(self) -> bool:
         """No failover is under way: commits count."""
         return self.round is None or self.round.step in (Step.RESUMED, Step.DONE)
+
+    def may_decide(self) -> bool:
+        """Nobody else can be the controller: W and verdicts may be given."""
+        return self.quorum.holds(self.members.live_nodes())
 
     def constants_of(self, rank: int) -> str:
         """The file with the frozen state of the redundancy group of `rank`; "" if there is none."""

@@ -6,10 +6,11 @@ docs/protocol.md, section 8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ff_core.config.settings import Settings
 from ff_core.contract.job import JobSpec
+from ff_core.contract.terms import EPOCHS_A_TERM
 from ff_core.controller.controller import Controller
 from ff_core.controller.election import Joined
 from ff_core.controller.failover_round import FailoverRound
@@ -20,8 +21,6 @@ from ff_core.controller.resuming import Find
 from ff_core.controller.state import JobState
 from ff_core.errors import ConfigError
 
-#: Epochs of one term. No controller begins so many while it cannot be heard.
-TERM = 1024
 #: Versions on disk whose numbers are passed over: the controller before may have begun some.
 _PASSED_OVER = 1000
 
@@ -30,19 +29,20 @@ class Takeover:
     """controller: the job's from now on; nobody has heard of it before begin()."""
 
     def __init__(
-        self, out: Outbox, find: Find, joined: Mapping[int, Joined], record: Record, died_at: float
+        self, out: Outbox, find: Find, joined: Mapping[int, Joined], record: Record, died_at: float, home: int,
+        dead: Collection[int],
     ) -> None:  # fmt: skip
-        """joined: all of the record's nodes that live.  record: the newest.
+        """joined: nodes of the record.  record: the newest.  home: the node of them that has this controller.
+        dead: nodes that are proven so; others that have not joined are silent.
         died_at: when the controller before was lost, wall clock, seconds."""
         settings = Settings.from_wire(record.settings)
         self.controller = Controller(JobSpec.from_wire(record.job), settings.config, out, find)
         self._out, self._died_at, state = out, died_at, self.controller.state
         state.settings, state.is_protecting = settings, True
         state.may_restart = False  # the environment of its workers names the store that is gone
-        state.home = min(joined)  # whoever is lower is proven dead, or somebody would have joined it
+        state.home = home
         record.put_into(state)
         self.controller.preload = record.preload or None
-        self.controller.succession.number = max(one.number for one in joined.values())
         self.controller.copying.settle()
         self.controller.startup.goes_on(settings)
         _look_at_disk(state, find)
@@ -55,7 +55,10 @@ class Takeover:
         settled = max((one.verdict for one in joined.values()), key=lambda verdict: verdict[1:])
         newest = max(max(one.epoch, one.halt_epoch) for one in joined.values())
         # The one before may have taken over, and died before anybody heard of an epoch of its.
-        state.epoch = max(newest // TERM + 1, *(one.term for one in joined.values())) * TERM - 1
+        state.epoch = max(newest // EPOCHS_A_TERM + 1, *(one.term for one in joined.values())) * EPOCHS_A_TERM - 1
+        self._dead = state.quorum.dead = {*dead}
+        number, term = max(one.number for one in joined.values()), (state.epoch + 1) // EPOCHS_A_TERM
+        self.controller.succession.takes_over(number, term, [*record.elders, record.places])
         # As if a halt were under way: whose slots count is known already.
         state.round = FailoverRound(
             epoch=state.epoch, old_epoch=settled[1], dead=set(), cause="", died_at=died_at,
@@ -72,7 +75,8 @@ class Takeover:
         out, state = self._out, self.controller.state
         for number in self._lost:
             ranks = [rank for rank, home in self._homes.items() if home == number]
-            out.emit("node_lost", node=number, reason="its launcher is gone", ranks=ranks)
+            reason = "its launcher is gone" if number in self._dead else "it is silent"
+            out.emit("node_lost", node=number, reason=reason, ranks=ranks)
         out.emit("takeover", node=state.home, lost=self._lost, epoch=state.epoch + 1)
         out.say(f"{self._cause}; the controller is on node {state.home} from now on")
         self.controller.succession.tell()  # before all else: whoever comes after this one needs it

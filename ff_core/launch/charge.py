@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ff_core.config.settings import Settings
@@ -25,8 +26,10 @@ class Charge:
         self._secret = secret
         self._holding: threading.Thread | None = None
 
-    def begin(self, server: DeputyServer, job: JobSpec, line: dict[str, str], endpoint: tuple[str, int]) -> None:
-        """`server` has the controller of `job` now. line: see JobState. endpoint: where nodes that come find it."""
+    def begin(self, server: DeputyServer, job: JobSpec, line: dict[str, str], endpoint: tuple[str, int],
+              silent: Sequence[tuple[str, int]]) -> None:  # fmt: skip
+        """`server` has the controller of `job` now. line: see JobState.  endpoint: where nodes that come find it.
+        silent: launchers that may have had it, and may be heard again."""
         directory = Settings.from_wire(job.config).config.persist_dir
 
         def hold() -> None:
@@ -40,7 +43,7 @@ class Charge:
 
         def watch() -> None:
             while not server.done():
-                tell_who_returns(job, line, endpoint, self._secret)
+                tell_who_returns(job, line, endpoint, self._secret, silent)
                 time.sleep(_LOOK_S)
 
         self._holding = threading.Thread(target=hold, name="ff-charge")

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ff_core.contract import rpc
@@ -16,7 +17,7 @@ from ff_core.errors import ConfigError, ProtocolError
 from ff_core.launch import torch_store
 
 if TYPE_CHECKING:
-    from ff_core.controller.service import ControllerServer
+    from ff_core.controller.server import ControllerServer
 
 _CONNECT_S = 1.0
 _ANSWER_S = 5.0
@@ -47,13 +48,16 @@ def watch_for_node_0(
     threading.Thread(target=look, name="ff-rivals", daemon=True).start()
 
 
-def tell_who_returns(job: JobSpec, line: dict[str, str], endpoint: tuple[str, int], secret: bytes) -> None:
+def tell_who_returns(
+    job: JobSpec, line: dict[str, str], endpoint: tuple[str, int], secret: bytes, silent: Sequence[tuple[str, int]] = ()
+) -> None:  # fmt: skip
     """A launcher that has come to where `job` began is told that the job goes on, and where (`endpoint`). It would
-    begin the job a second time. line: what it must have been started with, or it is another job's."""
+    begin the job a second time. line: what it must have been started with, or it is another job's. silent: where
+    other launchers are told, too."""
     began = job.master_addr, job.master_port
     found = controller_at(*began) if began != endpoint else None
-    if found is not None:
-        _announce(found, secret, _hello() | {"launch": line, "goes_on": [*endpoint]})
+    for place in {found, *silent} - {None, endpoint}:
+        _announce(place, secret, _hello() | {"launch": line, "goes_on": [*endpoint]})
 
 
 def controller_at(address: str, port: int) -> tuple[str, int] | None:

@@ -24,7 +24,7 @@ from ff_core.contract.alike import launch_line
 from ff_core.contract.env import hash_seed, set_default_threads
 from ff_core.contract.job import LOST_CODE, JobSpec
 from ff_core.controller.deputy import DeputyServer
-from ff_core.controller.service import ControllerServer
+from ff_core.controller.server import ControllerServer
 from ff_core.errors import ConfigError
 from ff_core.launch import folder, torch_store
 from ff_core.launch.agents import Agents
@@ -167,7 +167,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
     """On every node but 0: run this machine's agent, and be ready to take over from node 0. line: what was asked for
     here, which node 0 compares. address: the controller's. Returns the agent's exit code, which is the job's; the job's
     own if this launcher has taken over."""
-    node = plan.machines.rank if plan.machines.rank is not None else -1
+    machines, node = plan.machines, plan.machines.rank if plan.machines.rank is not None else -1
     ended = threading.Event()
     stopped_by: list[int] = []
     charge = Charge(secret)
@@ -195,7 +195,7 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
         while place is not None:
             own = plan.local_addr or torch_store.local_address(place)
             give_gloo_an_interface(own)
-            store_here = partial(_store_at, own, plan.machines.port, stores)
+            store_here = partial(_store_at, own, machines.port, stores)
             deputy = DeputyServer(secret, bracketed(own), store_here, charge.begin)
             try:
                 listens = deputy.start()
@@ -208,15 +208,16 @@ def join_job(plan: RunPlan, secret: bytes, line: dict[str, str], address: tuple[
                 code, summary = deputy.wait()
                 agents.join(_AGENTS_END_S)
                 charge.end()
-                _print_summary(code, "" if stopped_by else summary)
-                return 1 if stopped_by else code
-            deputy.close()
-            code = agents.join(_AGENTS_END_S)[node]
-            if stopped_by:
-                return 1
-            if code != LOST_CODE:
-                return code if code >= 0 else 128 - code
-            machines, node = plan.machines, -1  # as another node: what it was is over
+                if deputy.elsewhere is None or stopped_by:
+                    _print_summary(code, "" if stopped_by else summary)
+                    return 1 if stopped_by else code
+                machines = replace(machines, address=deputy.elsewhere[0], port=deputy.elsewhere[1])
+            else:
+                deputy.close()
+                code = agents.join(_AGENTS_END_S)[node]
+                if stopped_by or code != LOST_CODE:
+                    return 1 if stopped_by else code if code >= 0 else 128 - code
+            node = -1  # as another node: what it was is over
             place = find_again(machines.address, machines.port, machines.join_timeout_s, lambda: bool(stopped_by))
     return 1
 

@@ -15,7 +15,7 @@ from ff_core.comm.host import CommHost
 from ff_core.controller.controller import Controller
 from ff_core.controller.door import Inside
 from ff_core.controller.outbox import Outbox
-from ff_core.controller.service import ControllerServer
+from ff_core.controller.server import ControllerServer
 from ff_core.controller.state import JobControl
 from ff_core.copy.page import StatusPage
 from ff_core.worker.host import WorkerHost

@@ -29,6 +29,7 @@ class Recorder(Outbox):
         self.result: tuple[int, str] | None = None
         self.clock = 1000.0
         self.abandoned: list[int] = []
+        self.ended_by = ""
 
     def send(self, node: int, name: str, **fields: Any) -> None:
         message = make(CONTROLLER_TO_AGENT, name, **fields)
@@ -43,6 +44,9 @@ class Recorder(Outbox):
 
     def finish(self, code: int, summary: str) -> None:
         self.result = (code, summary)
+
+    def fenced(self, reason: str) -> None:
+        self.ended_by = reason
 
     def abandon(self, node: int) -> None:
         self.abandoned.append(node)

@@ -30,6 +30,7 @@ class Faults:
     forced: str  # what the next fault is to be
     headless: bool  # the controller is dead
     controller_dies: Callable[[], None]
+    controller_falls_silent: Callable[[], None]
     asked: int  # drains
     drained: Callable[[str], None]
     coming: list[int]  # steps at which another node comes
@@ -55,6 +56,8 @@ class Faults:
             self.lost.append(host.node)
         elif kind == "controller" and not self.headless and len(hosts) > 1:
             self.controller_dies()
+        elif kind == "silence" and not self.headless and len(hosts) > 1:
+            self.controller_falls_silent()
         elif kind == "partition" and len(hosts) > 1:
             host = self.random.choice(hosts)
             self._lost(f"node {host.node}")

@@ -256,7 +256,7 @@ class World(Checks, Faults, Takeovers, Outbox):
 
     def described(self, node: int) -> Node:
         machine = "m" if self.options.same_machine else f"m{node}"
-        deputy = ("host", node) if {"controller", "torn"} & {*self.options.kinds} else None
+        deputy = ("host", node) if {"controller", "torn", "silence"} & {*self.options.kinds} else None
         return Node(node, machine, machine, ("host", node), 1 << 40, 0.0, deputy)
 
     def _steps(self, host: AgentHost) -> list[Callable[[], bool]]:
@@ -291,7 +291,10 @@ class World(Checks, Faults, Takeovers, Outbox):
             self._another()
             return
         if self.headless:
-            raise Violation("nobody takes over, and nobody ends")
+            self.nobody_takes_over()
+            return
+        if self.prove():
+            return
         before, config = self.sent, self.state.config
         self.passed += 2 * max(config.join_timeout_s, config.regroup_timeout_s, config.place_timeout_s)
         self.controller.failovers.tick(self.now())

@@ -19,7 +19,7 @@ from ff_core.contract.alike import launch_line
 from ff_core.contract.job import JobSpec
 from ff_core.controller import deputy as module
 from ff_core.controller.deputy import DeputyServer
-from ff_core.controller.service import ControllerServer
+from ff_core.controller.server import ControllerServer
 from ff_core.errors import ProtocolError
 from ff_core.launch import torch_store
 from ff_core.launch.rivals import tell_who_returns

@@ -10,7 +10,7 @@ import pytest
 
 from ff_core.config.settings import Settings
 from ff_core.contract.job import JobSpec
-from ff_core.controller.service import ControllerServer
+from ff_core.controller.server import ControllerServer
 from ff_core.launch import torch_store
 from ff_core.launch.cli import main
 
