@@ -5,7 +5,7 @@ No messages and no clock. The rules are in docs/protocol.md, section 8.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ def can_elect(places: Mapping[int, Any]) -> bool:
 
 
 class Quorum:
-    """Of one controller. dead: nodes that are proven so, who elect nobody.
+    """Of one controller. dead: nodes that are proven so.
 
     Memberships count from when a record with them was sent. One counts no more when a newer record is with every live
     node of it, and with half of it at least: no majority of it can be without the newer one.
@@ -40,6 +40,7 @@ class Quorum:
 
     def __init__(self) -> None:
         self.dead: set[int] = set()
+        self._was_away = False
         self._told: list[_Told] = []  # oldest first
         self._has: dict[int, int] = {}  # node -> number of its newest record
 
@@ -62,7 +63,7 @@ class Quorum:
 
     def _replaced(self, old: _Told, number: int, live: Collection[int]) -> bool:
         having = {node for node in old.places if self._has.get(node, 0) >= number}
-        return (old.places.keys() & set(live)) <= having and _is_half(old.places, having | self.dead)
+        return (old.places.keys() & set(live)) <= having and self._is_sure(old.places, having)
 
     def is_told(self) -> bool:
         """Agents have a record, or soon will."""
@@ -73,14 +74,20 @@ class Quorum:
         return [told.places for told in self._told[:-1]]
 
     def holds(self, live: Collection[int]) -> bool:
-        """Nobody else can be elected without a node of `live`, or by those who are dead: half of every membership."""
-        return all(_is_half(told.places, self.dead.union(live)) for told in self._told)
+        """Nobody else is elected without a node of `live`: by no membership that counts."""
+        return all(self._is_sure(told.places, set(live)) for told in self._told)
+
+    def _is_sure(self, places: Collection[int], nodes: Set[int]) -> bool:
+        """Half of `places` are `nodes`; or all others are dead, and have elected nobody before."""
+        alone = not self._was_away and set(places) <= nodes | self.dead
+        return alone or 2 * len(nodes & set(places)) >= len(places)
+
+    def was_away(self) -> None:
+        """This process stood still, for as long as others need to elect another controller. Whoever is dead now may
+        have done so before."""
+        self._was_away = True
 
     def unproven(self, live: Collection[int]) -> dict[int, tuple[str, int]]:
         """Nodes that are not heard and may live: node -> where its launcher would listen."""
         known = {node: place for told in self._told for node, place in told.places.items()}
         return {n: (place[0], place[1]) for n, place in known.items() if n not in live and n not in self.dead}
-
-
-def _is_half(places: Collection[int], nodes: Collection[int]) -> bool:
-    return 2 * len(set(places) & set(nodes)) >= len(places)

@@ -26,6 +26,7 @@ class Succession:
         self.number = 0
         self._told: tuple[Any, ...] = ()
         self._suspended_at: float | None = None
+        self._ticked_at = float("inf")
         self._warned = False
 
     def takes_over(self, number: int, term: int, memberships: Sequence[Places]) -> None:
@@ -115,8 +116,12 @@ class Succession:
             self.look(nodes=True)
 
     def suspended(self, now: float) -> bool:
-        """Whether nothing may be decided now. It ends this controller if that lasts."""
+        """Whether nothing may be decided now. It ends this controller if that lasts. To be called a few times a
+        second."""
         state = self._state
+        if now - self._ticked_at > state.config.heartbeat_timeout_s / 2:
+            state.quorum.was_away()
+        self._ticked_at = now
         if state.may_decide():
             self._suspended_at = None
             return False

@@ -147,19 +147,6 @@ def test_the_launcher_of_a_deepspeed_job_is_killed(tmp_path: Path, three: Hosts)
 
 
 @pytest.mark.slow
-def test_node_0_is_cut_off_and_lives(tmp_path: Path, three: Hosts) -> None:
-    """Its cable is pulled. Nobody takes over: it may live, and does."""
-    if not three.real:
-        pytest.skip("the stand-in's hosts have no cables")
-    started = begun(tmp_path, three)
-    three.unplug(0)
-    for number in (1, 2):
-        wait_until_said(tmp_path, number, "ending this node's workers")
-    assert not seen("takeover")(read_events(tmp_path))
-    assert started[0].poll() is None
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("same_command", [True, False])
 def test_host_0_comes_again_when_another_one_has_the_controller(
     tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any], same_command: bool
