@@ -31,8 +31,8 @@ class Succession:
 
     def takes_over(self, number: int, term: int, memberships: Sequence[Places]) -> None:
         """number: of the newest record before.  memberships: by which this controller was elected in `term`."""
-        for places in memberships:
-            self._state.quorum.tells(number, places)
+        for membership in memberships:
+            self._state.quorum.tells(number, membership)
         self.number = max(number, term << TERM_BITS)
 
     # ---- records ----------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def tell_who_returns(
     other launchers are told, too."""
     began = job.master_addr, job.master_port
     found = controller_at(*began) if began != endpoint else None
-    for place in {found, *silent} - {None, endpoint}:
+    for place in {*silent, *([] if found is None else [found])}:
         _announce(place, secret, _hello() | {"launch": line, "goes_on": [*endpoint]})
 
 

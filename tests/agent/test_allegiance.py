@@ -71,6 +71,8 @@ def test_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             "term": 1,
             "number": 7,
             "record": {"places": PLACES},
+            "heard": False,
+            "silent": [],
             "epoch": 4,
             "halt_epoch": 5,
             "verdict": [3, 4, 17],

@@ -9,103 +9,20 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from types import SimpleNamespace
 from typing import Any
 
-from ff_core.agent.allegiance import Allegiance
-from ff_core.config.schema import FailoverConfig
-from ff_core.contract.messages import AGENT_TO_CONTROLLER, Message, make, pack, unpack
+from ff_core.contract.messages import AGENT_TO_CONTROLLER, make, pack, unpack
 from ff_core.contract.persisted import Found
-from ff_core.controller.controller import Controller
 from ff_core.controller.election import Election, Joined
 from ff_core.controller.membership import Node
 from ff_core.controller.quorum import can_elect
 from ff_core.controller.succession import PROOF_S
 from ff_core.controller.takeover import Takeover
 from tests.controller.harness import Recorder, running
+from tests.controller.sim_members import Charge, Member
 from tests.controller.sim_memory import Violation
 
-_KEPT = 5  # the version that lies everywhere
 DECISIONS = frozenset(("verdict", "w", "may_leave"))
-
-
-class Charge(Recorder):
-    """A controller, on the launcher of `home`. number: the how manieth."""
-
-    def __init__(self, home: int, number: int) -> None:
-        super().__init__()
-        self.home, self.number = home, number
-        self.controller: Controller | None = None
-        self.says: dict[int, deque[Message]] = {}
-        self.hears: dict[int, deque[Message]] = {}
-        self.over = False
-
-    def fenced(self, reason: str) -> None:
-        self.over = True
-
-    def finish(self, code: int, summary: str) -> None:
-        self.over = True
-
-    @property
-    def live(self) -> list[int]:
-        assert self.controller is not None
-        return self.controller.state.members.live_nodes()
-
-
-class Member:
-    """A node: its agent, with the product's allegiance, and its launcher."""
-
-    def __init__(self, number: int, charge: Charge) -> None:
-        self.number, self.obeys = number, charge
-        self.alive = True  # its launcher
-        self.trains = True  # its agent
-        self.waits_at: int | None = None  # whom it has joined
-        self.next_place = 0
-        self.term = 0
-        self.election = Election()
-        self.state: Any = SimpleNamespace(
-            epoch=0, halt_epoch=None, stopping=False, verdict=(0, 0, -1), config=FailoverConfig(), send=self._send,
-            workers=SimpleNamespace(ranks=lambda: self.ranks, spares=list),
-        )  # fmt: skip
-        self.ranks: list[Any] = []
-        self.allegiance = Allegiance(self.state)
-
-    def _send(self, name: str, **fields: Any) -> None:
-        message = unpack(AGENT_TO_CONTROLLER, pack(make(AGENT_TO_CONTROLLER, name, **fields)))
-        self.obeys.hears.setdefault(self.number, deque()).append(message)
-
-    def plays(self, rank: int, uid: str, since: int) -> None:
-        self.ranks = [other for other in self.ranks if other.rank != rank]
-        self.ranks.append(SimpleNamespace(rank=rank, uid=uid, since=since, restored=True, dying=False, gone=False))
-
-    def handle(self, message: Message, ranks: int) -> None:
-        name, state = message["t"], self.state
-        if name == "record":
-            self.allegiance.on_record(message["number"], message["content"])
-        elif name == "halt":
-            state.halt_epoch, settled = message["epoch"], message.get("settled")
-            if settled is not None and settled[1] > state.epoch:
-                state.epoch, state.verdict = settled[1], (*settled,)
-            slots = [[r, self.number, kind, state.epoch, _KEPT, True] for r in range(ranks) for kind in ("replica",)]
-            self._send("inventory", epoch=message["epoch"], arenas=slots, live={})
-        elif name == "assign" and message["epoch"] == state.halt_epoch:
-            self.plays(message["rank"], message["uid"], message["epoch"])
-        elif name == "verdict" and message["epoch"] == state.halt_epoch:
-            state.epoch, state.halt_epoch = message["epoch"], None
-            state.verdict = message["old_epoch"], message["epoch"], message["version"]
-            for worker in self.ranks:
-                self._send("ready", rank=worker.rank, epoch=state.epoch, restored_bytes=0, at=0.0)
-        elif name == "regroup" and message["epoch"] == state.epoch:
-            for worker in self.ranks:
-                self._send("resumed", rank=worker.rank, epoch=state.epoch, timings={})
-                self._send("commit", epoch=state.epoch, versions={worker.rank: _KEPT})
-        elif name == "w" and message["epoch"] == state.epoch and state.halt_epoch is None:
-            for worker in self.ranks:
-                self._send("commit", epoch=state.epoch, versions={worker.rank: message["version"] + 1})
-        elif name == "fail_worker":
-            self.ranks = [worker for worker in self.ranks if worker.rank != message["rank"]]
-        elif name == "stop":
-            self.trains = False
 
 
 class Cuts:
@@ -119,12 +36,8 @@ class Cuts:
         self.taken = self.voted = self.suspended = 0
         self._after: dict[int, list[str]] = {}  # controller -> what it decided after another one had taken over
         job = running(nodes, 1)
-        first = Charge(0, 0)
+        first = Charge(0, 0, job.out, job.controller)
         self.charges, self.ranks = [first], nodes
-        first.controller = job.controller
-        job.state.out = job.controller.out = first
-        for part in (job.controller.failovers, job.controller.succession, job.controller.loop_end):
-            part.out = first  # type: ignore[attr-defined]
         for number, node in job.state.members.nodes.items():
             node.deputy = ("host", number)
         self.members = [Member(number, first) for number in range(nodes)]
@@ -171,14 +84,13 @@ class Cuts:
         member = self.random.choice(self.members)
         member.alive = member.trains = False
         for charge in self.charges:
-            charge.over |= charge.home == member.number
+            charge.is_dead |= charge.home == member.number
         self.trace.append(f"{member.number} dies")
 
     def _suspect(self) -> None:
         """A controller counts a node as lost, or an agent leaves its controller: also without a reason."""
         charge = self.random.choice(self.charges)
         if not charge.over and self.random.random() < 0.5:
-            assert charge.controller is not None
             node = self.random.choice(charge.live)
             if node != charge.home:
                 self.trace.append(f"{charge.number} gives up {node}")
@@ -204,7 +116,7 @@ class Cuts:
             for other in self.members:
                 other.election.leave(member.number)
         charge = self.random.choice(self.charges)
-        if charge.over or charge.controller is None:
+        if charge.over:
             return
         succession = charge.controller.succession
         unproven = succession.unproven()
@@ -214,7 +126,7 @@ class Cuts:
             succession.proven_dead(dead)
         elif unproven:
             for later in (0.0, PROOF_S + 1.0):
-                succession.suspended(charge.clock + later)
+                succession.suspended(charge.out.clock + later)
         self._collect(charge)
 
     def _ordinary(self) -> None:
@@ -231,18 +143,17 @@ class Cuts:
             if box and self._reaches(charge.home, number):
                 member.handle(box.popleft(), self.ranks)
         elif charge.hears.get(number) and self._reaches(number, charge.home) and not charge.over:
-            assert charge.controller is not None
             charge.controller.handle(number, charge.hears[number].popleft())
             self._collect(charge)
 
     def _collect(self, charge: Charge) -> None:
         """What a controller has said."""
-        decided = [message["t"] for _, message in charge.sent if message["t"] in DECISIONS]
+        decided = [message["t"] for _, message in charge.out.sent if message["t"] in DECISIONS]
         if charge.number < self.charges[-1].number:
             self._after.setdefault(charge.number, []).extend(decided)
-        for node, message in charge.sent:
+        for node, message in charge.out.sent:
             charge.says.setdefault(node, deque()).append(message)
-        charge.sent.clear()
+        charge.out.sent.clear()
 
     # ---- elections --------------------------------------------------------------------------------------------------
 
@@ -308,17 +219,14 @@ class Cuts:
             self.members[node].trains, self.members[node].waits_at = False, None
         joined = dict(election.joined)
         for charge in self.charges:  # whoever is away so long notices it
-            assert charge.controller is not None
             charge.controller.state.quorum.was_away()
         self.trace.append(f"{deputy.number} takes over with {sorted(joined)}, dead {sorted(election.dead)}")
-        charge = Charge(deputy.number, len(self.charges))
+        out, home = Recorder(), deputy.number
+        takeover = Takeover(out, lambda job, directory: Found(), joined, election.record, 0.0, home, election.dead)
+        charge = Charge(home, len(self.charges), out, takeover.controller)
         self.charges.append(charge)
         for node in joined:
             self.members[node].obeys, self.members[node].waits_at = charge, None
-        takeover = Takeover(
-            charge, lambda job, directory: Found(), joined, election.record, 0.0, deputy.number, election.dead
-        )
-        charge.controller = takeover.controller
         takeover.begin()
         self._collect(charge)
 
@@ -334,7 +242,6 @@ class Cuts:
     def _check(self) -> None:
         able = []
         for charge in self.charges:
-            assert charge.controller is not None
             if not charge.over and charge.controller.state.quorum.holds(self._hear(charge)):
                 able.append(charge.number)
         if len(able) > 1:

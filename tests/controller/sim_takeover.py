@@ -165,6 +165,14 @@ class Takeovers:
         for host in waiting:
             self._end(host, "no majority")
 
+    def _is_elected(self, election: Election) -> None:
+        """All who live have come, or more than half of all."""
+        counting = election.record.places.keys()
+        absent = counting - election.joined.keys()
+        absent = {other for other in absent if self.hosts[other].alive or other in self.silent}
+        if absent and 2 * len(counting & election.joined.keys()) <= len(counting):
+            raise Violation(f"a controller of {sorted(election.joined)}, without {absent}")
+
     def _is_alone(self, election: Election) -> None:
         """The controller that is silent may live, and hear all who have not left it."""
         former, self._former = self._former, None
@@ -196,6 +204,7 @@ class Takeovers:
 
     def _take_over(self, node: int, election: Election) -> None:
         complete = election.is_complete()
+        self._is_elected(election)
         for other in election.outsiders():
             election.leave(other)
             self._end(self.hosts[other], "given up")

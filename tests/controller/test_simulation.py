@@ -105,26 +105,6 @@ JOBS: dict[str, Options] = {
         max_restarts=1,
     ),
     "the controller dies": Options(**THREE, faults=1, kinds=("controller",), iterations=6),
-    "the controller falls silent": Options(**THREE, faults=1, kinds=("silence",), iterations=6),
-    "controllers fall silent": Options(
-        nodes=5,
-        nproc=1,
-        replicas=2,
-        spares=1,
-        faults=3,
-        kinds=("silence", "controller", "process", "partition"),
-        iterations=10,
-    ),
-    "the same, standbys that vote": Options(
-        spares=1,
-        standbys=3,
-        faults=3,
-        kinds=("silence", "partition", "process", "node"),
-        same_machine=False,
-        iterations=12,
-        interval=0,
-        has_local=True,
-    ),
     "the controller and processes": Options(**THREE, faults=2, kinds=("controller", "process"), iterations=6),
     "several controllers": Options(
         nodes=4, nproc=1, replicas=2, spares=1, faults=3, kinds=("controller", "process", "node"), iterations=8

@@ -47,7 +47,8 @@ def joins(job: Job, node: int, **changes: Any) -> Joined:
 def taken_over(*joined: Joined) -> tuple[Takeover, Recorder]:
     out, home = Recorder(), min(one.node.id for one in joined)
     record = max(joined, key=lambda one: one.number).record
-    takeover = Takeover(out, lambda job, directory: Found(), {one.node.id: one for one in joined}, record, 990.0, home, {0})
+    by_node = {one.node.id: one for one in joined}
+    takeover = Takeover(out, lambda job, directory: Found(), by_node, record, 990.0, home, {0})
     takeover.begin()
     return takeover, out
 

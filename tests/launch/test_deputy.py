@@ -58,7 +58,8 @@ def record(**places: tuple[str, int]) -> dict[str, Any]:
 
 
 def hello(node: int, content: dict[str, Any], **said: Any) -> dict[str, Any]:
-    report = {"term": 1, "number": 1, "record": content, "heard": True, "silent": [], "epoch": 0, "halt_epoch": -1, "verdict": [0, 0, -1]}
+    report = {"term": 1, "number": 1, "record": content, "heard": True, "silent": [], "epoch": 0, "halt_epoch": -1}
+    report["verdict"] = [0, 0, -1]
     report |= {"ranks": [[node, f"s0-r{node}", 0, True]], "spares": {}, **said}
     usual = {"host_id": f"m{node}", "hostname": f"host{node}", "data_host": "127.0.0.1", "data_port": 1}
     return {"node": node, **usual, "free_bytes": 1 << 40, "pid": 1, "deputy": content["places"][node], "joins": report}
