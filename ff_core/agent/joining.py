@@ -30,8 +30,7 @@ _LOOK_S = 0.1
 #: So long it goes on behind launchers that do not answer.
 _SEARCH_S = 15.0
 _ALONE = (
-    "it does not answer, and may live; of two nodes one is no majority. With a third one, such as one with --standby, "
-    "another controller would take over"
+    "of two nodes one is no majority. With a third one, such as one with --standby, another controller would take over"
 )
 
 Line = tuple[grpc.aio.Channel, rpc.Stream]
@@ -76,8 +75,11 @@ async def join_another(agent: Agent, uplink: Uplink, secret: bytes, hello: dict[
     """The controller is gone. Returns the line to the next one; None: there is none, for this node at least."""
     allegiance, say = agent.allegiance, agent.state.say
     if not allegiance.may_join():
+        if allegiance.places() and not agent.state.stopping and not allegiance.can_elect():
+            say(f"nobody takes over: the controller is silent, and may live; {_ALONE}")
         return None
     uplink.hold()
+    alone = f"it does not answer, and may live; {_ALONE}"
     deadline, passed = time.monotonic() + _SEARCH_S, list[int]()
 
     def says(term: int) -> dict[str, Any]:
@@ -93,7 +95,7 @@ async def join_another(agent: Agent, uplink: Uplink, secret: bytes, hello: dict[
             passed.append(node)
             say(f"node {node} does not answer")
         elif isinstance(found, Nobody | str):
-            say(f"node {node} does not take over: {_ALONE if isinstance(found, Nobody) else found}")
+            say(f"node {node} does not take over: {alone if isinstance(found, Nobody) else found}")
             return None
         else:
             channel, stream, welcome = found

@@ -303,6 +303,7 @@ class Controller(JobControl):
         if state.finished or state.stopping:
             return
         now = self.out.now()
+        self.succession.runs(now)
         for node in list(state.members.nodes.values()):
             if node.alive and now - node.last_beat > state.config.heartbeat_timeout_s:
                 self.node_down(node.id, f"no heartbeat for {state.config.heartbeat_timeout_s:g} s")

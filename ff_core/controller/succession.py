@@ -115,13 +115,18 @@ class Succession:
             self._control.may_decide_again()
             self.look(nodes=True)
 
-    def suspended(self, now: float) -> bool:
-        """Whether nothing may be decided now. It ends this controller if that lasts. To be called a few times a
-        second."""
-        state = self._state
-        if now - self._ticked_at > state.config.heartbeat_timeout_s / 2:
-            state.quorum.was_away()
+    def runs(self, now: float) -> None:
+        """To be called a few times a second. If this process stood still, others were not silent: nobody read. And they
+        may have elected another controller."""
+        if now - self._ticked_at > self._state.config.heartbeat_timeout_s / 2:
+            self._state.quorum.was_away()
+            for node in self._state.members.nodes.values():
+                node.last_beat = max(node.last_beat, now)
         self._ticked_at = now
+
+    def suspended(self, now: float) -> bool:
+        """Whether nothing may be decided now. It ends this controller if that lasts."""
+        state = self._state
         if state.may_decide():
             self._suspended_at = None
             return False

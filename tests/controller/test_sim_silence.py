@@ -7,7 +7,6 @@ from unittest import mock
 
 import pytest
 
-from ff_core.agent.allegiance import Allegiance
 from ff_core.controller.election import Election
 from ff_core.controller.takeover import Takeover
 from tests.controller.sim_memory import Violation
@@ -61,7 +60,6 @@ def _knows_no_verdict(self: Takeover, *given: Any) -> None:
 
 MUTANTS: dict[str, tuple[str, Any, str, Any]] = {
     "half of the nodes are enough": ("several loops", Election, "has_majority", _half),
-    "two can elect": ("standbys that vote", Allegiance, "can_elect", lambda self: len(self.places()) > 0),
     "verdicts that have reached some are forgotten": ("in a round", Takeover, "__init__", _knows_no_verdict),
 }
 
