@@ -257,7 +257,9 @@ class Service(Outbox, Inside):
     def goes_on_at(self, host: str, port: int) -> None:
         """See Inside."""
         if self._outcome is None:
-            self.elsewhere = host, port
+            self.elsewhere, self._events = (host, port), None
+            if self._controller is not None:
+                self._controller.state.finished = True
             self.finish(1, f"the job goes on, with its controller at {host}:{port}")
 
     def let_in(self, node: Node, stream: rpc.Stream) -> None:

@@ -26,7 +26,7 @@ def cables(three: Hosts) -> Hosts:
 
 def assert_comes_again(place: Path, started: dict[int, Any], wanted: dict[int, Any]) -> None:
     """The others have gone on. Host 0 is told so, and stands by as another node."""
-    wait_until_said(place, 0, "may go on without it")
+    wait_until_said(place, 0, "the job goes on without this node")
     wait_for(place, seen("node_start", node=3), 60)
     hurry(place)
     assert_ended_well(place, started, 0, 1, 2)
@@ -43,6 +43,7 @@ def test_the_cable_of_node_0_is_pulled(tmp_path: Path, cables: Hosts, uninterrup
     started = begun(tmp_path, cables)
     cables.unplug(0)
     wait_for(tmp_path, seen("takeover", node=1), 60)
+    wait_until_said(tmp_path, 0, "node 1, 2 cannot be heard from node 0, and may go on without it")
     wait_until_said(tmp_path, 0, "waiting 600 s to hear where the job is")
     cables.plug_in(0)
     assert_comes_again(tmp_path, started, uninterrupted)
