@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from ff_core.agent import allegiance as module
 from ff_core.agent.agent import Agent
 from ff_core.agent.allegiance import Allegiance
+from ff_core.config.schema import FailoverConfig
 from tests.agent.test_settings import Said, with_agent
 
 PLACES = {2: ["host2", 12], 0: ["host0", 10], 1: ["host1", 11]}
@@ -101,5 +103,52 @@ def test_a_node_whose_heartbeats_were_not_answered_may_have_been_given_up(monkey
         assert not allegiance.was_heard()
         allegiance.on_heard(second)
         assert allegiance.was_heard()
+
+    with_allegiance(body)
+
+
+async def leaves(allegiance: Allegiance) -> bool:
+    """Whether the controller may be left within half a second."""
+    try:
+        await asyncio.wait_for(allegiance.until_silent(), 0.5)
+    except asyncio.TimeoutError:
+        return False
+    return True
+
+
+def test_a_controller_that_does_not_answer_is_left_where_others_are_a_majority() -> None:
+    async def body(agent: Agent, sent: Said, offers: Callable[[], bool]) -> None:
+        allegiance = agent.allegiance
+        agent.state.config = FailoverConfig(heartbeat_interval_s=0.1, heartbeat_timeout_s=0.2)
+        allegiance.obeys("host0:10", ["host1", 11])
+        assert not await leaves(allegiance), "there is no record"
+        two = {number: place for number, place in PLACES.items() if number < 2}
+        allegiance.on_record(1, {"places": two})
+        assert not await leaves(allegiance), "one of two"
+        allegiance.on_record(2, {"places": PLACES})
+        allegiance.on_heard(allegiance.beats())
+        allegiance.reads = False
+        assert not await leaves(allegiance), "a message is being handled: answers wait behind it"
+        allegiance.reads = True
+        assert await leaves(allegiance)
+        assert allegiance.is_silent("host0:10") and not allegiance.is_silent("host1:11")
+        allegiance.on_heard(allegiance.beats())
+        assert not allegiance.is_silent("host0:10")
+        allegiance.obeys("host1:11", ["host1", 11])
+        assert not await leaves(allegiance), "it would end with its own launcher"
+        assert sent == [("recorded", {"number": 1}), ("recorded", {"number": 2})]
+
+    with_agent(body)
+
+
+def test_each_who_is_joined_hears_a_higher_term() -> None:
+    def body(allegiance: Allegiance) -> None:
+        state: Any = allegiance._state
+        state.epoch, state.halt_epoch = 1027, 2048
+        allegiance.on_record(7, {"places": PLACES})
+        terms = [(allegiance.report(silent=[0], term=term) or {})["term"] for term in (0, 0, 9, 0)]
+        assert terms == [3, 4, 9, 10]
+        allegiance.on_record(20 << 32, {"places": PLACES})
+        assert (allegiance.report() or {})["term"] == 21
 
     with_allegiance(body)
