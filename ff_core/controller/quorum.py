@@ -69,6 +69,10 @@ class Quorum:
         """Agents have a record, or soon will."""
         return bool(self._told and self._told[-1].places)
 
+    def can_be_outvoted(self) -> bool:
+        """Others are a majority of some membership that counts."""
+        return any(can_elect(told.places) for told in self._told)
+
     def elders(self) -> list[Places]:
         """Memberships that count beside the newest."""
         return [told.places for told in self._told[:-1]]

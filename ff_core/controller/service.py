@@ -90,8 +90,8 @@ class Service(Outbox, Inside):
         self._call(self._finish_from_outside, f"stopped by {signal.Signals(signum).name}", signum)
 
     def fail(self, reason: str) -> None:
-        """End the job, which cannot begin."""
-        self._call(self.cannot_begin, reason)
+        """End the job, which cannot begin, or of which something is another launcher's now."""
+        self._call(self._is_elsewhere, reason)
 
     def give_up(self) -> None:
         """This is no controller after all: end, without a word in the job's events, which may be another launcher's."""
@@ -160,6 +160,15 @@ class Service(Outbox, Inside):
         elif self._outcome is None:
             self.emit("job_end", code=1, summary=reason)
             self.finish(1, reason)
+
+    def _is_elsewhere(self, reason: str) -> None:
+        """Where others can elect a controller, that one has taken it."""
+        state = None if self._controller is None else self._controller.state
+        if state is None or state.finished or not state.quorum.can_be_outvoted():
+            self.cannot_begin(reason)
+        else:
+            state.finished = True
+            self.fenced(reason)
 
     def _finish_from_outside(self, text: str, signum: int) -> None:
         if self._controller is None:

@@ -93,3 +93,8 @@ def test_all_who_live_are_enough_only_if_the_newest_record_is_of_one_who_was_hea
     election.dead.add(0)
     election.join(joins(job, 1, heard=False))
     assert not election.is_complete() and not election.has_majority()
+
+
+def test_whether_others_could_be_a_majority() -> None:
+    assert not Quorum().can_be_outvoted() and not told(among(0, 1)).can_be_outvoted()
+    assert told(among(0, 1, 2), among(0, 1)).can_be_outvoted(), "until all have the newer one"

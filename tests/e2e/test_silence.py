@@ -51,8 +51,8 @@ def test_the_cable_of_node_0_is_pulled(tmp_path: Path, cables: Hosts, uninterrup
 
 @pytest.mark.slow
 def test_all_of_node_0_stands_still_and_goes_on(tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]) -> None:
-    """As a machine that is paused. It finds that others have left it."""
-    started = begun(tmp_path, three)
+    """As a machine that is paused. It finds that others have left it, and have its folder of versions."""
+    started = begun(tmp_path, three, persist_dir=str(tmp_path / "versions"), persist_interval_s=2.0)
     for pid in three.pids(0):
         os.kill(pid, signal.SIGSTOP)
     wait_for(tmp_path, seen("takeover", node=1), 60)
