@@ -36,6 +36,13 @@ def test_the_older_membership_counts_until_half_and_all_who_live_have_the_newer(
     assert quorum.holds([0, 1])
 
 
+def test_nobody_who_lives_may_know_the_older_membership_only() -> None:
+    """It would be one of all who live, as far as it knows."""
+    quorum = told(among(0, 1, 2, 3), among(0, 1, 2))
+    assert not quorum.has(0, 2, [0, 1, 2]) and not quorum.has(1, 2, [0, 1, 2]), "they are half"
+    assert quorum.settle([0, 1]), "node 2 is heard no more"
+
+
 def test_the_same_nodes_are_the_same_membership() -> None:
     quorum = told(among(0, 1, 2), among(0, 1, 2))
     assert quorum.elders() == []

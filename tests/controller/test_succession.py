@@ -33,13 +33,12 @@ def suspended(nodes: int = 3) -> Job:
 
 def test_nothing_is_decided_without_half_of_the_nodes() -> None:
     job = suspended()
-    before = job.controller.succession.number
     job.out.take("halt")
     job.inventory(0, 4)
     job.commit(9)
     ticks(job, 1.0)
     assert not job.out.take("verdict") and not job.out.take("w")
-    assert job.controller.succession.number == before, "nor is anybody told of another membership"
+    assert sorted(newest(job, 0)[1]["places"]) == [0, 2], "nor is anybody told of another membership"
     assert not job.out.ended_by
     ticks(job, PROOF_S)
     assert job.out.ended_by == "node 1, 2 cannot be heard from node 0, and may go on without it"
@@ -106,6 +105,19 @@ def test_who_stood_still_trusts_no_proof_and_holds_nobody_for_silent() -> None:
         job.controller.node_down(node, "its connection closed")
     job.controller.succession.proven_dead([1, 2])
     assert not job.state.may_decide(), "they may have elected another one, which has ended the job"
+
+
+def test_no_version_is_published_meanwhile() -> None:
+    """Two standbys are heard no more. No rank is lost, and there is no round."""
+    job = trains(3)
+    for node in (1, 2):
+        job.state.members.nodes[node].alive = False
+    for rank in job.state.members.ranks.values():
+        rank.committed = (0, 9)
+    job.controller.publish_w()
+    assert not job.out.take("w") and job.state.w == 4
+    job.controller.succession.proven_dead([1, 2])
+    assert [message["version"] for _, message in job.out.take("w")] == [9]
 
 
 def test_nobody_may_leave_the_loop_meanwhile() -> None:
