@@ -30,7 +30,7 @@ from bench.control_agents import SimulatedAgent
 
 from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
-from ff_core.controller.service import ControllerServer
+from ff_core.controller.server import ControllerServer
 from ff_core.errors import FailoverError
 
 _SECRET = b"a secret of sixteen"
