@@ -40,7 +40,7 @@ def assert_comes_again(place: Path, started: dict[int, Any], wanted: dict[int, A
 def test_the_cable_of_node_0_is_pulled(tmp_path: Path, cables: Hosts, uninterrupted: dict[int, Any]) -> None:
     """Two nodes and a standby are a majority without it. Losses are those of plain torchrun, to the bit. Its cable is
     plugged in again."""
-    started = begun(tmp_path, cables)
+    started = begun(tmp_path, cables, pause=2.5)  # it is to train until host 0 is there again
     cables.unplug(0)
     wait_for(tmp_path, seen("takeover", node=1), 60)
     wait_until_said(tmp_path, 0, "node 1, 2 cannot be heard from node 0, and may go on without it")
@@ -52,7 +52,7 @@ def test_the_cable_of_node_0_is_pulled(tmp_path: Path, cables: Hosts, uninterrup
 @pytest.mark.slow
 def test_all_of_node_0_stands_still_and_goes_on(tmp_path: Path, three: Hosts, uninterrupted: dict[int, Any]) -> None:
     """As a machine that is paused. It finds that others have left it, and have its folder of versions."""
-    started = begun(tmp_path, three, persist_dir=str(tmp_path / "versions"), persist_interval_s=2.0)
+    started = begun(tmp_path, three, pause=2.5, persist_dir=str(tmp_path / "versions"), persist_interval_s=2.0)
     for pid in three.pids(0):
         os.kill(pid, signal.SIGSTOP)
     wait_for(tmp_path, seen("takeover", node=1), 60)
