@@ -10,7 +10,7 @@ FOUND = {
     # The controller died when it had told a node that just had come, and no other one, of the newest record. Its
     # successor does not know this node, and refuses it.
     "a node that the next controller does not know": (
-        3514746700,
+        300,
         Options(
             nproc=2, spares=1, replicas=2, interval=3, commit="relaxed", iterations=7, has_constant=True,
             same_machine=False, faults=3, kinds=("controller", "node"), standbys=1, loops=3,
