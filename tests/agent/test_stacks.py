@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from pathlib import Path
@@ -64,10 +65,11 @@ async def test_a_program_without_a_handler_goes_on() -> None:
 
 @asynchronous
 async def test_nothing_stays_open() -> None:
+    gc.collect()  # what tests before have left
     before = descriptors()
     for _ in range(3):
         worker = await start("pass")
         await worker.wait()
         await worker.drained()
         worker.close()
-    assert descriptors() == before
+    assert descriptors() <= before
