@@ -20,7 +20,7 @@ from ff_core.errors import EngineError, ProtocolError
 from tests.copy import frames
 from tests.copy.frames import BEGIN, REJECT, Frame, receive
 from tests.copy.rig import UCX, Rig, eventually, tcp_pair, ucx_pair
-from tests.copy.test_soak import resources
+from tests.copy.test_soak import resources, same_or_fewer
 
 pytestmark = UCX
 ADDRESS = 7
@@ -106,9 +106,8 @@ def test_many_failovers_leave_nothing_behind() -> None:
         before = resources()
         for epoch in range(6, 21):
             failover(epoch)
-        after = resources()
-        assert after[:2] == before[:2], "descriptors, threads"
-        assert after[2] <= before[2] * 1.1
+        eventually(lambda: same_or_fewer(before))  # UCX closes some a little later; what stays is a leak
+        assert resources()[2] <= before[2] * 1.1
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
