@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import multiprocessing
 import os
 import resource
@@ -32,6 +31,7 @@ from ff_core.config.schema import FailoverConfig
 from ff_core.contract.job import JobSpec
 from ff_core.controller.server import ControllerServer
 from ff_core.errors import FailoverError
+from ff_core.worker.rank_stats import percentile
 
 _SECRET = b"a secret of sixteen"
 _HZ, _WAIT_S = 5.0, 300.0
@@ -144,7 +144,7 @@ def spread(seconds: list[float]) -> dict[str, float]:
     ordered = sorted(1000 * value for value in seconds)
     return {
         "mean": round(statistics.fmean(ordered), 1), "median": round(statistics.median(ordered), 1),
-        "p99": round(ordered[math.ceil(0.99 * len(ordered)) - 1], 1), "most": round(ordered[-1], 1),
+        "p99": round(percentile(ordered, 0.99), 1), "most": round(ordered[-1], 1),
     }  # fmt: skip
 
 

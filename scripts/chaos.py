@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import sys
@@ -35,6 +34,7 @@ from bench.follow import JsonLines, Watch
 from bench.jobs import ROOT, Job, JobFailed, Training, end_on_sigterm, torchrun_command
 from bench.results import differences
 
+from ff_core.worker.rank_stats import percentile
 from tests.hosts import Hosts
 
 RANKS, PER_NODE = 4, 2
@@ -112,7 +112,7 @@ def summary(values: list[float]) -> dict[str, float]:
         return {}
     ordered = sorted(values)
     return {"mean": round(statistics.fmean(values), 2), "median": round(statistics.median(values), 2),
-            "p99": round(ordered[math.ceil(0.99 * len(ordered)) - 1], 2), "longest": round(ordered[-1], 2)}  # fmt: skip
+            "p99": round(percentile(ordered, 0.99), 2), "longest": round(ordered[-1], 2)}  # fmt: skip
 
 
 def training(steps: int) -> Training:

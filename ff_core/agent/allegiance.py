@@ -13,7 +13,7 @@ from typing import Any
 
 from ff_core.agent.state import NodeState
 from ff_core.contract.address import endpoint
-from ff_core.contract.terms import EPOCHS_A_TERM, TERM_BITS
+from ff_core.contract.terms import EPOCHS_A_TERM, TERM_BITS, can_elect
 
 _LOOK_S = 0.1
 
@@ -80,7 +80,7 @@ class Allegiance:
 
     def can_elect(self) -> bool:
         """Whether the job's nodes without one are a majority."""
-        return len(self.places()) > 2
+        return can_elect(self.places())
 
     def may_join(self) -> bool:
         """A loss is a failover now, and the job may go on with this node."""

@@ -123,11 +123,10 @@ class HangDetector:
         if len(self._seen) < world_size:
             return None
         silent_s = now - max(rank.since for rank in self._seen.values())
-        return self._shortly(world_size, silent_s) or self._at_last(world_size, silent_s)
-
-    def _shortly(self, world_size: int, silent_s: float) -> Hang | None:
-        short_s = self.short_s
         culprits, stopped = self._culprits(world_size)
+        return self._shortly(culprits, stopped, world_size, silent_s) or self._at_last(culprits, stopped, silent_s)
+
+    def _shortly(self, culprits: list[int], stopped: bool, world_size: int, silent_s: float) -> Hang | None:
         waiting = any(self._seen[number].activity in _WAITING for number in culprits)
         many = len(culprits) > max(1, world_size // _FEW)
         if not culprits or ((waiting or many) and not stopped):
@@ -135,6 +134,7 @@ class HangDetector:
         stall_s = min([silent_s, *(self._seen[number].still_s for number in culprits)])
         if not stopped:
             self._stall_s = max(self._stall_s, stall_s)
+        short_s = self.short_s
         if short_s is None or stall_s < short_s or (self._blamed_shortly and not stopped):
             return None
         why = f"(hang_timeout_s = auto: {short_s:.1f} s, from the iterations)"
@@ -143,11 +143,10 @@ class HangDetector:
         text = f"it has done nothing for {stall_s:.1f} s while others wait for it {why}"
         return Hang(culprits, True, False, text)
 
-    def _at_last(self, world_size: int, silent_s: float) -> Hang | None:
+    def _at_last(self, culprits: list[int], stopped: bool, silent_s: float) -> Hang | None:
         deadline_s = self.deadline_s
         if silent_s < deadline_s:
             return None
-        culprits, stopped = self._culprits(world_size)
         if culprits:
             text = f"no progress for {deadline_s:g} s while others wait for it (hang_timeout_s)"
             return Hang(culprits, False, stopped, text)

@@ -5,9 +5,11 @@ No messages and no clock. The rules are in docs/protocol.md, section 8.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from typing import Any
+
+from ff_core.contract.terms import can_elect
 
 #: node -> [host, port] where its launcher listens.
 Places = dict[int, list[Any]]
@@ -24,11 +26,6 @@ class _Told:
 def is_majority(places: Collection[int], nodes: Collection[int]) -> bool:
     """More than half of `places` are among `nodes`: they may elect a controller."""
     return 2 * len(set(places) & set(nodes)) > len(places)
-
-
-def can_elect(places: Mapping[int, Any]) -> bool:
-    """Whether all but one of `places` would be a majority."""
-    return len(places) > 2
 
 
 class Quorum:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ff_core.contract.terms import TERM_BITS
-from ff_core.controller.quorum import Places, can_elect
+from ff_core.contract.terms import TERM_BITS, can_elect
+from ff_core.controller.quorum import Places
 from ff_core.controller.record import Record, places
 from ff_core.controller.state import JobControl, JobState
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from ff_core.contract.messages import AGENT_TO_CONTROLLER, make, pack, unpack
 from ff_core.contract.persisted import Found
+from ff_core.contract.terms import can_elect
 from ff_core.controller.election import Election, Joined
 from ff_core.controller.membership import Node
-from ff_core.controller.quorum import can_elect
 from ff_core.controller.succession import PROOF_S
 from ff_core.controller.takeover import Takeover
 from tests.controller.harness import Recorder, running

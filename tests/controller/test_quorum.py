@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ff_core.contract.terms import can_elect
 from ff_core.controller.election import Election
-from ff_core.controller.quorum import Places, Quorum, can_elect, is_majority
+from ff_core.controller.quorum import Places, Quorum, is_majority
 from tests.controller.test_takeover import joins, trains
 
 
